@@ -1,0 +1,1 @@
+"""Language models that train themselves: sample answers, vote, reward agreement with the vote, update."""

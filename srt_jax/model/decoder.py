@@ -1,0 +1,135 @@
+"""One decoder for Qwen2/2.5, Qwen3 and Llama 3, built from a Hugging Face config.
+
+Letters of shapes: B sequences, S tokens, D model, F ffn, N heads, K kv heads, H head dim, V vocab, L layers.
+The layers' parameters are stacked on a leading L and run by one `lax.scan`, so compile time does not grow with depth.
+"""
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from srt_jax.model import attention
+from srt_jax.model.config import ModelConfig, inverse_frequencies
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel + bias, kernel [in, out], computed in x's dtype."""
+
+    def __init__(self, in_features, out_features, bias, stddev, rngs):
+        self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (in_features, out_features)))
+        self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
+
+    def __call__(self, x):
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm over the last axis, computed in float32."""
+
+    def __init__(self, features, eps):
+        self.scale = nnx.Param(jnp.ones(features))
+        self.eps = eps
+
+    def __call__(self, x):
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + self.eps)
+        return (x32 * self.scale[...]).astype(x.dtype)
+
+
+def rotate(x, positions, frequencies):
+    """Rotary embedding. x [..., S, heads, H]; positions [..., S]; frequencies [H/2]. Angles in float32."""
+    angle = positions[..., None].astype(jnp.float32) * frequencies  # [..., S, H/2]
+    cos, sin = jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
+    a, b = jnp.split(x.astype(jnp.float32), 2, -1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """Pre-norm attention and gated feed-forward, in two halves so that training and decoding share both."""
+
+    def __init__(self, config: ModelConfig, rngs):
+        c, std = config, config.initializer_range
+        heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        self.attention_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.q = Linear(c.hidden_size, heads, c.qkv_bias, std, rngs)
+        self.k = Linear(c.hidden_size, kv_heads, c.qkv_bias, std, rngs)
+        self.v = Linear(c.hidden_size, kv_heads, c.qkv_bias, std, rngs)
+        self.o = Linear(heads, c.hidden_size, c.output_bias, std, rngs)
+        self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
+        self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else None
+        self.mlp_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.gate = Linear(c.hidden_size, c.intermediate_size, c.mlp_bias, std, rngs)
+        self.up = Linear(c.hidden_size, c.intermediate_size, c.mlp_bias, std, rngs)
+        self.down = Linear(c.intermediate_size, c.hidden_size, c.mlp_bias, std, rngs)
+        self.config = config
+
+    def queries_keys_values(self, x, positions, frequencies):
+        """x [..., S, D] -> q [..., S, N, H], k and v [..., S, K, H], rotated to their positions [..., S]."""
+        c = self.config
+        h = self.attention_norm(x)
+        q = self.q(h).reshape(*x.shape[:-1], c.num_heads, c.head_dim)
+        k = self.k(h).reshape(*x.shape[:-1], c.num_kv_heads, c.head_dim)
+        v = self.v(h).reshape(*x.shape[:-1], c.num_kv_heads, c.head_dim)
+        if c.qk_norm:  # before the rotation
+            q, k = self.q_norm(q), self.k_norm(k)
+        return rotate(q, positions, frequencies), rotate(k, positions, frequencies), v
+
+    def finish(self, x, attended):
+        """Adds the attention output [..., S, N, H] and the feed-forward block to the residual stream x [..., S, D]."""
+        x = x + self.o(attended.reshape(*x.shape[:-1], -1))
+        h = self.mlp_norm(x)
+        return x + self.down(jax.nn.silu(self.gate(h)) * self.up(h))
+
+
+class Decoder(nnx.Module):
+    """The model. Parameters are float32 (the master copy); computation runs in `dtype`."""
+
+    def __init__(self, config: ModelConfig, rngs, dtype=jnp.float32, remat: bool = False):
+        std = config.initializer_range
+        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size)))
+        keys = jax.random.split(rngs.params(), config.num_layers)
+        self.layers = nnx.vmap(lambda key: Layer(config, nnx.Rngs(params=key)))(keys)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = None if config.tie_word_embeddings else nnx.Param(
+            std * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size)))
+        self.config, self.dtype, self.remat = config, dtype, remat
+
+    def head_weights(self):
+        """[V, D], the tied embedding or the separate head, in the compute dtype."""
+        return (self.embedding if self.head is None else self.head)[...].astype(self.dtype)
+
+    def run_layers(self, tokens, positions, attend, caches=None):
+        """Embeds tokens [..., S] and runs all layers.
+
+        `attend(q, k, v, cache)` returns (attended, kept): `cache` is one layer's slice of `caches` (a pytree with a
+        leading L), `kept` is stacked over layers and returned. Returns (hidden [..., S, D] after the last norm, kept).
+        """
+        x = self.embedding[...][tokens].astype(self.dtype)
+        frequencies = jnp.asarray(inverse_frequencies(self.config), jnp.float32)
+        graphdef, stacked = nnx.split(self.layers)
+
+        def body(x, inputs):
+            params, cache = inputs
+            layer = nnx.merge(graphdef, params)
+            q, k, v = layer.queries_keys_values(x, positions, frequencies)
+            attended, kept = attend(q, k, v, cache)
+            return layer.finish(x, attended), kept
+
+        x, kept = jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, (stacked, caches))
+        return self.norm(x), kept
+
+    def __call__(self, tokens, lengths):
+        """tokens [B, S] right-padded, lengths [B] -> hidden states [B, S, D]; head_weights() turns them into logits."""
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        hidden, _ = self.run_layers(
+            tokens, positions, lambda q, k, v, _: (attention.causal(q, k, v, lengths), None))
+        return hidden
+
+    def logits(self, hidden):
+        """[..., D] -> [..., V] in float32. For tests and single positions only: training uses model/logprobs.py."""
+        return jnp.einsum("...d,vd->...v", hidden, self.head_weights(), preferred_element_type=jnp.float32)
+
+
+def abstract(config: ModelConfig, dtype=jnp.float32, remat: bool = False):
+    """(graphdef, parameter shapes) of a decoder, without allocating it."""
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype, remat)))
