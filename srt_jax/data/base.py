@@ -1,0 +1,46 @@
+"""What every data source produces: `Problem`, this package's error, and the fingerprint of a list of problems."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class DataError(ValueError):
+    """One sentence naming the file, the line or field, the value and the remedy."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem to solve.
+
+    id: unique within its data set; sampling keys and pseudo-label files refer to it.
+    prompt: the problem text alone, without instruction or chat template.
+    answer: ground truth, or None where there is none.
+    source: where it came from: the file's stem, or "gym/TASK".
+    level: difficulty as a string, where the source gives one.
+    metadata: Reasoning Gym only, JSON-serialisable: {"task": name, "config": {...}, "entry": {question, answer,
+      metadata}}, which is what the task's own scorer needs.
+    """
+
+    id: str
+    prompt: str
+    answer: str | None
+    source: str
+    level: str | None = None
+    metadata: dict | None = None
+
+
+def fingerprint(problems: Iterable[Problem]) -> str:
+    """sha256 (64 hex digits) over ids, prompts and answers, in order: equal when training would see the same data."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        # A JSON line per problem is unambiguous: no text of one field can be mistaken for part of the next.
+        digest.update(json.dumps([problem.id, problem.prompt, problem.answer]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def shown(value, limit: int = 60) -> str:
+    """`repr` of a value for an error message, cut to `limit` characters so that the message stays one sentence."""
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "..."

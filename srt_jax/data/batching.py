@@ -1,0 +1,65 @@
+"""Which problems a step trains on: a pure function of (seed, step), so that resuming needs no data-loader state."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from srt_jax.data.base import DataError
+
+
+def batch_indices(num_problems: int, prompts_per_step: int, seed: int, step: int) -> np.ndarray:
+    """Indices into the problem list for step `step` (from 0): int64 [prompts_per_step], no index twice.
+
+    Every epoch visits each problem exactly once in an order of its own; epochs follow each other without a gap, so
+    that a step may hold the end of one and the start of the next and no problem is dropped. Raises DataError where a
+    step would need more problems than there are.
+    """
+    if not 1 <= prompts_per_step <= num_problems:
+        raise DataError(
+            f"prompts_per_step is {prompts_per_step} but the data set has {num_problems} problems; "
+            f"set prompts_per_step between 1 and {num_problems}, or give more problems."
+        )
+    epoch, start = divmod(step * prompts_per_step, num_problems)
+    now = _epoch_order(num_problems, prompts_per_step, seed, epoch)[start : start + prompts_per_step]
+    missing = prompts_per_step - len(now)
+    if missing == 0:
+        return now.copy()
+    after = _epoch_order(num_problems, prompts_per_step, seed, epoch + 1)[:missing]
+    return np.concatenate([now, after])
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(num_problems: int, prompts_per_step: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: its permutation, changed so that the step shared with the epoch before repeats nothing.
+
+    The change depends on the end of the epoch before, which may itself have been changed, and so on back to an epoch
+    that starts together with a step (there is one every `prompts_per_step` epochs at least). It exchanges places
+    within the first `prompts_per_step` positions only; with two steps or more to an epoch the end of an epoch is
+    therefore never touched and one epoch back is enough.
+    """
+    first = epoch
+    while (first * num_problems) % prompts_per_step and not (first < epoch and num_problems >= 2 * prompts_per_step):
+        first -= 1
+    order = _permutation(num_problems, seed, first)
+    for later in range(first + 1, epoch + 1):
+        carried = (later * num_problems) % prompts_per_step  # places that the epoch before has in the shared step
+        last = order[num_problems - carried :]
+        order = _permutation(num_problems, seed, later)
+        if carried:
+            _keep_apart(order, last, prompts_per_step - carried)
+    order.setflags(write=False)
+    return order
+
+
+def _keep_apart(order: np.ndarray, others: np.ndarray, head: int) -> None:
+    """Exchanges, in place, each member of `others` in order[:head] with the next later element that is not one."""
+    clash = np.isin(order, others)
+    inside = np.flatnonzero(clash[:head])
+    outside = head + np.flatnonzero(~clash[head:])[: len(inside)]
+    order[inside], order[outside] = order[outside], order[inside]
+
+
+def _permutation(num_problems: int, seed: int, epoch: int) -> np.ndarray:
+    """From the raw bits of Philox: NumPy promises to keep those, but not what `Generator.permutation` makes of them."""
+    key = (seed % 2**64) + (epoch << 64)
+    return np.argsort(np.random.Philox(key=key).random_raw(num_problems), kind="stable").astype(np.int64)

@@ -1,0 +1,182 @@
+"""From problems to prompt tokens: chat template or plain template, instruction, length limit, stop tokens."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from srt_jax.data.base import DataError, Problem
+
+# End-of-turn and end-of-text tokens of the model families we train. A base model may end with either, whatever its
+# config says.
+_END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>")
+# Llama 3 templates print a date, by default today's: without a fixed one a resumed run would see other prompts.
+_DATE = "26 Jul 2024"
+_SHOWN_IDS = 3
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How a problem becomes a prompt.
+
+    template: "chat" (the tokenizer's chat template, problem and instruction as the user's message) or "plain".
+    plain_template: text with {problem} and, unless `instruction` is '', {instruction}; other braces stay as they are.
+    instruction: in the chat template appended to the problem after a space; '' for none.
+    system: the chat template's system message; None or '' leaves that to the template.
+    """
+
+    template: str = "chat"
+    plain_template: str = "{problem}\n{instruction}\n"
+    instruction: str = ""
+    system: str | None = None
+
+    @classmethod
+    def of(cls, prompts_config) -> "Prompts":
+        """The checked form of a dict or ConfigDict with these keys (missing ones take the defaults), or of itself."""
+        if isinstance(prompts_config, cls):
+            return prompts_config
+        known = [field.name for field in fields(cls)]
+        for name in prompts_config:
+            if name not in known:
+                raise DataError(f"prompts.{name} is unknown; its keys are {', '.join(known)}.")
+        return cls(**{name: prompts_config[name] for name in prompts_config})
+
+    def __post_init__(self):
+        if self.template not in ("chat", "plain"):
+            raise DataError(f"prompts.template is {self.template!r}; set it to 'chat' or 'plain'.")
+        if self.template == "chat":
+            return
+        if "{problem}" not in self.plain_template:
+            raise DataError(f"prompts.plain_template {self.plain_template!r} lacks {{problem}}; write it there.")
+        if self.instruction and "{instruction}" not in self.plain_template:
+            raise DataError(
+                f"prompts.plain_template {self.plain_template!r} lacks {{instruction}}: prompts.instruction would "
+                "be ignored; write it there, or set prompts.instruction to ''."
+            )
+        if self.system:
+            raise DataError("prompts.system is set but prompts.template is 'plain'; write it into plain_template.")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the length filter did. Lengths in tokens, template and instruction included; `dropped_ids` are the
+    first few.
+    """
+
+    kept: int
+    dropped: int
+    max_prompt_tokens: int
+    longest: int
+    dropped_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.dropped:
+            return f"all {self.kept} prompts fit in {self.max_prompt_tokens} tokens (longest {self.longest})"
+        more = ", ..." if self.dropped > len(self.dropped_ids) else ""
+        return (
+            f"{self.kept} prompts kept, {self.dropped} dropped for more than {self.max_prompt_tokens} tokens "
+            f"(longest {self.longest}; dropped ids {', '.join(self.dropped_ids)}{more})"
+        )
+
+
+def load_tokenizer(path):
+    """The fast tokenizer of a local Hugging Face directory or of a hub name. Raises DataError (one sentence)."""
+    import transformers
+
+    local = Path(path).expanduser()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(local) if local.is_dir() else str(path))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = "the folder" if local.is_dir() else "the hub (there is no such folder)"
+        message = f"no tokenizer could be loaded from {where} {str(path)!r} ({reason}); check the name or path."
+        raise DataError(message) from error
+    if not tokenizer.is_fast:
+        raise DataError(f"the tokenizer of {str(path)!r} is not a fast one; add its tokenizer.json to that folder.")
+    return tokenizer
+
+
+def render(problem_text: str, tokenizer, prompts_config) -> str:
+    """The text that the model continues. Raises DataError for "chat" with a tokenizer that has no chat template."""
+    prompts = Prompts.of(prompts_config)
+    if prompts.template == "plain":
+        values = {"{problem}": problem_text, "{instruction}": prompts.instruction}
+        # One pass: a problem that itself contains "{instruction}" stays as it is, and so do other braces such as
+        # \boxed{}.
+        return re.sub(r"\{problem\}|\{instruction\}", lambda match: values[match.group()], prompts.plain_template)
+    if not tokenizer.chat_template:
+        raise DataError("prompts.template is 'chat' but the tokenizer has no chat template; set it to 'plain'.")
+    content = f"{problem_text} {prompts.instruction}" if prompts.instruction else problem_text
+    messages = [{"role": "system", "content": prompts.system}] if prompts.system else []
+    messages.append({"role": "user", "content": content})
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DATE)
+
+
+def encode(
+    problems: Sequence[Problem], tokenizer, prompts_config, max_prompt_tokens: int
+) -> tuple[list[Problem], list[list[int]], Report]:
+    """Problems whose prompts have at most `max_prompt_tokens` tokens, their token ids (same order), and what was
+    dropped.
+
+    Raises DataError where every prompt is too long, or where one encodes to no token at all.
+    """
+    prompts = Prompts.of(prompts_config)
+    texts = [render(problem.prompt, tokenizer, prompts) for problem in problems]
+    encoded = _encode_texts(texts, tokenizer)
+    lengths = [len(ids) for ids in encoded]
+    if 0 in lengths:
+        empty = problems[lengths.index(0)]
+        raise DataError(f"the prompt of problem {empty.id} encodes to no token; use a tokenizer that knows its text.")
+    if lengths and min(lengths) > max_prompt_tokens:
+        raise DataError(
+            f"all {len(lengths)} prompts are longer than max_prompt_tokens {max_prompt_tokens} (the shortest has "
+            f"{min(lengths)} tokens); raise max_prompt_tokens to {max(lengths)} to keep them all."
+        )
+    fits = [length <= max_prompt_tokens for length in lengths]
+    dropped = [problem.id for problem, fit in zip(problems, fits) if not fit]
+    kept = [problem for problem, fit in zip(problems, fits) if fit]
+    report = Report(len(kept), len(dropped), max_prompt_tokens, max(lengths, default=0), tuple(dropped[:_SHOWN_IDS]))
+    return kept, [ids for ids, fit in zip(encoded, fits) if fit], report
+
+
+def _encode_texts(texts: list[str], tokenizer) -> list[list[int]]:
+    """Token ids. A beginning-of-text token stands in front where the tokenizer puts one, once; an end token is
+    never added.
+    """
+    if not texts:
+        return []
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    if bos is None or tokenizer("")["input_ids"][:1] != [bos]:
+        return [list(ids) for ids in encoded]
+    # Chat templates of such tokenizers usually write the token themselves.
+    return [list(ids) if ids[:1] == [bos] else [bos, *ids] for ids in encoded]
+
+
+def stop_ids(tokenizer, generation_config: dict | None) -> tuple[int, ...]:
+    """Ids of every token that ends a response, sorted: the tokenizer's eos, `eos_token_id` of the generation config
+    (a number or a list), what the chat template writes after an assistant's message, and the known end tokens of the
+    vocabulary.
+
+    Raises DataError where there is none, since no response could end.
+    """
+    found = {tokenizer.eos_token_id}
+    configured = (generation_config or {}).get("eos_token_id")
+    found.update(configured if isinstance(configured, list | tuple) else [configured])
+    vocabulary = tokenizer.get_vocab()
+    found.update(vocabulary.get(token) for token in _END_TOKENS)
+    if tokenizer.chat_template:
+        found.add(_end_of_turn(tokenizer))
+    found.discard(None)
+    if not found:
+        raise DataError("neither tokenizer nor generation config names an end token; set the tokenizer's eos_token.")
+    return tuple(sorted(found))
+
+
+def _end_of_turn(tokenizer) -> int | None:
+    """The special token that the chat template writes directly after an assistant's message, if it writes one."""
+    mark = "RESPONSE"
+    messages = [{"role": "user", "content": "PROBLEM"}, {"role": "assistant", "content": mark}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, date_string=_DATE)
+    rest = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
+    return rest[0] if rest and rest[0] in tokenizer.all_special_ids else None
