@@ -84,12 +84,14 @@ def load_tokenizer(path):
     import transformers
 
     local = Path(path).expanduser()
+    if not local.is_dir() and str(path).startswith(("/", ".", "~")):
+        raise DataError(f"the tokenizer folder {str(path)!r} does not exist; correct the path or give a hub name.")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(local) if local.is_dir() else str(path))
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = "the folder" if local.is_dir() else "the hub (there is no such folder)"
-        message = f"no tokenizer could be loaded from {where} {str(path)!r} ({reason}); check the name or path."
+    except Exception as error:  # transformers raises OSError, ValueError, TypeError and more for files it cannot use
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        where = "folder" if local.is_dir() else "hub name (there is no such folder)"
+        message = f"no tokenizer could be loaded from the {where} {str(path)!r} ({reason}); check it and its files."
         raise DataError(message) from error
     if not tokenizer.is_fast:
         raise DataError(f"the tokenizer of {str(path)!r} is not a fast one; add its tokenizer.json to that folder.")

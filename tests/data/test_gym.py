@@ -1,0 +1,101 @@
+import json
+import os
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+
+from srt_jax.data.problems import DataError, load
+
+TASKS = {
+    "knights_knaves": ({"n_people": 3}, "n_people=3,depth_constraint=2,width_constraint=2"),
+    "bitwise_arithmetic": ({"difficulty": 3}, "3"),
+    "family_relationships": ({"min_family_size": 5}, "family_size=5-8"),
+    "chain_sum": ({"min_terms": 3, "max_terms": 5, "max_digits": 1}, "num_terms=3-5,num_digits=1-1"),
+    "basic_arithmetic": ({}, "num_terms=2-6,num_digits=1-4"),
+    "spell_backward": ({"max_word_len": 4}, "word_len=3-4"),
+}
+PRINT_FINGERPRINTS = """
+import json, sys
+from srt_jax.data.problems import fingerprint, load
+print([fingerprint(load(source)) for source in json.load(sys.stdin)])
+"""
+
+
+def source(task, config=None, seed=1, size=20, **settings):
+    return {"kind": "gym", "task": task, "config": config or {}, "seed": seed, "size": size, **settings}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task_and_its_own_scorer(task):
+    import reasoning_gym
+
+    config, level = TASKS[task]
+    problems = load(source(task, config, seed=5))
+    assert [problem.id for problem in problems] == [f"gym/{task}/5/{index}" for index in range(20)]
+    assert all(isinstance(problem.prompt, str) and isinstance(problem.answer, str) for problem in problems)
+    assert {problem.source for problem in problems} == {f"gym/{task}"}
+    assert {problem.level for problem in problems} == {level}
+    for problem in problems:
+        metadata = json.loads(json.dumps(problem.metadata, allow_nan=False))
+        assert metadata == problem.metadata  # nothing that JSON would change
+        assert (metadata["entry"]["question"], metadata["entry"]["answer"]) == (problem.prompt, problem.answer)
+        # The task's scorer, found again from what was stored, as a later process will.
+        scorer = reasoning_gym.create_dataset(metadata["task"], **metadata["config"])
+        assert scorer.score_answer(problem.answer, entry=metadata["entry"]) == 1.0
+        assert scorer.score_answer("neither of them", entry=metadata["entry"]) < 1.0
+
+
+def test_generation_is_the_same_in_another_process():
+    sources = [source(task, config, seed=3) for task, (config, _) in TASKS.items()]
+    answers = []
+    for hash_seed in ("1", "2"):  # sets of strings come in another order
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", PRINT_FINGERPRINTS]
+        done = subprocess.run(
+            command, input=json.dumps(sources), env=environment, capture_output=True, text=True, check=True
+        )
+        answers.append(done.stdout)
+    assert answers[0] == answers[1] and answers[0].count(",") == len(TASKS) - 1
+
+
+def test_seed_config_size_and_limit():
+    base = [problem.prompt for problem in load(source("chain_sum"))]
+    assert base == [problem.prompt for problem in load(source("chain_sum"))]
+    assert base != [problem.prompt for problem in load(source("chain_sum", seed=2))]
+    assert base != [problem.prompt for problem in load(source("chain_sum", {"min_terms": 4}))]
+    assert base[:3] == [problem.prompt for problem in load(source("chain_sum", limit=3))]
+    assert len(load(source("chain_sum", limit=50))) == 20
+
+
+def test_a_config_dict_is_accepted():
+    config = ml_collections.ConfigDict(source("spell_backward", {"min_word_len": 4}))
+    assert load(config) == load(source("spell_backward", {"min_word_len": 4}))
+
+
+@pytest.mark.parametrize(
+    ("bad", "parts"),
+    [
+        (source("chainsum"), ("no task 'chainsum'", "chain_sum", "`task`")),
+        (source("zzzz"), ("no task 'zzzz'", "`task`")),
+        (source("chain_sum", {"min_term": 2}), ("'min_term'", "min_terms, max_terms")),
+        (source("chain_sum", {"seed": 2}), ("'seed'", "source's own `seed`")),
+        (source("chain_sum", {"min_terms": 9}), ("'min_terms': 9", "max_terms must be >= min_terms")),
+        (source("chain_sum", {"min_terms": "many"}), ("'min_terms': 'many'",)),
+        (source("composite"), ("composite", "Must specify at least one dataset")),
+        (source("chain_sum", size=0), ("size", "0")),
+    ],
+)
+def test_bad_requests(bad, parts):
+    with pytest.raises(DataError) as caught:
+        load(bad)
+    message = str(caught.value)
+    assert all(part in message for part in parts), message
+    assert "\n" not in message and message.endswith("."), message
+
+
+def test_the_package_is_imported_only_when_asked_for():
+    code = "import sys, srt_jax.data.problems; print('reasoning_gym' in sys.modules, 'jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
