@@ -4,6 +4,8 @@ import json
 import math
 import pathlib
 
+import numpy as np
+
 FAMILIES = ("qwen2", "qwen3", "llama")
 
 
@@ -22,7 +24,7 @@ class Llama3Rope:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """One decoder of the Qwen2/2.5, Qwen3 or Llama 3 family. Letters: D, F, L, N, K, H, V as in docs/architecture.md."""
+    """One decoder of the Qwen2/2.5, Qwen3 or Llama 3 family. Letters: D, F, L, N, K, H, V of docs/architecture.md."""
     family: str
     vocab_size: int  # V
     hidden_size: int  # D
@@ -67,33 +69,32 @@ class ModelConfig:
         _refuse_unsupported(hf)
         theta, scaling = _rope(hf)
         attention_bias = bool(hf.get("attention_bias", False))
-        try:
-            heads = hf["num_attention_heads"]
-            config = cls(
-                family=family,
-                vocab_size=hf["vocab_size"],
-                hidden_size=hf["hidden_size"],
-                intermediate_size=hf["intermediate_size"],
-                num_layers=hf["num_hidden_layers"],
-                num_heads=heads,
-                num_kv_heads=hf.get("num_key_value_heads") or heads,
-                head_dim=hf.get("head_dim") or (128 if family == "qwen3" else hf["hidden_size"] // heads),
-                rope_theta=theta,
-                rope_scaling=scaling,
-                rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
-                tie_word_embeddings=hf.get("tie_word_embeddings", False),
-                qkv_bias=family == "qwen2" or attention_bias,
-                output_bias=family != "qwen2" and attention_bias,
-                mlp_bias=family == "llama" and bool(hf.get("mlp_bias", False)),
-                qk_norm=family == "qwen3",
-                max_position_embeddings=hf.get("max_position_embeddings", 32768 if family != "llama" else 2048),
-                initializer_range=hf.get("initializer_range", 0.02),
-            )
-        except KeyError as e:
-            raise ModelError(f"config.json has no field {e.args[0]!r}, which a {family} model needs.") from None
+        heads, hidden = _positive(hf, "num_attention_heads"), _positive(hf, "hidden_size")
+        config = cls(
+            family=family,
+            vocab_size=_positive(hf, "vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=_positive(hf, "intermediate_size"),
+            num_layers=_positive(hf, "num_hidden_layers"),
+            num_heads=heads,
+            num_kv_heads=_positive(hf, "num_key_value_heads", heads),
+            head_dim=_positive(hf, "head_dim", 128 if family == "qwen3" else hidden // heads),
+            rope_theta=theta,
+            rope_scaling=scaling,
+            rms_norm_eps=_positive(hf, "rms_norm_eps", 1e-6, float),
+            tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
+            qkv_bias=family == "qwen2" or attention_bias,
+            output_bias=family != "qwen2" and attention_bias,
+            mlp_bias=family == "llama" and bool(hf.get("mlp_bias", False)),
+            qk_norm=family == "qwen3",
+            max_position_embeddings=_positive(hf, "max_position_embeddings", 2048 if family == "llama" else 32768),
+            initializer_range=_positive(hf, "initializer_range", 0.02, float),
+        )
+        if config.head_dim % 2:
+            raise ModelError(f"head_dim={config.head_dim} is odd: rotary embeddings turn pairs of dimensions.")
         if config.num_heads % config.num_kv_heads:
-            raise ModelError(
-                f"num_attention_heads={config.num_heads} is not a multiple of num_key_value_heads={config.num_kv_heads}.")
+            raise ModelError(f"num_attention_heads={config.num_heads} is not a multiple of "
+                             f"num_key_value_heads={config.num_kv_heads}.")
         return config
 
 
@@ -101,61 +102,71 @@ def read_hf_config(directory: str | pathlib.Path) -> dict:
     """The `config.json` of a Hugging Face directory, as a dict. Raises ModelError where there is none."""
     path = pathlib.Path(directory) / "config.json"
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        config = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"{path} does not exist: model.path must be a Hugging Face model directory.") from None
-    except json.JSONDecodeError as e:
+    except ValueError as e:  # not JSON, or not text
         raise ModelError(f"{path} is not valid JSON ({e}): copy the model directory again.") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds no JSON object: copy the model directory again.")
+    return config
+
+
+def _positive(fields: dict, name: str, default=None, kind: type = int):
+    """A positive number of the kind. A field that is null counts as absent."""
+    value = fields.get(name)
+    if value is None:
+        value = default
+    if value is None:
+        raise ModelError(f"config.json has no field {name!r}, which this model needs.")
+    if isinstance(value, bool) or not isinstance(value, int | kind) or value <= 0:
+        raise ModelError(f"config.json has {name}={value!r}: it must be a positive {kind.__name__}.")
+    return kind(value)
 
 
 def _refuse_unsupported(hf: dict) -> None:
-    refused = {
-        "use_sliding_window": bool(hf.get("use_sliding_window")),
-        "hidden_act": hf.get("hidden_act", "silu") != "silu",
-        "quantization_config": bool(hf.get("quantization_config")),
-        "num_experts": bool(hf.get("num_experts") or hf.get("num_local_experts")),
-        "layer_types": any(t != "full_attention" for t in hf.get("layer_types") or ()),
-        "partial_rotary_factor": (hf.get("partial_rotary_factor")
-                                  or (hf.get("rope_parameters") or {}).get("partial_rotary_factor") or 1.0) != 1.0,
-        "attention_dropout": bool(hf.get("attention_dropout")),
-        "pretraining_tp": hf.get("pretraining_tp", 1) != 1,
-    }
-    for field, unsupported in refused.items():
-        if unsupported:
-            raise ModelError(f"config.json has {field}={hf.get(field)!r}, which this decoder does not support.")
+    for field, value, supported in (
+        ("use_sliding_window", bool(hf.get("use_sliding_window")), False),
+        ("layer_types", sorted(set(hf.get("layer_types") or ()) - {"full_attention"}), []),
+        ("hidden_act", hf.get("hidden_act") or "silu", "silu"),
+        ("quantization_config", hf.get("quantization_config") or None, None),
+        ("num_experts", hf.get("num_experts") or 0, 0),
+        ("attention_dropout", hf.get("attention_dropout") or 0.0, 0.0),
+        ("pretraining_tp", hf.get("pretraining_tp") or 1, 1),
+    ):
+        if value != supported:
+            raise ModelError(f"config.json has {field}={value!r}, which this decoder does not support.")
 
 
 def _rope(hf: dict) -> tuple[float, Llama3Rope | None]:
-    rope = dict(hf.get("rope_parameters") or {})
-    rope.update(hf.get("rope_scaling") or {})
-    theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0)
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}  # transformers, too, reads only the first
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        raise ModelError(f"config.json has rope_parameters={rope!r}: this decoder knows one setting for all layers.")
+    rotated = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
+    if rotated != 1.0:
+        raise ModelError(f"config.json has partial_rotary_factor={rotated!r}: this decoder rotates whole heads.")
+    theta = _positive(rope, "rope_theta", _positive(hf, "rope_theta", 10000.0, float), float)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return theta, None
     if kind != "llama3":
         raise ModelError(f"config.json has rope_type={kind!r}: this decoder knows 'default' and 'llama3'.")
-    try:
-        scaling = Llama3Rope(**{f.name: rope[f.name] for f in dataclasses.fields(Llama3Rope)})
-    except KeyError as e:
-        raise ModelError(f"config.json has rope_type='llama3' without {e.args[0]!r}.") from None
-    return theta, scaling
+    return theta, Llama3Rope(**{f.name: _positive(rope, f.name, kind=f.type) for f in dataclasses.fields(Llama3Rope)})
 
 
-def inverse_frequencies(config: ModelConfig) -> list[float]:
-    """Rotary angle per position of each pair of dimensions: H/2 numbers (Llama 3 scaling included)."""
-    base = [config.rope_theta ** (-2 * i / config.head_dim) for i in range(config.head_dim // 2)]
+def inverse_frequencies(config: ModelConfig) -> np.ndarray:
+    """Rotary angle per position of each pair of dimensions: H/2 float32 numbers (Llama 3 scaling included).
+
+    Rounded to float32 where transformers and vLLM round: a last-bit difference here is multiplied by the position, and
+    at 4,096 tokens it is 10 times the rounding of everything else.
+    """
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    frequencies = 1 / (config.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
     scaling = config.rope_scaling
     if scaling is None:
-        return base
-
-    def scaled(freq):
-        # Long wavelengths are slowed by `factor`, short ones kept, those between interpolated.
-        turns = scaling.original_max_position_embeddings * freq / (2 * math.pi)
-        if turns > scaling.high_freq_factor:
-            return freq
-        if turns < scaling.low_freq_factor:
-            return freq / scaling.factor
-        smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-        return (1 - smooth) * freq / scaling.factor + smooth * freq
-
-    return [scaled(f) for f in base]
+        return frequencies
+    # Short wavelengths are kept, long ones slowed by `factor`, those between interpolated.
+    turns = scaling.original_max_position_embeddings / (2 * math.pi / frequencies)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 - keep) * frequencies / scaling.factor + keep * frequencies

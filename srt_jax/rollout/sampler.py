@@ -1,0 +1,59 @@
+"""What every sampler promises, and the rollouts it returns."""
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. top_p < 1 and top_k >= 0 are for evaluation only: the trainer knows no truncation."""
+    max_tokens: int
+    temperature: float = 1.0  # 0: the most likely token
+    top_p: float = 1.0
+    top_k: int = -1  # -1: all
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """n responses to each of P prompts, as token ids.
+
+    tokens [P, n, T] int32, right-padded with 0, the stop token included; lengths [P, n] int32; logprobs [P, n, T]
+    float32 of the sampled tokens under the distribution they were drawn from; stopped [P, n] bool: ended by a stop token (else
+    cut at max_tokens); version: of the weights that sampled.
+    """
+    prompts: list[list[int]]
+    tokens: np.ndarray
+    lengths: np.ndarray
+    logprobs: np.ndarray
+    stopped: np.ndarray
+    version: int
+
+    def responses(self) -> list[list[np.ndarray]]:
+        """Token ids without padding, per prompt and sample."""
+        return [[row[:length] for row, length in zip(rows, lengths)] for rows, lengths in zip(self.tokens, self.lengths)]
+
+
+class Sampler(Protocol):
+    """Token ids in, token ids and log-probs out."""
+
+    def load(self, params: Any, version: int) -> None:
+        """Sample from these parameters from now on."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling,
+                 seeds: Sequence[int]) -> Rollouts:
+        """n responses per prompt; seeds [P] come from `problem_seeds`, sample i of a prompt draws from (seed, i)."""
+
+    def close(self) -> None:
+        """Release processes and memory."""
+
+
+def problem_seeds(seed: int, purpose: str, step: int, problem_ids: Sequence[str]) -> np.ndarray:
+    """[P] uint64 below 2^63: f(seed, purpose, step, problem), independent of the batch a problem stands in.
+
+    purpose: train | eval | label.
+    """
+    digests = (hashlib.blake2b(f"{seed}/{purpose}/{step}/{id}".encode(), digest_size=8).digest() for id in problem_ids)
+    return np.array([int.from_bytes(d, "big") >> 1 for d in digests], np.uint64)
