@@ -3,20 +3,33 @@
 import dataclasses
 import difflib
 import json
+import os
 from collections.abc import Mapping
 
 from srt_jax.data.base import DataError, Problem, shown
 
+# Seen in reasoning-gym 0.1.25: these follow the order of Python sets, which differs from process to process unless
+# PYTHONHASHSEED is fixed. Every other task but codeio gave the same problems in three processes.
+_FOLLOW_SET_ORDER = {
+    "intermediate_integration",
+    "isomorphic_strings",
+    "knight_swap",
+    "polynomial_multiplication",
+    "ransom_note",
+    "word_ladder",
+}
 # Reasoning Gym's scorers read what stands between these tags; pass it as the prompts' `instruction`.
 INSTRUCTION = "Think step by step, then write the final answer, and nothing else, inside <answer> </answer> tags."
 
 
 def load_gym(config) -> list[Problem]:
-    """`size` problems of the Reasoning Gym task `task`, generated from its fields `config` and from `seed`; `limit`
-    cuts them.
+    """`size` problems of Reasoning Gym's `task`, generated from its fields `config` and from `seed`; `limit` cuts them.
 
     Ids are "gym/TASK/SEED/INDEX"; the same (task, config, seed) gives the same problems in every process.
-    Raises DataError for an unknown task (close names suggested), an unknown field, or a value the task refuses.
+    Most tasks make problem i from `seed + i`: two sets with seeds 1 and 2 share nearly all of their problems, so keep the
+    seeds of training and held-out data further apart than the larger `size`.
+    Raises DataError for an unknown task (close names suggested), an unknown field, a value the task refuses, or a task
+    that is not repeatable.
     """
     task, seed, size = config["task"], config["seed"], config["size"]
     fields = _plain(config["config"])
@@ -35,6 +48,13 @@ def _create(task: str, fields: dict, seed: int, size: int):
         close = difflib.get_close_matches(str(task), tasks, n=3, cutoff=0.5)
         near = f"the closest names are {', '.join(close)}" if close else f"it has {len(tasks)} others"
         raise DataError(f"Reasoning Gym has no task {task!r}; {near}: set `task` to one of its names.")
+    if task == "codeio":
+        raise DataError("Reasoning Gym task 'codeio' ignores its seed, so that no run is repeatable; use another task.")
+    if task in _FOLLOW_SET_ORDER and not os.environ.get("PYTHONHASHSEED", "random").isdigit():
+        raise DataError(
+            f"Reasoning Gym task {task!r} gives other problems in every Python process, so that no run could resume; "
+            "set the environment variable PYTHONHASHSEED to 0 for every run on this data."
+        )
     known = [field.name for field in dataclasses.fields(tasks[task][1]) if field.name not in ("seed", "size")]
     for name in fields:
         if name in ("seed", "size"):

@@ -60,6 +60,25 @@ def test_generation_is_the_same_in_another_process():
     assert answers[0] == answers[1] and answers[0].count(",") == len(TASKS) - 1
 
 
+def test_tasks_that_are_not_repeatable(monkeypatch):
+    with pytest.raises(DataError, match="'codeio' ignores its seed"):
+        load(source("codeio"))
+    for value in (None, "random"):
+        monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+        if value:
+            monkeypatch.setenv("PYTHONHASHSEED", value)
+        with pytest.raises(DataError, match=r"'word_ladder' gives other problems .* PYTHONHASHSEED to 0"):
+            load(source("word_ladder"))
+    sources = [source("ransom_note"), source("isomorphic_strings")]
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-c", PRINT_FINGERPRINTS]
+    runs = [
+        subprocess.run(command, input=json.dumps(sources), env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert runs[0].stdout == runs[1].stdout != ""
+
+
 def test_seed_config_size_and_limit():
     base = [problem.prompt for problem in load(source("chain_sum"))]
     assert base == [problem.prompt for problem in load(source("chain_sum"))]
