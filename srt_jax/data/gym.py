@@ -23,10 +23,10 @@ INSTRUCTION = "Think step by step, then write the final answer, and nothing else
 
 
 def load_gym(config) -> list[Problem]:
-    """`size` problems of Reasoning Gym's `task`, generated from its fields `config` and from `seed`; `limit` cuts them.
+    """`size` problems of Reasoning Gym's `task`, made from its fields `config` and from `seed`; `limit` cuts them.
 
     Ids are "gym/TASK/SEED/INDEX"; the same (task, config, seed) gives the same problems in every process.
-    Most tasks make problem i from `seed + i`: two sets with seeds 1 and 2 share nearly all of their problems, so keep the
+    Most tasks make problem i from `seed + i`: sets with seeds 1 and 2 share nearly all of their problems, so keep the
     seeds of training and held-out data further apart than the larger `size`.
     Raises DataError for an unknown task (close names suggested), an unknown field, a value the task refuses, or a task
     that is not repeatable.

@@ -38,23 +38,23 @@ class Prompts:
         known = [field.name for field in fields(cls)]
         for name in prompts_config:
             if name not in known:
-                raise DataError(f"prompt.{name} is unknown; its keys are {', '.join(known)}.")
+                raise DataError(f"prompts.{name} is unknown; its keys are {', '.join(known)}.")
         return cls(**{name: prompts_config[name] for name in prompts_config})
 
     def __post_init__(self):
         if self.template not in ("chat", "plain"):
-            raise DataError(f"prompt.template is {self.template!r}; set it to 'chat' or 'plain'.")
+            raise DataError(f"prompts.template is {self.template!r}; set it to 'chat' or 'plain'.")
         if self.template == "chat":
             return
         if "{problem}" not in self.plain_template:
-            raise DataError(f"prompt.plain_template {self.plain_template!r} lacks {{problem}}; write it there.")
+            raise DataError(f"prompts.plain_template {self.plain_template!r} lacks {{problem}}; write it there.")
         if self.instruction and "{instruction}" not in self.plain_template:
             raise DataError(
-                f"prompt.plain_template {self.plain_template!r} lacks {{instruction}}: prompt.instruction would "
-                "be ignored; write it there, or set prompt.instruction to ''."
+                f"prompts.plain_template {self.plain_template!r} lacks {{instruction}}: prompts.instruction would "
+                "be ignored; write it there, or set prompts.instruction to ''."
             )
         if self.system:
-            raise DataError("prompt.system is set but prompt.template is 'plain'; write it into plain_template.")
+            raise DataError("prompts.system is set but prompts.template is 'plain'; write it into plain_template.")
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,15 @@ def load_tokenizer(path):
 def render(problem_text: str, tokenizer, prompts_config) -> str:
     """The text that the model continues. Raises DataError for "chat" with a tokenizer that has no chat template."""
     prompts = Prompts.of(prompts_config)
-    if prompt.template == "plain":
-        values = {"{problem}": problem_text, "{instruction}": prompt.instruction}
+    if prompts.template == "plain":
+        values = {"{problem}": problem_text, "{instruction}": prompts.instruction}
         # One pass: a problem that itself contains "{instruction}" stays as it is, and so do other braces such as
         # \boxed{}.
-        return re.sub(r"\{problem\}|\{instruction\}", lambda match: values[match.group()], prompt.plain_template)
+        return re.sub(r"\{problem\}|\{instruction\}", lambda match: values[match.group()], prompts.plain_template)
     if not tokenizer.chat_template:
-        raise DataError("prompt.template is 'chat' but the tokenizer has no chat template; set it to 'plain'.")
-    content = f"{problem_text} {prompt.instruction}" if prompt.instruction else problem_text
-    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        raise DataError("prompts.template is 'chat' but the tokenizer has no chat template; set it to 'plain'.")
+    content = f"{problem_text} {prompts.instruction}" if prompts.instruction else problem_text
+    messages = [{"role": "system", "content": prompts.system}] if prompts.system else []
     messages.append({"role": "user", "content": content})
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DATE)
 
@@ -131,8 +131,8 @@ def encode(
         raise DataError(f"the prompt of problem {empty.id} encodes to no token; use a tokenizer that knows its text.")
     if lengths and min(lengths) > max_prompt_tokens:
         raise DataError(
-            f"all {len(lengths)} prompts are longer than prompt.max_tokens {max_prompt_tokens} (the shortest has "
-            f"{min(lengths)} tokens); raise prompt.max_tokens to {max(lengths)} to keep them all."
+            f"all {len(lengths)} prompts are longer than max_prompt_tokens {max_prompt_tokens} (the shortest has "
+            f"{min(lengths)} tokens); raise max_prompt_tokens to {max(lengths)} to keep them all."
         )
     fits = [length <= max_prompt_tokens for length in lengths]
     dropped = [problem.id for problem, fit in zip(problems, fits) if not fit]
