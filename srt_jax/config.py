@@ -23,22 +23,22 @@ def base() -> ConfigDict:
             logprob_chunk=512,       # positions whose logits exist at a time
         ),
         data=source(),
-        prompt=dict(
+        prompts=dict(
             template="chat",         # chat (the tokenizer's own) | plain
             plain_template="{problem}",
             instruction=r"Let's think step by step and output the final answer within \boxed{}.",
             system="",
-            max_tokens=1024,         # longer prompts are dropped, and reported
         ),
         batch=dict(
             prompts_per_step=16,
             samples_per_prompt=32,
+            max_prompt_tokens=1024,  # longer prompts are dropped, and reported
+            max_response_tokens=3072,  # the stop token included
             microbatch_sequences=32,  # sequences per forward/backward, over all devices
             length_buckets=(1024, 2048, 4096),  # prompt + response, padded to the smallest that holds the batch
         ),
         rollout=dict(
             sampler="jax",
-            max_tokens=3072,         # response tokens, the stop token included
             temperature=1.0,
             prompts_per_call=16,     # prompts in one compiled sampler call
             prompt_buckets=(256, 512, 1024),
@@ -94,7 +94,7 @@ def validate(config: ConfigDict) -> None:
     _require(c.name, "name is empty: give the run a name, e.g. --config.name=my_run.")
     _require(c.model.path, "model.path is empty: give a Hugging Face directory or hub id.")
     _choice(c, "model.dtype", ("float32", "bfloat16"))
-    _choice(c, "prompt.template", ("chat", "plain"))
+    _choice(c, "prompts.template", ("chat", "plain"))
     _choice(c, "rollout.sampler", ("jax",))
     _choice(c, "rollout.old_logprobs", ("trainer", "sampler"))
     _choice(c, "answer.style", ("boxed", "hash", "answer_tag", "final_answer"))
@@ -104,7 +104,7 @@ def validate(config: ConfigDict) -> None:
     _choice(c, "rl.loss_aggregation",
             ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"))
     for field in ("steps", "batch.prompts_per_step", "batch.samples_per_prompt", "batch.microbatch_sequences",
-                  "prompt.max_tokens", "rollout.max_tokens", "rollout.prompts_per_call", "eval.every", "eval.samples",
+                  "batch.max_prompt_tokens", "batch.max_response_tokens", "rollout.prompts_per_call", "eval.every", "eval.samples",
                   "checkpoint.every", "grader.workers", "model.logprob_chunk", "mesh.fsdp", "mesh.tensor"):
         _require(_get(c, field) >= 1, f"{field} is {_get(c, field)}: it must be at least 1.")
     for field in ("rollout.temperature", "optimizer.learning_rate", "optimizer.grad_clip", "grader.timeout"):
@@ -117,9 +117,9 @@ def validate(config: ConfigDict) -> None:
              "sequences of a step: choose a divisor.")
     _require(0 <= c.labels.threshold <= 1, f"labels.threshold is {c.labels.threshold}: a vote share lies in [0, 1].")
     _require(c.rl.kl_coef >= 0, f"rl.kl_coef is {c.rl.kl_coef}: it must not be negative.")
-    longest = c.prompt.max_tokens + c.rollout.max_tokens
-    _buckets(c, "batch.length_buckets", longest, "prompt.max_tokens + rollout.max_tokens")
-    _buckets(c, "rollout.prompt_buckets", c.prompt.max_tokens, "prompt.max_tokens")
+    longest = c.batch.max_prompt_tokens + c.batch.max_response_tokens
+    _buckets(c, "batch.length_buckets", longest, "batch.max_prompt_tokens + batch.max_response_tokens")
+    _buckets(c, "rollout.prompt_buckets", c.batch.max_prompt_tokens, "batch.max_prompt_tokens")
     _require(0 < c.eval.top_p <= 1, f"eval.top_p is {c.eval.top_p}: it lies in (0, 1].")
 
 
@@ -143,8 +143,8 @@ def describe(config: ConfigDict, num_devices: int) -> str:
     sequences = b.prompts_per_step * b.samples_per_prompt
     return (f"{b.prompts_per_step} prompts x {b.samples_per_prompt} samples = {sequences} sequences; 1 update; "
             f"{sequences // b.microbatch_sequences} micro-batches of {b.microbatch_sequences} on {num_devices} "
-            f"device{'s' if num_devices != 1 else ''}; prompts <= {config.prompt.max_tokens} + responses <= "
-            f"{config.rollout.max_tokens} tokens; {config.steps} steps = "
+            f"device{'s' if num_devices != 1 else ''}; prompts <= {b.max_prompt_tokens} + responses <= "
+            f"{b.max_response_tokens} tokens; {config.steps} steps = "
             f"{config.steps * b.prompts_per_step} prompts, {config.steps * sequences} rollouts")
 
 

@@ -1,0 +1,65 @@
+"""avg@k, maj@k and pass@k on named problem sets."""
+import dataclasses
+
+import numpy as np
+
+from srt_jax.data.base import Problem
+from srt_jax.reward import answers as extraction
+from srt_jax.reward.labels import Graded, grade_rollouts
+from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSet:
+    """A named set of problems with their prompt tokens."""
+    name: str
+    problems: list[Problem]
+    prompts: list[list[int]]
+
+
+def evaluate(eval_set: EvalSet, sampler, tokenizer, grader, *, samples: int, sampling: Sampling, style: str,
+             seed: int) -> tuple[dict[str, float], Rollouts, Graded]:
+    """Metrics of one set, its rollouts and their grading.
+
+    The random numbers depend on (seed, problem, sample) and not on the step: curves over training compare the same draws.
+    """
+    seeds = problem_seeds(seed, "eval", 0, [p.id for p in eval_set.problems])
+    rollouts = sampler.generate(eval_set.prompts, samples, sampling, seeds)
+    graded = grade_rollouts(eval_set.problems, extract_answers(rollouts, tokenizer, style), grader)
+    return metrics(graded, rollouts, samples), rollouts, graded
+
+
+def extract_answers(rollouts: Rollouts, tokenizer, style: str) -> list[list[str | None]]:
+    """The extracted answer of every response, None where there is none."""
+    flat = [tokens for row in rollouts.responses() for tokens in row]
+    texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
+    found = [extraction.extract(text, style) for text in texts]
+    n = rollouts.tokens.shape[1]
+    texts_of = [answer.text if answer else None for answer in found]
+    return [texts_of[i:i + n] for i in range(0, len(texts_of), n)]
+
+
+def metrics(graded: Graded, rollouts: Rollouts, k: int) -> dict[str, float]:
+    """avg@k, maj@k, pass@k (means over problems with a known answer), vote share, parse rate, length, truncation."""
+    out = {
+        "vote_share": float(np.mean([v.share for v in graded.votes])),
+        "parse_rate": float(np.mean([v.parsed for v in graded.votes]) / k),
+        "distinct_answers": float(np.mean([v.distinct for v in graded.votes])),
+        "response_tokens": float(rollouts.lengths.mean()),
+        "truncated": float(1 - rollouts.stopped.mean()),
+    }
+    known = ~np.isnan(graded.true_rewards[:, 0])
+    if known.any():
+        correct = graded.true_rewards[known].sum(1)
+        out[f"avg@{k}"] = float(correct.mean() / k)
+        out[f"maj@{k}"] = float(graded.majority_correct[known].mean())
+        for j in {1 << i for i in range(1, k.bit_length()) if 1 << i <= k} | {k}:
+            out[f"pass@{j}"] = float(np.mean([pass_at(k, int(c), j) for c in correct]))
+    return out
+
+
+def pass_at(n: int, correct: int, k: int) -> float:
+    """Unbiased estimate from n samples that one of k is right: 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, eq. 1)."""
+    if n - correct < k:
+        return 1.0
+    return float(1.0 - np.prod(1.0 - k / np.arange(n - correct + 1, n + 1)))

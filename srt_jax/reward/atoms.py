@@ -1,0 +1,444 @@
+"""The leaves of the grammar: numbers, symbols, functions, brackets, matrices. `parse.py` has the grammar above them."""
+
+import re
+from fractions import Fraction
+
+from srt_jax.reward.latex import NotMathError, Token, plain
+from srt_jax.reward.vocabulary import ALIASES, BASE_WORDS, CONSTANTS, DECORATIONS, FUNCTIONS, GREEK, MATRICES
+
+MAX_TOKENS = 1500
+MAX_DEPTH = 40
+MAX_DIGITS = 1000
+
+Tree = tuple
+ZERO, ONE = ("num", Fraction(0), None), ("num", Fraction(1), None)
+MINUS = ("num", Fraction(-1), None)
+END = ("end", "")
+
+
+class Atoms:
+    """Recursive descent over tokens without spaces; `spaced[i]` says whether a space stood before token i."""
+
+    def __init__(self, tokens: list[Token]):
+        self.tokens: list[Token] = []
+        self.spaced: list[bool] = []
+        space = False
+        for token in tokens:
+            if token[0] == "space":
+                space = True
+                continue
+            self.tokens.append(token)
+            self.spaced.append(space)
+            space = False
+        self.tokens.append(END)
+        self.spaced.append(space)
+        self.at = 0
+        self.depth = 0
+        self.brackets = 0  # open brackets: thousands separators are read outside of them only
+        self.bars = 0  # open |...|
+        self.angle = 0  # inside a function's argument, where a degree sign is a factor and not a unit
+
+    # --- tokens -------------------------------------------------------------------------------------------------------
+    @property
+    def kind(self) -> str:
+        return self.tokens[self.at][0]
+
+    @property
+    def text(self) -> str:
+        return self.tokens[self.at][1]
+
+    def peek(self, ahead: int = 1) -> Token:
+        return self.tokens[min(self.at + ahead, len(self.tokens) - 1)]
+
+    def is_symbol(self, *texts: str) -> bool:
+        return self.kind == "symbol" and self.text in texts
+
+    def is_command(self, *names: str) -> bool:
+        return self.kind == "command" and self.text in names
+
+    def take(self) -> str:
+        text = self.text
+        if self.kind == "end":
+            raise NotMathError("the expression ends too early")
+        self.at += 1
+        return text
+
+    def expect(self, symbol: str) -> None:
+        if not self.is_symbol(symbol):
+            raise NotMathError(f"expected {symbol!r}")
+        self.at += 1
+
+    def descend(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise NotMathError("too deep")
+    # --- leaves -------------------------------------------------------------------------------------------------------
+    def atom(self) -> Tree:
+        kind = self.kind
+        if kind == "number":
+            return self.number()
+        if kind == "word":
+            return self.word()
+        if kind == "text":
+            content = self.take().strip()
+            if content in ("e", "i"):
+                return ("const", content)
+            if len(content) == 1 and content.isalpha():
+                return ("sym", content)
+            raise NotMathError("words")
+        if kind == "symbol":
+            if self.text in ("(", "["):
+                return self.bracket()
+            if self.text == "{":
+                return self.braces()
+            if self.text == "|" and self.bars == 0:
+                return self.enclosed("|", "abs")
+            raise NotMathError(f"unexpected {self.text!r}")
+        if kind == "command":
+            return self.command()
+        raise NotMathError("the expression ends too early")
+
+    def number(self) -> Tree:
+        text = self.take()
+        if len(text) > MAX_DIGITS:
+            raise NotMathError("too many digits")
+        if self.brackets == 0:
+            text += self.thousands(text)
+        if self.is_symbol("_"):
+            return self.based(text)
+        if (repeating := self.repeating(text)) is not None:
+            return ("num", repeating, None)
+        tree = literal(text)
+        return self.mixed(tree[1]) if tree[2] is None else tree
+
+    def thousands(self, first: str) -> str:
+        """The rest of `1,234,567`: every group after a comma has three digits and no space before it, or nothing is read."""
+        if not re.fullmatch(r"[1-9]\d{0,2}", first):
+            return ""
+        at, groups = self.at, []
+        if at > 2 and self.tokens[at - 2] == ("symbol", ",") and not self.spaced[at - 1]:
+            return ""  # in the middle of a list such as 1,2,100
+        while self.tokens[at] == ("symbol", ",") and self.tokens[at + 1][0] == "number":
+            if self.spaced[at] or self.spaced[at + 1]:
+                return ""
+            groups.append(self.tokens[at + 1][1])
+            at += 2
+        whole = [g.partition(".")[0] if i == len(groups) - 1 else g for i, g in enumerate(groups)]
+        if not groups or not all(re.fullmatch(r"\d{3}", g) for g in whole):
+            return ""
+        self.at = at
+        return "".join(groups)
+
+    def based(self, digits: str) -> Tree:
+        """`1010_2`, `4343_{6}`, `AB_{\\text{sixteen}}`: a numeral in a base; it stays apart from the number it stands for."""
+        self.at += 1
+        braced = self.is_symbol("{")
+        if braced:
+            self.at += 1
+        base = self.take().strip()
+        if braced:
+            self.expect("}")
+        value = BASE_WORDS.get(base.lower(), int(base) if base.isdecimal() and len(base) < 3 else 0)
+        if value < 2:
+            raise NotMathError("not a base")
+        return ("base", digits.lstrip("0") or "0", value)
+
+    def repeating(self, text: str) -> Fraction | None:
+        """`0.1\\overline{6}` and `0.1666...` (a block shown three times) as exact fractions."""
+        whole, _, decimals = text.partition(".")
+        if self.is_command("overline", "bar", "dot") and "." in text:
+            self.at += 1
+            block = self.digits()
+        elif self.is_command("ldots") or [t[1] for t in self.tokens[self.at : self.at + 3]] == [".", ".", "."]:
+            self.at += 1 if self.kind == "command" else 3
+            match = re.search(r"(\d{1,6}?)\1\1$", decimals[-60:])
+            if match is None:
+                raise NotMathError("digits that go on")
+            block = match[1]
+        else:
+            return None
+        scale = 10 ** len(decimals)
+        return Fraction(int(whole + decimals or "0"), scale) + Fraction(int(block), (10 ** len(block) - 1) * scale)
+
+    def digits(self) -> str:
+        """A braced group (or single token) of digits."""
+        braced = self.is_symbol("{")
+        if braced:
+            self.at += 1
+        text = self.take()
+        if braced:
+            self.expect("}")
+        if not text.isdecimal() or not text.isascii():
+            raise NotMathError("digits were expected")
+        return text
+
+    def mixed(self, whole: Fraction) -> Tree:
+        """`1\\frac12` and `1 1/2` as one number when the fraction is proper; otherwise the integer alone."""
+        at = self.at
+        if self.is_command("frac"):
+            self.at += 1
+            try:
+                top, bottom = self.argument(single_digit=True), self.argument(single_digit=True)
+            except NotMathError:
+                top = bottom = None
+        elif self.kind == "number" and self.peek() == ("symbol", "/") and self.peek(2)[0] == "number":
+            top, bottom = (("num", Fraction(self.tokens[i][1]), None) if self.tokens[i][1].isdecimal() else None for i in (at, at + 2))
+            self.at += 3
+        else:
+            return ("num", whole, None)
+        if top and bottom and top[0] == bottom[0] == "num" and top[2] is bottom[2] is None and 0 < top[1] < bottom[1]:
+            return ("num", whole + top[1] / bottom[1], None)
+        self.at = at
+        return ("num", whole, None)
+
+    def word(self) -> Tree:
+        factors = self.variables()
+        if factors is None:
+            raise NotMathError("a word")
+        if len(factors) > 1:  # the letters become tokens of their own
+            self.tokens[self.at : self.at + 1] = [("word", letter) for letter in factors]
+            self.spaced[self.at : self.at + 1] = [self.spaced[self.at]] + [False] * (len(factors) - 1)
+        return self.named(self.take())
+
+    def named(self, name: str) -> Tree:
+        name = ALIASES.get(name, name)
+        if name in FUNCTIONS:
+            return self.function(name)
+        if name in CONSTANTS:
+            return ("const", CONSTANTS[name])
+        if self.is_symbol("_"):
+            self.at += 1
+            name += "_" + self.subscript()
+        elif name in ("e", "i"):
+            return ("const", name)
+        while True:
+            if self.is_symbol("'"):
+                self.at += 1
+            elif self.is_symbol("^") and self.peek() == ("command", "prime"):
+                self.at += 2
+            elif self.is_symbol("^") and [self.peek(i) for i in (1, 2, 3)] == [
+                ("symbol", "{"), ("command", "prime"), ("symbol", "}"),
+            ]:  # fmt: skip
+                self.at += 4
+            else:
+                break
+            name += "'"
+        if name in ("f", "g", "h") and self.is_symbol("("):
+            argument = self.bracket()
+            return ("fn", name, argument[2] if argument[0] == "tuple" else (argument,))
+        return ("sym", name)
+
+    def subscript(self) -> str:
+        """The subscript as a name: letters, digits and commas of one token or group."""
+        if not self.is_symbol("{"):
+            return plain(self.take())
+        self.at += 1
+        parts = []
+        while not self.is_symbol("}"):
+            if self.is_symbol("{", "^", "_"):
+                raise NotMathError("a nested subscript")
+            parts.append(plain(self.take()))
+        self.at += 1
+        return "".join(parts)
+
+    def function(self, name: str) -> Tree:
+        exponent = base = None
+        if name == "sqrt":
+            return self.root()
+        if self.is_symbol("_"):
+            self.at += 1
+            base = self.argument(single_digit=self.text != "10")
+        if self.is_symbol("^"):
+            self.at += 1
+            exponent = self.exponent()
+        self.angle += 1
+        arguments = self.arguments()
+        self.angle -= 1
+        if base is not None:
+            if name != "log" or len(arguments) != 1:
+                raise NotMathError("a subscript on a function")
+            tree = ("div", ("fn", "ln", arguments), ("fn", "ln", (base,)))
+        elif exponent == ("mul", (MINUS, ONE)) and "arc" + name in FUNCTIONS:
+            return ("fn", "arc" + name, arguments)
+        else:
+            tree = ("fn", name, arguments)
+        return tree if exponent is None else ("pow", tree, exponent)
+
+    def arguments(self) -> tuple[Tree, ...]:
+        """In brackets, or the product of plain factors that follows: `\\sin 2x`."""
+        if self.is_symbol("("):
+            inner = self.bracket()
+            return inner[2] if inner[0] == "tuple" else (inner,)
+        if self.is_symbol("-"):
+            self.at += 1
+            return (("mul", (MINUS, *self.arguments())),)
+        factors = [self.power()]
+        while self.kind in ("word", "number") or self.is_command("pi", "frac", "sqrt", *GREEK):
+            if self.kind == "word" and (self.text in FUNCTIONS or self.variables() is None):
+                break
+            if not self.starts_factor():
+                break
+            factors.append(self.power())
+        return (factors[0] if len(factors) == 1 else ("mul", tuple(factors)),)
+
+    def root(self) -> Tree:
+        degree = ("num", Fraction(2), None)
+        if self.is_symbol("["):
+            self.at += 1
+            degree = self.sum()
+            self.expect("]")
+        argument = self.bracket() if self.is_symbol("(") else self.argument()
+        return ("pow", argument, ("div", ONE, degree))
+
+    def argument(self, single_digit: bool = False) -> Tree:
+        """A LaTeX argument: a braced group or one token; `single_digit` splits a longer number as `\\frac12` does."""
+        if self.is_symbol("{"):
+            return self.braces()
+        if self.kind != "number":
+            return self.atom()
+        if single_digit and len(self.text) > 1 and self.text.isdecimal():
+            first, rest = self.text[0], self.text[1:]
+            self.tokens[self.at : self.at + 1] = [("number", first), ("number", rest)]
+            self.spaced[self.at : self.at + 1] = [self.spaced[self.at], False]
+        return literal(self.take())
+
+    def braces(self) -> Tree:
+        """A LaTeX group; a group with commas is a set written without backslashes."""
+        inner = self.inside("}")
+        return ("set", inner[1]) if inner[0] == "list" else inner
+
+    def inside(self, *closing: str) -> Tree:
+        """What stands between the bracket at hand and one of `closing` (consumed)."""
+        self.descend()
+        self.at += 1
+        bars, self.bars = self.bars, 0
+        self.brackets += 1
+        inner = self.answer()
+        if not self.is_symbol(*closing):
+            raise NotMathError(f"expected one of {closing}")
+        self.at += 1
+        self.brackets -= 1
+        self.bars = bars
+        self.depth -= 1
+        return inner
+
+    def bracket(self) -> Tree:
+        """`(x)` is x; `(a, b]` and `[a, b, c]` are tuples that keep their brackets."""
+        opening = self.text
+        inner = self.inside(")", "]")
+        brackets = opening + self.tokens[self.at - 1][1]
+        if inner[0] == "list":
+            return ("tuple", brackets, inner[1])
+        if brackets not in ("()", "[]"):
+            raise NotMathError("brackets that do not match")
+        return inner
+
+    def enclosed(self, closing: str, name: str) -> Tree:
+        self.descend()
+        self.at += 1
+        self.bars += closing == "|"
+        inner = self.sum()
+        if self.text != closing:
+            raise NotMathError(f"expected {closing!r}")
+        self.at += 1
+        self.bars -= closing == "|"
+        self.depth -= 1
+        return ("fn", name, (inner,))
+
+    def curly(self) -> Tree:
+        """`\\{1, 2\\}`; of `\\{x | x > 3\\}` the condition."""
+        self.descend()
+        self.at += 1
+        if self.is_command("}"):
+            self.at += 1
+            self.depth -= 1
+            return ("set", ())
+        self.brackets += 1
+        self.bars += 1  # a bar ends the element, it does not open an absolute value
+        inner = self.answer()
+        if self.is_symbol("|", ":"):
+            self.at += 1
+            condition = self.answer()
+            if condition[0] != "rel" or inner[0] not in ("sym", "rel"):
+                raise NotMathError("a set by its property")
+            inner = ("list", (condition,))
+        if not self.is_command("}"):
+            raise NotMathError("a set that is not closed")
+        self.at += 1
+        self.bars -= 1
+        self.brackets -= 1
+        self.depth -= 1
+        items = inner[1] if inner[0] == "list" else (inner,)
+        return items[0] if len(items) == 1 and items[0][0] == "rel" else ("set", items)
+
+    def command(self) -> Tree:
+        name = self.take()
+        if name == "frac":
+            return ("div", self.argument(single_digit=True), self.argument(single_digit=True))
+        if name == "binom":
+            return ("fn", "binom", (self.argument(single_digit=True), self.argument(single_digit=True)))
+        if name in DECORATIONS:
+            return self.named(f"{name}({self.subscript()})")
+        if name == "operatorname":
+            name = ALIASES.get(text := self.subscript(), text)
+            if name not in FUNCTIONS:
+                raise NotMathError("an unknown operator")
+            return self.function(name)
+        if name in ("lfloor", "lceil"):
+            self.at -= 1
+            return self.enclosed("r" + name[1:], "floor" if name == "lfloor" else "ceil")
+        if name == "{":
+            self.at -= 1
+            return self.curly()
+        if name == "begin":
+            return self.matrix()
+        if name == "emptyset":
+            return ("set", ())
+        if name in FUNCTIONS or name in ALIASES or name in CONSTANTS or name in GREEK:
+            return self.named(name)
+        raise NotMathError(f"unknown command {name!r}")
+
+    def matrix(self) -> Tree:
+        """An environment of rows; `cases` and one-column `aligned` are lists of their rows."""
+        environment = self.subscript()
+        if environment.rstrip("*") not in MATRICES:
+            raise NotMathError("an unknown environment")
+        if environment == "array" and self.is_symbol("{"):
+            self.subscript()
+        self.descend()
+        self.brackets += 1
+        rows: list[tuple[Tree, ...]] = []
+        while not self.is_command("end"):
+            if self.is_command("\\"):
+                self.at += 1
+                continue
+            row = [self.item()]
+            while self.is_symbol("&"):
+                self.at += 1
+                row.append(self.item())
+            rows.append(tuple(row))
+            while self.is_symbol(","):
+                self.at += 1
+            if not self.is_command("\\", "end"):
+                raise NotMathError("a row that does not end")
+        self.at += 1
+        if self.subscript() != environment:
+            raise NotMathError("another environment ends")
+        self.brackets -= 1
+        self.depth -= 1
+        if not rows or len({len(row) for row in rows}) > 1:
+            raise NotMathError("rows of different lengths")
+        if environment.rstrip("*") in ("cases", "aligned", "align") and len(rows[0]) == 1:
+            return ("list", tuple(row[0] for row in rows))
+        return ("matrix", tuple(rows))
+
+
+def literal(text: str) -> Tree:
+    """The number that `text` (digits, point, exponent) writes, exactly."""
+    mantissa, _, exponent = text.lower().partition("e")
+    if len(text) > MAX_DIGITS or (exponent and abs(int(exponent)) > MAX_DIGITS):
+        raise NotMathError("too many digits")
+    whole, point, decimals = mantissa.partition(".")
+    shift = int(exponent or 0)
+    value = Fraction(int(whole + decimals or "0"), 10 ** len(decimals)) * Fraction(10) ** shift
+    return ("num", value, len(decimals) - shift if point or exponent else None)

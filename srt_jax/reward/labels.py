@@ -1,0 +1,72 @@
+"""From answers to labels and rewards, with the true reward beside the pseudo-reward wherever an answer is known."""
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from srt_jax.data.base import Problem
+from srt_jax.reward import vote
+from srt_jax.reward.grader import Grader
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+    """The outcome of P prompts with n answers each.
+
+    rewards [P, n]: agreement with the label, in {0, 1}; labelled [P]: False where there is no label (discarded from the
+    loss); true_rewards [P, n]: agreement with the known answer, NaN where there is none; votes: one Vote per prompt;
+    majority_correct [P]: is the vote's winner right, NaN where unknown; groups: group id of each answer, -1 unparseable.
+    """
+    answers: list[list[str | None]]
+    groups: list[list[int]]
+    votes: list[vote.Vote]
+    labels: list[str | None]
+    rewards: np.ndarray
+    labelled: np.ndarray
+    true_rewards: np.ndarray
+    majority_correct: np.ndarray
+
+
+def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]], grader: Grader, source: str = "vote",
+                   threshold: float = 0.0) -> Graded:
+    """Votes, labels, rewards and true rewards of the answers [P][n] to P problems; `source` is a key of LABELS."""
+    groups = grader.groups(answers)
+    votes = [vote.majority(a, g, threshold) for a, g in zip(answers, groups)]
+    winners = [v.representatives[v.counts.index(max(v.counts))] if v.counts else None for v in votes]
+    # One call grades the samples and each vote's winner: the workers see all there is to do at once.
+    true = true_rewards(problems, [[*row, winner] for row, winner in zip(answers, winners)], grader)
+    true, majority_correct = true[:, :-1], true[:, -1]
+    labels, rewards = LABELS[source](problems, groups, votes, true)
+    return Graded(answers, groups, votes, labels, rewards, np.array([label is not None for label in labels]), true,
+                  majority_correct)
+
+
+def true_rewards(problems: Sequence[Problem], answers: Sequence[Sequence[str | None]], grader: Grader) -> np.ndarray:
+    """[P, n] float32: 1 where the answer agrees with the known one, NaN where the problem has none.
+
+    Reasoning Gym problems are scored by their task's own scorer and count as right at its full score, 1.
+    """
+    out = np.full((len(problems), len(answers[0]) if answers else 0), np.nan, np.float32)
+    own = [p for p, problem in enumerate(problems) if problem.answer is not None and problem.metadata is None]
+    gym = [p for p, problem in enumerate(problems) if problem.metadata is not None]
+    if own:
+        flat = [(a, problems[p].answer) for p in own for a in answers[p]]
+        out[own] = np.reshape(grader.grade(*zip(*flat)), (len(own), -1))
+    if gym:
+        flat = [(a, problems[p].metadata) for p in gym for a in answers[p]]
+        out[gym] = np.reshape([score >= 1 for score in grader.grade_gym(*zip(*flat))], (len(gym), -1))
+    return out
+
+
+def _from_vote(problems, groups, votes, true):
+    """SRT: the label is the majority vote; the reward is membership in its group, so that every voter gets 1."""
+    rewards = [[float(v.label is not None and g == v.group) for g in row] for row, v in zip(groups, votes)]
+    return [v.label for v in votes], np.array(rewards, np.float32)
+
+
+def _from_ground_truth(problems, groups, votes, true):
+    """RLVR: the label is the known answer; a problem without one is discarded."""
+    return [problem.answer for problem in problems], np.nan_to_num(true)
+
+
+LABELS = {"vote": _from_vote, "ground_truth": _from_ground_truth}

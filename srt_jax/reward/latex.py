@@ -1,0 +1,133 @@
+"""From an answer as written to a clean string and to tokens: LaTeX spacing, styling, unicode and escapes, no mathematics.
+
+Every regular expression here is linear on every input: each starts at a fixed character and none nests repetition.
+"""
+
+import re
+import unicodedata
+
+from srt_jax.reward.vocabulary import RENAME, SPACING, STYLE, TEXT_COMMANDS, UNICODE
+
+_DOUBLED = re.compile(
+    r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|begin|end|text|left|right|pi|cdot|times|circ|infty|pm|mathrm|boxed|overline|theta|sin|cos)"
+    r"(?![a-z]))"
+)
+_THOUSANDS = re.compile(r"(?<=\d)\s{0,3}(?:\{,\}|,\\!|\\,|\\!|\\:|\\;|\{\\,\})\s{0,3}(?=\d{3}(?!\d))")
+_TOKEN = re.compile(
+    r"(?P<space>\s+)"
+    r"|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6}(?![A-Za-z0-9.]))?)"
+    r"|(?P<command>\\[A-Za-z]+\*?|\\.)"
+    r"|(?P<word>[A-Za-z]+)"
+    r"|(?P<symbol><=|>=|!=|==|\*\*|.)",
+    re.DOTALL,
+)
+
+
+class NotMathError(ValueError):
+    """The text is not an expression this room understands; it is then compared as text."""
+
+
+def clean(answer: str) -> str:
+    """One line of printable text: unicode spelled in LaTeX, double escapes and thousands separators removed, ends trimmed."""
+    text = answer.translate(UNICODE)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # zero-width and direction marks
+    # A control character separates: "1\x002" is not 12.
+    text = "".join(c if c.isprintable() else " " for c in text)
+    if "\\" in text:
+        text = _DOUBLED.sub(lambda _: "\\", text)
+    if "\\" in text or "{,}" in text:
+        text = _THOUSANDS.sub("", text)
+    return trim(text)
+
+
+def trim(text: str) -> str:
+    """Without blanks, dollars, sentence punctuation and unfinished escapes at the ends."""
+    while True:
+        before = text
+        text = text.strip(" \t\n$~").rstrip(".,;:") if not text.endswith("...") else text.strip(" \t\n$~")
+        if text.endswith("\\"):
+            text = text.rstrip("\\")
+        for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
+            text = text.removeprefix(opening).removesuffix(closing)
+        if text == before:
+            return text
+
+
+Token = tuple[str, str]  # (kind, text); kinds: number, command, word, symbol, text, space
+
+
+def tokenize(text: str, limit: int) -> list[Token]:
+    r"""Tokens of clean text; `\text{...}` becomes one token of kind "text", styling disappears. NotMathError beyond `limit` tokens."""
+    tokens: list[Token] = []
+    position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        position, kind, lexeme = match.end(), match.lastgroup, match[0]
+        if kind == "command":
+            name = lexeme[1:].rstrip("*")
+            if name in SPACING or name in STYLE:
+                if name in ("left", "right") and text.startswith(".", position):
+                    position += 1
+                tokens.append(("space", " "))
+                continue
+            name = RENAME.get(name, name)
+            if name in TEXT_COMMANDS:
+                content, position = group(text, position)
+                tokens.append(("text", content))
+                continue
+            if name in ("hspace", "vspace", "phantom", "label", "tag", "color", "textcolor"):
+                _, position = group(text, position)
+                continue
+            kind, lexeme = ("symbol", name) if name in "<>[]|*:/" else ("command", name)
+        elif kind == "symbol" and lexeme in "$~":
+            kind, lexeme = "space", " "
+        tokens.append((kind, lexeme))
+        if len(tokens) > limit:
+            raise NotMathError(f"more than {limit} tokens")
+    return tokens
+
+
+def group(text: str, position: int) -> tuple[str, int]:
+    """The braced group at `position` (blanks skipped) without its braces, and the position after it."""
+    while position < len(text) and text[position] == " ":
+        position += 1
+    if position >= len(text) or text[position] != "{":
+        raise NotMathError("a braced group was expected")
+    depth, start, escaped = 0, position + 1, False
+    for index in range(position, len(text)):
+        char = text[index]
+        if escaped:
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        elif char == "{":
+            depth += 1
+        elif char == "}":
+            depth -= 1
+            if depth == 0:
+                return text[start:index], index + 1
+    raise NotMathError("a brace is not closed")
+
+
+def plain(text: str) -> str:
+    """Free text without styling, casefolded, one space between words: the form in which words are compared."""
+    out, position = [], 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        position, kind, lexeme = match.end(), match.lastgroup, match[0]
+        if kind == "command":
+            name = RENAME.get(lexeme[1:].rstrip("*"), lexeme[1:].rstrip("*"))
+            if name in SPACING:
+                lexeme = " "
+            elif name in TEXT_COMMANDS or name in STYLE:
+                lexeme = ""
+            elif name in "{}%$&#_":
+                lexeme = name
+            else:
+                lexeme = f"\\{name} "
+        elif lexeme in "{}$~":
+            lexeme = "" if lexeme in "{}" else " "
+        out.append(lexeme)
+    return " ".join("".join(out).split()).casefold().strip(" .,;:'\"!?")

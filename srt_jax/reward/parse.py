@@ -1,0 +1,243 @@
+"""From clean text to a tree: our own recursive-descent parser, bounded in tokens, depth and digits. It evaluates nothing.
+
+A tree is nested tuples. Expressions:
+    ("num", Fraction, decimals)  decimals: digits shown after the point, None for an integer or an exact fraction
+    ("sym", name)  ("const", "pi" | "e" | "i" | "inf")  ("add", terms)  ("mul", factors)  ("div", a, b)  ("pow", a, b)
+    ("pm", sign, a, b)  a plus-minus b, sign -1 for minus-plus       ("fn", name, arguments)
+Structures:
+    ("list", items) bare commas     ("set", items)     ("tuple", brackets, items) brackets such as "(]"
+    ("matrix", rows)     ("rel", operators, operands)     ("union", items)     ("percent", a)     ("ratio", items)
+    ("base", digits, base)     ("text", words)
+"""
+
+from fractions import Fraction
+
+from srt_jax.reward.atoms import MAX_TOKENS, MINUS, ZERO, Atoms, Tree
+from srt_jax.reward.latex import NotMathError, plain, tokenize
+from srt_jax.reward.vocabulary import (
+    ALIASES,
+    CONSTANTS,
+    FUNCTIONS,
+    KEEP,
+    OPENERS,
+    RELATION_COMMANDS,
+    RELATION_SYMBOLS,
+    SCALE,
+    SEPARATORS,
+    SHORT_UNITS,
+)
+
+
+
+def parse(text: str) -> Tree:
+    """The tree of clean text. NotMathError when it is not an expression or structure this parser knows."""
+    parser = Parser(tokenize(text, MAX_TOKENS))
+    tree = parser.answer()
+    if parser.kind != "end":
+        raise NotMathError(f"unexpected {parser.text!r}")
+    return tree
+
+
+class Parser(Atoms):
+    """The grammar from whole answers down to products and powers."""
+
+    # --- structures ---------------------------------------------------------------------------------------------------
+    def answer(self, closing: str = "") -> Tree:
+        """Items separated by commas, semicolons, "and", "or"; one item is itself, several are a list."""
+        items = [self.item()]
+        while self.separator():
+            if self.kind == "end" or (closing and self.is_symbol(closing)):
+                break
+            items.append(self.item())
+        return items[0] if len(items) == 1 else ("list", tuple(items))
+
+    def separator(self) -> bool:
+        found = False
+        while (
+            self.is_symbol(",", ";")
+            or (self.kind in ("text", "word") and plain(self.text) in ("and", "or", ""))
+            or (self.kind == "text" and self.text.strip().lower() in SEPARATORS)
+            or self.is_command("\\", "vee", "lor")
+        ):
+            found = True
+            self.at += 1
+        return found
+
+    def item(self) -> Tree:
+        """One relation, expression, interval, set ... with its unit dropped."""
+        self.descend()
+        operators, operands = [], [self.operand()]
+        while (operator := self.relation()) is not None:
+            operators.append(operator)
+            operands.append(self.operand())
+        self.depth -= 1
+        return ("rel", tuple(operators), tuple(operands)) if operators else operands[0]
+
+    def relation(self) -> str | None:
+        known = {"symbol": RELATION_SYMBOLS, "command": RELATION_COMMANDS}.get(self.kind, {})
+        operator = known.get(self.text)
+        self.at += operator is not None
+        return operator
+
+    def operand(self) -> Tree:
+        while self.is_command("$") or self.is_symbol("£", "€", "¥"):
+            self.at += 1
+        parts = [self.sum()]
+        while self.is_command("cup"):
+            self.at += 1
+            parts.append(self.sum())
+        if len(parts) > 1:
+            return ("union", tuple(parts))
+        tree = parts[0]
+        if self.is_symbol(":") and self.brackets == 0:
+            items = [tree]
+            while self.is_symbol(":"):
+                self.at += 1
+                items.append(self.sum())
+            return ("ratio", tuple(items))
+        tree = self.unit(tree)
+        if self.is_symbol("%") or self.is_command("%"):
+            self.at += 1
+            tree = ("percent", tree)
+        elif self.kind in ("text", "word") and plain(self.text) in ("percent", "percents"):
+            self.at += 1
+            tree = ("percent", tree)
+        return tree
+
+    def unit(self, tree: Tree) -> Tree:
+        r"""Drop the words after a value: `10 \text{ cm}^2`, `5 apples`, `3 km/h`; "million" multiplies."""
+        if self.kind not in ("text", "word") or plain(self.text) in ("and", "or", "", "percent", "percents"):
+            return tree
+        words: list[str] = []
+        while self.kind in ("text", "word") and self.text.strip().lower() not in SEPARATORS:
+            words += plain(self.take()).replace("/", " ").replace("-", " ").split()
+            if words and words[-1] == "percent":
+                raise NotMathError("words before percent")
+            if self.is_symbol("^"):
+                self.at += 1
+                self.argument()
+            while self.is_symbol("/", ".", "-") or (self.is_command("cdot") and self.peek()[0] == "text"):
+                self.at += 1
+        if words and words[0] in SCALE:
+            tree = ("mul", (tree, ("num", Fraction(SCALE[words.pop(0)]), None)))
+        if any(word in KEEP for word in words):
+            raise NotMathError("words that change the value")
+        return tree
+
+    # --- arithmetic ---------------------------------------------------------------------------------------------------
+    def sum(self) -> Tree:
+        self.descend()
+        terms: list[Tree] = []
+        if self.is_symbol("+", "-"):
+            sign = self.take()
+            term = self.product()
+            terms.append(("mul", (MINUS, term)) if sign == "-" else term)
+        elif self.is_command("pm", "mp"):
+            terms.append(("pm", 1 if self.take() == "pm" else -1, ZERO, self.product()))
+        else:
+            terms.append(self.product())
+        while True:
+            if self.is_symbol("+", "-"):
+                minus = self.take() == "-"
+                term = self.product()
+                terms.append(("mul", (MINUS, term)) if minus else term)
+            elif self.is_command("pm", "mp"):
+                sign = 1 if self.take() == "pm" else -1
+                left = terms[0] if len(terms) == 1 else ("add", tuple(terms))
+                terms = [("pm", sign, left, self.product())]
+            else:
+                break
+        self.depth -= 1
+        return terms[0] if len(terms) == 1 else ("add", tuple(terms))
+
+    def product(self) -> Tree:
+        result = self.signed()
+        while True:
+            if self.is_symbol("*") or self.is_command("cdot", "times"):
+                self.at += 1
+                result = ("mul", (result, self.signed()))
+            elif self.is_symbol("/") or self.is_command("div"):
+                self.at += 1
+                result = ("div", result, self.signed())
+            elif self.starts_factor():
+                result = ("mul", (result, self.power()))
+            else:
+                return result
+
+    def signed(self) -> Tree:
+        if self.is_symbol("+", "-"):
+            self.descend()
+            minus = self.take() == "-"
+            inner = self.signed()
+            self.depth -= 1
+            return ("mul", (MINUS, inner)) if minus else inner
+        return self.power()
+
+    def starts_factor(self) -> bool:
+        """May the next token continue a product without a sign between them?"""
+        if self.kind == "number":
+            before = self.tokens[self.at - 1]
+            if before in (("symbol", ")"), ("symbol", "}"), ("symbol", "]")) or (self.at > 1 and self.peek(-2) == ("symbol", "^")):
+                return True
+            raise NotMathError("two numbers side by side")
+        if self.kind == "word":
+            return self.variables() is not None
+        if self.kind == "text":
+            return self.text.strip() in ("e", "i", "\\pi")
+        if self.kind == "symbol":
+            return self.text in ("(", "[", "{") or (self.text == "|" and self.bars == 0)
+        return self.kind == "command" and self.text in OPENERS
+
+    def variables(self) -> list[str] | None:
+        """The word as factors: a function, a constant or single letters; None when it is a unit or another word."""
+        word = self.text
+        if word in FUNCTIONS or word in ALIASES or word in CONSTANTS or len(word) == 1:
+            return [word]
+        after_number = self.at > 0 and self.tokens[self.at - 1][0] == "number"
+        if len(word) >= 4 or plain(word) in ("and", "or", "percent"):
+            return None
+        if self.spaced[self.at] and (word in SHORT_UNITS or (after_number and len(word) == 3)):
+            return None
+        return list(word)
+
+    def power(self) -> Tree:
+        self.descend()
+        base = self.postfix(self.atom())
+        if self.is_symbol("^", "**"):
+            self.at += 1
+            exponent = self.exponent()
+            base = self.postfix(("pow", base, exponent))
+            if self.is_symbol("^"):
+                raise NotMathError("a double exponent")
+        self.depth -= 1
+        return base
+
+    def exponent(self) -> Tree:
+        if self.is_symbol("-", "+"):
+            minus = self.take() == "-"
+            inner = self.power()
+            return ("mul", (MINUS, inner)) if minus else inner
+        return self.argument()
+
+    def postfix(self, tree: Tree) -> Tree:
+        while True:
+            if self.is_symbol("!"):
+                self.at += 1
+                tree = ("fn", "factorial", (tree,))
+            elif self.degree_sign():
+                tree = ("div", ("mul", (tree, ("const", "pi"))), ("num", Fraction(180), None)) if self.angle else tree
+            else:
+                return tree
+
+    def degree_sign(self) -> bool:
+        r"""Consume `^\circ`, `^{\circ}` or the word degrees, if one comes next."""
+        rest = self.tokens[self.at : self.at + 4]
+        if rest[:2] == [("symbol", "^"), ("command", "circ")]:
+            self.at += 2
+        elif rest == [("symbol", "^"), ("symbol", "{"), ("command", "circ"), ("symbol", "}")]:
+            self.at += 4
+        elif self.is_command("circ") or (self.kind in ("word", "text") and plain(self.text) in ("degrees", "degree", "deg")):
+            self.at += 1
+        else:
+            return False
+        return True

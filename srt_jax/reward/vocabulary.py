@@ -1,0 +1,89 @@
+"""The words of mathematical answers: what the tokeniser and the parser know by name."""
+
+UNICODE = str.maketrans({
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ",
+    "∙": "\\cdot ", "∗": "*", "÷": "\\div ", "⁄": "/", "∕": "/", "√": "\\sqrt ", "∛": "\\sqrt[3]", "π": "\\pi ",
+    "∞": "\\infty ", "°": "^\\circ ", "º": "^\\circ ", "≤": "\\le ", "≥": "\\ge ", "⩽": "\\le ", "⩾": "\\ge ",
+    "≠": "\\ne ", "≈": "\\approx ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "±": "\\pm ", "∓": "\\mp ",
+    "∅": "\\emptyset ", "ℝ": "\\mathbb{R}", "⁰": "^0", "¹": "^1", "²": "^2", "³": "^3", "⁴": "^4", "⁵": "^5",
+    "⁶": "^6", "⁷": "^7", "⁸": "^8", "⁹": "^9", "₀": "_0", "₁": "_1", "₂": "_2", "₃": "_3", "₄": "_4", "₅": "_5",
+    "₆": "_6", "₇": "_7", "₈": "_8", "₉": "_9", "½": "\\frac12 ", "⅓": "\\frac13 ", "⅔": "\\frac23 ",
+    "¼": "\\frac14 ", "¾": "\\frac34 ", "…": "\\ldots ", "’": "'", "′": "'", "“": "\"", "”": "\"", "θ": "\\theta ",
+    "α": "\\alpha ", "β": "\\beta ", "λ": "\\lambda ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ",
+    "⌉": "\\rceil ", "％": "%", "，": ",", "（": "(", "）": ")",
+})  # fmt: skip
+# Commands that only move or style what they stand before.
+STYLE = {
+    "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "noindent", "quad", "qquad", "left", "right",
+    "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr", "middle",
+    "bf", "rm", "it", "centering", "thinspace", "medspace", "enspace", "negthinspace", "mathstrut", "strut",
+    "boldsymbol", "mathbf", "mathit", "mathsf", "mathtt", "bm", "boxed", "fbox", "mathopen", "mathclose", "mathord",
+    "mathbin", "mathrel", "allowbreak", "nobreak", "hfill",
+}  # fmt: skip
+RENAME = {
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le",
+    "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne", "lt": "<", "gt": ">", "lbrace": "{",
+    "rbrace": "}", "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|",
+    "varnothing": "emptyset", "degree": "circ", "dots": "ldots", "cdots": "ldots", "ast": "*", "colon": ":",
+    "ratio": ":", "land": "wedge", "arcsec": "asec", "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta",
+    "textpi": "pi", "imath": "i", "slash": "/", "simeq": "approx", "thickapprox": "approx",
+}  # fmt: skip
+TEXT_COMMANDS = {
+    "text", "textbf", "textit", "textrm", "textsf", "texttt", "textnormal", "mbox", "hbox", "mathrm", "emph",
+    "textup",
+}  # fmt: skip
+# Escaped characters that are spacing or delimiters of mathematics.
+SPACING = {"!", ",", ";", ":", " ", ">", "/", "(", ")", "[", "]", "-", "\n", "\t", "@"}
+
+FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "asec", "arccsc", "sinh",
+    "cosh", "tanh", "ln", "log", "exp", "sqrt", "abs", "floor", "ceil", "max", "min", "gcd", "lcm", "lg",
+}  # fmt: skip
+ALIASES = {
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc",
+    "ceiling": "ceil",
+}  # fmt: skip
+CONSTANTS = {
+    "pi": "pi", "infty": "inf", "infinity": "inf", "oo": "inf", "inf": "inf",
+}  # fmt: skip
+GREEK = {
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi",
+    "rho", "sigma", "tau", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma",
+    "Phi", "Psi", "Omega", "ell", "hbar",
+}  # fmt: skip
+RELATION_SYMBOLS = {
+    "=": "=", "==": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=",
+}  # fmt: skip
+RELATION_COMMANDS = {
+    "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "approx", "equiv": "=",
+}  # fmt: skip
+MATRICES = {
+    "matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases", "aligned",
+    "align",
+}  # fmt: skip
+# Words of two letters that are units when a space stands before them.
+SHORT_UNITS = {
+    "cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "in", "yd", "mi", "lb", "oz", "hr", "ms", "Hz", "kJ", "kW",
+    "MW", "nm", "cc", "sq", "cu",
+}  # fmt: skip
+SCALE = {
+    "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+}  # fmt: skip
+# Words that change what a number says: with one of them the answer stays text ("5 or more" is not 5).
+KEEP = {
+    "or", "and", "not", "more", "less", "least", "most", "than", "to", "if", "when", "where", "except", "no",
+    "never", "unless",
+}  # fmt: skip
+SEPARATORS = {
+    "and", "or", ", and", ", or", "and,", "or,", "&",
+}  # fmt: skip
+BASE_WORDS = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, "sixteen": 16,
+}  # fmt: skip
+# Commands that make another symbol of their argument.
+DECORATIONS = {
+    "mathbb", "mathcal", "mathfrak", "vec", "hat", "bar", "tilde", "overline",
+}  # fmt: skip
+# Commands that may continue a product without a sign.
+OPENERS = {"frac", "sqrt", "binom", "lfloor", "lceil", "operatorname", "pi", "infty"} | DECORATIONS | GREEK | FUNCTIONS | set(ALIASES)
