@@ -1,11 +1,14 @@
+import datetime
 import json
 import os
 import subprocess
 import sys
 
 import ml_collections
+import numpy as np
 import pytest
 
+from srt_jax.data.gym import _plain
 from srt_jax.data.problems import DataError, load
 
 TASKS = {
@@ -37,12 +40,13 @@ def test_task_and_its_own_scorer(task):
     assert all(isinstance(problem.prompt, str) and isinstance(problem.answer, str) for problem in problems)
     assert {problem.source for problem in problems} == {f"gym/{task}"}
     assert {problem.level for problem in problems} == {level}
-    for problem in problems:
+    for index, problem in enumerate(problems):
         metadata = json.loads(json.dumps(problem.metadata, allow_nan=False))
         assert metadata == problem.metadata  # nothing that JSON would change
         assert (metadata["entry"]["question"], metadata["entry"]["answer"]) == (problem.prompt, problem.answer)
         # The task's scorer, found again from what was stored, as a later process will.
         scorer = reasoning_gym.create_dataset(metadata["task"], **metadata["config"])
+        assert scorer[index]["question"] == problem.prompt
         assert scorer.score_answer(problem.answer, entry=metadata["entry"]) == 1.0
         assert scorer.score_answer("neither of them", entry=metadata["entry"]) < 1.0
 
@@ -86,6 +90,13 @@ def test_seed_config_size_and_limit():
     assert base != [problem.prompt for problem in load(source("chain_sum", {"min_terms": 4}))]
     assert base[:3] == [problem.prompt for problem in load(source("chain_sum", limit=3))]
     assert len(load(source("chain_sum", limit=50))) == 20
+
+
+def test_metadata_becomes_plain_json():
+    value = {1: (np.int64(2), np.float32(0.5)), "set": {"b", "a"}, "array": np.arange(2), "name": np.str_("x")}
+    value |= {"day": datetime.date(2025, 1, 2), "none": None, "true": True}
+    plain = {"1": [2, 0.5], "set": ["a", "b"], "array": [0, 1], "name": "x", "day": "2025-01-02"}
+    assert json.dumps(_plain(value)) == json.dumps(plain | {"none": None, "true": True})
 
 
 def test_a_config_dict_is_accepted():
