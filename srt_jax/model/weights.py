@@ -65,8 +65,15 @@ def load(directory, dtype=jnp.float32, remat: bool = False, sharding_of=None):
 
         def read(path, shape):
             sharding = sharding_of(path, shape.shape) if sharding_of else on_first
-            return jax.make_array_from_callback(
-                shape.shape, sharding, lambda index: _read_slice(tensors, path, index, shape.shape))
+            read_already = {}  # devices that hold the same slice share one copy of it on the host
+
+            def read_once(index):
+                key = str(index)
+                if key not in read_already:
+                    read_already[key] = _read_slice(tensors, path, index, shape.shape)
+                return read_already[key]
+
+            return jax.make_array_from_callback(shape.shape, sharding, read_once)
 
         params = map_with_path(read, shapes)
     return graphdef, params, config
@@ -129,7 +136,8 @@ def locate(name: str):
 
 def flat_paths(tree):
     """(dotted path, leaf) of every parameter."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(tree) if isinstance(tree, nnx.State) else tree):
+    pure = nnx.to_pure_dict(tree) if isinstance(tree, nnx.State) else tree
+    for path, leaf in jax.tree_util.tree_leaves_with_path(pure):
         yield ".".join(str(p.key) for p in path), leaf
 
 
@@ -148,20 +156,26 @@ def replace_directory(partial: pathlib.Path, final: pathlib.Path) -> None:
         file.chmod(0o644)  # safetensors creates files that only their owner may read
         with open(file, "rb") as f:
             os.fsync(f.fileno())
+    old = final.with_name(f".{final.name}.old-{os.getpid()}")
     if final.exists():
-        old = final.with_name(f".{final.name}.old-{os.getpid()}")
         final.rename(old)
+    try:
         partial.rename(final)
-        shutil.rmtree(old)
-    else:
-        partial.rename(final)
+    except OSError:
+        if old.exists():
+            old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _open(directory: pathlib.Path, stack) -> dict:
     """Name -> lazily read slice, over one or several safetensors files."""
     index = directory / "model.safetensors.index.json"
     if index.exists():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ModelError(f"{index} is damaged: copy it again.") from None
     else:
         files = ["model.safetensors"]
     tensors = {}
@@ -192,9 +206,20 @@ def _check(tensors, shapes, config: ModelConfig, directory) -> None:
         found = tuple(tensors[name].get_shape())
         if found != shape:
             raise ModelError(f"{directory}: tensor {name!r} has shape {found}, its config.json calls for {shape}.")
-    for name in tensors:
-        if name not in expected and IGNORED not in name and not (name == "lm_head.weight" and config.tie_word_embeddings):
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()  # may be there, may be absent
+    for name in sorted(tensors.keys() - expected.keys() - tied):
+        if IGNORED not in name:
             raise ModelError(f"{directory} has a tensor {name!r} that a {config.family} decoder does not use.")
+    if config.tie_word_embeddings and "lm_head.weight" in tensors and not _equal(
+            tensors["lm_head.weight"], tensors["model.embed_tokens.weight"]):  # transformers would use it as it is
+        raise ModelError(f"{directory} has a 'lm_head.weight' unlike its embedding: set tie_word_embeddings to false.")
+
+
+def _equal(a, b, rows: int = 4096) -> bool:
+    """Whether two lazily read matrices hold the same numbers, a few rows at a time."""
+    size = a.get_shape()[0]
+    return a.get_shape() == b.get_shape() and all(
+        np.array_equal(a[i:min(i + rows, size)], b[i:min(i + rows, size)]) for i in range(0, size, rows))
 
 
 def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
