@@ -128,7 +128,7 @@ class Algebra:
         for name, exponent in sorted(exponents.items()):
             if not exponent:
                 continue
-            if name.startswith("#"):
+            if name[0] == "#" and name[1:].isdecimal():
                 prime, whole = int(name[1:]), exponent.numerator // exponent.denominator
                 if abs(whole) * prime.bit_length() <= MAX_BITS:
                     coefficient *= Fraction(prime) ** whole
@@ -168,7 +168,7 @@ class Algebra:
         r = rational(exponent)
         if r is None:
             return self.symbolic_power(base, exponent)
-        if max(r.numerator.bit_length(), r.denominator.bit_length()) > 256:
+        if max(r.numerator.bit_length(), r.denominator.bit_length()) > MAX_BITS // 2:
             raise TooMuchWorkError("an exponent too long")
         if r == 0:
             return number(1)
@@ -183,14 +183,15 @@ class Algebra:
         if r.denominator == 1:
             powers = {name: e * r for name, e in monomial}
             return self.mul(self.rational_power(coefficient, r), self.collect(powers))
-        outside = {name: e * r for name, e in monomial if name[0] == "#" or name == "@pi"}
+        outside = {name: e * r for name, e in monomial if name[0] == "#" and "@i" not in name or name == "@pi"}
         inside = tuple((name, e) for name, e in monomial if name not in outside)
         sign = Fraction(1) if coefficient > 0 else Fraction(-1)
         result = self.mul(self.rational_power(abs(coefficient), r), self.collect(outside))
         if not inside:
             return self.mul(result, self.root_of_sign(sign, r))
-        if sign > 0 and len(inside) == 1 and inside[0][1] == 1 and inside[0][0] != "@i" and inside[0][0] not in self.sums:
-            return self.mul(result, self.collect({inside[0][0]: r}))
+        name, exponent = inside[0]
+        if sign > 0 and len(inside) == 1 and exponent == 1 and "@i" not in name and name not in self.sums:
+            return self.mul(result, self.collect({name: r}))
         return self.mul(result, self.composite({inside: sign}, r))
 
     def root_of_sign(self, sign: Fraction, r: Fraction) -> Sum:

@@ -229,17 +229,19 @@ class Atoms:
         return ("sym", name)
 
     def subscript(self) -> str:
-        """The subscript as a name: letters, digits and commas of one token or group."""
-        if not self.is_symbol("{"):
-            return plain(self.take())
-        self.at += 1
+        """The subscript as a name: the letters, digits and commas of one token or group, nothing that reads as arithmetic."""
         parts = []
-        while not self.is_symbol("}"):
-            if self.is_symbol("{", "^", "_"):
-                raise NotMathError("a nested subscript")
-            parts.append(plain(self.take()))
-        self.at += 1
-        return "".join(parts)
+        if self.is_symbol("{"):
+            self.at += 1
+            while not self.is_symbol("}"):
+                parts.append(self.take())
+            self.at += 1
+        else:
+            parts.append(self.take())
+        name = "".join(parts).replace(" ", "")
+        if not name.replace(",", "").replace("*", "").isalnum():
+            raise NotMathError("a subscript that is not a name")
+        return name
 
     def function(self, name: str) -> Tree:
         exponent = base = None

@@ -1,8 +1,48 @@
-"""Canonical keys of answers (first form: text only)."""
+"""Canonical keys of answers: equal keys mean equal answers. Pure, in bounded time on any string."""
 
-MAX_LENGTH = 10_000
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+from srt_jax.reward.shape import Read, Shape, read
+
+# A key says that it is one, and is its own key. A response that spells a key out has only written the answer in our notation.
+OPEN, CLOSE = "⟦", "⟧"
+_INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})")
+UNORDERED = {"list", "set", "union"}
 
 
 def canonical(answer: str) -> str:
-    """A key: equal keys mean equal answers; the key of a key is itself."""
-    return " ".join(answer.replace("\\!", "").replace("\\left", "").replace("\\right", "").split())
+    """The key of an answer. Equal keys mean equal answers; `canonical(canonical(s)) == canonical(s)` for every string."""
+    if answer.startswith(OPEN) and answer.endswith(CLOSE):
+        return answer
+    if _INTEGER.fullmatch(answer):
+        return f"{OPEN}{int(answer)}{CLOSE}"
+    return key(cached_read(answer).shape)
+
+
+@lru_cache(maxsize=20_000)
+def cached_read(answer: str) -> Read:
+    """`read`, remembered: rollouts of one problem repeat few answers."""
+    return read(answer)
+
+
+def key(shape: Shape, classes: Mapping[str, str] | None = None) -> str:
+    """The key of a shape; `classes` maps leaf keys to the leaf that stands for their class."""
+    return f"{OPEN}{_render(shape, classes or {})}{CLOSE}"
+
+
+def _render(shape: Shape, classes: Mapping[str, str]) -> str:
+    kind, detail, children = shape
+    if kind == "leaf":
+        return classes.get(detail, detail)
+    parts = [_render(child, classes) for child in children]
+    if kind == "assign":
+        return f"assign({';'.join(sorted(f'{n}={p}' for n, p in zip(detail, parts)))})"
+    if kind in UNORDERED:
+        # A set and a list of solutions are one thing; a set forgets repetitions, and one element stands for itself.
+        parts = sorted(set(parts) if kind == "set" else parts)
+        if len(parts) == 1:
+            return parts[0]
+        kind = "list" if kind == "set" else kind
+    return f"{kind}:{detail}({';'.join(parts)})"

@@ -1,12 +1,38 @@
-"""Grading: equivalence groups for votes, directed comparison with the ground truth."""
+"""The grader: equivalence groups for votes, directed comparison with gold answers, Reasoning Gym's scorers.
 
-from collections.abc import Sequence
+Nearly everything is decided in the calling process by canonical keys. Only expressions with different keys and close numerical
+values, whose keys are not known to be complete, go to worker processes for a proof; a proof that times out or crashes counts as
+"different" and is counted.
+"""
 
-from srt_jax.reward.canonical import canonical
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from srt_jax.reward.algebra import Algebra, render
+from srt_jax.reward.atoms import Tree
+from srt_jax.reward.canonical import cached_read, key
+from srt_jax.reward.compare import matches
+from srt_jax.reward.expression import close, exact, fingerprint
+from srt_jax.reward.pool import Pool
+from srt_jax.reward.shape import MAX_LENGTH, Leaf, Read
+
+Pair = tuple[str, str, str]  # (domain of the symbols: "real" | "positive", leaf key, leaf key)
+MATCHES = ("equivalent", "string")
+PROOF_ROUNDS = 4  # a comparison that needs proofs of proofs beyond this is a mismatch
+CACHE_VERSION = 1
 
 
 class Grader:
-    """A context manager; see docs/grading.md."""
+    """Grades answers. A context manager; usable from any thread, inside an event loop and in a forked child.
+
+    workers: processes for proofs and gym scorers, started when first needed. match: how `groups` compares ("equivalent" or the
+    exact stripped "string"). timeout: seconds for one proof or score; a whole call spends at most `budget` seconds on them.
+    memory_mb: address space of a worker. cache_path: JSONL file of proofs, read at start and appended to (shared by runs).
+    """
 
     def __init__(
         self,
@@ -14,43 +40,256 @@ class Grader:
         match: str = "equivalent",
         timeout: float = 2.0,
         memory_mb: int = 1024,
-        cache_path: str | None = None,
+        cache_path: str | os.PathLike | None = None,
+        budget: float = 30.0,
     ):
-        self.workers, self.match, self.timeout, self.memory_mb = workers, match, timeout, memory_mb
-        self.cache_path = cache_path
+        if match not in MATCHES:
+            raise ValueError(f"match is {match!r}; use one of {', '.join(MATCHES)}")
+        self.match, self.timeout, self.budget = match, timeout, budget
+        self._pool = Pool(workers, memory_mb)
+        self._counts: Counter[str] = Counter()
+        self._seconds = 0.0
+        self._proofs: dict[Pair, bool] = {}
+        self._cache_path = Path(cache_path) if cache_path else None
+        self._load_cache()
 
+    # --- the two jobs -------------------------------------------------------------------------------------------------
     def groups(self, problems: Sequence[Sequence[str | None]]) -> list[list[int]]:
-        """Per problem the group id of each answer, in order of first appearance; -1 for None and blank answers."""
+        """Per problem the group id of each answer, in order of first appearance; -1 for what cannot be parsed.
+
+        Unparseable: None, blank, nothing but layout, or longer than 10,000 characters.
+        """
+        started = time.monotonic()
+        if self.match == "string":
+            keys = [[a.strip() if a and a.strip() else None for a in answers] for answers in problems]
+        else:
+            keys = self._keys([[self._read(a) for a in answers] for answers in problems])
         out = []
-        for answers in problems:
+        for problem in keys:
             ids: dict[str, int] = {}
-            out.append([ids.setdefault(canonical(a), len(ids)) if a and a.strip() else -1 for a in answers])
+            out.append([-1 if k is None else ids.setdefault(k, len(ids)) for k in problem])
+        self._counts["answers"] += sum(map(len, out))
+        self._counts["unparseable"] += sum(ids.count(-1) for ids in out)
+        self._counts["distinct_groups"] += sum(len(set(ids) - {-1}) for ids in out)
+        self._counts["problems"] += len(out)
+        self._seconds += time.monotonic() - started
         return out
 
     def same(self, answers: Sequence[str | None], labels: Sequence[str | None]) -> list[bool]:
-        """For each pair: would `groups` put the answer in the label's group?"""
-        return [g[0] == g[1] >= 0 for g in self.groups(list(zip(answers, labels)))]
+        """For each pair: would `groups` put the answer into the label's group? False where either cannot be parsed."""
+        _same_length(answers, labels, "answers", "labels")
+        return [a == b >= 0 for a, b in self.groups(list(zip(answers, labels)))]
 
     def grade(self, predictions: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
-        """Directed comparison of each prediction with its gold answer."""
-        return self.same(predictions, golds)
+        """Is each prediction right, given the gold answer and the tolerances of docs/grading.md? None and '' are wrong."""
+        _same_length(predictions, golds, "predictions", "golds")
+        started = time.monotonic()
+        cases = [(self._read(p), self._read(g)) for p, g in zip(predictions, golds)]
+        verdicts = [False] * len(cases)
+        undecided = [i for i, (p, g) in enumerate(cases) if p is not None and g is not None]
+        for last in [False] * (PROOF_ROUNDS - 1) + [True]:
+            wanted: dict[Pair, tuple[Tree, Tree]] = {}
+            undecided = [i for i in undecided if self._grade_one(i, cases[i], verdicts, wanted, last)]
+            if not undecided:
+                break
+            self._prove(wanted)
+        self._counts["graded"] += len(cases)
+        self._seconds += time.monotonic() - started
+        return verdicts
+
+    def _grade_one(self, index: int, case: tuple, verdicts: list[bool], wanted: dict, last: bool) -> bool:
+        """Set the verdict, taking open proofs as given; True when it rests on such proofs (now in `wanted`)."""
+        asked: dict[Pair, tuple[Tree, Tree]] = {}
+
+        def prove(a: Tree, b: Tree) -> bool:
+            pair = _pair("positive", _leaf_key(a), _leaf_key(b))
+            if pair in self._proofs or last:
+                return self._proofs.get(pair, False)
+            asked[pair] = (a, b)
+            return True
+
+        verdicts[index] = matches(*case, prove)
+        if verdicts[index]:
+            wanted.update(asked)
+        return verdicts[index] and bool(asked)
 
     def grade_gym(self, answers: Sequence[str | None], entries: Sequence[dict]) -> list[float]:
-        """Scores of Reasoning Gym's own scorers."""
-        return [1.0 if a is not None and a.strip() == str(e["entry"]["answer"]) else 0.0 for a, e in zip(answers, entries)]
+        """Scores in [0, 1] by Reasoning Gym's own scorers, in the workers; 0.0 for None and for a scorer that fails or hangs.
 
+        An entry is {"task": data set name, "config": its configuration, "entry": {"question", "answer", "metadata"}}.
+        """
+        _same_length(answers, entries, "answers", "entries")
+        started = time.monotonic()
+        asked = [i for i, answer in enumerate(answers) if answer and answer.strip() and len(answer) <= MAX_LENGTH]
+        unique: dict[str, list[int]] = {}
+        tasks = []
+        for i in asked:
+            task = {"op": "gym", "answer": answers[i], **{name: entries[i][name] for name in ("task", "config", "entry")}}
+            same = unique.setdefault(json.dumps(task, sort_keys=True, default=str), [])
+            if not same:
+                tasks.append(task)
+            same.append(i)
+        scores = [0.0] * len(answers)
+        for positions, value in zip(unique.values(), self._pool.run(tasks, self.timeout, self.budget)):
+            for i in positions:
+                scores[i] = float(value or 0.0)
+        self._counts["graded"] += len(answers)
+        self._seconds += time.monotonic() - started
+        return scores
+
+    # --- equivalence --------------------------------------------------------------------------------------------------
+    def _read(self, answer: str | None) -> Read | None:
+        if not answer or len(answer) > MAX_LENGTH:
+            return None
+        reading = cached_read(answer)
+        return None if reading.shape == ("text", "", ()) else reading
+
+    def _keys(self, problems: list[list[Read | None]]) -> list[list[str | None]]:
+        """Keys of the answers after equal leaves of one problem have been merged."""
+        leaves = [_leaves(readings) for readings in problems]
+        candidates = [_candidates(found) for found in leaves]
+        self._prove({
+            _pair("real", a, b): (found[a].tree, found[b].tree)
+            for found, pairs in zip(leaves, candidates)
+            for a, b in pairs
+        })  # fmt: skip
+        out = []
+        for readings, pairs in zip(problems, candidates):
+            classes = _classes(pair for pair in pairs if self._proofs.get(_pair("real", *pair), False))
+            out.append([None if r is None else key(r.shape, classes) for r in readings])
+        return out
+
+    def _prove(self, wanted: dict[Pair, tuple[Tree, Tree]]) -> None:
+        """Decide the pairs that are not decided yet. What cannot be proved in time counts as different."""
+        new = {pair: trees for pair, trees in wanted.items() if pair not in self._proofs}
+        self._counts["cache_hits"] += len(wanted) - len(new)
+        self._counts["symbolic_checks"] += len(new)
+        tasks = [
+            {"op": "equal", "a": a, "b": b, "positive": pair[0] == "positive"} for pair, (a, b) in new.items()
+        ]
+        values = self._pool.run(tasks, self.timeout, self.budget)
+        for pair, value in zip(new, values):
+            self._proofs[pair] = bool(value)
+        if self._cache_path is not None:
+            decided = [(pair, value) for pair, value in zip(new, values) if value is not None]
+            self._append_cache(decided)
+
+    def _load_cache(self) -> None:
+        if self._cache_path is None or not self._cache_path.exists():
+            return
+        with open(self._cache_path, encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                try:
+                    version, mode, a, b, value = json.loads(line)
+                except ValueError:  # a line cut short by a kill
+                    continue
+                if version == CACHE_VERSION:
+                    self._proofs[mode, a, b] = bool(value)
+
+    def _append_cache(self, decided: Iterable[tuple[Pair, bool]]) -> None:
+        lines = "".join(json.dumps([CACHE_VERSION, *pair, value]) + "\n" for pair, value in decided)
+        if lines:
+            self._cache_path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._cache_path, "a", encoding="ascii") as file:
+                file.write(lines)
+
+    # --- the rest -----------------------------------------------------------------------------------------------------
     def metrics(self) -> dict[str, float]:
-        """Counters since the last call."""
-        return {}
+        """Counters since the last call, for the log.
+
+        parse_rate and distinct_groups (per problem) of `groups`; answers graded; symbolic_checks, cache_hits; timeouts, crashes,
+        errors, skipped (out of budget) and worker_starts of the workers; seconds in this object's calls.
+        """
+        counts, pool = self._counts, self._pool.counts
+        self._counts, self._pool.counts = Counter(), Counter()
+        seconds, self._seconds = self._seconds, 0.0
+        return {
+            "parse_rate": 1 - counts["unparseable"] / counts["answers"] if counts["answers"] else 1.0,
+            "distinct_groups": counts["distinct_groups"] / counts["problems"] if counts["problems"] else 0.0,
+            "graded": float(counts["graded"]),
+            "symbolic_checks": float(counts["symbolic_checks"]),
+            "cache_hits": float(counts["cache_hits"]),
+            **{name: float(pool[name]) for name in ("timeouts", "crashes", "errors", "skipped")},
+            "worker_starts": float(pool["started"]),
+            "seconds": seconds,
+        }
 
     def self_test(self) -> None:
-        """Raise RuntimeError unless known answers are graded right."""
+        """Grade known answers, workers included. Raises RuntimeError when one is wrong: nothing should be trained on that."""
+        for answers, expected in SELF_TEST_GROUPS:
+            if self.match == "equivalent" and (ids := self.groups([answers])[0]) != expected:
+                raise RuntimeError(f"the grader groups {answers} as {ids} and not as {expected}; run tests/reward")
+        predictions, golds, expected = zip(*SELF_TEST_GRADES)
+        wrong = [f"{p} for {g}" for p, g, e, v in zip(*zip(*SELF_TEST_GRADES), self.grade(predictions, golds)) if e != v]
+        if wrong:
+            raise RuntimeError(f"the grader misjudges {'; '.join(wrong)}; run tests/reward")
 
     def close(self) -> None:
-        """Stop the workers."""
+        """Stop the workers. They start again if the grader is used again."""
+        self._pool.close()
 
-    def __enter__(self):
+    def __enter__(self) -> "Grader":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+SELF_TEST_GROUPS = [
+    (["\\frac12", "0.5", "1/2", "50\\%", None, " ", "0.50"], [0, 0, 0, 1, -1, -1, 0]),
+    (["\\sqrt{3+2\\sqrt{2}}", "1+\\sqrt{2}", "2.414213562"], [0, 0, 1]),  # needs a worker
+    (["(1,2)", "2,1", "\\{1,2\\}"], [0, 1, 1]),
+]
+SELF_TEST_GRADES = [("50\\%", "0.5", True), ("1,234 \\text{ cm}", "1234", True), ("(2,1)", "(1,2)", False), ("7", "8", False)]
+
+
+def _same_length(a: Sequence, b: Sequence, first: str, second: str) -> None:
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} {first} but {len(b)} {second}; give one of each for each case")
+
+
+def _pair(mode: str, a: str, b: str) -> Pair:
+    return (mode, a, b) if a < b else (mode, b, a)
+
+
+def _leaf_key(tree: Tree) -> str:
+    return render(exact(tree, Algebra()))
+
+
+def _leaves(readings: Iterable[Read | None]) -> dict[str, Leaf]:
+    return {name: leaf for reading in readings if reading is not None for name, leaf in reading.leaves.items()}
+
+
+def _candidates(leaves: dict[str, Leaf]) -> list[tuple[str, str]]:
+    """Pairs of different leaves that could be equal: not both complete, and close wherever both have a value (at least once)."""
+    if all(leaf.complete for leaf in leaves.values()):
+        return []
+    prints = {name: fingerprint(leaf.tree) for name, leaf in leaves.items()}
+    names = sorted(leaves)
+    return [
+        (a, b)
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+        if not (leaves[a].complete and leaves[b].complete) and may_be_equal(prints[a], prints[b])
+    ]
+
+
+def may_be_equal(a: tuple[complex, ...], b: tuple[complex, ...]) -> bool:
+    """Are two fingerprints close at all points where both have a value, and is there one?"""
+    known = [(x, y) for x, y in zip(a, b) if x == x and y == y]
+    return bool(known) and all(close(x, y) for x, y in known)
+
+
+def _classes(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The smallest name of each connected class: the transitive closure of proved equalities."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    for a, b in pairs:
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
+    return {name: root(name) for name in parent}

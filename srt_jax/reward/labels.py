@@ -1,4 +1,5 @@
 """From answers to labels and rewards, with the true reward beside the pseudo-reward wherever an answer is known."""
+import collections
 import dataclasses
 from collections.abc import Sequence
 
@@ -13,9 +14,10 @@ from srt_jax.reward.grader import Grader
 class Graded:
     """The outcome of P prompts with n answers each.
 
-    rewards [P, n]: agreement with the label, in {0, 1}; labelled [P]: False where there is no label (discarded from the
-    loss); true_rewards [P, n]: agreement with the known answer, NaN where there is none; votes: one Vote per prompt;
-    majority_correct [P]: is the vote's winner right, NaN where unknown; groups: group id of each answer, -1 unparseable.
+    groups: group id of each answer, -1 where unparseable; votes and labels: one per prompt, the label None where there
+    is none; rewards [P, n]: agreement with the label, in {0, 1}; labelled [P]: False where there is no label (discarded
+    from the loss); true_rewards [P, n]: agreement with the known answer; majority_correct and label_correct [P]: is the
+    vote's winner right, is the label; NaN where no answer is known.
     """
     answers: list[list[str | None]]
     groups: list[list[int]]
@@ -25,6 +27,7 @@ class Graded:
     labelled: np.ndarray
     true_rewards: np.ndarray
     majority_correct: np.ndarray
+    label_correct: np.ndarray
 
 
 def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]], grader: Grader, source: str = "vote",
@@ -37,8 +40,9 @@ def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]],
     true = true_rewards(problems, [[*row, winner] for row, winner in zip(answers, winners)], grader)
     true, majority_correct = true[:, :-1], true[:, -1]
     labels, rewards = LABELS[source](problems, groups, votes, true)
-    return Graded(answers, groups, votes, labels, rewards, np.array([label is not None for label in labels]), true,
-                  majority_correct)
+    labelled = np.array([label is not None for label in labels])
+    label_correct = majority_correct if source == "vote" else np.where(np.isnan(majority_correct), np.nan, 1.0)
+    return Graded(answers, groups, votes, labels, rewards, labelled, true, majority_correct, label_correct)
 
 
 def true_rewards(problems: Sequence[Problem], answers: Sequence[Sequence[str | None]], grader: Grader) -> np.ndarray:
@@ -70,3 +74,33 @@ def _from_ground_truth(problems, groups, votes, true):
 
 
 LABELS = {"vote": _from_vote, "ground_truth": _from_ground_truth}
+
+
+def metrics(graded: Graded) -> dict[str, float]:
+    """Means over the prompts of a step; NaN where no answer is known. Every tag is explained in docs/operations.md."""
+    true, labelled, votes = graded.true_rewards, graded.labelled, graded.votes
+    known = ~np.isnan(true[:, 0])
+    judged = known & labelled
+    winners = collections.Counter(v.label for v in votes if v.label is not None)
+    parsed = np.array([v.parsed for v in votes])
+    n = graded.rewards.shape[1]
+    return {
+        "label/pseudo_reward": graded.rewards[labelled].mean() if labelled.any() else 0.0,
+        "label/true_reward": _mean(true[known]),
+        "label/majority_accuracy": _mean(graded.majority_correct[known]),
+        "label/majority_gain": _mean(graded.majority_correct[known]) - _mean(true[known]),
+        "label/label_accuracy": _mean(graded.label_correct[judged]),
+        "label/reward_accuracy": _mean(graded.rewards[judged] == true[judged]),
+        "label/labelled": labelled.mean(),
+        "label/vote_share": np.mean([v.share for v in votes]),
+        "label/vote_share_parsed": np.mean([v.share_parsed for v in votes]),
+        "label/ties": np.mean([v.tie for v in votes]),
+        "label/parse_rate": parsed.mean() / n,
+        "label/distinct_answers": np.mean([v.distinct for v in votes]),
+        # After a collapse every prompt gets the same answer: this nears 1 while the vote shares look fine.
+        "label/top_answer_share": winners.most_common(1)[0][1] / len(votes) if winners else 0.0,
+    }
+
+
+def _mean(values) -> float:
+    return float(np.mean(values)) if np.size(values) else float("nan")

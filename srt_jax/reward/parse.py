@@ -66,6 +66,10 @@ class Parser(Atoms):
     def item(self) -> Tree:
         """One relation, expression, interval, set ... with its unit dropped."""
         self.descend()
+        head = self.tokens[self.at : self.at + 5]
+        if [t[1] for t in head[1::2]] == ["(", ")"] and head[0][0] == head[2][0] == "word" and head[4] == ("symbol", "="):
+            if len(head[0][1]) == len(head[2][1]) == 1:  # `f(x) = ...` names what it defines
+                self.at += 5
         operators, operands = [], [self.operand()]
         while (operator := self.relation()) is not None:
             operators.append(operator)

@@ -1,0 +1,259 @@
+"""Directed comparison of a prediction with a gold answer, with the tolerances of docs/grading.md. Pure; proofs are asked for.
+
+`prove(a, b)` is called for pairs of expressions with symbols that agree numerically; it says whether a = b is (taken as) proved.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from srt_jax.reward.algebra import Algebra, rational, render
+from srt_jax.reward.atoms import MINUS, Tree
+from srt_jax.reward.canonical import key
+from srt_jax.reward.expression import approximate, close, exact, fingerprint
+from srt_jax.reward.latex import NotMathError
+from srt_jax.reward.shape import Read, infinite, read, symbols
+
+Prove = Callable[[Tree, Tree], bool]
+SIGNIFICANT = 3  # digits a rounded answer must show
+RELATIVE = Fraction(2, 1000)  # and how far it may be off at most
+SAME = 1e-12  # relative difference below which two constants are one
+_CHOICE = re.compile(r"\(?([A-Z])[).:]")
+_SPACED_UNIT = re.compile(r"(.*[\d}])(?:\\[,;: ]| )\s*[mgshlLNJWVAKCF](?:\^\{?[23]\}?)?")
+_ORDERED = {"tuple", "matrix", "assign"}
+_HALF_DAY = 12 * 3600
+
+
+def matches(prediction: Read, gold: Read, prove: Prove) -> bool:
+    """Is the prediction right?"""
+    bare_lists = prediction.tree[0] == gold.tree[0] == "list"  # their keys forget the order, which may count here
+    if key(prediction.shape) == key(gold.shape) and not bare_lists:
+        return True
+    if _node(prediction.tree, gold.tree, prove) or _equations(prediction.parsed, gold.parsed):
+        return True
+    choice = _CHOICE.match(prediction.text)
+    if choice and gold.tree == ("sym", choice[1]):
+        return True
+    unit = _SPACED_UNIT.fullmatch(prediction.text)
+    return bool(unit) and not symbols(gold.tree) and _node(read(unit[1]).tree, gold.tree, prove)
+
+
+def _node(p: Tree, g: Tree, prove: Prove) -> bool:
+    kinds = p[0], g[0]
+    if "percent" in kinds:
+        return _percent(p, g, prove)
+    if "time" in kinds:
+        return kinds[0] == kinds[1] and _same_time(p[1], g[1])
+    if "text" in kinds:
+        return kinds[0] == kinds[1] and _letters(p[1]) == _letters(g[1])
+    if "ratio" in kinds:
+        p, g = _as_quotient(p), _as_quotient(g)
+        return p[0] != "ratio" and g[0] != "ratio" and _value(p, g, prove)
+    items = _items(p), _items(g)
+    if items[0] is not None and items[1] is not None:
+        return _collections(p, g, *items, prove)
+    if items != (None, None) or "base" in kinds:
+        return False
+    if "equation" in kinds or "relation" in kinds:
+        return _relations(p, g, prove)
+    return _value(p, g, prove)
+
+
+def _relations(p: Tree, g: Tree, prove: Prove) -> bool:
+    """The same relation side by side, or differences that are proportional: 2x - y = -3 and y = 2x + 3."""
+    if p[0] != g[0] or (p[0] == "relation" and p[1] != g[1]):
+        return False
+    if all(_value(a, b, prove) for a, b in zip(p[-2:], g[-2:])):
+        return True
+    return _proportional(p, g, positive=p[0] == "relation" and p[1] != "!=")
+
+
+def _items(tree: Tree) -> tuple[Tree, ...] | None:
+    if tree[0] == "matrix":
+        return tuple(cell for row in tree[1] for cell in row)
+    if tree[0] in ("tuple", "assign"):
+        return tree[2]
+    return tree[1] if tree[0] in ("list", "set", "union") else None
+
+
+def _collections(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree], prove: Prove) -> bool:
+    if len(ps) != len(gs):
+        return False
+    kinds = p[0], g[0]
+    if kinds == ("tuple", "tuple") and len(gs) == 2 and p[1] != g[1]:
+        return False  # other ends of an interval
+    if "matrix" in kinds and not (kinds == ("matrix", "matrix") and _size(p) == _size(g)):
+        matrix, other = (p, g) if p[0] == "matrix" else (g, p)
+        if other[0] == "matrix" or 1 not in _size(matrix):
+            return False  # only a row or a column may be written as a list
+    if kinds == ("assign", "assign"):
+        by_name = dict(zip(p[1], ps))
+        return set(p[1]) == set(g[1]) and all(_node(by_name[name], item, prove) for name, item in zip(g[1], gs))
+    if all(_node(a, b, prove) for a, b in zip(ps, gs)):
+        return True
+    return not _ORDERED & set(kinds) and _order_is_open(p, g, ps, gs) and _matching(ps, gs, prove)
+
+
+def _size(tree: Tree) -> tuple[int, int]:
+    return len(tree[1]), len(tree[1][0])
+
+
+def _order_is_open(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree]) -> bool:
+    """A set has no order. A bare list of numbers has one if neither side is written in ascending order, as a set would be."""
+    if "set" in (p[0], g[0]) or "union" in (p[0], g[0]):
+        return True
+    sides = [[approximate(item, 0) for item in side] if not any(map(symbols, side)) else None for side in (ps, gs)]
+    for side in sides:
+        if side is None or any(v != v or v.imag for v in side):
+            return True
+        values = [v.real for v in side]
+        if values == sorted(values):
+            return True
+    return False
+
+
+def _matching(ps: Sequence[Tree], gs: Sequence[Tree], prove: Prove) -> bool:
+    """Can the items be paired off? (A tolerance makes the choice matter only for items closer than the tolerance.)"""
+    left = list(ps)
+    for item in gs:
+        found = next((i for i, candidate in enumerate(left) if _node(candidate, item, prove)), None)
+        if found is None:
+            return False
+        del left[found]
+    return True
+
+
+def _percent(p: Tree, g: Tree, prove: Prove) -> bool:
+    """10% is met by 10, by 0.1 and by 10%, and the other way round."""
+    if p[0] == g[0]:
+        return _node(p[1], g[1], prove)
+    value, other, order = (p[1], g, 1) if p[0] == "percent" else (g[1], p, -1)
+    hundredth = ("div", value, ("num", Fraction(100), None))
+    return any(_node(*((a, other)[::order]), prove) for a in (value, hundredth))
+
+
+def _same_time(p: str, g: str) -> bool:
+    """Times of day; where only one side says a.m. or p.m., or neither needs to, the half of the day is open."""
+    difference = int(p.rstrip("?")) - int(g.rstrip("?"))
+    return difference == 0 or (difference % _HALF_DAY == 0 and ("?" in p) != ("?" in g))
+
+
+def _letters(words: str) -> str:
+    return "".join(c for c in words if c.isalnum()) or words
+
+
+def _as_quotient(tree: Tree) -> Tree:
+    return ("div", *tree[1]) if tree[0] == "ratio" and len(tree[1]) == 2 else tree
+
+
+def _equations(p: Tree, g: Tree) -> bool:
+    """Equations as they were written, names included: y = 2x + 3 for 2x - y + 3 = 0."""
+    if not all(t[0] == "rel" and t[1] == ("=",) for t in (p, g)):
+        return False
+    return _proportional(("equation", *p[2]), ("equation", *g[2]), positive=False)
+
+
+def _proportional(p: Tree, g: Tree, positive: bool) -> bool:
+    left, right = (("add", (t[-2], ("mul", (MINUS, t[-1])))) for t in (p, g))
+    if sorted(set(symbols(left))) != sorted(set(symbols(right))) or len(set(symbols(left))) < 1:
+        return False
+    quotients = [a / b if b else complex("nan") for a, b in zip(fingerprint(left), fingerprint(right))]
+    first = quotients[0]
+    if not abs(first) > 0 or (positive and first.real <= 0):
+        return False
+    return all(abs(q - first) <= 1e-9 * abs(first) for q in quotients)
+
+
+# --- values -------------------------------------------------------------------------------------------------------------------
+def _value(p: Tree, g: Tree, prove: Prove) -> bool:
+    if infinite(p) or infinite(g):
+        return infinite(p) == infinite(g)
+    try:
+        exact_p, exact_g = exact(p, Algebra()), exact(g, Algebra())
+    except NotMathError:
+        return False
+    if render(exact_p) == render(exact_g):
+        return True
+    if symbols(p) or symbols(g):
+        return _symbolic(p, g, prove)
+    if rational(exact_p) is not None and rational(exact_g) is not None:
+        return _rounded(p, g, rational(exact_p), rational(exact_g), rational_prediction=True)
+    a, b = approximate(p, 0), approximate(g, 0)
+    if a != a or b != b:
+        return False
+    if abs(a - b) <= SAME * abs(b):
+        return True
+    if abs(a.imag) > SAME * abs(a) or abs(b.imag) > SAME * abs(b) or not (abs(a) < 1e300 and abs(b) < 1e300):
+        return False
+    return _rounded(p, g, Fraction(a.real), Fraction(b.real), rational_prediction=rational(exact_p) is not None)
+
+
+def _rounded(p: Tree, g: Tree, a: Fraction, b: Fraction, rational_prediction: bool) -> bool:
+    """Is one a rounding of the other? (The prediction may round an inexact gold; the gold's own rounding is always allowed.)"""
+    shown_p, shown_g = _places(p), _places(g)
+    if abs(a - b) > RELATIVE * abs(b):
+        return shown_p is not None and shown_g is not None and _forgotten_percent(p, g, a, b)
+    if shown_g is not None:
+        unit = Fraction(10) ** -shown_g
+        return _digits(g) >= SIGNIFICANT and (abs(a - b) * 2 <= unit or (not rational_prediction and abs(a - b) < unit))
+    if shown_p is not None:
+        return _digits(p) >= SIGNIFICANT and not _terminates(g, b) and abs(a - b) < Fraction(10) ** -shown_p
+    return False
+
+
+def _places(tree: Tree) -> int | None:
+    """Decimal places an answer shows when it is a decimal number (perhaps signed, perhaps times a power of ten)."""
+    if tree[0] == "num":
+        return tree[2]
+    if tree[0] == "mul" and tree[1][0] == MINUS and len(tree[1]) == 2:
+        return _places(tree[1][1])
+    if tree[0] == "mul" and len(tree[1]) == 2 and tree[1][1][0] == "pow" and tree[1][1][1][:2] == ("num", 10):
+        places, exponent = _places(tree[1][0]), rational(exact(tree[1][1][2], Algebra()))
+        if places is not None and exponent is not None and exponent.denominator == 1:
+            return places - int(exponent)
+    return None
+
+
+def _digits(tree: Tree) -> int:
+    """Significant digits of a decimal number as it is written."""
+    places, value = _places(tree), abs(rational(exact(tree, Algebra())) or 0)
+    return len(str(int(value * Fraction(10) ** (places or 0))))
+
+
+def _terminates(tree: Tree, value: Fraction) -> bool:
+    """Does the gold have a short exact decimal (up to six places), so that rounding it has no excuse?"""
+    return rational(exact(tree, Algebra())) is not None and (value * 10**6).denominator == 1
+
+
+def _forgotten_percent(p: Tree, g: Tree, a: Fraction, b: Fraction) -> bool:
+    """3.04 for 0.0304: the same decimal digits (three at least) a hundred times larger are a percentage without its sign."""
+    return 0 < b < 1 and a == 100 * b and min(_digits(p), _digits(g)) >= SIGNIFICANT
+
+
+def _symbolic(p: Tree, g: Tree, prove: Prove) -> bool:
+    """Expressions with symbols: equal for positive values, or with the gold's decimals taken as rounded."""
+    pairs = [(approximate(p, point), approximate(g, point)) for point in range(2)]
+    if any(a != a or b != b for a, b in pairs):
+        return False
+    if all(close(a, b, 1e-9) for a, b in pairs):
+        return prove(p, g)
+    slack = [sum(abs(approximate(t, point) - b) for t in _perturbed(g)) for point, (_, b) in enumerate(pairs)]
+    return all(abs(a - b) < s and abs(a - b) <= RELATIVE * abs(b) for (a, b), s in zip(pairs, slack))
+
+
+def _perturbed(tree: Tree) -> list[Tree]:
+    """The tree with each of its decimals of enough digits moved by one unit in its last place, one at a time."""
+    if tree[0] == "num":
+        if tree[2] is None or _digits(tree) < SIGNIFICANT:
+            return []
+        return [("num", tree[1] + Fraction(10) ** -tree[2], tree[2])]
+    changed = []
+    for i, part in enumerate(tree):
+        if isinstance(part, tuple) and part:
+            inner = _perturbed(part) if isinstance(part[0], str) else _perturbed_items(part)
+            changed += [(*tree[:i], new, *tree[i + 1 :]) for new in inner]
+    return changed
+
+
+def _perturbed_items(items: tuple[Tree, ...]) -> list[tuple]:
+    return [(*items[:i], new, *items[i + 1 :]) for i, item in enumerate(items) for new in _perturbed(item)]

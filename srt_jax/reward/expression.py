@@ -1,0 +1,239 @@
+"""Expression trees (parse.py) evaluated exactly to normal forms (algebra.py) and approximately to complex numbers."""
+
+import cmath
+import math
+import zlib
+from fractions import Fraction
+
+from srt_jax.reward.algebra import Algebra, Sum, atom, factor, number, rational, render
+from srt_jax.reward.atoms import Tree
+from srt_jax.reward.latex import NotMathError
+
+NAN = complex(math.nan, math.nan)
+_QUOTIENTS = {"tan": ("sin", "cos"), "cot": ("cos", "sin"), "sec": (None, "cos"), "csc": (None, "sin")}
+# sin at multiples of pi/12 in the first quadrant, as {monomial: coefficient}.
+_R2, _R3, _R6 = ((("#2", Fraction(1, 2)),), (("#3", Fraction(1, 2)),), (("#2", Fraction(1, 2)), ("#3", Fraction(1, 2))))
+_SINES: list[Sum] = [
+    {},
+    {_R6: Fraction(1, 4), _R2: Fraction(-1, 4)},
+    {(): Fraction(1, 2)},
+    {_R2: Fraction(1, 2)},
+    {_R3: Fraction(1, 2)},
+    {_R6: Fraction(1, 4), _R2: Fraction(1, 4)},
+    {(): Fraction(1)},
+]
+
+
+def exact(tree: Tree, algebra: Algebra) -> Sum:
+    """The normal form of an expression. NotMathError for structures, undefined values and work beyond the bounds."""
+    algebra.spend(1)
+    kind = tree[0]
+    if kind == "num":
+        return number(tree[1])
+    if kind == "sym":
+        return atom(tree[1])
+    if kind == "const":
+        if tree[1] == "inf":
+            raise NotMathError("arithmetic with infinity")
+        return atom("@" + tree[1])
+    if kind == "add":
+        total: Sum = {}
+        for term in tree[1]:
+            total = algebra.add(total, exact(term, algebra))
+        return total
+    if kind == "mul":
+        product = number(1)
+        for term in tree[1]:
+            product = algebra.mul(product, exact(term, algebra))
+        return product
+    if kind == "div":
+        return divide(exact(tree[1], algebra), exact(tree[2], algebra), algebra)
+    if kind == "pow":
+        return algebra.power(exact(tree[1], algebra), exact(tree[2], algebra))
+    if kind == "fn":
+        return function(tree[1], [exact(a, algebra) for a in tree[2]], algebra)
+    raise NotMathError(f"{kind} inside an expression")
+
+
+def divide(a: Sum, b: Sum, algebra: Algebra) -> Sum:
+    if len(a) == len(b) > 1 and a.keys() == b.keys():
+        ratio = next(iter(a.values())) / b[next(iter(a))]
+        if algebra.scale(b, ratio) == a:
+            return number(ratio)
+    return algebra.mul(a, algebra.power(b, number(-1)))
+
+
+def function(name: str, args: list[Sum], algebra: Algebra) -> Sum:
+    values = [rational(a) for a in args]
+    if name in _QUOTIENTS and len(args) == 1:
+        top, bottom = _QUOTIENTS[name]
+        numerator = function(top, args, algebra) if top else number(1)
+        return divide(numerator, function(bottom, args, algebra), algebra)
+    if name in ("sin", "cos") and len(args) == 1:
+        return circular(name, args[0], algebra)
+    if name == "exp" and len(args) == 1:
+        return algebra.power(atom("@e"), args[0])
+    if name in ("ln", "log", "lg") and len(args) == 1:
+        bottom = {"ln": number(1), "log": atom("@log"), "lg": logarithm(number(10), algebra)}[name]
+        return divide(logarithm(args[0], algebra), bottom, algebra)  # "log" alone has a base of its own, left open
+    if None not in values and (known := arithmetic(name, values)) is not None:
+        return number(known)
+    if name == "abs" and len(args) == 1:
+        return absolute(args[0], algebra)
+    return atom(f"{name}({';'.join(render(a) for a in args)})")
+
+
+def arithmetic(name: str, values: list[Fraction]) -> Fraction | None:
+    """Functions of rational numbers with rational values; None where there is none."""
+    whole = all(v.denominator == 1 for v in values)
+    if name == "abs" and len(values) == 1:
+        return abs(values[0])
+    if name in ("floor", "ceil") and len(values) == 1:
+        return Fraction(math.floor(values[0]) if name == "floor" else math.ceil(values[0]))
+    if name in ("max", "min"):
+        return max(values) if name == "max" else min(values)
+    if name in ("gcd", "lcm") and whole:
+        return Fraction((math.gcd if name == "gcd" else math.lcm)(*(int(v) for v in values)))
+    if name == "factorial" and whole and 0 <= values[0] <= 400:
+        return Fraction(math.factorial(int(values[0])))
+    if name == "binom" and whole and len(values) == 2 and 0 <= values[1] <= values[0] <= 1000:
+        return Fraction(math.comb(int(values[0]), int(values[1])))
+    return None
+
+
+def absolute(a: Sum, algebra: Algebra) -> Sum:
+    """|a|: exact for complex numbers made of square roots, signless otherwise."""
+    names = {name for m in a for name, _ in m}
+    if "@i" in names and all(n[0] in "#@" and n[1:].isdecimal() or n == "@i" for n in names):
+        conjugate = {m: -c if ("@i", 1) in m else c for m, c in a.items()}
+        return algebra.power(algebra.mul(a, conjugate), number(Fraction(1, 2)))
+    if len(a) == 1 and all(n[0] == "#" or n in ("@pi", "@e") for n in names):
+        return {m: abs(c) for m, c in a.items()}
+    content, primitive = algebra.primitive(a, signed=True)
+    return algebra.scale(atom(f"abs({render(primitive)})"), abs(content))
+
+
+def logarithm(a: Sum, algebra: Algebra) -> Sum:
+    """ln a, opened up for positive constants: ln 8 = 3 ln 2, ln e^2 = 2."""
+    if not a:
+        raise NotMathError("the logarithm of zero")
+    monomial, c = next(iter(a.items()))
+    if len(a) > 1 or c < 0 or not all(n == "@e" or (n[0] == "#" and n[1:].isdecimal()) for n, _ in monomial):
+        return atom(f"ln({render(a)})")
+    total: Sum = {}
+    parts = [(p, Fraction(k)) for p, k in factor(c.numerator)] + [(p, Fraction(-k)) for p, k in factor(c.denominator)]
+    for name, exponent in monomial:
+        if name == "@e":
+            total = algebra.add(total, number(exponent))
+        else:
+            parts.append((int(name[1:]), exponent))
+    for prime, exponent in parts:
+        if prime > 1:
+            total = algebra.add(total, algebra.scale(atom(f"ln({prime})"), exponent))
+    return total
+
+
+def circular(name: str, a: Sum, algebra: Algebra) -> Sum:
+    """sin and cos: exact at multiples of pi/12, with the sign of the argument taken out elsewhere."""
+    pi = ((("@pi", Fraction(1)),)) in a
+    turns = a[(("@pi", Fraction(1)),)] if pi and len(a) == 1 else Fraction(0)
+    if not a or (len(a) == 1 and pi and (turns * 12).denominator == 1):
+        step = int(turns * 12 + (6 if name == "cos" else 0)) % 24
+        sign, step = (-1, step - 12) if step >= 12 else (1, step)
+        return algebra.scale(_SINES[12 - step if step > 6 else step], Fraction(sign))
+    if a[min(a)] < 0:
+        flipped = atom(f"{name}({render(algebra.scale(a, Fraction(-1)))})")
+        return algebra.scale(flipped, Fraction(-1)) if name == "sin" else flipped
+    return atom(f"{name}({render(a)})")
+
+
+def is_complete(a: Sum) -> bool:
+    """Do different strings of this kind surely mean different values? (Rationals, radicals of primes, i, pi, polynomials.)"""
+    for monomial in a:
+        for name, exponent in monomial:
+            plain = name[0] == "#" and name[1:].isdecimal() and int(name[1:]) < 10**6
+            if not (plain or name in ("@i", "@pi") or (exponent.denominator == 1 and name.replace("_", "").isalnum())):
+                return False
+    return True
+
+
+# --- approximate values ---------------------------------------------------------------------------------------------------
+POINTS = 3  # the third with negative values among the symbols
+
+
+def fingerprint(tree: Tree) -> tuple[complex, ...]:
+    """Values of the expression at `POINTS` fixed assignments of its symbols; NaN where it has none."""
+    return tuple(approximate(tree, point) for point in range(POINTS))
+
+
+def close(a: complex, b: complex, relative: float = 1e-7) -> bool:
+    """May two approximate values be one exact value? Unknown values may be anything."""
+    if cmath.isnan(a) or cmath.isnan(b):
+        return True
+    return a == b or abs(a - b) <= relative * max(abs(a), abs(b), 1e-9)
+
+
+def approximate(tree: Tree, point: int) -> complex:
+    try:
+        value = _approximate(tree, point)
+    except (ArithmeticError, ValueError, TypeError):  # overflow, 0/0, domain errors, floor of a complex number
+        return NAN
+    return value if cmath.isfinite(value) or cmath.isinf(value) and tree[0] != "add" else NAN
+
+
+def _approximate(tree: Tree, point: int) -> complex:
+    kind = tree[0]
+    if kind == "num":
+        return complex(float(tree[1]))
+    if kind == "sym":
+        seed = zlib.crc32(f"{tree[1]}/{point}".encode("utf-8", "replace"))
+        value = 0.4 + 2 * seed / 2**32
+        return complex(-value if point == POINTS - 1 and seed % 2 else value)
+    if kind == "const":
+        return {"pi": complex(math.pi), "e": complex(math.e), "i": 1j, "inf": complex(math.inf)}[tree[1]]
+    if kind == "add":
+        return sum((_approximate(t, point) for t in tree[1]), 0j)
+    if kind == "mul":
+        return math.prod((_approximate(t, point) for t in tree[1]), start=complex(1))
+    if kind == "div":
+        return _approximate(tree[1], point) / _approximate(tree[2], point)
+    if kind == "pow":
+        return _power(_approximate(tree[1], point), _approximate(tree[2], point))
+    if kind == "fn":
+        return _call(tree[1], [_approximate(a, point) for a in tree[2]])
+    raise ValueError(kind)
+
+
+def _power(base: complex, exponent: complex) -> complex:
+    if base.imag == 0 and base.real < 0 and exponent.imag == 0 and not exponent.real.is_integer():
+        ratio = Fraction(exponent.real).limit_denominator(1000)
+        if ratio.denominator % 2 and abs(float(ratio) - exponent.real) < 1e-12:  # an odd root is real
+            return complex((-1) ** (ratio.numerator % 2) * (-base.real) ** exponent.real)
+    return base**exponent
+
+
+def _call(name: str, args: list[complex]) -> complex:
+    x = args[0]
+    if name in _COMPLEX and len(args) == 1:
+        return _COMPLEX[name](x)
+    if any(a.imag for a in args):
+        raise ValueError(name)
+    reals = [a.real for a in args]
+    if name in ("max", "min"):
+        return complex(max(reals) if name == "max" else min(reals))
+    if name in ("floor", "ceil"):
+        return complex(math.floor(x.real) if name == "floor" else math.ceil(x.real))
+    if name == "factorial":
+        return complex(math.gamma(x.real + 1))
+    if name == "binom" and len(args) == 2:
+        n, k = reals
+        return complex(math.gamma(n + 1) / math.gamma(k + 1) / math.gamma(n - k + 1))
+    raise ValueError(name)
+
+
+_COMPLEX = {
+    "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh,
+    "exp": cmath.exp, "ln": cmath.log, "abs": lambda x: complex(abs(x)), "arcsin": cmath.asin, "arccos": cmath.acos,
+    "arctan": cmath.atan, "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x), "csc": lambda x: 1 / cmath.sin(x),
+    "lg": cmath.log10, "log": lambda x: cmath.log(x) / 1.7320508,  # a base of its own, as in the normal form
+}  # fmt: skip

@@ -1,0 +1,188 @@
+"""A pool of worker processes with wall-clock limits: tasks in, values out, nothing waits for ever.
+
+No signals, no threads, no inherited state: it works the same from any thread, inside an event loop and in a forked child (which
+starts workers of its own). Workers are separate programs, so they share neither memory nor accelerators with the trainer.
+"""
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STARTUP_SECONDS = 90.0  # to import sympy or reasoning_gym and build a data set, on a busy machine
+RECYCLE_AFTER = 2_000  # tasks; sympy's caches grow
+_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+
+
+class Worker:
+    """One process and its pipes."""
+
+    def __init__(self, memory_mb: int):
+        root = str(Path(__file__).resolve().parents[2])
+        environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
+        environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "srt_jax.reward.worker", str(memory_mb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+        )
+        self.ready = False
+        self.tasks = 0
+        self.buffer = b""
+
+    def send(self, message: dict) -> None:
+        self.tasks += 1
+        self.process.stdin.write(json.dumps(message, default=lambda fraction: {"f": str(fraction)}).encode() + b"\n")
+
+    def receive(self) -> list[dict] | None:
+        """Complete messages that have arrived; None at the end of the stream."""
+        data = os.read(self.process.stdout.fileno(), 1 << 16)
+        if not data:
+            return None
+        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.release()
+        self.process.wait()
+
+    def release(self) -> None:
+        """Close this process's ends of the pipes."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@dataclass
+class Job:
+    """A task under way: its position, its worker, and when it is given up."""
+
+    index: int
+    worker: Worker
+    deadline: float
+
+
+class Pool:
+    """`size` workers, started when first needed; counters in `counts`: timeouts, crashes, errors, skipped, started."""
+
+    def __init__(self, size: int, memory_mb: int):
+        self.size, self.memory_mb = size, memory_mb
+        self.counts: Counter[str] = Counter()
+        self._idle: list[Worker] = []
+        self._lock = threading.Lock()
+        _pools.add(self)
+
+    def run(self, tasks: Sequence[dict], timeout: float, budget: float) -> list:
+        """The value of each task, None where it timed out, crashed, failed or came after `budget` seconds for the whole call."""
+        with self._lock:
+            return self._run(tasks, timeout, budget) if tasks else []
+
+    def _run(self, tasks: Sequence[dict], timeout: float, budget: float) -> list:
+        values: list = [None] * len(tasks)
+        waiting, jobs = deque(range(len(tasks))), {}
+        give_up: float | None = None  # set when the first task starts: starting workers is not on the budget
+        with selectors.DefaultSelector() as selector:
+            try:
+                while waiting or jobs:
+                    while waiting and len(jobs) < self.size:
+                        job = self._dispatch(waiting.popleft(), tasks, timeout)
+                        jobs[job.worker.process.stdout.fileno()] = job
+                        selector.register(job.worker.process.stdout, selectors.EVENT_READ)
+                    next_deadline = min(job.deadline for job in jobs.values())
+                    for ready, _ in selector.select(max(0.0, next_deadline - time.monotonic())):
+                        job = jobs[ready.fd]
+                        give_up = give_up or time.monotonic() + budget
+                        if self._progress(job, values, timeout):
+                            self._finish(jobs, ready.fd, selector)
+                    now = time.monotonic()
+                    for fd in [fd for fd, job in jobs.items() if job.deadline <= now]:
+                        self.counts["timeouts"] += 1
+                        jobs[fd].worker.ready = False
+                        self._finish(jobs, fd, selector)
+                    if give_up is not None and now > give_up and waiting:
+                        self.counts["skipped"] += len(waiting)
+                        waiting.clear()
+            finally:  # an interrupt in the middle leaves no half-read worker behind
+                for job in jobs.values():
+                    job.worker.stop()
+        return values
+
+    def _dispatch(self, index: int, tasks: Sequence[dict], timeout: float) -> Job:
+        message = {**tasks[index], "id": index, "limit_s": timeout}
+        while self._idle:
+            worker = self._idle.pop()
+            try:
+                worker.send(message)
+            except OSError:  # it died while idle (killed for memory, say)
+                self.counts["crashes"] += 1
+                worker.stop()
+                continue
+            return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
+        self.counts["started"] += 1
+        worker = Worker(self.memory_mb)
+        worker.send(message)
+        return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
+
+    def _progress(self, job: Job, values: list, timeout: float) -> bool:
+        """Take in what a worker wrote; True when its task is over."""
+        messages = job.worker.receive()
+        if messages is None:
+            if not job.worker.ready:
+                job.worker.stop()
+                raise RuntimeError(
+                    "a grading worker ended before it was ready; run `python -m srt_jax.reward.worker 1024` to see why"
+                )
+            self.counts["crashes"] += 1
+            job.worker.ready = False
+            return True
+        for message in messages:
+            if "ready" in message:
+                job.worker.ready = True
+            elif message.get("id") != job.index:
+                continue
+            elif "started" in message:
+                job.deadline = time.monotonic() + timeout
+            else:
+                self.counts["errors"] += "error" in message
+                values[job.index] = message.get("value")
+                return True
+        return False
+
+    def _finish(self, jobs: dict[int, Job], fd: int, selector: selectors.BaseSelector) -> None:
+        worker = jobs.pop(fd).worker
+        selector.unregister(worker.process.stdout)
+        if worker.ready and worker.tasks < RECYCLE_AFTER:
+            self._idle.append(worker)
+        else:
+            worker.stop()
+
+    def close(self) -> None:
+        """Stop all workers; the next task starts new ones."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().stop()
+
+    def forget(self) -> None:
+        """In a forked child: the workers belong to the parent, and its lock may be held by a thread that does not exist here."""
+        self._lock = threading.Lock()
+        for worker in self._idle:
+            worker.release()
+        self._idle = []
+
+
+def _after_fork_in_child() -> None:
+    for pool in _pools:
+        pool.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,288 @@
+"""From a parsed answer to its shape: names and layout removed, structure kept, expressions as leaves with exact keys.
+
+A shape is ("leaf", key) or (kind, detail, children); kinds: list (unordered), tuple, assign, interval brackets in `detail`, matrix,
+union, percent, equation, relation, ratio, base, time, text. `Answer.leaves` maps each leaf key to its tree and completeness.
+"""
+
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import gcd, lcm
+
+from srt_jax.reward.algebra import Algebra, rational, render
+from srt_jax.reward.atoms import MINUS, Tree
+from srt_jax.reward.expression import exact, is_complete
+from srt_jax.reward.latex import TEXT_COMMANDS, NotMathError, clean, group, plain, trim
+from srt_jax.reward.parse import parse
+
+MAX_MATH = 2_000  # characters; longer answers are compared as text
+MAX_LENGTH = 10_000  # characters; longer answers are not answers
+MAX_SIGNS = 4  # plus-minus signs spelled out in one item
+
+Shape = tuple
+INFINITY = ("const", "inf")
+_TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))? ?(?:(a|p)\.? ?m\.?)?", re.IGNORECASE)
+_LETTERS = re.compile(r"[A-Za-z][A-Za-z .'\-]*")
+_PRODUCTS = set("abcxyz")
+_MIRROR = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+
+
+@dataclass
+class Leaf:
+    """One expression: its tree, and whether a different key surely means a different value."""
+
+    tree: Tree
+    complete: bool
+
+
+@dataclass
+class Read:
+    """An answer as read: `shape`, the trees behind its leaves by key; for `grade` the tree as parsed and reduced, the text."""
+
+    shape: Shape
+    text: str
+    tree: Tree
+    parsed: Tree
+    leaves: dict[str, Leaf] = field(default_factory=dict)
+
+
+def read(answer: str) -> Read:
+    """The shape of any string. What is not mathematics is text; nothing raises."""
+    if len(answer) > MAX_LENGTH:
+        return _words("text", answer, answer)
+    text = unwrap(clean(answer))
+    words = plain(text)
+    if (time := clock(words)) is not None:
+        return _words("time", time, text)
+    if len(text) <= MAX_MATH and not is_word(text):
+        try:
+            parsed = parse(text)
+            tree = reduce(parsed)
+            reader = Reader()
+            return Read(reader.shape(tree), text, tree, parsed, reader.leaves)
+        except (NotMathError, RecursionError):
+            pass
+    return _words("text", words, text)
+
+
+def _words(kind: str, content: str, text: str) -> Read:
+    return Read((kind, content, ()), text, (kind, content), (kind, content))
+
+
+def unwrap(text: str) -> str:
+    r"""Without the styling around the whole answer: `\text{(B)}` is `(B)`."""
+    for _ in range(8):
+        match = re.match(r"\\([A-Za-z]+) ?(?=\{)", text)
+        if match is None or match[1] not in TEXT_COMMANDS | {"boxed", "fbox", "mathbf", "boldsymbol", "underline"}:
+            break
+        try:
+            content, end = group(text, match.end())
+        except NotMathError:
+            break
+        if end != len(text):
+            break
+        text = trim(content)
+    return text
+
+
+def clock(words: str) -> str | None:
+    """Seconds after midnight of a time of day, with a mark when neither a.m. nor p.m. is said; None for other text."""
+    match = _TIME.fullmatch(words.replace(" :", ":").replace(": ", ":"))
+    if match is None:
+        return None
+    hours, minutes, seconds = int(match[1]), int(match[2]), int(match[3] or 0)
+    if match[4]:
+        hours = hours % 12 + (12 if match[4] == "p" else 0)
+    open_half = not match[4] and 1 <= hours <= 12
+    return f"{hours * 3600 + minutes * 60 + seconds}{'?' if open_half else ''}"
+
+
+def is_word(text: str) -> bool:
+    """Letters only, at least two of them, not a product such as xyz: a word or words."""
+    return (
+        _LETTERS.fullmatch(text) is not None
+        and len(text) > 1
+        and not set(text) <= _PRODUCTS
+        and text.lower() not in ("pi", "infinity", "inf", "oo")
+        and re.fullmatch(r"[A-Za-z]'", text) is None
+    )
+
+
+# --- names, chains and signs: tree to tree ------------------------------------------------------------------------------------
+def reduce(tree: Tree) -> Tree:
+    """The tree without names (`x =`), approximations, plus-minus signs and lists inside lists."""
+    kind = tree[0]
+    if kind in ("list", "set"):
+        return collection(tree)
+    if kind == "rel":
+        return relation(tree[1], tree[2])
+    if kind == "tuple":
+        return expand_signs(("tuple", tree[1], tuple(reduce(item) for item in tree[2])))
+    if kind == "union":
+        return ("union", tuple(reduce(item) for item in tree[1]))
+    return expand_signs(tree)
+
+
+def collection(tree: Tree) -> Tree:
+    kind, items = tree
+    if kind == "list" and len(items) > 1 and all(i[0] == "rel" and i[1] == ("=",) and is_name(i[2][0]) for i in items):
+        names = ["*".join(symbols(i[2][0])) for i in items]
+        if len(set(names)) == len(names):
+            return ("assign", tuple(names), tuple(reduce(i[2][1]) for i in items))
+    if kind == "list" and all(item[0] == "rel" and set(item[1]) <= {"<", "<=", ">", ">="} for item in items):
+        return ("union", tuple(reduce(item) for item in items))  # x < 0 or x > 3
+    flat: list[Tree] = []
+    for item in items:
+        reduced = reduce(item)
+        flat.extend(reduced[1] if reduced[0] == "list" else (reduced,))
+    return flat[0] if len(flat) == 1 else (kind, tuple(flat))
+
+
+def relation(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
+    if "approx" in operators:  # exact before approximate, unless only a name stands before
+        cut = operators.index("approx") + 1
+        if cut == 1 and is_name(operands[0]):
+            cut = 2
+        operators, operands = operators[: cut - 1], operands[:cut]
+        operators = tuple("=" if op == "approx" else op for op in operators)
+        if not operators:
+            return reduce(operands[0])
+    if set(operators) == {"="}:
+        if is_name(operands[0]):
+            return reduce(operands[-1])
+        if is_name(operands[-1]):
+            return reduce(operands[-2])
+        if len(operands) > 2 or not (symbols(operands[0]) or symbols(operands[1])):
+            return reduce(operands[-1])
+        return ("equation", operands[0], operands[1])
+    if operators == ("in",):
+        if not is_name(operands[0]):
+            raise NotMathError("membership of an expression")
+        return reduce(operands[1])
+    return inequality(operators, operands)
+
+
+def inequality(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
+    """The interval of one variable, or a relation in normal order."""
+    if all(op in (">", ">=") for op in operators):
+        operators, operands = tuple(_MIRROR[op] for op in reversed(operators)), operands[::-1]
+    ends = {"<": "()", "<=": "[]"}
+    if not all(op in ends for op in operators):
+        if operators == ("!=",):
+            return ("relation", "!=", operands[0], operands[1])
+        raise NotMathError("a mixed chain of relations")
+    if len(operands) == 3 and operands[1][0] == "sym" and not symbols(operands[0]) and not symbols(operands[2]):
+        return ("tuple", ends[operators[0]][0] + ends[operators[1]][1], (operands[0], operands[2]))
+    if len(operands) == 2:
+        low, high = operands
+        if low[0] == "sym" and not symbols(high):
+            return ("tuple", "(" + ends[operators[0]][1], (("mul", (MINUS, INFINITY)), high))
+        if high[0] == "sym" and not symbols(low):
+            return ("tuple", ends[operators[0]][0] + ")", (low, INFINITY))
+        return ("relation", operators[0], low, high)
+    raise NotMathError("a chain of relations")
+
+
+def infinite(tree: Tree) -> int:
+    """1 and -1 for plus and minus infinity, 0 for everything else."""
+    if tree == INFINITY:
+        return 1
+    return -infinite(tree[1][1]) if tree[0] == "mul" and len(tree[1]) == 2 and tree[1][0] == MINUS else 0
+
+
+def is_name(tree: Tree) -> bool:
+    """A symbol, a function of symbols, or capital letters side by side (AB, as of a segment)."""
+    if tree[0] == "fn":
+        return tree[1] in ("f", "g", "h") and all(a[0] == "sym" for a in tree[2])
+    if tree[0] == "mul":
+        return all(is_name(t) for t in tree[1]) and symbols(tree)[0][0].isupper()
+    return tree[0] == "sym"
+
+
+def symbols(tree: Tree) -> list[str]:
+    """Names of the symbols of an expression, in order of appearance."""
+    if tree[0] == "sym":
+        return [tree[1]]
+    return [name for part in tree[1:] if isinstance(part, tuple) for name in _symbols_in(part)]
+
+
+def _symbols_in(part: tuple) -> list[str]:
+    if part and isinstance(part[0], str):
+        return symbols(part)
+    return [name for item in part if isinstance(item, tuple) for name in _symbols_in(item)]
+
+
+def expand_signs(tree: Tree) -> Tree:
+    """`1 \\pm x` as the list 1 + x, 1 - x; all signs of one item change together."""
+    if "pm" not in repr(tree):
+        return tree
+    upper, lower = choose_sign(tree, 1), choose_sign(tree, -1)
+    return tree if upper == tree else ("list", (upper, lower))
+
+
+def choose_sign(tree: Tree, choice: int) -> Tree:
+    if tree and tree[0] == "pm":
+        right = choose_sign(tree[3], choice)
+        return ("add", (choose_sign(tree[2], choice), right if tree[1] == choice else ("mul", (MINUS, right))))
+    return tuple(choose_sign(part, choice) if isinstance(part, tuple) else part for part in tree)
+
+
+# --- tree to shape ------------------------------------------------------------------------------------------------------------
+class Reader:
+    """Turns reduced trees into shapes and collects the leaves."""
+
+    def __init__(self) -> None:
+        self.algebra = Algebra()
+        self.leaves: dict[str, Leaf] = {}
+
+    def shape(self, tree: Tree) -> Shape:
+        kind = tree[0]
+        if kind in ("list", "set"):
+            return (kind, "", tuple(self.shape(item) for item in tree[1]))
+        if kind == "assign":
+            return ("assign", tree[1], tuple(self.shape(item) for item in tree[2]))
+        if kind == "tuple":
+            brackets = tree[1] if len(tree[2]) == 2 else "()"
+            return ("tuple", brackets, tuple(self.shape(item) for item in tree[2]))
+        if kind == "matrix":
+            cells = tuple(self.shape(reduce(cell)) for row in tree[1] for cell in row)
+            return ("matrix", f"{len(tree[1])}x{len(tree[1][0])}", cells)
+        if kind == "union":
+            return ("union", "", tuple(self.shape(item) for item in tree[1]))
+        if kind == "percent":
+            return ("percent", "", (self.shape(tree[1]),))
+        if kind == "ratio":
+            return self.ratio(tree[1])
+        if kind == "base":
+            return ("base", f"{tree[1]}_{tree[2]}", ())
+        if kind in ("equation", "relation"):
+            return self.difference(tree)
+        return self.leaf(tree)
+
+    def leaf(self, tree: Tree) -> Shape:
+        if (sign := infinite(tree)) != 0:
+            key = "+inf" if sign > 0 else "-inf"
+            self.leaves[key] = Leaf(tree, True)
+            return ("leaf", key, ())
+        value = exact(tree, self.algebra)
+        key = render(value)
+        if len(key) > MAX_LENGTH:
+            raise NotMathError("a normal form too long")
+        self.leaves[key] = Leaf(tree, is_complete(value))
+        return ("leaf", key, ())
+
+    def ratio(self, items: tuple[Tree, ...]) -> Shape:
+        values = [rational(exact(item, self.algebra)) for item in items]
+        if None in values or not any(values):
+            return ("ratio", "", tuple(self.leaf(item) for item in items))
+        scale = Fraction(lcm(*(v.denominator for v in values)), gcd(*(v.numerator for v in values)))
+        return ("ratio", ":".join(str(v * scale) for v in values), ())
+
+    def difference(self, tree: Tree) -> Shape:
+        """`a = b` and `a < b` by a - b up to a factor (positive where direction matters)."""
+        operator, left, right = ("=", *tree[1:]) if tree[0] == "equation" else tree[1:]
+        value = exact(("add", (left, ("mul", (MINUS, right)))), self.algebra)
+        if not value:
+            return ("text", "0=0", ())
+        _, primitive = self.algebra.primitive(value, signed=operator in ("=", "!="))
+        return (tree[0], f"{operator}{render(primitive)}", ())

@@ -1,0 +1,95 @@
+"""Proofs of equality with sympy. Imported by worker processes only: these computations may take for ever or eat all memory."""
+
+from fractions import Fraction
+
+import sympy
+
+MAX_EXPONENT = 10_000  # of a number; larger powers are not written out
+DIGITS = 50
+
+
+class UndecidedError(ValueError):
+    """The expression is outside of what sympy is asked here."""
+
+
+def equal(a: tuple, b: tuple, positive: bool) -> bool:
+    """Is a = b proved, for all real (with `positive`: all positive) values of the symbols?
+
+    True needs a proof: the difference cancels, simplifies to 0, or is an algebraic number whose minimal polynomial is x. A numeric
+    value away from 0 is a disproof; anything else is False.
+    """
+    builder = Builder(positive)
+    difference = builder.build(a) - builder.build(b)
+    if difference == 0:
+        return True
+    if not difference.free_symbols and not difference.has(sympy.Function):
+        approximate = sympy.N(difference, DIGITS, maxn=4 * DIGITS)
+        if abs(approximate) > sympy.Float(10) ** (5 - DIGITS):
+            return False
+        if difference.is_algebraic:
+            x = sympy.Dummy("x")
+            return sympy.minimal_polynomial(difference, x) == x
+    for step in (sympy.expand, lambda d: sympy.cancel(sympy.together(d)), sympy.simplify, _trigonometric):
+        difference = step(difference)
+        if difference == 0:
+            return True
+    return False
+
+
+def _trigonometric(difference: sympy.Expr) -> sympy.Expr:
+    """Identities between circular functions are rational identities between exponentials."""
+    if not difference.has(sympy.functions.elementary.trigonometric.TrigonometricFunction):
+        return difference
+    return sympy.simplify(sympy.expand(difference.rewrite(sympy.exp)))
+
+
+class Builder:
+    """sympy objects from the trees of parse.py: no text is ever evaluated."""
+
+    def __init__(self, positive: bool):
+        self.assumption = {"positive": True} if positive else {"real": True}
+
+    def build(self, tree: tuple) -> sympy.Expr:
+        kind = tree[0]
+        if kind == "num":
+            value = Fraction(tree[1])
+            return sympy.Rational(value.numerator, value.denominator)
+        if kind == "sym":
+            return sympy.Symbol("s_" + tree[1], **self.assumption)
+        if kind == "const":
+            return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "inf": sympy.oo}[tree[1]]
+        if kind == "add":
+            return sympy.Add(*(self.build(t) for t in tree[1]))
+        if kind == "mul":
+            return sympy.Mul(*(self.build(t) for t in tree[1]))
+        if kind == "div":
+            return self.build(tree[1]) / self.build(tree[2])
+        if kind == "pow":
+            return self.power(self.build(tree[1]), self.build(tree[2]))
+        if kind == "fn":
+            return self.function(tree[1], [self.build(a) for a in tree[2]])
+        raise UndecidedError(kind)
+
+    def power(self, base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+        if base.is_number and exponent.is_number and not abs(exponent) <= MAX_EXPONENT:
+            raise UndecidedError("a power too large")
+        if base.is_negative and exponent.is_Rational and exponent.q > 1 and exponent.q % 2:
+            return (-1) ** (exponent.p % 2) * (-base) ** exponent  # odd roots are real, as in algebra.py
+        return base**exponent
+
+    def function(self, name: str, args: list[sympy.Expr]) -> sympy.Expr:
+        if name == "log":
+            return sympy.log(args[0]) / sympy.Symbol("log_base", positive=True)
+        if name == "lg":
+            return sympy.log(args[0]) / sympy.log(10)
+        if name in _FUNCTIONS:
+            return _FUNCTIONS[name](*args)
+        return sympy.Function("f_" + name)(*args)
+
+
+_FUNCTIONS = {
+    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
+    "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan, "arccot": sympy.acot, "sinh": sympy.sinh,
+    "cosh": sympy.cosh, "tanh": sympy.tanh, "ln": sympy.log, "exp": sympy.exp, "abs": sympy.Abs, "floor": sympy.floor,
+    "ceil": sympy.ceiling, "max": sympy.Max, "min": sympy.Min, "factorial": sympy.factorial, "binom": sympy.binomial,
+}  # fmt: skip
