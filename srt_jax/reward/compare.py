@@ -17,6 +17,7 @@ from srt_jax.reward.shape import Read, infinite, read, symbols
 Prove = Callable[[Tree, Tree], bool]
 SIGNIFICANT = 3  # digits a rounded answer must show
 RELATIVE = Fraction(2, 1000)  # and how far it may be off at most
+NOISE = Fraction(1, 10**9)
 SAME = 1e-12  # relative difference below which two constants are one
 _CHOICE = re.compile(r"\(?([A-Z])[).:]")
 _SPACED_UNIT = re.compile(r"(.*[\d}])(?:\\[,;: ]| )\s*[mgshlLNJWVAKCF](?:\^\{?[23]\}?)?")
@@ -197,7 +198,8 @@ def _rounded(p: Tree, g: Tree, a: Fraction, b: Fraction, rational_prediction: bo
         unit = Fraction(10) ** -shown_g
         return _digits(g) >= SIGNIFICANT and (abs(a - b) * 2 <= unit or (not rational_prediction and abs(a - b) < unit))
     if shown_p is not None:
-        return _digits(p) >= SIGNIFICANT and not _terminates(g, b) and abs(a - b) < Fraction(10) ** -shown_p
+        noise = NOISE * abs(b)  # sixteen digits from a calculator are not all right
+        return _digits(p) >= SIGNIFICANT and not _terminates(g, b) and abs(a - b) < max(Fraction(10) ** -shown_p, noise)
     return False
 
 

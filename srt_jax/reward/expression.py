@@ -9,6 +9,7 @@ from srt_jax.reward.algebra import Algebra, Sum, atom, factor, number, rational,
 from srt_jax.reward.atoms import Tree
 from srt_jax.reward.latex import NotMathError
 
+LONG = 10**11  # a decimal from here on, without its point, has twelve digits
 NAN = complex(math.nan, math.nan)
 _QUOTIENTS = {"tan": ("sin", "cos"), "cot": ("cos", "sin"), "sec": (None, "cos"), "csc": (None, "sin")}
 # sin at multiples of pi/12 in the first quadrant, as {monomial: coefficient}.
@@ -29,7 +30,7 @@ def exact(tree: Tree, algebra: Algebra) -> Sum:
     algebra.spend(1)
     kind = tree[0]
     if kind == "num":
-        return number(tree[1])
+        return number(tree[1] if tree[2] is None else decimal(tree[1], tree[2]))
     if kind == "sym":
         return atom(tree[1])
     if kind == "const":
@@ -53,6 +54,17 @@ def exact(tree: Tree, algebra: Algebra) -> Sum:
     if kind == "fn":
         return function(tree[1], [exact(a, algebra) for a in tree[2]], algebra)
     raise NotMathError(f"{kind} inside an expression")
+
+
+def decimal(value: Fraction, places: int) -> Fraction:
+    """A decimal is exact, but a calculator's long output is the simple fraction that it rounds: 0.142857142857 is 1/7.
+
+    Twelve digits and a denominator up to 1000 leave no room for chance (three fractions in ten million).
+    """
+    if abs(value) * Fraction(10) ** places < LONG:
+        return value
+    simple = value.limit_denominator(1000)
+    return simple if abs(simple - value) * 2 <= Fraction(10) ** -places else value
 
 
 def divide(a: Sum, b: Sum, algebra: Algebra) -> Sum:
