@@ -100,12 +100,13 @@ def validate(config: ConfigDict) -> None:
     _choice(c, "answer.style", ("boxed", "hash", "answer_tag", "final_answer"))
     _choice(c, "labels.source", ("vote", "ground_truth"))
     _choice(c, "vote.match", ("equivalent", "string"))
-    _choice(c, "rl.advantage", ("rloo",))
+    _choice(c, "rl.advantage", ("rloo", "reinforce"))
     _choice(c, "rl.loss_aggregation",
             ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"))
     for field in ("steps", "batch.prompts_per_step", "batch.samples_per_prompt", "batch.microbatch_sequences",
-                  "batch.max_prompt_tokens", "batch.max_response_tokens", "rollout.prompts_per_call", "eval.every", "eval.samples",
-                  "checkpoint.every", "grader.workers", "model.logprob_chunk", "mesh.fsdp", "mesh.tensor"):
+                  "batch.max_prompt_tokens", "batch.max_response_tokens", "rollout.prompts_per_call", "eval.every",
+                  "eval.samples", "checkpoint.every", "grader.workers", "model.logprob_chunk", "mesh.fsdp",
+                  "mesh.tensor", "log.rollouts_every"):
         _require(_get(c, field) >= 1, f"{field} is {_get(c, field)}: it must be at least 1.")
     for field in ("rollout.temperature", "optimizer.learning_rate", "optimizer.grad_clip", "grader.timeout"):
         _require(_get(c, field) > 0, f"{field} is {_get(c, field)}: it must be positive.")

@@ -79,11 +79,12 @@ def load(directory, dtype=jnp.float32, remat: bool = False, sharding_of=None):
     return graphdef, params, config
 
 
-def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=None) -> int:
+def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=None,
+         extra: dict[str, str] | None = None) -> int:
     """Writes an ordinary Hugging Face directory, under a temporary name until it is complete. Returns its bytes.
 
     The head is always written, even when tied: vLLM's CPU build keeps a stale one otherwise. `tokenizer_from` is a
-    directory whose tokenizer and generation config are copied along. Raises OSError where the disk is full.
+    directory whose tokenizer and generation config are copied along, `extra` more text files by name. Raises OSError where the disk is full.
     """
     directory = pathlib.Path(directory)
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
@@ -95,6 +96,8 @@ def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=
         config = {**hf_config, "dtype": jnp.dtype(dtype).name}
         config.pop("torch_dtype", None)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for name, text in (extra or {}).items():
+            (partial / name).write_text(text)
         for name in TOKENIZER_FILES if tokenizer_from else ():
             if (pathlib.Path(tokenizer_from) / name).exists():
                 shutil.copy(pathlib.Path(tokenizer_from) / name, partial / name)

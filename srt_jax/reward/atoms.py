@@ -8,6 +8,7 @@ from srt_jax.reward.vocabulary import ALIASES, BASE_WORDS, CONSTANTS, DECORATION
 
 MAX_TOKENS = 1500
 MAX_DEPTH = 40
+MAX_CHAIN = 20
 MAX_DIGITS = 1000
 
 Tree = tuple

@@ -130,6 +130,8 @@ def _percent(p: Tree, g: Tree, prove: Prove) -> bool:
         return _node(p[1], g[1], prove)
     value, other, order = (p[1], g, 1) if p[0] == "percent" else (g[1], p, -1)
     hundredth = ("div", value, ("num", Fraction(100), None))
+    if value[0] == "num":
+        hundredth = ("num", value[1] / 100, None if value[2] is None else value[2] + 2)
     return any(_node(*((a, other)[::order]), prove) for a in (value, hundredth))
 
 

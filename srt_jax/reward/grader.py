@@ -38,10 +38,10 @@ class Grader:
         self,
         workers: int = 2,
         match: str = "equivalent",
-        timeout: float = 2.0,
+        timeout: float = 1.0,
         memory_mb: int = 1024,
         cache_path: str | os.PathLike | None = None,
-        budget: float = 30.0,
+        budget: float = 3.0,
     ):
         if match not in MATCHES:
             raise ValueError(f"match is {match!r}; use one of {', '.join(MATCHES)}")

@@ -12,7 +12,7 @@ Structures:
 
 from fractions import Fraction
 
-from srt_jax.reward.atoms import MAX_TOKENS, MINUS, ZERO, Atoms, Tree
+from srt_jax.reward.atoms import MAX_CHAIN, MAX_TOKENS, MINUS, ZERO, Atoms, Tree
 from srt_jax.reward.latex import NotMathError, plain, tokenize
 from srt_jax.reward.vocabulary import (
     ALIASES,
@@ -36,6 +36,10 @@ def parse(text: str) -> Tree:
     if parser.kind != "end":
         raise NotMathError(f"unexpected {parser.text!r}")
     return tree
+
+
+def _product(factors: list[Tree]) -> Tree:
+    return factors[0] if len(factors) == 1 else ("mul", tuple(factors))
 
 
 class Parser(Atoms):
@@ -132,6 +136,7 @@ class Parser(Atoms):
     def sum(self) -> Tree:
         self.descend()
         terms: list[Tree] = []
+        signs = 0
         if self.is_symbol("+", "-"):
             sign = self.take()
             term = self.product()
@@ -149,24 +154,32 @@ class Parser(Atoms):
                 sign = 1 if self.take() == "pm" else -1
                 left = terms[0] if len(terms) == 1 else ("add", tuple(terms))
                 terms = [("pm", sign, left, self.product())]
+                signs = self.chain(signs)
             else:
                 break
         self.depth -= 1
         return terms[0] if len(terms) == 1 else ("add", tuple(terms))
 
     def product(self) -> Tree:
-        result = self.signed()
+        factors, divisions = [self.signed()], 0
         while True:
             if self.is_symbol("*") or self.is_command("cdot", "times"):
                 self.at += 1
-                result = ("mul", (result, self.signed()))
+                factors.append(self.signed())
             elif self.is_symbol("/") or self.is_command("div"):
                 self.at += 1
-                result = ("div", result, self.signed())
+                factors = [("div", _product(factors), self.signed())]
+                divisions = self.chain(divisions)
             elif self.starts_factor():
-                result = ("mul", (result, self.power()))
+                factors.append(self.power())
             else:
-                return result
+                return _product(factors)
+
+    def chain(self, length: int) -> int:
+        """One more link of what nests to the left (a/b/c, 5!!, a ± b ± c): bounded like all depth."""
+        if length > MAX_CHAIN:
+            raise NotMathError("a chain too long")
+        return length + 1
 
     def signed(self) -> Tree:
         if self.is_symbol("+", "-"):
@@ -224,7 +237,9 @@ class Parser(Atoms):
         return self.argument()
 
     def postfix(self, tree: Tree) -> Tree:
+        length = 0
         while True:
+            length = self.chain(length)
             if self.is_symbol("!"):
                 self.at += 1
                 tree = ("fn", "factorial", (tree,))

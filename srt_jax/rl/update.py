@@ -104,7 +104,7 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
         keep = finite & (denominator > 0)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = TrainState(optax.apply_updates(state.params, updates), opt_state, state.step)
-        new = jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, state).replace(step=state.step + 1)
+        new = jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, state).replace(step=state.step + finite)
         tokens, sequences = jnp.maximum(mask.sum(), 1), jnp.maximum(batch.labelled.sum(), 1)
         return new, {
             "loss": sums["loss"],

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from tiny_models import (
     LLAMA3_ROPE,
     hf_config,
@@ -153,6 +154,7 @@ def test_bfloat16_is_no_further_from_the_truth_than_transformers_bfloat16(family
 
     assert error(ours) <= 1.1 * error(theirs)
     assert np.abs(ours - want).max() <= 1.5 * np.abs(theirs - want).max()
-    assert error(ours) > 1e-3  # it did run in bfloat16
-    _, params, _ = weights.load(tmp_path, "bfloat16")
+    assert error(ours) > 0.5 * error(theirs)  # it did run in bfloat16
+    graphdef, params, _ = weights.load(tmp_path, "bfloat16")
+    assert nnx.merge(graphdef, params)(tokens[:1, :8], lengths[:1]).dtype == "bfloat16"
     assert {str(leaf.dtype) for _, leaf in weights.flat_paths(params)} == {"float32"}  # the master copy

@@ -1,0 +1,133 @@
+"""Where a run's numbers go: TensorBoard, metrics.jsonl, saved rollouts, and one progress line."""
+import contextlib
+import gzip
+import json
+import math
+import pathlib
+import sys
+import time
+
+import jax
+from tensorboardX import SummaryWriter
+
+class CompilationCounter:
+    """Counts XLA compilations of this process; after warm-up there must be none."""
+
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_) -> None:
+        del seconds
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+
+class Phases:
+    """Wall-clock seconds of the named phases of a step: `with phases("sample"): ...`. `total` never starts over."""
+
+    def __init__(self, total: dict[str, float] | None = None):
+        self.seconds, self.total = {}, dict(total or {})
+
+    @contextlib.contextmanager
+    def __call__(self, name: str):
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            self.total[name] = self.total.get(name, 0.0) + seconds
+
+    def pop(self) -> dict[str, float]:
+        """`time/<phase>` since the last call, and their sum as `time/step`."""
+        seconds, self.seconds = self.seconds, {}
+        return {**{f"time/{name}": s for name, s in seconds.items()}, "time/step": sum(seconds.values())}
+
+
+class RunLog:
+    """Writes one record per step to metrics.jsonl and TensorBoard, and shows where the run stands."""
+
+    def __init__(self, directory: pathlib.Path, total_steps: int, keep_until: int = 0):
+        """keep_until: records after this step are of a run that was cut off, and are dropped before it goes on."""
+        self.directory, self.total_steps = directory, total_steps
+        (directory / "rollouts").mkdir(parents=True, exist_ok=True)
+        self._path = directory / "metrics.jsonl"
+        if self._path.exists():
+            _keep_records(self._path, keep_until)
+        self._file = open(self._path, "a")
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=keep_until + 1 if keep_until else None)
+        self._started, self._first_step = time.perf_counter(), keep_until
+        self._live = sys.stderr.isatty()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Records scalars under the step; a NaN (unknown) value is left out."""
+        values = {name: float(v) for name, v in values.items() if not math.isnan(float(v))}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """A Markdown text on TensorBoard's Text tab."""
+        self._board.add_text(tag, text, step)
+        self._board.flush()
+
+    def rollouts(self, step: int, rows: list[dict]) -> None:
+        """rollouts/step_N.jsonl.gz, one row per response; identical rows give identical bytes."""
+        path = self.directory / "rollouts" / f"step_{step:06d}.jsonl.gz"
+        partial = path.with_suffix(".partial")
+        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        partial.write_bytes(gzip.compress(data, compresslevel=1, mtime=0))
+        partial.rename(path)
+
+    def progress(self, step: int, summary: str) -> None:
+        """One line, rewritten in place on a terminal: step, summary, and the time that is left."""
+        done = step - self._first_step
+        left = (time.perf_counter() - self._started) / max(done, 1) * (self.total_steps - step)
+        line = f"step {step}/{self.total_steps}  {summary}  ETA {duration(left)}"
+        if self._live:
+            print(f"\r\033[K{line}", end="" if step < self.total_steps else "\n", file=sys.stderr, flush=True)
+        elif step % max(1, self.total_steps // 20) == 0 or step == self.total_steps:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Flushes everything to disk."""
+        self._file.close()
+        self._board.close()
+
+
+def _keep_records(path: pathlib.Path, last_step: int) -> None:
+    """Drops records after `last_step` and a half-written last line."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    partial.rename(path)
+
+
+def read_metrics(directory) -> list[dict]:
+    """The records of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()]
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03`, or `2:03` below an hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def markdown_table(rows: list[dict]) -> str:
+    """Rows with equal keys as a Markdown table; cell text is kept on one line and cannot break out of its cell."""
+    def cell(value):
+        text = str(value).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+        return " ".join(text.split())[:500]
+
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header), *[[cell(row[key]) for key in header] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

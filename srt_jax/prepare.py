@@ -1,0 +1,99 @@
+"""All of a run that can be checked before compute starts: data, tokenizer, model shapes, run folder."""
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from srt_jax.config import ConfigError
+from srt_jax.data import problems as problem_sources
+from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.data.batching import batch_indices
+from srt_jax.data.prompts import encode, load_tokenizer, stop_ids
+from srt_jax.evaluation import EvalSet
+from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
+
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A checked run: everything on the host, nothing compiled."""
+    model_directory: pathlib.Path
+    hf_config: dict
+    model_config: ModelConfig
+    tokenizer: object
+    stop_ids: tuple[int, ...]
+    problems: list[Problem]
+    prompts: list[list[int]]
+    eval_sets: list[EvalSet]
+    identity: dict  # what a checkpoint must agree with: data and model fingerprints
+    report: list[str]  # one line per thing found out
+
+
+def prepare(config: ConfigDict) -> Prepared:
+    """Loads and checks data, tokenizer and model shapes. Raises ConfigError, DataError or ModelError, one sentence each."""
+    directory = find_model(config.model.path)
+    hf_config = read_hf_config(directory)
+    model_config = ModelConfig.from_hf(hf_config)
+    longest = config.batch.max_prompt_tokens + config.batch.max_response_tokens
+    if longest > model_config.max_position_embeddings:
+        raise ConfigError(
+            f"batch.max_prompt_tokens + batch.max_response_tokens is {longest}, but {directory} has positions for "
+            f"{model_config.max_position_embeddings}: shorten one of them.")
+    tokenizer = load_tokenizer(str(directory))
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= model_config.vocab_size:
+        raise ModelError(f"{directory}: the tokenizer has token ids up to {largest}, but the embedding only "
+                         f"{model_config.vocab_size} rows: use the tokenizer that belongs to the model.")
+    problems, prompts, line = _problems("data", config.data, tokenizer, config)
+    batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
+    if config.labels.source == "ground_truth" and all(p.answer is None for p in problems):
+        raise DataError(f"labels.source is 'ground_truth', but no problem of {config.data.path} has an answer in "
+                        f"data.answer_column={config.data.answer_column!r}.")
+    report = [f"model: {directory} ({model_config.family}, {model_config.num_params:,} parameters)", line]
+    eval_sets = []
+    for name, source in config.eval.sets.items():
+        eval_problems, eval_prompts, line = _problems(f"eval.sets.{name}", source, tokenizer, config)
+        eval_sets.append(EvalSet(name, eval_problems, eval_prompts))
+        report.append(line)
+    generation = directory / "generation_config.json"
+    stops = stop_ids(tokenizer, json.loads(generation.read_text()) if generation.exists() else None)
+    report.append(f"stop tokens: {', '.join(repr(tokenizer.convert_ids_to_tokens(i)) for i in stops)}")
+    identity = {"data": fingerprint(problems), "model": _model_fingerprint(directory)}
+    return Prepared(directory, hf_config, model_config, tokenizer, stops, problems, prompts, eval_sets, identity, report)
+
+
+def find_model(path: str) -> pathlib.Path:
+    """A local Hugging Face directory, or the local copy of a hub model, downloaded if need be. Raises ModelError."""
+    if pathlib.Path(path).is_dir():
+        return pathlib.Path(path)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ModelError(f"model.path {path!r} does not exist: give a Hugging Face directory or a hub id (owner/name).")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    try:
+        return pathlib.Path(snapshot_download(path, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
+        reason = " ".join(str(e).split())[:160]
+        raise ModelError(f"model.path {path!r} is no local directory and could not be downloaded ({reason}).") from None
+
+
+def _problems(field: str, source, tokenizer, config):
+    problems = problem_sources.load(source)
+    problems, prompts, filtered = encode(problems, tokenizer, config.prompts, config.batch.max_prompt_tokens)
+    answered = sum(p.answer is not None for p in problems)
+    where = source.path if source.kind == "jsonl" else source.task
+    return problems, prompts, f"{field}: {where}: {filtered}; {answered} with an answer"
+
+
+def _model_fingerprint(directory: pathlib.Path) -> str:
+    """sha256 over config.json and the headers and sizes of the weight files: cheap, and another model differs in it."""
+    digest = hashlib.sha256((directory / "config.json").read_bytes())
+    for file in sorted(directory.glob("*.safetensors")):
+        with open(file, "rb") as f:
+            start = f.read(1 << 20)
+            f.seek(max(0, file.stat().st_size - (1 << 20)))
+            digest.update(start + f.read() + str(file.stat().st_size).encode())
+    return digest.hexdigest()

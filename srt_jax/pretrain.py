@@ -1,0 +1,125 @@
+"""Makes the miniature base model: a tiny Qwen3 that has read worked sums with slips in them (srt_jax/miniature.py).
+
+    python -m srt_jax.pretrain --out=cache/miniature
+
+Takes about two minutes on two cores and is skipped where the folder already holds the model of the same recipe. The
+training step is the RL update itself: with every reward 1, no baseline and no KL, policy gradient is cross-entropy.
+"""
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+import time
+
+from absl import app, flags
+
+OUT = flags.DEFINE_string("out", "cache/miniature", "Folder of the model, its tokenizer and the two problem sets.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the base is made; part of the cache key."""
+    steps: int = 900
+    batch_sequences: int = 64
+    microbatch_sequences: int = 64
+    learning_rate: float = 3e-3
+    warmup_steps: int = 20
+    slip_rate: float = 0.15
+    seed: int = 0
+
+
+def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
+    """Trains and writes the base model; returns at once where `out` was made by this recipe."""
+    from srt_jax import miniature
+
+    key = recipe_key(recipe)
+    if (out / "recipe.json").exists() and json.loads((out / "recipe.json").read_text())["key"] == key:
+        print(f"{out} holds the base model of this recipe: using it.")
+        return
+
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    from srt_jax.model import sharding, weights
+    from srt_jax.model.config import ModelConfig
+    from srt_jax.model.decoder import Decoder
+    from srt_jax.rl.update import UpdateConfig, init_state, make_optimizer, make_update
+
+    started = time.perf_counter()
+    mesh = sharding.make_mesh()
+    graphdef, params = nnx.split(Decoder(ModelConfig.from_hf(miniature.HF_CONFIG), nnx.Rngs(recipe.seed)))
+    params = jax.device_put(params, sharding.replicated(mesh))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, recipe.warmup_steps, recipe.steps)
+    optimizer = make_optimizer(schedule, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, grad_clip=1.0)
+    state = init_state(params, optimizer, mesh)
+    update = make_update(graphdef, optimizer, UpdateConfig(
+        samples_per_prompt=1, microbatch_sequences=recipe.microbatch_sequences, advantage="reinforce", kl_coef=0.0),
+        mesh, state)
+    for step in range(recipe.steps):
+        state, metrics = update(state, None, batch(recipe, step, mesh))
+        if step % 50 == 49:
+            seconds = time.perf_counter() - started
+            print(f"step {step + 1}/{recipe.steps}  entropy {float(metrics['entropy']):.3f}  "
+                  f"ETA {seconds / (step + 1) * (recipe.steps - step - 1):.0f} s", flush=True)
+    if not jnp.isfinite(metrics["loss"]):
+        raise RuntimeError("pre-training diverged: the loss is not finite.")
+
+    tokenizer_files = out.with_name(f".{out.name}.tokenizer")
+    miniature.tokenizer().save_pretrained(tokenizer_files)
+    (tokenizer_files / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "pad_token_id": 0}))
+    extra = {name: miniature.jsonl(sums) for name, sums in zip(("heldout.jsonl", "train.jsonl"), miniature.problem_sets())}
+    extra["recipe.json"] = json.dumps({"key": key, **dataclasses.asdict(recipe)}, indent=2) + "\n"
+    weights.save(out, state.params, miniature.HF_CONFIG, jnp.float32, tokenizer_from=tokenizer_files, extra=extra)
+    print(f"base model written to {out} after {time.perf_counter() - started:.0f} s")
+
+
+def batch(recipe: Recipe, step: int, mesh):
+    """Worked sums as a batch in which every response token counts alike; a pure function of (seed, step)."""
+    import numpy as np
+
+    from srt_jax import miniature
+    from srt_jax.rl.collate import collate
+    from srt_jax.rollout.sampler import Rollouts
+
+    rng = np.random.Generator(np.random.Philox(key=(recipe.seed, step)))
+    heldout = set(map(tuple, miniature.problem_sets()[0]))
+    tokenizer = miniature.tokenizer()
+    prompts, responses = [], []
+    while len(prompts) < recipe.batch_sequences:
+        terms = miniature.random_terms(rng)
+        if tuple(terms) not in heldout:
+            prompts.append(miniature.problem_text(terms) + "=")
+            responses.append(miniature.solution_text(terms, rng, recipe.slip_rate) + tokenizer.eos_token)
+    prompts, responses = tokenizer(prompts)["input_ids"], tokenizer(responses)["input_ids"]
+    tokens = np.zeros((len(prompts), 1, miniature.MAX_RESPONSE_TOKENS), np.int32)
+    for row, response in zip(tokens[:, 0], responses):
+        row[:len(response)] = response
+    lengths = np.array([[len(r)] for r in responses], np.int32)
+    rollouts = Rollouts(prompts, tokens, lengths, np.zeros(tokens.shape, np.float32), lengths > 0, 0)
+    ones = np.ones((len(prompts), 1), np.float32)
+    return collate(rollouts, ones, ones[:, 0] > 0, [miniature.MAX_PROMPT_TOKENS + miniature.MAX_RESPONSE_TOKENS], mesh)
+
+
+def recipe_key(recipe: Recipe) -> str:
+    """Changes with the recipe and with the code that makes the data."""
+    from srt_jax import miniature
+
+    code = pathlib.Path(miniature.__file__).read_bytes()
+    return hashlib.sha256(code + json.dumps(dataclasses.asdict(recipe)).encode()).hexdigest()[:16]
+
+
+def main(argv) -> None:
+    """Entry point."""
+    if len(argv) > 1:
+        sys.exit(f"error: unexpected argument {argv[1]!r}.")
+    from srt_jax.main import use_cpu_devices
+
+    use_cpu_devices(2)
+    pretrain(pathlib.Path(OUT.value), Recipe())
+
+
+if __name__ == "__main__":
+    app.run(main)
