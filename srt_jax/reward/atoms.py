@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 
 from srt_jax.reward.latex import NotMathError, Token, plain
-from srt_jax.reward.vocabulary import ALIASES, BASE_WORDS, CONSTANTS, DECORATIONS, FUNCTIONS, GREEK, MATRICES
+from srt_jax.reward.vocabulary import ALIASES, BASE_WORDS, CONSTANTS, DECORATIONS, FIGURES, FUNCTIONS, GREEK, MATRICES
 
 MAX_TOKENS = 1500
 MAX_DEPTH = 40
@@ -382,6 +382,8 @@ class Atoms:
             return ("fn", "binom", (self.argument(single_digit=True), self.argument(single_digit=True)))
         if name in DECORATIONS:
             return self.named(f"{name}({self.subscript()})")
+        if name in FIGURES and self.kind in ("word", "text"):
+            return ("sym", f"{name}({self.subscript()})")
         if name == "operatorname":
             name = ALIASES.get(text := self.subscript(), text)
             if name not in FUNCTIONS:

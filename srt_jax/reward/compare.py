@@ -19,8 +19,8 @@ SIGNIFICANT = 3  # digits a rounded answer must show
 RELATIVE = Fraction(2, 1000)  # and how far it may be off at most
 NOISE = Fraction(1, 10**9)
 SAME = 1e-12  # relative difference below which two constants are one
-_CHOICE = re.compile(r"\(?([A-Z])[).:]")
-_SPACED_UNIT = re.compile(r"(.*[\d}])(?:\\[,;: ]| )\s*[mgshlLNJWVAKCF](?:\^\{?[23]\}?)?")
+_CHOICE = re.compile(r"(?:\\(?:text|math)[a-z]{0,6}\{)?(?i:option |choice |answer )?\(?([A-Z])(?:[).:]|$)")
+_SPACED_UNIT = re.compile(r"(.*[\d}])(?:\\[,;: ]| ) ?[mgshlLNJWVAKCF](?:\^\{?[23]\}?)?(?:/[mgshlLK](?:\^\{?[23]\}?)?)?")
 _ORDERED = {"tuple", "matrix", "assign"}
 _HALF_DAY = 12 * 3600
 
@@ -35,8 +35,15 @@ def matches(prediction: Read, gold: Read, prove: Prove) -> bool:
     choice = _CHOICE.match(prediction.text)
     if choice and gold.tree == ("sym", choice[1]):
         return True
-    unit = _SPACED_UNIT.fullmatch(prediction.text)
-    return bool(unit) and not symbols(gold.tree) and _node(read(unit[1]).tree, gold.tree, prove)
+    p, g = (_without_unit(side) for side in (prediction, gold))
+    return (p, g) != (prediction, gold) and _node(p.tree, g.tree, prove)
+
+
+def _without_unit(side: Read) -> Read:
+    """A number with a one-letter unit after a space (`10 m`, `3 m/s`) without it; elsewhere such letters are variables."""
+    match = _SPACED_UNIT.fullmatch(side.text)
+    number = read(match[1]) if match else side
+    return side if symbols(number.tree) else number
 
 
 def _node(p: Tree, g: Tree, prove: Prove) -> bool:
@@ -53,6 +60,8 @@ def _node(p: Tree, g: Tree, prove: Prove) -> bool:
     items = _items(p), _items(g)
     if items[0] is not None and items[1] is not None:
         return _collections(p, g, *items, prove)
+    if kinds[0] == "list" and items[1] is None:  # "3/4 or 0.75": each of them must be right
+        return all(_node(item, g, prove) for item in p[1])
     if items != (None, None) or "base" in kinds:
         return False
     if "equation" in kinds or "relation" in kinds:

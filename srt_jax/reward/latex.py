@@ -80,7 +80,7 @@ def tokenize(text: str, limit: int) -> list[Token]:
             if name in ("hspace", "vspace", "phantom", "label", "tag", "color", "textcolor"):
                 _, position = group(text, position)
                 continue
-            kind, lexeme = ("symbol", name) if name in "<>[]|*:/" else ("command", name)
+            kind, lexeme = ("symbol", name) if name in "<>[]()|*:/" else ("command", name)
         elif kind == "symbol" and lexeme in "$~":
             kind, lexeme = "space", " "
         tokens.append((kind, lexeme))

@@ -10,6 +10,7 @@ Structures:
     ("base", digits, base)     ("text", words)
 """
 
+import re
 from fractions import Fraction
 
 from srt_jax.reward.atoms import MAX_CHAIN, MAX_TOKENS, MINUS, ZERO, Atoms, Tree
@@ -27,6 +28,8 @@ from srt_jax.reward.vocabulary import (
     SHORT_UNITS,
 )
 
+
+_DEFINITION = re.compile(r"[A-Za-z](?:\^\{-1\})?\([A-Za-z](?:,[A-Za-z])*\)")
 
 
 def parse(text: str) -> Tree:
@@ -70,16 +73,27 @@ class Parser(Atoms):
     def item(self) -> Tree:
         """One relation, expression, interval, set ... with its unit dropped."""
         self.descend()
-        head = self.tokens[self.at : self.at + 5]
-        if [t[1] for t in head[1::2]] == ["(", ")"] and head[0][0] == head[2][0] == "word" and head[4] == ("symbol", "="):
-            if len(head[0][1]) == len(head[2][1]) == 1:  # `f(x) = ...` names what it defines
-                self.at += 5
+        self.heading()
         operators, operands = [], [self.operand()]
         while (operator := self.relation()) is not None:
             operators.append(operator)
             operands.append(self.operand())
         self.depth -= 1
         return ("rel", tuple(operators), tuple(operands)) if operators else operands[0]
+
+    def heading(self) -> None:
+        """Skip what only names the value that follows: `f(x) =`, `Total cost =`, `\\text{The answer is}`, `\\approx`."""
+        if self.kind == "text" and plain(self.text).endswith((" is", " are")):
+            self.at += 1
+        ahead = self.tokens[self.at : self.at + 12]
+        if ("symbol", "=") in ahead:
+            length = ahead.index(("symbol", "="))
+            words = [text for kind, text in ahead[:length] if kind in ("word", "text")]
+            named = len(words) == length and any(len(word) > 3 or kind == "text" for kind, word in ahead[:length])
+            if named or _DEFINITION.fullmatch("".join(text for _, text in ahead[:length])):
+                self.at += length + 1
+        if self.is_command("approx"):
+            self.at += 1
 
     def relation(self) -> str | None:
         known = {"symbol": RELATION_SYMBOLS, "command": RELATION_COMMANDS}.get(self.kind, {})
@@ -243,6 +257,8 @@ class Parser(Atoms):
             if self.is_symbol("!"):
                 self.at += 1
                 tree = ("fn", "factorial", (tree,))
+            elif self.tokens[self.at - 1][0] == "number" and self.is_symbol("'", '"'):
+                self.at += 1  # feet and inches, minutes and seconds of arc
             elif self.degree_sign():
                 tree = ("div", ("mul", (tree, ("const", "pi"))), ("num", Fraction(180), None)) if self.angle else tree
             else:
@@ -259,4 +275,6 @@ class Parser(Atoms):
             self.at += 1
         else:
             return False
+        if self.kind in ("word", "text") and self.text.strip() in ("C", "F"):
+            self.at += 1
         return True

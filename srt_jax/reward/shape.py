@@ -12,8 +12,9 @@ from math import gcd, lcm
 from srt_jax.reward.algebra import Algebra, rational, render
 from srt_jax.reward.atoms import MINUS, Tree
 from srt_jax.reward.expression import exact, is_complete
-from srt_jax.reward.latex import TEXT_COMMANDS, NotMathError, clean, group, plain, trim
+from srt_jax.reward.latex import NotMathError, clean, group, plain, trim
 from srt_jax.reward.parse import parse
+from srt_jax.reward.vocabulary import NUMBER_WORDS, REALS, TEXT_COMMANDS
 
 MAX_MATH = 2_000  # characters; longer answers are compared as text
 MAX_LENGTH = 10_000  # characters; longer answers are not answers
@@ -21,7 +22,7 @@ MAX_SIGNS = 4  # plus-minus signs spelled out in one item
 
 Shape = tuple
 INFINITY = ("const", "inf")
-_TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))? ?(?:(a|p)\.? ?m\.?)?", re.IGNORECASE)
+_TIME = re.compile(r"(\d{1,2})(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:(a|p)\.? ?m\.?)?")
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z .'\-]*")
 _PRODUCTS = set("abcxyz")
 _MIRROR = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -52,6 +53,9 @@ def read(answer: str) -> Read:
         return _words("text", answer, answer)
     text = unwrap(clean(answer))
     words = plain(text)
+    if words in REALS:
+        text = "(-\\infty,\\infty)"
+    text = NUMBER_WORDS.get(words, text)
     if (time := clock(words)) is not None:
         return _words("time", time, text)
     if len(text) <= MAX_MATH and not is_word(text):
@@ -88,9 +92,9 @@ def unwrap(text: str) -> str:
 def clock(words: str) -> str | None:
     """Seconds after midnight of a time of day, with a mark when neither a.m. nor p.m. is said; None for other text."""
     match = _TIME.fullmatch(words.replace(" :", ":").replace(": ", ":"))
-    if match is None:
+    if match is None or not (match[2] or match[4]):
         return None
-    hours, minutes, seconds = int(match[1]), int(match[2]), int(match[3] or 0)
+    hours, minutes, seconds = int(match[1]), int(match[2] or 0), int(match[3] or 0)
     if match[4]:
         hours = hours % 12 + (12 if match[4] == "p" else 0)
     open_half = not match[4] and 1 <= hours <= 12
@@ -104,7 +108,7 @@ def is_word(text: str) -> bool:
         and len(text) > 1
         and not set(text) <= _PRODUCTS
         and text.lower() not in ("pi", "infinity", "inf", "oo")
-        and re.fullmatch(r"[A-Za-z]'", text) is None
+        and re.fullmatch(r"[A-Za-z](?:'|(?: (?:and|or) [A-Za-z])*)", text) is None
     )
 
 
@@ -120,6 +124,8 @@ def reduce(tree: Tree) -> Tree:
         return expand_signs(("tuple", tree[1], tuple(reduce(item) for item in tree[2])))
     if kind == "union":
         return ("union", tuple(reduce(item) for item in tree[1]))
+    if tree == ("sym", "mathbb(R)"):
+        return ("tuple", "()", (("mul", (MINUS, INFINITY)), INFINITY))
     return expand_signs(tree)
 
 

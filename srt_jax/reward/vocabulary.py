@@ -26,7 +26,7 @@ RENAME = {
     "rbrace": "}", "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|",
     "varnothing": "emptyset", "degree": "circ", "dots": "ldots", "cdots": "ldots", "ast": "*", "colon": ":",
     "ratio": ":", "land": "wedge", "arcsec": "asec", "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta",
-    "textpi": "pi", "imath": "i", "slash": "/", "simeq": "approx", "thickapprox": "approx",
+    "textpi": "pi", "imath": "i", "slash": "/", "simeq": "approx", "langle": "(", "rangle": ")", "sim": "approx", "thickapprox": "approx",
 }  # fmt: skip
 TEXT_COMMANDS = {
     "text", "textbf", "textit", "textrm", "textsf", "texttt", "textnormal", "mbox", "hbox", "mathrm", "emph",
@@ -77,6 +77,10 @@ KEEP = {
 SEPARATORS = {
     "and", "or", ", and", ", or", "and,", "or,", "&",
 }  # fmt: skip
+NUMBER_WORDS = {word: str(n) for n, word in enumerate(
+    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+)}  # fmt: skip
+REALS = {"all real numbers", "all reals", "the real numbers", "real numbers", "all real numbers x"}
 BASE_WORDS = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
     "eleven": 11, "twelve": 12, "sixteen": 16,
@@ -85,5 +89,7 @@ BASE_WORDS = {
 DECORATIONS = {
     "mathbb", "mathcal", "mathfrak", "vec", "hat", "bar", "tilde", "overline",
 }  # fmt: skip
+# Commands before the letters of a figure: together they are its name.
+FIGURES = {"angle", "triangle", "measuredangle", "overarc"}
 # Commands that may continue a product without a sign.
 OPENERS = {"frac", "sqrt", "binom", "lfloor", "lceil", "operatorname", "pi", "infty"} | DECORATIONS | GREEK | FUNCTIONS | set(ALIASES)
