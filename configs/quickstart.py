@@ -13,7 +13,8 @@ from srt_jax.config import base, source
 def get_config(labels: str = "vote"):
     """labels: vote | ground_truth."""
     config = base()
-    config.name = f"quickstart/{'srt' if labels == 'vote' else labels}"
+    config.name = "srt" if labels == "vote" else labels
+    config.out = "runs/quickstart"
     config.steps = 50
     config.labels.source = labels
     config.model.path = "cache/miniature"

@@ -21,7 +21,7 @@ def evaluate(eval_set: EvalSet, sampler, tokenizer, grader, *, samples: int, sam
              seed: int) -> tuple[dict[str, float], Rollouts, Graded]:
     """Metrics of one set, its rollouts and their grading.
 
-    The random numbers depend on (seed, problem, sample) and not on the step: curves over training compare the same draws.
+    The random numbers depend on (seed, problem, sample), not on the step: a curve over training compares equal draws.
     """
     seeds = problem_seeds(seed, "eval", 0, [p.id for p in eval_set.problems])
     rollouts = sampler.generate(eval_set.prompts, samples, sampling, seeds)

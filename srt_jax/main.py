@@ -1,7 +1,7 @@
 """Trains a language model on its own votes, or on ground truth.
 
-    python -m srt_jax.main --config=configs/quickstart.py              one experiment; the config's docstring explains it
-    python -m srt_jax.main --config=configs/quickstart.py:ground_truth config files take arguments after a colon
+    python -m srt_jax.main --config=configs/quickstart.py               one experiment; its docstring explains it
+    python -m srt_jax.main --config=configs/quickstart.py:ground_truth  config files take arguments after a colon
     ... --config.batch.prompts_per_step=8 --config.name=small          any field can be set
     ... --dry_run                                                      checks everything, prints the plan, runs nothing
 
@@ -18,7 +18,7 @@ from srt_jax.config import ConfigError, describe, run_directory, validate, valid
 from srt_jax.data.base import DataError
 from srt_jax.model.config import ModelError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/, with arguments after a colon.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/, arguments after a colon.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print the plan; run nothing.")
 
 logging.set_verbosity(logging.WARNING)  # orbax and jax report every file and backend otherwise

@@ -10,6 +10,7 @@ import time
 import jax
 from tensorboardX import SummaryWriter
 
+
 class CompilationCounter:
     """Counts XLA compilations of this process; after warm-up there must be none."""
 
@@ -54,7 +55,7 @@ class RunLog:
         self._path = directory / "metrics.jsonl"
         if self._path.exists():
             _keep_records(self._path, keep_until)
-        self._file = open(self._path, "a")
+        self._file = self._path.open("a")
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=keep_until + 1 if keep_until else None)
         self._started, self._first_step = time.perf_counter(), keep_until
         self._live = sys.stderr.isatty()

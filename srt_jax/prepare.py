@@ -33,7 +33,7 @@ class Prepared:
 
 
 def prepare(config: ConfigDict) -> Prepared:
-    """Loads and checks data, tokenizer and model shapes. Raises ConfigError, DataError or ModelError, one sentence each."""
+    """Loads and checks data, tokenizer and model shapes. Raises ConfigError, DataError or ModelError."""
     directory = find_model(config.model.path)
     hf_config = read_hf_config(directory)
     model_config = ModelConfig.from_hf(hf_config)
@@ -45,7 +45,7 @@ def prepare(config: ConfigDict) -> Prepared:
     tokenizer = load_tokenizer(str(directory))
     largest = max(tokenizer.get_vocab().values())
     if largest >= model_config.vocab_size:
-        raise ModelError(f"{directory}: the tokenizer has token ids up to {largest}, but the embedding only "
+        raise ModelError(f"{directory}: the tokenizer has ids up to {largest}, but the embedding only "
                          f"{model_config.vocab_size} rows: use the tokenizer that belongs to the model.")
     problems, prompts, line = _problems("data", config.data, tokenizer, config)
     batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
@@ -62,7 +62,8 @@ def prepare(config: ConfigDict) -> Prepared:
     stops = stop_ids(tokenizer, json.loads(generation.read_text()) if generation.exists() else None)
     report.append(f"stop tokens: {', '.join(repr(tokenizer.convert_ids_to_tokens(i)) for i in stops)}")
     identity = {"data": fingerprint(problems), "model": _model_fingerprint(directory)}
-    return Prepared(directory, hf_config, model_config, tokenizer, stops, problems, prompts, eval_sets, identity, report)
+    return Prepared(
+        directory, hf_config, model_config, tokenizer, stops, problems, prompts, eval_sets, identity, report)
 
 
 def find_model(path: str) -> pathlib.Path:
@@ -70,7 +71,7 @@ def find_model(path: str) -> pathlib.Path:
     if pathlib.Path(path).is_dir():
         return pathlib.Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"model.path {path!r} does not exist: give a Hugging Face directory or a hub id (owner/name).")
+        raise ModelError(f"model.path {path!r} does not exist: give a Hugging Face directory or a hub id.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     try:

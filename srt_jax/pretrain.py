@@ -70,8 +70,9 @@ def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
     tokenizer_files = out.with_name(f".{out.name}.tokenizer")
     miniature.tokenizer().save_pretrained(tokenizer_files)
     (tokenizer_files / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "pad_token_id": 0}))
-    extra = {name: miniature.jsonl(sums) for name, sums in zip(("heldout.jsonl", "train.jsonl"), miniature.problem_sets())}
-    extra["recipe.json"] = json.dumps({"key": key, **dataclasses.asdict(recipe)}, indent=2) + "\n"
+    heldout, train = miniature.problem_sets()
+    extra = {"heldout.jsonl": miniature.jsonl(heldout), "train.jsonl": miniature.jsonl(train),
+             "recipe.json": json.dumps({"key": key, **dataclasses.asdict(recipe)}, indent=2) + "\n"}
     weights.save(out, state.params, miniature.HF_CONFIG, jnp.float32, tokenizer_from=tokenizer_files, extra=extra)
     print(f"base model written to {out} after {time.perf_counter() - started:.0f} s")
 

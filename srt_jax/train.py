@@ -84,7 +84,7 @@ def train(config: ConfigDict) -> dict:
                 save(run, state, step, evaluated)
             if stop.requested and step < config.steps:
                 raise TrainingStoppedError(
-                    f"stopped after step {step}; the state is saved in {directory}, the same command goes on from there.")
+                    f"stopped after step {step}; the state is saved in {directory}: the same command goes on.")
         return finish(run, state)
 
 

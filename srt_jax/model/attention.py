@@ -8,14 +8,24 @@ import jax.numpy as jnp
 MASKED = -1e30  # finite, so that a fully masked row gives a uniform softmax and no NaN
 
 
-def causal(q, k, v, lengths):
-    """Attention of each token to itself and the tokens before it.
+def causal(q, k, v):
+    """Attention of each token to itself and the tokens before it, in plain XLA.
 
-    q [B, S, N, H], k and v [B, S, K, H], lengths [B] real tokens of each right-padded row. Returns [B, S, N, H].
-    Padding lies to the right, so the causal mask alone keeps it out of every real token's view.
+    q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]. Rows are right-padded, so the causal mask alone keeps padding
+    out of every real token's view. The G = N/K query heads of a key head are stacked along S: one batched matrix
+    product per key head, which XLA's CPU backend runs faster than the five-dimensional contraction (1.15x, 512 x 34 tokens).
     """
-    del lengths
-    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
+    B, S, N, H = q.shape
+    K = k.shape[2]
+    G = N // K
+    q = q.reshape(B, S, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * S, H) * H**-0.5
+    k = k.transpose(0, 2, 3, 1).reshape(B * K, H, S)
+    v = v.transpose(0, 2, 1, 3).reshape(B * K, S, H)
+    scores = jnp.einsum("bsh,bht->bst", q, k, preferred_element_type=jnp.float32)
+    visible = jnp.tile(jnp.tril(jnp.ones((S, S), bool)), (G, 1))  # [G * S, S]
+    weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), -1).astype(v.dtype)
+    out = jnp.einsum("bst,bth->bsh", weights, v)
+    return out.reshape(B, K, G, S, H).transpose(0, 3, 1, 2, 4).reshape(B, S, N, H)
 
 
 def decode_step(q, k, v, prompt_kv, prompt_lengths, response_kv, step):

@@ -10,6 +10,8 @@ from flax import nnx
 from srt_jax.model import attention
 from srt_jax.model.config import ModelConfig, inverse_frequencies
 
+UNROLL_BELOW = 10_000_000  # parameters
+
 
 class Linear(nnx.Module):
     """y = x @ kernel + bias, kernel [in, out], computed in x's dtype."""
@@ -115,14 +117,16 @@ class Decoder(nnx.Module):
             attended, kept = attend(q, k, v, cache)
             return layer.finish(x, attended), kept
 
-        x, kept = jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, (stacked, caches))
+        # Tiny models are unrolled: the scan's copies of stacked activations would be a fifth of their step.
+        unroll = self.config.num_layers if self.config.num_params < UNROLL_BELOW else 1
+        x, kept = jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, (stacked, caches), unroll=unroll)
         return self.norm(x), kept
 
-    def __call__(self, tokens, lengths):
-        """tokens [B, S] right-padded, lengths [B] -> hidden states [B, S, D]; head_weights() turns them into logits."""
+    def __call__(self, tokens):
+        """tokens [B, S], right-padded -> hidden states [B, S, D]; head_weights() turns them into logits."""
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         hidden, _ = self.run_layers(
-            tokens, positions, lambda q, k, v, _: (attention.causal(q, k, v, lengths), None))
+            tokens, positions, lambda q, k, v, _: (attention.causal(q, k, v), None))
         return hidden
 
     def logits(self, hidden):

@@ -84,7 +84,8 @@ def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=
     """Writes an ordinary Hugging Face directory, under a temporary name until it is complete. Returns its bytes.
 
     The head is always written, even when tied: vLLM's CPU build keeps a stale one otherwise. `tokenizer_from` is a
-    directory whose tokenizer and generation config are copied along, `extra` more text files by name. Raises OSError where the disk is full.
+    directory whose tokenizer and generation config are copied along, `extra` more text files by name.
+    Raises OSError where the disk is full.
     """
     directory = pathlib.Path(directory)
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")

@@ -210,10 +210,15 @@ def _approximate(tree: Tree, point: int) -> complex:
     if kind == "div":
         return _approximate(tree[1], point) / _approximate(tree[2], point)
     if kind == "pow":
-        return _power(_approximate(tree[1], point), _approximate(tree[2], point))
+        return _power(_real(_approximate(tree[1], point)), _real(_approximate(tree[2], point)))
     if kind == "fn":
-        return _call(tree[1], [_approximate(a, point) for a in tree[2]])
+        return _call(tree[1], [_real(_approximate(a, point)) for a in tree[2]])
     raise ValueError(kind)
+
+
+def _real(value: complex) -> complex:
+    """Without an imaginary part that is rounding noise: roots and logarithms jump across the negative axis."""
+    return complex(value.real) if abs(value.imag) <= 1e-13 * abs(value.real) else value
 
 
 def _power(base: complex, exponent: complex) -> complex:

@@ -81,8 +81,8 @@ def init_state(params, optimizer, mesh: Mesh) -> TrainState:
 def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: TrainState):
     """update(state, reference_params, batch) -> (state, metrics): compiled once per batch shape, donates the state.
 
-    `state` (arrays or abstract arrays with shardings) fixes where the new state lies. Metrics are float32 scalars, means
-    over the response tokens or the sequences of labelled prompts.
+    `state` (arrays or abstract arrays with shardings) fixes where the new state lies. Metrics are float32 scalars,
+    means over the response tokens or the sequences of labelled prompts.
     """
     state_sharding = jax.tree.map(lambda x: x.sharding, state)
     split = functools.partial(split_microbatches, size=config.microbatch_sequences, mesh=mesh)
@@ -125,7 +125,7 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
 
 
 def response_mask(batch: Batch):
-    """[B, S] float: 1 on the response tokens (stop token included) of labelled prompts. From lengths, never from ids."""
+    """[B, S] float: 1 on response tokens (stop token included) of labelled prompts. From lengths, never from ids."""
     position = jnp.arange(batch.tokens.shape[1])
     inside = (position >= batch.prompt_lengths[:, None]) & (position < batch.lengths[:, None])
     return (inside & batch.labelled[:, None]).astype(jnp.float32)
@@ -134,7 +134,7 @@ def response_mask(batch: Batch):
 def _logprobs(graphdef, config: UpdateConfig, params, batch: Batch):
     """Log-prob and entropy [B, S] at the position of the token they are of (position 0: zeros)."""
     model = nnx.merge(graphdef, params)
-    hidden = model(batch.tokens, batch.lengths)
+    hidden = model(batch.tokens)
     values = token_logprobs(
         hidden[:, :-1], model.head_weights(), batch.tokens[:, 1:], config.temperature, config.logprob_chunk)
     return tuple(jnp.pad(v, ((0, 0), (1, 0))) for v in values)

@@ -47,9 +47,9 @@ class JaxSampler:
             args = self._arguments(prompts, seeds, bucket, indices)
             # Queued without waiting: the device goes on to the next call while the host unpacks this one.
             pending.append((indices, self._program(n, sampling)(self._params, *args)))
-        for indices, result in pending:
-            result = [np.asarray(x)[:len(indices)] for x in result]
-            tokens[indices], logprobs[indices], lengths[indices], stopped[indices] = result
+        for indices, results in pending:
+            for array, result in zip((tokens, logprobs, lengths, stopped), results):
+                array[indices] = np.asarray(result)[:len(indices)]
         return Rollouts([list(p) for p in prompts], tokens, lengths, logprobs, stopped, self._version)
 
     def _calls(self, prompts):
@@ -58,7 +58,7 @@ class JaxSampler:
         for i, prompt in enumerate(prompts):
             bucket = next((b for b in self._buckets if b >= len(prompt)), None)
             if bucket is None:
-                raise ValueError(f"a prompt has {len(prompt)} tokens, rollout.prompt_buckets ends at {self._buckets[-1]}.")
+                raise ValueError(f"a prompt has {len(prompt)} tokens: the last prompt bucket holds {self._buckets[-1]}.")
             by_bucket.setdefault(bucket, []).append(i)
         size = self._prompts_per_call
         for bucket, indices in sorted(by_bucket.items()):
@@ -83,10 +83,10 @@ class JaxSampler:
 
 
 def _sample(params, prompts, prompt_lengths, seeds, *, graphdef, n, sampling, stop_ids, mesh):
-    """prompts [P, S], prompt_lengths [P], seeds [P, 2] uint32 -> tokens, logprobs [P, n, T]; lengths, stopped [P, n]."""
+    """prompts [P, S], prompt_lengths [P], seeds [P, 2] -> tokens, logprobs [P, n, T]; lengths, stopped [P, n]."""
     model = nnx.merge(graphdef, _compute_copy(params, graphdef))
     P, T = prompts.shape[0], sampling.max_tokens
-    rows = lambda x: jax.lax.with_sharding_constraint(x, sharding.by_rows(mesh))  # noqa: E731
+    rows = functools.partial(jax.lax.with_sharding_constraint, shardings=sharding.by_rows(mesh))
     draw = functools.partial(_draw, sampling=sampling)
     keys = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n)))(
         jax.random.wrap_key_data(seeds))  # [P, n]
@@ -94,7 +94,7 @@ def _sample(params, prompts, prompt_lengths, seeds, *, graphdef, n, sampling, st
 
     hidden, prompt_kv = model.run_layers(
         prompts, jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape),
-        lambda q, k, v, _: (attention.causal(q, k, v, prompt_lengths), (k, v)))
+        lambda q, k, v, _: (attention.causal(q, k, v), (k, v)))
     last = jnp.take_along_axis(hidden, jnp.maximum(prompt_lengths - 1, 0)[:, None, None], 1)  # [P, 1, D]
     logits = jnp.broadcast_to(model.logits(last), (P, n, model.config.vocab_size))
     token, logprob = draw(keys, 0, logits)

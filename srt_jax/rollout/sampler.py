@@ -21,8 +21,8 @@ class Rollouts:
     """n responses to each of P prompts, as token ids.
 
     tokens [P, n, T] int32, right-padded with 0, the stop token included; lengths [P, n] int32; logprobs [P, n, T]
-    float32 of the sampled tokens under the distribution they were drawn from; stopped [P, n] bool: ended by a stop token (else
-    cut at max_tokens); version: of the weights that sampled.
+    float32 of the sampled tokens under the distribution they were drawn from; stopped [P, n] bool: ended by a stop
+    token (else cut at max_tokens); version: of the weights that sampled.
     """
     prompts: list[list[int]]
     tokens: np.ndarray
@@ -33,7 +33,7 @@ class Rollouts:
 
     def responses(self) -> list[list[np.ndarray]]:
         """Token ids without padding, per prompt and sample."""
-        return [[row[:length] for row, length in zip(rows, lengths)] for rows, lengths in zip(self.tokens, self.lengths)]
+        return [[row[:length] for row, length in zip(*prompt)] for prompt in zip(self.tokens, self.lengths)]
 
 
 class Sampler(Protocol):

@@ -19,7 +19,7 @@ from tiny_models import (
 )
 from transformers import AutoModelForCausalLM
 
-from srt_jax.model import weights
+from srt_jax.model import decoder, weights
 from srt_jax.model.config import ModelConfig
 
 TOLERANCE = 1e-5  # of logits whose standard deviation is 1
@@ -44,7 +44,7 @@ def test_logits_equal_transformers_on_a_right_padded_batch(variant, tmp_path):
     tokens, lengths = random_batch(model.config.vocab_size, (96, 1, 41, 95), seed=1)
     theirs = hf_logits(model, tokens, lengths)
     assert 0.5 < real(theirs, lengths).std() < 2  # the tolerance means what it says
-    assert max_difference(our_logits(tmp_path, tokens, lengths), theirs, lengths) <= TOLERANCE
+    assert max_difference(our_logits(tmp_path, tokens), theirs, lengths) <= TOLERANCE
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
@@ -53,7 +53,16 @@ def test_logits_equal_transformers_at_long_positions(family, tmp_path):
     model = save_model(tmp_path, family)
     tokens, lengths = random_batch(model.config.vocab_size, (2048,))
     theirs = hf_logits(model, tokens, lengths)
-    assert max_difference(our_logits(tmp_path, tokens, lengths), theirs, lengths) <= TOLERANCE
+    assert max_difference(our_logits(tmp_path, tokens), theirs, lengths) <= TOLERANCE
+
+
+def test_scanned_layers_equal_transformers_too(tmp_path, monkeypatch):
+    """Models as small as these are unrolled; real ones run their layers in a loop."""
+    monkeypatch.setattr(decoder, "UNROLL_BELOW", 0)
+    model = save_model(tmp_path, "llama", num_hidden_layers=3)
+    tokens, lengths = random_batch(model.config.vocab_size, (53, 17))  # a shape of its own, so that it is compiled anew
+    theirs = hf_logits(model, tokens, lengths)
+    assert max_difference(our_logits(tmp_path, tokens), theirs, lengths) <= TOLERANCE
 
 
 def test_padding_tokens_and_neighbours_change_nothing(tmp_path):
@@ -61,7 +70,7 @@ def test_padding_tokens_and_neighbours_change_nothing(tmp_path):
     tokens, lengths = random_batch(model.config.vocab_size, (30, 12, 21))
     other = np.where(np.arange(tokens.shape[1]) < lengths[:, None], tokens, 0)
     other[2] = tokens[0]
-    logits = our_logits(tmp_path, np.concatenate([tokens, other]), np.concatenate([lengths, lengths]))
+    logits = our_logits(tmp_path, np.concatenate([tokens, other]))
     a, b = logits[:3], logits[3:]
     assert (a[0] == b[0]).all()
     assert (a[1, :12] == b[1, :12]).all()
@@ -129,7 +138,7 @@ def test_field_changes_our_output_as_it_changes_theirs(field, tmp_path):
     ours, configs = [], []
     for i, model in enumerate(models):
         model.save_pretrained(tmp_path / str(i))
-        ours.append(our_logits(tmp_path / str(i), tokens, lengths))
+        ours.append(our_logits(tmp_path / str(i), tokens))
         assert max_difference(ours[i], hf_logits(model, tokens, lengths), lengths) <= TOLERANCE
         configs.append(ModelConfig.from_hf(json.loads((tmp_path / str(i) / "config.json").read_text())))
     assert value_of(configs[0], field) != value_of(configs[1], field)
@@ -146,7 +155,7 @@ def test_bfloat16_is_no_further_from_the_truth_than_transformers_bfloat16(family
     rounded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager")
     tokens, lengths = random_batch(truth.config.vocab_size, (96, 60, 96, 31))
     want = real(hf_logits(truth, tokens, lengths), lengths)
-    ours = real(our_logits(tmp_path, tokens, lengths, "bfloat16"), lengths)
+    ours = real(our_logits(tmp_path, tokens, "bfloat16"), lengths)
     theirs = real(hf_logits(rounded, tokens, lengths), lengths)
 
     def error(logits):
@@ -156,5 +165,5 @@ def test_bfloat16_is_no_further_from_the_truth_than_transformers_bfloat16(family
     assert np.abs(ours - want).max() <= 1.5 * np.abs(theirs - want).max()
     assert error(ours) > 0.5 * error(theirs)  # it did run in bfloat16
     graphdef, params, _ = weights.load(tmp_path, "bfloat16")
-    assert nnx.merge(graphdef, params)(tokens[:1, :8], lengths[:1]).dtype == "bfloat16"
+    assert nnx.merge(graphdef, params)(tokens[:1, :8]).dtype == "bfloat16"
     assert {str(leaf.dtype) for _, leaf in weights.flat_paths(params)} == {"float32"}  # the master copy

@@ -72,15 +72,15 @@ def hf_logits(model, tokens, lengths):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(graphdef, params, tokens, lengths):
+def _forward(graphdef, params, tokens):
     model = nnx.merge(graphdef, params)
-    return model.logits(model(tokens, lengths))
+    return model.logits(model(tokens))
 
 
-def our_logits(directory, tokens, lengths, dtype=np.float32):
+def our_logits(directory, tokens, dtype=np.float32):
     """[B, S, V] float32 by our decoder, from a Hugging Face directory. One compilation per config and shape."""
     graphdef, params, _ = weights.load(directory, dtype)
-    return np.asarray(_forward(graphdef, params, tokens, lengths))
+    return np.asarray(_forward(graphdef, params, tokens))
 
 
 def real(logits, lengths):

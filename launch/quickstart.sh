@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The whole loop on a laptop: sets up .venv, makes the tiny base model, trains it on its own votes and on the answers,
+# and puts both side by side in runs/quickstart. What exists already is used again. Arguments go to both runs,
+# e.g. launch/quickstart.sh --config.seed=1
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+make_environment
+
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+out=runs/quickstart
+.venv/bin/python -m srt_jax.pretrain --out=cache/miniature
+.venv/bin/python -m srt_jax.main --config=configs/quickstart.py --config.out="$out" "$@"
+.venv/bin/python -m srt_jax.main --config=configs/quickstart.py:ground_truth --config.out="$out" "$@"
+.venv/bin/python -m srt_jax.figures --out="$out" "$out/srt" "$out/ground_truth"

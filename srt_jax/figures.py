@@ -1,0 +1,89 @@
+"""Puts finished runs side by side: a summary, a table and a figure.
+
+    python -m srt_jax.figures --out=runs/quickstart runs/quickstart/srt runs/quickstart/ground_truth
+
+Writes <out>/summary.json and <out>/figure.png, and prints the table. The runs must share their first evaluation set.
+"""
+import json
+import pathlib
+import sys
+
+from absl import app, flags
+
+from srt_jax.metrics import read_metrics
+
+OUT = flags.DEFINE_string("out", None, "Folder of summary.json and figure.png.", required=True)
+
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
+CURVES = ("avg", "maj", "label/pseudo_reward", "label/label_accuracy")
+TITLES = ("accuracy of one sample (avg@{k})", "accuracy of the vote (maj@{k})", "pseudo-reward", "label accuracy")
+
+
+def summarise(runs: list[pathlib.Path]) -> dict:
+    """base and one entry per run: the last step's metrics, the best step apart; seconds by phase; versions."""
+    summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
+    out = {"base": summaries[0]["base"]}
+    for run, summary in zip(runs, summaries):
+        out[run.name] = {**summary["last"], "best": summary["best"], "steps": summary["steps"]}
+    out["seconds"] = {run.name: summary["seconds"] for run, summary in zip(runs, summaries)}
+    out["versions"] = summaries[0]["versions"]
+    return strip_set_names(out)
+
+
+def strip_set_names(summary: dict) -> dict:
+    """`eval/<set>/avg@32` -> `avg@32`: the runs put side by side share one evaluation set."""
+    return {key.rsplit("/", 1)[-1]: strip_set_names(value) if isinstance(value, dict) else value
+            for key, value in summary.items()}
+
+
+def table(summary: dict, k: int) -> str:
+    """base and runs as rows; avg, maj and pass at k of the last step, and the best avg with its step."""
+    columns = [f"avg@{k}", f"maj@{k}", f"pass@{k}"]
+    lines = [f"{'':<14}" + "".join(f"{c:>10}" for c in columns) + f"{'best avg':>12}{'at step':>9}"]
+    for name in [n for n in summary if n not in ("seconds", "versions")]:
+        row = summary[name]
+        best = row.get("best")
+        tail = f"{best[columns[0]]:>12.3f}{best['step']:>9}" if best else ""
+        lines.append(f"{name:<14}" + "".join(f"{row[c]:>10.3f}" for c in columns) + tail)
+    return "\n".join(lines)
+
+
+def draw(runs: list[pathlib.Path], path: pathlib.Path, k: int) -> None:
+    """Four panels over the steps of each run: avg@k, maj@k, pseudo-reward, label accuracy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(16, 3.8), constrained_layout=True)
+    for run, colour in zip(runs, COLOURS):
+        records = read_metrics(run)
+        for axis, curve in zip(axes, CURVES):
+            points = [(r["step"], value) for r in records for name, value in r.items()
+                      if name == curve or (name.startswith("eval/") and name.endswith(f"/{curve}@{k}"))]
+            axis.plot(*zip(*points), color=colour, label=run.name.replace("_", " "),
+                      marker="o" if "/" not in curve else None, markersize=4)
+    for axis, title in zip(axes, TITLES):
+        axis.set(title=title.format(k=k), xlabel="step", ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+    axes[0].legend(loc="lower right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(argv) -> None:
+    """Entry point."""
+    runs, out = [pathlib.Path(a) for a in argv[1:]], pathlib.Path(OUT.value)
+    missing = [str(run) for run in runs if not (run / "summary.json").exists()]
+    if missing or not runs:
+        sys.exit(f"error: {missing[0] if missing else 'no run'} has no summary.json: give the folders of finished runs.")
+    summary = summarise(runs)
+    k = max(int(name.split("@")[1]) for name in summary["base"] if name.startswith("avg@"))
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    draw(runs, out / "figure.png", k)
+    print(table(summary, k))
+    print(f"\n{out}/figure.png and {out}/summary.json written; curves: tensorboard --logdir {out}")
+
+
+if __name__ == "__main__":
+    app.run(main)
