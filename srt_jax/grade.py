@@ -3,7 +3,8 @@
     python -m srt_jax.grade --pairs FILE [--out DETAILS]              rows {"prediction", "gold"[, "correct"]}
     python -m srt_jax.grade --vote --predictions FILE [--out DETAILS] rows {"problem", "response", "gold"}
 
-Files are JSON lines. The last line of standard output is one JSON object; `--out` writes one JSON line per pair or per problem.
+Files are JSON lines. The last line of standard output is one JSON object; `--out` writes one JSON line per pair or
+per problem.
 """
 
 import argparse
@@ -24,7 +25,7 @@ class InputError(ValueError):
 
 
 def read_rows(path: str, fields: Sequence[str]) -> list[dict]:
-    """The rows of a JSONL file, each an object with string `fields`. InputError names the file, the line and the remedy."""
+    """The rows of a JSONL file, objects with string `fields`. InputError names the file, the line and the remedy."""
     rows = []
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:

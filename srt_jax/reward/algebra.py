@@ -1,10 +1,11 @@
 """Exact arithmetic on expressions: a normal form with equal strings for equal values, in pure Python and bounded work.
 
-An expression becomes a sum of terms `coefficient * product of atom^exponent`, a dict {monomial: Fraction}; a monomial is a sorted
-tuple of (atom, Fraction exponent). Atoms are strings: "x" a symbol, "#2" a prime (with an exponent in (0, 1): a radical), "@pi",
-"@i" (exponent 1), "b^[m]" the power of base b to monomial m, "(p)" a sum that is not expanded, "name(p)" a function. The form is
-complete (different strings mean different values) for rational numbers, radicals of integers, i, pi and polynomials in them;
-elsewhere two forms of one value may differ, and `symbolic.py` decides.
+An expression becomes a sum of terms `coefficient * product of atom^exponent`, a dict {monomial: Fraction}; a monomial
+is a sorted tuple of (atom, Fraction exponent). Atoms are strings: "x" a symbol, "#2" a prime (with an exponent in (0,
+1): a radical), "@pi",
+"@i" (exponent 1), "b^[m]" the power of base b to monomial m, "(p)" a sum that is not expanded, "name(p)" a function.
+The form is complete (different strings mean different values) for rational numbers, radicals of integers, i, pi and
+polynomials in them; elsewhere two forms of one value may differ, and `symbolic.py` decides.
 """
 
 from fractions import Fraction
@@ -57,7 +58,7 @@ def _term(monomial: Monomial, coefficient: Fraction) -> str:
 
 @lru_cache(maxsize=4096)
 def factor(n: int) -> tuple[tuple[int, int], ...]:
-    """(prime, exponent) of a positive integer; what is left after primes below 1000 is one factor (or the root of a square)."""
+    """(prime, exponent) of a positive integer; what primes below 1000 leave is one factor, or a square of one."""
     found = []
     for prime in SMALL_PRIMES:
         if prime * prime > n:
@@ -123,31 +124,28 @@ class Algebra:
         return self.collect(exponents)
 
     def collect(self, exponents: dict[str, Fraction]) -> Sum:
-        """The product of atom^exponent in normal form: whole powers of primes, of i and of composite sums are carried out."""
+        """The product of atom^exponent: whole powers of primes, of i and of composite sums are carried out."""
         coefficient, factors, expand = Fraction(1), [], []
-        for name, exponent in sorted(exponents.items()):
-            if not exponent:
-                continue
+        for name in sorted(exponents):
+            exponent = exponents[name]
+            whole = exponent.numerator // exponent.denominator
+            rest = exponent
             if name[0] == "#" and name[1:].isdecimal():
-                prime, whole = int(name[1:]), exponent.numerator // exponent.denominator
+                prime = int(name[1:])
                 if abs(whole) * prime.bit_length() <= MAX_BITS:
                     coefficient *= Fraction(prime) ** whole
-                    exponent -= whole
+                    rest -= whole
             elif name == "@i" and exponent.denominator == 1:
-                turn = exponent.numerator % 4
-                coefficient *= -1 if turn >= 2 else 1
-                exponent = Fraction(turn % 2)
-            elif name == "@e^[@i*@pi]":
-                exponent %= 2
-                if exponent.denominator <= 2:
-                    expand.append(self.collect({"@i": exponent * 2}))
-                    continue
+                coefficient *= -1 if whole % 4 >= 2 else 1
+                rest = Fraction(whole % 2)
+            elif name == "@e^[@i*@pi]" and exponent.denominator <= 2:  # e^(i pi) = -1
+                expand.append(self.collect({"@i": exponent % 2 * 2}))
+                rest = Fraction(0)
             elif name in self.sums and exponent >= 1:
-                whole = exponent.numerator // exponent.denominator
                 expand.append(self.integer_power(self.sums[name], whole))
-                exponent -= whole
-            if exponent:
-                factors.append((name, exponent))
+                rest -= whole
+            if rest:
+                factors.append((name, rest))
         result = {tuple(factors): number(coefficient).get((), Fraction(0))}
         for extra in expand:
             result = self.mul(result, extra)
@@ -179,11 +177,11 @@ class Algebra:
         return self.term_power(*next(iter(base.items())), r) if len(base) == 1 else self.sum_power(base, r)
 
     def term_power(self, monomial: Monomial, coefficient: Fraction, r: Fraction) -> Sum:
-        """(coefficient * monomial)^r. With a fractional r only positive constants come out of the root; odd roots are real."""
+        """(coefficient * monomial)^r. Only positive constants come out of a root; odd roots are real."""
         if r.denominator == 1:
             powers = {name: e * r for name, e in monomial}
             return self.mul(self.rational_power(coefficient, r), self.collect(powers))
-        outside = {name: e * r for name, e in monomial if name[0] == "#" and "@i" not in name or name == "@pi"}
+        outside = {name: e * r for name, e in monomial if name == "@pi" or (name[0] == "#" and "@i" not in name)}
         inside = tuple((name, e) for name, e in monomial if name not in outside)
         sign = Fraction(1) if coefficient > 0 else Fraction(-1)
         result = self.mul(self.rational_power(abs(coefficient), r), self.collect(outside))

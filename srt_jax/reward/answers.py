@@ -1,15 +1,15 @@
 """Find the final answer in a model's response.
 
-Pure string functions in linear time: a response is hostile input (a megabyte of braces must cost milliseconds). Each style is
-one function `text, start -> (start, end) | None` over the part of the response after its reasoning.
+Pure string functions in linear time: a response is hostile input (a megabyte of braces must cost milliseconds). Each
+style is one function `text, start -> (start, end) | None` over the part of the response after its reasoning.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# `\boxed` may come doubled (`\\boxed`, from responses that were JSON-escaped twice). Escapes are consumed in pairs, so `\{` never
-# counts as a brace and a run of backslashes is read once.
+# `\boxed` may come doubled (`\\boxed`, from responses that were JSON-escaped twice). Escapes are consumed in pairs,
+# so `\{` never counts as a brace and a run of backslashes is read once.
 _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s$]{1,200}")
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
@@ -30,8 +30,8 @@ class Answer:
 def extract(response: str, style: str = "boxed") -> Answer | None:
     """The final answer of `response` by one of `STYLES`, or None when there is none.
 
-    Only the part after the last `</think>` counts; reasoning that was opened and never closed has no part after it. Raises
-    KeyError on an unknown style.
+    Only the part after the last `</think>` counts; reasoning that was opened and never closed has no part after it.
+    Raises KeyError on an unknown style.
     """
     find = STYLES[style]
     start = _after_reasoning(response)
@@ -60,7 +60,7 @@ def _boxed(text: str, start: int) -> tuple[int, int] | None:
     if first < 0:
         return None
     best: tuple[int, int] | None = None
-    open_braces: list[int | None] = []  # for each open brace: where the box's content starts, None for an ordinary brace
+    open_braces: list[int | None] = []  # for each open brace: where a box's content starts, None for other braces
     position = first
     while (match := _BOX_TOKEN.search(text, position)) is not None:
         token, position = match[0], match.end()

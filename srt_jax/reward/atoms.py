@@ -57,6 +57,9 @@ class Atoms:
     def is_command(self, *names: str) -> bool:
         return self.kind == "command" and self.text in names
 
+    def is_word(self, *words: str) -> bool:
+        return self.kind in ("word", "text") and plain(self.text) in words
+
     def take(self) -> str:
         text = self.text
         if self.kind == "end":
@@ -75,29 +78,29 @@ class Atoms:
             raise NotMathError("too deep")
     # --- leaves -------------------------------------------------------------------------------------------------------
     def atom(self) -> Tree:
-        kind = self.kind
-        if kind == "number":
-            return self.number()
-        if kind == "word":
-            return self.word()
-        if kind == "text":
-            content = self.take().strip()
-            if content in ("e", "i"):
-                return ("const", content)
-            if len(content) == 1 and content.isalpha():
-                return ("sym", content)
+        readers = {
+            "number": self.number, "word": self.word, "text": self.styled, "symbol": self.opening,
+            "command": self.command,
+        }  # fmt: skip
+        if self.kind == "end":
+            raise NotMathError("the expression ends too early")
+        return readers[self.kind]()
+
+    def styled(self) -> Tree:
+        r"""`\mathrm{e}`, `\text{A}`: one letter in text style."""
+        content = self.take().strip()
+        if len(content) != 1 or not content.isalpha():
             raise NotMathError("words")
-        if kind == "symbol":
-            if self.text in ("(", "["):
-                return self.bracket()
-            if self.text == "{":
-                return self.braces()
-            if self.text == "|" and self.bars == 0:
-                return self.enclosed("|", "abs")
-            raise NotMathError(f"unexpected {self.text!r}")
-        if kind == "command":
-            return self.command()
-        raise NotMathError("the expression ends too early")
+        return ("const", content) if content in ("e", "i") else ("sym", content)
+
+    def opening(self) -> Tree:
+        if self.text in ("(", "["):
+            return self.bracket()
+        if self.text == "{":
+            return self.braces()
+        if self.text == "|" and self.bars == 0:
+            return self.enclosed("|", "abs")
+        raise NotMathError(f"unexpected {self.text!r}")
 
     def number(self) -> Tree:
         text = self.take()
@@ -113,7 +116,7 @@ class Atoms:
         return self.mixed(tree[1]) if tree[2] is None else tree
 
     def thousands(self, first: str) -> str:
-        """The rest of `1,234,567`: every group after a comma has three digits and no space before it, or nothing is read."""
+        """The rest of `1,234,567`: groups of three digits, without spaces, up to the end of the run; else nothing."""
         if not re.fullmatch(r"[1-9]\d{0,2}", first):
             return ""
         at, groups = self.at, []
@@ -131,7 +134,7 @@ class Atoms:
         return "".join(groups)
 
     def based(self, digits: str) -> Tree:
-        """`1010_2`, `4343_{6}`, `AB_{\\text{sixteen}}`: a numeral in a base; it stays apart from the number it stands for."""
+        r"""`1010_2`, `4343_{6}`, `12_{\text{nine}}`: a numeral in a base, kept apart from the number it stands for."""
         self.at += 1
         braced = self.is_symbol("{")
         if braced:
@@ -183,7 +186,7 @@ class Atoms:
             except NotMathError:
                 top = bottom = None
         elif self.kind == "number" and self.peek() == ("symbol", "/") and self.peek(2)[0] == "number":
-            top, bottom = (("num", Fraction(self.tokens[i][1]), None) if self.tokens[i][1].isdecimal() else None for i in (at, at + 2))
+            top, bottom = (literal(self.tokens[i][1]) for i in (at, at + 2))
             self.at += 3
         else:
             return ("num", whole, None)
@@ -230,7 +233,7 @@ class Atoms:
         return ("sym", name)
 
     def subscript(self) -> str:
-        """The subscript as a name: the letters, digits and commas of one token or group, nothing that reads as arithmetic."""
+        """The subscript as a name: letters, digits and commas of one token or group, nothing like arithmetic."""
         parts = []
         if self.is_symbol("{"):
             self.at += 1
@@ -375,36 +378,44 @@ class Atoms:
         return items[0] if len(items) == 1 and items[0][0] == "rel" else ("set", items)
 
     def command(self) -> Tree:
-        name = self.take()
-        if name == "frac":
-            return ("div", self.argument(single_digit=True), self.argument(single_digit=True))
-        if name == "binom":
-            return ("fn", "binom", (self.argument(single_digit=True), self.argument(single_digit=True)))
-        if name in DECORATIONS:
+        readers = {
+            "frac": self.fraction, "binom": self.binomial, "operatorname": self.operator, "begin": self.matrix,
+            "{": self.curly, "lfloor": self.rounded, "lceil": self.rounded,
+        }  # fmt: skip
+        name = self.text
+        if name in readers:
+            return readers[name]()
+        self.at += 1
+        if name in DECORATIONS or (name in FIGURES and self.kind in ("word", "text")):
             return self.named(f"{name}({self.subscript()})")
-        if name in FIGURES and self.kind in ("word", "text"):
-            return ("sym", f"{name}({self.subscript()})")
-        if name == "operatorname":
-            name = ALIASES.get(text := self.subscript(), text)
-            if name not in FUNCTIONS:
-                raise NotMathError("an unknown operator")
-            return self.function(name)
-        if name in ("lfloor", "lceil"):
-            self.at -= 1
-            return self.enclosed("r" + name[1:], "floor" if name == "lfloor" else "ceil")
-        if name == "{":
-            self.at -= 1
-            return self.curly()
-        if name == "begin":
-            return self.matrix()
-        if name == "emptyset":
-            return ("set", ())
         if name in FUNCTIONS or name in ALIASES or name in CONSTANTS or name in GREEK:
             return self.named(name)
-        raise NotMathError(f"unknown command {name!r}")
+        if name != "emptyset":
+            raise NotMathError(f"unknown command {name!r}")
+        return ("set", ())
+
+    def fraction(self) -> Tree:
+        self.at += 1
+        return ("div", self.argument(single_digit=True), self.argument(single_digit=True))
+
+    def binomial(self) -> Tree:
+        self.at += 1
+        return ("fn", "binom", (self.argument(single_digit=True), self.argument(single_digit=True)))
+
+    def operator(self) -> Tree:
+        self.at += 1
+        name = self.subscript()
+        name = ALIASES.get(name, name)
+        if name not in FUNCTIONS:
+            raise NotMathError("an unknown operator")
+        return self.function(name)
+
+    def rounded(self) -> Tree:
+        return self.enclosed("r" + self.text[1:], "floor" if self.text == "lfloor" else "ceil")
 
     def matrix(self) -> Tree:
         """An environment of rows; `cases` and one-column `aligned` are lists of their rows."""
+        self.at += 1
         environment = self.subscript()
         if environment.rstrip("*") not in MATRICES:
             raise NotMathError("an unknown environment")

@@ -6,14 +6,15 @@ from functools import lru_cache
 
 from srt_jax.reward.shape import Read, Shape, read
 
-# A key says that it is one, and is its own key. A response that spells a key out has only written the answer in our notation.
+# A key says that it is one, and is its own key. A response that spells a key out has only written the answer in our
+# notation.
 OPEN, CLOSE = "⟦", "⟧"
 _INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})")
 UNORDERED = {"list", "set", "union"}
 
 
 def canonical(answer: str) -> str:
-    """The key of an answer. Equal keys mean equal answers; `canonical(canonical(s)) == canonical(s)` for every string."""
+    """The key of any string. Equal keys mean equal answers; a key is its own key."""
     if answer.startswith(OPEN) and answer.endswith(CLOSE):
         return answer
     if _INTEGER.fullmatch(answer):

@@ -1,8 +1,11 @@
-"""Directed comparison of a prediction with a gold answer, with the tolerances of docs/grading.md. Pure; proofs are asked for.
+"""Directed comparison of a prediction with a gold answer, with the tolerances of docs/grading.md. Pure; proofs are
+asked for.
 
-`prove(a, b)` is called for pairs of expressions with symbols that agree numerically; it says whether a = b is (taken as) proved.
+`prove(a, b)` is called for pairs of expressions with symbols that agree numerically; it says whether a = b is (taken
+as) proved.
 """
 
+import cmath
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -40,7 +43,7 @@ def matches(prediction: Read, gold: Read, prove: Prove) -> bool:
 
 
 def _without_unit(side: Read) -> Read:
-    """A number with a one-letter unit after a space (`10 m`, `3 m/s`) without it; elsewhere such letters are variables."""
+    """A number with a one-letter unit after a space (`10 m`, `3 m/s`) without it; elsewhere letters are variables."""
     match = _SPACED_UNIT.fullmatch(side.text)
     number = read(match[1]) if match else side
     return side if symbols(number.tree) else number
@@ -48,25 +51,15 @@ def _without_unit(side: Read) -> Read:
 
 def _node(p: Tree, g: Tree, prove: Prove) -> bool:
     kinds = p[0], g[0]
-    if "percent" in kinds:
-        return _percent(p, g, prove)
-    if "time" in kinds:
-        return kinds[0] == kinds[1] and _same_time(p[1], g[1])
-    if "text" in kinds:
-        return kinds[0] == kinds[1] and _letters(p[1]) == _letters(g[1])
-    if "ratio" in kinds:
-        p, g = _as_quotient(p), _as_quotient(g)
-        return p[0] != "ratio" and g[0] != "ratio" and _value(p, g, prove)
+    for kind, compare in _KINDS.items():
+        if kind in kinds:
+            return compare(p, g, prove)
     items = _items(p), _items(g)
     if items[0] is not None and items[1] is not None:
         return _collections(p, g, *items, prove)
     if kinds[0] == "list" and items[1] is None:  # "3/4 or 0.75": each of them must be right
         return all(_node(item, g, prove) for item in p[1])
-    if items != (None, None) or "base" in kinds:
-        return False
-    if "equation" in kinds or "relation" in kinds:
-        return _relations(p, g, prove)
-    return _value(p, g, prove)
+    return items == (None, None) and _value(p, g, prove)
 
 
 def _relations(p: Tree, g: Tree, prove: Prove) -> bool:
@@ -109,12 +102,12 @@ def _size(tree: Tree) -> tuple[int, int]:
 
 
 def _order_is_open(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree]) -> bool:
-    """A set has no order. A bare list of numbers has one if neither side is written in ascending order, as a set would be."""
+    """A set has no order. A bare list of numbers has one if neither side is in ascending order, as a set would be."""
     if "set" in (p[0], g[0]) or "union" in (p[0], g[0]):
         return True
     sides = [[approximate(item, 0) for item in side] if not any(map(symbols, side)) else None for side in (ps, gs)]
     for side in sides:
-        if side is None or any(v != v or v.imag for v in side):
+        if side is None or any(cmath.isnan(v) or v.imag for v in side):
             return True
         values = [v.real for v in side]
         if values == sorted(values):
@@ -144,18 +137,38 @@ def _percent(p: Tree, g: Tree, prove: Prove) -> bool:
     return any(_node(*((a, other)[::order]), prove) for a in (value, hundredth))
 
 
-def _same_time(p: str, g: str) -> bool:
-    """Times of day; where only one side says a.m. or p.m., or neither needs to, the half of the day is open."""
-    difference = int(p.rstrip("?")) - int(g.rstrip("?"))
-    return difference == 0 or (difference % _HALF_DAY == 0 and ("?" in p) != ("?" in g))
+def _time(p: Tree, g: Tree, _: Prove) -> bool:
+    """Times of day; where only one side says a.m. or p.m. the half of the day is open."""
+    if p[0] != g[0]:
+        return False
+    difference = int(p[1].rstrip("?")) - int(g[1].rstrip("?"))
+    return difference == 0 or (difference % _HALF_DAY == 0 and ("?" in p[1]) != ("?" in g[1]))
+
+
+def _text(p: Tree, g: Tree, _: Prove) -> bool:
+    """Words are the same when their letters and digits are."""
+    return p[0] == g[0] and _letters(p[1]) == _letters(g[1])
 
 
 def _letters(words: str) -> str:
     return "".join(c for c in words if c.isalnum()) or words
 
 
-def _as_quotient(tree: Tree) -> Tree:
-    return ("div", *tree[1]) if tree[0] == "ratio" and len(tree[1]) == 2 else tree
+def _ratio(p: Tree, g: Tree, prove: Prove) -> bool:
+    """3:4 is met by 3/4 as well."""
+    p, g = (("div", *t[1]) if t[0] == "ratio" and len(t[1]) == 2 else t for t in (p, g))
+    return "ratio" not in (p[0], g[0]) and _items(p) is _items(g) is None and _value(p, g, prove)
+
+
+def _never(p: Tree, g: Tree, _: Prove) -> bool:
+    """Numerals in a base are equal by their keys or not at all."""
+    return False
+
+
+_KINDS = {
+    "percent": _percent, "time": _time, "text": _text, "ratio": _ratio, "equation": _relations, "relation": _relations,
+    "base": _never,
+}  # fmt: skip
 
 
 def _equations(p: Tree, g: Tree) -> bool:
@@ -176,7 +189,8 @@ def _proportional(p: Tree, g: Tree, positive: bool) -> bool:
     return all(abs(q - first) <= 1e-9 * abs(first) for q in quotients)
 
 
-# --- values -------------------------------------------------------------------------------------------------------------------
+# --- values
+# -------------------------------------------------------------------------------------------------------------------
 def _value(p: Tree, g: Tree, prove: Prove) -> bool:
     if infinite(p) or infinite(g):
         return infinite(p) == infinite(g)
@@ -188,20 +202,25 @@ def _value(p: Tree, g: Tree, prove: Prove) -> bool:
         return True
     if symbols(p) or symbols(g):
         return _symbolic(p, g, prove)
-    if rational(exact_p) is not None and rational(exact_g) is not None:
-        return _rounded(p, g, rational(exact_p), rational(exact_g), rational_prediction=True)
+    return _constants(p, g, rational(exact_p), rational(exact_g))
+
+
+def _constants(p: Tree, g: Tree, exact_p: Fraction | None, exact_g: Fraction | None) -> bool:
+    """Two numbers, given with their exact values where those are rational."""
+    if exact_p is not None and exact_g is not None:
+        return _rounded(p, g, exact_p, exact_g, rational_prediction=True)
     a, b = approximate(p, 0), approximate(g, 0)
-    if a != a or b != b:
+    if not (cmath.isfinite(a) and cmath.isfinite(b)):
         return False
     if abs(a - b) <= SAME * abs(b):
         return True
-    if abs(a.imag) > SAME * abs(a) or abs(b.imag) > SAME * abs(b) or not (abs(a) < 1e300 and abs(b) < 1e300):
+    if abs(a.imag) > SAME * abs(a) or abs(b.imag) > SAME * abs(b):
         return False
-    return _rounded(p, g, Fraction(a.real), Fraction(b.real), rational_prediction=rational(exact_p) is not None)
+    return _rounded(p, g, Fraction(a.real), Fraction(b.real), rational_prediction=exact_p is not None)
 
 
 def _rounded(p: Tree, g: Tree, a: Fraction, b: Fraction, rational_prediction: bool) -> bool:
-    """Is one a rounding of the other? (The prediction may round an inexact gold; the gold's own rounding is always allowed.)"""
+    """Is one a rounding of the other? The gold's rounding always counts, the prediction's if the gold is inexact."""
     shown_p, shown_g = _places(p), _places(g)
     if abs(a - b) > RELATIVE * abs(b):
         return shown_p is not None and shown_g is not None and _forgotten_percent(p, g, a, b)
@@ -239,14 +258,14 @@ def _terminates(tree: Tree, value: Fraction) -> bool:
 
 
 def _forgotten_percent(p: Tree, g: Tree, a: Fraction, b: Fraction) -> bool:
-    """3.04 for 0.0304: the same decimal digits (three at least) a hundred times larger are a percentage without its sign."""
+    """3.04 for 0.0304: the same digits (three at least) a hundred times larger are a percentage without its sign."""
     return 0 < b < 1 and a == 100 * b and min(_digits(p), _digits(g)) >= SIGNIFICANT
 
 
 def _symbolic(p: Tree, g: Tree, prove: Prove) -> bool:
     """Expressions with symbols: equal for positive values, or with the gold's decimals taken as rounded."""
     pairs = [(approximate(p, point), approximate(g, point)) for point in range(2)]
-    if any(a != a or b != b for a, b in pairs):
+    if not all(cmath.isfinite(a) and cmath.isfinite(b) for a, b in pairs):
         return False
     if all(close(a, b, 1e-9) for a, b in pairs):
         return prove(p, g)

@@ -5,13 +5,12 @@ import math
 import zlib
 from fractions import Fraction
 
-from srt_jax.reward.algebra import Algebra, Sum, atom, factor, number, rational, render
+from srt_jax.reward.algebra import MAX_BITS, Algebra, Sum, atom, factor, number, rational, render
 from srt_jax.reward.atoms import Tree
 from srt_jax.reward.latex import NotMathError
 
 LONG = 10**11  # a decimal from here on, without its point, has twelve digits
 NAN = complex(math.nan, math.nan)
-_QUOTIENTS = {"tan": ("sin", "cos"), "cot": ("cos", "sin"), "sec": (None, "cos"), "csc": (None, "sin")}
 # sin at multiples of pi/12 in the first quadrant, as {monomial: coefficient}.
 _R2, _R3, _R6 = ((("#2", Fraction(1, 2)),), (("#3", Fraction(1, 2)),), (("#2", Fraction(1, 2)), ("#3", Fraction(1, 2))))
 _SINES: list[Sum] = [
@@ -28,32 +27,23 @@ _SINES: list[Sum] = [
 def exact(tree: Tree, algebra: Algebra) -> Sum:
     """The normal form of an expression. NotMathError for structures, undefined values and work beyond the bounds."""
     algebra.spend(1)
-    kind = tree[0]
-    if kind == "num":
-        return number(tree[1] if tree[2] is None else decimal(tree[1], tree[2]))
-    if kind == "sym":
-        return atom(tree[1])
-    if kind == "const":
-        if tree[1] == "inf":
-            raise NotMathError("arithmetic with infinity")
-        return atom("@" + tree[1])
-    if kind == "add":
-        total: Sum = {}
-        for term in tree[1]:
-            total = algebra.add(total, exact(term, algebra))
+    kind, content = tree[0], tree[1]
+    if kind in ("add", "mul"):
+        total = number(0 if kind == "add" else 1)
+        combine = algebra.add if kind == "add" else algebra.mul
+        for term in content:
+            total = combine(total, exact(term, algebra))
         return total
-    if kind == "mul":
-        product = number(1)
-        for term in tree[1]:
-            product = algebra.mul(product, exact(term, algebra))
-        return product
-    if kind == "div":
-        return divide(exact(tree[1], algebra), exact(tree[2], algebra), algebra)
-    if kind == "pow":
-        return algebra.power(exact(tree[1], algebra), exact(tree[2], algebra))
+    if kind in ("div", "pow"):
+        a, b = exact(content, algebra), exact(tree[2], algebra)
+        return divide(a, b, algebra) if kind == "div" else algebra.power(a, b)
     if kind == "fn":
-        return function(tree[1], [exact(a, algebra) for a in tree[2]], algebra)
-    raise NotMathError(f"{kind} inside an expression")
+        return function(content, [exact(a, algebra) for a in tree[2]], algebra)
+    if kind == "num":
+        return number(content if tree[2] is None else decimal(content, tree[2]))
+    if kind not in ("sym", "const") or content == "inf":
+        raise NotMathError(f"{kind} inside an expression")
+    return atom(content if kind == "sym" else "@" + content)
 
 
 def decimal(value: Fraction, places: int) -> Fraction:
@@ -76,47 +66,44 @@ def divide(a: Sum, b: Sum, algebra: Algebra) -> Sum:
 
 
 def function(name: str, args: list[Sum], algebra: Algebra) -> Sum:
+    if name in _UNARY and len(args) == 1:
+        return _UNARY[name](args[0], algebra)
     values = [rational(a) for a in args]
-    if name in _QUOTIENTS and len(args) == 1:
-        top, bottom = _QUOTIENTS[name]
-        numerator = function(top, args, algebra) if top else number(1)
-        return divide(numerator, function(bottom, args, algebra), algebra)
-    if name in ("sin", "cos") and len(args) == 1:
-        return circular(name, args[0], algebra)
-    if name == "exp" and len(args) == 1:
-        return algebra.power(atom("@e"), args[0])
-    if name in ("ln", "log", "lg") and len(args) == 1:
-        bottom = {"ln": number(1), "log": atom("@log"), "lg": logarithm(number(10), algebra)}[name]
-        return divide(logarithm(args[0], algebra), bottom, algebra)  # "log" alone has a base of its own, left open
-    if None not in values and (known := arithmetic(name, values)) is not None:
+    if name in _RATIONAL and None not in values and (known := _RATIONAL[name](*values)) is not None:
         return number(known)
     if name == "abs" and len(args) == 1:
         return absolute(args[0], algebra)
     return atom(f"{name}({';'.join(render(a) for a in args)})")
 
 
-def arithmetic(name: str, values: list[Fraction]) -> Fraction | None:
-    """Functions of rational numbers with rational values; None where there is none."""
-    whole = all(v.denominator == 1 for v in values)
-    if name == "abs" and len(values) == 1:
-        return abs(values[0])
-    if name in ("floor", "ceil") and len(values) == 1:
-        return Fraction(math.floor(values[0]) if name == "floor" else math.ceil(values[0]))
-    if name in ("max", "min"):
-        return max(values) if name == "max" else min(values)
-    if name in ("gcd", "lcm") and whole:
-        return Fraction((math.gcd if name == "gcd" else math.lcm)(*(int(v) for v in values)))
-    if name == "factorial" and whole and 0 <= values[0] <= 400:
-        return Fraction(math.factorial(int(values[0])))
-    if name == "binom" and whole and len(values) == 2 and 0 <= values[1] <= values[0] <= 1000:
-        return Fraction(math.comb(int(values[0]), int(values[1])))
-    return None
+def _whole(compute, largest: int):
+    """`compute` on integers from 0 to `largest`; None for other values, whose normal form is the function itself."""
+
+    def bounded(*values: Fraction) -> Fraction | None:
+        inside = all(v.denominator == 1 and 0 <= v <= largest for v in values)
+        return Fraction(compute(*map(int, values))) if inside else None
+
+    return bounded
+
+
+# Functions of rational numbers with rational values.
+_RATIONAL = {
+    "abs": abs,
+    "floor": lambda v: Fraction(math.floor(v)),
+    "ceil": lambda v: Fraction(math.ceil(v)),
+    "max": max,
+    "min": min,
+    "gcd": _whole(math.gcd, 2**MAX_BITS),
+    "lcm": _whole(math.lcm, 2**MAX_BITS),
+    "factorial": _whole(math.factorial, 400),
+    "binom": _whole(math.comb, 1000),
+}
 
 
 def absolute(a: Sum, algebra: Algebra) -> Sum:
     """|a|: exact for complex numbers made of square roots, signless otherwise."""
     names = {name for m in a for name, _ in m}
-    if "@i" in names and all(n[0] in "#@" and n[1:].isdecimal() or n == "@i" for n in names):
+    if "@i" in names and all(n == "@i" or (n[0] == "#" and n[1:].isdecimal()) for n in names):
         conjugate = {m: -c if ("@i", 1) in m else c for m, c in a.items()}
         return algebra.power(algebra.mul(a, conjugate), number(Fraction(1, 2)))
     if len(a) == 1 and all(n[0] == "#" or n in ("@pi", "@e") for n in names):
@@ -159,8 +146,29 @@ def circular(name: str, a: Sum, algebra: Algebra) -> Sum:
     return atom(f"{name}({render(a)})")
 
 
+def _quotient(top: str | None, bottom: str):
+    def divided(a: Sum, algebra: Algebra) -> Sum:
+        return divide(circular(top, a, algebra) if top else number(1), circular(bottom, a, algebra), algebra)
+
+    return divided
+
+
+_UNARY = {
+    "sin": lambda a, algebra: circular("sin", a, algebra),
+    "cos": lambda a, algebra: circular("cos", a, algebra),
+    "tan": _quotient("sin", "cos"),
+    "cot": _quotient("cos", "sin"),
+    "sec": _quotient(None, "cos"),
+    "csc": _quotient(None, "sin"),
+    "exp": lambda a, algebra: algebra.power(atom("@e"), a),
+    "ln": logarithm,
+    "log": lambda a, algebra: divide(logarithm(a, algebra), atom("@log"), algebra),  # its base is left open
+    "lg": lambda a, algebra: divide(logarithm(a, algebra), logarithm(number(10), algebra), algebra),
+}
+
+
 def is_complete(a: Sum) -> bool:
-    """Do different strings of this kind surely mean different values? (Rationals, radicals of primes, i, pi, polynomials.)"""
+    """Do different strings of this kind surely mean different values: numbers of radicals, i and pi, polynomials?"""
     for monomial in a:
         for name, exponent in monomial:
             plain = name[0] == "#" and name[1:].isdecimal() and int(name[1:]) < 10**6
@@ -169,7 +177,8 @@ def is_complete(a: Sum) -> bool:
     return True
 
 
-# --- approximate values ---------------------------------------------------------------------------------------------------
+# --- approximate values
+# ---------------------------------------------------------------------------------------------------
 POINTS = 3  # the third with negative values among the symbols
 
 
@@ -188,32 +197,33 @@ def close(a: complex, b: complex, relative: float = 1e-7) -> bool:
 def approximate(tree: Tree, point: int) -> complex:
     try:
         value = _approximate(tree, point)
-    except (ArithmeticError, ValueError, TypeError):  # overflow, 0/0, domain errors, floor of a complex number
+    except (ArithmeticError, ValueError, TypeError, IndexError):  # overflow, 0/0, outside of a domain, wrong arguments
         return NAN
-    return value if cmath.isfinite(value) or cmath.isinf(value) and tree[0] != "add" else NAN
+    return value if cmath.isfinite(value) else NAN
 
 
 def _approximate(tree: Tree, point: int) -> complex:
-    kind = tree[0]
+    kind, content = tree[0], tree[1]
     if kind == "num":
-        return complex(float(tree[1]))
+        return complex(float(content))
     if kind == "sym":
-        seed = zlib.crc32(f"{tree[1]}/{point}".encode("utf-8", "replace"))
-        value = 0.4 + 2 * seed / 2**32
-        return complex(-value if point == POINTS - 1 and seed % 2 else value)
+        return _assigned(content, point)
     if kind == "const":
-        return {"pi": complex(math.pi), "e": complex(math.e), "i": 1j, "inf": complex(math.inf)}[tree[1]]
-    if kind == "add":
-        return sum((_approximate(t, point) for t in tree[1]), 0j)
-    if kind == "mul":
-        return math.prod((_approximate(t, point) for t in tree[1]), start=complex(1))
-    if kind == "div":
-        return _approximate(tree[1], point) / _approximate(tree[2], point)
-    if kind == "pow":
-        return _power(_real(_approximate(tree[1], point)), _real(_approximate(tree[2], point)))
-    if kind == "fn":
-        return _call(tree[1], [_real(_approximate(a, point)) for a in tree[2]])
-    raise ValueError(kind)
+        return {"pi": complex(math.pi), "e": complex(math.e), "i": 1j, "inf": complex(math.inf)}[content]
+    if kind in ("add", "mul"):
+        values = [_approximate(t, point) for t in content]
+        return sum(values, 0j) if kind == "add" else math.prod(values, start=complex(1))
+    if kind in ("div", "pow"):
+        a, b = _real(_approximate(content, point)), _real(_approximate(tree[2], point))
+        return a / b if kind == "div" else _power(a, b)
+    return _call(content, [_real(_approximate(a, point)) for a in tree[2]])
+
+
+def _assigned(symbol: str, point: int) -> complex:
+    """The value of a symbol at a point: between 0.4 and 2.4, at the last point negative for half of the symbols."""
+    seed = zlib.crc32(f"{symbol}/{point}".encode("utf-8", "replace"))
+    value = 0.4 + 2 * seed / 2**32
+    return complex(-value if point == POINTS - 1 and seed % 2 else value)
 
 
 def _real(value: complex) -> complex:
@@ -251,6 +261,7 @@ def _call(name: str, args: list[complex]) -> complex:
 _COMPLEX = {
     "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh,
     "exp": cmath.exp, "ln": cmath.log, "abs": lambda x: complex(abs(x)), "arcsin": cmath.asin, "arccos": cmath.acos,
-    "arctan": cmath.atan, "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x), "csc": lambda x: 1 / cmath.sin(x),
+    "arctan": cmath.atan, "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x),
+    "csc": lambda x: 1 / cmath.sin(x),
     "lg": cmath.log10, "log": lambda x: cmath.log(x) / 1.7320508,  # a base of its own, as in the normal form
 }  # fmt: skip

@@ -1,10 +1,12 @@
 """The grader: equivalence groups for votes, directed comparison with gold answers, Reasoning Gym's scorers.
 
-Nearly everything is decided in the calling process by canonical keys. Only expressions with different keys and close numerical
-values, whose keys are not known to be complete, go to worker processes for a proof; a proof that times out or crashes counts as
+Nearly everything is decided in the calling process by canonical keys. Only expressions with different keys and close
+numerical values, whose keys are not known to be complete, go to worker processes for a proof; a proof that times out
+or crashes counts as
 "different" and is counted.
 """
 
+import cmath
 import json
 import os
 import time
@@ -29,9 +31,11 @@ CACHE_VERSION = 1
 class Grader:
     """Grades answers. A context manager; usable from any thread, inside an event loop and in a forked child.
 
-    workers: processes for proofs and gym scorers, started when first needed. match: how `groups` compares ("equivalent" or the
-    exact stripped "string"). timeout: seconds for one proof or score; a whole call spends at most `budget` seconds on them.
-    memory_mb: address space of a worker. cache_path: JSONL file of proofs, read at start and appended to (shared by runs).
+    workers: processes for proofs and gym scorers, started when first needed. match: how `groups` compares
+    ("equivalent" or the exact stripped "string"). timeout: seconds for one proof or score; a whole call spends at
+    most `budget` seconds on them.
+    memory_mb: address space of a worker. cache_path: JSONL file of proofs, read at start and appended to (shared by
+    runs).
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class Grader:
         return [a == b >= 0 for a, b in self.groups(list(zip(answers, labels)))]
 
     def grade(self, predictions: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
-        """Is each prediction right, given the gold answer and the tolerances of docs/grading.md? None and '' are wrong."""
+        """Is each prediction right, with the tolerances of docs/grading.md? None and '' are wrong."""
         _same_length(predictions, golds, "predictions", "golds")
         started = time.monotonic()
         cases = [(self._read(p), self._read(g)) for p, g in zip(predictions, golds)]
@@ -114,7 +118,8 @@ class Grader:
         return verdicts[index] and bool(asked)
 
     def grade_gym(self, answers: Sequence[str | None], entries: Sequence[dict]) -> list[float]:
-        """Scores in [0, 1] by Reasoning Gym's own scorers, in the workers; 0.0 for None and for a scorer that fails or hangs.
+        """Scores in [0, 1] by Reasoning Gym's own scorers, in the workers; 0.0 for None and for a scorer that fails
+        or hangs.
 
         An entry is {"task": data set name, "config": its configuration, "entry": {"question", "answer", "metadata"}}.
         """
@@ -124,7 +129,8 @@ class Grader:
         unique: dict[str, list[int]] = {}
         tasks = []
         for i in asked:
-            task = {"op": "gym", "answer": answers[i], **{name: entries[i][name] for name in ("task", "config", "entry")}}
+            task = {name: entries[i][name] for name in ("task", "config", "entry")}
+            task |= {"op": "gym", "answer": answers[i]}
             same = unique.setdefault(json.dumps(task, sort_keys=True, default=str), [])
             if not same:
                 tasks.append(task)
@@ -197,8 +203,9 @@ class Grader:
     def metrics(self) -> dict[str, float]:
         """Counters since the last call, for the log.
 
-        parse_rate and distinct_groups (per problem) of `groups`; answers graded; symbolic_checks, cache_hits; timeouts, crashes,
-        errors, skipped (out of budget) and worker_starts of the workers; seconds in this object's calls.
+        parse_rate and distinct_groups (per problem) of `groups`; answers graded; symbolic_checks, cache_hits;
+        timeouts, crashes, errors, skipped (out of budget) and worker_starts of the workers; seconds in this object's
+        calls.
         """
         counts, pool = self._counts, self._pool.counts
         self._counts, self._pool.counts = Counter(), Counter()
@@ -215,12 +222,13 @@ class Grader:
         }
 
     def self_test(self) -> None:
-        """Grade known answers, workers included. Raises RuntimeError when one is wrong: nothing should be trained on that."""
+        """Grade known answers, workers included. RuntimeError when one is wrong: nothing should be trained on that."""
         for answers, expected in SELF_TEST_GROUPS:
             if self.match == "equivalent" and (ids := self.groups([answers])[0]) != expected:
                 raise RuntimeError(f"the grader groups {answers} as {ids} and not as {expected}; run tests/reward")
         predictions, golds, expected = zip(*SELF_TEST_GRADES)
-        wrong = [f"{p} for {g}" for p, g, e, v in zip(*zip(*SELF_TEST_GRADES), self.grade(predictions, golds)) if e != v]
+        verdicts = self.grade(predictions, golds)
+        wrong = [f"{p} for {g}" for p, g, e, v in zip(predictions, golds, expected, verdicts) if e != v]
         if wrong:
             raise RuntimeError(f"the grader misjudges {'; '.join(wrong)}; run tests/reward")
 
@@ -240,7 +248,8 @@ SELF_TEST_GROUPS = [
     (["\\sqrt{3+2\\sqrt{2}}", "1+\\sqrt{2}", "2.414213562"], [0, 0, 1]),  # needs a worker
     (["(1,2)", "2,1", "\\{1,2\\}"], [0, 1, 1]),
 ]
-SELF_TEST_GRADES = [("50\\%", "0.5", True), ("1,234 \\text{ cm}", "1234", True), ("(2,1)", "(1,2)", False), ("7", "8", False)]
+SELF_TEST_GRADES = [("50\\%", "0.5", True), ("1,234 \\text{ cm}", "1234", True), ("(2,1)", "(1,2)", False), ("7", "8",
+False)]
 
 
 def _same_length(a: Sequence, b: Sequence, first: str, second: str) -> None:
@@ -261,7 +270,7 @@ def _leaves(readings: Iterable[Read | None]) -> dict[str, Leaf]:
 
 
 def _candidates(leaves: dict[str, Leaf]) -> list[tuple[str, str]]:
-    """Pairs of different leaves that could be equal: not both complete, and close wherever both have a value (at least once)."""
+    """Pairs of different leaves that could be equal: not both complete, and close wherever both have a value."""
     if all(leaf.complete for leaf in leaves.values()):
         return []
     prints = {name: fingerprint(leaf.tree) for name, leaf in leaves.items()}
@@ -276,7 +285,7 @@ def _candidates(leaves: dict[str, Leaf]) -> list[tuple[str, str]]:
 
 def may_be_equal(a: tuple[complex, ...], b: tuple[complex, ...]) -> bool:
     """Are two fingerprints close at all points where both have a value, and is there one?"""
-    known = [(x, y) for x, y in zip(a, b) if x == x and y == y]
+    known = [(x, y) for x, y in zip(a, b) if not (cmath.isnan(x) or cmath.isnan(y))]
     return bool(known) and all(close(x, y) for x, y in known)
 
 

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from functools import lru_cache
 
 # Scorers that call eval() on the answer: they get literals only. Scorers that call parse_expr(): arithmetic only.
-_EVAL_MODULES = ("algorithmic.string_insertion", "algorithmic.spiral_matrix", "algorithmic.binary_matrix", "games.n_queens")
+_EVAL_MODULES = (
+    "algorithmic.string_insertion", "algorithmic.spiral_matrix", "algorithmic.binary_matrix", "games.n_queens",
+)  # fmt: skip
 _PARSE_MODULES = ("games.puzzle24", "games.countdown")
 _ARITHMETIC = re.compile(r"[0-9A-Za-z_+\-*/^().,= \n]{1,1000}")
 _ATTRIBUTE = re.compile(r"\.\s*[A-Za-z_]")
 _NAME = re.compile(r"[A-Za-z_]\w*")
-_NAMES = {"sin", "cos", "tan", "exp", "log", "ln", "sqrt", "asin", "acos", "atan", "sinh", "cosh", "tanh", "pi", "E", "C"}
+_NAMES = {"sin", "cos", "tan", "exp", "log", "ln", "sqrt", "asin", "acos", "atan", "sinh", "cosh", "tanh", "pi"}
 
 
 @lru_cache(maxsize=16)
@@ -31,7 +33,7 @@ def scorer(task: str, config: dict) -> Callable[[str, dict], float]:
 
 
 def _original(dataset, entry: dict) -> dict:
-    """The entry as the data set makes it: on its way through JSON its tuples became lists, which some scorers tell apart."""
+    """The entry as the data set makes it: on its way through JSON its tuples became lists, which some scorers mind."""
     index = entry["metadata"].get("source_index")
     if isinstance(index, int) and 0 <= index < len(dataset):
         made = dataset[index]
@@ -55,7 +57,7 @@ def _disarm() -> None:
 
 def _guarded(parse: Callable) -> Callable:
     def parse_arithmetic(text: str, *args, **kwargs):
-        """`parse` for text made of numbers, operators, single letters and known functions; ValueError for anything else."""
+        """`parse` for text made of numbers, operators, single letters and known functions; else ValueError."""
         unknown = [name for name in _NAME.findall(text) if len(name) > 1 and name not in _NAMES]
         if unknown or not _ARITHMETIC.fullmatch(text) or _ATTRIBUTE.search(text):
             raise ValueError("not arithmetic")

@@ -1,4 +1,5 @@
-"""From an answer as written to a clean string and to tokens: LaTeX spacing, styling, unicode and escapes, no mathematics.
+"""From an answer as written to a clean string and to tokens: LaTeX spacing, styling, unicode and escapes, no
+mathematics.
 
 Every regular expression here is linear on every input: each starts at a fixed character and none nests repetition.
 """
@@ -28,7 +29,7 @@ class NotMathError(ValueError):
 
 
 def clean(answer: str) -> str:
-    """One line of printable text: unicode spelled in LaTeX, double escapes and thousands separators removed, ends trimmed."""
+    """One line of printable text: unicode as LaTeX, double escapes and thousands separators removed, trimmed."""
     text = answer.translate(UNICODE)
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
@@ -59,7 +60,7 @@ Token = tuple[str, str]  # (kind, text); kinds: number, command, word, symbol, t
 
 
 def tokenize(text: str, limit: int) -> list[Token]:
-    r"""Tokens of clean text; `\text{...}` becomes one token of kind "text", styling disappears. NotMathError beyond `limit` tokens."""
+    r"""Tokens of clean text, at most `limit` (else NotMathError); `\text{...}` becomes one token, styling none."""
     tokens: list[Token] = []
     position = 0
     while position < len(text):

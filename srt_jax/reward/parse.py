@@ -1,4 +1,5 @@
-"""From clean text to a tree: our own recursive-descent parser, bounded in tokens, depth and digits. It evaluates nothing.
+"""From clean text to a tree: our own recursive-descent parser, bounded in tokens, depth and digits. It evaluates
+nothing.
 
 A tree is nested tuples. Expressions:
     ("num", Fraction, decimals)  decimals: digits shown after the point, None for an integer or an exact fraction
@@ -27,7 +28,6 @@ from srt_jax.reward.vocabulary import (
     SEPARATORS,
     SHORT_UNITS,
 )
-
 
 _DEFINITION = re.compile(r"[A-Za-z](?:\^\{-1\})?\([A-Za-z](?:,[A-Za-z])*\)")
 
@@ -82,7 +82,7 @@ class Parser(Atoms):
         return ("rel", tuple(operators), tuple(operands)) if operators else operands[0]
 
     def heading(self) -> None:
-        """Skip what only names the value that follows: `f(x) =`, `Total cost =`, `\\text{The answer is}`, `\\approx`."""
+        r"""Skip what only names the value that follows: `f(x) =`, `Total cost =`, `\text{The answer is}`, `\approx`."""
         if self.kind == "text" and plain(self.text).endswith((" is", " are")):
             self.at += 1
         ahead = self.tokens[self.at : self.at + 12]
@@ -118,10 +118,7 @@ class Parser(Atoms):
                 items.append(self.sum())
             return ("ratio", tuple(items))
         tree = self.unit(tree)
-        if self.is_symbol("%") or self.is_command("%"):
-            self.at += 1
-            tree = ("percent", tree)
-        elif self.kind in ("text", "word") and plain(self.text) in ("percent", "percents"):
+        if self.is_symbol("%") or self.is_command("%") or self.is_word("percent", "percents"):
             self.at += 1
             tree = ("percent", tree)
         return tree
@@ -207,8 +204,8 @@ class Parser(Atoms):
     def starts_factor(self) -> bool:
         """May the next token continue a product without a sign between them?"""
         if self.kind == "number":
-            before = self.tokens[self.at - 1]
-            if before in (("symbol", ")"), ("symbol", "}"), ("symbol", "]")) or (self.at > 1 and self.peek(-2) == ("symbol", "^")):
+            closed = self.tokens[self.at - 1] in (("symbol", ")"), ("symbol", "}"), ("symbol", "]"))
+            if closed or (self.at > 1 and self.peek(-2) == ("symbol", "^")):
                 return True
             raise NotMathError("two numbers side by side")
         if self.kind == "word":
@@ -271,7 +268,7 @@ class Parser(Atoms):
             self.at += 2
         elif rest == [("symbol", "^"), ("symbol", "{"), ("command", "circ"), ("symbol", "}")]:
             self.at += 4
-        elif self.is_command("circ") or (self.kind in ("word", "text") and plain(self.text) in ("degrees", "degree", "deg")):
+        elif self.is_command("circ") or self.is_word("degrees", "degree", "deg"):
             self.at += 1
         else:
             return False

@@ -1,7 +1,8 @@
 """A pool of worker processes with wall-clock limits: tasks in, values out, nothing waits for ever.
 
-No signals, no threads, no inherited state: it works the same from any thread, inside an event loop and in a forked child (which
-starts workers of its own). Workers are separate programs, so they share neither memory nor accelerators with the trainer.
+No signals, no threads, no inherited state: it works the same from any thread, inside an event loop and in a forked
+child (which starts workers of its own). Workers are separate programs, so they share neither memory nor accelerators
+with the trainer.
 """
 
 import json
@@ -83,7 +84,7 @@ class Pool:
         _pools.add(self)
 
     def run(self, tasks: Sequence[dict], timeout: float, budget: float) -> list:
-        """The value of each task, None where it timed out, crashed, failed or came after `budget` seconds for the whole call."""
+        """The value of each task; None where it timed out, crashed, failed, or `budget` seconds for all were over."""
         with self._lock:
             return self._run(tasks, timeout, budget) if tasks else []
 
@@ -173,7 +174,7 @@ class Pool:
                 self._idle.pop().stop()
 
     def forget(self) -> None:
-        """In a forked child: the workers belong to the parent, and its lock may be held by a thread that does not exist here."""
+        """In a forked child: the workers are the parent's, and its lock may be held by a thread that is not here."""
         self._lock = threading.Lock()
         for worker in self._idle:
             worker.release()

@@ -1,10 +1,12 @@
 """From a parsed answer to its shape: names and layout removed, structure kept, expressions as leaves with exact keys.
 
-A shape is ("leaf", key) or (kind, detail, children); kinds: list (unordered), tuple, assign, interval brackets in `detail`, matrix,
-union, percent, equation, relation, ratio, base, time, text. `Answer.leaves` maps each leaf key to its tree and completeness.
+A shape is ("leaf", key) or (kind, detail, children); kinds: list (unordered), tuple, assign, interval brackets in
+`detail`, matrix, union, percent, equation, relation, ratio, base, time, text. `Answer.leaves` maps each leaf key to
+its tree and completeness.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import gcd, lcm
@@ -38,7 +40,7 @@ class Leaf:
 
 @dataclass
 class Read:
-    """An answer as read: `shape`, the trees behind its leaves by key; for `grade` the tree as parsed and reduced, the text."""
+    """An answer as read: its shape and leaves by key; for `grade` the clean text, the tree, the tree as parsed."""
 
     shape: Shape
     text: str
@@ -112,7 +114,8 @@ def is_word(text: str) -> bool:
     )
 
 
-# --- names, chains and signs: tree to tree ------------------------------------------------------------------------------------
+# --- names, chains and signs: tree to tree
+# ------------------------------------------------------------------------------------
 def reduce(tree: Tree) -> Tree:
     """The tree without names (`x =`), approximations, plus-minus signs and lists inside lists."""
     kind = tree[0]
@@ -154,18 +157,19 @@ def relation(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
         if not operators:
             return reduce(operands[0])
     if set(operators) == {"="}:
-        if is_name(operands[0]):
-            return reduce(operands[-1])
-        if is_name(operands[-1]):
-            return reduce(operands[-2])
-        if len(operands) > 2 or not (symbols(operands[0]) or symbols(operands[1])):
-            return reduce(operands[-1])
-        return ("equation", operands[0], operands[1])
-    if operators == ("in",):
-        if not is_name(operands[0]):
-            raise NotMathError("membership of an expression")
+        return equality(operands)
+    if operators == ("in",) and is_name(operands[0]):
         return reduce(operands[1])
     return inequality(operators, operands)
+
+
+def equality(operands: tuple[Tree, ...]) -> Tree:
+    """`x = 1/2 = 0.5` is its last value, `5 = x` is 5, `2x + y = 3` an equation."""
+    if not is_name(operands[0]) and is_name(operands[-1]):
+        return reduce(operands[-2])
+    if is_name(operands[0]) or len(operands) > 2 or not (symbols(operands[0]) or symbols(operands[1])):
+        return reduce(operands[-1])
+    return ("equation", operands[0], operands[1])
 
 
 def inequality(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
@@ -233,7 +237,8 @@ def choose_sign(tree: Tree, choice: int) -> Tree:
     return tuple(choose_sign(part, choice) if isinstance(part, tuple) else part for part in tree)
 
 
-# --- tree to shape ------------------------------------------------------------------------------------------------------------
+# --- tree to shape
+# ------------------------------------------------------------------------------------------------------------
 class Reader:
     """Turns reduced trees into shapes and collects the leaves."""
 
@@ -242,28 +247,23 @@ class Reader:
         self.leaves: dict[str, Leaf] = {}
 
     def shape(self, tree: Tree) -> Shape:
-        kind = tree[0]
-        if kind in ("list", "set"):
-            return (kind, "", tuple(self.shape(item) for item in tree[1]))
-        if kind == "assign":
-            return ("assign", tree[1], tuple(self.shape(item) for item in tree[2]))
-        if kind == "tuple":
-            brackets = tree[1] if len(tree[2]) == 2 else "()"
-            return ("tuple", brackets, tuple(self.shape(item) for item in tree[2]))
+        kind, content = tree[0], tree[1]
+        if kind in ("list", "set", "union"):
+            return self.structure(kind, "", content)
+        if kind in ("assign", "tuple"):  # brackets tell intervals apart, longer tuples are only ordered
+            return self.structure(kind, content if kind == "assign" or len(tree[2]) == 2 else "()", tree[2])
         if kind == "matrix":
-            cells = tuple(self.shape(reduce(cell)) for row in tree[1] for cell in row)
-            return ("matrix", f"{len(tree[1])}x{len(tree[1][0])}", cells)
-        if kind == "union":
-            return ("union", "", tuple(self.shape(item) for item in tree[1]))
+            cells = [reduce(cell) for row in content for cell in row]
+            return self.structure(kind, f"{len(content)}x{len(content[0])}", cells)
         if kind == "percent":
-            return ("percent", "", (self.shape(tree[1]),))
-        if kind == "ratio":
-            return self.ratio(tree[1])
+            return self.structure(kind, "", [content])
         if kind == "base":
-            return ("base", f"{tree[1]}_{tree[2]}", ())
-        if kind in ("equation", "relation"):
-            return self.difference(tree)
-        return self.leaf(tree)
+            return self.structure(kind, f"{content}_{tree[2]}", [])
+        readers = {"ratio": self.ratio, "equation": self.difference, "relation": self.difference}
+        return readers.get(kind, self.leaf)(tree)
+
+    def structure(self, kind: str, detail: object, items: Iterable[Tree]) -> Shape:
+        return (kind, detail, tuple(self.shape(item) for item in items))
 
     def leaf(self, tree: Tree) -> Shape:
         if (sign := infinite(tree)) != 0:
@@ -277,7 +277,8 @@ class Reader:
         self.leaves[key] = Leaf(tree, is_complete(value))
         return ("leaf", key, ())
 
-    def ratio(self, items: tuple[Tree, ...]) -> Shape:
+    def ratio(self, tree: Tree) -> Shape:
+        items = tree[1]
         values = [rational(exact(item, self.algebra)) for item in items]
         if None in values or not any(values):
             return ("ratio", "", tuple(self.leaf(item) for item in items))

@@ -1,6 +1,4 @@
-"""Proofs of equality with sympy. Imported by worker processes only: these computations may take for ever or eat all memory."""
-
-from fractions import Fraction
+"""Proofs of equality with sympy. For worker processes only: these computations may never end or eat all memory."""
 
 import sympy
 
@@ -15,8 +13,8 @@ class UndecidedError(ValueError):
 def equal(a: tuple, b: tuple, positive: bool) -> bool:
     """Is a = b proved, for all real (with `positive`: all positive) values of the symbols?
 
-    True needs a proof: the difference cancels, simplifies to 0, or is an algebraic number whose minimal polynomial is x. A numeric
-    value away from 0 is a disproof; anything else is False.
+    True needs a proof: the difference cancels, simplifies to 0, or is an algebraic number whose minimal polynomial is
+    x. A numeric value away from 0 is a disproof; anything else is False.
     """
     builder = Builder(positive)
     difference = builder.build(a) - builder.build(b)
@@ -50,25 +48,19 @@ class Builder:
         self.assumption = {"positive": True} if positive else {"real": True}
 
     def build(self, tree: tuple) -> sympy.Expr:
-        kind = tree[0]
+        kind, content = tree[0], tree[1]
         if kind == "num":
-            value = Fraction(tree[1])
-            return sympy.Rational(value.numerator, value.denominator)
+            return sympy.Rational(content.numerator, content.denominator)
         if kind == "sym":
-            return sympy.Symbol("s_" + tree[1], **self.assumption)
+            return sympy.Symbol("s_" + content, **self.assumption)
         if kind == "const":
-            return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "inf": sympy.oo}[tree[1]]
-        if kind == "add":
-            return sympy.Add(*(self.build(t) for t in tree[1]))
-        if kind == "mul":
-            return sympy.Mul(*(self.build(t) for t in tree[1]))
-        if kind == "div":
-            return self.build(tree[1]) / self.build(tree[2])
-        if kind == "pow":
-            return self.power(self.build(tree[1]), self.build(tree[2]))
-        if kind == "fn":
-            return self.function(tree[1], [self.build(a) for a in tree[2]])
-        raise UndecidedError(kind)
+            return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}[content]
+        if kind in ("add", "mul"):
+            return (sympy.Add if kind == "add" else sympy.Mul)(*(self.build(t) for t in content))
+        if kind in ("div", "pow"):
+            a, b = self.build(content), self.build(tree[2])
+            return a / b if kind == "div" else self.power(a, b)
+        return self.function(content, [self.build(a) for a in tree[2]])
 
     def power(self, base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
         if base.is_number and exponent.is_number and not abs(exponent) <= MAX_EXPONENT:

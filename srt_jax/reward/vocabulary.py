@@ -26,7 +26,9 @@ RENAME = {
     "rbrace": "}", "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|",
     "varnothing": "emptyset", "degree": "circ", "dots": "ldots", "cdots": "ldots", "ast": "*", "colon": ":",
     "ratio": ":", "land": "wedge", "arcsec": "asec", "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta",
-    "textpi": "pi", "imath": "i", "slash": "/", "simeq": "approx", "langle": "(", "rangle": ")", "sim": "approx", "thickapprox": "approx",
+    "textpi": "pi",
+    "imath": "i", "slash": "/",
+    "simeq": "approx", "langle": "(", "rangle": ")", "sim": "approx", "thickapprox": "approx",
 }  # fmt: skip
 TEXT_COMMANDS = {
     "text", "textbf", "textit", "textrm", "textsf", "texttt", "textnormal", "mbox", "hbox", "mathrm", "emph",
@@ -92,4 +94,5 @@ DECORATIONS = {
 # Commands before the letters of a figure: together they are its name.
 FIGURES = {"angle", "triangle", "measuredangle", "overarc"}
 # Commands that may continue a product without a sign.
-OPENERS = {"frac", "sqrt", "binom", "lfloor", "lceil", "operatorname", "pi", "infty"} | DECORATIONS | GREEK | FUNCTIONS | set(ALIASES)
+OPENERS = {"frac", "sqrt", "binom", "lfloor", "lceil", "operatorname", "pi", "infty"}
+OPENERS |= DECORATIONS | GREEK | FUNCTIONS | set(ALIASES)

@@ -27,9 +27,11 @@ class Vote:
 
 
 def majority(answers: Sequence[str | None], groups: Sequence[int], threshold: float = 0.0) -> Vote:
-    """The largest group of `answers` [n]; `groups` [n] are group ids, -1 where unparseable. Ties go to the earliest sample.
+    """The largest group of `answers` [n]; `groups` [n] are group ids, -1 where unparseable. Ties go to the earliest
+    sample.
 
-    A label needs share >= threshold, the share over all n rollouts. None, '' and whitespace never vote, whatever their group.
+    A label needs share >= threshold, the share over all n rollouts. None, '' and whitespace never vote, whatever
+    their group.
     """
     if len(answers) != len(groups):
         raise ValueError(f"{len(answers)} answers but {len(groups)} group ids; give one id for each answer")

@@ -1,8 +1,9 @@
-"""A worker process: reads tasks as JSON lines, answers as JSON lines, limits itself. Started by pool.py, never imported by it.
+"""A worker process: reads tasks as JSON lines, answers as JSON lines, limits itself. Started by pool.py, never
+imported by it.
 
 Task: {"id", "op", "limit_s", ...}. Replies: {"id", "started": true} when imports are done and the clock may start, then
-{"id", "value"} or {"id", "error"}. Hostile text reaches this process; so it has a memory limit, an alarm that ends it should its
-parent be gone, no standard output for others, and no way to start programs, open sockets or write files.
+{"id", "value"} or {"id", "error"}. Hostile text reaches this process; so it has a memory limit, an alarm that ends it
+should its parent be gone, no standard output for others, and no way to start programs, open sockets or write files.
 """
 
 import json
@@ -13,13 +14,14 @@ import sys
 from fractions import Fraction
 
 _FORBIDDEN = (
-    "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.kill", "os.killpg", "os.remove", "os.rename",
-    "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate", "os.putenv", "subprocess.Popen",
+    "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.kill", "os.remove", "os.rename", "os.rmdir",
+    "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate", "os.putenv", "subprocess.Popen",
     "socket.", "shutil.", "ctypes.", "pty.", "urllib.", "ftplib.", "smtplib.", "webbrowser.",
 )  # fmt: skip
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
-class Refused(RuntimeError):  # noqa-free name: it is raised into hostile code
+class RefusedError(RuntimeError):
     """A grading worker does not do this."""
 
 
@@ -41,7 +43,7 @@ def main(memory_mb: int) -> None:
 
 
 def answer(task: dict, replies) -> dict:
-    """The reply to one task; what goes wrong in hostile text is an error reply, running out of memory ends the process."""
+    """The reply to one task. Hostile text may fail in any way: an error reply; without memory the process ends."""
     signal.alarm(0)
     try:
         run = OPERATIONS[task["op"]](task)  # imports, data sets: not on the task's clock
@@ -76,7 +78,7 @@ def decode(node):
 
 
 def guard() -> None:
-    """From now on nothing in this process starts a program, opens a socket or writes a file (audit hooks cannot be removed)."""
+    """From now on this process starts no program, opens no socket, writes no file (audit hooks cannot be removed)."""
     if guard in _GUARDED:
         return
     _GUARDED.append(guard)
@@ -86,10 +88,10 @@ def guard() -> None:
 def _audit(event: str, arguments: tuple) -> None:
     if event == "open":
         _, mode, flags = arguments
-        if (mode and set(mode) & set("wax+")) or (flags and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)):
-            raise Refused(event)
+        if (mode and set(mode) & set("wax+")) or (flags and flags & _WRITING):
+            raise RefusedError(event)
     elif event.startswith(_FORBIDDEN):
-        raise Refused(event)
+        raise RefusedError(event)
 
 
 _GUARDED: list = []
