@@ -157,15 +157,15 @@ def fingerprint_fields(config: ConfigDict) -> dict:
     return fields
 
 
-def differing_fields(a: dict, b: dict, prefix: str = "") -> list[str]:
-    """Dotted names of the fields in which two resolved configs differ."""
+def differing_fields(there: dict, here: dict, prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two resolved configs differ, with both values."""
     names = []
-    for key in sorted(a.keys() | b.keys()):
-        x, y = a.get(key), b.get(key)
+    for key in sorted(there.keys() | here.keys()):
+        x, y = there.get(key), here.get(key)
         if isinstance(x, dict) and isinstance(y, dict):
             names += differing_fields(x, y, f"{prefix}{key}.")
         elif x != y:
-            names.append(f"{prefix}{key} ({y!r} there, {x!r} here)")
+            names.append(f"{prefix}{key} ({x!r} there, {y!r} here)")
     return names
 
 

@@ -28,7 +28,7 @@ def read_rows(path: str, fields: Sequence[str]) -> list[dict]:
     """The rows of a JSONL file, objects with string `fields`. InputError names the file, the line and the remedy."""
     rows = []
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     rows.append(_row(line, fields, f"{path}, line {number}"))
@@ -47,6 +47,10 @@ def _row(line: str, fields: Sequence[str], where: str) -> dict:
     if not isinstance(row, dict):
         raise InputError(f"{where} is not a JSON object; write one object with {', '.join(fields)} per line")
     for field in fields:
+        if field == "prediction" and row.get(field, "") is None:  # a response without an answer: wrong, not an error
+            continue
+        if type(row.get(field)) in (int, float):
+            row[field] = str(row[field])
         if not isinstance(row.get(field), str):
             raise InputError(f"{where} has no text under {field!r}; each row needs {', '.join(fields)} as strings")
     return row

@@ -13,6 +13,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from srt_jax import runtime
 from srt_jax.checkpoint import CheckpointError
 from srt_jax.config import ConfigError, describe, run_directory, validate, validate_devices
 from srt_jax.data.base import DataError
@@ -34,7 +35,7 @@ def main(argv) -> int:
     config = CONFIG.value
     try:
         validate(config)
-        use_cpu_devices(config.mesh.cpu_devices)
+        runtime.start(config.mesh.cpu_devices)
         if DRY_RUN.value:
             dry_run(config)
             return 0
@@ -70,14 +71,6 @@ def dry_run(config) -> None:
             print(f"{directory}: would go on from step {checkpoints.last_step()}")
     print("\n".join(prepared.report))
     print(describe(config, num_devices))
-
-
-def use_cpu_devices(count: int) -> None:
-    """Splits the CPU into simulated devices, before anything has been computed; 0 leaves it as it is."""
-    import jax
-
-    if count:
-        jax.config.update("jax_num_cpu_devices", count)
 
 
 def complain(message: str) -> int:

@@ -14,6 +14,8 @@ import time
 
 from absl import app, flags
 
+from srt_jax import runtime
+
 OUT = flags.DEFINE_string("out", "cache/miniature", "Folder of the model, its tokenizer and the two problem sets.")
 
 
@@ -116,9 +118,7 @@ def main(argv) -> None:
     """Entry point."""
     if len(argv) > 1:
         sys.exit(f"error: unexpected argument {argv[1]!r}.")
-    from srt_jax.main import use_cpu_devices
-
-    use_cpu_devices(2)
+    runtime.start(cpu_devices=2)
     pretrain(pathlib.Path(OUT.value), Recipe())
 
 

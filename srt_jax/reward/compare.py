@@ -180,17 +180,16 @@ def _equations(p: Tree, g: Tree) -> bool:
 
 def _proportional(p: Tree, g: Tree, positive: bool) -> bool:
     left, right = (("add", (t[-2], ("mul", (MINUS, t[-1])))) for t in (p, g))
-    if sorted(set(symbols(left))) != sorted(set(symbols(right))) or len(set(symbols(left))) < 1:
+    if sorted(set(symbols(left))) != sorted(set(symbols(right))) or not symbols(left):
         return False
     quotients = [a / b if b else complex("nan") for a, b in zip(fingerprint(left), fingerprint(right))]
     first = quotients[0]
-    if not abs(first) > 0 or (positive and first.real <= 0):
+    if not cmath.isfinite(first) or first == 0 or (positive and first.real <= 0):
         return False
-    return all(abs(q - first) <= 1e-9 * abs(first) for q in quotients)
+    return all(cmath.isfinite(q) and abs(q - first) <= 1e-9 * abs(first) for q in quotients)
 
 
-# --- values
-# -------------------------------------------------------------------------------------------------------------------
+# --- values -----------------------------------------------------------------------------------------------------------
 def _value(p: Tree, g: Tree, prove: Prove) -> bool:
     if infinite(p) or infinite(g):
         return infinite(p) == infinite(g)

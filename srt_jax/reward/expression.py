@@ -10,6 +10,7 @@ from srt_jax.reward.atoms import Tree
 from srt_jax.reward.latex import NotMathError
 
 LONG = 10**11  # a decimal from here on, without its point, has twelve digits
+LARGE = 1e150  # larger values overflow in comparisons
 NAN = complex(math.nan, math.nan)
 # sin at multiples of pi/12 in the first quadrant, as {monomial: coefficient}.
 _R2, _R3, _R6 = ((("#2", Fraction(1, 2)),), (("#3", Fraction(1, 2)),), (("#2", Fraction(1, 2)), ("#3", Fraction(1, 2))))
@@ -69,11 +70,18 @@ def function(name: str, args: list[Sum], algebra: Algebra) -> Sum:
     if name in _UNARY and len(args) == 1:
         return _UNARY[name](args[0], algebra)
     values = [rational(a) for a in args]
-    if name in _RATIONAL and None not in values and (known := _RATIONAL[name](*values)) is not None:
+    if name in _RATIONAL and None not in values and (known := _known(name, values)) is not None:
         return number(known)
     if name == "abs" and len(args) == 1:
         return absolute(args[0], algebra)
     return atom(f"{name}({';'.join(render(a) for a in args)})")
+
+
+def _known(name: str, values: list[Fraction]) -> Fraction | None:
+    try:
+        return _RATIONAL[name](*values)
+    except TypeError:  # not its number of arguments
+        return None
 
 
 def _whole(compute, largest: int):
@@ -91,8 +99,8 @@ _RATIONAL = {
     "abs": abs,
     "floor": lambda v: Fraction(math.floor(v)),
     "ceil": lambda v: Fraction(math.ceil(v)),
-    "max": max,
-    "min": min,
+    "max": lambda *v: max(v),
+    "min": lambda *v: min(v),
     "gcd": _whole(math.gcd, 2**MAX_BITS),
     "lcm": _whole(math.lcm, 2**MAX_BITS),
     "factorial": _whole(math.factorial, 400),
@@ -177,8 +185,7 @@ def is_complete(a: Sum) -> bool:
     return True
 
 
-# --- approximate values
-# ---------------------------------------------------------------------------------------------------
+# --- approximate values -----------------------------------------------------------------------------------------------
 POINTS = 3  # the third with negative values among the symbols
 
 
@@ -199,7 +206,7 @@ def approximate(tree: Tree, point: int) -> complex:
         value = _approximate(tree, point)
     except (ArithmeticError, ValueError, TypeError, IndexError):  # overflow, 0/0, outside of a domain, wrong arguments
         return NAN
-    return value if cmath.isfinite(value) else NAN
+    return value if abs(value.real) < LARGE and abs(value.imag) < LARGE else NAN  # NaN and infinities compare False
 
 
 def _approximate(tree: Tree, point: int) -> complex:

@@ -114,8 +114,7 @@ def is_word(text: str) -> bool:
     )
 
 
-# --- names, chains and signs: tree to tree
-# ------------------------------------------------------------------------------------
+# --- names, chains and signs: tree to tree ----------------------------------------------------------------------------
 def reduce(tree: Tree) -> Tree:
     """The tree without names (`x =`), approximations, plus-minus signs and lists inside lists."""
     kind = tree[0]
@@ -237,8 +236,7 @@ def choose_sign(tree: Tree, choice: int) -> Tree:
     return tuple(choose_sign(part, choice) if isinstance(part, tuple) else part for part in tree)
 
 
-# --- tree to shape
-# ------------------------------------------------------------------------------------------------------------
+# --- tree to shape ----------------------------------------------------------------------------------------------------
 class Reader:
     """Turns reduced trees into shapes and collects the leaves."""
 

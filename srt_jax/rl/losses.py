@@ -27,12 +27,12 @@ def policy_gradient(logprobs, advantages):
     return -advantages[:, None] * ratio
 
 
-def token_weights(mask, aggregation: str):
+def token_weights(mask, aggregation: str, max_response_tokens: int = 0):
     """Weight of each response token in the loss, and the denominator of their sum.
 
     mask [B, S], 1 for the response tokens of labelled prompts. The names are verl's:
     token-mean: every token alike; seq-mean-token-sum: mean over sequences of token sums; seq-mean-token-mean: mean over
-    sequences of token means; seq-mean-token-sum-norm: token sums over (sequences * S).
+    sequences of token means; seq-mean-token-sum-norm: token sums over (sequences * max_response_tokens).
     Returns (weights [B, S], denominator scalar; 0 where nothing is labelled).
     """
     tokens = mask.sum(1, keepdims=True)
@@ -41,5 +41,5 @@ def token_weights(mask, aggregation: str):
         "token-mean": lambda: (mask, mask.sum()),
         "seq-mean-token-sum": lambda: (mask, sequences),
         "seq-mean-token-mean": lambda: (mask / jnp.maximum(tokens, 1), sequences),
-        "seq-mean-token-sum-norm": lambda: (mask, sequences * mask.shape[1]),
+        "seq-mean-token-sum-norm": lambda: (mask, sequences * max_response_tokens),
     }[aggregation]()

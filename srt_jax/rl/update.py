@@ -57,6 +57,7 @@ class UpdateConfig:
     advantage: str = "rloo"
     kl_coef: float = 0.001
     loss_aggregation: str = "token-mean"
+    max_response_tokens: int = 0  # needed by seq-mean-token-sum-norm only
     old_logprobs: str = "trainer"
     logprob_chunk: int = 512
 
@@ -84,22 +85,26 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
     `state` (arrays or abstract arrays with shardings) fixes where the new state lies. Metrics are float32 scalars,
     means over the response tokens or the sequences of labelled prompts.
     """
+    if config.loss_aggregation == "seq-mean-token-sum-norm" and config.max_response_tokens < 1:
+        raise ValueError("loss_aggregation seq-mean-token-sum-norm divides by max_response_tokens: give it.")
     state_sharding = jax.tree.map(lambda x: x.sharding, state)
     split = functools.partial(split_microbatches, size=config.microbatch_sequences, mesh=mesh)
     logprobs = functools.partial(_logprobs, graphdef, config)
 
     def update(state: TrainState, reference, batch: Batch):
         mask = response_mask(batch)
-        token_weights, denominator = losses.token_weights(mask, config.loss_aggregation)
+        token_weights, denominator = losses.token_weights(
+            mask, config.loss_aggregation, config.max_response_tokens)
         kl = jnp.zeros_like(mask)
         if config.kl_coef:
             kl = mask * _kl_to_reference(state.params, reference, batch, logprobs, config.old_logprobs, split, mesh)
-        returns = batch.rewards - config.kl_coef * kl.sum(1)
+        # Not a product with the mask: an unlabelled prompt's reward may be NaN.
+        returns = jnp.where(batch.labelled, batch.rewards - config.kl_coef * kl.sum(1), 0.0)
         advantages = ADVANTAGES[config.advantage](returns.reshape(-1, config.samples_per_prompt)).reshape(-1)
         token_weights /= jnp.maximum(denominator, 1)
         grads, sums = _gradients(
             state.params, split((batch, mask, token_weights, advantages)), logprobs, state_sharding.params)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums["loss"])
         keep = finite & (denominator > 0)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -114,8 +119,8 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
             "entropy": sums["entropy"] / tokens,
             "kl": kl.sum() / tokens,
             "kl_per_sequence": kl.sum() / sequences,
-            "return": (returns * batch.labelled).sum() / sequences,
-            "advantage_abs": (jnp.abs(advantages) * batch.labelled).sum() / sequences,
+            "return": returns.sum() / sequences,
+            "advantage_abs": jnp.abs(advantages).sum() / sequences,
             "logprob_gap_mean": sums["gap"] / tokens,
             "logprob_gap_max": sums["gap_max"],
             "weights_moved_bf16": _moved_bf16(state.params, new.params),

@@ -1,0 +1,32 @@
+"""Shared by the tests of whole runs: a small experiment on the miniature base model."""
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from srt_jax.config import base, source
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+def small_config(model: pathlib.Path, out: pathlib.Path, name: str, steps: int) -> ConfigDict:
+    """8 prompts x 8 samples on 8 simulated devices; seconds per run."""
+    config = base()
+    config.name, config.out, config.steps = name, str(out), steps
+    config.model.path, config.model.dtype, config.model.remat = str(model), "float32", False
+    config.data = source(path=str(model / "train.jsonl"), limit=64)
+    config.prompts.template, config.prompts.plain_template, config.prompts.instruction = "plain", "{problem}=", ""
+    config.batch.prompts_per_step, config.batch.samples_per_prompt = 8, 8
+    config.batch.max_prompt_tokens, config.batch.max_response_tokens = 10, 24
+    config.batch.microbatch_sequences, config.batch.length_buckets = 32, (34,)
+    config.rollout.prompts_per_call, config.rollout.prompt_buckets, config.rollout.old_logprobs = 8, (10,), "sampler"
+    config.optimizer.learning_rate = 2e-4
+    with config.eval.unlocked():
+        config.eval.sets.heldout = source(path=str(model / "heldout.jsonl"), limit=8)
+    config.eval.samples, config.eval.every, config.checkpoint.every = 4, 100, 100
+    return config
+
+
+def from_json(text: str) -> ConfigDict:
+    """A config from the JSON of `to_json_best_effort`."""
+    return ConfigDict(json.loads(text)).lock()

@@ -1,0 +1,30 @@
+"""Fixtures of the reward tests: the data folder beside the checkout, and one grader for all tests."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from srt_jax.reward.grader import Grader
+
+DATA = Path(os.environ.get("SRT_JAX_TEST_DATA") or Path(__file__).resolve().parents[2] / ".." / "shared" / "data")
+
+
+@pytest.fixture
+def rows():
+    """A function: file name -> rows of that JSONL file of the data folder; the test is skipped where the file is missing."""
+
+    def load(name: str) -> list[dict]:
+        path = DATA / name
+        if not path.exists():
+            pytest.skip(f"{name} is not in {DATA}; set SRT_JAX_TEST_DATA to the folder that has it")
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def grader():
+    with Grader(workers=2) as shared:
+        yield shared
