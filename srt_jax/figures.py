@@ -76,7 +76,7 @@ def main(argv) -> None:
     runs, out = [pathlib.Path(a) for a in argv[1:]], pathlib.Path(OUT.value)
     missing = [str(run) for run in runs if not (run / "summary.json").exists()]
     if missing or not runs:
-        sys.exit(f"error: {missing[0] if missing else 'no run'} has no summary.json: give the folders of finished runs.")
+        sys.exit(f"error: {missing[0] if missing else 'no run'} has no summary.json: name finished runs.")
     summary = summarise(runs)
     k = max(int(name.split("@")[1]) for name in summary["base"] if name.startswith("avg@"))
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -1,8 +1,21 @@
+"""Fixtures of all tests. Every test sees eight simulated devices, and builds its meshes from the first few of them."""
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax
+import pytest
 
-# Before anything computes: every test sees eight simulated devices, and builds its meshes from the first few of them.
-jax.config.update("jax_num_cpu_devices", 8)
+from srt_jax import runtime
+from tests.helpers import REPOSITORY
+
+runtime.start(cpu_devices=8)
+
+
+@pytest.fixture(scope="session")
+def miniature():
+    """The miniature base model, made once (about two minutes) and kept in the project's cache folder."""
+    directory = REPOSITORY / "cache" / "miniature"
+    subprocess.run([sys.executable, "-m", "srt_jax.pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True)
+    return directory

@@ -31,7 +31,8 @@ def state_leaves(directory):
     checkpoints = Checkpoints(directory)
     restored = checkpoints._manager.restore(checkpoints.last_step())["state"]
     checkpoints.close()
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(restored)}
+    leaves = jax.tree_util.tree_leaves_with_path(restored)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def test_two_plus_two_resumed_steps_equal_four_straight_ones(miniature, tmp_path):
@@ -60,7 +61,8 @@ def test_two_plus_two_resumed_steps_equal_four_straight_ones(miniature, tmp_path
 def test_steps_differ_and_the_policy_moves(miniature, tmp_path):
     config = small_config(miniature, tmp_path, name="moves", steps=2)
     summary = train(config)
-    rollouts = [gzip.open(tmp_path / f"moves/rollouts/step_{s:06d}.jsonl.gz", "rt").read() for s in (1, 2)]
+    files = [tmp_path / f"moves/rollouts/step_{s:06d}.jsonl.gz" for s in (1, 2)]
+    rollouts = [gzip.decompress(file.read_bytes()).decode() for file in files]
     assert rollouts[0] != rollouts[1]
     rows = [json.loads(line) for line in rollouts[0].splitlines()]
     assert len(rows) == config.batch.prompts_per_step * config.batch.samples_per_prompt
@@ -193,7 +195,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint(miniature, tmp_path):
     train(config)
     before = state_leaves(tmp_path / "full")
     code = (
-        "import resource, sys; from srt_jax.checkpoint import Checkpoints, CheckpointError; import pathlib, jax.numpy as jnp\n"
+        "import pathlib, resource, sys, jax.numpy as jnp\n"
+        "from srt_jax.checkpoint import Checkpoints, CheckpointError\n"
         f"c = Checkpoints(pathlib.Path({str(tmp_path / 'full')!r}))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

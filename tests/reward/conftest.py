@@ -13,7 +13,7 @@ DATA = Path(os.environ.get("SRT_JAX_TEST_DATA") or Path(__file__).resolve().pare
 
 @pytest.fixture
 def rows():
-    """A function: file name -> rows of that JSONL file of the data folder; the test is skipped where the file is missing."""
+    """A function: file name -> rows of that JSONL file in the data folder; skips the test where it is missing."""
 
     def load(name: str) -> list[dict]:
         path = DATA / name

@@ -121,7 +121,7 @@ def test_no_two_rows_share_a_key():
 # --- properties -------------------------------------------------------------------------------------------------------
 any_text = st.one_of(
     st.text(st.characters(codec=None), max_size=60),
-    st.lists(st.sampled_from([*PIECES, " ", "\x00", "\ud800"]), max_size=25).map("".join),
+    st.lists(st.sampled_from([*PIECES, "\x00"]), max_size=25).map("".join),
 )
 
 

@@ -62,7 +62,7 @@ def test_groups_are_those_of_brute_force_math_verify(grader, rows, name):
 
 
 def test_published_verdicts(grader, rows):
-    """Verdicts published with 2,950 outputs differ from ours in few cases, most of them their strictness about units."""
+    """Verdicts published with 2,950 outputs differ from ours in few cases, most of them about units or misprints."""
     for name, most in (("qwen25math_math100x8", 9), ("nemo_math50x3", 4), ("rho_math500x4", 10)):
         outputs = rows(f"generations_{name}.jsonl")
         pairs = [(a.text, row) for row in outputs if (a := extract(row["response"]))]

@@ -1,4 +1,4 @@
-"""Hostile answers: nothing hangs, nothing executes, no worker outgrows its limit; each is graded or unparseable, in time."""
+"""Hostile answers: nothing hangs or executes, no worker outgrows its limit; each is graded or unparseable, in time."""
 
 import os
 import time
