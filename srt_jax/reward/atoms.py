@@ -76,6 +76,7 @@ class Atoms:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise NotMathError("too deep")
+
     # --- leaves -------------------------------------------------------------------------------------------------------
     def atom(self) -> Tree:
         readers = {

@@ -170,9 +170,7 @@ class Grader:
         new = {pair: trees for pair, trees in wanted.items() if pair not in self._proofs}
         self._counts["cache_hits"] += len(wanted) - len(new)
         self._counts["symbolic_checks"] += len(new)
-        tasks = [
-            {"op": "equal", "a": a, "b": b, "positive": pair[0] == "positive"} for pair, (a, b) in new.items()
-        ]
+        tasks = [{"op": "equal", "a": a, "b": b, "positive": pair[0] == "positive"} for pair, (a, b) in new.items()]
         values = self._pool.run(tasks, self.timeout, self.budget)
         for pair, value in zip(new, values):
             self._proofs[pair] = bool(value)
@@ -248,8 +246,12 @@ SELF_TEST_GROUPS = [
     (["\\sqrt{3+2\\sqrt{2}}", "1+\\sqrt{2}", "2.414213562"], [0, 0, 1]),  # needs a worker
     (["(1,2)", "2,1", "\\{1,2\\}"], [0, 1, 1]),
 ]
-SELF_TEST_GRADES = [("50\\%", "0.5", True), ("1,234 \\text{ cm}", "1234", True), ("(2,1)", "(1,2)", False), ("7", "8",
-False)]
+SELF_TEST_GRADES = [
+    ("50\\%", "0.5", True),
+    ("1,234 \\text{ cm}", "1234", True),
+    ("(2,1)", "(1,2)", False),
+    ("7", "8", False),
+]
 
 
 def _same_length(a: Sequence, b: Sequence, first: str, second: str) -> None:
