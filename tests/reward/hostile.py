@@ -113,11 +113,12 @@ TEMPTING = [
 
 # Pieces of LaTeX, to be glued together into strings that are nearly mathematics.
 PIECES = [
-    "\\frac", "{", "}", "(", ")", "[", "]", "1", "2", "34", "0.5", ".", "x", "y", "pi", "\\pi", "^", "_", "\\sqrt", "+", "-",
-    "*", "/", "\\cdot", "\\pm", ",", ";", "\\{", "\\}", "=", "<", "\\le", "\\text{", "cm", "and", "%", "\\%", "|", "!", "e", "i",
-    "\\infty", "\\cup", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "\\\\", "\\sin", "\\log", "ln", "abc", "10^{9}", "999",
-    "^\\circ", "'", "\\overline", "\\left", "\\right", "$", "\\$", "\\binom", "...", "\\in", ":", "½", "²", "√", "⟦", "⟧",
-    "\\boxed{", "e5", "\\lfloor", "\\rfloor", "million", "p.m.", "or", "\\ldots", "f(x)", "\\vec", "\\max", " ", "\ud800",
+    "\\frac", "{", "}", "(", ")", "[", "]", "1", "2", "34", "0.5", ".", "x", "y", "pi", "\\pi", "^", "_", "\\sqrt",
+    "+", "-", "*", "/", "\\cdot", "\\pm", ",", ";", "\\{", "\\}", "=", "<", "\\le", "\\text{", "cm", "and", "%",
+    "\\%", "|", "!", "e", "i", "\\infty", "\\cup", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "\\\\", "\\sin",
+    "\\log", "ln", "abc", "10^{9}", "999", "^\\circ", "'", "\\overline", "\\left", "\\right", "$", "\\$", "\\binom",
+    "...", "\\in", ":", "½", "²", "√", "⟦", "⟧", "\\boxed{", "e5", "\\lfloor", "\\rfloor", "million", "p.m.", "or",
+    "\\ldots", "f(x)", "\\vec", "\\max", " ", "\ud800",
 ]  # fmt: skip
 
 
