@@ -58,6 +58,22 @@ def metrics(graded: Graded, rollouts: Rollouts, k: int) -> dict[str, float]:
     return out
 
 
+def rollout_rows(problems: list[Problem], rollouts: Rollouts, graded: Graded, tokenizer) -> list[dict]:
+    """One row per response: what was asked, said, extracted, voted and rewarded."""
+    texts = iter(tokenizer.batch_decode([r for row in rollouts.responses() for r in row], skip_special_tokens=False))
+    rows = []
+    for p, problem in enumerate(problems):
+        for i, answer in enumerate(graded.answers[p]):
+            true = graded.true_rewards[p, i]
+            rows.append({
+                "id": problem.id, "sample": i, "problem": problem.prompt, "response": next(texts), "answer": answer,
+                "group": graded.groups[p][i], "label": graded.labels[p], "reward": float(graded.rewards[p, i]),
+                "true_reward": None if np.isnan(true) else float(true), "tokens": int(rollouts.lengths[p, i]),
+                "stopped": bool(rollouts.stopped[p, i]), "logprob": float(rollouts.logprobs[p, i].sum()),
+            })
+    return rows
+
+
 def pass_at(n: int, correct: int, k: int) -> float:
     """Unbiased estimate from n samples that one of k is right: 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, eq. 1)."""
     if n - correct < k:

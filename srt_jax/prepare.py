@@ -35,6 +35,22 @@ class Prepared:
 def prepare(config: ConfigDict) -> Prepared:
     """Loads and checks data, tokenizer and model shapes. Raises ConfigError, DataError or ModelError."""
     directory = find_model(config.model.path)
+    hf_config, model_config, tokenizer, stops = read_model(directory, config)
+    problems, prompts, line = encode_source("data", config.data, tokenizer, config)
+    batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)  # raises where there are too few
+    if config.labels.source == "ground_truth" and all(p.answer is None for p in problems):
+        raise DataError(f"labels.source is 'ground_truth', but no problem of {config.data.path} has an answer in "
+                        f"data.answer_column={config.data.answer_column!r}.")
+    eval_sets, report = encode_eval_sets(config, tokenizer)
+    report = [f"model: {directory} ({model_config.family}, {model_config.num_params:,} parameters)", line, *report,
+              f"stop tokens: {', '.join(repr(tokenizer.convert_ids_to_tokens(i)) for i in stops)}"]
+    identity = {"data": fingerprint(problems), "model": _model_fingerprint(directory)}
+    return Prepared(
+        directory, hf_config, model_config, tokenizer, stops, problems, prompts, eval_sets, identity, report)
+
+
+def read_model(directory: pathlib.Path, config: ConfigDict):
+    """(config.json, ModelConfig, tokenizer, stop ids) of a Hugging Face directory, checked against the config."""
     hf_config = read_hf_config(directory)
     model_config = ModelConfig.from_hf(hf_config)
     longest = config.batch.max_prompt_tokens + config.batch.max_response_tokens
@@ -47,23 +63,28 @@ def prepare(config: ConfigDict) -> Prepared:
     if largest >= model_config.vocab_size:
         raise ModelError(f"{directory}: the tokenizer has ids up to {largest}, but the embedding only "
                          f"{model_config.vocab_size} rows: use the tokenizer that belongs to the model.")
-    problems, prompts, line = _problems("data", config.data, tokenizer, config)
-    batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
-    if config.labels.source == "ground_truth" and all(p.answer is None for p in problems):
-        raise DataError(f"labels.source is 'ground_truth', but no problem of {config.data.path} has an answer in "
-                        f"data.answer_column={config.data.answer_column!r}.")
-    report = [f"model: {directory} ({model_config.family}, {model_config.num_params:,} parameters)", line]
-    eval_sets = []
-    for name, source in config.eval.sets.items():
-        eval_problems, eval_prompts, line = _problems(f"eval.sets.{name}", source, tokenizer, config)
-        eval_sets.append(EvalSet(name, eval_problems, eval_prompts))
-        report.append(line)
     generation = directory / "generation_config.json"
     stops = stop_ids(tokenizer, json.loads(generation.read_text()) if generation.exists() else None)
-    report.append(f"stop tokens: {', '.join(repr(tokenizer.convert_ids_to_tokens(i)) for i in stops)}")
-    identity = {"data": fingerprint(problems), "model": _model_fingerprint(directory)}
-    return Prepared(
-        directory, hf_config, model_config, tokenizer, stops, problems, prompts, eval_sets, identity, report)
+    return hf_config, model_config, tokenizer, stops
+
+
+def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict):
+    """(problems, prompt tokens, one line of report) of a data source; `field` is its name in the config."""
+    problems = problem_sources.load(source)
+    problems, prompts, filtered = encode(problems, tokenizer, config.prompts, config.batch.max_prompt_tokens)
+    answered = sum(p.answer is not None for p in problems)
+    where = source.path if source.kind == "jsonl" else source.task
+    return problems, prompts, f"{field}: {where}: {filtered}; {answered} with an answer"
+
+
+def encode_eval_sets(config: ConfigDict, tokenizer) -> tuple[list[EvalSet], list[str]]:
+    """The evaluation sets of a config, and a line of report for each."""
+    sets, report = [], []
+    for name, source in config.eval.sets.items():
+        problems, prompts, line = encode_source(f"eval.sets.{name}", source, tokenizer, config)
+        sets.append(EvalSet(name, problems, prompts))
+        report.append(line)
+    return sets, report
 
 
 def find_model(path: str) -> pathlib.Path:
@@ -79,14 +100,6 @@ def find_model(path: str) -> pathlib.Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
         reason = " ".join(str(e).split())[:160]
         raise ModelError(f"model.path {path!r} is no local directory and could not be downloaded ({reason}).") from None
-
-
-def _problems(field: str, source, tokenizer, config):
-    problems = problem_sources.load(source)
-    problems, prompts, filtered = encode(problems, tokenizer, config.prompts, config.batch.max_prompt_tokens)
-    answered = sum(p.answer is not None for p in problems)
-    where = source.path if source.kind == "jsonl" else source.task
-    return problems, prompts, f"{field}: {where}: {filtered}; {answered} with an answer"
 
 
 def _model_fingerprint(directory: pathlib.Path) -> str:

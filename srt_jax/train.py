@@ -21,7 +21,7 @@ from srt_jax import metrics
 from srt_jax.checkpoint import Checkpoints, check_same_run
 from srt_jax.config import describe, fingerprint_fields, run_directory, validate, validate_devices
 from srt_jax.data.batching import batch_indices
-from srt_jax.evaluation import evaluate, extract_answers
+from srt_jax.evaluation import evaluate, extract_answers, rollout_rows
 from srt_jax.model import sharding, weights
 from srt_jax.prepare import Prepared, prepare
 from srt_jax.reward import labels
@@ -220,22 +220,6 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
             (run.directory / f"probes_step_{step:06d}.json").write_text(json.dumps(shown, indent=2) + "\n")
     run.record["evals"][str(step)] = values
     return values
-
-
-def rollout_rows(problems, rollouts, graded, tokenizer) -> list[dict]:
-    """One row per response: what was asked, said, extracted, voted and rewarded."""
-    texts = iter(tokenizer.batch_decode([r for row in rollouts.responses() for r in row], skip_special_tokens=False))
-    rows = []
-    for p, problem in enumerate(problems):
-        for i, answer in enumerate(graded.answers[p]):
-            true = graded.true_rewards[p, i]
-            rows.append({
-                "id": problem.id, "sample": i, "problem": problem.prompt, "response": next(texts), "answer": answer,
-                "group": graded.groups[p][i], "label": graded.labels[p], "reward": float(graded.rewards[p, i]),
-                "true_reward": None if np.isnan(true) else float(true), "tokens": int(rollouts.lengths[p, i]),
-                "stopped": bool(rollouts.stopped[p, i]), "logprob": float(rollouts.logprobs[p, i].sum()),
-            })
-    return rows
 
 
 def progress_summary(values: dict) -> str:

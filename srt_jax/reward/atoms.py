@@ -35,6 +35,7 @@ class Atoms:
         self.spaced.append(space)
         self.at = 0
         self.depth = 0
+        self.units: list[str] = []  # dropped so far
         self.brackets = 0  # open brackets: thousands separators are read outside of them only
         self.bars = 0  # open |...|
         self.angle = 0  # inside a function's argument, where a degree sign is a factor and not a unit

@@ -146,12 +146,13 @@ def _time(p: Tree, g: Tree, _: Prove) -> bool:
 
 
 def _text(p: Tree, g: Tree, _: Prove) -> bool:
-    """Words are the same when their letters and digits are."""
+    """Words are the same when their letters and digits are; text with other signs must be the same throughout."""
     return p[0] == g[0] and _letters(p[1]) == _letters(g[1])
 
 
 def _letters(words: str) -> str:
-    return "".join(c for c in words if c.isalnum()) or words
+    letters = "".join(c for c in words if c not in " .,;:'\"-")
+    return letters if letters.isalnum() else words
 
 
 def _ratio(p: Tree, g: Tree, prove: Prove) -> bool:

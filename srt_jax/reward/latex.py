@@ -115,6 +115,7 @@ def group(text: str, position: int) -> tuple[str, int]:
 def plain(text: str) -> str:
     """Free text without styling, casefolded, one space between words: the form in which words are compared."""
     out, position = [], 0
+    formula = "^" in text or "_" in text  # braces say what belongs together
     while position < len(text):
         match = _TOKEN.match(text, position)
         position, kind, lexeme = match.end(), match.lastgroup, match[0]
@@ -129,6 +130,6 @@ def plain(text: str) -> str:
             else:
                 lexeme = f"\\{name} "
         elif lexeme in "{}$~":
-            lexeme = "" if lexeme in "{}" else " "
+            lexeme = " " if lexeme in "$~" else lexeme if formula else ""
         out.append(lexeme)
     return " ".join("".join(out).split()).casefold().strip(" .,;:'\"!?")

@@ -20,6 +20,7 @@ from srt_jax.reward.vocabulary import (
     ALIASES,
     CONSTANTS,
     FUNCTIONS,
+    GLUED,
     KEEP,
     OPENERS,
     RELATION_COMMANDS,
@@ -29,7 +30,10 @@ from srt_jax.reward.vocabulary import (
     SHORT_UNITS,
 )
 
-_DEFINITION = re.compile(r"[A-Za-z](?:\^\{-1\})?\([A-Za-z](?:,[A-Za-z])*\)")
+_DEFINITION = re.compile(r"[A-Za-z]'{0,3}(?:\^\{-1\})?\([A-Za-z](?:,[A-Za-z])*\)")
+
+
+_PREFIXES = ("sin", "cos", "tan", "cot", "csc", "log", "sqrt")
 
 
 def parse(text: str) -> Tree:
@@ -45,30 +49,50 @@ def _product(factors: list[Tree]) -> Tree:
     return factors[0] if len(factors) == 1 else ("mul", tuple(factors))
 
 
+def _both(items: list[Tree], words: set[str]) -> Tree:
+    """`x > 3 and x < 5` as 3 < x < 5; other conditions that hold together stay text."""
+    bounds = {"<": [], ">": []}
+    for item in items:
+        if item[0] == "rel" and len(item[1]) == 1 and item[1][0][0] in bounds and item[2][0] == items[0][2][0]:
+            bounds[item[1][0][0]].append(item)
+    if words != {"and"} or len(items) != 2 or not (len(bounds["<"]) == len(bounds[">"]) == 1):
+        raise NotMathError("conditions together")
+    (low,), (high,) = bounds[">"], bounds["<"]
+    return ("rel", (low[1][0].replace(">", "<"), high[1][0]), (low[2][1], low[2][0], high[2][1]))
+
+
 class Parser(Atoms):
     """The grammar from whole answers down to products and powers."""
 
     # --- structures ---------------------------------------------------------------------------------------------------
-    def answer(self, closing: str = "") -> Tree:
+    def answer(self) -> Tree:
         """Items separated by commas, semicolons, "and", "or"; one item is itself, several are a list."""
-        items = [self.item()]
-        while self.separator():
-            if self.kind == "end" or (closing and self.is_symbol(closing)):
-                break
+        start = len(self.units)
+        items, words = [self.item()], set()
+        while (found := self.separator()) and self.kind != "end":
+            words |= found
             items.append(self.item())
-        return items[0] if len(items) == 1 else ("list", tuple(items))
+        if len(items) == 1:
+            return items[0]
+        if len(set(self.units[start:])) > 1:
+            raise NotMathError("several units")  # 5 boys and 3 girls are not 3 boys and 5 girls
+        if any(item[0] == "rel" and item[1] != ("=",) for item in items) and words != {"or"}:
+            return _both(items, words)
+        return ("list", tuple(items))
 
-    def separator(self) -> bool:
-        found = False
-        while (
-            self.is_symbol(",", ";")
-            or (self.kind in ("text", "word") and plain(self.text) in ("and", "or", ""))
-            or (self.kind == "text" and self.text.strip().lower() in SEPARATORS)
-            or self.is_command("\\", "vee", "lor")
-        ):
-            found = True
+    def separator(self) -> set[str]:
+        """Consume what stands between two items; "," stands for all marks."""
+        found: set[str] = set()
+        while True:
+            if self.is_symbol(",", ";") or self.is_command("\\") or self.is_word(""):
+                found.add(",")
+            elif self.is_word("or") or self.is_command("vee", "lor"):
+                found.add("or")
+            elif self.is_word("and") or self.is_command("wedge") or (self.kind == "text" and self.text.strip() == "&"):
+                found.add("and")
+            else:
+                return found - {","} or found
             self.at += 1
-        return found
 
     def item(self) -> Tree:
         """One relation, expression, interval, set ... with its unit dropped."""
@@ -125,12 +149,20 @@ class Parser(Atoms):
 
     def unit(self, tree: Tree) -> Tree:
         r"""Drop the words after a value: `10 \text{ cm}^2`, `5 apples`, `3 km/h`; "million" multiplies."""
-        if self.kind not in ("text", "word") or plain(self.text) in ("and", "or", "", "percent", "percents"):
+        if self.is_symbol("/") and self.peek()[0] == "text":
+            self.at += 1
+        if self.kind not in ("text", "word") or self.is_word("and", "or", "", "percent", "percents"):
             return tree
+        before = self.tokens[self.at - 1]
+        if self.kind == "word" and before[0] == "word" and len(before[1]) == 1:
+            raise NotMathError("a sentence")  # "n is even" is not n
         words: list[str] = []
         while self.kind in ("text", "word") and self.text.strip().lower() not in SEPARATORS:
-            words += plain(self.take()).replace("/", " ").replace("-", " ").split()
-            if words and words[-1] == "percent":
+            word = self.take()
+            if word.startswith(_PREFIXES):
+                raise NotMathError("a function without its argument")
+            words += plain(word).replace("/", " ").replace("-", " ").split()
+            if "percent" in words:
                 raise NotMathError("words before percent")
             if self.is_symbol("^"):
                 self.at += 1
@@ -141,6 +173,7 @@ class Parser(Atoms):
             tree = ("mul", (tree, ("num", Fraction(SCALE[words.pop(0)]), None)))
         if any(word in KEEP for word in words):
             raise NotMathError("words that change the value")
+        self.units.append(" ".join(words))
         return tree
 
     # --- arithmetic ---------------------------------------------------------------------------------------------------
@@ -177,7 +210,7 @@ class Parser(Atoms):
             if self.is_symbol("*") or self.is_command("cdot", "times"):
                 self.at += 1
                 factors.append(self.signed())
-            elif self.is_symbol("/") or self.is_command("div"):
+            elif (self.is_symbol("/") and self.peek()[0] != "text") or self.is_command("div"):
                 self.at += 1
                 factors = [("div", _product(factors), self.signed())]
                 divisions = self.chain(divisions)
@@ -219,12 +252,16 @@ class Parser(Atoms):
     def variables(self) -> list[str] | None:
         """The word as factors: a function, a constant or single letters; None when it is a unit or another word."""
         word = self.text
+        before = self.tokens[self.at - 1][0] if self.at else ""
+        if word in ("sec", "min") and before == "number" and self.spaced[self.at]:
+            return None
         if word in FUNCTIONS or word in ALIASES or word in CONSTANTS or len(word) == 1:
             return [word]
-        after_number = self.at > 0 and self.tokens[self.at - 1][0] == "number"
-        if len(word) >= 4 or plain(word) in ("and", "or", "percent"):
-            return None
-        if self.spaced[self.at] and (word in SHORT_UNITS or (after_number and len(word) == 3)):
+        if (glued := GLUED.fullmatch(word)) is not None:
+            return [glued[1], glued[2]]
+        unit = word in SHORT_UNITS or (before == "number" and len(word) == 3)
+        sentence = before == "word" or (self.peek()[0] == "word" and self.spaced[self.at + 1])
+        if len(word) >= 4 or word in ("and", "or") or (self.spaced[self.at] and unit) or sentence:
             return None
         return list(word)
 

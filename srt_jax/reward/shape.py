@@ -16,7 +16,7 @@ from srt_jax.reward.atoms import MINUS, Tree
 from srt_jax.reward.expression import exact, is_complete
 from srt_jax.reward.latex import NotMathError, clean, group, plain, trim
 from srt_jax.reward.parse import parse
-from srt_jax.reward.vocabulary import NUMBER_WORDS, REALS, TEXT_COMMANDS
+from srt_jax.reward.vocabulary import CONSTANTS, FUNCTIONS, GLUED, NUMBER_WORDS, REALS, TEXT_COMMANDS
 
 MAX_MATH = 2_000  # characters; longer answers are compared as text
 MAX_LENGTH = 10_000  # characters; longer answers are not answers
@@ -109,7 +109,8 @@ def is_word(text: str) -> bool:
         _LETTERS.fullmatch(text) is not None
         and len(text) > 1
         and not set(text) <= _PRODUCTS
-        and text.lower() not in ("pi", "infinity", "inf", "oo")
+        and not all(len(word) == 1 or word in FUNCTIONS or word in CONSTANTS for word in text.split())
+        and GLUED.fullmatch(text) is None
         and re.fullmatch(r"[A-Za-z](?:'|(?: (?:and|or) [A-Za-z])*)", text) is None
     )
 
@@ -137,7 +138,7 @@ def collection(tree: Tree) -> Tree:
         names = ["*".join(symbols(i[2][0])) for i in items]
         if len(set(names)) == len(names):
             return ("assign", tuple(names), tuple(reduce(i[2][1]) for i in items))
-    if kind == "list" and all(item[0] == "rel" and set(item[1]) <= {"<", "<=", ">", ">="} for item in items):
+    if kind == "list" and all(item[0] == "rel" and item[1] != ("=",) for item in items):
         return ("union", tuple(reduce(item) for item in items))  # x < 0 or x > 3
     flat: list[Tree] = []
     for item in items:
@@ -163,10 +164,13 @@ def relation(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
 
 
 def equality(operands: tuple[Tree, ...]) -> Tree:
-    """`x = 1/2 = 0.5` is its last value, `5 = x` is 5, `2x + y = 3` an equation."""
-    if not is_name(operands[0]) and is_name(operands[-1]):
+    """`x = 1/2 = 0.5` is its last value, `5 = x` is 5, `2x + y = 3` and `x = z` are equations."""
+    named = is_name(operands[0])
+    if named and len(operands) == 2 and is_name(operands[1]) and operands[0] != ("sym", "y"):
+        return ("equation", *operands)
+    if not named and is_name(operands[-1]):
         return reduce(operands[-2])
-    if is_name(operands[0]) or len(operands) > 2 or not (symbols(operands[0]) or symbols(operands[1])):
+    if named or len(operands) > 2 or not (symbols(operands[0]) or symbols(operands[1])):
         return reduce(operands[-1])
     return ("equation", operands[0], operands[1])
 

@@ -1,5 +1,7 @@
 """The words of mathematical answers: what the tokeniser and the parser know by name."""
 
+import re
+
 UNICODE = str.maketrans({
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ",
     "∙": "\\cdot ", "∗": "*", "÷": "\\div ", "⁄": "/", "∕": "/", "√": "\\sqrt ", "∛": "\\sqrt[3]", "π": "\\pi ",
@@ -41,6 +43,7 @@ FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "asec", "arccsc", "sinh",
     "cosh", "tanh", "ln", "log", "exp", "sqrt", "abs", "floor", "ceil", "max", "min", "gcd", "lcm", "lg",
 }  # fmt: skip
+GLUED = re.compile(r"(sin|cos|tan|cot|sec|csc|ln|log|lg|exp|sqrt)([xyzuvn]|theta|pi|alpha)")  # sinx
 ALIASES = {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc",
     "ceiling": "ceil",
@@ -69,12 +72,17 @@ SHORT_UNITS = {
     "MW", "nm", "cc", "sq", "cu",
 }  # fmt: skip
 SCALE = {
-    "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
 }  # fmt: skip
 # Words that change what a number says: with one of them the answer stays text ("5 or more" is not 5).
 KEEP = {
     "or", "and", "not", "more", "less", "least", "most", "than", "to", "if", "when", "where", "except", "no",
-    "never", "unless",
+    "never", "unless", "half", "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth",
+    "fifths", "tenth", "tenths", "squared", "cubed", "factorial", "over", "plus", "minus", "times", "divided", "by",
+    "mod", "modulo", "remainder", "pi", "root", "negative", "odd", "even", "prime", "integer", "integers",
+    "positive", "real", "complex", "increase", "decrease", "increasing", "decreasing", "profit", "loss", "gain",
+    "north", "south", "east", "west", "northeast", "northwest", "southeast", "southwest", "left", "right", "up",
+    "down", "above", "below", "before", "after", "ago",
 }  # fmt: skip
 SEPARATORS = {
     "and", "or", ", and", ", or", "and,", "or,", "&",

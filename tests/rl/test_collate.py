@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from tiny_decoder import mesh_of
+from tests.tiny_decoder import mesh_of
 
 from srt_jax.model import sharding
 from srt_jax.rl.collate import bucket, collate

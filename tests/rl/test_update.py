@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from tiny_decoder import (
+from tests.tiny_decoder import (
     VOCAB,
     decoder,
     direct_gradient,

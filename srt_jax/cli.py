@@ -1,0 +1,51 @@
+"""What the jobs' command lines share: wrong input is told in one sentence, with exit status 2."""
+import re
+import sys
+
+from absl import app, flags, logging
+
+from srt_jax.checkpoint import CheckpointError
+from srt_jax.config import ConfigError
+from srt_jax.data.base import DataError
+from srt_jax.model.config import ModelError
+
+USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
+
+
+def run(main) -> None:
+    """Runs a job's main(argv) -> exit status; user errors become one sentence."""
+    logging.set_verbosity(logging.WARNING)  # orbax and jax report every file and backend otherwise
+    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+
+
+def complain(message: str) -> int:
+    """One sentence on stderr; the exit status of wrong input."""
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _guarded(main, argv) -> int:
+    try:
+        return main(argv)
+    except USER_ERRORS as e:
+        return complain(str(e))
+
+
+def _parse(argv):
+    try:
+        arguments = flags.FLAGS(argv)
+        # A config file that cannot be loaded is only noticed when its first field is read.
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
+            flags.FLAGS.config.get("name")
+        return arguments
+    except (AttributeError, KeyError) as e:  # a field that the locked config does not have
+        wrong = re.search(r"\w+", str(e).replace("Key", "", 1)).group()
+        given = next((a for a in argv if a.startswith("--config.") and wrong in a.split("=")[0]), None)
+        where = given.split("=")[0].removeprefix("--config.") if given else wrong
+        sys.exit(complain(f"there is no config field {where!r}: --dry_run prints all fields, srt_jax/config.py explains "
+                          "them."))
+    except OSError as e:
+        sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))
+    except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as e:
+        reason = " ".join(str(e).split()) or type(e).__name__
+        sys.exit(complain(f"the command line cannot be used: {reason}"))

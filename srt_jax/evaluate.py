@@ -1,0 +1,95 @@
+"""avg@k, maj@k and pass@k of a model: a Hugging Face directory, a hub id, or a finished run.
+
+    python -m srt_jax.evaluate --model=runs/quickstart/srt                       the run's own evaluation sets
+    python -m srt_jax.evaluate --model=DIR --data=problems.jsonl --config=configs/X.py [--config.eval.samples=8]
+
+The config gives prompt template, lengths, sampling and answer style: that of the run where --model is one, else that of
+--config. --data replaces its evaluation sets by one JSONL file of {problem, answer}. Prints a table and, as the last
+line, one JSON object; --out also writes every response with its answer and grade.
+"""
+import json
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from srt_jax import cli, runtime
+from srt_jax.config import base, source, validate, validate_devices
+
+MODEL = flags.DEFINE_string("model", None, "Hugging Face directory, hub id, or the folder of a finished run.")
+DATA = flags.DEFINE_string("data", None, "JSONL file of problems with answers, instead of the config's sets.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config for prompts, lengths and sampling.")
+OUT = flags.DEFINE_string("out", None, "JSONL file for the responses.")
+
+
+def evaluation_config(model: str, data: str | None, config: ConfigDict | None) -> ConfigDict:
+    """The config to evaluate by. For a run: its own, with its final weights."""
+    run = pathlib.Path(model)
+    if (run / "final").is_dir() and config is None:
+        config = ConfigDict(json.loads((run / "config.json").read_text()))
+        config.batch.length_buckets = tuple(config.batch.length_buckets)
+    config = (base() if config is None else config).copy_and_resolve_references()
+    config.name = config.name or "evaluate"
+    config.model.path = str(run / "final") if (run / "final").is_dir() else model
+    if data:
+        with config.eval.unlocked():
+            config.eval.sets = ConfigDict({pathlib.Path(data).stem: source(path=data)})
+    return config
+
+
+def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
+    """{set: metrics} of config.model.path on the config's evaluation sets; rows of responses go to `out`."""
+    import jax
+
+    from srt_jax.evaluation import evaluate, rollout_rows
+    from srt_jax.model import sharding, weights
+    from srt_jax.prepare import encode_eval_sets, find_model, read_model
+    from srt_jax.reward.grader import Grader
+    from srt_jax.rollout.jax_sampler import JaxSampler
+    from srt_jax.rollout.sampler import Sampling
+
+    validate(config)
+    validate_devices(config, jax.device_count())
+    directory = find_model(config.model.path)
+    _, _, tokenizer, stops = read_model(directory, config)
+    eval_sets, report = encode_eval_sets(config, tokenizer)
+    print("\n".join(report))
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    graphdef, params, _ = weights.load(
+        directory, config.model.dtype, sharding_of=lambda path, shape: sharding.parameter_sharding(mesh, path, shape))
+    sampler = JaxSampler(graphdef, mesh, stops, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
+    sampler.load(params, 0)
+    sampling = Sampling(config.batch.max_response_tokens, config.eval.temperature, config.eval.top_p, config.eval.top_k)
+    results, rows = {}, []
+    with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout) as grader:
+        grader.self_test()
+        for eval_set in eval_sets:
+            results[eval_set.name], rollouts, graded = evaluate(
+                eval_set, sampler, tokenizer, grader, samples=config.eval.samples, sampling=sampling,
+                style=config.answer.style, seed=config.seed)
+            rows += [{"set": eval_set.name, **row}
+                     for row in rollout_rows(eval_set.problems, rollouts, graded, tokenizer)]
+    if out:
+        partial = out.with_name(f".{out.name}.partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial.rename(out)
+    return results
+
+
+def main(argv) -> int:
+    """Evaluates, prints the table and the JSON line; 2 for a mistake in the input."""
+    if len(argv) > 1 or not MODEL.value:
+        return cli.complain("give --model=DIRECTORY, and no other bare arguments.")
+    config = evaluation_config(MODEL.value, DATA.value, CONFIG.value)
+    if not config.eval.sets:
+        return cli.complain("there is nothing to evaluate on: give --data=problems.jsonl, or a config with eval.sets.")
+    runtime.start(config.mesh.cpu_devices)
+    results = evaluate_model(config, pathlib.Path(OUT.value) if OUT.value else None)
+    for name, values in results.items():
+        print(f"{name}: " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    print(json.dumps({"model": config.model.path, "sets": results}))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

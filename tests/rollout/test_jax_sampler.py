@@ -1,0 +1,319 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import stats
+
+from srt_jax.model import attention
+from srt_jax.rl.collate import collate
+from srt_jax.rollout.jax_sampler import JaxSampler
+from srt_jax.rollout.sampler import Sampling, problem_seeds
+from tests.tiny_decoder import VOCAB, decoder, direct_logprobs, mesh_of, place
+
+STOPS = (3, 17, 30)
+T = 8
+PROMPTS = [[5], [7, 1, 2], [9, 9, 4, 0], [30, 6, 3, 8, 11], [2, 2], [1, 2, 3, 4, 5, 6, 7, 8], [12]]  # stops as well
+
+
+@functools.cache
+def sampler(mesh_shape=(1, 1, 1), stop_ids=STOPS, prompts_per_call=4, dtype="float32", seed=0, **changes):
+    graphdef, params = decoder(dtype, seed=seed, **changes)
+    mesh = mesh_of(*mesh_shape)
+    made = JaxSampler(graphdef, mesh, stop_ids, (8, 4), prompts_per_call)
+    made.load(place(params, mesh), 11)
+    return made
+
+
+def seeds_of(prompts, step=1, purpose="train", seed=0):
+    """The id of a problem is its prompt: whatever batch it stands in."""
+    return problem_seeds(seed, purpose, step, [str(p) for p in prompts])
+
+
+def generate(prompts=PROMPTS, n=3, temperature=1.0, max_tokens=T, seeds=None, by=None, **truncation):
+    seeds = seeds_of(prompts) if seeds is None else seeds
+    return (by or sampler()).generate(prompts, n, Sampling(max_tokens, temperature, **truncation), seeds)
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("tokens", "lengths", "logprobs", "stopped"))
+
+
+# ---- the distribution
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_the_trainers(temperature):
+    rollouts = generate(temperature=temperature)
+    batch = collate(rollouts, np.zeros((len(PROMPTS), 3)), np.ones(len(PROMPTS), bool), (24,), mesh_of())
+    expected, _ = direct_logprobs(*decoder(), np.asarray(batch.tokens), temperature)
+    inside = np.asarray(batch.sampler_logprobs) != 0
+    assert inside.sum() == rollouts.lengths.sum()
+    assert np.abs(expected - batch.sampler_logprobs)[inside].max() < 1e-4
+
+
+def next_token_probabilities(tokens, temperature=1.0, **changes):
+    """Softmax after the last token, by one full forward pass."""
+    graphdef, params = decoder(**changes)
+    model = nnx.merge(graphdef, params)
+    logits = np.asarray(model.logits(model(jnp.asarray([tokens]))))[0, -1].astype(np.float64) / temperature
+    return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+
+
+def assert_frequencies(counts, probabilities):
+    """Chi-square; the seeds are fixed, so this either always holds or never."""
+    enough = probabilities * counts.sum() >= 5
+    observed = np.append(counts[enough], counts[~enough].sum())
+    expected = np.append(probabilities[enough], probabilities[~enough].sum()) * counts.sum()
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    assert len(observed) > 2
+    assert stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_frequencies_of_pairs_of_tokens_are_their_probabilities():
+    """The second token is drawn from the cache, and independently of how the first was drawn."""
+    small, prompt = dict(vocab_size=6), [1, 4, 2]
+    by = sampler(stop_ids=(5,), prompts_per_call=1, **small)
+    rollouts = generate([prompt], n=6000, temperature=1.3, max_tokens=2, by=by)
+    counts = np.zeros((6, 6))
+    np.add.at(counts, (rollouts.tokens[0, :, 0], rollouts.tokens[0, :, 1]), 1)
+    first = next_token_probabilities(prompt, 1.3, **small)
+    pairs = np.stack([p * next_token_probabilities([*prompt, t], 1.3, **small) for t, p in enumerate(first)])
+    pairs[5] = [first[5], 0, 0, 0, 0, 0]  # the stop token ends the response; what follows is padding
+    assert_frequencies(counts.ravel(), pairs.ravel())
+
+
+def allowed_by(probabilities, top_k, top_p):
+    """The top_k tokens; of these, renormalised, the most likely until their sum reaches top_p."""
+    chosen, total = [], 0.0
+    ranked = sorted(range(len(probabilities)), key=lambda t: -probabilities[t])[:top_k if top_k > 0 else None]
+    mass = sum(probabilities[t] for t in ranked)
+    for t in ranked:
+        if total >= top_p:
+            break
+        chosen.append(t)
+        total += probabilities[t] / mass
+    return chosen
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(4, 1.0), (-1, 0.6), (6, 0.7), (1, 1.0), (-1, 0.01), (VOCAB, 1.0)])
+def test_truncation(top_k, top_p):
+    prompt = [9, 9, 4, 0]
+    by = sampler(prompts_per_call=1)
+    rollouts = generate([prompt], n=2000, temperature=1.5, max_tokens=1, by=by, top_k=top_k, top_p=top_p)
+    probabilities = next_token_probabilities(prompt, 1.5)
+    allowed = allowed_by(probabilities, top_k, top_p)
+    tokens = rollouts.tokens[0, :, 0]
+    assert set(tokens.tolist()) <= set(allowed)
+    kept = np.zeros(VOCAB)
+    kept[allowed] = probabilities[allowed] / probabilities[allowed].sum()
+    np.testing.assert_allclose(rollouts.logprobs[0, :, 0], np.log(kept[tokens]), atol=1e-4)
+    if len(allowed) > 2:
+        assert_frequencies(np.bincount(tokens, minlength=VOCAB), kept)
+    if top_k == VOCAB:
+        assert np.array_equal(tokens, generate([prompt], 2000, 1.5, 1, by=by).tokens[0, :, 0])
+
+
+def greedy(prompt):
+    """Naive: a full forward pass over the growing sequence for every token."""
+    graphdef, params = decoder()
+    forward = jax.jit(lambda tokens: (model := nnx.merge(graphdef, params)).logits(model(tokens[None]))[0])
+    tokens = list(prompt)
+    while len(tokens) < len(prompt) + T:
+        logits = forward(jnp.asarray(tokens + [0] * (16 - len(tokens))))
+        tokens.append(int(logits[len(tokens) - 1].argmax()))
+        if tokens[-1] in STOPS:
+            break
+    return tokens[len(prompt):]
+
+
+def test_temperature_zero_is_the_naive_greedy_loop():
+    rollouts = generate(n=2, temperature=0.0)
+    expected = [greedy(prompt) for prompt in PROMPTS]
+    assert len({len(response) for response in expected}) > 1  # some stop, some are cut
+    for responses, response in zip(rollouts.responses(), expected):
+        assert [r.tolist() for r in responses] == [response, response]
+
+
+# ---- the form
+
+
+def test_stop_tokens_end_a_response_and_belong_to_it():
+    rollouts = generate(n=40)
+    ends = set()
+    for p, responses in enumerate(rollouts.responses()):
+        for i, response in enumerate(responses):
+            assert 1 <= len(response) <= T
+            assert not set(response[:-1].tolist()) & set(STOPS)
+            assert rollouts.stopped[p, i] == (response[-1] in STOPS)
+            assert rollouts.stopped[p, i] or len(response) == T
+            assert not rollouts.tokens[p, i, len(response):].any()
+            assert not rollouts.logprobs[p, i, len(response):].any()
+            assert (rollouts.logprobs[p, i, :len(response)] < 0).all()
+            ends.add(response[-1].item() if rollouts.stopped[p, i] else None)
+    assert ends == {*STOPS, None}
+    assert {1, T} <= set(rollouts.lengths.ravel().tolist())
+
+
+def test_shapes_types_and_version():
+    rollouts = generate()
+    assert rollouts.tokens.shape == rollouts.logprobs.shape == (len(PROMPTS), 3, T)
+    assert (rollouts.tokens.dtype, rollouts.lengths.dtype) == (np.int32, np.int32)
+    assert (rollouts.logprobs.dtype, rollouts.stopped.dtype) == (np.float32, bool)
+    assert rollouts.version == 11
+    assert rollouts.prompts == PROMPTS
+
+
+def test_one_token_responses():
+    rollouts = generate(n=40, max_tokens=1)
+    assert (rollouts.lengths == 1).all()
+    assert np.array_equal(rollouts.stopped, np.isin(rollouts.tokens[..., 0], STOPS))
+    assert rollouts.stopped.any() and not rollouts.stopped.all()
+
+
+def test_a_prompt_beyond_the_last_bucket_is_an_error():
+    with pytest.raises(ValueError, match=r"a prompt has 9 tokens: rollout\.prompt_buckets ends at 8"):
+        generate([[1] * 9])
+
+
+def test_an_empty_prompt_is_an_error():
+    with pytest.raises(ValueError, match="empty"):
+        generate([[1, 2], []])
+
+
+def test_no_prompts_give_no_rollouts():
+    assert generate([]).tokens.shape == (0, 3, T)
+
+
+# ---- what a sample depends on
+
+
+def test_same_seeds_give_the_same_rollouts():
+    assert same(generate(), generate())
+
+
+@pytest.mark.parametrize("change", [dict(step=2), dict(purpose="eval"), dict(purpose="label"), dict(seed=1)])
+def test_step_purpose_and_seed_change_the_draws(change):
+    a, b = generate(), generate(seeds=seeds_of(PROMPTS, **change))
+    assert all((a.tokens[p] != b.tokens[p]).any() for p in range(len(PROMPTS)))
+
+
+def test_equal_prompts_of_different_problems_and_samples_of_one_are_drawn_apart():
+    rollouts = generate([[7, 1, 2]] * 2, n=3, seeds=problem_seeds(0, "train", 1, ["a", "b"]))
+    assert len({tuple(row.tolist()) for row in rollouts.tokens.reshape(6, T)}) == 6
+
+
+def test_seeds_are_a_function_of_their_arguments_in_63_bits():
+    ids = [str(i) for i in range(500)]
+    seeds = problem_seeds(3, "train", 7, ids)
+    assert seeds.dtype == np.uint64 and seeds.max() < 2**63 and seeds.max() > 2**62
+    assert np.array_equal(seeds[::-1], problem_seeds(3, "train", 7, ids[::-1]))
+    others = [problem_seeds(*args, ids) for args in ((4, "train", 7), (3, "eval", 7), (3, "train", 8))]
+    assert len(set(np.concatenate([seeds, *others]).tolist())) == 2000
+
+
+def test_both_halves_of_a_seed_reach_the_draws():
+    seeds = np.array([5, 5 + 2**32, 6], np.uint64)
+    rollouts = generate([[7, 1, 2]] * 3, n=2, seeds=seeds)
+    assert len({row.tobytes() for row in rollouts.tokens}) == 3
+
+
+def test_neighbours_order_and_call_do_not_matter():
+    """Seven prompts in two buckets take three calls here; every prompt alone takes one, with three empty rows."""
+    together = generate()
+    order = np.array([3, 6, 0, 5, 1, 4, 2])
+    shuffled = generate([PROMPTS[p] for p in order])
+    for row, p in enumerate(order):
+        alone = generate([PROMPTS[p]])
+        for name in ("tokens", "lengths", "logprobs", "stopped"):
+            expected = getattr(together, name)[p]
+            assert np.array_equal(getattr(shuffled, name)[row], expected), (name, p)
+            assert np.array_equal(getattr(alone, name)[0], expected), (name, p)
+
+
+def test_more_samples_begin_with_the_same_ones():
+    few, many = generate(n=3), generate(n=5)
+    assert np.array_equal(many.tokens[:, :3], few.tokens)
+    assert not np.array_equal(many.tokens[:, 3], few.tokens[:, 0])
+
+
+def test_a_longer_limit_goes_on_where_the_shorter_one_cut():
+    short, long = generate(max_tokens=T), generate(max_tokens=T + 3)
+    assert np.array_equal(long.tokens[..., :T], short.tokens)
+    assert (long.lengths > T).any() and np.array_equal(np.minimum(long.lengths, T), short.lengths)
+
+
+def test_the_bucket_of_a_prompt_does_not_matter():
+    graphdef, params = decoder()
+    wide = JaxSampler(graphdef, mesh_of(), STOPS, (16,), 4)
+    wide.load(place(params, mesh_of()), 0)
+    expected, found = generate(), generate(by=wide)
+    assert np.array_equal(found.tokens, expected.tokens)
+    assert np.abs(found.logprobs - expected.logprobs).max() < 1e-5
+
+
+@pytest.mark.parametrize("mesh_shape", [(2, 1, 1), (8, 1, 1), (2, 2, 2)])
+def test_devices_do_not_matter(mesh_shape):
+    expected = generate()
+    found = generate(by=sampler(mesh_shape, prompts_per_call=8))
+    equal = (found.tokens == expected.tokens).all(-1)
+    assert equal.mean() > 0.9  # a draw may fall on the other side of a rounding error
+    assert np.abs(found.logprobs - expected.logprobs)[equal].max() < 1e-4
+
+
+def test_decoding_ends_with_the_longest_response(monkeypatch):
+    steps, original = [], attention.decode_step
+
+    def counted(*args):
+        jax.debug.callback(lambda: steps.append(1))
+        return original(*args)
+
+    monkeypatch.setattr(attention, "decode_step", counted)
+    graphdef, params = decoder()
+    counting = JaxSampler(graphdef, mesh_of(), STOPS, (8,), 4)
+    counting.load(place(params, mesh_of()), 0)
+    rollouts = generate([[5], [12]], by=counting, max_tokens=40)
+    jax.effects_barrier()
+    assert rollouts.stopped.all() and 1 < rollouts.lengths.max() < 40
+    assert len(steps) == 2 * (rollouts.lengths.max() - 1)  # in each of two layers
+
+
+def test_new_parameters_change_the_rollouts_and_the_version():
+    graphdef, params = decoder()
+    mesh = mesh_of()
+    loaded = JaxSampler(graphdef, mesh, STOPS, (4, 8), 4)
+    loaded.load(place(params, mesh), 1)
+    first = generate(by=loaded)
+    loaded.load(place(decoder(seed=1)[1], mesh), 2)
+    second = generate(by=loaded)
+    assert (first.version, second.version) == (1, 2)
+    assert not same(first, second)
+    loaded.load(place(params, mesh), 3)
+    assert same(generate(by=loaded), first)
+    loaded.close()
+
+
+def test_each_shape_is_compiled_once():
+    generate()
+    program = sampler()._program(3, Sampling(T, 1.0))
+    before = program._cache_size()
+    assert before == 2  # one for each prompt bucket
+    generate(seeds=seeds_of(PROMPTS, step=9))
+    generate(PROMPTS[:3])
+    assert program._cache_size() == before
+
+
+def test_bfloat16_samples_from_nearly_the_same_distribution():
+    rollouts = generate(by=sampler(dtype="bfloat16"))
+    batch = collate(rollouts, np.zeros((len(PROMPTS), 3)), np.ones(len(PROMPTS), bool), (24,), mesh_of())
+    inside = np.asarray(batch.sampler_logprobs) != 0
+
+    def gap(dtype):
+        expected, _ = direct_logprobs(decoder(dtype)[0], decoder()[1], np.asarray(batch.tokens), 1.0)
+        return np.abs(expected - batch.sampler_logprobs)[inside].mean()
+
+    assert rollouts.logprobs.dtype == np.float32
+    assert 1e-4 < gap("float32") < 0.1
+    assert gap("bfloat16") < 0.1
