@@ -21,12 +21,13 @@ from srt_jax.reward.vocabulary import (
     CONSTANTS,
     FUNCTIONS,
     GLUED,
+    INEQUALITIES,
     KEEP,
     OPENERS,
+    PROPERTIES,
     RELATION_COMMANDS,
     RELATION_SYMBOLS,
     SCALE,
-    SEPARATORS,
     SHORT_UNITS,
 )
 
@@ -51,13 +52,12 @@ def _product(factors: list[Tree]) -> Tree:
 
 def _both(items: list[Tree], words: set[str]) -> Tree:
     """`x > 3 and x < 5` as 3 < x < 5; other conditions that hold together stay text."""
-    bounds = {"<": [], ">": []}
-    for item in items:
-        if item[0] == "rel" and len(item[1]) == 1 and item[1][0][0] in bounds and item[2][0] == items[0][2][0]:
-            bounds[item[1][0][0]].append(item)
-    if words != {"and"} or len(items) != 2 or not (len(bounds["<"]) == len(bounds[">"]) == 1):
+    simple = all(item[0] == "rel" and len(item[1]) == 1 and item[1][0] in INEQUALITIES for item in items)
+    if words != {"and"} or len(items) != 2 or not simple:
         raise NotMathError("conditions together")
-    (low,), (high,) = bounds[">"], bounds["<"]
+    high, low = sorted(items, key=lambda item: item[1][0])  # "<" sorts before ">"
+    if low[1][0][0] == high[1][0][0] or low[2][0] != high[2][0]:
+        raise NotMathError("conditions on one side")
     return ("rel", (low[1][0].replace(">", "<"), high[1][0]), (low[2][1], low[2][0], high[2][1]))
 
 
@@ -76,7 +76,7 @@ class Parser(Atoms):
             return items[0]
         if len(set(self.units[start:])) > 1:
             raise NotMathError("several units")  # 5 boys and 3 girls are not 3 boys and 5 girls
-        if any(item[0] == "rel" and item[1] != ("=",) for item in items) and words != {"or"}:
+        if any(item[0] == "rel" and INEQUALITIES & set(item[1]) for item in items) and words != {"or"}:
             return _both(items, words)
         return ("list", tuple(items))
 
@@ -98,10 +98,13 @@ class Parser(Atoms):
         """One relation, expression, interval, set ... with its unit dropped."""
         self.descend()
         self.heading()
+        start = len(self.units)
         operators, operands = [], [self.operand()]
         while (operator := self.relation()) is not None:
             operators.append(operator)
             operands.append(self.operand())
+        if INEQUALITIES & set(operators) and PROPERTIES & set(" ".join(self.units[start:]).split()):
+            raise NotMathError("a condition with a property")
         self.depth -= 1
         return ("rel", tuple(operators), tuple(operands)) if operators else operands[0]
 
@@ -157,7 +160,7 @@ class Parser(Atoms):
         if self.kind == "word" and before[0] == "word" and len(before[1]) == 1:
             raise NotMathError("a sentence")  # "n is even" is not n
         words: list[str] = []
-        while self.kind in ("text", "word") and self.text.strip().lower() not in SEPARATORS:
+        while self.kind in ("text", "word") and not self.is_word("and", "or", ""):
             word = self.take()
             if word.startswith(_PREFIXES):
                 raise NotMathError("a function without its argument")

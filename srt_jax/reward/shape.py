@@ -16,7 +16,7 @@ from srt_jax.reward.atoms import MINUS, Tree
 from srt_jax.reward.expression import exact, is_complete
 from srt_jax.reward.latex import NotMathError, clean, group, plain, trim
 from srt_jax.reward.parse import parse
-from srt_jax.reward.vocabulary import CONSTANTS, FUNCTIONS, GLUED, NUMBER_WORDS, REALS, TEXT_COMMANDS
+from srt_jax.reward.vocabulary import CONSTANTS, FUNCTIONS, GLUED, INEQUALITIES, NUMBER_WORDS, REALS, TEXT_COMMANDS
 
 MAX_MATH = 2_000  # characters; longer answers are compared as text
 MAX_LENGTH = 10_000  # characters; longer answers are not answers
@@ -138,7 +138,7 @@ def collection(tree: Tree) -> Tree:
         names = ["*".join(symbols(i[2][0])) for i in items]
         if len(set(names)) == len(names):
             return ("assign", tuple(names), tuple(reduce(i[2][1]) for i in items))
-    if kind == "list" and all(item[0] == "rel" and item[1] != ("=",) for item in items):
+    if kind == "list" and all(item[0] == "rel" and set(item[1]) <= INEQUALITIES for item in items):
         return ("union", tuple(reduce(item) for item in items))  # x < 0 or x > 3
     flat: list[Tree] = []
     for item in items:

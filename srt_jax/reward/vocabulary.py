@@ -59,6 +59,7 @@ GREEK = {
 RELATION_SYMBOLS = {
     "=": "=", "==": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=",
 }  # fmt: skip
+INEQUALITIES = {"<", "<=", ">", ">="}
 RELATION_COMMANDS = {
     "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "approx", "equiv": "=",
 }  # fmt: skip
@@ -78,14 +79,14 @@ SCALE = {
 KEEP = {
     "or", "and", "not", "more", "less", "least", "most", "than", "to", "if", "when", "where", "except", "no",
     "never", "unless", "half", "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth",
-    "fifths", "tenth", "tenths", "squared", "cubed", "factorial", "over", "plus", "minus", "times", "divided", "by",
-    "mod", "modulo", "remainder", "pi", "root", "negative", "odd", "even", "prime", "integer", "integers",
-    "positive", "real", "complex", "increase", "decrease", "increasing", "decreasing", "profit", "loss", "gain",
-    "north", "south", "east", "west", "northeast", "northwest", "southeast", "southwest", "left", "right", "up",
-    "down", "above", "below", "before", "after", "ago",
+    "fifths", "tenth", "tenths", "squared", "cubed", "factorial", "by", "negative", "increase", "decrease",
+    "increasing", "decreasing", "profit", "loss", "gain", "north", "south", "east", "west", "northeast",
+    "northwest", "southeast", "southwest", "left", "right", "up", "down", "above", "below", "before", "after",
+    "ago",
 }  # fmt: skip
-SEPARATORS = {
-    "and", "or", ", and", ", or", "and,", "or,", "&",
+# Words that say which numbers a condition means ("n > 5, odd"); after a value they are what is counted.
+PROPERTIES = {
+    "odd", "even", "prime", "integer", "integers", "positive", "negative", "real", "complex",
 }  # fmt: skip
 NUMBER_WORDS = {word: str(n) for n, word in enumerate(
     ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
