@@ -36,7 +36,7 @@ class JaxSampler:
         self._params = None
 
     def generate(self, prompts, n: int, sampling: Sampling, seeds) -> Rollouts:
-        """Rollouts in the order of the prompts. Raises ValueError for a prompt longer than the last bucket."""
+        """Rollouts in the order of the prompts. Raises ValueError for an empty prompt or one beyond the last bucket."""
         P, T = len(prompts), sampling.max_tokens
         tokens = np.zeros((P, n, T), np.int32)
         logprobs = np.zeros((P, n, T), np.float32)
@@ -56,9 +56,11 @@ class JaxSampler:
         """(bucket, prompt indices): each prompt goes by its own length, not by its neighbours'."""
         by_bucket = {}
         for i, prompt in enumerate(prompts):
+            if not len(prompt):
+                raise ValueError(f"prompt {i} is empty: there is no token to sample after.")
             bucket = next((b for b in self._buckets if b >= len(prompt)), None)
             if bucket is None:
-                raise ValueError(f"a prompt has {len(prompt)} tokens: the last prompt bucket holds {self._buckets[-1]}.")
+                raise ValueError(f"a prompt has {len(prompt)} tokens: the last bucket holds {self._buckets[-1]}.")
             by_bucket.setdefault(bucket, []).append(i)
         size = self._prompts_per_call
         for bucket, indices in sorted(by_bucket.items()):
@@ -89,7 +91,7 @@ def _sample(params, prompts, prompt_lengths, seeds, *, graphdef, n, sampling, st
     rows = functools.partial(jax.lax.with_sharding_constraint, shardings=sharding.by_rows(mesh))
     draw = functools.partial(_draw, sampling=sampling)
     keys = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n)))(
-        jax.random.wrap_key_data(seeds))  # [P, n]
+        jax.random.wrap_key_data(seeds, impl="threefry2x32"))  # [P, n]
     stops = jnp.asarray(stop_ids)
 
     hidden, prompt_kv = model.run_layers(

@@ -1,12 +1,12 @@
 import jax
 import numpy as np
 import pytest
-from tests.tiny_decoder import mesh_of
 
 from srt_jax.model import sharding
 from srt_jax.rl.collate import bucket, collate
 from srt_jax.rl.update import join_microbatches, response_mask, split_microbatches
 from srt_jax.rollout.sampler import Rollouts
+from tests.tiny_decoder import mesh_of
 
 
 def rollouts():

@@ -5,6 +5,9 @@ import jax
 import numpy as np
 import optax
 import pytest
+
+from srt_jax.model import sharding
+from srt_jax.rl.update import UpdateConfig, init_state, make_optimizer, make_update
 from tests.tiny_decoder import (
     VOCAB,
     decoder,
@@ -15,9 +18,6 @@ from tests.tiny_decoder import (
     place,
     recorded_batch,
 )
-
-from srt_jax.model import sharding
-from srt_jax.rl.update import UpdateConfig, init_state, make_optimizer, make_update
 
 N = 4
 TEMPERATURE, KL_COEF = 0.8, 0.05  # both large enough to matter
