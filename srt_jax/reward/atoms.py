@@ -229,7 +229,9 @@ class Atoms:
             else:
                 break
             name += "'"
-        if name in ("f", "g", "h") and self.is_symbol("("):
+        ahead = [self.peek(i)[0] for i in (1, 2)] + [self.peek(2)[1]]
+        at_a_number = ahead == ["number", "symbol", ")"] and not self.spaced[self.at]  # I(0) is not I times 0
+        if self.is_symbol("(") and (name in ("f", "g", "h") or at_a_number):
             argument = self.bracket()
             return ("fn", name, argument[2] if argument[0] == "tuple" else (argument,))
         return ("sym", name)

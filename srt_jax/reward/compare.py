@@ -259,7 +259,7 @@ def _terminates(tree: Tree, value: Fraction) -> bool:
 
 def _forgotten_percent(p: Tree, g: Tree, a: Fraction, b: Fraction) -> bool:
     """3.04 for 0.0304: the same digits (three at least) a hundred times larger are a percentage without its sign."""
-    return 0 < b < 1 and a == 100 * b and min(_digits(p), _digits(g)) >= SIGNIFICANT
+    return Fraction(1, 1000) < b < 1 and a == 100 * b and min(_digits(p), _digits(g)) >= SIGNIFICANT
 
 
 def _symbolic(p: Tree, g: Tree, prove: Prove) -> bool:
