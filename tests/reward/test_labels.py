@@ -1,0 +1,147 @@
+import math
+
+import numpy as np
+import pytest
+
+from srt_jax.data.base import Problem
+from srt_jax.reward.grader import Grader
+from srt_jax.reward.labels import grade_rollouts, metrics, true_rewards
+
+NAN = float("nan")
+
+
+def problem(name, answer=None, **fields):
+    return Problem(name, f"problem {name}", answer, "test", **fields)
+
+
+PROBLEMS = [problem("right", "4"), problem("unknown"), problem("silent", "7"), problem("wrong", "9")]
+ANSWERS = [
+    ["4", "4", "5", None],
+    ["1", "2", "2", "2"],
+    [None, "", None, None],
+    ["8", "8.0", "9", "3"],
+]
+
+
+@pytest.fixture
+def graded(grader):
+    def grade(source="vote", threshold=0.0, problems=PROBLEMS, answers=ANSWERS, by=grader):
+        return grade_rollouts(problems, answers, by, source, threshold)
+
+    return grade
+
+
+def test_votes(graded):
+    result = graded()
+    assert result.labels == ["4", "2", None, "8"]
+    assert result.labelled.tolist() == [True, True, False, True]
+    assert result.rewards.tolist() == [[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
+    assert (result.rewards.dtype, result.labelled.dtype) == (np.float32, bool)
+    assert result.groups[3] == [0, 0, 1, 2]
+    np.testing.assert_array_equal(
+        result.true_rewards, [[1, 1, 0, 0], [NAN] * 4, [0, 0, 0, 0], [0, 0, 1, 0]])
+    np.testing.assert_array_equal(result.majority_correct, [1, NAN, 0, 0])
+    np.testing.assert_array_equal(result.label_correct, [1, NAN, 0, 0])
+
+
+def test_ground_truth(graded):
+    result = graded("ground_truth")
+    assert result.labels == ["4", None, "7", "9"]
+    assert result.labelled.tolist() == [True, False, True, True]
+    assert result.rewards.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
+    np.testing.assert_array_equal(result.majority_correct, [1, NAN, 0, 0])
+    np.testing.assert_array_equal(result.label_correct, [1, NAN, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("threshold", "labels"), [
+        (0.5, ["4", "2", None, "8"]), (0.51, [None, "2", None, None]), (0.75, [None, "2", None, None]),
+        (0.76, [None] * 4)])
+def test_a_label_needs_its_share_of_all_samples(graded, threshold, labels):
+    result = graded(threshold=threshold)
+    assert result.labels == labels
+    assert result.labelled.tolist() == [label is not None for label in labels]
+    assert not result.rewards[~result.labelled].any()
+    np.testing.assert_array_equal(result.majority_correct, [1, NAN, 0, 0])  # of the winner, label or not
+
+
+def test_ties_go_to_the_earliest_sample(graded):
+    result = graded(problems=[problem("a", "5")], answers=[["3", "5", "5", "3"]])
+    assert (result.labels, result.rewards.tolist()) == (["3"], [[1, 0, 0, 1]])
+    assert result.majority_correct.tolist() == [0]
+    assert metrics(result)["label/ties"] == 1
+
+
+def test_string_votes_split_what_is_equal(graded):
+    with Grader(workers=1, match="string") as by_string:
+        result = graded(by=by_string)
+    assert result.labels[3] == "8"
+    assert result.rewards[3].tolist() == [1, 0, 0, 0]
+
+
+def test_metrics_by_hand(graded):
+    expected = {
+        "pseudo_reward": 7 / 12,  # right, unknown, wrong
+        "true_reward": 3 / 12,  # right, silent, wrong
+        "majority_accuracy": 1 / 3, "majority_gain": 1 / 3 - 3 / 12,
+        "label_accuracy": 1 / 2, "reward_accuracy": 5 / 8,  # right, wrong
+        "labelled": 3 / 4, "vote_share": 1.75 / 4, "vote_share_parsed": (2 / 3 + 3 / 4 + 0 + 1 / 2) / 4, "ties": 0,
+        "parse_rate": 11 / 16, "distinct_answers": 7 / 4, "top_answer_share": 1 / 4,
+    }
+    found = metrics(graded())
+    assert found.keys() == {f"label/{name}" for name in expected}
+    for name, value in expected.items():
+        assert found[f"label/{name}"] == pytest.approx(value), name
+
+
+def test_metrics_of_ground_truth(graded):
+    found = metrics(graded("ground_truth"))
+    assert found["label/label_accuracy"] == found["label/reward_accuracy"] == 1
+    assert found["label/pseudo_reward"] == found["label/true_reward"] == pytest.approx(3 / 12)
+
+
+def test_metrics_without_any_label_or_known_answer(graded):
+    found = metrics(graded(problems=[problem("a"), problem("b")], answers=[[None, None], ["", None]]))
+    for name in ("true_reward", "majority_accuracy", "majority_gain", "label_accuracy", "reward_accuracy"):
+        assert math.isnan(found[f"label/{name}"]), name
+    for name in ("pseudo_reward", "labelled", "vote_share", "parse_rate", "distinct_answers", "top_answer_share"):
+        assert found[f"label/{name}"] == 0, name
+
+
+def test_one_answer_to_everything_shows_as_top_answer_share(graded):
+    problems = [problem(str(i), str(i)) for i in range(4)]
+    found = metrics(graded(problems=problems, answers=[["1", "1"]] * 4))
+    assert (found["label/top_answer_share"], found["label/vote_share"], found["label/true_reward"]) == (1, 1, 0.25)
+
+
+def test_reasoning_gym_problems_are_scored_by_their_task(graded, grader):
+    import reasoning_gym
+
+    config = {"seed": 1, "size": 2}
+    entries = list(reasoning_gym.create_dataset("basic_arithmetic", **config))
+    known = [problem(str(i), entry["answer"], metadata={"task": "basic_arithmetic", "config": config, "entry": entry})
+             for i, entry in enumerate(entries)]
+    mixed = [known[0], problem("plain", "1/2"), known[1]]
+    answers = [[entries[0]["answer"], "nonsense"], ["0.5", "2"], [None, entries[1]["answer"]]]
+    expected = [[1, 0], [1, 0], [0, 1]]
+    assert true_rewards(mixed, answers, grader).tolist() == expected
+    result = graded("ground_truth", problems=mixed, answers=answers)
+    assert result.rewards.tolist() == expected
+    assert result.labelled.all()
+
+
+@pytest.mark.xfail(strict=True, reason="labels.LABELS['ground_truth'] asks for problem.answer, not for a true reward")
+def test_a_task_that_scores_without_an_answer_still_gives_ground_truth(graded):
+    """As graph_color and rush_hour: the scorer alone knows what is right."""
+    import reasoning_gym
+
+    config = {"seed": 1, "size": 1}
+    entry = reasoning_gym.create_dataset("basic_arithmetic", **config)[0]
+    metadata = {"task": "basic_arithmetic", "config": config, "entry": entry}
+    result = graded("ground_truth", problems=[problem("0", None, metadata=metadata)], answers=[[entry["answer"], "x"]])
+    assert result.true_rewards.tolist() == result.rewards.tolist() == [[1, 0]]
+    assert result.labelled.all()
+
+
+def test_no_problems(grader):
+    assert true_rewards([], [], grader).shape == (0, 0)
