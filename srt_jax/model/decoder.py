@@ -117,8 +117,9 @@ class Decoder(nnx.Module):
             attended, kept = attend(q, k, v, cache)
             return layer.finish(x, attended), kept
 
-        # Tiny models are unrolled: the scan's copies of stacked activations would be a fifth of their step.
-        unroll = self.config.num_layers if self.config.num_params < UNROLL_BELOW else 1
+        # Tiny models train unrolled: the scan's copies of stacked activations would be a fifth of their step. Decoding
+        # keeps no activations, and its scan is the faster of the two.
+        unroll = self.config.num_layers if caches is None and self.config.num_params < UNROLL_BELOW else 1
         x, kept = jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, (stacked, caches), unroll=unroll)
         return self.norm(x), kept
 
