@@ -14,7 +14,7 @@ from math import comb, gcd, isqrt
 
 from srt_jax.reward.latex import NotMathError
 
-MAX_WORK = 20_000  # products of terms for one answer
+MAX_WORK = 2_000  # products of terms for one answer
 MAX_BITS = 4096  # of any numerator or denominator
 MAX_TERMS = 400
 SMALL_PRIMES = [p for p in range(2, 1000) if all(p % q for q in range(2, isqrt(p) + 1))]
@@ -89,8 +89,13 @@ class Algebra:
 
     # --- sums and products --------------------------------------------------------------------------------------------
     def add(self, a: Sum, b: Sum) -> Sum:
-        self.spend(len(b))
         out = dict(a)
+        self.accumulate(out, b)
+        return out
+
+    def accumulate(self, out: Sum, b: Sum) -> None:
+        """out += b, in place."""
+        self.spend(len(b))
         for monomial, coefficient in b.items():
             total = out.get(monomial, 0) + coefficient
             if total:
@@ -99,13 +104,11 @@ class Algebra:
                 out.pop(monomial, None)
         if len(out) > MAX_TERMS:
             raise TooMuchWorkError("too many terms")
-        return out
 
     def scale(self, a: Sum, by: Fraction) -> Sum:
         return {m: c * by for m, c in a.items()} if by else {}
 
     def mul(self, a: Sum, b: Sum) -> Sum:
-        self.spend(len(a) * len(b))
         out: Sum = {}
         for m, c in a.items():
             for n, d in b.items():
@@ -114,7 +117,7 @@ class Algebra:
                     part = {m or n: product}
                 else:
                     part = self.scale(self.monomial(m, n), product)
-                out = self.add(out, part) if out else part
+                self.accumulate(out, part)
         return out
 
     def monomial(self, m: Monomial, n: Monomial) -> Sum:

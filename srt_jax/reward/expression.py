@@ -9,7 +9,7 @@ from srt_jax.reward.algebra import MAX_BITS, Algebra, Sum, atom, factor, number,
 from srt_jax.reward.atoms import Tree
 from srt_jax.reward.latex import NotMathError
 
-LONG = 10**11  # a decimal from here on, without its point, has twelve digits
+LONG = 12  # decimal places
 LARGE = 1e150  # larger values overflow in comparisons
 NAN = complex(math.nan, math.nan)
 # sin at multiples of pi/12 in the first quadrant, as {monomial: coefficient}.
@@ -50,9 +50,9 @@ def exact(tree: Tree, algebra: Algebra) -> Sum:
 def decimal(value: Fraction, places: int) -> Fraction:
     """A decimal is exact, but a calculator's long output is the simple fraction that it rounds: 0.142857142857 is 1/7.
 
-    Twelve digits and a denominator up to 1000 leave no room for chance (three fractions in ten million).
+    Twelve places and a denominator up to 1000 leave no room for chance (three fractions in ten million).
     """
-    if abs(value) * Fraction(10) ** places < LONG:
+    if places < LONG:
         return value
     simple = value.limit_denominator(1000)
     return simple if abs(simple - value) * 2 <= Fraction(10) ** -places else value

@@ -26,6 +26,8 @@ Pair = tuple[str, str, str]  # (domain of the symbols: "real" | "positive", leaf
 MATCHES = ("equivalent", "string")
 PROOF_ROUNDS = 4  # a comparison that needs proofs of proofs beyond this is a mismatch
 CACHE_VERSION = 1
+GYM_PATIENCE = 5  # a scorer may take this many times the time of a proof: some rebuild their puzzle
+GYM_BUDGET = 120.0  # seconds for all scores of a call; a score left out would be a silent zero
 
 
 class Grader:
@@ -136,7 +138,7 @@ class Grader:
                 tasks.append(task)
             same.append(i)
         scores = [0.0] * len(answers)
-        for positions, value in zip(unique.values(), self._pool.run(tasks, self.timeout, self.budget)):
+        for positions, value in zip(unique.values(), self._pool.run(tasks, GYM_PATIENCE * self.timeout, GYM_BUDGET)):
             for i in positions:
                 scores[i] = float(value or 0.0)
         self._counts["graded"] += len(answers)

@@ -66,11 +66,12 @@ class Worker:
 
 @dataclass
 class Job:
-    """A task under way: its position, its worker, and when it is given up."""
+    """A task under way: its position, its worker, when it is given up, and whether its clock runs."""
 
     index: int
     worker: Worker
     deadline: float
+    started: bool = False
 
 
 class Pool:
@@ -91,7 +92,7 @@ class Pool:
     def _run(self, tasks: Sequence[dict], timeout: float, budget: float) -> list:
         values: list = [None] * len(tasks)
         waiting, jobs = deque(range(len(tasks))), {}
-        give_up: float | None = None  # set when the first task starts: starting workers is not on the budget
+        give_up: float | None = None  # set when the first task starts: starting workers costs no budget
         with selectors.DefaultSelector() as selector:
             try:
                 while waiting or jobs:
@@ -102,8 +103,10 @@ class Pool:
                     next_deadline = min(job.deadline for job in jobs.values())
                     for ready, _ in selector.select(max(0.0, next_deadline - time.monotonic())):
                         job = jobs[ready.fd]
-                        give_up = give_up or time.monotonic() + budget
-                        if self._progress(job, values, timeout):
+                        over = self._progress(job, values, timeout)
+                        if give_up is None and job.started:
+                            give_up = time.monotonic() + budget
+                        if over:
                             self._finish(jobs, ready.fd, selector)
                     now = time.monotonic()
                     for fd in [fd for fd, job in jobs.items() if job.deadline <= now]:
@@ -152,7 +155,7 @@ class Pool:
             elif message.get("id") != job.index:
                 continue
             elif "started" in message:
-                job.deadline = time.monotonic() + timeout
+                job.started, job.deadline = True, time.monotonic() + timeout
             else:
                 self.counts["errors"] += "error" in message
                 values[job.index] = message.get("value")

@@ -123,12 +123,12 @@ def reduce(tree: Tree) -> Tree:
         return collection(tree)
     if kind == "rel":
         return relation(tree[1], tree[2])
-    if kind == "tuple":
-        return expand_signs(("tuple", tree[1], tuple(reduce(item) for item in tree[2])))
-    if kind == "union":
-        return ("union", tuple(reduce(item) for item in tree[1]))
-    if tree == ("sym", "mathbb(R)"):
-        return ("tuple", "()", (("mul", (MINUS, INFINITY)), INFINITY))
+    if kind in ("tuple", "union"):
+        tree = (*tree[:-1], tuple(reduce(item) for item in tree[-1]))
+    elif kind == "mul" and len(tree[1]) == 2 and tree[1][0] == MINUS and tree[1][1][0] == "base":
+        tree = ("base", "-" + tree[1][1][1], tree[1][1][2])
+    elif tree == ("sym", "mathbb(R)"):
+        tree = ("tuple", "()", (("mul", (MINUS, INFINITY)), INFINITY))
     return expand_signs(tree)
 
 
