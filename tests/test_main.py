@@ -1,0 +1,164 @@
+"""The command line: wrong input is one sentence and exit status 2, before anything is computed."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from ml_collections import ConfigDict
+
+from srt_jax import config as config_module
+from srt_jax.config import ConfigError, base, describe, validate, validate_devices
+from srt_jax.data.base import DataError
+from srt_jax.model.config import ModelError
+from srt_jax.prepare import prepare
+from tests.helpers import REPOSITORY, small_config
+
+
+def run(*arguments, job="main"):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
+    return subprocess.run([sys.executable, "-m", f"srt_jax.{job}", *arguments], cwd=REPOSITORY, env=environment,
+                          capture_output=True, text=True, check=False, timeout=120)
+
+
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "no --config given"),
+    (["--config=configs/nothing.py"], "config file cannot be read"),
+    ([QUICKSTART, "--config.batch.samples=3"], "there is no config field 'batch.samples'"),
+    ([QUICKSTART, "--config.steps=many"], "--config.steps=many"),
+    ([QUICKSTART, "--config.batch.samples_per_prompt=1"], "batch.samples_per_prompt is 1: rloo"),
+    ([QUICKSTART, "--config.batch.microbatch_sequences=100"], "does not divide the 512 sequences"),
+    ([QUICKSTART, "--config.mesh.fsdp=3"], "does not make the 2 devices"),
+    ([QUICKSTART, "--config.model.path=./nothing"], "model.path './nothing' does not exist"),
+    (["stray", QUICKSTART], "unexpected argument 'stray'"),
+])
+def test_wrong_commands(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and done.stderr.startswith("error: ")
+    assert done.stderr.strip().count("\n") == 0, done.stderr
+
+
+def test_dry_run_prints_the_arithmetic_and_runs_nothing(miniature, tmp_path):
+    started = time.monotonic()
+    done = run(QUICKSTART, f"--config.out={tmp_path}", "--dry_run")
+    assert time.monotonic() - started < 20
+    assert done.returncode == 0, done.stderr
+    assert "16 prompts x 32 samples = 512 sequences; 1 update; 8 micro-batches of 64 on 2 devices" in done.stdout
+    assert "learning_rate: 0.0001" in done.stdout  # the resolved config
+    assert "128 with an answer" in done.stdout and "791,040 parameters" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_the_flags():
+    done = run("--help")
+    assert "--config" in done.stdout and "--[no]dry_run" in done.stdout and "--config.batch" in done.stdout
+
+
+def test_evaluate_scores_a_model_directory_and_writes_the_responses(miniature, tmp_path):
+    data = tmp_path / "four.jsonl"
+    data.write_text("".join(line + "\n" for line in (miniature / "heldout.jsonl").read_text().splitlines()[:4]))
+    done = run(f"--model={miniature}", f"--data={data}", QUICKSTART, "--config.eval.samples=4",
+               f"--out={tmp_path / 'responses.jsonl'}", job="evaluate")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])["sets"]["four"]
+    rows = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
+    assert len(rows) == 16
+    assert result["avg@4"] == pytest.approx(sum(r["true_reward"] for r in rows) / 16)
+    assert run(f"--model={tmp_path / 'nothing'}", f"--data={data}", job="evaluate").returncode == 2
+
+
+# ---- the same checks as functions
+
+
+def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
+    config = base()
+    with pytest.raises(KeyError):
+        config.learning_rate = 1.0
+    with pytest.raises(ConfigError, match="name is empty"):
+        validate(config)
+    config.name, config.model.path = "x", "y"
+    validate(config)
+    assert describe(config, 8).startswith(
+        "16 prompts x 32 samples = 512 sequences; 1 update; 16 micro-batches of 32 on 8 devices")
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("model.dtype", "float16", "model.dtype is 'float16': choose one of 'float32', 'bfloat16'"),
+    ("labels.source", "votes", "labels.source is 'votes'"),
+    ("labels.threshold", 1.5, "labels.threshold is 1.5"),
+    ("rl.kl_coef", -0.1, "rl.kl_coef is -0.1"),
+    ("rollout.temperature", 0.0, "rollout.temperature is 0.0: it must be positive"),
+    ("batch.length_buckets", (1024,), "batch.length_buckets ends at 1024"),
+    ("batch.length_buckets", (4096, 1024), "give increasing positive lengths"),
+    ("rollout.prompt_buckets", (512,), "add a bucket of at least 1024"),
+    ("eval.top_p", 0.0, "eval.top_p is 0.0"),
+    ("steps", 0, "steps is 0: it must be at least 1"),
+])
+def test_validate_names_field_value_and_remedy(field, value, message):
+    config = base()
+    config.name, config.model.path = "x", "y"
+    section, _, leaf = field.rpartition(".")
+    with (config[section] if section else config).unlocked() as part:
+        part[leaf] = value
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        validate(config)
+
+
+def test_the_batch_must_fit_the_mesh():
+    config = base()
+    config.mesh.fsdp, config.mesh.tensor = 2, 2
+    validate_devices(config, 8)
+    with pytest.raises(ConfigError, match="does not make the 6 devices"):
+        validate_devices(config, 6)
+    config.batch.microbatch_sequences = 2
+    with pytest.raises(ConfigError, match="the 4 data x fsdp shards do not divide"):
+        validate_devices(config, 8)
+
+
+def copied(miniature, tmp_path):
+    shutil.copytree(miniature, tmp_path / "model")
+    return small_config(tmp_path / "model", tmp_path, name="x", steps=1)
+
+
+def test_every_prompt_too_long(miniature, tmp_path):
+    config = copied(miniature, tmp_path)
+    config.batch.max_prompt_tokens = 2
+    with pytest.raises(DataError, match="all 64 prompts are longer than max_prompt_tokens 2"):
+        prepare(config)
+
+
+def test_a_tokenizer_larger_than_the_embedding(miniature, tmp_path):
+    config = copied(miniature, tmp_path)
+    file = tmp_path / "model" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"]["~"] = 500
+    file.write_text(json.dumps(tokenizer))
+    with pytest.raises(ModelError, match="ids up to 500, but the embedding only"):
+        prepare(config)
+
+
+def test_sequences_longer_than_the_model_s_positions(miniature, tmp_path):
+    config = copied(miniature, tmp_path)
+    config.batch.max_response_tokens = 503
+    with pytest.raises(ConfigError, match=r"max_response_tokens is 513, but .* has positions for 512"):
+        prepare(config)
+
+
+def test_ground_truth_without_answers(miniature, tmp_path):
+    config = copied(miniature, tmp_path)
+    config.labels.source, config.data.answer_column = "ground_truth", "solution"
+    with pytest.raises(DataError, match=r"no problem of .* has an answer in data\.answer_column='solution'"):
+        prepare(config)
+
+
+def test_differing_fields_are_named_with_both_values():
+    there, here = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}
+    assert config_module.differing_fields(there, here) == ["a.c (2 there, 3 here)", "d (None there, 4 here)"]
+    assert config_module.fingerprint_fields(base()) == config_module.fingerprint_fields(
+        ConfigDict({**base(), "steps": 5, "name": "other"}))

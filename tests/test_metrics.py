@@ -1,0 +1,91 @@
+"""What a run writes: records, rollouts, TensorBoard, the figure."""
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from srt_jax import figures, metrics
+
+
+def test_records_scalars_and_texts_reach_file_and_board(tmp_path):
+    log = metrics.RunLog(tmp_path, total_steps=3)
+    log.write(0, {"eval/set/avg@4": 0.5, "label/true_reward": math.nan})
+    log.write(1, {"label/pseudo_reward": 0.25})
+    log.text("probes", metrics.markdown_table([{"problem": "1|2", "response": "a\n<b>"}]), 1)
+    log.close()
+    records = metrics.read_metrics(tmp_path)
+    assert records == [{"step": 0, "eval/set/avg@4": 0.5}, {"step": 1, "label/pseudo_reward": 0.25}]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(e.step, e.value) for e in board.Scalars("label/pseudo_reward")] == [(1, 0.25)]
+    assert "probes/text_summary" in board.Tags()["tensors"]
+
+
+def test_resuming_drops_records_after_the_checkpoint_and_half_lines(tmp_path):
+    lines = [json.dumps({"step": s, "x": s}) for s in range(5)] + ['{"step": 5, "x"']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    log = metrics.RunLog(tmp_path, total_steps=9, keep_until=2)
+    log.write(3, {"x": 30.0})
+    log.close()
+    assert [(r["step"], r["x"]) for r in metrics.read_metrics(tmp_path)] == [(0, 0), (1, 1), (2, 2), (3, 30.0)]
+
+
+def test_rollout_files_are_identical_for_identical_rows(tmp_path):
+    log = metrics.RunLog(tmp_path, total_steps=1)
+    rows = [{"id": "a", "response": "é"}]
+    log.rollouts(1, rows)
+    first = (tmp_path / "rollouts" / "step_000001.jsonl.gz").read_bytes()
+    log.rollouts(1, rows)
+    assert (tmp_path / "rollouts" / "step_000001.jsonl.gz").read_bytes() == first
+    log.close()
+
+
+def test_a_table_cell_cannot_break_its_row():
+    table = metrics.markdown_table([{"a": "x|y\nz", "b": 1}])
+    assert table.splitlines()[2] == r"| x\|y z | 1 |"
+
+
+def test_phases_add_up_and_start_over():
+    phases = metrics.Phases({"sample": 1.0})
+    for _ in range(2):
+        with phases("sample"):
+            pass
+    popped = phases.pop()
+    assert set(popped) == {"time/sample", "time/step"} and popped["time/step"] == popped["time/sample"]
+    assert phases.pop() == {"time/step": 0} and phases.total["sample"] > 1.0
+
+
+def test_compilations_are_counted():
+    counter = metrics.CompilationCounter()
+    function = jax.jit(lambda x: x * 3 + 1)
+    x = jnp.ones(7)
+    before = counter.count
+    function(x).block_until_ready()
+    assert counter.count == before + 1
+    function(x).block_until_ready()
+    assert counter.count == before + 1
+
+
+def test_durations():
+    assert metrics.duration(59.6) == "1:00" and metrics.duration(3723) == "1:02:03"
+
+
+def test_runs_side_by_side(tmp_path):
+    evals = {f"eval/held/{m}@4": v for m, v in (("avg", 0.5), ("maj", 0.75), ("pass", 1.0))}
+    for name in ("srt", "ground_truth"):
+        log = metrics.RunLog(tmp_path / name, total_steps=1)
+        log.write(0, evals)
+        log.write(1, {**evals, "label/pseudo_reward": 0.5, "label/label_accuracy": 0.9})
+        log.close()
+        (tmp_path / name / "summary.json").write_text(json.dumps({
+            "steps": 1, "base": evals, "last": {**evals, "eval/held/avg@4": 0.6}, "best": {"step": 1, **evals},
+            "seconds": {"sample": 1.0}, "versions": {"jax": "1"}}))
+    runs = [tmp_path / "srt", tmp_path / "ground_truth"]
+    summary = figures.summarise(runs)
+    assert summary["base"]["avg@4"] == 0.5 and summary["srt"]["avg@4"] == 0.6
+    assert summary["srt"]["best"] == {"step": 1, "avg@4": 0.5, "maj@4": 0.75, "pass@4": 1.0}
+    assert figures.table(summary, 4).splitlines()[2].split() == ["srt", "0.600", "0.750", "1.000", "0.500", "1"]
+    figures.draw(runs, tmp_path / "figure.png", 4)
+    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,47 @@
+"""The laptop task: its text, its slips, its tokenizer, and the batches the base model learns from."""
+import jax
+import numpy as np
+from transformers import AutoTokenizer
+
+from srt_jax import miniature, pretrain
+from srt_jax.model import sharding
+from srt_jax.reward.answers import extract
+
+
+def test_solutions_without_slips_are_right_and_fit():
+    rng = np.random.default_rng(0)
+    tokenizer = miniature.tokenizer()
+    for _ in range(300):
+        terms = miniature.random_terms(rng)
+        text = miniature.solution_text(terms, rng, slip_rate=0.0)
+        assert extract(text).text == str(sum(terms))
+        assert text.split(".")[0].split(",") == [str(t) for t in np.cumsum(terms)[1:]]
+        assert len(tokenizer(text)["input_ids"]) < miniature.MAX_RESPONSE_TOKENS
+        assert len(tokenizer(miniature.problem_text(terms) + "=")["input_ids"]) <= miniature.MAX_PROMPT_TOKENS
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_slips_spoil_about_as_many_answers_as_their_rate_says():
+    rng = np.random.default_rng(1)
+    terms = [5, 5, 5, 5]  # three additions, never near zero
+    right = [extract(miniature.solution_text(terms, rng, 0.15)).text == "20" for _ in range(4000)]
+    # All three additions right: 0.85^3 = 0.614; two slips that cancel out add a little.
+    assert 0.60 < np.mean(right) < 0.65
+
+
+def test_heldout_problems_are_neither_trained_on_nor_pretrained_on():
+    heldout, train = miniature.problem_sets()
+    assert len(heldout) == 128 and len(train) == 2048
+    assert not {tuple(t) for t in heldout} & {tuple(t) for t in train}
+    texts = {miniature.problem_text(t) + "=" for t in heldout}
+    batch = pretrain.batch(pretrain.Recipe(), 3, sharding.make_mesh(devices=jax.devices()[:1]))
+    tokens, lengths = np.asarray(batch.tokens), np.asarray(batch.prompt_lengths)
+    prompts = {miniature.tokenizer().decode(row[:n]) for row, n in zip(tokens, lengths)}
+    assert len(prompts) > 50 and not prompts & texts
+
+
+def test_the_cached_base_is_an_ordinary_directory_and_is_used_again(miniature, capsys):
+    pretrain.pretrain(miniature, pretrain.Recipe())
+    assert "using it" in capsys.readouterr().out
+    tokenizer = AutoTokenizer.from_pretrained(miniature)
+    assert tokenizer(r"1+2=3.\boxed{3}")["input_ids"][-3:] == tokenizer(r"\boxed{3}")["input_ids"]
