@@ -38,12 +38,11 @@ def _parse(argv):
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.get("name")
         return arguments
-    except (AttributeError, KeyError) as e:  # a field that the locked config does not have
+    except (AttributeError, KeyError) as e:  # a field that the locked config lacks
         wrong = re.search(r"\w+", str(e).replace("Key", "", 1)).group()
         given = next((a for a in argv if a.startswith("--config.") and wrong in a.split("=")[0]), None)
         where = given.split("=")[0].removeprefix("--config.") if given else wrong
-        sys.exit(complain(f"there is no config field {where!r}: --dry_run prints all fields, srt_jax/config.py explains "
-                          "them."))
+        sys.exit(complain(f"there is no config field {where!r}: --dry_run prints all, srt_jax/config.py explains them."))
     except OSError as e:
         sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))
     except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as e:

@@ -16,11 +16,6 @@ from ml_collections import ConfigDict, config_flags
 from srt_jax import cli, runtime
 from srt_jax.config import base, source, validate, validate_devices
 
-MODEL = flags.DEFINE_string("model", None, "Hugging Face directory, hub id, or the folder of a finished run.")
-DATA = flags.DEFINE_string("data", None, "JSONL file of problems with answers, instead of the config's sets.")
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config for prompts, lengths and sampling.")
-OUT = flags.DEFINE_string("out", None, "JSONL file for the responses.")
-
 
 def evaluation_config(model: str, data: str | None, config: ConfigDict | None) -> ConfigDict:
     """The config to evaluate by. For a run: its own, with its final weights."""
@@ -78,13 +73,14 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
 
 def main(argv) -> int:
     """Evaluates, prints the table and the JSON line; 2 for a mistake in the input."""
-    if len(argv) > 1 or not MODEL.value:
+    given = flags.FLAGS
+    if len(argv) > 1 or not given.model:
         return cli.complain("give --model=DIRECTORY, and no other bare arguments.")
-    config = evaluation_config(MODEL.value, DATA.value, CONFIG.value)
+    config = evaluation_config(given.model, given.data, given.config)
     if not config.eval.sets:
         return cli.complain("there is nothing to evaluate on: give --data=problems.jsonl, or a config with eval.sets.")
     runtime.start(config.mesh.cpu_devices)
-    results = evaluate_model(config, pathlib.Path(OUT.value) if OUT.value else None)
+    results = evaluate_model(config, pathlib.Path(given.out) if given.out else None)
     for name, values in results.items():
         print(f"{name}: " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
     print(json.dumps({"model": config.model.path, "sets": results}))
@@ -92,4 +88,8 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("model", None, "Hugging Face directory, hub id, or the folder of a finished run.")
+    flags.DEFINE_string("data", None, "JSONL file of problems with answers, instead of the config's sets.")
+    config_flags.DEFINE_config_file("config", None, "Config for prompts, lengths and sampling.")
+    flags.DEFINE_string("out", None, "JSONL file for the responses.")
     cli.run(main)

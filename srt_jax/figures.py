@@ -4,15 +4,11 @@
 
 Writes <out>/summary.json and <out>/figure.png, and prints the table. The runs must share their first evaluation set.
 """
+import argparse
 import json
 import pathlib
-import sys
-
-from absl import app, flags
 
 from srt_jax.metrics import read_metrics
-
-OUT = flags.DEFINE_string("out", None, "Folder of summary.json and figure.png.", required=True)
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 CURVES = ("avg", "maj", "label/pseudo_reward", "label/label_accuracy")
@@ -71,19 +67,23 @@ def draw(runs: list[pathlib.Path], path: pathlib.Path, k: int) -> None:
     plt.close(figure)
 
 
-def main(argv) -> None:
-    """Entry point."""
-    runs, out = [pathlib.Path(a) for a in argv[1:]], pathlib.Path(OUT.value)
-    missing = [str(run) for run in runs if not (run / "summary.json").exists()]
-    if missing or not runs:
-        sys.exit(f"error: {missing[0] if missing else 'no run'} has no summary.json: name finished runs.")
-    summary = summarise(runs)
+def main() -> None:
+    """Writes the summary and the figure, prints the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m srt_jax.figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of finished runs")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of summary.json and figure.png")
+    options = parser.parse_args()
+    for run in options.runs:
+        if not (run / "summary.json").exists():
+            parser.error(f"{run} has no summary.json: name folders of finished runs")
+    summary = summarise(options.runs)
     k = max(int(name.split("@")[1]) for name in summary["base"] if name.startswith("avg@"))
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    draw(runs, out / "figure.png", k)
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    draw(options.runs, options.out / "figure.png", k)
     print(table(summary, k))
-    print(f"\n{out}/figure.png and {out}/summary.json written; curves: tensorboard --logdir {out}")
+    print(f"\n{options.out}/figure.png and summary.json written; curves: tensorboard --logdir {options.out}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

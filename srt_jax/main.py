@@ -16,20 +16,17 @@ from ml_collections import config_flags
 from srt_jax import cli, runtime
 from srt_jax.config import describe, run_directory, validate, validate_devices
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/, arguments after a colon.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print the plan; run nothing.")
-
 
 def main(argv) -> int:
     """Runs the experiment; 0 where it completed, 2 for a mistake in the input, 1 where it stopped early."""
     if len(argv) > 1:
         return cli.complain(f"unexpected argument {argv[1]!r}: fields are set with --config.FIELD=VALUE.")
-    if CONFIG.value is None:
+    if flags.FLAGS.config is None:
         return cli.complain("no --config given: name a file in configs/, e.g. --config=configs/quickstart.py.")
-    config = CONFIG.value
+    config = flags.FLAGS.config
     validate(config)
     runtime.start(config.mesh.cpu_devices)
-    if DRY_RUN.value:
+    if flags.FLAGS.dry_run:
         dry_run(config)
         return 0
     from srt_jax.train import TrainingStoppedError, train
@@ -65,4 +62,6 @@ def dry_run(config) -> None:
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/, arguments after a colon.")
+    flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print the plan; run nothing.")
     cli.run(main)

@@ -5,18 +5,14 @@
 Takes about two minutes on two cores and is skipped where the folder already holds the model of the same recipe. The
 training step is the RL update itself: with every reward 1, no baseline and no KL, policy gradient is cross-entropy.
 """
+import argparse
 import dataclasses
 import hashlib
 import json
 import pathlib
-import sys
 import time
 
-from absl import app, flags
-
 from srt_jax import runtime
-
-OUT = flags.DEFINE_string("out", "cache/miniature", "Folder of the model, its tokenizer and the two problem sets.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +110,15 @@ def recipe_key(recipe: Recipe) -> str:
     return hashlib.sha256(code + json.dumps(dataclasses.asdict(recipe)).encode()).hexdigest()[:16]
 
 
-def main(argv) -> None:
-    """Entry point."""
-    if len(argv) > 1:
-        sys.exit(f"error: unexpected argument {argv[1]!r}.")
+def main() -> None:
+    """Makes the base model."""
+    parser = argparse.ArgumentParser(
+        prog="python -m srt_jax.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("cache/miniature"),
+                        help="folder of the model, its tokenizer and the two problem sets")
     runtime.start(cpu_devices=2)
-    pretrain(pathlib.Path(OUT.value), Recipe())
+    pretrain(parser.parse_args().out, Recipe())
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

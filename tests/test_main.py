@@ -78,7 +78,7 @@ def test_evaluate_scores_a_model_directory_and_writes_the_responses(miniature, t
 
 def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     config = base()
-    with pytest.raises(KeyError):
+    with pytest.raises(AttributeError, match="learning_rate"):
         config.learning_rate = 1.0
     with pytest.raises(ConfigError, match="name is empty"):
         validate(config)
