@@ -21,7 +21,7 @@ import math_verify
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from srt_jax.reward.algebra import factor
 from srt_jax.reward.answers import extract
-from srt_jax.reward.canonical import cached_read
+from srt_jax.reward.canonical import remembered
 from srt_jax.reward.grader import Grader
 from srt_jax.reward.vote import majority
 from tests.reward.hostile import HOSTILE, TEMPTING
@@ -53,7 +53,7 @@ def serial_math_verify(rows: list[dict]) -> int:
 
 
 def cold() -> None:
-    cached_read.cache_clear()
+    remembered.cache_clear()
     factor.cache_clear()
 
 

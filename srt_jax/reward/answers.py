@@ -86,7 +86,7 @@ def _spaces(text: str, position: int) -> int:
 
 
 def _bare(text: str, start: int) -> tuple[int, int] | None:
-    """`\boxed 5`: the run of characters up to a space or a dollar sign, without closing punctuation."""
+    r"""`\boxed 5`: the run of characters up to a space or a dollar sign, without closing punctuation."""
     match = _BARE.match(text, start)
     if match is None:
         return None

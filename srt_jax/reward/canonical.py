@@ -10,6 +10,7 @@ from srt_jax.reward.shape import Read, Shape, read
 # notation.
 OPEN, CLOSE = "⟦", "⟧"
 _INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})")
+CACHED_LENGTH = 200  # characters, so that the cache stays small whatever is answered
 UNORDERED = {"list", "set", "union"}
 
 
@@ -22,10 +23,12 @@ def canonical(answer: str) -> str:
     return key(cached_read(answer).shape)
 
 
-@lru_cache(maxsize=20_000)
 def cached_read(answer: str) -> Read:
-    """`read`, remembered: rollouts of one problem repeat few answers."""
-    return read(answer)
+    """`read`, remembered for short answers: rollouts of one problem repeat few of them."""
+    return remembered(answer) if len(answer) <= CACHED_LENGTH else read(answer)
+
+
+remembered = lru_cache(maxsize=20_000)(read)
 
 
 def key(shape: Shape, classes: Mapping[str, str] | None = None) -> str:

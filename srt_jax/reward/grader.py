@@ -24,7 +24,7 @@ from srt_jax.reward.shape import MAX_LENGTH, Leaf, Read
 
 Pair = tuple[str, str, str]  # (domain of the symbols: "real" | "positive", leaf key, leaf key)
 MATCHES = ("equivalent", "string")
-PROOF_ROUNDS = 4  # a comparison that needs proofs of proofs beyond this is a mismatch
+PROOF_ROUNDS = 2  # a comparison that needs more after these is a mismatch
 CACHE_VERSION = 1
 GYM_PATIENCE = 5  # a scorer may take this many times the time of a proof: some rebuild their puzzle
 GYM_BUDGET = 120.0  # seconds for all scores of a call; a score left out would be a silent zero
@@ -34,10 +34,9 @@ class Grader:
     """Grades answers. A context manager; usable from any thread, inside an event loop and in a forked child.
 
     workers: processes for proofs and gym scorers, started when first needed. match: how `groups` compares
-    ("equivalent" or the exact stripped "string"). timeout: seconds for one proof or score; a whole call spends at
-    most `budget` seconds on them.
-    memory_mb: address space of a worker. cache_path: JSONL file of proofs, read at start and appended to (shared by
-    runs).
+    ("equivalent", or "string": exact stripped text). timeout: seconds for one proof. budget: seconds for all proofs of
+    a call to `groups`; `grade` may take two rounds of it. memory_mb: address space of a worker. cache_path: JSONL file
+    of proofs, read at start and appended to (runs may share it).
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Grader:
         cases = [(self._read(p), self._read(g)) for p, g in zip(predictions, golds)]
         verdicts = [False] * len(cases)
         undecided = [i for i, (p, g) in enumerate(cases) if p is not None and g is not None]
-        for last in [False] * (PROOF_ROUNDS - 1) + [True]:
+        for last in [False] * PROOF_ROUNDS + [True]:
             wanted: dict[Pair, tuple[Tree, Tree]] = {}
             undecided = [i for i in undecided if self._grade_one(i, cases[i], verdicts, wanted, last)]
             if not undecided:
@@ -231,6 +230,7 @@ class Grader:
         wrong = [f"{p} for {g}" for p, g, e, v in zip(predictions, golds, expected, verdicts) if e != v]
         if wrong:
             raise RuntimeError(f"the grader misjudges {'; '.join(wrong)}; run tests/reward")
+        self.metrics()  # known answers do not belong in a log
 
     def close(self) -> None:
         """Stop the workers. They start again if the grader is used again."""

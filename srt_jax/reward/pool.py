@@ -5,6 +5,7 @@ child (which starts workers of its own). Workers are separate programs, so they 
 with the trainer.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -43,7 +44,9 @@ class Worker:
 
     def send(self, message: dict) -> None:
         self.tasks += 1
-        self.process.stdin.write(json.dumps(message, default=lambda fraction: {"f": str(fraction)}).encode() + b"\n")
+        data = memoryview(json.dumps(message, default=lambda fraction: {"f": str(fraction)}).encode() + b"\n")
+        while data:
+            data = data[os.write(self.process.stdin.fileno(), data) :]
 
     def receive(self) -> list[dict] | None:
         """Complete messages that have arrived; None at the end of the stream."""
@@ -134,7 +137,8 @@ class Pool:
             return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
         self.counts["started"] += 1
         worker = Worker(self.memory_mb)
-        worker.send(message)
+        with contextlib.suppress(OSError):  # it died at once: _progress finds the end of its stream and says so
+            worker.send(message)
         return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
 
     def _progress(self, job: Job, values: list, timeout: float) -> bool:

@@ -1,7 +1,7 @@
 """From a parsed answer to its shape: names and layout removed, structure kept, expressions as leaves with exact keys.
 
 A shape is ("leaf", key) or (kind, detail, children); kinds: list (unordered), tuple, assign, interval brackets in
-`detail`, matrix, union, percent, equation, relation, ratio, base, time, text. `Answer.leaves` maps each leaf key to
+`detail`, matrix, union, percent, equation, relation, ratio, base, time, text. `Read.leaves` maps each leaf key to
 its tree and completeness.
 """
 
@@ -20,7 +20,6 @@ from srt_jax.reward.vocabulary import CONSTANTS, FUNCTIONS, GLUED, INEQUALITIES,
 
 MAX_MATH = 2_000  # characters; longer answers are compared as text
 MAX_LENGTH = 10_000  # characters; longer answers are not answers
-MAX_SIGNS = 4  # plus-minus signs spelled out in one item
 
 Shape = tuple
 INFINITY = ("const", "inf")
@@ -227,10 +226,8 @@ def _symbols_in(part: tuple) -> list[str]:
 
 def expand_signs(tree: Tree) -> Tree:
     """`1 \\pm x` as the list 1 + x, 1 - x; all signs of one item change together."""
-    if "pm" not in repr(tree):
-        return tree
-    upper, lower = choose_sign(tree, 1), choose_sign(tree, -1)
-    return tree if upper == tree else ("list", (upper, lower))
+    upper = choose_sign(tree, 1)
+    return tree if upper == tree else ("list", (upper, choose_sign(tree, -1)))
 
 
 def choose_sign(tree: Tree, choice: int) -> Tree:

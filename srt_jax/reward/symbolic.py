@@ -1,6 +1,7 @@
 """Proofs of equality with sympy. For worker processes only: these computations may never end or eat all memory."""
 
 import sympy
+from sympy.core.function import AppliedUndef
 
 MAX_EXPONENT = 10_000  # of a number; larger powers are not written out
 DIGITS = 50
@@ -20,7 +21,7 @@ def equal(a: tuple, b: tuple, positive: bool) -> bool:
     difference = builder.build(a) - builder.build(b)
     if difference == 0:
         return True
-    if not difference.free_symbols and not difference.has(sympy.Function):
+    if not difference.free_symbols and not difference.has(AppliedUndef):
         approximate = sympy.N(difference, DIGITS, maxn=4 * DIGITS)
         if abs(approximate) > sympy.Float(10) ** (5 - DIGITS):
             return False

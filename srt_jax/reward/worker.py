@@ -6,6 +6,7 @@ Task: {"id", "op", "limit_s", ...}. Replies: {"id", "started": true} when import
 should its parent be gone, no standard output for others, and no way to start programs, open sockets or write files.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -30,9 +31,8 @@ def main(memory_mb: int) -> None:
     silence = os.open(os.devnull, os.O_RDWR)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    limit = memory_mb * 2**20
-    for what in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
-        resource.setrlimit(what, (limit, limit))
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses; the limit on time still holds there
+        resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -44,7 +44,6 @@ def main(memory_mb: int) -> None:
 
 def answer(task: dict, replies) -> dict:
     """The reply to one task. Hostile text may fail in any way: an error reply; without memory the process ends."""
-    signal.alarm(0)
     try:
         run = OPERATIONS[task["op"]](task)  # imports, data sets: not on the task's clock
         replies.write(json.dumps({"id": task["id"], "started": True}) + "\n")
@@ -54,6 +53,8 @@ def answer(task: dict, replies) -> dict:
         os._exit(3)
     except Exception as error:
         return {"id": task["id"], "error": f"{type(error).__name__}: {error}"[:300]}
+    finally:
+        signal.alarm(0)
 
 
 def prepare_equal(task: dict):
