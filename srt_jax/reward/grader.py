@@ -50,6 +50,8 @@ class Grader:
     ):
         if match not in MATCHES:
             raise ValueError(f"match is {match!r}; use one of {', '.join(MATCHES)}")
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; the grader needs one at least")
         self.match, self.timeout, self.budget = match, timeout, budget
         self._pool = Pool(workers, memory_mb)
         self._counts: Counter[str] = Counter()
@@ -186,7 +188,7 @@ class Grader:
             for line in lines:
                 try:
                     version, mode, a, b, value = json.loads(line)
-                except ValueError:  # a line cut short by a kill
+                except (ValueError, TypeError):  # a line cut short by a kill
                     continue
                 if version == CACHE_VERSION:
                     self._proofs[mode, a, b] = bool(value)
@@ -202,9 +204,8 @@ class Grader:
     def metrics(self) -> dict[str, float]:
         """Counters since the last call, for the log.
 
-        parse_rate and distinct_groups (per problem) of `groups`; answers graded; symbolic_checks, cache_hits;
-        timeouts, crashes, errors, skipped (out of budget) and worker_starts of the workers; seconds in this object's
-        calls.
+        parse_rate and distinct_groups (per problem) of `groups`; answers graded; symbolic_checks and cache_hits of
+        proofs; timeouts, crashes, errors, skipped (out of budget) tasks and restarts of workers; seconds in all calls.
         """
         counts, pool = self._counts, self._pool.counts
         self._counts, self._pool.counts = Counter(), Counter()
@@ -215,8 +216,7 @@ class Grader:
             "graded": float(counts["graded"]),
             "symbolic_checks": float(counts["symbolic_checks"]),
             "cache_hits": float(counts["cache_hits"]),
-            **{name: float(pool[name]) for name in ("timeouts", "crashes", "errors", "skipped")},
-            "worker_starts": float(pool["started"]),
+            **{name: float(pool[name]) for name in ("timeouts", "crashes", "errors", "skipped", "restarts")},
             "seconds": seconds,
         }
 

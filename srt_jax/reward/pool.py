@@ -78,7 +78,7 @@ class Job:
 
 
 class Pool:
-    """`size` workers, started when first needed; counters in `counts`: timeouts, crashes, errors, skipped, started."""
+    """`size` workers, started when first needed; counters in `counts`: timeouts, crashes, errors, skipped, restarts."""
 
     def __init__(self, size: int, memory_mb: int):
         self.size, self.memory_mb = size, memory_mb
@@ -132,10 +132,10 @@ class Pool:
                 worker.send(message)
             except OSError:  # it died while idle (killed for memory, say)
                 self.counts["crashes"] += 1
+                self.counts["restarts"] += 1
                 worker.stop()
                 continue
             return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
-        self.counts["started"] += 1
         worker = Worker(self.memory_mb)
         with contextlib.suppress(OSError):  # it died at once: _progress finds the end of its stream and says so
             worker.send(message)
@@ -160,6 +160,8 @@ class Pool:
                 continue
             elif "started" in message:
                 job.started, job.deadline = True, time.monotonic() + timeout
+            elif "broken" in message:  # a missing package or an unknown task must not become a zero
+                raise RuntimeError(f"a grading worker cannot be set up: {message['broken']}")
             else:
                 self.counts["errors"] += "error" in message
                 values[job.index] = message.get("value")
@@ -172,6 +174,7 @@ class Pool:
         if worker.ready and worker.tasks < RECYCLE_AFTER:
             self._idle.append(worker)
         else:
+            self.counts["restarts"] += 1
             worker.stop()
 
     def close(self) -> None:

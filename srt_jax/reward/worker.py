@@ -1,9 +1,9 @@
-"""A worker process: reads tasks as JSON lines, answers as JSON lines, limits itself. Started by pool.py, never
-imported by it.
+"""A worker process: reads tasks as JSON lines, answers as JSON lines, limits itself. Started by pool.py.
 
 Task: {"id", "op", "limit_s", ...}. Replies: {"id", "started": true} when imports are done and the clock may start, then
-{"id", "value"} or {"id", "error"}. Hostile text reaches this process; so it has a memory limit, an alarm that ends it
-should its parent be gone, no standard output for others, and no way to start programs, open sockets or write files.
+{"id", "value"} or {"id", "error"}; {"id", "broken"} when the set-up fails. Hostile text reaches this process; so it has
+a memory limit, an alarm that ends it should its parent be gone, no standard output for others, and, before it scores
+anything that could be evaluated, no way to start programs, open sockets or write files.
 """
 
 import contextlib
@@ -20,10 +20,6 @@ _FORBIDDEN = (
     "socket.", "shutil.", "ctypes.", "pty.", "urllib.", "ftplib.", "smtplib.", "webbrowser.",
 )  # fmt: skip
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-
-
-class RefusedError(RuntimeError):
-    """A grading worker does not do this."""
 
 
 def main(memory_mb: int) -> None:
@@ -45,7 +41,12 @@ def main(memory_mb: int) -> None:
 def answer(task: dict, replies) -> dict:
     """The reply to one task. Hostile text may fail in any way: an error reply; without memory the process ends."""
     try:
-        run = OPERATIONS[task["op"]](task)  # imports, data sets: not on the task's clock
+        try:
+            run = OPERATIONS[task["op"]](task)  # imports, data sets: not on the task's clock, and no hostile text in it
+        except MemoryError:
+            raise
+        except Exception as error:
+            return {"id": task["id"], "broken": f"{type(error).__name__}: {error}"[:300]}
         replies.write(json.dumps({"id": task["id"], "started": True}) + "\n")
         signal.alarm(int(task["limit_s"]) + 30)
         return {"id": task["id"], "value": run()}
@@ -83,6 +84,7 @@ def guard() -> None:
     if guard in _GUARDED:
         return
     _GUARDED.append(guard)
+    sys.dont_write_bytecode = True  # late imports are fine, their .pyc files are not
     sys.addaudithook(_audit)
 
 
@@ -90,9 +92,9 @@ def _audit(event: str, arguments: tuple) -> None:
     if event == "open":
         _, mode, flags = arguments
         if (mode and set(mode) & set("wax+")) or (flags and flags & _WRITING):
-            raise RefusedError(event)
+            raise PermissionError(f"a grading worker does not {event}")
     elif event.startswith(_FORBIDDEN):
-        raise RefusedError(event)
+        raise PermissionError(f"a grading worker does not {event}")
 
 
 _GUARDED: list = []

@@ -188,7 +188,7 @@ def test_the_budget_ends_a_call():
 
 
 def test_memory_is_limited_and_a_crash_is_counted():
-    pool = Pool(size=1, memory_mb=40)  # enough for the interpreter, not for sympy
+    pool = Pool(size=1, memory_mb=44)  # enough for the interpreter, not for sympy
     assert pool.run([EASY], timeout=20, budget=60) == [None]
     assert pool.counts["crashes"] + pool.counts["errors"] == 1
     pool.close()

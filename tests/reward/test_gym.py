@@ -63,8 +63,8 @@ def test_answers_are_not_executed(gym_grader, tmp_path):
     assert not Path(target).exists()
 
 
-def test_nothing_and_failures_score_zero(gym_grader):
+def test_nothing_scores_zero_and_an_unknown_task_is_an_error(gym_grader):
     wire = next(entries())[-1]
-    unknown = {**wire, "task": "no_such_task"}
-    assert gym_grader.grade_gym([None, "", "5"], [wire, wire, unknown]) == [0.0, 0.0, 0.0]
-    assert gym_grader.metrics()["errors"] == 1
+    assert gym_grader.grade_gym([None, "", "\x00"], [wire, wire, wire]) == [0.0, 0.0, 0.0]
+    with pytest.raises(RuntimeError, match="no_such_task"):
+        gym_grader.grade_gym(["5"], [{**wire, "task": "no_such_task"}])
