@@ -50,7 +50,7 @@ def trim(text: str) -> str:
         text = text.strip(" \t\n$~").rstrip(".,;:") if not text.endswith("...") else text.strip(" \t\n$~")
         if text.endswith("\\"):
             text = text.rstrip("\\")
-        for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
+        for opening, closing in (("\\(", "\\)"), ("\\[", "\\]"), ("**", "**")):
             text = text.removeprefix(opening).removesuffix(closing)
         if text == before:
             return text
@@ -68,6 +68,9 @@ def tokenize(text: str, limit: int) -> list[Token]:
         position, kind, lexeme = match.end(), match.lastgroup, match[0]
         if kind == "command":
             name = lexeme[1:].rstrip("*")
+            if name in ("quad", "qquad"):
+                tokens.append(("symbol", ","))
+                continue
             if name in SPACING or name in STYLE:
                 if name in ("left", "right") and text.startswith(".", position):
                     position += 1

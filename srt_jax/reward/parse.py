@@ -15,7 +15,7 @@ import re
 from fractions import Fraction
 
 from srt_jax.reward.atoms import MAX_CHAIN, MAX_TOKENS, MINUS, ZERO, Atoms, Tree
-from srt_jax.reward.latex import NotMathError, plain, tokenize
+from srt_jax.reward.latex import NotMathError, Token, plain, tokenize
 from srt_jax.reward.vocabulary import (
     ALIASES,
     CONSTANTS,
@@ -31,9 +31,10 @@ from srt_jax.reward.vocabulary import (
     SHORT_UNITS,
 )
 
-_DEFINITION = re.compile(r"[A-Za-z]'{0,3}(?:\^\{-1\})?\([A-Za-z](?:,[A-Za-z])*\)")
-
-
+# f(x), f^{-1}(x), f(2), P(X=2), dy/dx: what stands before "=" when a value is given a name.
+_DEFINITION = re.compile(
+    r"[A-Za-z]'{0,3}(?:\^\{-1\})?\([A-Za-z](?:,[A-Za-z])*\)|[A-Zfgh]'{0,3}\([^()+*/-]*\)|frac\{d[A-Za-z]\}\{d[A-Za-z]\}"
+)
 _PREFIXES = ("sin", "cos", "tan", "cot", "csc", "log", "sqrt")
 
 
@@ -68,6 +69,7 @@ class Parser(Atoms):
     def answer(self) -> Tree:
         """Items separated by commas, semicolons, "and", "or"; one item is itself, several are a list."""
         start = len(self.units)
+        self.separator()
         items, words = [self.item()], set()
         while (found := self.separator()) and self.kind != "end":
             words |= found
@@ -113,14 +115,23 @@ class Parser(Atoms):
         if self.kind == "text" and plain(self.text).endswith((" is", " are")):
             self.at += 1
         ahead = self.tokens[self.at : self.at + 12]
-        if ("symbol", "=") in ahead:
-            length = ahead.index(("symbol", "="))
+        length = self.equals_sign(ahead)
+        if length:
             words = [text for kind, text in ahead[:length] if kind in ("word", "text")]
             named = len(words) == length and any(len(word) > 3 or kind == "text" for kind, word in ahead[:length])
             if named or _DEFINITION.fullmatch("".join(text for _, text in ahead[:length])):
                 self.at += length + 1
         if self.is_command("approx"):
             self.at += 1
+
+    def equals_sign(self, tokens: list[Token]) -> int:
+        """How many tokens stand before the first "=" outside of brackets; 0 where there is none."""
+        depth = 0
+        for index, (kind, text) in enumerate(tokens):
+            depth += (text in ("(", "[", "{")) - (text in (")", "]", "}"))
+            if (kind, text) == ("symbol", "=") and depth == 0:
+                return index
+        return 0
 
     def relation(self) -> str | None:
         known = {"symbol": RELATION_SYMBOLS, "command": RELATION_COMMANDS}.get(self.kind, {})

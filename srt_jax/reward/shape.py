@@ -13,7 +13,7 @@ from math import gcd, lcm
 
 from srt_jax.reward.algebra import Algebra, rational, render
 from srt_jax.reward.atoms import MINUS, Tree
-from srt_jax.reward.expression import exact, is_complete
+from srt_jax.reward.expression import close, exact, fingerprint, is_complete
 from srt_jax.reward.latex import NotMathError, clean, group, plain, trim
 from srt_jax.reward.parse import parse
 from srt_jax.reward.vocabulary import CONSTANTS, FUNCTIONS, GLUED, INEQUALITIES, NUMBER_WORDS, REALS, TEXT_COMMANDS
@@ -21,9 +21,12 @@ from srt_jax.reward.vocabulary import CONSTANTS, FUNCTIONS, GLUED, INEQUALITIES,
 MAX_MATH = 2_000  # characters; longer answers are compared as text
 MAX_LENGTH = 10_000  # characters; longer answers are not answers
 
+CHAIN = 1e-2  # how close the values of a chain such as x = 1/3 = 0.333 must be
+
 Shape = tuple
 INFINITY = ("const", "inf")
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:(a|p)\.? ?m\.?)?")
+_LEAD = re.compile(r"(?:the )?(?:final )?answer(?: is)?(?: ?: ?| )(?=\S)", re.IGNORECASE)
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z .'\-]*")
 _PRODUCTS = set("abcxyz")
 _MIRROR = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -52,7 +55,7 @@ def read(answer: str) -> Read:
     """The shape of any string. What is not mathematics is text; nothing raises."""
     if len(answer) > MAX_LENGTH:
         return _words("text", answer, answer)
-    text = unwrap(clean(answer))
+    text = unwrap(_LEAD.sub("", clean(answer)))
     words = plain(text)
     if words in REALS:
         text = "(-\\infty,\\infty)"
@@ -135,7 +138,8 @@ def collection(tree: Tree) -> Tree:
     kind, items = tree
     if kind == "list" and len(items) > 1 and all(i[0] == "rel" and i[1] == ("=",) and is_name(i[2][0]) for i in items):
         names = ["*".join(symbols(i[2][0])) for i in items]
-        if len(set(names)) == len(names):
+        numbered = len({name.partition("_")[0] for name in names}) == 1  # x_1 = 1, x_2 = 2 are two solutions for x
+        if len(set(names)) == len(names) and not numbered:
             return ("assign", tuple(names), tuple(reduce(i[2][1]) for i in items))
     if kind == "list" and all(item[0] == "rel" and set(item[1]) <= INEQUALITIES for item in items):
         return ("union", tuple(reduce(item) for item in items))  # x < 0 or x > 3
@@ -163,15 +167,26 @@ def relation(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
 
 
 def equality(operands: tuple[Tree, ...]) -> Tree:
-    """`x = 1/2 = 0.5` is its last value, `5 = x` is 5, `2x + y = 3` and `x = z` are equations."""
+    """`x = 1/2 = 0.5` is its last value that is not a decimal, `5 = x` is 5, `2x + y = 3` and `x = z` are equations."""
     named = is_name(operands[0])
+    if len(operands) > 2:
+        operands = (operands[0], chained(operands[1:]))
     if named and len(operands) == 2 and is_name(operands[1]) and operands[0] != ("sym", "y"):
         return ("equation", *operands)
     if not named and is_name(operands[-1]):
         return reduce(operands[-2])
-    if named or len(operands) > 2 or not (symbols(operands[0]) or symbols(operands[1])):
-        return reduce(operands[-1])
-    return ("equation", operands[0], operands[1])
+    if named or not (symbols(operands[0]) or symbols(operands[1])):
+        return reduce(operands[1])
+    return ("equation", *operands)
+
+
+def chained(values: tuple[Tree, ...]) -> Tree:
+    """What a chain of equal values comes to. NotMathError where they are not nearly equal: then it is no such chain."""
+    prints = [fingerprint(value) for value in values]
+    if not all(close(a, b, CHAIN) for one in prints for a, b in zip(one, prints[-1])):
+        raise NotMathError("a chain of different values")
+    exact_ones = [value for value in values if value[0] != "num" or value[2] is None]
+    return (exact_ones or values)[-1]
 
 
 def inequality(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
@@ -203,11 +218,13 @@ def infinite(tree: Tree) -> int:
 
 
 def is_name(tree: Tree) -> bool:
-    """A symbol, a function of symbols, or capital letters side by side (AB, as of a segment)."""
+    """A symbol, a function or a tuple of them, or letters of a figure side by side (AB, |AB|, m\\angle A)."""
     if tree[0] == "fn":
-        return tree[1] in ("f", "g", "h") and all(a[0] == "sym" for a in tree[2])
+        return tree[1] in ("f", "g", "h", "abs") and all(a[0] == "sym" or is_name(a) for a in tree[2])
+    if tree[0] == "tuple":
+        return all(is_name(item) for item in tree[2])
     if tree[0] == "mul":
-        return all(is_name(t) for t in tree[1]) and symbols(tree)[0][0].isupper()
+        return all(is_name(t) for t in tree[1]) and any(name[0].isupper() or "(" in name for name in symbols(tree))
     return tree[0] == "sym"
 
 

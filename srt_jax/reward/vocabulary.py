@@ -16,7 +16,7 @@ UNICODE = str.maketrans({
 })  # fmt: skip
 # Commands that only move or style what they stand before.
 STYLE = {
-    "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "noindent", "quad", "qquad", "left", "right",
+    "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "noindent", "left", "right",
     "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr", "middle",
     "bf", "rm", "it", "centering", "thinspace", "medspace", "enspace", "negthinspace", "mathstrut", "strut",
     "boldsymbol", "mathbf", "mathit", "mathsf", "mathtt", "bm", "boxed", "fbox", "mathopen", "mathclose", "mathord",
@@ -81,7 +81,7 @@ KEEP = {
     "never", "unless", "half", "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth",
     "fifths", "tenth", "tenths", "squared", "cubed", "factorial", "by", "negative", "increase", "decrease",
     "increasing", "decreasing", "profit", "loss", "gain", "north", "south", "east", "west", "northeast",
-    "northwest", "southeast", "southwest", "left", "right", "up", "down", "above", "below", "before", "after",
+    "northwest", "southeast", "southwest", "before", "after",
     "ago",
 }  # fmt: skip
 # Words that say which numbers a condition means ("n > 5, odd"); after a value they are what is counted.
@@ -104,4 +104,4 @@ DECORATIONS = {
 FIGURES = {"angle", "triangle", "measuredangle", "overarc"}
 # Commands that may continue a product without a sign.
 OPENERS = {"frac", "sqrt", "binom", "lfloor", "lceil", "operatorname", "pi", "infty"}
-OPENERS |= DECORATIONS | GREEK | FUNCTIONS | set(ALIASES)
+OPENERS |= DECORATIONS | FIGURES | GREEK | FUNCTIONS | set(ALIASES)
