@@ -25,8 +25,8 @@ def get_config(labels: str = "vote"):
     config.prompts.plain_template = "{problem}="
     config.prompts.instruction = ""
     config.batch.max_prompt_tokens = 10
-    config.batch.max_response_tokens = 24
-    config.batch.length_buckets = (34,)
+    config.batch.max_response_tokens = 18
+    config.batch.length_buckets = (28,)
     config.batch.microbatch_sequences = 64
     config.rollout.prompt_buckets = (10,)
     config.rollout.old_logprobs = "sampler"

@@ -42,7 +42,7 @@ def _parse(argv):
         wrong = re.search(r"\w+", str(e).replace("Key", "", 1)).group()
         given = next((a for a in argv if a.startswith("--config.") and wrong in a.split("=")[0]), None)
         where = given.split("=")[0].removeprefix("--config.") if given else wrong
-        sys.exit(complain(f"there is no config field {where!r}: --dry_run prints all, srt_jax/config.py explains them."))
+        sys.exit(complain(f"there is no config field {where!r}: srt_jax/config.py names and explains all of them."))
     except OSError as e:
         sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))
     except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as e:

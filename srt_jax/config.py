@@ -72,7 +72,10 @@ def base() -> ConfigDict:
             top_k=-1,
         ),
         checkpoint=dict(every=100),
-        log=dict(rollouts_every=1, probes=4),  # probes: fixed eval prompts whose responses are shown at the ends
+        log=dict(
+            rollouts_every=1,        # steps between saved rollouts
+            shown=8,                 # responses in TensorBoard's tables, and fixed eval problems shown at both ends
+        ),
     ))
     return config.lock()
 

@@ -8,13 +8,14 @@
 The run folder <out>/<name> gets config.json, metrics.jsonl, tensorboard/, rollouts/, checkpoints/, and at the end
 final/ (a Hugging Face directory) and summary.json. The same command goes on with a run that was stopped.
 """
+import os
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
 from srt_jax import cli, runtime
-from srt_jax.config import describe, run_directory, validate, validate_devices
+from srt_jax.config import describe, fingerprint_fields, run_directory, validate, validate_devices
 
 
 def main(argv) -> int:
@@ -39,26 +40,29 @@ def main(argv) -> int:
 
 
 def dry_run(config) -> None:
-    """Prints the resolved config, what was checked and the arithmetic of the run."""
+    """Prints the resolved config, what was checked and the arithmetic of the run. Downloads and computes nothing."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is first imported
     import jax
 
     from srt_jax.checkpoint import Checkpoints, check_same_run
-    from srt_jax.config import fingerprint_fields
-    from srt_jax.prepare import prepare
+    from srt_jax.prepare import NotOnThisMachineError, prepare, prepare_offline
 
     print(config)
-    num_devices = jax.device_count()
-    validate_devices(config, num_devices)
-    prepared = prepare(config)
-    directory = run_directory(config)
-    if (directory / "checkpoints").exists():
-        checkpoints = Checkpoints(directory)
-        if checkpoints.last_step():
-            check_same_run(checkpoints.record()["identity"],
-                           {"config": fingerprint_fields(config), **prepared.identity}, directory)
-            print(f"{directory}: would go on from step {checkpoints.last_step()}")
-    print("\n".join(prepared.report))
-    print(describe(config, num_devices))
+    validate_devices(config, jax.device_count())
+    try:
+        prepared = prepare(config)
+        print("\n".join(prepared.report))
+    except NotOnThisMachineError:
+        print("\n".join(prepare_offline(config)))
+    else:
+        directory = run_directory(config)
+        if (directory / "checkpoints").exists():
+            checkpoints = Checkpoints(directory)
+            if checkpoints.last_step():
+                identity = {"config": fingerprint_fields(config), **prepared.identity}
+                check_same_run(checkpoints.record()["identity"], identity, directory)
+                print(f"{directory}: would go on from step {checkpoints.last_step()}")
+    print(describe(config, jax.device_count()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,67 @@ import time
 import jax
 from tensorboardX import SummaryWriter
 
+# What each tag means; shown beside the curve in TensorBoard, and in docs/operations.md. "True" needs known answers,
+# which are used for training only where labels.source says so.
+TAGS = {
+    "label/pseudo_reward": "mean reward of the rollouts of labelled prompts",
+    "label/true_reward": "share of rollouts that are right: avg@n on the training prompts",
+    "label/majority_accuracy": "share of votes whose winner is right: maj@n on the training prompts",
+    "label/majority_gain": "majority accuracy minus true reward: what is left to learn from the vote",
+    "label/label_accuracy": "share of labels that are right",
+    "label/reward_accuracy": "share of rollouts whose reward equals their true reward; can be high with wrong labels",
+    "label/labelled": "share of prompts that got a label",
+    "label/vote_share": "votes of the winner / n",
+    "label/vote_share_parsed": "votes of the winner / parseable answers",
+    "label/ties": "share of tied votes",
+    "label/parse_rate": "share of responses with an answer",
+    "label/distinct_answers": "groups of equivalent answers per prompt",
+    "label/top_answer_share": "share of prompts whose label is the most common one of the step; nears 1 in a collapse",
+    "rollout/response_tokens": "mean response length, stop token included",
+    "rollout/response_tokens_max": "longest response",
+    "rollout/truncated": "share of responses cut at batch.max_response_tokens",
+    "rollout/weights_version": "updates behind the weights that sampled",
+    "rollout/tokens_per_second": "sampled tokens / seconds of sampling",
+    "rollout/padding": "share of padding in the update's batch",
+    "update/loss": "policy-gradient loss",
+    "update/grad_norm": "global gradient norm before clipping",
+    "update/finite": "1 where loss and gradient are finite",
+    "update/updated": "0 where nothing was labelled, and the weights stayed as they were",
+    "update/entropy": "entropy of the policy per response token, nats",
+    "update/kl": "k3 to the reference per response token, nats",
+    "update/kl_per_sequence": "k3 to the reference summed over a response, nats",
+    "update/return": "reward minus kl_coef x kl_per_sequence",
+    "update/advantage_abs": "mean absolute advantage",
+    "update/logprob_gap_mean": "mean |sampler's - trainer's log-prob| of the sampled tokens; should be rounding",
+    "update/logprob_gap_max": "largest |sampler's - trainer's log-prob| of the sampled tokens",
+    "update/weights_moved_bf16": "share of weights whose bfloat16 rounding the update changed",
+    "time/sample": "seconds of sampling",
+    "time/grade": "seconds of extraction, voting and grading",
+    "time/update": "seconds of collation and update",
+    "time/log": "seconds of writing rollouts",
+    "time/eval": "seconds of evaluation",
+    "time/save": "seconds of writing checkpoints",
+    "time/step": "seconds of the step, all phases",
+    "time/compilations": "XLA compilations of the process so far; constant after warm-up",
+}
+EVAL_TAGS = {
+    "avg": "share of right answers among the k samples, mean over problems",
+    "maj": "share of problems whose majority vote over k samples is right",
+    "pass": "unbiased estimate that one of k samples is right",
+    "vote_share": "votes of the winner / k",
+    "parse_rate": "share of responses with an answer",
+    "distinct_answers": "groups of equivalent answers per problem",
+    "response_tokens": "mean response length",
+    "truncated": "share of responses cut at batch.max_response_tokens",
+}
+
+
+def describe_tag(tag: str) -> str:
+    """What a tag means; evaluation tags are `eval/<set>/<metric>` or `eval/<set>/<metric>@k`. '' for unknown ones."""
+    if tag.startswith("eval/"):
+        return EVAL_TAGS.get(tag.rsplit("/", 1)[1].partition("@")[0], "")
+    return TAGS.get(tag, "")
+
 
 class CompilationCounter:
     """Counts XLA compilations of this process; after warm-up there must be none."""
@@ -66,7 +127,7 @@ class RunLog:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._board.add_scalar(name, value, step, summary_description=describe_tag(name))
 
     def text(self, tag: str, text: str, step: int) -> None:
         """A Markdown text on TensorBoard's Text tab."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 BOXED = r"\boxed{"
 VOCABULARY = ("<pad>", "<eos>", "<unk>", BOXED, *"0123456789+-*/=,.() }")
-MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 10, 24
+MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 10, 18  # five terms: `9+9+9+9+9=` and `18,27,36,45.\boxed{45}<eos>`
 SLIPS = (-10, -3, -2, -1, 1, 2, 3, 10)
 HF_CONFIG = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": len(VOCABULARY), "hidden_size": 128,

@@ -12,9 +12,14 @@ from srt_jax.data.base import DataError, Problem, fingerprint
 from srt_jax.data.batching import batch_indices
 from srt_jax.data.prompts import encode, load_tokenizer, stop_ids
 from srt_jax.evaluation import EvalSet
+from srt_jax.model import weights
 from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
 
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+
+
+class NotOnThisMachineError(ModelError):
+    """A hub model that is neither in the local cache nor can be downloaded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,7 @@ def prepare(config: ConfigDict) -> Prepared:
     """Loads and checks data, tokenizer and model shapes. Raises ConfigError, DataError or ModelError."""
     directory = find_model(config.model.path)
     hf_config, model_config, tokenizer, stops = read_model(directory, config)
+    weights.check(directory)
     problems, prompts, line = encode_source("data", config.data, tokenizer, config)
     batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)  # raises where there are too few
     if config.labels.source == "ground_truth" and all(p.answer is None for p in problems):
@@ -53,11 +59,7 @@ def read_model(directory: pathlib.Path, config: ConfigDict):
     """(config.json, ModelConfig, tokenizer, stop ids) of a Hugging Face directory, checked against the config."""
     hf_config = read_hf_config(directory)
     model_config = ModelConfig.from_hf(hf_config)
-    longest = config.batch.max_prompt_tokens + config.batch.max_response_tokens
-    if longest > model_config.max_position_embeddings:
-        raise ConfigError(
-            f"batch.max_prompt_tokens + batch.max_response_tokens is {longest}, but {directory} has positions for "
-            f"{model_config.max_position_embeddings}: shorten one of them.")
+    check_context(config, model_config)
     tokenizer = load_tokenizer(str(directory))
     largest = max(tokenizer.get_vocab().values())
     if largest >= model_config.vocab_size:
@@ -66,6 +68,33 @@ def read_model(directory: pathlib.Path, config: ConfigDict):
     generation = directory / "generation_config.json"
     stops = stop_ids(tokenizer, json.loads(generation.read_text()) if generation.exists() else None)
     return hf_config, model_config, tokenizer, stops
+
+
+def check_context(config: ConfigDict, model_config: ModelConfig) -> None:
+    """Raises ConfigError where prompt and response may exceed the model's positions."""
+    longest = config.batch.max_prompt_tokens + config.batch.max_response_tokens
+    if longest > model_config.max_position_embeddings:
+        raise ConfigError(
+            f"batch.max_prompt_tokens + batch.max_response_tokens is {longest}, but {config.model.path} has positions "
+            f"for {model_config.max_position_embeddings}: shorten one of them.")
+
+
+def prepare_offline(config: ConfigDict) -> list[str]:
+    """Lines of report on a hub model that is not on this machine: its shapes are known from model/hf, its data is read.
+
+    Raises ConfigError, DataError or ModelError for what can be checked all the same.
+    """
+    name = config.model.path.rsplit("/", 1)[-1]
+    shipped = pathlib.Path(__file__).parent / "model" / "hf" / f"{name}.json"
+    if not shipped.exists():
+        return [f"not checked: model, tokenizer and prompts, {config.model.path} is not on this machine (offline)"]
+    model_config = ModelConfig.from_hf(json.loads(shipped.read_text()))
+    check_context(config, model_config)
+    problems = problem_sources.load(config.data)
+    batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
+    return [f"model: {config.model.path} ({model_config.family}, {model_config.num_params:,} parameters)",
+            f"data: {len(problems)} problems",
+            "not checked: weights, tokenizer, prompt lengths, evaluation sets: the model is on the hub (offline)"]
 
 
 def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict):
@@ -99,7 +128,8 @@ def find_model(path: str) -> pathlib.Path:
         return pathlib.Path(snapshot_download(path, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
         reason = " ".join(str(e).split())[:160]
-        raise ModelError(f"model.path {path!r} is no local directory and could not be downloaded ({reason}).") from None
+        raise NotOnThisMachineError(
+            f"model.path {path!r} is no local directory and could not be downloaded ({reason}).") from None
 
 
 def _model_fingerprint(directory: pathlib.Path) -> str:

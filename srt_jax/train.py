@@ -106,8 +106,11 @@ def train_step(run: Run, state, step: int):
         state, update_metrics = run.update(state, run.reference, batch)
         update_metrics = jax.device_get(update_metrics)
     with run.phases("log"):
+        rows = rollout_rows(problems, rollouts, graded, prepared.tokenizer)
         if step % config.log.rollouts_every == 0:
-            run.log.rollouts(step, rollout_rows(problems, rollouts, graded, prepared.tokenizer))
+            run.log.rollouts(step, rows)
+        if step % config.eval.every == 0:
+            run.log.text("rollouts", metrics.markdown_table(rows[:config.log.shown]), step)
     if not update_metrics["finite"]:
         save(run, state, step - 1, evaluated=False)
         raise TrainingStoppedError(
@@ -215,7 +218,7 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
         values |= {f"eval/{eval_set.name}/{name}": value for name, value in found.items()}
         if position == 0 and step in (0, config.steps):
             rows = rollout_rows(eval_set.problems, rollouts, graded, run.prepared.tokenizer)
-            shown = rows[::config.eval.samples][:config.log.probes]
+            shown = rows[::config.eval.samples][:config.log.shown]
             run.log.text("probes", metrics.markdown_table(shown), step)
             (run.directory / f"probes_step_{step:06d}.json").write_text(json.dumps(shown, indent=2) + "\n")
     run.record["evals"][str(step)] = values

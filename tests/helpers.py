@@ -17,8 +17,8 @@ def small_config(model: pathlib.Path, out: pathlib.Path, name: str, steps: int) 
     config.data = source(path=str(model / "train.jsonl"), limit=64)
     config.prompts.template, config.prompts.plain_template, config.prompts.instruction = "plain", "{problem}=", ""
     config.batch.prompts_per_step, config.batch.samples_per_prompt = 8, 8
-    config.batch.max_prompt_tokens, config.batch.max_response_tokens = 10, 24
-    config.batch.microbatch_sequences, config.batch.length_buckets = 32, (34,)
+    config.batch.max_prompt_tokens, config.batch.max_response_tokens = 10, 18
+    config.batch.microbatch_sequences, config.batch.length_buckets = 32, (28,)
     config.rollout.prompts_per_call, config.rollout.prompt_buckets, config.rollout.old_logprobs = 8, (10,), "sampler"
     config.optimizer.learning_rate = 2e-4
     with config.eval.unlocked():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from srt_jax import figures, metrics
+from tests.helpers import REPOSITORY
 
 
 def test_records_scalars_and_texts_reach_file_and_board(tmp_path):
@@ -66,6 +67,15 @@ def test_compilations_are_counted():
     assert counter.count == before + 1
     function(x).block_until_ready()
     assert counter.count == before + 1
+
+
+def test_every_tag_is_explained_in_the_manual():
+    manual = (REPOSITORY / "docs" / "operations.md").read_text()
+    for tag, meaning in metrics.TAGS.items():
+        assert f"| `{tag}` | {meaning} |" in manual
+    for name, meaning in metrics.EVAL_TAGS.items():
+        assert f"| `eval/<set>/{name}" in manual and meaning in manual
+    assert metrics.describe_tag("eval/math500/avg@32") and not metrics.describe_tag("nothing")
 
 
 def test_durations():

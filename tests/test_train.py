@@ -15,7 +15,7 @@ import pytest
 
 from srt_jax import train as train_module
 from srt_jax.checkpoint import CheckpointError, Checkpoints
-from srt_jax.metrics import read_metrics
+from srt_jax.metrics import describe_tag, read_metrics
 from srt_jax.model import weights
 from srt_jax.train import TrainingStoppedError, train
 from tests.helpers import REPOSITORY, small_config
@@ -74,6 +74,9 @@ def test_steps_differ_and_the_policy_moves(miniature, tmp_path):
     assert first["update/weights_moved_bf16"] > 0 and first["update/updated"] == 1
     assert first["update/logprob_gap_max"] < 1e-4  # the sampler's log-probs are the trainer's
     assert first["update/kl"] == pytest.approx(0, abs=1e-6)  # the policy is still the reference
+    unexplained = [tag for r in read_metrics(tmp_path / "moves") for tag in r
+                   if tag != "step" and not tag.startswith("grader/") and not describe_tag(tag)]
+    assert not unexplained
     _, before, _ = weights.load(miniature)
     _, after, _ = weights.load(tmp_path / "moves" / "final")
     changed = [bool((x != y).any()) for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after))]

@@ -7,26 +7,23 @@ from flax import nnx
 
 from srt_jax.model import sharding, weights
 from srt_jax.model.config import ModelConfig
-from srt_jax.model.decoder import Decoder
+from srt_jax.model.decoder import abstract
 from srt_jax.rl.update import Batch
 
 VOCAB = 32
 HF_CONFIG = {
     "model_type": "qwen3", "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True,
-    "initializer_range": 0.25,
 }
 
 
 @functools.cache
 def decoder(dtype="float32", remat=False, seed=0, **changes):
-    """(graphdef, parameters as NumPy arrays); no norm scale is 1. The parameters depend on seed and shapes only."""
-    config = ModelConfig.from_hf({**HF_CONFIG, **changes})
-    graphdef, params = nnx.split(Decoder(config, nnx.Rngs(seed), np.dtype(dtype), remat))
+    """(graphdef, parameters as NumPy arrays), drawn here: matrices around 0, norm scales around 1."""
+    graphdef, shapes = abstract(ModelConfig.from_hf({**HF_CONFIG, **changes}), np.dtype(dtype), remat)
     rng = np.random.default_rng(seed)
-    noisy = weights.map_with_path(
-        lambda path, x: x + 0.2 * rng.standard_normal(x.shape, np.float32) if path.endswith("scale") else x, params)
-    return graphdef, jax.tree.map(np.asarray, noisy)
+    return graphdef, weights.map_with_path(
+        lambda path, x: (path.endswith("scale") + 0.25 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
 
 
 def mesh_of(data=1, fsdp=1, tensor=1):

@@ -79,6 +79,14 @@ def load(directory, dtype=jnp.float32, remat: bool = False, sharding_of=None):
     return graphdef, params, config
 
 
+def check(directory) -> None:
+    """Raises ModelError unless the weight files hold just the tensors that config.json calls for."""
+    directory = pathlib.Path(directory)
+    config = ModelConfig.from_hf(read_hf_config(directory))
+    with contextlib.ExitStack() as stack:
+        _check(_open(directory, stack), decoder.abstract(config)[1], config, directory)
+
+
 def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=None,
          extra: dict[str, str] | None = None) -> int:
     """Writes an ordinary Hugging Face directory, under a temporary name until it is complete. Returns its bytes.
