@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from srt_jax.reward.algebra import Algebra, rational, render
-from srt_jax.reward.atoms import MINUS, Tree
 from srt_jax.reward.canonical import key
+from srt_jax.reward.cursor import MINUS, Tree
 from srt_jax.reward.expression import approximate, close, exact, fingerprint
 from srt_jax.reward.latex import NotMathError
 from srt_jax.reward.shape import Read, infinite, read, symbols

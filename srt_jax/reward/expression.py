@@ -6,7 +6,7 @@ import zlib
 from fractions import Fraction
 
 from srt_jax.reward.algebra import MAX_BITS, Algebra, Sum, atom, factor, number, rational, render
-from srt_jax.reward.atoms import Tree
+from srt_jax.reward.cursor import Tree
 from srt_jax.reward.latex import NotMathError
 
 LONG = 12  # decimal places

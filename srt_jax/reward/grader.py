@@ -15,9 +15,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from srt_jax.reward.algebra import Algebra, render
-from srt_jax.reward.atoms import Tree
 from srt_jax.reward.canonical import cached_read, key
 from srt_jax.reward.compare import matches
+from srt_jax.reward.cursor import Tree
 from srt_jax.reward.expression import close, exact, fingerprint
 from srt_jax.reward.pool import Pool
 from srt_jax.reward.shape import MAX_LENGTH, Leaf, Read

@@ -14,7 +14,8 @@ Structures:
 import re
 from fractions import Fraction
 
-from srt_jax.reward.atoms import MAX_CHAIN, MAX_TOKENS, MINUS, ZERO, Atoms, Tree
+from srt_jax.reward.atoms import Atoms
+from srt_jax.reward.cursor import MAX_CHAIN, MAX_TOKENS, MINUS, ZERO, Tree
 from srt_jax.reward.latex import NotMathError, Token, plain, tokenize
 from srt_jax.reward.vocabulary import (
     ALIASES,

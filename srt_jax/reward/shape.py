@@ -12,7 +12,7 @@ from fractions import Fraction
 from math import gcd, lcm
 
 from srt_jax.reward.algebra import Algebra, rational, render
-from srt_jax.reward.atoms import MINUS, Tree
+from srt_jax.reward.cursor import MINUS, Tree
 from srt_jax.reward.expression import close, exact, fingerprint, is_complete
 from srt_jax.reward.latex import NotMathError, clean, group, plain, trim
 from srt_jax.reward.parse import parse

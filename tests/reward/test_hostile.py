@@ -20,7 +20,7 @@ def guarded(tmp_path, monkeypatch):
     with Grader(workers=2, memory_mb=MEMORY_MB) as grader:
         grader.self_test()
         yield grader
-        for worker in grader._pool._idle:
+        for worker in grader._pool._idle if os.path.isdir("/proc") else []:
             assert peak_memory_mb(worker.process.pid) < MEMORY_MB
     assert os.listdir(tmp_path) == []
 
