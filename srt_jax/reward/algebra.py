@@ -1,9 +1,9 @@
 """Exact arithmetic on expressions: a normal form with equal strings for equal values, in pure Python and bounded work.
 
 An expression becomes a sum of terms `coefficient * product of atom^exponent`, a dict {monomial: Fraction}; a monomial
-is a sorted tuple of (atom, Fraction exponent). Atoms are strings: "x" a symbol, "#2" a prime (with an exponent in (0,
-1): a radical), "@pi",
-"@i" (exponent 1), "b^[m]" the power of base b to monomial m, "(p)" a sum that is not expanded, "name(p)" a function.
+is a sorted tuple of (atom, Fraction exponent). Atoms are strings:
+    "x"  a symbol       "#2"  a prime, with an exponent in (0, 1): a radical       "@pi", "@e", "@i", "@log"
+    "b^[m]"  the power of base b to monomial m       "(p)"  a sum that is not expanded       "name(p)"  a function
 The form is complete (different strings mean different values) for rational numbers, radicals of integers, i, pi and
 polynomials in them; elsewhere two forms of one value may differ, and `symbolic.py` decides.
 """
