@@ -65,10 +65,10 @@ def timed(function, *arguments) -> tuple[float, int]:
 
 def hostile_batch() -> tuple[list[list[str]], list[str]]:
     """16 problems x 32 responses, 32 of them hostile; and the gold answers."""
-    hostile = [t for t in HOSTILE if len(t) < 5_000][:: len(HOSTILE) // 32][:26] + [a for p in TEMPTING[:3] for a in p]
+    hostile = [t for t in HOSTILE if len(t) < 5_000][:: len(HOSTILE) // 32][:26] + [a for p in TEMPTING[1:4] for a in p]
     problems = [[f"\\frac{{{i}}}{{{j % 4 + 1}}}" for j in range(32)] for i in range(16)]
     for k, text in enumerate(hostile):
-        problems[k % 16][k // 16] = text
+        problems[k // 2][k % 2] = text
     return problems, [str(i) for i in range(16) for _ in range(32)]
 
 

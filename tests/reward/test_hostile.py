@@ -68,11 +68,11 @@ def test_tempting_pairs_end(guarded):
 def test_a_batch_with_hostile_responses(guarded):
     """512 responses, 32 of them hostile, in under five seconds."""
     hostile = [text for text in HOSTILE if len(text) < 5_000][:: len(HOSTILE) // 32][:26] + [
-        a for p in TEMPTING[:3] for a in p
+        a for p in TEMPTING[1:4] for a in p
     ]
     problems = [[f"\\frac{{{i}}}{{{j % 4 + 1}}}" for j in range(32)] for i in range(16)]
     for k, text in enumerate(hostile):
-        problems[k % 16][k // 16] = text
+        problems[k // 2][k % 2] = text
     responses = [[f"We get \\boxed{{{answer}}}." for answer in problem] for problem in problems]
     start = time.monotonic()
     answers = [[a.text if (a := extract(r)) else None for r in problem] for problem in responses]
