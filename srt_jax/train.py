@@ -31,7 +31,7 @@ from srt_jax.rl.update import UpdateConfig, init_state, make_optimizer, make_upd
 from srt_jax.rollout.jax_sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "math-verify", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
 
 
 class TrainingStoppedError(RuntimeError):
