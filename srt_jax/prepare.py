@@ -44,7 +44,7 @@ def prepare(config: ConfigDict) -> Prepared:
     weights.check(directory)
     problems, prompts, line = encode_source("data", config.data, tokenizer, config)
     batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)  # raises where there are too few
-    if config.labels.source == "ground_truth" and all(p.answer is None for p in problems):
+    if config.labels.source == "ground_truth" and all(p.answer is None and p.metadata is None for p in problems):
         raise DataError(f"labels.source is 'ground_truth', but no problem of {config.data.path} has an answer in "
                         f"data.answer_column={config.data.answer_column!r}.")
     eval_sets, report = encode_eval_sets(config, tokenizer)

@@ -39,8 +39,7 @@ def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]],
     # One call grades the samples and each vote's winner: the workers see all there is to do at once.
     true = true_rewards(problems, [[*row, winner] for row, winner in zip(answers, winners)], grader)
     true, majority_correct = true[:, :-1], true[:, -1]
-    labels, rewards = LABELS[source](problems, groups, votes, true)
-    labelled = np.array([label is not None for label in labels])
+    labels, labelled, rewards = LABELS[source](problems, groups, votes, true)
     label_correct = majority_correct if source == "vote" else np.where(np.isnan(majority_correct), np.nan, 1.0)
     return Graded(answers, groups, votes, labels, rewards, labelled, true, majority_correct, label_correct)
 
@@ -65,12 +64,12 @@ def true_rewards(problems: Sequence[Problem], answers: Sequence[Sequence[str | N
 def _from_vote(problems, groups, votes, true):
     """SRT: the label is the majority vote; the reward is membership in its group, so that every voter gets 1."""
     rewards = [[float(v.label is not None and g == v.group) for g in row] for row, v in zip(groups, votes)]
-    return [v.label for v in votes], np.array(rewards, np.float32)
+    return [v.label for v in votes], np.array([v.label is not None for v in votes]), np.array(rewards, np.float32)
 
 
 def _from_ground_truth(problems, groups, votes, true):
-    """RLVR: the label is the known answer; a problem without one is discarded."""
-    return [problem.answer for problem in problems], np.nan_to_num(true)
+    """RLVR: the label is the known answer, or the task's own scorer; a problem with neither is discarded."""
+    return [problem.answer for problem in problems], ~np.isnan(true[:, 0]), np.nan_to_num(true)
 
 
 LABELS = {"vote": _from_vote, "ground_truth": _from_ground_truth}

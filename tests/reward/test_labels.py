@@ -38,8 +38,7 @@ def test_votes(graded):
     assert result.rewards.tolist() == [[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
     assert (result.rewards.dtype, result.labelled.dtype) == (np.float32, bool)
     assert result.groups[3] == [0, 0, 1, 2]
-    np.testing.assert_array_equal(
-        result.true_rewards, [[1, 1, 0, 0], [NAN] * 4, [0, 0, 0, 0], [0, 0, 1, 0]])
+    np.testing.assert_array_equal(result.true_rewards, [[1, 1, 0, 0], [NAN] * 4, [0, 0, 0, 0], [0, 0, 1, 0]])
     np.testing.assert_array_equal(result.majority_correct, [1, NAN, 0, 0])
     np.testing.assert_array_equal(result.label_correct, [1, NAN, 0, 0])
 
@@ -54,9 +53,14 @@ def test_ground_truth(graded):
 
 
 @pytest.mark.parametrize(
-    ("threshold", "labels"), [
-        (0.5, ["4", "2", None, "8"]), (0.51, [None, "2", None, None]), (0.75, [None, "2", None, None]),
-        (0.76, [None] * 4)])
+    ("threshold", "labels"),
+    [
+        (0.5, ["4", "2", None, "8"]),
+        (0.51, [None, "2", None, None]),
+        (0.75, [None, "2", None, None]),
+        (0.76, [None] * 4),
+    ],
+)
 def test_a_label_needs_its_share_of_all_samples(graded, threshold, labels):
     result = graded(threshold=threshold)
     assert result.labels == labels
@@ -83,10 +87,17 @@ def test_metrics_by_hand(graded):
     expected = {
         "pseudo_reward": 7 / 12,  # right, unknown, wrong
         "true_reward": 3 / 12,  # right, silent, wrong
-        "majority_accuracy": 1 / 3, "majority_gain": 1 / 3 - 3 / 12,
-        "label_accuracy": 1 / 2, "reward_accuracy": 5 / 8,  # right, wrong
-        "labelled": 3 / 4, "vote_share": 1.75 / 4, "vote_share_parsed": (2 / 3 + 3 / 4 + 0 + 1 / 2) / 4, "ties": 0,
-        "parse_rate": 11 / 16, "distinct_answers": 7 / 4, "top_answer_share": 1 / 4,
+        "majority_accuracy": 1 / 3,
+        "majority_gain": 1 / 3 - 3 / 12,
+        "label_accuracy": 1 / 2,
+        "reward_accuracy": 5 / 8,  # right, wrong
+        "labelled": 3 / 4,
+        "vote_share": 1.75 / 4,
+        "vote_share_parsed": (2 / 3 + 3 / 4 + 0 + 1 / 2) / 4,
+        "ties": 0,
+        "parse_rate": 11 / 16,
+        "distinct_answers": 7 / 4,
+        "top_answer_share": 1 / 4,
     }
     found = metrics(graded())
     assert found.keys() == {f"label/{name}" for name in expected}
@@ -119,8 +130,10 @@ def test_reasoning_gym_problems_are_scored_by_their_task(graded, grader):
 
     config = {"seed": 1, "size": 2}
     entries = list(reasoning_gym.create_dataset("basic_arithmetic", **config))
-    known = [problem(str(i), entry["answer"], metadata={"task": "basic_arithmetic", "config": config, "entry": entry})
-             for i, entry in enumerate(entries)]
+    known = [
+        problem(str(i), entry["answer"], metadata={"task": "basic_arithmetic", "config": config, "entry": entry})
+        for i, entry in enumerate(entries)
+    ]
     mixed = [known[0], problem("plain", "1/2"), known[1]]
     answers = [[entries[0]["answer"], "nonsense"], ["0.5", "2"], [None, entries[1]["answer"]]]
     expected = [[1, 0], [1, 0], [0, 1]]
@@ -130,7 +143,6 @@ def test_reasoning_gym_problems_are_scored_by_their_task(graded, grader):
     assert result.labelled.all()
 
 
-@pytest.mark.xfail(strict=True, reason="labels.LABELS['ground_truth'] asks for problem.answer, not for a true reward")
 def test_a_task_that_scores_without_an_answer_still_gives_ground_truth(graded):
     """As graph_color and rush_hour: the scorer alone knows what is right."""
     import reasoning_gym
