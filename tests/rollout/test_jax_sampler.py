@@ -103,18 +103,21 @@ def allowed_by(probabilities, top_k, top_p):
 
 
 def test_truncated_draws_stay_in_the_set_with_its_frequencies():
-    prompt, top_k, top_p = [9, 9, 4, 0], 7, 0.7
+    prompt, top_k, top_p = [9, 9, 4, 0], 12, 0.7
     by = sampler(prompts_per_call=1)
-    rollouts = generate([prompt], n=2000, temperature=1.5, max_tokens=1, by=by, top_k=top_k, top_p=top_p)
-    probabilities = next_token_probabilities(prompt, 1.5)
+    rollouts = generate([prompt], n=2000, temperature=2.0, max_tokens=1, by=by, top_k=top_k, top_p=top_p)
+    probabilities = next_token_probabilities(prompt, 2.0)
     allowed = allowed_by(probabilities, top_k, top_p)
-    assert len(allowed) > 3
+    unlike = [allowed_by(next_token_probabilities(prompt), top_k, top_p), allowed_by(probabilities, -1, top_p)]
+    assert len(allowed) > 3 and allowed not in unlike  # the temperature comes first, and both limits count
     kept = np.zeros(VOCAB)
     kept[allowed] = probabilities[allowed] / probabilities[allowed].sum()
     tokens = rollouts.tokens[0, :, 0]
     assert set(tokens.tolist()) == set(allowed)
     np.testing.assert_allclose(rollouts.logprobs[0, :, 0], np.log(kept[tokens]), atol=1e-4)
     assert_frequencies(np.bincount(tokens, minlength=VOCAB), kept)
+    assert (rollouts.lengths == 1).all()  # the limit is one token
+    assert np.array_equal(rollouts.stopped[0], np.isin(tokens, STOPS))
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.8, 1.0])
@@ -132,21 +135,21 @@ def next_logits(params, tokens, length):
     return model.logits(model(tokens[None]))[0, length - 1]
 
 
-def greedy(prompt):
+def greedy(prompt, stops=()):
     """Naive: a full forward pass over the growing sequence for every token."""
-    tokens = list(prompt)
-    while len(tokens) < len(prompt) + T:
-        padded = np.array(tokens + [0] * (16 - len(tokens)))
-        tokens.append(int(next_logits(decoder()[1], padded, len(tokens)).argmax()))
-        if tokens[-1] in STOPS:
-            break
-    return tokens[len(prompt):]
+    response = []
+    while len(response) < T and not set(response) & set(stops):
+        sequence = [*prompt, *response]
+        padded = np.array(sequence + [0] * (16 - len(sequence)))
+        response.append(int(next_logits(decoder()[1], padded, len(sequence)).argmax()))
+    return response
 
 
 def test_temperature_zero_is_the_naive_greedy_loop():
-    rollouts = generate(SHORT, n=2, temperature=0.0)
-    expected = [greedy(prompt) for prompt in SHORT]
-    assert len({len(response) for response in expected}) > 1  # some stop, some are cut
+    stops = (greedy(SHORT[1])[-1], greedy(SHORT[2])[T // 2])
+    rollouts = generate(SHORT, n=2, temperature=0.0, by=sampler(stop_ids=stops))
+    expected = [greedy(prompt, stops) for prompt in SHORT]
+    assert len({len(response) for response in expected}) > 1
     for responses, response in zip(rollouts.responses(), expected):
         assert [r.tolist() for r in responses] == [response, response]
 
@@ -178,13 +181,6 @@ def test_shapes_types_and_version():
     assert (rollouts.logprobs.dtype, rollouts.stopped.dtype) == (np.float32, bool)
     assert rollouts.version == 11
     assert rollouts.prompts == PROMPTS
-
-
-def test_one_token_responses():
-    rollouts = generate(SHORT, n=40, max_tokens=1)
-    assert (rollouts.lengths == 1).all()
-    assert np.array_equal(rollouts.stopped, np.isin(rollouts.tokens[..., 0], STOPS))
-    assert rollouts.stopped.any() and not rollouts.stopped.all()
 
 
 def test_a_prompt_beyond_the_last_bucket_is_an_error():
@@ -258,7 +254,7 @@ def test_neighbours_order_and_call_do_not_matter():
 
 
 def test_more_samples_begin_with_the_same_ones():
-    few, many = generate(SHORT, n=3), generate(SHORT, n=5)
+    few, many = generate(SHORT, n=3), generate(SHORT, n=40)
     assert np.array_equal(many.tokens[:, :3], few.tokens)
     assert not np.array_equal(many.tokens[:, 3], few.tokens[:, 0])
 
@@ -305,18 +301,16 @@ def test_decoding_ends_with_the_longest_response(monkeypatch):
 
 
 def test_new_parameters_change_the_rollouts_and_the_version():
-    graphdef, params = decoder()
-    mesh = mesh_of()
-    loaded = JaxSampler(graphdef, mesh, STOPS, (4, 8), 4)
-    loaded.load(place(params, mesh), 1)
-    first = generate(SHORT, by=loaded)
-    loaded.load(place(decoder(seed=1)[1], mesh), 2)
-    second = generate(SHORT, by=loaded)
-    assert (first.version, second.version) == (1, 2)
-    assert not same(first, second)
-    loaded.load(place(params, mesh), 3)
-    assert same(generate(SHORT, by=loaded), first)
-    loaded.close()
+    first = generate()
+    loaded = sampler()
+    try:
+        loaded.load(place(decoder(seed=1)[1], mesh_of()), 12)
+        second = generate()
+    finally:
+        loaded.load(place(decoder()[1], mesh_of()), 11)
+    assert (first.version, second.version) == (11, 12)
+    assert all((first.tokens[p] != second.tokens[p]).any() for p in range(len(PROMPTS)))
+    assert same(generate(), first)
 
 
 def test_each_shape_is_compiled_once():
