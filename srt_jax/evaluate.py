@@ -22,7 +22,6 @@ def evaluation_config(model: str, data: str | None, config: ConfigDict | None) -
     run = pathlib.Path(model)
     if (run / "final").is_dir() and config is None:
         config = ConfigDict(json.loads((run / "config.json").read_text()))
-        config.batch.length_buckets = tuple(config.batch.length_buckets)
     config = (base() if config is None else config).copy_and_resolve_references()
     config.name = config.name or "evaluate"
     config.model.path = str(run / "final") if (run / "final").is_dir() else model

@@ -53,7 +53,7 @@ def metrics(graded: Graded, rollouts: Rollouts, k: int) -> dict[str, float]:
         correct = graded.true_rewards[known].sum(1)
         out[f"avg@{k}"] = float(correct.mean() / k)
         out[f"maj@{k}"] = float(graded.majority_correct[known].mean())
-        for j in {1 << i for i in range(1, k.bit_length()) if 1 << i <= k} | {k}:
+        for j in sorted({1 << i for i in range(1, k.bit_length())} | {k}):
             out[f"pass@{j}"] = float(np.mean([pass_at(k, int(c), j) for c in correct]))
     return out
 
