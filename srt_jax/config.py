@@ -124,6 +124,7 @@ def validate(config: ConfigDict) -> None:
     longest = c.batch.max_prompt_tokens + c.batch.max_response_tokens
     _buckets(c, "batch.length_buckets", longest, "batch.max_prompt_tokens + batch.max_response_tokens")
     _buckets(c, "rollout.prompt_buckets", c.batch.max_prompt_tokens, "batch.max_prompt_tokens")
+    _require(c.eval.top_k == -1 or c.eval.top_k >= 1, f"eval.top_k is {c.eval.top_k}: give -1 for all, or at least 1.")
     _require(0 < c.eval.top_p <= 1, f"eval.top_p is {c.eval.top_p}: it lies in (0, 1].")
 
 

@@ -26,7 +26,7 @@ def evaluate(eval_set: EvalSet, sampler, tokenizer, grader, *, samples: int, sam
     seeds = problem_seeds(seed, "eval", 0, [p.id for p in eval_set.problems])
     rollouts = sampler.generate(eval_set.prompts, samples, sampling, seeds)
     graded = grade_rollouts(eval_set.problems, extract_answers(rollouts, tokenizer, style), grader)
-    return metrics(graded, rollouts, samples), rollouts, graded
+    return metrics(graded, rollouts), rollouts, graded
 
 
 def extract_answers(rollouts: Rollouts, tokenizer, style: str) -> list[list[str | None]]:
@@ -39,8 +39,9 @@ def extract_answers(rollouts: Rollouts, tokenizer, style: str) -> list[list[str 
     return [texts_of[i:i + n] for i in range(0, len(texts_of), n)]
 
 
-def metrics(graded: Graded, rollouts: Rollouts, k: int) -> dict[str, float]:
+def metrics(graded: Graded, rollouts: Rollouts) -> dict[str, float]:
     """avg@k, maj@k, pass@k (means over problems with a known answer), vote share, parse rate, length, truncation."""
+    k = graded.rewards.shape[1]
     out = {
         "vote_share": float(np.mean([v.share for v in graded.votes])),
         "parse_rate": float(np.mean([v.parsed for v in graded.votes]) / k),

@@ -157,8 +157,8 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
         print(f"going on from step {start} of {config.steps} in {directory}")
     update = make_update(graphdef, optimizer, UpdateConfig(
         samples_per_prompt=config.batch.samples_per_prompt, microbatch_sequences=config.batch.microbatch_sequences,
-        temperature=config.rollout.temperature, old_logprobs=config.rollout.old_logprobs,
-        logprob_chunk=config.model.logprob_chunk, **config.rl), mesh, state)
+        max_response_tokens=config.batch.max_response_tokens, temperature=config.rollout.temperature,
+        old_logprobs=config.rollout.old_logprobs, logprob_chunk=config.model.logprob_chunk, **config.rl), mesh, state)
     sampler = JaxSampler(
         graphdef, mesh, prepared.stop_ids, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
     sampler.load(state.params, start)
@@ -229,7 +229,8 @@ def progress_summary(values: dict) -> str:
     """The few numbers of the progress line."""
     shown = [("reward", "label/pseudo_reward"), ("true", "label/true_reward"), ("label", "label/label_accuracy"),
              ("share", "label/vote_share"), ("kl", "update/kl"), ("s/step", "time/step")]
-    return "  ".join(f"{name} {float(values[key]):.3f}" for name, key in shown if not np.isnan(values[key]))
+    return "  ".join(f"{name} {float(values[key]):.3f}" for name, key in shown
+                     if key in values and not np.isnan(values[key]))
 
 
 # ---- end

@@ -103,7 +103,7 @@ def test_pass_at_powers_of_two_and_at_k(grader, k, tags):
     one = rollouts_of([SOLVED])
     repeated = Rollouts(one.prompts, *(np.repeat(x[:, :1], k, 1) for x in (one.tokens, one.lengths, one.logprobs,
                                                                          one.stopped)), 0)
-    values = metrics(grade_rollouts([SOLVED], [["8"] * k], grader), repeated, k)
+    values = metrics(grade_rollouts([SOLVED], [["8"] * k], grader), repeated)
     assert {name for name in values if name.startswith("pass@")} == {f"pass@{j}" for j in tags}
     assert values[f"avg@{k}"] == values[f"maj@{k}"] == values[f"pass@{k}"] == 1
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from srt_jax.data.base import Problem
 from srt_jax.reward import vote
+from srt_jax.reward.canonical import canonical
 from srt_jax.reward.grader import Grader
 
 
@@ -35,7 +36,7 @@ def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]],
     """Votes, labels, rewards and true rewards of the answers [P][n] to P problems; `source` is a key of LABELS."""
     groups = grader.groups(answers)
     votes = [vote.majority(a, g, threshold) for a, g in zip(answers, groups)]
-    winners = [v.representatives[v.counts.index(max(v.counts))] if v.counts else None for v in votes]
+    winners = [_winner(v) for v in votes]
     # One call grades the samples and each vote's winner: the workers see all there is to do at once.
     true = true_rewards(problems, [[*row, winner] for row, winner in zip(answers, winners)], grader)
     true, majority_correct = true[:, :-1], true[:, -1]
@@ -80,7 +81,7 @@ def metrics(graded: Graded) -> dict[str, float]:
     true, labelled, votes = graded.true_rewards, graded.labelled, graded.votes
     known = ~np.isnan(true[:, 0])
     judged = known & labelled
-    winners = collections.Counter(v.label for v in votes if v.label is not None)
+    winners = collections.Counter(canonical(_winner(v)) for v in votes if v.counts)
     parsed = np.array([v.parsed for v in votes])
     n = graded.rewards.shape[1]
     return {
@@ -99,6 +100,11 @@ def metrics(graded: Graded) -> dict[str, float]:
         # After a collapse every prompt gets the same answer: this nears 1 while the vote shares look fine.
         "label/top_answer_share": winners.most_common(1)[0][1] / len(votes) if winners else 0.0,
     }
+
+
+def _winner(v: vote.Vote) -> str | None:
+    """The text of the largest group, below the threshold too; None where nobody could be parsed."""
+    return v.representatives[v.counts.index(max(v.counts))] if v.counts else None
 
 
 def _mean(values) -> float:

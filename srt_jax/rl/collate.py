@@ -23,11 +23,9 @@ def collate(rollouts: Rollouts, rewards: np.ndarray, labelled: np.ndarray, bucke
     S = bucket(lengths.max(), buckets)
     tokens = np.zeros((P * n, S), np.int32)
     logprobs = np.zeros((P * n, S), np.float32)
-    for p, prompt in enumerate(rollouts.prompts):
-        tokens[p * n:(p + 1) * n, :len(prompt)] = prompt
     for b, (start, end) in enumerate(zip(prompt_lengths, lengths)):
         p, i = divmod(b, n)
-        tokens[b, start:end] = rollouts.tokens[p, i, :end - start]
+        tokens[b, :end] = np.concatenate([rollouts.prompts[p], rollouts.tokens[p, i, :end - start]])
         logprobs[b, start:end] = rollouts.logprobs[p, i, :end - start]
     batch = Batch(tokens, prompt_lengths, lengths.astype(np.int32), rewards.reshape(-1).astype(np.float32),
                   np.repeat(labelled, n), logprobs)

@@ -27,7 +27,10 @@ from srt_jax.rl.advantages import ADVANTAGES
 
 @flax.struct.dataclass
 class TrainState:
-    """What a checkpoint holds: float32 parameters, AdamW's moments, the number of steps taken."""
+    """What a checkpoint holds: float32 parameters, AdamW's moments, the number of steps taken.
+
+    A step in which nothing is labelled counts in `step`, but not in AdamW's own count.
+    """
     params: Any
     opt_state: Any
     step: jax.Array
@@ -82,9 +85,12 @@ def init_state(params, optimizer, mesh: Mesh) -> TrainState:
 def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: TrainState):
     """update(state, reference_params, batch) -> (state, metrics): compiled once per batch shape, donates the state.
 
-    `state` (arrays or abstract arrays with shardings) fixes where the new state lies. Metrics are float32 scalars,
-    means over the response tokens or the sequences of labelled prompts.
+    `state` (arrays or abstract arrays with shardings) fixes where the new state lies. Metrics are scalars, means over
+    the response tokens or the sequences of labelled prompts. Raises ValueError where the micro-batch does not divide.
     """
+    if config.microbatch_sequences % sharding.num_row_shards(mesh):
+        raise ValueError(f"microbatch_sequences is {config.microbatch_sequences}: the {sharding.num_row_shards(mesh)} "
+                         "data x fsdp shards of the mesh must divide it.")
     if config.loss_aggregation == "seq-mean-token-sum-norm" and config.max_response_tokens < 1:
         raise ValueError("loss_aggregation seq-mean-token-sum-norm divides by max_response_tokens: give it.")
     state_sharding = jax.tree.map(lambda x: x.sharding, state)
@@ -111,20 +117,21 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
         new = TrainState(optax.apply_updates(state.params, updates), opt_state, state.step)
         new = jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, state).replace(step=state.step + finite)
         tokens, sequences = jnp.maximum(mask.sum(), 1), jnp.maximum(batch.labelled.sum(), 1)
-        return new, {
+        metrics = {
             "loss": sums["loss"],
             "grad_norm": grad_norm,
             "finite": finite,
             "updated": keep,
             "entropy": sums["entropy"] / tokens,
-            "kl": kl.sum() / tokens,
-            "kl_per_sequence": kl.sum() / sequences,
             "return": returns.sum() / sequences,
             "advantage_abs": jnp.abs(advantages).sum() / sequences,
             "logprob_gap_mean": sums["gap"] / tokens,
             "logprob_gap_max": sums["gap_max"],
             "weights_moved_bf16": _moved_bf16(state.params, new.params),
         }
+        if config.kl_coef:
+            metrics |= {"kl": kl.sum() / tokens, "kl_per_sequence": kl.sum() / sequences}
+        return new, metrics
 
     return jax.jit(update, donate_argnums=0, out_shardings=(state_sharding, sharding.replicated(mesh)))
 

@@ -9,7 +9,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. top_p < 1 and top_k >= 0 are for evaluation only: the trainer knows no truncation."""
+    """How tokens are drawn. top_p < 1 and top_k >= 1 are for evaluation only: the trainer knows no truncation.
+
+    Equal logits at the edge of top_k or top_p are all kept.
+    """
     max_tokens: int
     temperature: float = 1.0  # 0: the most likely token
     top_p: float = 1.0
@@ -21,8 +24,8 @@ class Rollouts:
     """n responses to each of P prompts, as token ids.
 
     tokens [P, n, T] int32, right-padded with 0, the stop token included; lengths [P, n] int32; logprobs [P, n, T]
-    float32 of the sampled tokens under the distribution they were drawn from; stopped [P, n] bool: ended by a stop
-    token (else cut at max_tokens); version: of the weights that sampled.
+    float32 of the sampled tokens under the distribution they were drawn from (at temperature 0: the untempered one);
+    stopped [P, n] bool: ended by a stop token, else cut at max_tokens; version: of the weights that sampled.
     """
     prompts: list[list[int]]
     tokens: np.ndarray
