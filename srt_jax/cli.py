@@ -1,4 +1,5 @@
 """What the jobs' command lines share: wrong input is told in one sentence, with exit status 2."""
+import errno
 import re
 import sys
 
@@ -29,6 +30,11 @@ def _guarded(main, argv) -> int:
         return main(argv)
     except USER_ERRORS as e:
         return complain(str(e))
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        return complain(f"{e.filename or 'a file'} could not be written ({e.strerror}): free some space, or change the "
+                        "output folder; the last checkpoint is whole.")
 
 
 def _parse(argv):

@@ -109,16 +109,17 @@ class Phases:
 class RunLog:
     """Writes one record per step to metrics.jsonl and TensorBoard, and shows where the run stands."""
 
-    def __init__(self, directory: pathlib.Path, total_steps: int, keep_until: int = 0):
-        """keep_until: records after this step are of a run that was cut off, and are dropped before it goes on."""
+    def __init__(self, directory: pathlib.Path, total_steps: int, last_step: int | None = None):
+        """last_step: of the checkpoint a run goes on from; what was recorded after it is dropped. None: afresh."""
         self.directory, self.total_steps = directory, total_steps
         (directory / "rollouts").mkdir(parents=True, exist_ok=True)
         self._path = directory / "metrics.jsonl"
+        last = -1 if last_step is None else last_step
         if self._path.exists():
-            _keep_records(self._path, keep_until)
+            _keep_records(self._path, last)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=keep_until + 1 if keep_until else None)
-        self._started, self._first_step = time.perf_counter(), keep_until
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=last + 1)
+        self._started, self._first_step = time.perf_counter(), max(last, 0)
         self._live = sys.stderr.isatty()
 
     def write(self, step: int, values: dict[str, float]) -> None:

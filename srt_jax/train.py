@@ -113,9 +113,11 @@ def train_step(run: Run, state, step: int):
             run.log.text("rollouts", metrics.markdown_table(rows[:config.log.shown]), step)
     if not update_metrics["finite"]:
         save(run, state, step - 1, evaluated=False)
+        export(run, state, "last_good")
         raise TrainingStoppedError(
             f"the gradient of step {step} is not finite; the state before it is saved in {run.directory}: look at "
-            f"rollouts/step_{step:06d}.jsonl.gz, then lower optimizer.learning_rate or the gradient clip.")
+            f"rollouts/step_{step:06d}.jsonl.gz, then start a new run with a lower optimizer.learning_rate and "
+            f"model.path={run.directory}/last_good.")
     run.sampler.load(state.params, step)
     tokens = int(rollouts.lengths.sum())
     return state, labels.metrics(graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
@@ -164,7 +166,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     sampler.load(state.params, start)
     grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout)
     grader.self_test()
-    log = metrics.RunLog(directory, config.steps, keep_until=start)
+    log = metrics.RunLog(directory, config.steps, last_step=start or None)
     return Run(config, prepared, directory, mesh, reference, update, sampler, grader, log, checkpoints, record,
                metrics.Phases(record["seconds"]), metrics.CompilationCounter()), state, start
 
@@ -250,11 +252,16 @@ def save(run: Run, state, step: int, evaluated: bool) -> None:
         run.checkpoints.save(step, state, run.record, score(evals, run.config))
 
 
+def export(run: Run, state, name: str) -> None:
+    """The weights as a Hugging Face directory in the run folder, with the initial model's tokenizer."""
+    weights.save(run.directory / name, state.params, run.prepared.hf_config, run.config.model.dtype,
+                 tokenizer_from=run.prepared.model_directory)
+
+
 def finish(run: Run, state) -> dict:
     """Exports the final weights, writes summary.json and closes everything."""
     config, evals = run.config, {int(step): values for step, values in run.record["evals"].items()}
-    weights.save(run.directory / "final", state.params, run.prepared.hf_config, config.model.dtype,
-                 tokenizer_from=run.prepared.model_directory)
+    export(run, state, "final")
     scored = {step: score(values, config) for step, values in evals.items() if score(values, config) is not None}
     best = max(scored, key=scored.get) if scored else None
     summary = {

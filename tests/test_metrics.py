@@ -27,10 +27,18 @@ def test_records_scalars_and_texts_reach_file_and_board(tmp_path):
 def test_resuming_drops_records_after_the_checkpoint_and_half_lines(tmp_path):
     lines = [json.dumps({"step": s, "x": s}) for s in range(5)] + ['{"step": 5, "x"']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    log = metrics.RunLog(tmp_path, total_steps=9, keep_until=2)
+    log = metrics.RunLog(tmp_path, total_steps=9, last_step=2)
     log.write(3, {"x": 30.0})
     log.close()
     assert [(r["step"], r["x"]) for r in metrics.read_metrics(tmp_path)] == [(0, 0), (1, 1), (2, 2), (3, 30.0)]
+
+
+def test_a_run_that_starts_afresh_drops_what_a_crash_left(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 0, "x": 1}) + "\n")
+    log = metrics.RunLog(tmp_path, total_steps=9)
+    log.write(0, {"x": 2.0})
+    log.close()
+    assert metrics.read_metrics(tmp_path) == [{"step": 0, "x": 2.0}]
 
 
 def test_rollout_files_are_identical_for_identical_rows(tmp_path):

@@ -96,27 +96,16 @@ def test_a_finished_run_is_not_run_again(miniature, tmp_path, capsys):
     assert "is complete" in capsys.readouterr().out
 
 
-def test_a_run_folder_of_another_config_data_or_model_is_refused(miniature, tmp_path):
+def test_a_run_folder_of_another_config_is_refused(miniature, tmp_path):
     train(small_config(miniature, tmp_path, name="run", steps=1))
     other = small_config(miniature, tmp_path, name="run", steps=2)
     other.optimizer.learning_rate = 5e-4
     with pytest.raises(CheckpointError, match=r"differs in optimizer\.learning_rate \(0\.0002 there, 0\.0005 here\)"):
         train(other)
-    grown = small_config(miniature, tmp_path, name="run", steps=2)
-    changed = tmp_path / "changed"
-    changed.mkdir()
-    for file in miniature.iterdir():
-        (changed / file.name).write_bytes(file.read_bytes())
-    text = (changed / "train.jsonl").read_text()
-    (changed / "train.jsonl").write_text(text.replace('"answer": "', '"answer": "1', 1))
-    identity = {"data": "x", "model": "y", "config": {}}
-    with pytest.raises(CheckpointError, match="differs in data contents"):
-        train_module.check_same_run(identity, identity | {"data": "z"}, "run")
-    with pytest.raises(CheckpointError, match="differs in model contents"):
-        train_module.check_same_run(identity, identity | {"model": "z"}, "run")
-    original = (miniature / "train.jsonl").read_text()
-    assert text == original
-    train(grown)
+    config = small_config(miniature, tmp_path, name="run", steps=2)
+    config.data.limit = 32
+    with pytest.raises(CheckpointError, match=r"differs in data\.limit \(64 there, 32 here\)"):
+        train(config)
 
 
 def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(miniature, tmp_path, monkeypatch):
@@ -133,8 +122,11 @@ def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(minia
         return graded
 
     monkeypatch.setattr(train_module.labels, "grade_rollouts", poisoned)
-    with pytest.raises(TrainingStoppedError, match="gradient of step 3 is not finite"):
+    with pytest.raises(TrainingStoppedError, match="gradient of step 3 is not finite") as stopped:
         train(config)
+    assert "last_good" in str(stopped.value)
+    _, exported, _ = weights.load(tmp_path / "nan" / "last_good")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(exported))
     leaves = state_leaves(tmp_path / "nan")
     assert all(np.isfinite(leaf).all() for leaf in leaves.values())
     straight = small_config(miniature, tmp_path, name="two", steps=2)
