@@ -21,6 +21,8 @@ def test_records_scalars_and_texts_reach_file_and_board(tmp_path):
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [(e.step, e.value) for e in board.Scalars("label/pseudo_reward")] == [(1, 0.25)]
+    meaning = board.SummaryMetadata("label/pseudo_reward").summary_description
+    assert meaning == metrics.TAGS["label/pseudo_reward"]
     assert "probes/text_summary" in board.Tags()["tensors"]
 
 
