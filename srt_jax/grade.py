@@ -130,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if bool(options.pairs) == options.vote or options.vote != bool(options.predictions):
         parser.error("give either --pairs FILE, or --vote with --predictions FILE")
+    if options.workers < 1:
+        parser.error("--workers needs to be 1 at least")
     try:
         started = time.monotonic()
         with Grader(workers=options.workers, match=options.match) as grader:

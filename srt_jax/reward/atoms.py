@@ -7,6 +7,9 @@ from srt_jax.reward.cursor import MAX_DIGITS, MINUS, ONE, Cursor, Tree
 from srt_jax.reward.latex import NotMathError
 from srt_jax.reward.vocabulary import ALIASES, BASE_WORDS, CONSTANTS, DECORATIONS, FIGURES, FUNCTIONS, GREEK, MATRICES
 
+COMMA = dict.fromkeys(map(ord, ","))  # what names may contain, as tables for str.translate
+LAYOUT = dict.fromkeys(map(ord, "*|"))
+
 
 class Atoms(Cursor):
     """Everything that may stand between two operators."""
@@ -168,8 +171,8 @@ class Atoms(Cursor):
             return ("fn", name, argument[2] if argument[0] == "tuple" else (argument,))
         return ("sym", name)
 
-    def subscript(self) -> str:
-        """The subscript as a name: letters, digits and commas of one token or group, nothing like arithmetic."""
+    def subscript(self, signs: dict[int, None] = COMMA) -> str:
+        """The subscript as a name: letters, digits and `signs` of one token or group, nothing like arithmetic."""
         parts = []
         if self.is_symbol("{"):
             self.at += 1
@@ -179,7 +182,7 @@ class Atoms(Cursor):
         else:
             parts.append(self.take())
         name = "".join(parts).replace(" ", "")
-        if not name.replace(",", "").replace("*", "").isalnum():
+        if not name.translate(signs).isalnum():
             raise NotMathError("a subscript that is not a name")
         return name
 
@@ -352,11 +355,11 @@ class Atoms(Cursor):
     def matrix(self) -> Tree:
         """An environment of rows; `cases` and one-column `aligned` are lists of their rows."""
         self.at += 1
-        environment = self.subscript()
+        environment = self.subscript(LAYOUT)
         if environment.rstrip("*") not in MATRICES:
             raise NotMathError("an unknown environment")
         if environment == "array" and self.is_symbol("{"):
-            self.subscript()
+            self.subscript(LAYOUT)
         self.descend()
         self.brackets += 1
         rows: list[tuple[Tree, ...]] = []
@@ -374,7 +377,7 @@ class Atoms(Cursor):
             if not self.is_command("\\", "end"):
                 raise NotMathError("a row that does not end")
         self.at += 1
-        if self.subscript() != environment:
+        if self.subscript(LAYOUT) != environment:
             raise NotMathError("another environment ends")
         self.brackets -= 1
         self.depth -= 1

@@ -23,7 +23,10 @@ RELATIVE = Fraction(2, 1000)  # and how far it may be off at most
 NOISE = Fraction(1, 10**9)
 SAME = 1e-12  # relative difference below which two constants are one
 _CHOICE = re.compile(r"(?:\\(?:text|math)[a-z]{0,6}\{)?(?i:option |choice |answer )?\(?([A-Z])(?:[).:]|$)")
-_SPACED_UNIT = re.compile(r"(.*[\d}])(?:\\[,;: ]| ) ?[mgshlLNJWVAKCF](?:\^\{?[23]\}?)?(?:/[mgshlLK](?:\^\{?[23]\}?)?)?")
+_UNIT = r"[mgshlLNJWVAKCF](?:\^\{?[23]\}?)?"
+_SPACED_UNIT = re.compile(rf"(.*[\d}}])(?:\\[,;: ]| ) ?(?:{_UNIT}(?:/{_UNIT})?|\\[dt]?frac\{{{_UNIT}\}}\{{{_UNIT}\}})")
+_MODULUS = re.compile(r"\(?\\p?mod(?![a-z])|\(\\(?:text|mathrm)\{ ?mod")
+_COLON = re.compile(r"(\d+) ?: ?(\d+)")
 _ORDERED = {"tuple", "matrix", "assign"}
 _HALF_DAY = 12 * 3600
 
@@ -39,7 +42,16 @@ def matches(prediction: Read, gold: Read, prove: Prove) -> bool:
     if choice and gold.tree == ("sym", choice[1]):
         return True
     p, g = (_without_unit(side) for side in (prediction, gold))
+    if bool(_MODULUS.search(p.text)) != bool(_MODULUS.search(g.text)):  # 7 for 7 (mod 10)
+        p, g = (read(_MODULUS.split(side.text)[0]) for side in (p, g))
+    if p.tree[0] != g.tree[0] and "time" in (p.tree[0], g.tree[0]):  # 9:16 may be a time and a ratio
+        return _node(_as_ratio(p), _as_ratio(g), prove)
     return (p, g) != (prediction, gold) and _node(p.tree, g.tree, prove)
+
+
+def _as_ratio(side: Read) -> Tree:
+    match = _COLON.fullmatch(side.text)
+    return ("ratio", tuple(("num", Fraction(n), None) for n in match.groups())) if match else side.tree
 
 
 def _without_unit(side: Read) -> Read:
@@ -80,6 +92,9 @@ def _items(tree: Tree) -> tuple[Tree, ...] | None:
 
 
 def _collections(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree], prove: Prove) -> bool:
+    if "matrix" in (p[0], g[0]):
+        p, g = _as_matrix(p), _as_matrix(g)
+        ps, gs = _items(p), _items(g)
     if len(ps) != len(gs):
         return False
     kinds = p[0], g[0]
@@ -95,6 +110,13 @@ def _collections(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree], prove
     if all(_node(a, b, prove) for a, b in zip(ps, gs)):
         return True
     return not _ORDERED & set(kinds) and _order_is_open(p, g, ps, gs) and _matching(ps, gs, prove)
+
+
+def _as_matrix(tree: Tree) -> Tree:
+    """`[[1,2],[3,4]]` as a matrix; other trees as they are."""
+    if tree[0] == "tuple" and all(item[0] == "tuple" for item in tree[2]) and len({len(i[2]) for i in tree[2]}) == 1:
+        return ("matrix", tuple(item[2] for item in tree[2]))
+    return tree
 
 
 def _size(tree: Tree) -> tuple[int, int]:

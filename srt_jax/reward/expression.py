@@ -204,7 +204,7 @@ def close(a: complex, b: complex, relative: float = 1e-7) -> bool:
 def approximate(tree: Tree, point: int) -> complex:
     try:
         value = _approximate(tree, point)
-    except (ArithmeticError, ValueError, TypeError, IndexError):  # overflow, 0/0, outside of a domain, wrong arguments
+    except (ArithmeticError, ValueError, TypeError, LookupError):  # overflow, 0/0, outside a domain, wrong arguments
         return NAN
     return value if abs(value.real) < LARGE and abs(value.imag) < LARGE else NAN  # NaN and infinities compare False
 

@@ -2,8 +2,7 @@
 
 Nearly everything is decided in the calling process by canonical keys. Only expressions with different keys and close
 numerical values, whose keys are not known to be complete, go to worker processes for a proof; a proof that times out
-or crashes counts as
-"different" and is counted.
+or crashes counts as "different" and is counted.
 """
 
 import cmath
@@ -18,13 +17,15 @@ from srt_jax.reward.algebra import Algebra, render
 from srt_jax.reward.canonical import cached_read, key
 from srt_jax.reward.compare import matches
 from srt_jax.reward.cursor import Tree
-from srt_jax.reward.expression import close, exact, fingerprint
-from srt_jax.reward.pool import Pool
+from srt_jax.reward.expression import POINTS, close, exact, fingerprint
+from srt_jax.reward.pool import SKIPPED, Pool
 from srt_jax.reward.shape import MAX_LENGTH, Leaf, Read
 
 Pair = tuple[str, str, str]  # (domain of the symbols: "real" | "positive", leaf key, leaf key)
 MATCHES = ("equivalent", "string")
 PROOF_ROUNDS = 2  # a comparison that needs more after these is a mismatch
+MAX_CANDIDATES = 2_000  # proofs that the answers to one problem may ask for; no budget pays for more
+NEIGHBOURS = 20  # that a leaf is compared with on either side, in the order of their values
 CACHE_VERSION = 1
 GYM_PATIENCE = 5  # a scorer may take this many times the time of a proof: some rebuild their puzzle
 GYM_BUDGET = 120.0  # seconds for all scores of a call; a score left out would be a silent zero
@@ -141,7 +142,7 @@ class Grader:
         scores = [0.0] * len(answers)
         for positions, value in zip(unique.values(), self._pool.run(tasks, GYM_PATIENCE * self.timeout, GYM_BUDGET)):
             for i in positions:
-                scores[i] = float(value or 0.0)
+                scores[i] = 0.0 if value is SKIPPED else float(value or 0.0)
         self._counts["graded"] += len(answers)
         self._seconds += time.monotonic() - started
         return scores
@@ -175,11 +176,10 @@ class Grader:
         self._counts["symbolic_checks"] += len(new)
         tasks = [{"op": "equal", "a": a, "b": b, "positive": pair[0] == "positive"} for pair, (a, b) in new.items()]
         values = self._pool.run(tasks, self.timeout, self.budget)
-        for pair, value in zip(new, values):
-            self._proofs[pair] = bool(value)
+        tried = [(pair, value) for pair, value in zip(new, values) if value is not SKIPPED]
+        self._proofs.update((pair, bool(value)) for pair, value in tried)
         if self._cache_path is not None:
-            decided = [(pair, value) for pair, value in zip(new, values) if value is not None]
-            self._append_cache(decided)
+            self._append_cache((pair, value) for pair, value in tried if value is not None)
 
     def _load_cache(self) -> None:
         if self._cache_path is None or not self._cache_path.exists():
@@ -187,11 +187,11 @@ class Grader:
         with open(self._cache_path, encoding="ascii", errors="replace") as lines:
             for line in lines:
                 try:
-                    version, mode, a, b, value = json.loads(line)
-                except (ValueError, TypeError):  # a line cut short by a kill
+                    version, *pair, value = json.loads(line)
+                except (ValueError, TypeError, RecursionError):  # a line cut short by a kill
                     continue
-                if version == CACHE_VERSION:
-                    self._proofs[mode, a, b] = bool(value)
+                if version == CACHE_VERSION and [type(part) for part in pair] == [str] * 3 and type(value) is bool:
+                    self._proofs[tuple(pair)] = value
 
     def _append_cache(self, decided: Iterable[tuple[Pair, bool]]) -> None:
         lines = "".join(json.dumps([CACHE_VERSION, *pair, value]) + "\n" for pair, value in decided)
@@ -278,13 +278,16 @@ def _candidates(leaves: dict[str, Leaf]) -> list[tuple[str, str]]:
     if all(leaf.complete for leaf in leaves.values()):
         return []
     prints = {name: fingerprint(leaf.tree) for name, leaf in leaves.items()}
-    names = sorted(leaves)
-    return [
-        (a, b)
-        for i, a in enumerate(names)
-        for b in names[i + 1 :]
-        if not (leaves[a].complete and leaves[b].complete) and may_be_equal(prints[a], prints[b])
-    ]
+    found: dict[tuple[str, str], None] = {}
+    for point in range(POINTS):  # close values have close absolute values: neighbours in the order by these
+        sizes = sorted((abs(values[point]), name) for name, values in prints.items() if not cmath.isnan(values[point]))
+        for i, (size, a) in enumerate(sizes):
+            for other, b in sizes[i + 1 : i + 1 + NEIGHBOURS]:
+                if not close(size, other) or len(found) >= MAX_CANDIDATES:
+                    break
+                if not (leaves[a].complete and leaves[b].complete) and may_be_equal(prints[a], prints[b]):
+                    found[min(a, b), max(a, b)] = None
+    return list(found)
 
 
 def may_be_equal(a: tuple[complex, ...], b: tuple[complex, ...]) -> bool:

@@ -7,13 +7,21 @@ Every regular expression here is linear on every input: each starts at a fixed c
 import re
 import unicodedata
 
-from srt_jax.reward.vocabulary import RENAME, SPACING, STYLE, TEXT_COMMANDS, UNICODE
+from srt_jax.reward.vocabulary import FUNCTIONS, RENAME, SPACING, STYLE, TEXT_COMMANDS, UNICODE
 
 _DOUBLED = re.compile(
-    r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|begin|end|text|left|right|pi|cdot|times|circ|infty|pm|mathrm|boxed|overline|theta|sin|cos)"
-    r"(?![a-z]))"
+    r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|begin|end|text|left|right|pi|cdot|times|circ|infty|pm|mathrm|boxed|overline|theta"
+    r"|sin|cos)(?![a-z]))"
 )
-_THOUSANDS = re.compile(r"(?<=\d)\s{0,3}(?:\{,\}|,\\!|\\,|\\!|\\:|\\;|\{\\,\})\s{0,3}(?=\d{3}(?!\d))")
+_COMMAND = re.compile(r"(?<!\\)(\\+)[A-Za-z]{2}")
+_THOUSANDS = re.compile(r"(?<=\d)\s{0,3}(?:\{,\}|,\\!|\\,|\\:|\\;|\\ |~|\{\\,\})\s{0,3}(?=\d{3}(?!\d))")
+# The whole number of an answer in groups of three: 10 000 km. (Not 2 125/1000, which is a mixed number.)
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?: \d{3})+(?=\.\d|[^\d/]*$)")
+# A quotient of units after a value.
+_UNITS = re.compile(
+    r"(?<=[\d}])((?:\\[ ,;:]|[ ~]){0,4})\\[dt]?frac\{\\(?:text|mathrm)\{([A-Za-z ]{1,30})\}\}"
+    r"\{\\(?:text|mathrm)\{([A-Za-z ]{1,30})\}(?:\^\{?\d\}?)?\}"
+)
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
     r"|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6}(?![A-Za-z0-9.]))?)"
@@ -37,10 +45,14 @@ def clean(answer: str) -> str:
     # A control character separates: "1\x002" is not 12.
     text = "".join(c if c.isprintable() else " " for c in text)
     if "\\" in text:
+        runs = [len(run) for run in _COMMAND.findall(text)]
+        if runs and not any(length % 2 for length in runs):  # escaped twice throughout
+            text = text.replace("\\\\", "\\")
         text = _DOUBLED.sub(lambda _: "\\", text)
-    if "\\" in text or "{,}" in text:
-        text = _THOUSANDS.sub("", text)
-    return trim(text)
+    if "\\" in text or "{,}" in text or "~" in text:
+        text = _UNITS.sub(r"\1\\text{\2/\3}", _THOUSANDS.sub("", text))
+    text = trim(text)
+    return text.replace(" ", "", grouped[0].count(" ")) if (grouped := _GROUPED.match(text)) else text
 
 
 def trim(text: str) -> str:
@@ -79,7 +91,8 @@ def tokenize(text: str, limit: int) -> list[Token]:
             name = RENAME.get(name, name)
             if name in TEXT_COMMANDS:
                 content, position = group(text, position)
-                tokens.append(("text", content))
+                upright = content in FUNCTIONS and content not in ("sec", "min")  # these two are units
+                tokens.append(("command" if upright else "text", content))
                 continue
             if name in ("hspace", "vspace", "phantom", "label", "tag", "color", "textcolor"):
                 _, position = group(text, position)

@@ -19,6 +19,7 @@ from srt_jax.reward.cursor import MAX_CHAIN, MAX_TOKENS, MINUS, ZERO, Tree
 from srt_jax.reward.latex import NotMathError, Token, plain, tokenize
 from srt_jax.reward.vocabulary import (
     ALIASES,
+    APPROXIMATELY,
     CONSTANTS,
     FUNCTIONS,
     GLUED,
@@ -34,7 +35,8 @@ from srt_jax.reward.vocabulary import (
 
 # f(x), f^{-1}(x), f(2), P(X=2), dy/dx: what stands before "=" when a value is given a name.
 _DEFINITION = re.compile(
-    r"[A-Za-z]'{0,3}(?:\^\{-1\})?\([A-Za-z](?:,[A-Za-z])*\)|[A-Zfgh]'{0,3}\([^()+*/-]*\)|frac\{d[A-Za-z]\}\{d[A-Za-z]\}"
+    r"[A-Za-z]'{0,3}(?:\^\{-1\})?\([A-Za-z](?:,[A-Za-z])*\)|[A-Zfgh]'{0,3}\([^()+*/-]*\)"
+    r"|frac\{d[A-Za-z]\}\{d[A-Za-z]\}|d[A-Za-z]/d[A-Za-z]"
 )
 _PREFIXES = ("sin", "cos", "tan", "cot", "csc", "log", "sqrt")
 
@@ -113,7 +115,7 @@ class Parser(Atoms):
 
     def heading(self) -> None:
         r"""Skip what only names the value that follows: `f(x) =`, `Total cost =`, `\text{The answer is}`, `\approx`."""
-        if self.kind == "text" and plain(self.text).endswith((" is", " are")):
+        if (self.kind == "text" and plain(self.text).endswith((" is", " are"))) or self.is_word(*APPROXIMATELY):
             self.at += 1
         ahead = self.tokens[self.at : self.at + 12]
         length = self.equals_sign(ahead)
@@ -149,6 +151,9 @@ class Parser(Atoms):
             parts.append(self.sum())
         if len(parts) > 1:
             return ("union", tuple(parts))
+        if self.is_command("setminus"):
+            self.at += 1
+            return ("without", parts[0], self.sum())
         tree = parts[0]
         if self.is_symbol(":") and self.brackets == 0:
             items = [tree]
@@ -216,8 +221,11 @@ class Parser(Atoms):
                 signs = self.chain(signs)
             else:
                 break
+        tree = terms[0] if len(terms) == 1 else ("add", tuple(terms))
+        if self.is_command("over", "choose"):  # of plain TeX: all before it in the group, and all after it
+            tree = ("div", tree, self.sum()) if self.take() == "over" else ("fn", "binom", (tree, self.sum()))
         self.depth -= 1
-        return terms[0] if len(terms) == 1 else ("add", tuple(terms))
+        return tree
 
     def product(self) -> Tree:
         factors, divisions = [self.signed()], 0

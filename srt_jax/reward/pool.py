@@ -21,6 +21,7 @@ from pathlib import Path
 
 STARTUP_SECONDS = 90.0  # to import sympy or reasoning_gym and build a data set, on a busy machine
 RECYCLE_AFTER = 2_000  # tasks; sympy's caches grow
+SKIPPED = object()  # the value of a task that was not tried
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 
 
@@ -88,7 +89,7 @@ class Pool:
         _pools.add(self)
 
     def run(self, tasks: Sequence[dict], timeout: float, budget: float) -> list:
-        """The value of each task; None where it timed out, crashed, failed, or `budget` seconds for all were over."""
+        """The value of each task; None where it timed out, crashed or failed, SKIPPED when `budget` was spent."""
         with self._lock:
             return self._run(tasks, timeout, budget) if tasks else []
 
@@ -118,6 +119,8 @@ class Pool:
                         self._finish(jobs, fd, selector)
                     if give_up is not None and now > give_up and waiting:
                         self.counts["skipped"] += len(waiting)
+                        for index in waiting:
+                            values[index] = SKIPPED
                         waiting.clear()
             finally:  # an interrupt in the middle leaves no half-read worker behind
                 for job in jobs.values():

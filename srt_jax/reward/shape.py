@@ -9,24 +9,27 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from math import gcd, lcm
 
 from srt_jax.reward.algebra import Algebra, rational, render
-from srt_jax.reward.cursor import MINUS, Tree
-from srt_jax.reward.expression import close, exact, fingerprint, is_complete
+from srt_jax.reward.cursor import MINUS, ONE, Tree
+from srt_jax.reward.expression import approximate, close, exact, fingerprint, is_complete
 from srt_jax.reward.latex import NotMathError, clean, group, plain, trim
 from srt_jax.reward.parse import parse
-from srt_jax.reward.vocabulary import CONSTANTS, FUNCTIONS, GLUED, INEQUALITIES, NUMBER_WORDS, REALS, TEXT_COMMANDS
+from srt_jax.reward.vocabulary import CONSTANTS, FUNCTIONS, GLUED, INEQUALITIES, PHRASES, TEXT_COMMANDS
 
 MAX_MATH = 2_000  # characters; longer answers are compared as text
 MAX_LENGTH = 10_000  # characters; longer answers are not answers
 
-CHAIN = 1e-2  # how close the values of a chain such as x = 1/3 = 0.333 must be
+CHAIN, ROUGHLY = 1e-2, 0.2  # how close the values of x = 1/3 = 0.333 and of 1/3 \\approx 0.3 must be
 
 Shape = tuple
-INFINITY = ("const", "inf")
+INFINITY, MINUS_INFINITY = ("const", "inf"), ("mul", (MINUS, ("const", "inf")))
+LINE = ("tuple", "()", (MINUS_INFINITY, INFINITY))
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:(a|p)\.? ?m\.?)?")
 _LEAD = re.compile(r"(?:the )?(?:final )?answer(?: is)?(?: ?: ?| )(?=\S)", re.IGNORECASE)
+_ORDINAL = re.compile(r"(\d{1,9})\^?\{?(?:\\(?:text|mathrm|textrm)\{)?(?:st|nd|rd|th)\}{0,2}")
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z .'\-]*")
 _PRODUCTS = set("abcxyz")
 _MIRROR = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -57,9 +60,9 @@ def read(answer: str) -> Read:
         return _words("text", answer, answer)
     text = unwrap(_LEAD.sub("", clean(answer)))
     words = plain(text)
-    if words in REALS:
-        text = "(-\\infty,\\infty)"
-    text = NUMBER_WORDS.get(words, text)
+    text = PHRASES.get(words, text)
+    if (ordinal := _ORDINAL.fullmatch(text)) is not None:
+        text = ordinal[1]
     if (time := clock(words)) is not None:
         return _words("time", time, text)
     if len(text) <= MAX_MATH and not is_word(text):
@@ -70,7 +73,12 @@ def read(answer: str) -> Read:
             return Read(reader.shape(tree), text, tree, parsed, reader.leaves)
         except (NotMathError, RecursionError):
             pass
-    return _words("text", words, text)
+    return _words("text", _squeezed(plain(text)), text)
+
+
+def _squeezed(words: str) -> str:
+    """Without the blanks and braces that mean nothing: x_{1} = 2 and x_1=2."""
+    return re.sub(r" ?([^\w\s]) ?", r"\1", re.sub(r"([_^])\{(\w)\}", r"\1\2", words))
 
 
 def _words(kind: str, content: str, text: str) -> Read:
@@ -125,13 +133,45 @@ def reduce(tree: Tree) -> Tree:
         return collection(tree)
     if kind == "rel":
         return relation(tree[1], tree[2])
+    if kind == "tuple" and sum(choose_sign(item, 1) != item for item in tree[2]) == 1:  # (±1, 2) is two points
+        return reduce(expand_signs(tree))
+    if kind in ("add", "mul", "div"):
+        tree = cell_by_cell(tree)
+    if kind == "without":
+        return punctured(reduce(tree[1]), reduce(tree[2]))
     if kind in ("tuple", "union"):
         tree = (*tree[:-1], tuple(reduce(item) for item in tree[-1]))
     elif kind == "mul" and len(tree[1]) == 2 and tree[1][0] == MINUS and tree[1][1][0] == "base":
         tree = ("base", "-" + tree[1][1][1], tree[1][1][2])
     elif tree == ("sym", "mathbb(R)"):
-        tree = ("tuple", "()", (("mul", (MINUS, INFINITY)), INFINITY))
+        return LINE
     return expand_signs(tree)
+
+
+def cell_by_cell(tree: Tree) -> Tree:
+    """A multiple or a sum of matrices as one matrix; other products and sums as they are."""
+    if tree[0] not in ("add", "mul", "div"):
+        return tree
+    terms = [cell_by_cell(t) for t in (tree[1] if tree[0] != "div" else tree[1:])]
+    matrices = [t for t in terms if t[0] == "matrix"]
+    sizes = {tuple(map(len, m[1])) for m in matrices}
+    if tree[0] == "add" and len(sizes) == 1 and len(matrices) == len(terms):
+        rows = zip(*(m[1] for m in matrices))
+        return ("matrix", tuple(tuple(("add", cells) for cells in zip(*row)) for row in rows))
+    if len(matrices) != 1 or tree[0] == "add" or (tree[0] == "div" and terms[0] not in matrices):
+        return tree
+    at = terms.index(matrices[0])
+    by = [("div", ONE, terms[1])] if tree[0] == "div" else terms[:at] + terms[at + 1 :]
+    return ("matrix", tuple(tuple(("mul", (*by, cell)) for cell in row) for row in matrices[0][1]))
+
+
+def punctured(line: Tree, points: Tree) -> Tree:
+    """The real numbers without some points, as a union of intervals."""
+    items = points[1] if points[0] in ("set", "list") else (points,)
+    if line != LINE or any(map(symbols, items)) or not items:
+        raise NotMathError("a difference of sets")
+    ends = [MINUS_INFINITY, *sorted(items, key=lambda item: approximate(item, 0).real), INFINITY]
+    return ("union", tuple(("tuple", "()", pair) for pair in pairwise(ends)))
 
 
 def collection(tree: Tree) -> Tree:
@@ -153,6 +193,9 @@ def collection(tree: Tree) -> Tree:
 def relation(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
     if "approx" in operators:  # exact before approximate, unless only a name stands before
         cut = operators.index("approx") + 1
+        exactly, roughly = operands[cut - 1 : cut + 1]
+        if not (symbols(exactly) or symbols(roughly)) and not near(exactly, roughly, ROUGHLY):
+            raise NotMathError("values that are not near each other")
         if cut == 1 and is_name(operands[0]):
             cut = 2
         operators, operands = operators[: cut - 1], operands[:cut]
@@ -175,18 +218,23 @@ def equality(operands: tuple[Tree, ...]) -> Tree:
         return ("equation", *operands)
     if not named and is_name(operands[-1]):
         return reduce(operands[-2])
-    if named or not (symbols(operands[0]) or symbols(operands[1])):
+    if named:
         return reduce(operands[1])
+    if not (symbols(operands[0]) or symbols(operands[1])):
+        return reduce(chained(operands))
     return ("equation", *operands)
 
 
 def chained(values: tuple[Tree, ...]) -> Tree:
     """What a chain of equal values comes to. NotMathError where they are not nearly equal: then it is no such chain."""
-    prints = [fingerprint(value) for value in values]
-    if not all(close(a, b, CHAIN) for one in prints for a, b in zip(one, prints[-1])):
+    if not all(near(value, values[-1], CHAIN) for value in values):
         raise NotMathError("a chain of different values")
     exact_ones = [value for value in values if value[0] != "num" or value[2] is None]
     return (exact_ones or values)[-1]
+
+
+def near(a: Tree, b: Tree, relative: float) -> bool:
+    return all(close(x, y, relative) for x, y in zip(fingerprint(a), fingerprint(b)))
 
 
 def inequality(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
@@ -196,15 +244,17 @@ def inequality(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
     ends = {"<": "()", "<=": "[]"}
     if not all(op in ends for op in operators):
         if operators == ("!=",):
+            if operands[0][0] == "sym" and not symbols(operands[1]):
+                return punctured(LINE, operands[1])
             return ("relation", "!=", operands[0], operands[1])
         raise NotMathError("a mixed chain of relations")
-    if len(operands) == 3 and operands[1][0] == "sym" and not symbols(operands[0]) and not symbols(operands[2]):
+    if len(operands) == 3 and is_variable(operands[1]) and not symbols(operands[0]) and not symbols(operands[2]):
         return ("tuple", ends[operators[0]][0] + ends[operators[1]][1], (operands[0], operands[2]))
     if len(operands) == 2:
         low, high = operands
-        if low[0] == "sym" and not symbols(high):
-            return ("tuple", "(" + ends[operators[0]][1], (("mul", (MINUS, INFINITY)), high))
-        if high[0] == "sym" and not symbols(low):
+        if is_variable(low) and not symbols(high):
+            return ("tuple", "(" + ends[operators[0]][1], (MINUS_INFINITY, high))
+        if is_variable(high) and not symbols(low):
             return ("tuple", ends[operators[0]][0] + ")", (low, INFINITY))
         return ("relation", operators[0], low, high)
     raise NotMathError("a chain of relations")
@@ -226,6 +276,11 @@ def is_name(tree: Tree) -> bool:
     if tree[0] == "mul":
         return all(is_name(t) for t in tree[1]) and any(name[0].isupper() or "(" in name for name in symbols(tree))
     return tree[0] == "sym"
+
+
+def is_variable(tree: Tree) -> bool:
+    """A symbol, or f(x): what a condition may be about."""
+    return tree[0] == "sym" or (tree[0] == "fn" and tree[1] != "abs" and is_name(tree))
 
 
 def symbols(tree: Tree) -> list[str]:

@@ -28,8 +28,7 @@ RENAME = {
     "rbrace": "}", "lbrack": "[", "rbrack": "]", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|",
     "varnothing": "emptyset", "degree": "circ", "dots": "ldots", "cdots": "ldots", "ast": "*", "colon": ":",
     "ratio": ":", "land": "wedge", "arcsec": "asec", "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta",
-    "textpi": "pi",
-    "imath": "i", "slash": "/",
+    "textpi": "pi", "imath": "i", "slash": "/", "overrightarrow": "vec", "widehat": "hat", "backslash": "setminus",
     "simeq": "approx", "langle": "(", "rangle": ")", "sim": "approx", "thickapprox": "approx",
 }  # fmt: skip
 TEXT_COMMANDS = {
@@ -64,8 +63,7 @@ RELATION_COMMANDS = {
     "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "approx", "equiv": "=",
 }  # fmt: skip
 MATRICES = {
-    "matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "array", "cases", "aligned",
-    "align",
+    "matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "cases", "aligned", "align",
 }  # fmt: skip
 # Words of two letters that are units when a space stands before them.
 SHORT_UNITS = {
@@ -82,16 +80,26 @@ KEEP = {
     "fifths", "tenth", "tenths", "squared", "cubed", "factorial", "by", "negative", "increase", "decrease",
     "increasing", "decreasing", "profit", "loss", "gain", "north", "south", "east", "west", "northeast",
     "northwest", "southeast", "southwest", "before", "after",
-    "ago",
+    "ago", "plus", "minus",
 }  # fmt: skip
 # Words that say which numbers a condition means ("n > 5, odd"); after a value they are what is counted.
 PROPERTIES = {
     "odd", "even", "prime", "integer", "integers", "positive", "negative", "real", "complex",
 }  # fmt: skip
-NUMBER_WORDS = {word: str(n) for n, word in enumerate(
+# Words that are the whole answer, as mathematics or as the usual words.
+PHRASES = {word: str(n) for n, word in enumerate(
     ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 )}  # fmt: skip
-REALS = {"all real numbers", "all reals", "the real numbers", "real numbers", "all real numbers x"}
+PHRASES |= dict.fromkeys(
+    ["all real numbers", "all reals", "the real numbers", "real numbers", "all real numbers x"], "(-\\infty,\\infty)"
+)
+PHRASES |= dict.fromkeys(
+    ["empty set", "the empty set", "no solution", "no solutions", "there is no solution", "there are no solutions"],
+    "\\emptyset",
+)
+PHRASES["dne"] = "does not exist"
+# Words before a value that say nothing about which value it is.
+APPROXIMATELY = {"approximately", "about", "roughly"}
 BASE_WORDS = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
     "eleven": 11, "twelve": 12, "sixteen": 16,
@@ -103,5 +111,5 @@ DECORATIONS = {
 # Commands before the letters of a figure: together they are its name.
 FIGURES = {"angle", "triangle", "measuredangle", "overarc"}
 # Commands that may continue a product without a sign.
-OPENERS = {"frac", "sqrt", "binom", "lfloor", "lceil", "operatorname", "pi", "infty"}
+OPENERS = {"frac", "sqrt", "binom", "begin", "lfloor", "lceil", "operatorname", "pi", "infty"}
 OPENERS |= DECORATIONS | FIGURES | GREEK | FUNCTIONS | set(ALIASES)
