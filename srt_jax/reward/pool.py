@@ -87,6 +87,7 @@ class Pool:
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
         _pools.add(self)
+        weakref.finalize(self, _stop, self._idle)  # a pool that is dropped, and the end of the program
 
     def run(self, tasks: Sequence[dict], timeout: float, budget: float) -> list:
         """The value of each task; None where it timed out, crashed or failed, SKIPPED when `budget` was spent."""
@@ -183,15 +184,19 @@ class Pool:
     def close(self) -> None:
         """Stop all workers; the next task starts new ones."""
         with self._lock:
-            while self._idle:
-                self._idle.pop().stop()
+            _stop(self._idle)
 
     def forget(self) -> None:
         """In a forked child: the workers are the parent's, and its lock may be held by a thread that is not here."""
         self._lock = threading.Lock()
         for worker in self._idle:
             worker.release()
-        self._idle = []
+        self._idle.clear()
+
+
+def _stop(workers: list[Worker]) -> None:
+    while workers:
+        workers.pop().stop()
 
 
 def _after_fork_in_child() -> None:

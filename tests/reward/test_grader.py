@@ -1,6 +1,7 @@
 """The grader as a whole: equivalence is a relation, verdicts do not depend on who calls, workers are bounded."""
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -209,6 +210,15 @@ def test_a_cache_with_other_content_is_ignored(tmp_path):
     lines = ['[1, "real", [], "b", true]', '[1, "real", "a", "b", "no"]', "[" * 100_000, "7", '{"a": 1}', "[1, 2]"]
     path.write_text("\n".join(lines) + "\n")
     assert Grader(cache_path=path)._proofs == {}
+
+
+def test_a_dropped_pool_stops_its_workers():
+    pool = Pool(size=1, memory_mb=1024)
+    pool.run([EASY], timeout=5, budget=5)
+    process = pool._idle[0].process
+    del pool
+    gc.collect()
+    assert process.poll() is not None
 
 
 def test_a_worker_killed_while_idle_is_replaced():
