@@ -7,6 +7,7 @@ anything that could be evaluated, no way to start programs, open sockets or writ
 """
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -46,6 +47,8 @@ def answer(task: dict, replies) -> dict:
         except MemoryError:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+                raise MemoryError from error
             return {"id": task["id"], "broken": f"{type(error).__name__}: {error}"[:300]}
         replies.write(json.dumps({"id": task["id"], "started": True}) + "\n")
         signal.alarm(int(task["limit_s"]) + 30)
