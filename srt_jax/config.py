@@ -52,8 +52,9 @@ def base() -> ConfigDict:
         vote=dict(match="equivalent"),  # equivalent | string
         grader=dict(workers=2, timeout=5.0),  # seconds of wall clock per comparison
         rl=dict(
-            advantage="rloo",
-            kl_coef=0.001,           # of the summed k3 in the reward
+            advantage="rloo",        # rloo | grpo | dr_grpo | reinforce
+            kl="k3",                 # k1 | k2 | k3: the estimate of the KL to the initial model
+            kl_coef=0.001,           # of its sum over a response, in the reward
             loss_aggregation="token-mean",
         ),
         optimizer=dict(learning_rate=1e-6, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, grad_clip=1.0),
@@ -103,7 +104,8 @@ def validate(config: ConfigDict) -> None:
     _choice(c, "answer.style", ("boxed", "hash", "answer_tag", "final_answer"))
     _choice(c, "labels.source", ("vote", "ground_truth"))
     _choice(c, "vote.match", ("equivalent", "string"))
-    _choice(c, "rl.advantage", ("rloo", "reinforce"))
+    _choice(c, "rl.advantage", ("rloo", "grpo", "dr_grpo", "reinforce"))
+    _choice(c, "rl.kl", ("k1", "k2", "k3"))
     _choice(c, "rl.loss_aggregation",
             ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"))
     for field in ("steps", "batch.prompts_per_step", "batch.samples_per_prompt", "batch.microbatch_sequences",
@@ -113,9 +115,9 @@ def validate(config: ConfigDict) -> None:
         _require(_get(c, field) >= 1, f"{field} is {_get(c, field)}: it must be at least 1.")
     for field in ("rollout.temperature", "optimizer.learning_rate", "optimizer.grad_clip", "grader.timeout"):
         _require(_get(c, field) > 0, f"{field} is {_get(c, field)}: it must be positive.")
-    _require(c.rl.advantage != "rloo" or c.batch.samples_per_prompt >= 2,
-             f"batch.samples_per_prompt is {c.batch.samples_per_prompt}: rloo compares a sample with the others of "
-             "its prompt, so give at least 2.")
+    _require(c.rl.advantage == "reinforce" or c.batch.samples_per_prompt >= 2,
+             f"batch.samples_per_prompt is {c.batch.samples_per_prompt}: {c.rl.advantage} compares a sample with the "
+             "others of its prompt, so give at least 2.")
     _require(sequences % c.batch.microbatch_sequences == 0,
              f"batch.microbatch_sequences is {c.batch.microbatch_sequences}, which does not divide the {sequences} "
              "sequences of a step: choose a divisor.")

@@ -9,13 +9,29 @@ import jax.numpy as jnp
 KL_CLAMP = 10.0  # of one token's k3, as the released SRT code does
 
 
+def k1(logprobs, reference_logprobs):
+    """log p - log q per token: the plain estimate of KL(policy || reference), of either sign.
+
+    As a term of the reward it gives the unbiased gradient of the reverse KL divergence.
+    """
+    return logprobs - reference_logprobs
+
+
+def k2(logprobs, reference_logprobs):
+    """(log p - log q)^2 / 2 per token: biased, never negative."""
+    return 0.5 * jnp.square(logprobs - reference_logprobs)
+
+
 def k3(logprobs, reference_logprobs):
-    """Schulman's k3 estimate of KL(policy || reference) per token, never negative, clamped to +-10.
+    """q/p - 1 - log(q/p) per token: unbiased, never negative, clamped to +-10 (Schulman 2020).
 
     As a term of the reward its gradient is not an unbiased reverse-KL gradient; k1's is (docs/algorithms.md).
     """
     difference = reference_logprobs - logprobs
     return jnp.clip(jnp.exp(difference) - difference - 1.0, -KL_CLAMP, KL_CLAMP)
+
+
+KL_ESTIMATES = {"k1": k1, "k2": k2, "k3": k3}
 
 
 def policy_gradient(logprobs, advantages):

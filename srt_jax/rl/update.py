@@ -1,6 +1,6 @@
 """The update: scoring -> advantages -> gradients -> AdamW, in one jitted, sharded, donated call.
 
-    R_i = r_i - kl_coef * sum_t k3_t        rewards with the KL to the initial model (SRT v1, section 3)
+    R_i = r_i - kl_coef * sum_t kl_t        rewards with the KL to the initial model (SRT v1, section 3)
     A_i = R_i - mean of the other R_j       of the same prompt
     loss = sum_t w_t * -A_i * ratio_t / D   over the response tokens of labelled prompts, the stop token included
 
@@ -58,6 +58,7 @@ class UpdateConfig:
     microbatch_sequences: int
     temperature: float = 1.0
     advantage: str = "rloo"
+    kl: str = "k3"
     kl_coef: float = 0.001
     loss_aggregation: str = "token-mean"
     max_response_tokens: int = 0  # needed by seq-mean-token-sum-norm only
@@ -103,7 +104,7 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
             mask, config.loss_aggregation, config.max_response_tokens)
         kl = jnp.zeros_like(mask)
         if config.kl_coef:
-            kl = mask * _kl_to_reference(state.params, reference, batch, logprobs, config.old_logprobs, split, mesh)
+            kl = mask * _kl_to_reference(state.params, reference, batch, logprobs, config, split, mesh)
         # Not a product with the mask: an unlabelled prompt's reward may be NaN.
         returns = jnp.where(batch.labelled, batch.rewards - config.kl_coef * kl.sum(1), 0.0)
         advantages = ADVANTAGES[config.advantage](returns.reshape(-1, config.samples_per_prompt)).reshape(-1)
@@ -152,12 +153,12 @@ def _logprobs(graphdef, config: UpdateConfig, params, batch: Batch):
     return tuple(jnp.pad(v, ((0, 0), (1, 0))) for v in values)
 
 
-def _kl_to_reference(params, reference, batch, logprobs, old_logprobs, split, mesh):
-    """k3 of each token [B, S] between the policy before the update and the reference."""
+def _kl_to_reference(params, reference, batch, logprobs, config: UpdateConfig, split, mesh):
+    """The KL estimate of each token [B, S] between the policy before the update and the reference."""
 
     def body(_, micro):
-        old = micro.sampler_logprobs if old_logprobs == "sampler" else logprobs(params, micro)[0]
-        return None, losses.k3(old, logprobs(reference, micro)[0])
+        old = micro.sampler_logprobs if config.old_logprobs == "sampler" else logprobs(params, micro)[0]
+        return None, losses.KL_ESTIMATES[config.kl](old, logprobs(reference, micro)[0])
 
     return join_microbatches(jax.lax.scan(body, None, split(batch))[1], mesh)
 

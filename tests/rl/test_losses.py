@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from srt_jax.rl import losses
-from srt_jax.rl.advantages import reinforce, rloo
+from srt_jax.rl.advantages import dr_grpo, grpo, reinforce, rloo
 
 
 def literal_rloo(returns):
@@ -30,6 +30,26 @@ def test_rloo_of_equal_returns_is_zero_and_of_shifted_ones_the_same():
     np.testing.assert_allclose(rloo(returns)[0], [2 / 3, -2 / 3, -2 / 3, 2 / 3])
     assert (rloo(returns)[1] == 0).all()
     np.testing.assert_allclose(rloo(returns + 7), rloo(returns), atol=1e-12)
+
+
+@settings(deadline=None, max_examples=30)
+@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 6)), elements=st.floats(-5, 5)))
+def test_grpo_divides_by_the_sample_s_deviation_and_dr_grpo_does_not(returns):
+    for row, centred, scaled in zip(returns, dr_grpo(returns), grpo(returns)):
+        mean = sum(row) / len(row)
+        deviation = np.sqrt(sum((r - mean) ** 2 for r in row) / (len(row) - 1))
+        np.testing.assert_allclose(centred, [r - mean for r in row], atol=1e-12)
+        np.testing.assert_allclose(scaled, [(r - mean) / (deviation + 1e-6) for r in row], atol=1e-4)
+
+
+def test_the_kl_estimates_average_to_the_divergence():
+    """k1 and k3 are unbiased under the policy, k2 is not; all vanish where the distributions agree."""
+    p, q = np.array([0.7, 0.2, 0.1]), np.array([0.5, 0.25, 0.25])
+    divergence = (p * np.log(p / q)).sum()
+    mean = {name: float((p * np.asarray(f(np.log(p), np.log(q)))).sum()) for name, f in losses.KL_ESTIMATES.items()}
+    assert mean["k1"] == pytest.approx(divergence, rel=1e-5) and mean["k3"] == pytest.approx(divergence, rel=1e-5)
+    assert mean["k2"] == pytest.approx((p * 0.5 * np.log(p / q) ** 2).sum(), rel=1e-5) != pytest.approx(divergence)
+    assert all(float(np.abs(f(np.log(p), np.log(p))).max()) == 0 for f in losses.KL_ESTIMATES.values())
 
 
 def test_reinforce_takes_the_returns_as_they_are():
