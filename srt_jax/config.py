@@ -49,7 +49,8 @@ def base() -> ConfigDict:
             source="vote",           # vote (SRT) | ground_truth (RLVR)
             threshold=0.0,           # least vote share (votes of the label / n) of a label
         ),
-        vote=dict(match="equivalent"),  # equivalent | string
+        vote=dict(match="equivalent"),  # how answers are compared for votes: equivalent | string
+        reward=dict(match="equivalent"),  # how answers are compared with a voted label: equivalent | string
         grader=dict(workers=2, timeout=5.0),  # seconds of wall clock per comparison
         rl=dict(
             advantage="rloo",        # rloo | grpo | dr_grpo | reinforce
@@ -104,6 +105,7 @@ def validate(config: ConfigDict) -> None:
     _choice(c, "answer.style", ("boxed", "hash", "answer_tag", "final_answer"))
     _choice(c, "labels.source", ("vote", "ground_truth"))
     _choice(c, "vote.match", ("equivalent", "string"))
+    _choice(c, "reward.match", ("equivalent", "string"))
     _choice(c, "rl.advantage", ("rloo", "grpo", "dr_grpo", "reinforce"))
     _choice(c, "rl.kl", ("k1", "k2", "k3"))
     _choice(c, "rl.loss_aggregation",

@@ -119,6 +119,7 @@ def vote(rows: list[dict], grader: Grader, style: str) -> tuple[dict, list[dict]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; 0 where it worked, 2 for a mistake in the input."""
     parser = argparse.ArgumentParser(prog="python -m srt_jax.grade", description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", metavar="FILE", help="grade rows {prediction, gold, correct}")
     parser.add_argument("--vote", action="store_true", help="vote on the rows of --predictions")

@@ -100,7 +100,8 @@ def train_step(run: Run, state, step: int):
             problem_seeds(config.seed, "train", step, [p.id for p in problems]))
     with run.phases("grade"):
         answers = extract_answers(rollouts, prepared.tokenizer, config.answer.style)
-        graded = labels.grade_rollouts(problems, answers, run.grader, config.labels.source, config.labels.threshold)
+        graded = labels.grade_rollouts(problems, answers, run.grader, config.labels.source, config.labels.threshold,
+                                       config.reward.match)
     with run.phases("update"):
         batch = collate(rollouts, graded.rewards, graded.labelled, config.batch.length_buckets, run.mesh)
         state, update_metrics = run.update(state, run.reference, batch)

@@ -62,13 +62,14 @@ class Grader:
         self._load_cache()
 
     # --- the two jobs -------------------------------------------------------------------------------------------------
-    def groups(self, problems: Sequence[Sequence[str | None]]) -> list[list[int]]:
+    def groups(self, problems: Sequence[Sequence[str | None]], match: str | None = None) -> list[list[int]]:
         """Per problem the group id of each answer, in order of first appearance; -1 for what cannot be parsed.
 
-        Unparseable: None, blank, nothing but layout, or longer than 10,000 characters.
+        match: `equivalent` or `string`, where it is not to be the grader's own. Unparseable: None, blank, nothing but
+        layout, or longer than 10,000 characters.
         """
         started = time.monotonic()
-        if self.match == "string":
+        if (match or self.match) == "string":
             keys = [[a.strip() if a and a.strip() else None for a in answers] for answers in problems]
         else:
             keys = self._keys([[self._read(a) for a in answers] for answers in problems])

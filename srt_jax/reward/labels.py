@@ -32,15 +32,20 @@ class Graded:
 
 
 def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]], grader: Grader, source: str = "vote",
-                   threshold: float = 0.0) -> Graded:
-    """Votes, labels, rewards and true rewards of the answers [P][n] to P problems; `source` is a key of LABELS."""
+                   threshold: float = 0.0, reward_match: str | None = None) -> Graded:
+    """Votes, labels, rewards and true rewards of the answers [P][n] to P problems; `source` is a key of LABELS.
+
+    reward_match: how an answer is compared with a voted label, where not as the votes among themselves.
+    """
     groups = grader.groups(answers)
+    same = reward_match in (None, grader.match)
+    reward_groups = groups if same else grader.groups(answers, reward_match)
     votes = [vote.majority(a, g, threshold) for a, g in zip(answers, groups)]
     winners = [_winner(v) for v in votes]
     # One call grades the samples and each vote's winner: the workers see all there is to do at once.
     true = true_rewards(problems, [[*row, winner] for row, winner in zip(answers, winners)], grader)
     true, majority_correct = true[:, :-1], true[:, -1]
-    labels, labelled, rewards = LABELS[source](problems, groups, votes, true)
+    labels, labelled, rewards = LABELS[source](problems, groups, reward_groups, votes, true)
     label_correct = majority_correct if source == "vote" else np.where(np.isnan(majority_correct), np.nan, 1.0)
     return Graded(answers, groups, votes, labels, rewards, labelled, true, majority_correct, label_correct)
 
@@ -62,13 +67,17 @@ def true_rewards(problems: Sequence[Problem], answers: Sequence[Sequence[str | N
     return out
 
 
-def _from_vote(problems, groups, votes, true):
+def _from_vote(problems, groups, reward_groups, votes, true):
     """SRT: the label is the majority vote; the reward is membership in its group, so that every voter gets 1."""
-    rewards = [[float(v.label is not None and g == v.group) for g in row] for row, v in zip(groups, votes)]
-    return [v.label for v in votes], np.array([v.label is not None for v in votes]), np.array(rewards, np.float32)
+    rewards = np.zeros(true.shape, np.float32)
+    for p, v in enumerate(votes):
+        if v.label is not None:
+            labels_group = reward_groups[p][groups[p].index(v.group)]
+            rewards[p] = [group == labels_group for group in reward_groups[p]]
+    return [v.label for v in votes], np.array([v.label is not None for v in votes]), rewards
 
 
-def _from_ground_truth(problems, groups, votes, true):
+def _from_ground_truth(problems, groups, reward_groups, votes, true):
     """RLVR: the label is the known answer, or the task's own scorer; a problem with neither is discarded."""
     return [problem.answer for problem in problems], ~np.isnan(true[:, 0]), np.nan_to_num(true)
 

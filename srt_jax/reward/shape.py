@@ -175,6 +175,7 @@ def punctured(line: Tree, points: Tree) -> Tree:
 
 
 def collection(tree: Tree) -> Tree:
+    """A list or set in its shape: assignments by name, a union of inequalities, or its members, flattened."""
     kind, items = tree
     if kind == "list" and len(items) > 1 and all(i[0] == "rel" and i[1] == ("=",) and is_name(i[2][0]) for i in items):
         names = ["*".join(symbols(i[2][0])) for i in items]
@@ -191,6 +192,7 @@ def collection(tree: Tree) -> Tree:
 
 
 def relation(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
+    """A chain of equations or inequalities in its shape: a value, an interval or an equation."""
     if "approx" in operators:  # exact before approximate, unless only a name stands before
         cut = operators.index("approx") + 1
         exactly, roughly = operands[cut - 1 : cut + 1]

@@ -24,6 +24,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def main(memory_mb: int) -> None:
+    """Answers requests from standard input, one JSON line each, under the memory limit, until it ends."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     silence = os.open(os.devnull, os.O_RDWR)
     os.dup2(silence, 1)

@@ -143,6 +143,16 @@ def test_reasoning_gym_problems_are_scored_by_their_task(graded, grader):
     assert result.labelled.all()
 
 
+def test_votes_by_string_and_rewards_by_equivalence_are_two_knobs():
+    """As in the released code: 1/2 does not vote for 0.5, and is rewarded when 0.5 wins."""
+    answers = [["0.5", "1/2", "0.5", "2"]]
+    with Grader(workers=1, match="string") as grader:
+        strict = grade_rollouts([problem("0", "0.5")], answers, grader, reward_match="string")
+        mixed = grade_rollouts([problem("0", "0.5")], answers, grader, reward_match="equivalent")
+    assert strict.votes[0].share == mixed.votes[0].share == 0.5
+    assert strict.rewards.tolist() == [[1, 0, 1, 0]] and mixed.rewards.tolist() == [[1, 1, 1, 0]]
+
+
 def test_a_task_that_scores_without_an_answer_still_gives_ground_truth(graded):
     """As graph_color and rush_hour: the scorer alone knows what is right."""
     import reasoning_gym
