@@ -127,9 +127,10 @@ def find_model(path: str) -> pathlib.Path:
     try:
         return pathlib.Path(snapshot_download(path, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
-        reason = " ".join(str(e).split())[:160]
+        reason = " ".join(str(e).split())[:80]
         raise NotOnThisMachineError(
-            f"model.path {path!r} is no local directory and could not be downloaded ({reason}).") from None
+            f"model.path {path!r} is no local directory and could not be downloaded as a hub model ({reason}): give a "
+            "directory that exists; launch/quickstart.sh makes the miniature's.") from None
 
 
 def _model_fingerprint(directory: pathlib.Path) -> str:
