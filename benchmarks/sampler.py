@@ -6,6 +6,7 @@
 Every response has exactly new_tokens at temperature 1, float32; `samples` of them share a prompt. Prints one JSON line.
 """
 import argparse
+import functools
 import json
 import pathlib
 import statistics
@@ -31,7 +32,7 @@ def main():
     directory = args.model or random_model(pathlib.Path(tempfile.mkdtemp()) / "model")
     mesh = sharding.make_mesh()
     graphdef, params, config = weights.load(
-        directory, jnp.float32, sharding_of=lambda path, shape: sharding.parameter_sharding(mesh, path, shape))
+        directory, jnp.float32, sharding_of=functools.partial(sharding.parameter_sharding, mesh))
     prompts_per_call = args.sequences // args.samples
     sampler = JaxSampler(graphdef, mesh, [-1], [args.prompt_tokens], prompts_per_call)  # no stop token
     sampler.load(params, 0)

@@ -7,6 +7,7 @@ The config gives prompt template, lengths, sampling and answer style: that of th
 --config. --data replaces its evaluation sets by one JSONL file of {problem, answer}. Prints a table and, as the last
 line, one JSON object; --out also writes every response with its answer and grade.
 """
+import functools
 import json
 import pathlib
 
@@ -50,7 +51,7 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
     print("\n".join(report))
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     graphdef, params, _ = weights.load(
-        directory, config.model.dtype, sharding_of=lambda path, shape: sharding.parameter_sharding(mesh, path, shape))
+        directory, config.model.dtype, sharding_of=functools.partial(sharding.parameter_sharding, mesh))
     sampler = JaxSampler(graphdef, mesh, stops, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
     sampler.load(params, 0)
     sampling = Sampling(config.batch.max_response_tokens, config.eval.temperature, config.eval.top_p, config.eval.top_k)

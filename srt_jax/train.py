@@ -6,6 +6,7 @@
 updates: step s trains on rollouts of weights version s - 1, and an evaluation at step s sees s updates.
 """
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -107,10 +108,11 @@ def train_step(run: Run, state, step: int):
         state, update_metrics = run.update(state, run.reference, batch)
         update_metrics = jax.device_get(update_metrics)
     with run.phases("log"):
-        rows = rollout_rows(problems, rollouts, graded, prepared.tokenizer)
-        if step % config.log.rollouts_every == 0:
+        saved, shown = step % config.log.rollouts_every == 0, step % config.eval.every == 0
+        rows = rollout_rows(problems, rollouts, graded, prepared.tokenizer) if saved or shown else []
+        if saved:
             run.log.rollouts(step, rows)
-        if step % config.eval.every == 0:
+        if shown:
             run.log.text("rollouts", metrics.markdown_table(rows[:config.log.shown]), step)
     if not update_metrics["finite"]:
         save(run, state, step - 1, evaluated=False)
@@ -149,7 +151,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
 
     def load():
         return weights.load(prepared.model_directory, config.model.dtype, config.model.remat,
-                            lambda path, shape: sharding.parameter_sharding(mesh, path, shape))
+                            functools.partial(sharding.parameter_sharding, mesh))
 
     graphdef, params, _ = load()
     reference = load()[1] if config.rl.kl_coef else None
