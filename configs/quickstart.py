@@ -19,7 +19,7 @@ def get_config(labels: str = "vote"):
     config.labels.source = labels
     config.model.path = "cache/miniature"
     config.model.dtype = "float32"
-    config.model.remat = False
+    config.model.remat = "none"
     config.data = source(path="cache/miniature/train.jsonl")
     config.prompts.template = "plain"
     config.prompts.plain_template = "{problem}="

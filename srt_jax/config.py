@@ -4,6 +4,32 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+CHOICES = {
+    "model.dtype": ("float32", "bfloat16"),
+    "model.reference_dtype": ("float32", "bfloat16"),
+    "model.attention": ("auto", "xla", "cudnn", "splash"),
+    "model.remat": ("none", "dots", "attention", "full"),
+    "prompts.template": ("chat", "plain"),
+    "rollout.sampler": ("jax", "vllm"),
+    "rollout.old_logprobs": ("trainer", "sampler"),
+    "rollout.steps_ahead": (0, 1),
+    "answer.style": ("boxed", "hash", "answer_tag", "final_answer"),
+    "labels.source": ("vote", "soft_vote", "ground_truth", "file", "mixed", "none"),
+    "labels.unlabelled": ("discard", "zero_advantage"),
+    "vote.match": ("equivalent", "string"),
+    "reward.match": ("equivalent", "string", "verify"),
+    "rl.objective": ("policy_gradient", "cross_entropy", "entropy"),
+    "rl.advantage": ("rloo", "grpo", "dr_grpo", "reinforce", "reinforce_baseline", "reinforce_pp",
+                     "reinforce_pp_baseline"),
+    "rl.kl": ("k1", "k2", "k3"),
+    "rl.kl_in": ("reward", "loss"),
+    "rl.loss_aggregation": ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"),
+    "optimizer.schedule": ("constant", "linear", "cosine"),
+    "optimizer.moments_dtype": ("float32", "bfloat16"),
+    "curriculum.by": ("vote_share", "pass_rate"),
+    "levels_from": ("last", "best"),
+}
+
 
 class ConfigError(ValueError):
     """A config that cannot run; the message is one sentence with field, value and remedy."""
@@ -19,8 +45,10 @@ def base() -> ConfigDict:
         model=dict(
             path="",                 # Hugging Face directory (or hub id) of the initial and reference model
             dtype="bfloat16",        # compute dtype; master weights and optimizer are float32
-            remat=True,              # recompute each layer in the backward pass
-            logprob_chunk=512,       # positions whose logits exist at a time
+            reference_dtype="float32",  # the reference model's weights: float32 | bfloat16
+            attention="auto",        # auto | xla | cudnn | splash; auto: cudnn on GPUs, splash on TPUs, xla on CPUs
+            remat="full",            # recomputed in the backward pass: none | dots | attention | full
+            head_chunk_tokens=4096,  # tokens per device whose logits exist at a time
         ),
         data=source(),
         prompts=dict(
@@ -31,34 +59,76 @@ def base() -> ConfigDict:
         ),
         batch=dict(
             prompts_per_step=16,
-            samples_per_prompt=32,
+            samples_per_prompt=32,   # n: samples of a prompt that are trained on
+            votes_per_prompt=0,      # samples that vote, the first n of them are trained on (TTRL); 0: n
+            minibatches_per_step=1,  # optimizer updates per pass over the step's rollouts
+            epochs_per_step=1,       # passes over the step's rollouts
+            resample_rounds=0,       # further batches drawn at most to replace prompts whose rewards all agree (DAPO)
             max_prompt_tokens=1024,  # longer prompts are dropped, and reported
             max_response_tokens=3072,  # the stop token included
             microbatch_sequences=32,  # sequences per forward/backward, over all devices
-            length_buckets=(1024, 2048, 4096),  # prompt + response, padded to the smallest that holds the batch
+            length_buckets=(1024, 2048, 4096),  # prompt + response; a micro-batch is cut to the smallest that fits
         ),
         rollout=dict(
-            sampler="jax",
+            sampler="jax",           # jax (in this process) | vllm (servers in processes of their own)
             temperature=1.0,
-            prompts_per_call=16,     # prompts in one compiled sampler call
-            prompt_buckets=(256, 512, 1024),
-            old_logprobs="trainer",  # whose log-probs of the rollouts enter the KL: trainer (one more pass) | sampler
+            temperature_end=1.0,     # reached over temperature_steps, then kept (SePT anneals 0.6 -> 1)
+            temperature_steps=0,     # 0: always `temperature`
+            old_logprobs="trainer",  # whose log-probs of the rollouts count as old: trainer (one more pass) | sampler
+            steps_ahead=0,           # 1: sample the next step during the update, one step off-policy (vllm, rl.tis_cap)
+            max_logprob_gap=0.1,     # largest mean |log-prob difference| to a server after its reload
+            prompts_per_call=16,     # jax: prompts in one compiled sampler call
+            prompt_buckets=(256, 512, 1024),  # jax: padded prompt lengths
+            slots=0,                 # jax: sequences decoded at a time, refilled as they finish; 0: a call's
+            servers=(),              # vllm: URLs of servers started elsewhere; (): start our own
+            vllm=dict(
+                python=".venv-vllm/bin/python",  # interpreter of the servers' environment
+                num_servers=1,
+                dtype="",            # served dtype; "": model.dtype
+                weights_directory="",  # exports for the servers; "": <run>/weights; a RAM disk or local NVMe is faster
+                keep=2,              # newest exports kept
+                gpus=(),             # GPU of each server, e.g. (4, 5, 6, 7); (): not set
+                memory_fraction=0.9,  # of the GPU's memory, or GiB of KV cache on a CPU server
+                max_sequences=256,   # decoded at a time by one server
+                start_seconds=600.0,  # limit for a server to become healthy
+                seconds_per_token=1.0,  # a request may take 60 s + this x max_response_tokens
+                max_restarts=3,      # of one server, in the whole run
+            ),
         ),
         answer=dict(style="boxed"),  # boxed | hash | answer_tag | final_answer
         labels=dict(
-            source="vote",           # vote (SRT) | ground_truth (RLVR)
+            source="vote",           # vote (SRT) | soft_vote | ground_truth (RLVR) | file | mixed | none (SePT)
+            path="",                 # file: JSONL of {id, label}, as srt_jax.label writes it
             threshold=0.0,           # least vote share (votes of the label / n) of a label
+            labelled_fraction=0.0,   # mixed: share of problems whose answer is used; 0: data.labelled_column decides
+            unlabelled="discard",    # prompts without a label: discard | zero_advantage (as the released code does)
         ),
         vote=dict(match="equivalent"),  # how answers are compared for votes: equivalent | string
-        reward=dict(match="equivalent"),  # how answers are compared with a voted label: equivalent | string
+        reward=dict(
+            match="equivalent",      # how answers are compared with a label: equivalent | string | verify (directed)
+            overlong_buffer=0,       # tokens before the limit over which up to 1 is taken off the reward (DAPO)
+            drop_truncated=False,    # responses cut at the limit count in the vote, not in the loss (DAPO)
+        ),
         grader=dict(workers=2, timeout=5.0),  # seconds of wall clock per comparison
         rl=dict(
-            advantage="rloo",        # rloo | grpo | dr_grpo | reinforce
+            objective="policy_gradient",  # policy_gradient | cross_entropy (SePT) | entropy (EM-FT)
+            advantage="rloo",        # rloo | grpo | dr_grpo | reinforce | reinforce_baseline | reinforce_pp[_baseline]
             kl="k3",                 # k1 | k2 | k3: the estimate of the KL to the initial model
-            kl_coef=0.001,           # of its sum over a response, in the reward
+            kl_coef=0.001,           # of its sum over a response, in the reward; or of its token terms, in the loss
+            kl_in="reward",          # reward | loss
+            clip_low=0.2,            # the ratio to the old policy is clipped to [1 - clip_low, 1 + clip_high]
+            clip_high=0.2,
+            tis_cap=0.0,             # cap of the weight trainer / sampler probability of a token; 0: no such weight
+            entropy_coef=0.0,        # of the entropy bonus
             loss_aggregation="token-mean",
+            temperature=0.0,         # of the loss's distribution; 0: the one sampled at
         ),
-        optimizer=dict(learning_rate=1e-6, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, grad_clip=1.0),
+        optimizer=dict(
+            learning_rate=1e-6, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, grad_clip=1.0,
+            schedule="constant",     # after the warm-up: constant | linear | cosine, the last two to 0 at the last step
+            warmup_steps=0,
+            moments_dtype="float32",  # of AdamW's moments: float32 | bfloat16
+        ),
         mesh=dict(
             data=-1,                 # -1: whatever the other two leave
             fsdp=1,
@@ -73,10 +143,26 @@ def base() -> ConfigDict:
             top_p=1.0,
             top_k=-1,
         ),
+        curriculum=dict(
+            path="",                 # file of srt_jax.label: its scores tell easy problems from hard ones; "": none
+            by="vote_share",         # vote_share (label-free) | pass_rate
+            easy_fraction=0.33333,   # share of the problems that counts as easy
+            hard_start=0.0,          # share of hard problems in a step at first, growing to
+            hard_end=1.0,            # this over
+            steps=0,                 # these many steps
+        ),
+        stop=dict(
+            patience=0,              # evaluations without a better validation avg@k that end the run; 0: never
+            validation_fraction=0.0,  # share of the training problems held out as the evaluation set `validation`
+            collapse=False,          # end the run on label-free signs of a collapse (srt_jax/collapse.py)
+        ),
+        levels=ConfigDict(),         # name -> {field: value}: a run per level, each from the weights of the one before
+        levels_from="last",          # last | best weights of the level before
         checkpoint=dict(every=100),
         log=dict(
             rollouts_every=1,        # steps between saved rollouts
             shown=8,                 # responses in TensorBoard's tables, and fixed eval problems shown at both ends
+            profile=False,           # trace steps 3 to 5 for TensorBoard's profiler
         ),
     ))
     return config.lock()
@@ -95,41 +181,88 @@ def source(**fields) -> ConfigDict:
 def validate(config: ConfigDict) -> None:
     """Checks all that needs no data and no model. Raises ConfigError."""
     c = config
-    sequences = c.batch.prompts_per_step * c.batch.samples_per_prompt
     _require(c.name, "name is empty: give the run a name, e.g. --config.name=my_run.")
     _require(c.model.path, "model.path is empty: give a Hugging Face directory or hub id.")
-    _choice(c, "model.dtype", ("float32", "bfloat16"))
-    _choice(c, "prompts.template", ("chat", "plain"))
-    _choice(c, "rollout.sampler", ("jax",))
-    _choice(c, "rollout.old_logprobs", ("trainer", "sampler"))
-    _choice(c, "answer.style", ("boxed", "hash", "answer_tag", "final_answer"))
-    _choice(c, "labels.source", ("vote", "ground_truth"))
-    _choice(c, "vote.match", ("equivalent", "string"))
-    _choice(c, "reward.match", ("equivalent", "string"))
-    _choice(c, "rl.advantage", ("rloo", "grpo", "dr_grpo", "reinforce"))
-    _choice(c, "rl.kl", ("k1", "k2", "k3"))
-    _choice(c, "rl.loss_aggregation",
-            ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"))
+    for field, allowed in CHOICES.items():
+        _choice(c, field, allowed)
     for field in ("steps", "batch.prompts_per_step", "batch.samples_per_prompt", "batch.microbatch_sequences",
-                  "batch.max_prompt_tokens", "batch.max_response_tokens", "rollout.prompts_per_call", "eval.every",
-                  "eval.samples", "checkpoint.every", "grader.workers", "model.logprob_chunk", "mesh.fsdp",
-                  "mesh.tensor", "log.rollouts_every"):
+                  "batch.minibatches_per_step", "batch.epochs_per_step", "batch.max_prompt_tokens",
+                  "batch.max_response_tokens", "rollout.prompts_per_call", "eval.every", "eval.samples",
+                  "checkpoint.every", "grader.workers", "model.head_chunk_tokens", "mesh.fsdp", "mesh.tensor",
+                  "log.rollouts_every", "rollout.vllm.num_servers", "rollout.vllm.keep", "rollout.vllm.max_sequences"):
         _require(_get(c, field) >= 1, f"{field} is {_get(c, field)}: it must be at least 1.")
-    for field in ("rollout.temperature", "optimizer.learning_rate", "optimizer.grad_clip", "grader.timeout"):
+    for field in ("rollout.temperature", "rollout.temperature_end", "rollout.max_logprob_gap",
+                  "optimizer.learning_rate", "optimizer.grad_clip", "grader.timeout", "rollout.vllm.memory_fraction",
+                  "rollout.vllm.start_seconds", "rollout.vllm.seconds_per_token"):
         _require(_get(c, field) > 0, f"{field} is {_get(c, field)}: it must be positive.")
-    _require(c.rl.advantage == "reinforce" or c.batch.samples_per_prompt >= 2,
-             f"batch.samples_per_prompt is {c.batch.samples_per_prompt}: {c.rl.advantage} compares a sample with the "
-             "others of its prompt, so give at least 2.")
-    _require(sequences % c.batch.microbatch_sequences == 0,
-             f"batch.microbatch_sequences is {c.batch.microbatch_sequences}, which does not divide the {sequences} "
-             "sequences of a step: choose a divisor.")
-    _require(0 <= c.labels.threshold <= 1, f"labels.threshold is {c.labels.threshold}: a vote share lies in [0, 1].")
-    _require(c.rl.kl_coef >= 0, f"rl.kl_coef is {c.rl.kl_coef}: it must not be negative.")
-    longest = c.batch.max_prompt_tokens + c.batch.max_response_tokens
+    for field in ("rl.kl_coef", "rl.clip_low", "rl.clip_high", "rl.tis_cap", "rl.entropy_coef", "rl.temperature",
+                  "batch.resample_rounds", "rollout.temperature_steps", "rollout.slots", "reward.overlong_buffer",
+                  "optimizer.warmup_steps", "curriculum.steps", "stop.patience", "rollout.vllm.max_restarts"):
+        _require(_get(c, field) >= 0, f"{field} is {_get(c, field)}: it must not be negative.")
+    for field in ("labels.threshold", "labels.labelled_fraction", "curriculum.easy_fraction", "curriculum.hard_start",
+                  "curriculum.hard_end"):
+        _require(0 <= _get(c, field) <= 1, f"{field} is {_get(c, field)}: a share lies in [0, 1].")
+    _validate_batch(c)
+    _validate_sampling(c)
+    _validate_learning(c)
+
+
+def _validate_batch(c: ConfigDict) -> None:
+    b = c.batch
+    sequences = b.prompts_per_step * b.samples_per_prompt
+    _require(b.samples_per_prompt >= 2 or c.rl.advantage in ("reinforce", "reinforce_baseline", "reinforce_pp"),
+             f"batch.samples_per_prompt is {b.samples_per_prompt}: {c.rl.advantage} compares a sample with the others "
+             "of its prompt, so give at least 2.")
+    _require(b.votes_per_prompt == 0 or b.votes_per_prompt >= b.samples_per_prompt,
+             f"batch.votes_per_prompt is {b.votes_per_prompt}, below the {b.samples_per_prompt} samples_per_prompt "
+             "that are trained on: give at least as many, or 0.")
+    _require(sequences % (b.minibatches_per_step * b.microbatch_sequences) == 0,
+             f"batch.microbatch_sequences is {b.microbatch_sequences}, which does not divide the {sequences} sequences "
+             f"of a step into {b.minibatches_per_step} mini-batches: choose a divisor of "
+             f"{sequences // b.minibatches_per_step}.")
+    longest = b.max_prompt_tokens + b.max_response_tokens
     _buckets(c, "batch.length_buckets", longest, "batch.max_prompt_tokens + batch.max_response_tokens")
-    _buckets(c, "rollout.prompt_buckets", c.batch.max_prompt_tokens, "batch.max_prompt_tokens")
+    _buckets(c, "rollout.prompt_buckets", b.max_prompt_tokens, "batch.max_prompt_tokens")
+    _require(c.reward.overlong_buffer < b.max_response_tokens,
+             f"reward.overlong_buffer is {c.reward.overlong_buffer}: it must be shorter than the "
+             f"{b.max_response_tokens} batch.max_response_tokens.")
+
+
+def _validate_sampling(c: ConfigDict) -> None:
     _require(c.eval.top_k == -1 or c.eval.top_k >= 1, f"eval.top_k is {c.eval.top_k}: give -1 for all, or at least 1.")
     _require(0 < c.eval.top_p <= 1, f"eval.top_p is {c.eval.top_p}: it lies in (0, 1].")
+    _require(c.eval.temperature >= 0, f"eval.temperature is {c.eval.temperature}: it must not be negative.")
+    _require(c.rollout.sampler == "vllm" or not c.rollout.servers,
+             "rollout.servers names vLLM servers, but rollout.sampler is 'jax': set it to 'vllm'.")
+    ahead = c.rollout.steps_ahead
+    _require(ahead == 0 or c.rollout.sampler == "vllm",
+             f"rollout.steps_ahead is {ahead}, but the jax sampler shares the trainer's devices: set rollout.sampler "
+             "to 'vllm', or steps_ahead to 0.")
+    _require(ahead == 0 or c.rl.tis_cap > 0,
+             f"rollout.steps_ahead is {ahead}, so that rollouts are one update old: set rl.tis_cap (2.0 is usual).")
+    _require(ahead == 0 or c.batch.resample_rounds == 0,
+             "rollout.steps_ahead and batch.resample_rounds exclude each other: set one of them to 0.")
+    _require(c.rl.tis_cap == 0 or c.rollout.old_logprobs == "trainer",
+             "rl.tis_cap weighs the trainer's log-probs against the sampler's: set rollout.old_logprobs to 'trainer'.")
+
+
+def _validate_learning(c: ConfigDict) -> None:
+    _require(c.labels.source != "file" or c.labels.path,
+             "labels.source is 'file', but labels.path is empty: name a file that srt_jax.label wrote.")
+    _require(c.labels.source == "none" or c.rl.objective == "policy_gradient",
+             f"rl.objective is {c.rl.objective!r}, which knows no reward: set labels.source to 'none'.")
+    _require(c.labels.source != "none" or c.rl.objective != "policy_gradient",
+             "labels.source is 'none', so there is no reward: set rl.objective to 'cross_entropy' or 'entropy'.")
+    _require(c.rl.objective == "policy_gradient" or c.rl.kl_coef == 0 or c.rl.kl_in == "loss",
+             f"rl.kl_in is 'reward', but rl.objective {c.rl.objective!r} knows none: set rl.kl_coef to 0, or kl_in to "
+             "'loss'.")
+    _require(not c.curriculum.path or c.curriculum.steps >= 1,
+             f"curriculum.steps is {c.curriculum.steps}: over how many steps shall the share of hard problems grow?")
+    validating = c.stop.validation_fraction
+    _require(0 <= validating < 1, f"stop.validation_fraction is {validating}: it lies in [0, 1).")
+    _require(c.stop.patience == 0 or validating > 0 or c.eval.sets,
+             f"stop.patience is {c.stop.patience}, but there is nothing to validate on: set stop.validation_fraction, "
+             "e.g. to 0.01.")
 
 
 def validate_devices(config: ConfigDict, num_devices: int) -> None:
@@ -150,9 +283,10 @@ def describe(config: ConfigDict, num_devices: int) -> str:
     """The arithmetic of one step, e.g. '16 prompts x 32 samples = 512 sequences; 1 update; ...'."""
     b = config.batch
     sequences = b.prompts_per_step * b.samples_per_prompt
-    return (f"{b.prompts_per_step} prompts x {b.samples_per_prompt} samples = {sequences} sequences; 1 update; "
-            f"{sequences // b.microbatch_sequences} micro-batches of {b.microbatch_sequences} on {num_devices} "
-            f"device{'s' if num_devices != 1 else ''}; prompts <= {b.max_prompt_tokens} + responses <= "
+    updates = b.minibatches_per_step * b.epochs_per_step
+    return (f"{b.prompts_per_step} prompts x {b.samples_per_prompt} samples = {sequences} sequences; {updates} "
+            f"update{'s' if updates != 1 else ''}; {sequences // b.microbatch_sequences} micro-batches of {b.microbatch_sequences} "
+            f"on {num_devices} device{'s' if num_devices != 1 else ''}; prompts <= {b.max_prompt_tokens} + responses <= "
             f"{b.max_response_tokens} tokens; {config.steps} steps = "
             f"{config.steps * b.prompts_per_step} prompts, {config.steps * sequences} rollouts")
 

@@ -150,12 +150,13 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
 
     def load():
-        return weights.load(prepared.model_directory, config.model.dtype, config.model.remat,
+        return weights.load(prepared.model_directory, config.model.dtype, config.model.remat != "none",
                             functools.partial(sharding.parameter_sharding, mesh))
 
     graphdef, params, _ = load()
     reference = load()[1] if config.rl.kl_coef else None
-    optimizer = make_optimizer(**config.optimizer)
+    optimizer = make_optimizer(**{k: config.optimizer[k] for k in (
+        "learning_rate", "b1", "b2", "eps", "weight_decay", "grad_clip")})
     state = init_state(params, optimizer, mesh)
     if start:
         state = checkpoints.restore(state)
@@ -163,7 +164,8 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     update = make_update(graphdef, optimizer, UpdateConfig(
         samples_per_prompt=config.batch.samples_per_prompt, microbatch_sequences=config.batch.microbatch_sequences,
         max_response_tokens=config.batch.max_response_tokens, temperature=config.rollout.temperature,
-        old_logprobs=config.rollout.old_logprobs, logprob_chunk=config.model.logprob_chunk, **config.rl), mesh, state)
+        old_logprobs=config.rollout.old_logprobs,
+        **{k: config.rl[k] for k in ("advantage", "kl", "kl_coef", "loss_aggregation")}), mesh, state)
     sampler = JaxSampler(
         graphdef, mesh, prepared.stop_ids, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
     sampler.load(state.params, start)

@@ -13,7 +13,7 @@ def small_config(model: pathlib.Path, out: pathlib.Path, name: str, steps: int) 
     """8 prompts x 8 samples on 8 simulated devices; seconds per run."""
     config = base()
     config.name, config.out, config.steps = name, str(out), steps
-    config.model.path, config.model.dtype, config.model.remat = str(model), "float32", False
+    config.model.path, config.model.dtype, config.model.remat = str(model), "float32", "none"
     config.data = source(path=str(model / "train.jsonl"), limit=64)
     config.prompts.template, config.prompts.plain_template, config.prompts.instruction = "plain", "{problem}=", ""
     config.batch.prompts_per_step, config.batch.samples_per_prompt = 8, 8
