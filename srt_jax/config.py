@@ -284,9 +284,10 @@ def describe(config: ConfigDict, num_devices: int) -> str:
     b = config.batch
     sequences = b.prompts_per_step * b.samples_per_prompt
     updates = b.minibatches_per_step * b.epochs_per_step
-    return (f"{b.prompts_per_step} prompts x {b.samples_per_prompt} samples = {sequences} sequences; {updates} "
-            f"update{'s' if updates != 1 else ''}; {sequences // b.microbatch_sequences} micro-batches of {b.microbatch_sequences} "
-            f"on {num_devices} device{'s' if num_devices != 1 else ''}; prompts <= {b.max_prompt_tokens} + responses <= "
+    return (f"{b.prompts_per_step} prompts x {b.samples_per_prompt} samples = {sequences} sequences; "
+            f"{updates} update{'s' if updates != 1 else ''}; "
+            f"{sequences // b.microbatch_sequences} micro-batches of {b.microbatch_sequences} on {num_devices} "
+            f"device{'s' if num_devices != 1 else ''}; prompts <= {b.max_prompt_tokens} + responses <= "
             f"{b.max_response_tokens} tokens; {config.steps} steps = "
             f"{config.steps * b.prompts_per_step} prompts, {config.steps * sequences} rollouts")
 
