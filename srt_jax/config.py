@@ -27,7 +27,7 @@ CHOICES = {
     "optimizer.schedule": ("constant", "linear", "cosine"),
     "optimizer.moments_dtype": ("float32", "bfloat16"),
     "curriculum.by": ("vote_share", "pass_rate"),
-    "levels_from": ("last", "best"),
+    "levels_from": ("final", "best"),
 }
 
 
@@ -157,7 +157,7 @@ def base() -> ConfigDict:
             collapse=False,          # end the run on label-free signs of a collapse (srt_jax/collapse.py)
         ),
         levels=ConfigDict(),         # name -> {field: value}: a run per level, each from the weights of the one before
-        levels_from="last",          # last | best weights of the level before
+        levels_from="final",         # final | best weights of the level before
         checkpoint=dict(every=100),
         log=dict(
             rollouts_every=1,        # steps between saved rollouts

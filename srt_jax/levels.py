@@ -1,0 +1,55 @@
+"""Climbing: one run per level of difficulty, each from the weights of the one before (SRT v2).
+
+`config.levels` maps a level's name to the fields in which it differs from the config. The runs lie in
+<out>/<name>/<level>; a level that is complete is not run again, so the same command goes on where a run was stopped.
+"""
+import json
+
+from ml_collections import ConfigDict
+
+from srt_jax.config import ConfigError, run_directory, validate
+from srt_jax.train import train
+
+
+def train_levels(config: ConfigDict) -> list[dict]:
+    """The summaries of all levels, in order; also written to <out>/<name>/levels.json."""
+    configs = level_configs(config)
+    for level in configs:
+        validate(level)
+    summaries = []
+    for before, level in zip([None, *configs], configs):
+        if before and config.levels_from == "best" and (run_directory(before) / "best").is_dir():
+            level.model.path = str(run_directory(before) / "best")  # absent where the last step was the best
+        print(f"level {level.name}: from {level.model.path}", flush=True)
+        summaries.append(train(level))
+    directory = run_directory(config)
+    partial = directory / ".levels.json.partial"
+    partial.write_text(json.dumps(summaries, indent=2) + "\n")
+    partial.rename(directory / "levels.json")
+    return summaries
+
+
+def level_configs(config: ConfigDict) -> list[ConfigDict]:
+    """The config of each level. Raises ConfigError for a level that sets an unknown field."""
+    configs = []
+    for name, changes in config.levels.items():
+        level = config.copy_and_resolve_references()
+        _overlay(level, changes.to_dict(), f"levels.{name}")
+        with level.unlocked():
+            level.levels = ConfigDict()
+        level.name = f"{config.name}/{name}"
+        if configs:
+            level.model.path = str(run_directory(configs[-1]) / "final")
+        configs.append(level)
+    return configs
+
+
+def _overlay(config: ConfigDict, changes: dict, where: str) -> None:
+    for key, value in changes.items():
+        if key not in config:
+            raise ConfigError(f"{where}.{key} is set, but there is no such config field: correct its name.")
+        if isinstance(value, dict) and key not in ("config", "sets"):  # those two hold keys of the user's own
+            _overlay(config[key], value, f"{where}.{key}")
+        else:
+            with config.unlocked():
+                config[key] = ConfigDict(value) if isinstance(value, dict) else value
