@@ -38,21 +38,20 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
 
     from srt_jax.evaluation import evaluate, rollout_rows
     from srt_jax.model import sharding, weights
-    from srt_jax.prepare import encode_eval_sets, find_model, read_model
+    from srt_jax.prepare import encode_eval_sets, read_model
     from srt_jax.reward.grader import Grader
     from srt_jax.rollout.jax_sampler import JaxSampler
     from srt_jax.rollout.sampler import Sampling
 
     validate(config)
     validate_devices(config, jax.device_count())
-    directory = find_model(config.model.path)
-    _, _, tokenizer, stops = read_model(directory, config)
-    eval_sets, report = encode_eval_sets(config, tokenizer)
+    model = read_model(config)
+    eval_sets, report = encode_eval_sets(config, model.tokenizer)
     print("\n".join(report))
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     graphdef, params, _ = weights.load(
-        directory, config.model.dtype, sharding_of=functools.partial(sharding.parameter_sharding, mesh))
-    sampler = JaxSampler(graphdef, mesh, stops, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
+        model.directory, config.model.dtype, sharding_of=functools.partial(sharding.parameter_sharding, mesh))
+    sampler = JaxSampler(graphdef, mesh, model.stop_ids, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
     sampler.load(params, 0)
     sampling = Sampling(config.batch.max_response_tokens, config.eval.temperature, config.eval.top_p, config.eval.top_k)
     results, rows = {}, []
@@ -60,10 +59,10 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
         grader.self_test()
         for eval_set in eval_sets:
             results[eval_set.name], rollouts, graded = evaluate(
-                eval_set, sampler, tokenizer, grader, samples=config.eval.samples, sampling=sampling,
+                eval_set, sampler, model.tokenizer, grader, samples=config.eval.samples, sampling=sampling,
                 style=config.answer.style, seed=config.seed)
             rows += [{"set": eval_set.name, **row}
-                     for row in rollout_rows(eval_set.problems, rollouts, graded, tokenizer)]
+                     for row in rollout_rows(eval_set.problems, rollouts, graded, model.tokenizer)]
     if out:
         partial = out.with_name(f".{out.name}.partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -23,13 +23,19 @@ class NotOnThisMachineError(ModelError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A checked run: everything on the host, nothing compiled."""
-    model_directory: pathlib.Path
+class Model:
+    """A Hugging Face directory and what was read from it; no weights."""
+    directory: pathlib.Path
     hf_config: dict
-    model_config: ModelConfig
+    config: ModelConfig
     tokenizer: object
     stop_ids: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A checked run: everything on the host, nothing compiled."""
+    model: Model
     problems: list[Problem]
     prompts: list[list[int]]
     eval_sets: list[EvalSet]
@@ -39,24 +45,24 @@ class Prepared:
 
 def prepare(config: ConfigDict) -> Prepared:
     """Loads and checks data, tokenizer and model shapes. Raises ConfigError, DataError or ModelError."""
-    directory = find_model(config.model.path)
-    hf_config, model_config, tokenizer, stops = read_model(directory, config)
-    weights.check(directory)
-    problems, prompts, line = encode_source("data", config.data, tokenizer, config)
+    model = read_model(config)
+    weights.check(model.directory)
+    problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
     batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)  # raises where there are too few
     if config.labels.source == "ground_truth" and all(p.answer is None and p.metadata is None for p in problems):
         raise DataError(f"labels.source is 'ground_truth', but no problem of {config.data.path} has an answer in "
                         f"data.answer_column={config.data.answer_column!r}.")
-    eval_sets, report = encode_eval_sets(config, tokenizer)
-    report = [f"model: {directory} ({model_config.family}, {model_config.num_params:,} parameters)", line, *report,
-              f"stop tokens: {', '.join(repr(tokenizer.convert_ids_to_tokens(i)) for i in stops)}"]
-    identity = {"data": fingerprint(problems), "model": _model_fingerprint(directory)}
-    return Prepared(
-        directory, hf_config, model_config, tokenizer, stops, problems, prompts, eval_sets, identity, report)
+    eval_sets, report = encode_eval_sets(config, model.tokenizer)
+    report = [f"model: {model.directory} ({model.config.family}, {model.config.num_params:,} parameters)", line,
+              *report,
+              f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}"]
+    identity = {"data": fingerprint(problems), "model": _model_fingerprint(model.directory)}
+    return Prepared(model, problems, prompts, eval_sets, identity, report)
 
 
-def read_model(directory: pathlib.Path, config: ConfigDict):
-    """(config.json, ModelConfig, tokenizer, stop ids) of a Hugging Face directory, checked against the config."""
+def read_model(config: ConfigDict) -> Model:
+    """The model of model.path, checked against the config."""
+    directory = find_model(config.model.path)
     hf_config = read_hf_config(directory)
     model_config = ModelConfig.from_hf(hf_config)
     check_context(config, model_config)
@@ -67,7 +73,7 @@ def read_model(directory: pathlib.Path, config: ConfigDict):
                          f"{model_config.vocab_size} rows: use the tokenizer that belongs to the model.")
     generation = directory / "generation_config.json"
     stops = stop_ids(tokenizer, json.loads(generation.read_text()) if generation.exists() else None)
-    return hf_config, model_config, tokenizer, stops
+    return Model(directory, hf_config, model_config, tokenizer, stops)
 
 
 def check_context(config: ConfigDict, model_config: ModelConfig) -> None:

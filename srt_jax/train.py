@@ -100,7 +100,7 @@ def train_step(run: Run, state, step: int):
             Sampling(config.batch.max_response_tokens, config.rollout.temperature),
             problem_seeds(config.seed, "train", step, [p.id for p in problems]))
     with run.phases("grade"):
-        answers = extract_answers(rollouts, prepared.tokenizer, config.answer.style)
+        answers = extract_answers(rollouts, prepared.model.tokenizer, config.answer.style)
         graded = labels.grade_rollouts(problems, answers, run.grader, config.labels.source, config.labels.threshold,
                                        config.reward.match)
     with run.phases("update"):
@@ -109,7 +109,7 @@ def train_step(run: Run, state, step: int):
         update_metrics = jax.device_get(update_metrics)
     with run.phases("log"):
         saved, shown = step % config.log.rollouts_every == 0, step % config.eval.every == 0
-        rows = rollout_rows(problems, rollouts, graded, prepared.tokenizer) if saved or shown else []
+        rows = rollout_rows(problems, rollouts, graded, prepared.model.tokenizer) if saved or shown else []
         if saved:
             run.log.rollouts(step, rows)
         if shown:
@@ -150,7 +150,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
 
     def load():
-        return weights.load(prepared.model_directory, config.model.dtype, config.model.remat != "none",
+        return weights.load(prepared.model.directory, config.model.dtype, config.model.remat != "none",
                             functools.partial(sharding.parameter_sharding, mesh))
 
     graphdef, params, _ = load()
@@ -167,7 +167,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
         old_logprobs=config.rollout.old_logprobs,
         **{k: config.rl[k] for k in ("advantage", "kl", "kl_coef", "loss_aggregation")}), mesh, state)
     sampler = JaxSampler(
-        graphdef, mesh, prepared.stop_ids, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
+        graphdef, mesh, prepared.model.stop_ids, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
     sampler.load(state.params, start)
     grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout)
     grader.self_test()
@@ -220,11 +220,11 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
     for position, eval_set in enumerate(run.prepared.eval_sets):
         with run.phases("eval"):
             found, rollouts, graded = evaluate(
-                eval_set, run.sampler, run.prepared.tokenizer, run.grader, samples=config.eval.samples,
+                eval_set, run.sampler, run.prepared.model.tokenizer, run.grader, samples=config.eval.samples,
                 sampling=sampling, style=config.answer.style, seed=config.seed)
         values |= {f"eval/{eval_set.name}/{name}": value for name, value in found.items()}
         if position == 0 and step in (0, config.steps):
-            rows = rollout_rows(eval_set.problems, rollouts, graded, run.prepared.tokenizer)
+            rows = rollout_rows(eval_set.problems, rollouts, graded, run.prepared.model.tokenizer)
             shown = rows[::config.eval.samples][:config.log.shown]
             run.log.text("probes", metrics.markdown_table(shown), step)
             (run.directory / f"probes_step_{step:06d}.json").write_text(json.dumps(shown, indent=2) + "\n")
@@ -259,8 +259,8 @@ def save(run: Run, state, step: int, evaluated: bool) -> None:
 
 def export(run: Run, state, name: str) -> None:
     """The weights as a Hugging Face directory in the run folder, with the initial model's tokenizer."""
-    weights.save(run.directory / name, state.params, run.prepared.hf_config, run.config.model.dtype,
-                 tokenizer_from=run.prepared.model_directory)
+    weights.save(run.directory / name, state.params, run.prepared.model.hf_config, run.config.model.dtype,
+                 tokenizer_from=run.prepared.model.directory)
 
 
 def finish(run: Run, state) -> dict:
