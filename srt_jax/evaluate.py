@@ -7,7 +7,6 @@ The config gives prompt template, lengths, sampling and answer style: that of th
 --config. --data replaces its evaluation sets by one JSONL file of {problem, answer}. Prints a table and, as the last
 line, one JSON object; --out also writes every response with its answer and grade.
 """
-import functools
 import json
 import pathlib
 
@@ -15,7 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
-from srt_jax.config import base, source, validate, validate_devices
+from srt_jax.config import base, run_directory, source, validate, validate_devices
 
 
 def evaluation_config(model: str, data: str | None, config: ConfigDict | None) -> ConfigDict:
@@ -37,10 +36,9 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
     import jax
 
     from srt_jax.evaluation import evaluate, rollout_rows
-    from srt_jax.model import sharding, weights
+    from srt_jax.loading import load_weights, open_mesh, open_sampler
     from srt_jax.prepare import encode_eval_sets, read_model
     from srt_jax.reward.grader import Grader
-    from srt_jax.rollout.jax_sampler import JaxSampler
     from srt_jax.rollout.sampler import Sampling
 
     validate(config)
@@ -48,10 +46,9 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
     model = read_model(config)
     eval_sets, report = encode_eval_sets(config, model.tokenizer)
     print("\n".join(report))
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    graphdef, params, _ = weights.load(
-        model.directory, config.model.dtype, sharding_of=functools.partial(sharding.parameter_sharding, mesh))
-    sampler = JaxSampler(graphdef, mesh, model.stop_ids, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
+    mesh = open_mesh(config)
+    graphdef, params = load_weights(config, model, mesh)
+    sampler = open_sampler(config, model, graphdef, mesh, run_directory(config))
     sampler.load(params, 0)
     sampling = Sampling(config.batch.max_response_tokens, config.eval.temperature, config.eval.top_p, config.eval.top_k)
     results, rows = {}, []

@@ -6,7 +6,6 @@
 updates: step s trains on rollouts of weights version s - 1, and an evaluation at step s sees s updates.
 """
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import pathlib
@@ -23,13 +22,13 @@ from srt_jax.checkpoint import Checkpoints, check_same_run
 from srt_jax.config import describe, fingerprint_fields, run_directory, validate, validate_devices
 from srt_jax.data.batching import batch_indices
 from srt_jax.evaluation import evaluate, extract_answers, rollout_rows
-from srt_jax.model import sharding, weights
+from srt_jax.loading import load_weights, open_mesh, open_sampler
+from srt_jax.model import weights
 from srt_jax.prepare import Prepared, prepare
 from srt_jax.reward import labels
 from srt_jax.reward.grader import Grader
 from srt_jax.rl.collate import collate
 from srt_jax.rl.update import UpdateConfig, init_state, make_optimizer, make_update
-from srt_jax.rollout.jax_sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
@@ -147,14 +146,9 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     print(describe(config, jax.device_count()))
     print("\n".join(prepared.report))
 
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-
-    def load():
-        return weights.load(prepared.model.directory, config.model.dtype, config.model.remat != "none",
-                            functools.partial(sharding.parameter_sharding, mesh))
-
-    graphdef, params, _ = load()
-    reference = load()[1] if config.rl.kl_coef else None
+    mesh = open_mesh(config)
+    graphdef, params = load_weights(config, prepared.model, mesh)
+    reference = load_weights(config, prepared.model, mesh)[1] if config.rl.kl_coef else None
     optimizer = make_optimizer(**{k: config.optimizer[k] for k in (
         "learning_rate", "b1", "b2", "eps", "weight_decay", "grad_clip")})
     state = init_state(params, optimizer, mesh)
@@ -166,8 +160,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
         max_response_tokens=config.batch.max_response_tokens, temperature=config.rollout.temperature,
         old_logprobs=config.rollout.old_logprobs,
         **{k: config.rl[k] for k in ("advantage", "kl", "kl_coef", "loss_aggregation")}), mesh, state)
-    sampler = JaxSampler(
-        graphdef, mesh, prepared.model.stop_ids, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
+    sampler = open_sampler(config, prepared.model, graphdef, mesh, directory)
     sampler.load(state.params, start)
     grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout)
     grader.self_test()

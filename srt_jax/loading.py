@@ -1,0 +1,36 @@
+"""From a checked model to weights on the mesh and an open sampler: what training, evaluation and labelling share."""
+import functools
+import pathlib
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from srt_jax.model import sharding, weights
+from srt_jax.prepare import Model
+from srt_jax.rollout.jax_sampler import JaxSampler
+from srt_jax.rollout.sampler import Sampler
+
+
+def open_mesh(config: ConfigDict) -> Mesh:
+    """The mesh of config.mesh over all devices."""
+    return sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+
+
+def load_weights(config: ConfigDict, model: Model, mesh: Mesh):
+    """(graphdef, float32 parameters on the mesh)."""
+    graphdef, params, _ = weights.load(model.directory, config.model.dtype, config.model.remat != "none",
+                                       functools.partial(sharding.parameter_sharding, mesh))
+    return graphdef, params
+
+
+def open_sampler(config: ConfigDict, model: Model, graphdef, mesh: Mesh, directory: pathlib.Path) -> Sampler:
+    """The sampler of rollout.sampler, without weights yet; `directory` is for its logs and exports."""
+    return SAMPLERS[config.rollout.sampler](config, model, graphdef, mesh, directory)
+
+
+def _jax_sampler(config, model, graphdef, mesh, directory):
+    del directory
+    return JaxSampler(graphdef, mesh, model.stop_ids, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
+
+
+SAMPLERS = {"jax": _jax_sampler}
