@@ -46,3 +46,17 @@ def by_rows(mesh: Mesh) -> NamedSharding:
 def num_row_shards(mesh: Mesh) -> int:
     """Into how many parts the sequences of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def place(tree, sharding):
+    """Host arrays that every process holds whole -> global arrays; each process copies only its devices' slices.
+
+    `sharding` is one sharding for all leaves, or a tree of them.
+    """
+    def one(x, sharding):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    if isinstance(sharding, jax.sharding.Sharding):
+        return jax.tree.map(lambda x: one(x, sharding), tree)
+    return jax.tree.map(one, tree, sharding)
