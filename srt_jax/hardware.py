@@ -1,0 +1,52 @@
+"""Chips by name: peak arithmetic, memory and links, from their vendors' data sheets. Imports nothing.
+
+Peaks are dense bfloat16 (no sparsity). `memory` is what a program can have, a little less than what is sold.
+"""
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Per device: FLOP/s, bytes, bytes/s. `link` is one way: of one torus link on TPUs, of all NVLinks on GPUs."""
+    flops: float
+    memory: float
+    bandwidth: float
+    link: float
+    torus: int = 0  # dimensions of the torus of a TPU pod; 0: every device reaches every other through a switch
+    wrap: int = 0  # a torus dimension that is a multiple of this closes to a ring
+
+
+GB, GIB, TERA = 1e9, 2**30, 1e12
+GPUS_PER_NODE = 8
+BETWEEN_NODES = 50 * GB  # bytes/s of one GPU to other nodes: one 400 Gb/s adapter each
+
+CHIPS = {
+    "h200": Chip(989 * TERA, 139.8 * GIB, 4800 * GB, 450 * GB),
+    "h100": Chip(989 * TERA, 79.1 * GIB, 3350 * GB, 450 * GB),
+    "a100": Chip(312 * TERA, 79.1 * GIB, 2039 * GB, 300 * GB),
+    "v4": Chip(275 * TERA, 31.75 * GIB, 1228 * GB, 45 * GB, torus=3, wrap=4),
+    "v5e": Chip(197 * TERA, 15.75 * GIB, 819 * GB, 45 * GB, torus=2, wrap=16),
+    "v5p": Chip(459 * TERA, 95.74 * GIB, 2765 * GB, 90 * GB, torus=3, wrap=4),
+    "v6e": Chip(918 * TERA, 31.25 * GIB, 1640 * GB, 90 * GB, torus=2, wrap=16),
+}
+
+# Part of what JAX calls a device -> name above; the first that matches.
+KINDS = (("H200", "h200"), ("H100", "h100"), ("A100", "a100"), ("TPU v4", "v4"), ("TPU v5 lite", "v5e"),
+         ("TPU v5e", "v5e"), ("TPU v5", "v5p"), ("TPU v6", "v6e"))
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that `jax.Device.device_kind` names; None for CPUs and chips that are not in the table."""
+    return next((CHIPS[name] for kind, name in KINDS if kind in device_kind), None)
+
+
+def interconnect(name: str, shape: tuple[int, ...]) -> float:
+    """bytes/s that one device can receive from the others of its slice or cluster, all its links together.
+
+    A GPU of a node shares NVLink with the node's others; beyond a node its own network adapter is the narrow part. A
+    TPU receives from both ends of each torus dimension that closes to a ring, from one where it does not.
+    """
+    chip = CHIPS[name]
+    if not chip.torus:
+        return chip.link if shape[0] <= GPUS_PER_NODE else BETWEEN_NODES
+    return chip.link * max(1, sum((2 if size % chip.wrap == 0 else 1) for size in shape if size > 1))

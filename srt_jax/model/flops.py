@@ -1,0 +1,66 @@
+"""FLOPs that the passes of a step require, counted from the model's shape, and the share of the peak they reach (MFU).
+
+What counts: matrix products with weights (2 FLOPs per weight and token) and attention's two products over the tokens
+that a causal mask leaves (half of the square), of real tokens only. What does not: padding, recomputation in a backward
+pass (remat), the embedding look-up, norms, softmax, rotary embeddings. A backward pass is two forward passes: the
+gradients of the inputs and of the weights. The head counts at every token of a training pass, prompts included.
+
+XLA's own cost analysis cannot be used: it counts a loop's body once, and knows nothing of GPU library calls.
+"""
+import numpy as np
+
+from srt_jax import hardware
+from srt_jax.model.config import ModelConfig
+
+
+def layer_weights(config: ModelConfig) -> int:
+    """Weights of one layer that a token is multiplied with."""
+    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return config.hidden_size * (2 * heads + 2 * kv + 3 * config.intermediate_size)
+
+
+def layers(config: ModelConfig, lengths, cached=0) -> float:
+    """FLOPs of the layers' forward pass over sequences of `lengths` new tokens, each after `cached` earlier ones."""
+    new, cached = np.broadcast_arrays(np.asarray(lengths, np.float64), np.asarray(cached, np.float64))
+    seen = new * cached + new * (new + 1) / 2  # pairs of a token and one it attends to, itself included
+    attention = 4 * config.num_heads * config.head_dim * seen  # scores and weighted values
+    return float(config.num_layers * (2 * layer_weights(config) * new + attention).sum())
+
+
+def head(config: ModelConfig, tokens: float) -> float:
+    """FLOPs of the logits of `tokens` tokens."""
+    return 2.0 * config.vocab_size * config.hidden_size * tokens
+
+
+def forward(config: ModelConfig, lengths) -> float:
+    """FLOPs of one forward pass over sequences of these real lengths (prompt + response), logits everywhere."""
+    return layers(config, lengths) + head(config, float(np.sum(lengths)))
+
+
+def update(config: ModelConfig, lengths, old: bool, reference: bool, epochs: int = 1) -> dict[str, float]:
+    """FLOPs of an update by pass, over all devices: {"old", "reference", "gradient"}.
+
+    old: the policy's log-probs before the update are a pass of their own; reference: the initial model scores the
+    rollouts; the gradient (three forward passes) is taken once per epoch.
+    """
+    once = forward(config, lengths)
+    return {"old": once * old, "reference": once * reference, "gradient": 3 * once * epochs}
+
+
+def sampling(config: ModelConfig, prompt_lengths, response_lengths) -> float:
+    """FLOPs of sampling: prompt_lengths [P]; response_lengths [P, n], the stop token included.
+
+    A prompt runs once for its n samples; the last token of a response is drawn and never fed.
+    """
+    prompts, responses = np.asarray(prompt_lengths), np.asarray(response_lengths)
+    fed = np.maximum(responses - 1, 0)
+    return (layers(config, prompts) + layers(config, fed, prompts[:, None])
+            + head(config, len(prompts) + float(fed.sum())))
+
+
+def mfu(flops: float, seconds: float, devices) -> float | None:
+    """Share of the devices' peak (bfloat16, dense) that `flops` in `seconds` are; None where the peak is not known."""
+    chips = [hardware.chip_of(device.device_kind) for device in devices]
+    if None in chips:
+        return None
+    return flops / seconds / sum(chip.flops for chip in chips)

@@ -1,0 +1,80 @@
+"""FLOPs against numbers worked out by hand, XLA's count of an unrolled model, and a loop over tokens."""
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from srt_jax.model import flops
+from srt_jax.model.config import ModelConfig
+from srt_jax.model.decoder import abstract
+from tests.tiny_decoder import HF_CONFIG
+
+TINY = ModelConfig.from_hf(HF_CONFIG)  # V 32, D 32, F 48, L 2, N 4, K 2, H 8
+
+
+def test_forward_by_hand():
+    # Per layer and token: q 32x32, k and v 32x16 each, o 32x32, gate, up and down 32x48 each = 7680 weights.
+    assert flops.layer_weights(TINY) == 7680
+    # Lengths 3 and 1: 4 tokens; 6 + 1 attended pairs of 4 x 4 heads x 8.
+    layers = 2 * (2 * 7680 * 4 + 4 * 32 * (6 + 1))
+    assert flops.forward(TINY, [3, 1]) == layers + 2 * 32 * 32 * 4
+
+
+def test_a_7b_model_costs_two_flops_per_weight_and_token():
+    hf = {"model_type": "qwen2", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
+          "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
+    config = ModelConfig.from_hf(hf)
+    weights = config.num_params - config.vocab_size * config.hidden_size  # the embedding is looked up
+    attention = 28 * 2 * 28 * 128 * 4097  # per token of a sequence of 4096
+    assert flops.forward(config, [4096]) / 4096 == pytest.approx(2 * weights + attention, rel=1e-4)  # norms, biases
+
+
+def test_forward_equals_what_xla_counts():
+    """XLA counts the full square of the scores, so the masked half is added; elementwise operations make it more."""
+    hf = {**HF_CONFIG, "hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "head_dim": 32,
+          "vocab_size": 512}
+    config, length = ModelConfig.from_hf(hf), 64
+    graphdef, params = abstract(config)
+
+    def logits(params, tokens):
+        model = nnx.merge(graphdef, params)
+        return model.logits(model(tokens))
+
+    counted = jax.jit(logits).lower(params, jax.ShapeDtypeStruct((2, length), jnp.int32)).compile().cost_analysis()
+    masked = config.num_layers * 4 * 4 * 32 * (length * (length - 1) // 2) * 2
+    expected = flops.forward(config, [length, length]) + masked
+    assert expected < counted["flops"] < 1.1 * expected
+
+
+def test_update_adds_up_its_passes():
+    once = flops.forward(TINY, [5, 9])
+    assert flops.update(TINY, [5, 9], old=False, reference=True) == {
+        "old": 0, "reference": once, "gradient": 3 * once}
+    assert flops.update(TINY, [5, 9], old=True, reference=False, epochs=2) == {
+        "old": once, "reference": 0, "gradient": 6 * once}
+
+
+def test_sampling_equals_a_loop_over_tokens():
+    prompts, responses = [4, 2], [[3, 1], [2, 5]]
+    total = 0
+    for prompt, lengths in zip(prompts, responses):
+        fed = [list(range(1, prompt + 1))] + [list(range(prompt + 1, prompt + n)) for n in lengths]  # attended tokens
+        total += sum(2 * (2 * 7680 + 4 * 32 * seen) for row in fed for seen in row)
+        total += 2 * 32 * 32 * (1 + sum(n - 1 for n in lengths))
+    assert flops.sampling(TINY, np.array(prompts), np.array(responses)) == total
+
+
+def test_mfu_is_a_share_of_the_peak():
+    h200 = types.SimpleNamespace(device_kind="NVIDIA H200")
+    assert flops.mfu(989e12, 4.0, [h200, h200]) == pytest.approx(0.125)
+    assert flops.mfu(1e12, 1.0, jax.devices()) is None
+
+
+@pytest.mark.parametrize("kind, peak", [
+    ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("TPU v4", 275e12), ("TPU v5 lite", 197e12),
+    ("TPU v5", 459e12), ("TPU v5p", 459e12), ("TPU v6 lite", 918e12)])
+def test_peaks_by_device_kind(kind, peak):
+    assert flops.mfu(peak, 1.0, [types.SimpleNamespace(device_kind=kind)]) == 1.0
