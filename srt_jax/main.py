@@ -30,9 +30,10 @@ def main(argv) -> int:
     if flags.FLAGS.dry_run:
         dry_run(config)
         return 0
+    from srt_jax.levels import train_levels
     from srt_jax.train import TrainingStoppedError, train
     try:
-        train(config)
+        (train_levels if config.levels else train)(config)
     except TrainingStoppedError as e:
         print(e, file=sys.stderr)
         return 1
@@ -44,25 +45,37 @@ def dry_run(config) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is first imported
     import jax
 
+    from srt_jax.levels import level_configs
+
+    print(config)
+    for level in level_configs(config) or [config]:
+        validate(level)
+        validate_devices(level, jax.device_count())
+        if config.levels:
+            print(f"\nlevel {level.name}, from {level.model.path}")
+            if level.model.path.startswith(config.out) and not os.path.isdir(level.model.path):
+                level.model.path = config.model.path  # the level before has not run: check with the first one's model
+        print("\n".join(check(level)))
+        print(describe(level, jax.device_count()))
+
+
+def check(config) -> list[str]:
+    """Lines of report on all that a run checks before it computes."""
     from srt_jax.checkpoint import Checkpoints, check_same_run
     from srt_jax.prepare import NotOnThisMachineError, prepare, prepare_offline
 
-    print(config)
-    validate_devices(config, jax.device_count())
     try:
         prepared = prepare(config)
-        print("\n".join(prepared.report))
     except NotOnThisMachineError:
-        print("\n".join(prepare_offline(config)))
-    else:
-        directory = run_directory(config)
-        if (directory / "checkpoints").exists():
-            checkpoints = Checkpoints(directory)
-            if checkpoints.last_step():
-                identity = {"config": fingerprint_fields(config), **prepared.identity}
-                check_same_run(checkpoints.record()["identity"], identity, directory)
-                print(f"{directory}: would go on from step {checkpoints.last_step()}")
-    print(describe(config, jax.device_count()))
+        return prepare_offline(config)
+    directory = run_directory(config)
+    if (directory / "checkpoints").exists():
+        checkpoints = Checkpoints(directory)
+        if checkpoints.last_step():
+            identity = {"config": fingerprint_fields(config), **prepared.identity}
+            check_same_run(checkpoints.record()["identity"], identity, directory)
+            return [*prepared.report, f"{directory}: would go on from step {checkpoints.last_step()}"]
+    return prepared.report
 
 
 if __name__ == "__main__":
