@@ -156,7 +156,7 @@ def base() -> ConfigDict:
             validation_fraction=0.0,  # share of the training problems held out as the evaluation set `validation`
             collapse=False,          # end the run on label-free signs of a collapse (srt_jax/collapse.py)
         ),
-        levels=ConfigDict(),         # name -> {field: value}: a run per level, each from the weights of the one before
+        levels=(),                   # dicts of a name and changed fields: a run each, from the weights before
         levels_from="final",         # final | best weights of the level before
         checkpoint=dict(every=100),
         log=dict(

@@ -1,13 +1,15 @@
 """Climbing: one run per level of difficulty, each from the weights of the one before (SRT v2).
 
-`config.levels` maps a level's name to the fields in which it differs from the config. The runs lie in
-<out>/<name>/<level>; a level that is complete is not run again, so the same command goes on where a run was stopped.
+`config.levels` is a tuple of dicts: a level's `name` and the fields in which it differs from the config. The runs lie
+in <out>/<name>/<level>; a level that is complete is not run again: the same command goes on where a run was stopped.
 """
 import json
+import pathlib
 
 from ml_collections import ConfigDict
 
 from srt_jax.config import ConfigError, run_directory, validate
+from srt_jax.prepare import prepare
 from srt_jax.train import train
 
 
@@ -16,6 +18,7 @@ def train_levels(config: ConfigDict) -> list[dict]:
     configs = level_configs(config)
     for level in configs:
         validate(level)
+        prepare(checkable(level, config))
     summaries = []
     for before, level in zip([None, *configs], configs):
         if before and config.levels_from == "best" and (run_directory(before) / "best").is_dir():
@@ -30,18 +33,27 @@ def train_levels(config: ConfigDict) -> list[dict]:
 
 
 def level_configs(config: ConfigDict) -> list[ConfigDict]:
-    """The config of each level. Raises ConfigError for a level that sets an unknown field."""
+    """The config of each level. Raises ConfigError for a level without name, or with an unknown field."""
     configs = []
-    for name, changes in config.levels.items():
+    for changes in map(dict, config.levels):
+        if not (name := changes.pop("name", "")):
+            raise ConfigError(f"levels holds an entry without a name ({changes}): give it one.")
         level = config.copy_and_resolve_references()
-        _overlay(level, changes.to_dict(), f"levels.{name}")
-        with level.unlocked():
-            level.levels = ConfigDict()
+        level.levels = ()
+        _overlay(level, changes, f"levels.{name}")
         level.name = f"{config.name}/{name}"
         if configs:
             level.model.path = str(run_directory(configs[-1]) / "final")
         configs.append(level)
     return configs
+
+
+def checkable(level: ConfigDict, config: ConfigDict) -> ConfigDict:
+    """The level's config, with the first level's model where the one it will start from is not there yet."""
+    level = level.copy_and_resolve_references()
+    if not pathlib.Path(level.model.path).is_dir():
+        level.model.path = config.model.path
+    return level
 
 
 def _overlay(config: ConfigDict, changes: dict, where: str) -> None:

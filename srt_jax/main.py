@@ -45,7 +45,7 @@ def dry_run(config) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is first imported
     import jax
 
-    from srt_jax.levels import level_configs
+    from srt_jax.levels import checkable, level_configs
 
     print(config)
     for level in level_configs(config) or [config]:
@@ -53,9 +53,7 @@ def dry_run(config) -> None:
         validate_devices(level, jax.device_count())
         if config.levels:
             print(f"\nlevel {level.name}, from {level.model.path}")
-            if level.model.path.startswith(config.out) and not os.path.isdir(level.model.path):
-                level.model.path = config.model.path  # the level before has not run: check with the first one's model
-        print("\n".join(check(level)))
+        print("\n".join(check(checkable(level, config))))
         print(describe(level, jax.device_count()))
 
 
