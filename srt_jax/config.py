@@ -169,10 +169,15 @@ def base() -> ConfigDict:
 
 
 def source(**fields) -> ConfigDict:
-    """Where problems come from: JSONL (path and columns) or a Reasoning Gym task (task, config, seed, size)."""
+    """Where problems come from: a file (path and columns), a named set (name, root), a Reasoning Gym task (the rest)."""
     config = ConfigDict(dict(
-        kind="jsonl", path="", prompt_column="problem", answer_column="answer", id_column="id", level_column="level",
-        task="", config=ConfigDict(), seed=0, size=1000, limit=0,
+        kind="jsonl",                # jsonl | parquet | set (a name in srt_jax/data/sets.py) | gym
+        limit=0,                     # problems kept, from the start; 0: all
+        path="", prompt_column="problem", answer_column="answer", id_column="id", level_column="level",
+        labelled_column="",          # true/false: may this problem's answer be trained on? for labels.source mixed
+        levels=(),                   # keep only problems of these levels (as text); (): of all
+        name="", root="",            # set; root: folder of NAME.jsonl or NAME.parquet; "": $SRT_JAX_DATA, then the hub
+        task="", config=ConfigDict(), seed=0, size=1000,  # gym; config: the task's own fields
     ))
     config.update(fields)
     return config

@@ -10,6 +10,10 @@ class DataError(ValueError):
     """One sentence naming the file, the line or field, the value and the remedy."""
 
 
+class NotHereError(DataError):
+    """A named data set that is neither on this machine nor can be downloaded."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One problem to solve.
@@ -21,6 +25,7 @@ class Problem:
     level: difficulty as a string, where the source gives one.
     metadata: Reasoning Gym only, JSON-serialisable: {"task": name, "config": {...}, "entry": {question, answer,
       metadata}}, which is what the task's own scorer needs.
+    labelled: for labels.source mixed: whether the answer may be trained on; None where the source does not say.
     """
 
     id: str
@@ -29,6 +34,7 @@ class Problem:
     source: str
     level: str | None = None
     metadata: dict | None = None
+    labelled: bool | None = None
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
@@ -36,7 +42,8 @@ def fingerprint(problems: Iterable[Problem]) -> str:
     digest = hashlib.sha256()
     for problem in problems:
         # A JSON line per problem is unambiguous: no text of one field can be mistaken for part of the next.
-        digest.update(json.dumps([problem.id, problem.prompt, problem.answer]).encode() + b"\n")
+        row = [problem.id, problem.prompt, problem.answer] + ([] if problem.labelled is None else [problem.labelled])
+        digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
 
 

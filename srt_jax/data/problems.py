@@ -1,20 +1,21 @@
 """Problems from a named kind of source: `load(source_config)`. A new kind is one more entry of LOADERS."""
 
+from srt_jax.data import sets
 from srt_jax.data.base import DataError, Problem, fingerprint
 from srt_jax.data.gym import load_gym
 from srt_jax.data.jsonl import load_jsonl
+from srt_jax.data.parquet import load_parquet
 
-__all__ = ["LOADERS", "DataError", "Problem", "fingerprint", "load"]
+__all__ = ["LOADERS", "DataError", "Problem", "fingerprint", "load", "title"]
 
-LOADERS = {"jsonl": load_jsonl, "gym": load_gym}
+LOADERS = {"jsonl": load_jsonl, "parquet": load_parquet, "gym": load_gym, "set": sets.load_set}
 
 
 def load(source_config) -> list[Problem]:
     """The problems of a source, in a fixed order, with unique ids.
 
-    source_config: dict or ConfigDict with `kind` ("jsonl" or "gym"), `limit` (rows to keep from the start, 0 = all)
-      and what the kind asks for: see `load_jsonl` and `load_gym`. Raises DataError (one sentence) for anything wrong
-      with it.
+    source_config: dict or ConfigDict with `kind` (a key of LOADERS), `limit` (rows to keep from the start, 0 = all)
+      and what the kind asks for: see its loader. Raises DataError (one sentence) for anything wrong with it.
     """
     kind = source_config["kind"]
     if kind not in LOADERS:
@@ -23,3 +24,10 @@ def load(source_config) -> list[Problem]:
     if not isinstance(limit, int) or limit < 0:
         raise DataError(f"data source `limit` is {limit!r}; set it to a number of rows, or to 0 for all of them.")
     return LOADERS[kind](source_config)
+
+
+def title(source_config) -> str:
+    """What a source is, for reports: its file, its task, or the named set and where it lies."""
+    if source_config["kind"] == "set":
+        return sets.describe(source_config)
+    return source_config["task"] if source_config["kind"] == "gym" else source_config["path"]

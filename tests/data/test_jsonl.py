@@ -132,7 +132,7 @@ def test_duplicate_prompts_without_ids(write):
 
 
 def test_unknown_kind_and_bad_limit(write):
-    with pytest.raises(DataError, match="kind 'csv' is unknown; set `kind` to one of 'jsonl', 'gym'"):
+    with pytest.raises(DataError, match="kind 'csv' is unknown; set `kind` to one of 'jsonl', 'parquet', 'gym'"):
         load({"kind": "csv"})
     with pytest.raises(DataError, match="`limit` is -1"):
         jsonl(write({"problem": "a"}), limit=-1)

@@ -1,0 +1,26 @@
+"""Problems that stand in two sets: what training must not see if the other set is to judge it."""
+
+from collections.abc import Sequence
+
+from srt_jax.data.base import Problem
+
+
+def overlap(train: Sequence[Problem], test: Sequence[Problem]) -> list[tuple[Problem, Problem]]:
+    """(problem of `test`, its twin in `train`) for every problem of `test` whose text stands in `train`, in order.
+
+    Texts are compared exactly but for runs of white space: a reworded problem is not found.
+    """
+    known = {_spaced(problem.prompt): problem for problem in reversed(train)}
+    return [(problem, known[text]) for problem in test if (text := _spaced(problem.prompt)) in known]
+
+
+def report(name: str, train: Sequence[Problem], test: Sequence[Problem]) -> str:
+    """`math500: 4 of 500 problems stand in the training data too (ids ...)`."""
+    pairs = overlap(train, test)
+    ids = ", ".join(problem.id for problem, _ in pairs[:3]) + (", ..." if len(pairs) > 3 else "")
+    shared = f"{len(pairs)} of {len(test)} problems stand in the training data too (ids {ids})"
+    return f"{name}: {shared if pairs else f'none of {len(test)} problems stands in the training data'}"
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.split())

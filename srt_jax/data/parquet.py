@@ -1,0 +1,29 @@
+"""Parquet files as problems: with columns of one's own, or in verl's format as SRT, SePT and TTRL use it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from srt_jax.data.base import DataError, Problem
+from srt_jax.data.rows import problems_of
+
+
+def load_parquet(config) -> list[Problem]:
+    """Problems of the file `config["path"]`, in file order. Columns and errors: see `problems_of`."""
+    path = Path(config["path"]).expanduser()
+    return problems_of(parquet_rows(path), path, config, unit="row")
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
+    """(row number from 1, columns) of every row. Raises DataError for a file that is missing or no Parquet."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; set `path` to a Parquet file that exists.")
+    try:
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(1024)
+        for start, batch in enumerate(batches):
+            yield from enumerate(batch.to_pylist(), 1 + 1024 * start)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{path} cannot be read as Parquet ({reason}); write or download it again.") from error

@@ -1,0 +1,142 @@
+"""From rows with named columns to problems: what JSONL files, Parquet files and the named sets share."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from srt_jax.data.base import DataError, Problem, shown
+
+_DEFAULT_COLUMNS = {"prompt": "problem", "answer": "answer", "id": "id", "level": "level"}
+# What SRT's code writes in place of an answer that training must not see (its reward_manager/self_learning.py).
+_NO_LABEL = "LABEL_BY_SELF_CONSISTENCY"
+
+
+def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "line") -> list[Problem]:
+    """Problems of numbered rows, in order, up to `limit` (0: all) of those whose level is in `levels` ((): any).
+
+    config: names of columns (`prompt_column`, `answer_column`, `id_column`, `level_column`, `labelled_column`; a dot
+    reaches into a nested column), `limit`, `levels`. A row without an id gets a hash of its prompt; a missing, null or
+    blank answer is None. A prompt may be a list of messages, of which the first user's counts. Rows of verl's format
+    (a nested `reward_model`) are understood as they are.
+    path and unit ("line" or "row") are for messages, and the path's stem is the problems' source.
+    Raises DataError for a row without a prompt, a value that is no scalar, duplicate ids, or no problem at all.
+    """
+    path = Path(path)
+    columns = {role: config.get(f"{role}_column") or name for role, name in _DEFAULT_COLUMNS.items()}
+    columns["labelled"] = config.get("labelled_column") or ""
+    limit, levels = config.get("limit") or None, tuple(config.get("levels") or ())
+    problems: list[Problem] = []
+    number_of: dict[str, int] = {}
+    levels_seen: set[str | None] = set()
+    for number, row in rows:
+        problem, hashed = _problem(path, f"{path} {unit} {number}", row, columns)
+        levels_seen.add(problem.level)
+        if levels and problem.level not in levels:
+            continue
+        if problem.id in number_of:
+            places = f"{path} {unit}s {number_of[problem.id]} and {number}"
+            raise DataError(_duplicate_message(places, problem.id, hashed, columns["id"]))
+        number_of[problem.id] = number
+        problems.append(problem)
+        if len(problems) == limit:
+            break
+    if not problems and levels_seen:
+        raise DataError(
+            f"{path} has no row of the levels {', '.join(levels)} in column {columns['level']!r}; "
+            f"it has {', '.join(sorted(map(str, levels_seen)))}: correct `levels` or `level_column`."
+        )
+    if not problems:
+        raise DataError(f"{path} holds no rows; write one problem per {unit}, or name another file in `path`.")
+    return problems
+
+
+def prompt_id(prompt: str) -> str:
+    """The id of a problem whose row has none: the same text has the same id in every file."""
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def user_text(value):
+    """The first user message of a list of messages ({role, content} or {from, value}); anything else as it is."""
+    if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
+        return value
+    users = [m for m in value if m.get("role", m.get("from")) in ("user", "human")]
+    return users[0].get("content", users[0].get("value")) if users else None
+
+
+def _problem(path: Path, place: str, row: dict, columns: dict[str, str]) -> tuple[Problem, bool]:
+    """The problem of one row, and whether its id is a hash of its prompt."""
+    if isinstance(row.get("reward_model"), dict) and columns["prompt"] not in row:
+        row, columns = _from_verl(row, columns)
+    prompt = user_text(_get(row, columns["prompt"]))
+    if not isinstance(prompt, str) or not prompt.strip():
+        if columns["prompt"] in row:
+            found = f"{shown(prompt)} in column {columns['prompt']!r}, which is not a text"
+            remedy = "give every row a non-blank string there"
+        else:
+            found = f"no column {columns['prompt']!r} (it has {', '.join(map(repr, row)) or 'no columns'})"
+            remedy = "add it, or set `prompt_column`"
+        raise DataError(f"{place} has {found}; {remedy}.")
+    scalars = {role: _text(place, row, columns[role]) for role in ("id", "answer", "level")}
+    hashed = scalars["id"] is None
+    problem = Problem(
+        id=prompt_id(prompt) if hashed else scalars["id"],
+        prompt=prompt,
+        answer=scalars["answer"],
+        source=path.stem,
+        level=scalars["level"],
+        labelled=_flag(place, row, columns["labelled"]) if columns["labelled"] else None,
+    )
+    return problem, hashed
+
+
+def _from_verl(row: dict, columns: dict[str, str]) -> tuple[dict, dict[str, str]]:
+    """A row of verl's format in columns of ours.
+
+    SRT's files hide the true answer of an unlabelled row in `solution_hidden_during_training`: it is kept for the
+    metrics, and the problem is marked as one whose answer must not be trained on.
+    """
+    reward = row["reward_model"]
+    answer = reward.get("ground_truth")
+    labelled = answer != _NO_LABEL
+    if not labelled:
+        answer = reward.get("solution_hidden_during_training")
+    ours = {"prompt": row.get("prompt"), "answer": answer, "id": row.get("id"), "labelled": labelled}
+    return ours, {**{role: role for role in ours}, "level": columns["level"]}
+
+
+def _get(row: dict, column: str):
+    """The value of a column; "a.b" is key b of column a where there is no column "a.b"."""
+    if column in row or "." not in column:
+        return row.get(column)
+    outer, _, inner = column.partition(".")
+    return _get(row[outer], inner) if isinstance(row.get(outer), dict) else None
+
+
+def _text(place: str, row: dict, column: str) -> str | None:
+    """A string or number of the row as text (5 -> "5", 142.0 -> "142.0"); None where it is missing, null or blank."""
+    value = _get(row, column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    # bool is an int to Python; a true/false answer is written as a string by everyone who means it.
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(
+            f"{place} has {shown(value)} in column {column!r}; "
+            "write a string or a number there, or name another column."
+        )
+    return str(value)
+
+
+def _flag(place: str, row: dict, column: str) -> bool:
+    value = _get(row, column)
+    if not isinstance(value, bool):
+        raise DataError(f"{place} has {shown(value)} in `labelled_column` {column!r}; write true or false there.")
+    return value
+
+
+def _duplicate_message(places: str, id: str, hashed: bool, column: str) -> str:
+    if hashed:
+        return (
+            f"{places} hold the same prompt and no {column!r}, so that their ids, hashes of the prompt, are equal; "
+            "add an id column (or set `id_column`), or remove the duplicates from the file."
+        )
+    return f"{places} have the same id {shown(id)} in column {column!r}; make the ids unique or set `id_column`."
