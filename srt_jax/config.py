@@ -169,7 +169,7 @@ def base() -> ConfigDict:
 
 
 def source(**fields) -> ConfigDict:
-    """Where problems come from: a file (path and columns), a named set (name, root), a Reasoning Gym task (the rest)."""
+    """Where problems come from: a file (path and columns), a named set (name, root), a Reasoning Gym task (rest)."""
     config = ConfigDict(dict(
         kind="jsonl",                # jsonl | parquet | set (a name in srt_jax/data/sets.py) | gym
         limit=0,                     # problems kept, from the start; 0: all
