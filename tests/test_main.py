@@ -59,10 +59,10 @@ def test_dry_run_of_a_hub_model_says_what_it_did_not_check(miniature, tmp_path):
     arguments = [QUICKSTART, "--dry_run", f"--config.out={tmp_path}", f"--config.data.path={miniature}/train.jsonl"]
     done = run(*arguments, "--config.model.path=Qwen/Qwen2.5-Math-7B")
     assert done.returncode == 0, done.stderr
-    assert "7,615,616,512 parameters" in done.stdout and "data: 2048 problems" in done.stdout
+    assert "7,615,616,512 parameters" in done.stdout and "train.jsonl: 2048 problems" in done.stdout
     assert "not checked: weights, tokenizer" in done.stdout and "512 sequences" in done.stdout
     unknown = run(*arguments, "--config.model.path=nobody/nothing")
-    assert unknown.returncode == 0 and "not checked: model, tokenizer and prompts, nobody/nothing" in unknown.stdout
+    assert unknown.returncode == 0 and "not checked: model, nobody/nothing" in unknown.stdout
     long = run(*arguments, "--config.model.path=Qwen/Qwen2.5-Math-7B", "--config.batch.max_response_tokens=8192",
                "--config.batch.length_buckets=(9000,)")
     assert long.returncode == 2 and "has positions for 4096" in long.stderr
