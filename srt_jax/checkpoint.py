@@ -56,11 +56,17 @@ class Checkpoints:
         return self._manager.restore(
             self.last_step(), args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
 
-    def restore(self, state):
-        """The newest state, placed like `state` (arrays or abstract arrays with shardings)."""
+    def restore(self, state, step: int | None = None):
+        """The state of a kept step (default: the newest), placed like `state` (arrays or abstract arrays).
+
+        The arrays of `state` are given up first: two states may not fit on the devices.
+        """
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        for x in jax.tree.leaves(state):
+            if isinstance(x, jax.Array):
+                x.delete()
         return self._manager.restore(
-            self.last_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+            self.last_step() if step is None else step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -68,9 +74,10 @@ class Checkpoints:
 
 
 def check_same_run(there: dict, here: dict, directory) -> None:
-    """Raises CheckpointError unless the recorded config, data and model are those of this run."""
+    """Raises CheckpointError unless the recorded config, data, label files and model are those of this run."""
     for what, remedy in (("config", "give the run another name, or the old config"),
                          ("data", "restore the data file, or give the run another name"),
+                         ("labels", "restore the label files, or give the run another name"),
                          ("model", "restore the initial model, or give the run another name")):
         if there[what] != here[what]:
             names = differing_fields(there[what], here[what]) if what == "config" else [f"{what} contents"]

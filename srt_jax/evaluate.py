@@ -39,7 +39,6 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
     from srt_jax.loading import load_weights, open_mesh, open_sampler
     from srt_jax.prepare import encode_eval_sets, read_model
     from srt_jax.reward.grader import Grader
-    from srt_jax.rollout.sampler import Sampling
 
     validate(config)
     validate_devices(config, jax.device_count())
@@ -50,16 +49,12 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
     graphdef, params = load_weights(config, model, mesh)
     sampler = open_sampler(config, model, graphdef, mesh, run_directory(config))
     sampler.load(params, 0)
-    sampling = Sampling(config.batch.max_response_tokens, config.eval.temperature, config.eval.top_p, config.eval.top_k)
     results, rows = {}, []
     with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout) as grader:
         grader.self_test()
         for eval_set in eval_sets:
-            results[eval_set.name], rollouts, graded = evaluate(
-                eval_set, sampler, model.tokenizer, grader, samples=config.eval.samples, sampling=sampling,
-                style=config.answer.style, seed=config.seed)
-            rows += [{"set": eval_set.name, **row}
-                     for row in rollout_rows(eval_set.problems, rollouts, graded, model.tokenizer)]
+            results[eval_set.name], collected = evaluate(eval_set, sampler, model.tokenizer, grader, config)
+            rows += [{"set": eval_set.name, **row} for row in rollout_rows(collected, model.tokenizer)]
     if out:
         partial = out.with_name(f".{out.name}.partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -2,11 +2,14 @@
 import dataclasses
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from srt_jax.collect import Collected, sample_and_grade
 from srt_jax.data.base import Problem
-from srt_jax.reward import answers as extraction
-from srt_jax.reward.labels import Graded, grade_rollouts
+from srt_jax.reward.labels import Graded
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
+
+VALIDATION = "validation"  # the evaluation set that is held out of the training problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,26 +20,17 @@ class EvalSet:
     prompts: list[list[int]]
 
 
-def evaluate(eval_set: EvalSet, sampler, tokenizer, grader, *, samples: int, sampling: Sampling, style: str,
-             seed: int) -> tuple[dict[str, float], Rollouts, Graded]:
-    """Metrics of one set, its rollouts and their grading.
+def evaluate(eval_set: EvalSet, sampler, tokenizer, grader, config: ConfigDict) -> tuple[dict[str, float], Collected]:
+    """Metrics of one set by config.eval, and its graded rollouts.
 
     The random numbers depend on (seed, problem, sample), not on the step: a curve over training compares equal draws.
     """
-    seeds = problem_seeds(seed, "eval", 0, [p.id for p in eval_set.problems])
-    rollouts = sampler.generate(eval_set.prompts, samples, sampling, seeds)
-    graded = grade_rollouts(eval_set.problems, extract_answers(rollouts, tokenizer, style), grader)
-    return metrics(graded, rollouts), rollouts, graded
-
-
-def extract_answers(rollouts: Rollouts, tokenizer, style: str) -> list[list[str | None]]:
-    """The extracted answer of every response, None where there is none."""
-    flat = [tokens for row in rollouts.responses() for tokens in row]
-    texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
-    found = [extraction.extract(text, style) for text in texts]
-    n = rollouts.tokens.shape[1]
-    texts_of = [answer.text if answer else None for answer in found]
-    return [texts_of[i:i + n] for i in range(0, len(texts_of), n)]
+    e = config.eval
+    collected = sample_and_grade(
+        sampler, grader, tokenizer, eval_set.problems, eval_set.prompts, e.samples,
+        Sampling(config.batch.max_response_tokens, e.temperature, e.top_p, e.top_k),
+        problem_seeds(config.seed, "eval", 0, [p.id for p in eval_set.problems]), config.answer.style)
+    return metrics(collected.graded, collected.rollouts), collected
 
 
 def metrics(graded: Graded, rollouts: Rollouts) -> dict[str, float]:
@@ -59,8 +53,9 @@ def metrics(graded: Graded, rollouts: Rollouts) -> dict[str, float]:
     return out
 
 
-def rollout_rows(problems: list[Problem], rollouts: Rollouts, graded: Graded, tokenizer) -> list[dict]:
+def rollout_rows(collected: Collected, tokenizer) -> list[dict]:
     """One row per response: what was asked, said, extracted, voted and rewarded."""
+    problems, rollouts, graded = collected.problems, collected.rollouts, collected.graded
     texts = iter(tokenizer.batch_decode([r for row in rollouts.responses() for r in row], skip_special_tokens=False))
     rows = []
     for p, problem in enumerate(problems):

@@ -18,8 +18,10 @@ TAGS = {
     "label/majority_accuracy": "share of votes whose winner is right: maj@n on the training prompts",
     "label/majority_gain": "majority accuracy minus true reward: what is left to learn from the vote",
     "label/label_accuracy": "share of labels that are right",
-    "label/reward_accuracy": "share of rollouts whose reward equals their true reward; can be high with wrong labels",
+    "label/reward_accuracy": "1 - mean |reward - true reward|: the share that agrees; can be high with wrong labels",
     "label/labelled": "share of prompts that got a label",
+    "label/from_answers": "share of prompts rewarded by their known answer: 1 for ground_truth, between for mixed",
+    "label/informative": "share of prompts with a label and rewards that differ; the others' advantages are 0",
     "label/vote_share": "votes of the winner / n",
     "label/vote_share_parsed": "votes of the winner / parseable answers",
     "label/ties": "share of tied votes",
@@ -30,22 +32,30 @@ TAGS = {
     "rollout/response_tokens_max": "longest response",
     "rollout/truncated": "share of responses cut at batch.max_response_tokens",
     "rollout/weights_version": "updates behind the weights that sampled",
+    "rollout/temperature": "the rollouts' sampling temperature",
+    "rollout/rounds": "batches drawn for the step; more than 1 with batch.resample_rounds",
     "rollout/tokens_per_second": "sampled tokens / seconds of sampling",
-    "rollout/padding": "share of padding in the update's batch",
     "update/loss": "policy-gradient loss; near 0 by construction, since advantages sum to 0: watch the rewards",
-    "update/grad_norm": "global gradient norm before clipping",
-    "update/finite": "1 where loss and gradient are finite",
-    "update/updated": "0 where nothing was labelled, and the weights stayed as they were",
+    "update/grad_norm": "global gradient norm before clipping, mean over the step's updates",
+    "update/finite": "1 where every loss and gradient of the step is finite",
+    "update/updated": "share of the step's updates that were made; 0 where nothing was labelled",
     "update/entropy": "entropy of the policy per response token, nats",
     "update/kl": "estimated KL to the reference per response token, nats; not measured where rl.kl_coef is 0",
     "update/kl_per_sequence": "estimated KL to the reference summed over a response, nats",
     "update/return": "reward minus kl_coef x kl_per_sequence",
-    "update/advantage_abs": "mean absolute advantage",
+    "update/advantage_abs": "mean absolute advantage of a response token",
     "update/logprob_gap_mean": "mean |sampler's - trainer's log-prob| of the sampled tokens; should be rounding",
     "update/logprob_gap_max": "largest |sampler's - trainer's log-prob| of the sampled tokens",
     "update/weights_moved_bf16": "share of weights whose bfloat16 rounding the update changed",
-    "time/sample": "seconds of sampling",
-    "time/grade": "seconds of extraction, voting and grading",
+    "update/learning_rate": "learning rate of the step's last update",
+    "update/clip_fraction": "share of response tokens whose ratio to the old policy is clipped; where a step makes several updates",
+    "update/importance_weight": "mean truncated weight trainer / sampler probability; where rl.tis_cap is set",
+    "update/padding": "share of padding among the tokens that the update computes",
+    "update/mfu": "FLOPs of the passes the update needs, real tokens only, over its seconds and the devices' bfloat16 peak",
+    "time/sample": "seconds of sampling; grading goes on meanwhile",
+    "time/grade": "seconds of grading after the last sample",
+    "time/wait": "seconds of waiting for rollouts that were sampled during the step before (rollout.steps_ahead)",
+    "time/load": "seconds until the sampler has the new weights",
     "time/update": "seconds of collation and update",
     "time/log": "seconds of writing rollouts",
     "time/eval": "seconds of evaluation",
@@ -96,9 +106,13 @@ class Phases:
         try:
             yield
         finally:
-            seconds = time.perf_counter() - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-            self.total[name] = self.total.get(name, 0.0) + seconds
+            self.add({name: time.perf_counter() - start})
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Counts seconds that were measured elsewhere."""
+        for name, s in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + s
+            self.total[name] = self.total.get(name, 0.0) + s
 
     def pop(self) -> dict[str, float]:
         """`time/<phase>` since the last call, and their sum as `time/step`."""

@@ -1,19 +1,26 @@
 """All of a run that can be checked before compute starts: data, tokenizer, model shapes, run folder."""
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax.config import ConfigError
+from srt_jax.data import label_file, overlap
 from srt_jax.data import problems as problem_sources
-from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.data.base import NotHereError, Problem, fingerprint
 from srt_jax.data.batching import batch_indices
 from srt_jax.data.prompts import encode, load_tokenizer, stop_ids
-from srt_jax.evaluation import EvalSet
+from srt_jax.data.split import split_validation
+from srt_jax.evaluation import VALIDATION, EvalSet
 from srt_jax.model import weights
 from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
+from srt_jax.reward import labels
+from srt_jax.reward.labels import LabelSettings
 
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 
@@ -38,8 +45,10 @@ class Prepared:
     model: Model
     problems: list[Problem]
     prompts: list[list[int]]
+    label_settings: LabelSettings
+    indices: Callable[[int], np.ndarray]  # the problems of the n-th batch, from 0
     eval_sets: list[EvalSet]
-    identity: dict  # what a checkpoint must agree with: data and model fingerprints
+    identity: dict  # what a checkpoint must agree with: fingerprints of data, model and label files
     report: list[str]  # one line per thing found out
 
 
@@ -48,16 +57,33 @@ def prepare(config: ConfigDict) -> Prepared:
     model = read_model(config)
     weights.check(model.directory)
     problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
-    batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)  # raises where there are too few
-    if config.labels.source == "ground_truth" and all(p.answer is None and p.metadata is None for p in problems):
-        raise DataError(f"labels.source is 'ground_truth', but no problem of {config.data.path} has an answer in "
-                        f"data.answer_column={config.data.answer_column!r}.")
     eval_sets, report = encode_eval_sets(config, model.tokenizer)
+    if config.stop.validation_fraction:
+        held_out = {p.id for p in split_validation(problems, config.stop.validation_fraction, config.seed)[1]}
+        validation = [p.id in held_out for p in problems]
+        eval_sets.insert(0, EvalSet(VALIDATION, *_where(validation, problems, prompts)))
+        problems, prompts = _where([not held for held in validation], problems, prompts)
+        report.append(f"eval.sets.{VALIDATION}: {len(held_out)} training problems, held out")
+    report += [overlap.report(f"overlap: eval.sets.{s.name}", problems, s.problems) for s in eval_sets]
+    indices = _order(config, problems)
+    indices(0)  # raises where there are too few problems
+    settings = LabelSettings.of(config)
     report = [f"model: {model.directory} ({model.config.family}, {model.config.num_params:,} parameters)", line,
-              *report,
+              labels.describe(problems, settings), *report,
               f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}"]
-    identity = {"data": fingerprint(problems), "model": _model_fingerprint(model.directory)}
-    return Prepared(model, problems, prompts, eval_sets, identity, report)
+    files = [path for path in (config.labels.path, config.curriculum.path) if path]
+    identity = {"data": fingerprint(problems), "model": _model_fingerprint(model.directory),
+                "labels": [label_file.fingerprint(path) for path in files]}
+    return Prepared(model, problems, prompts, settings, indices, eval_sets, identity, report)
+
+
+def _where(mask: list[bool], *lists):
+    return tuple([x for x, wanted in zip(values, mask) if wanted] for values in lists)
+
+
+def _order(config: ConfigDict, problems: list[Problem]) -> Callable[[int], np.ndarray]:
+    """The function from a batch's number to the indices of its problems."""
+    return functools.partial(batch_indices, len(problems), config.batch.prompts_per_step, config.seed)
 
 
 def read_model(config: ConfigDict) -> Model:
@@ -86,21 +112,27 @@ def check_context(config: ConfigDict, model_config: ModelConfig) -> None:
 
 
 def prepare_offline(config: ConfigDict) -> list[str]:
-    """Lines of report on a hub model that is not on this machine: its shapes are known from model/hf, its data is read.
+    """Lines of report where the model or the data is on the hub and not on this machine: what can be checked is.
 
-    Raises ConfigError, DataError or ModelError for what can be checked all the same.
+    The shapes of a hub model are known from model/hf. Raises ConfigError, DataError or ModelError.
     """
     name = config.model.path.rsplit("/", 1)[-1]
     shipped = pathlib.Path(__file__).parent / "model" / "hf" / f"{name}.json"
-    if not shipped.exists():
-        return [f"not checked: model, tokenizer and prompts, {config.model.path} is not on this machine (offline)"]
-    model_config = ModelConfig.from_hf(json.loads(shipped.read_text()))
-    check_context(config, model_config)
-    problems = problem_sources.load(config.data)
-    batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
-    return [f"model: {config.model.path} ({model_config.family}, {model_config.num_params:,} parameters)",
-            f"data: {len(problems)} problems",
-            "not checked: weights, tokenizer, prompt lengths, evaluation sets: the model is on the hub (offline)"]
+    here = pathlib.Path(config.model.path).is_dir()
+    if here or shipped.exists():
+        shapes = read_hf_config(pathlib.Path(config.model.path)) if here else json.loads(shipped.read_text())
+        model_config = ModelConfig.from_hf(shapes)
+        check_context(config, model_config)
+        report = [f"model: {config.model.path} ({model_config.family}, {model_config.num_params:,} parameters)"]
+    else:
+        report = [f"not checked: model, {config.model.path} is not on this machine (offline)"]
+    try:
+        problems = problem_sources.load(config.data)
+        batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
+        report.append(f"data: {problem_sources.title(config.data)}: {len(problems)} problems")
+    except NotHereError:
+        report.append(f"not checked: data: {problem_sources.title(config.data)} (offline)")
+    return [*report, "not checked: weights, tokenizer, prompt lengths, label files, evaluation sets (offline)"]
 
 
 def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict):
@@ -108,8 +140,7 @@ def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict)
     problems = problem_sources.load(source)
     problems, prompts, filtered = encode(problems, tokenizer, config.prompts, config.batch.max_prompt_tokens)
     answered = sum(p.answer is not None for p in problems)
-    where = source.path if source.kind == "jsonl" else source.task
-    return problems, prompts, f"{field}: {where}: {filtered}; {answered} with an answer"
+    return problems, prompts, f"{field}: {problem_sources.title(source)}: {filtered}; {answered} with an answer"
 
 
 def encode_eval_sets(config: ConfigDict, tokenizer) -> tuple[list[EvalSet], list[str]]:

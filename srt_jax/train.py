@@ -3,14 +3,17 @@
     problems -> rollouts -> answers -> labels -> rewards -> one update -> the sampler gets the new weights
 
 `train` is the run, `train_step` one turn of the loop; everything else here starts, watches or ends a run. Steps count
-updates: step s trains on rollouts of weights version s - 1, and an evaluation at step s sees s updates.
+updates: step s trains on rollouts of weights version s - 1, one less with rollout.steps_ahead, and an evaluation at
+step s sees s updates.
 """
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import pathlib
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import jax
@@ -19,17 +22,18 @@ from ml_collections import ConfigDict
 
 from srt_jax import metrics
 from srt_jax.checkpoint import Checkpoints, check_same_run
+from srt_jax.collect import Collected, collect, temperature_at
 from srt_jax.config import describe, fingerprint_fields, run_directory, validate, validate_devices
-from srt_jax.data.batching import batch_indices
-from srt_jax.evaluation import evaluate, extract_answers, rollout_rows
+from srt_jax.evaluation import VALIDATION, evaluate, rollout_rows
 from srt_jax.loading import load_weights, open_mesh, open_sampler
-from srt_jax.model import weights
+from srt_jax.model import flops, weights
 from srt_jax.prepare import Prepared, prepare
-from srt_jax.reward import labels
+from srt_jax.reward import labels, shaping
 from srt_jax.reward.grader import Grader
 from srt_jax.rl.collate import collate
-from srt_jax.rl.update import UpdateConfig, init_state, make_optimizer, make_update
-from srt_jax.rollout.sampler import Sampling, problem_seeds
+from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
+from srt_jax.rl.update import UpdateConfig, make_update
+from srt_jax.rollout.sampler import RolloutError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
 
@@ -46,6 +50,7 @@ class Run:
     directory: pathlib.Path
     mesh: jax.sharding.Mesh
     reference: Any
+    update_config: UpdateConfig
     update: Any
     sampler: Any
     grader: Grader
@@ -68,68 +73,95 @@ def train(config: ConfigDict) -> dict:
     if finished := completed_summary(config, directory):
         print(f"{directory} is complete ({finished['steps']} steps): nothing to do.")
         return finished
-    run, state, start = begin(config, prepare(config), directory)
-    with run.grader, StopSignal() as stop:
-        if start == 0:
-            run.log.write(0, evaluate_sets(run, 0))
-        for step in range(start + 1, config.steps + 1):
-            state, values = train_step(run, state, step)
-            evaluated = step % config.eval.every == 0 or step == config.steps
-            if evaluated:
-                values |= evaluate_sets(run, step)
-            values |= run.phases.pop() | {"time/compilations": run.compilations.count}
-            run.log.write(step, values)
-            run.log.progress(step, progress_summary(values))
-            if evaluated or step % config.checkpoint.every == 0 or stop.requested:
-                save(run, state, step, evaluated)
-            if stop.requested and step < config.steps:
-                raise TrainingStoppedError(
-                    f"stopped after step {step}; the state is saved in {directory}: the same command goes on.")
-        return finish(run, state)
+    run, state, step = begin(config, prepare(config), directory)
+    with run.grader, contextlib.closing(run.sampler), StopSignal() as stop, ThreadPoolExecutor(1) as thread:
+        try:
+            run.sampler.load(state.params, step)
+            if is_evaluated(config, step) and str(step) not in run.record["evals"]:
+                run.log.write(step, evaluate_sets(run, step))
+            reason, pending = None, None
+            while step < config.steps and not reason:
+                collected = take_rollouts(run, step + 1, pending)
+                if config.rollout.steps_ahead and step + 1 < config.steps:
+                    pending = thread.submit(collect_step, run, step + 2)
+                state, values = train_step(run, state, step + 1, collected)
+                step += 1
+                with run.phases("load"):
+                    if pending:
+                        wait([pending])  # new weights come between the rollouts of two steps, never within one's
+                    run.sampler.load(state.params, step)
+                reason = watch(run, state, step, values, stop)
+                if stop.requested and step < config.steps:
+                    raise TrainingStoppedError(
+                        f"stopped after step {step}; the state is saved in {directory}: the same command goes on.")
+        except RolloutError as e:
+            save(run, state, step)
+            raise TrainingStoppedError(
+                f"{e} The state after step {step} is saved in {directory}: the same command goes on.") from e
+        return finish(run, state, step, reason)
 
 
-def train_step(run: Run, state, step: int):
-    """One turn of the loop: sample, grade, update. Returns (new state, the step's metrics)."""
-    config, prepared = run.config, run.prepared
-    chosen = batch_indices(len(prepared.problems), config.batch.prompts_per_step, config.seed, step - 1)
-    problems = [prepared.problems[i] for i in chosen]
-    with run.phases("sample"):
-        rollouts = run.sampler.generate(
-            [prepared.prompts[i] for i in chosen], config.batch.samples_per_prompt,
-            Sampling(config.batch.max_response_tokens, config.rollout.temperature),
-            problem_seeds(config.seed, "train", step, [p.id for p in problems]))
-    with run.phases("grade"):
-        answers = extract_answers(rollouts, prepared.model.tokenizer, config.answer.style)
-        graded = labels.grade_rollouts(problems, answers, run.grader, config.labels.source, config.labels.threshold,
-                                       config.reward.match)
+def collect_step(run: Run, step: int) -> Collected:
+    """The graded rollouts of a step."""
+    return collect(run.config, run.prepared, run.sampler, run.grader, step)
+
+
+def take_rollouts(run: Run, step: int, pending) -> Collected:
+    """The step's rollouts: collected now, or those of `pending`, collected during the step before."""
+    if pending is None:
+        collected = collect_step(run, step)
+        run.phases.add(collected.seconds)
+    else:
+        with run.phases("wait"):
+            collected = pending.result()
+    version = collected.rollouts.version
+    if not step - 1 - run.config.rollout.steps_ahead <= version < step:
+        raise RolloutError(f"the rollouts of step {step} come from version {version} of the weights: the sampler is out "
+                           "of step.")
+    return collected
+
+
+def train_step(run: Run, state, step: int, collected: Collected):
+    """The update on a step's rollouts. Returns (new state, the step's metrics)."""
+    config, n = run.config, run.config.batch.samples_per_prompt
+    rollouts, graded = collected.rollouts.first(n), collected.graded.first(n)
     with run.phases("update"):
-        batch = collate(rollouts, graded.rewards, graded.labelled, config.batch.length_buckets, run.mesh)
+        rewards = graded.rewards + shaping.overlong_penalty(
+            rollouts.lengths, config.batch.max_response_tokens, config.reward.overlong_buffer)
+        batch = collate(rollouts, rewards, graded.labelled, run.update_config.layout, run.mesh,
+                        config.rl.temperature or temperature_at(config, step),
+                        shaping.kept(rollouts.stopped, config.reward.drop_truncated))
         state, update_metrics = run.update(state, run.reference, batch)
         update_metrics = jax.device_get(update_metrics)
     with run.phases("log"):
-        saved, shown = step % config.log.rollouts_every == 0, step % config.eval.every == 0
-        rows = rollout_rows(problems, rollouts, graded, prepared.model.tokenizer) if saved or shown else []
-        if saved:
-            run.log.rollouts(step, rows)
-        if shown:
-            run.log.text("rollouts", metrics.markdown_table(rows[:config.log.shown]), step)
+        log_rollouts(run, step, collected)
     if not update_metrics["finite"]:
-        save(run, state, step - 1, evaluated=False)
+        save(run, state, step - 1)
         export(run, state, "last_good")
         raise TrainingStoppedError(
             f"the gradient of step {step} is not finite; the state before it is saved in {run.directory}: look at "
             f"rollouts/step_{step:06d}.jsonl.gz, then start a new run with a lower optimizer.learning_rate and "
             f"model.path={run.directory}/last_good.")
-    run.sampler.load(state.params, step)
-    tokens = int(rollouts.lengths.sum())
-    return state, labels.metrics(graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
+    return state, labels.metrics(collected.graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
         "rollout/response_tokens": rollouts.lengths.mean(),
         "rollout/response_tokens_max": rollouts.lengths.max(),
         "rollout/truncated": 1 - rollouts.stopped.mean(),
         "rollout/weights_version": rollouts.version,
-        "rollout/tokens_per_second": tokens / run.phases.seconds["sample"],
-        "rollout/padding": 1 - float(batch.lengths.sum()) / batch.tokens.size,
+        "rollout/tokens_per_second": collected.rollouts.lengths.sum() / collected.seconds["sample"],
+        "rollout/rounds": collected.rounds,
+        "rollout/temperature": temperature_at(config, step),
+        "update/mfu": update_mfu(run, rollouts),
     } | {f"grader/{k}": v for k, v in run.grader.metrics().items()}
+
+
+def update_mfu(run: Run, rollouts) -> float:
+    """Share of the devices' peak that the passes the update requires reach; NaN where the peak is not known."""
+    lengths = np.array([len(p) for p in rollouts.prompts])[:, None] + rollouts.lengths
+    c = run.update_config
+    passes = flops.update(run.prepared.model.config, lengths.reshape(-1), c.scores_policy, c.scores_reference,
+                          c.epochs_per_step)
+    found = flops.mfu(sum(passes.values()), run.phases.seconds["update"], run.mesh.devices.flat)
+    return float("nan") if found is None else found
 
 
 # ---- start
@@ -149,24 +181,23 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, prepared.model, mesh)
     reference = load_weights(config, prepared.model, mesh)[1] if config.rl.kl_coef else None
-    optimizer = make_optimizer(**{k: config.optimizer[k] for k in (
-        "learning_rate", "b1", "b2", "eps", "weight_decay", "grad_clip")})
+    update_config, o = UpdateConfig.of(config), config.optimizer
+    optimizer = make_optimizer(
+        learning_rate_schedule(o.learning_rate, o.schedule, o.warmup_steps, config.steps,
+                               update_config.updates_per_step),
+        o.b1, o.b2, o.eps, o.weight_decay, o.grad_clip, o.moments_dtype)
     state = init_state(params, optimizer, mesh)
     if start:
         state = checkpoints.restore(state)
         print(f"going on from step {start} of {config.steps} in {directory}")
-    update = make_update(graphdef, optimizer, UpdateConfig(
-        samples_per_prompt=config.batch.samples_per_prompt, microbatch_sequences=config.batch.microbatch_sequences,
-        max_response_tokens=config.batch.max_response_tokens, temperature=config.rollout.temperature,
-        old_logprobs=config.rollout.old_logprobs,
-        **{k: config.rl[k] for k in ("advantage", "kl", "kl_coef", "loss_aggregation")}), mesh, state)
-    sampler = open_sampler(config, prepared.model, graphdef, mesh, directory)
-    sampler.load(state.params, start)
     grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout)
     grader.self_test()
-    log = metrics.RunLog(directory, config.steps, last_step=start or None)
-    return Run(config, prepared, directory, mesh, reference, update, sampler, grader, log, checkpoints, record,
-               metrics.Phases(record["seconds"]), metrics.CompilationCounter()), state, start
+    return Run(
+        config, prepared, directory, mesh, reference, update_config,
+        make_update(graphdef, optimizer, update_config, mesh, state),
+        open_sampler(config, prepared.model, graphdef, mesh, directory), grader,
+        metrics.RunLog(directory, config.steps, last_step=start or None), checkpoints, record,
+        metrics.Phases(record["seconds"]), metrics.CompilationCounter()), state, start
 
 
 def resolved(config: ConfigDict) -> str:
@@ -206,23 +237,51 @@ class StopSignal:
 # ---- watch
 
 
+def watch(run: Run, state, step: int, values: dict, stop: StopSignal) -> str | None:
+    """Evaluates, logs and saves what is due after a step. Returns why the run ends here, None where it goes on."""
+    config, reason = run.config, None
+    evaluated = is_evaluated(config, step)
+    try:
+        if evaluated:
+            values |= evaluate_sets(run, step)
+    finally:
+        values |= run.phases.pop() | {"time/compilations": run.compilations.count}
+        run.log.write(step, values)
+    run.log.progress(step, progress_summary(values))
+    if evaluated or step % config.checkpoint.every == 0 or stop.requested:
+        save(run, state, step)
+    return reason
+
+
+def is_evaluated(config: ConfigDict, step: int) -> bool:
+    """Is there an evaluation after this step?"""
+    return step % config.eval.every == 0 or step == config.steps
+
+
 def evaluate_sets(run: Run, step: int) -> dict[str, float]:
     """`eval/<set>/<metric>` of every evaluation set; also kept in the run's record, and shown as probes at the ends."""
     config, values = run.config, {}
-    sampling = Sampling(config.batch.max_response_tokens, config.eval.temperature, config.eval.top_p, config.eval.top_k)
     for position, eval_set in enumerate(run.prepared.eval_sets):
         with run.phases("eval"):
-            found, rollouts, graded = evaluate(
-                eval_set, run.sampler, run.prepared.model.tokenizer, run.grader, samples=config.eval.samples,
-                sampling=sampling, style=config.answer.style, seed=config.seed)
+            found, collected = evaluate(eval_set, run.sampler, run.prepared.model.tokenizer, run.grader, config)
         values |= {f"eval/{eval_set.name}/{name}": value for name, value in found.items()}
         if position == 0 and step in (0, config.steps):
-            rows = rollout_rows(eval_set.problems, rollouts, graded, run.prepared.model.tokenizer)
+            rows = rollout_rows(collected, run.prepared.model.tokenizer)
             shown = rows[::config.eval.samples][:config.log.shown]
             run.log.text("probes", metrics.markdown_table(shown), step)
             (run.directory / f"probes_step_{step:06d}.json").write_text(json.dumps(shown, indent=2) + "\n")
     run.record["evals"][str(step)] = values
     return values
+
+
+def log_rollouts(run: Run, step: int, collected: Collected) -> None:
+    """Saves the step's rollouts, and shows a few of them in TensorBoard, as often as the config asks for."""
+    saved, shown = step % run.config.log.rollouts_every == 0, step % run.config.eval.every == 0
+    rows = rollout_rows(collected, run.prepared.model.tokenizer) if saved or shown else []
+    if saved:
+        run.log.rollouts(step, rows)
+    if shown:
+        run.log.text("rollouts", metrics.markdown_table(rows[:run.config.log.shown]), step)
 
 
 def progress_summary(values: dict) -> str:
@@ -237,17 +296,19 @@ def progress_summary(values: dict) -> str:
 
 
 def score(evals: dict, config: ConfigDict) -> float | None:
-    """Mean avg@k over the evaluation sets that have answers: what the best step is chosen by."""
-    found = [v for name, v in evals.items() if name.endswith(f"/avg@{config.eval.samples}")]
-    return float(np.mean(found)) if found else None
+    """What the best step is chosen by: avg@k on the validation set, else its mean over the sets that have answers."""
+    found = {name: v for name, v in evals.items() if name.endswith(f"/avg@{config.eval.samples}")}
+    validation = f"eval/{VALIDATION}/avg@{config.eval.samples}"
+    return found.get(validation, float(np.mean(list(found.values()))) if found else None)
 
 
-def save(run: Run, state, step: int, evaluated: bool) -> None:
-    """A checkpoint of this step."""
+def save(run: Run, state, step: int) -> None:
+    """A checkpoint of this step, unless there is one or there is nothing to save yet."""
+    if step == 0:
+        return
     run.record["seconds"] = run.phases.total
-    evals = run.record["evals"].get(str(step), {}) if evaluated else {}
     with run.phases("save"):
-        run.checkpoints.save(step, state, run.record, score(evals, run.config))
+        run.checkpoints.save(step, state, run.record, score(run.record["evals"].get(str(step), {}), run.config))
 
 
 def export(run: Run, state, name: str) -> None:
@@ -256,16 +317,19 @@ def export(run: Run, state, name: str) -> None:
                  tokenizer_from=run.prepared.model.directory)
 
 
-def finish(run: Run, state) -> dict:
-    """Exports the final weights, writes summary.json and closes everything."""
-    config, evals = run.config, {int(step): values for step, values in run.record["evals"].items()}
+def finish(run: Run, state, step: int, reason: str | None) -> dict:
+    """Exports the final weights, and the best where these are others; writes summary.json and closes everything."""
+    config, evals = run.config, {int(s): values for s, values in run.record["evals"].items()}
     export(run, state, "final")
-    scored = {step: score(values, config) for step, values in evals.items() if score(values, config) is not None}
+    scored = {s: score(values, config) for s, values in evals.items() if score(values, config) is not None}
     best = max(scored, key=scored.get) if scored else None
+    if best not in (None, 0, step):
+        export(run, run.checkpoints.restore(state, best), "best")
     summary = {
-        "name": config.name, "steps": config.steps, "labels": config.labels.source,
-        "base": evals.get(0, {}), "last": evals.get(config.steps, {}),
+        "name": config.name, "steps": step, "labels": config.labels.source,
+        "base": evals.get(0, {}), "last": evals.get(step, {}),
         "best": {"step": best, **evals[best]} if best is not None else {},
+        "ended_early": reason,
         "seconds": {name: round(s, 2) for name, s in run.phases.total.items()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -275,7 +339,8 @@ def finish(run: Run, state) -> dict:
     partial.rename(run.directory / "summary.json")
     run.log.close()
     run.checkpoints.close()
-    run.sampler.close()
+    if reason:
+        print(f"ended after step {step} of {config.steps}: {reason}")
     print(f"done: {run.directory}/final holds the model, summary.json the figures; "
           f"tensorboard --logdir {run.directory.parent}")
     return summary

@@ -1,0 +1,93 @@
+"""The rollouts of a step: sampled, their answers extracted and graded, prompts that teach nothing replaced."""
+import dataclasses
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from srt_jax.data.base import Problem
+from srt_jax.reward import answers as extraction
+from srt_jax.reward import labels
+from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """Problems with their graded rollouts, the seconds it took by phase, and the batches drawn for them."""
+    problems: list[Problem]
+    rollouts: Rollouts
+    graded: labels.Graded
+    seconds: dict[str, float]
+    rounds: int = 1
+
+
+def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompts: Sequence[Sequence[int]], n: int,
+                     sampling: Sampling, seeds, style: str, settings: labels.LabelSettings | None = None) -> Collected:
+    """n responses to each problem, and their grading, which begins while other prompts are still sampled."""
+    started = time.perf_counter()
+    grading = {}
+
+    def grade(p, responses):
+        return labels.grade_rollouts([problems[p]], extract_answers([responses], tokenizer, style), grader, settings)
+
+    with ThreadPoolExecutor(1) as thread:  # one: the grader's own workers are its parallelism
+        def finished(p, responses):
+            grading[p] = thread.submit(grade, p, responses)
+
+        rollouts = sampler.generate(prompts, n, sampling, seeds, finished)
+        sampled = time.perf_counter()
+        graded = labels.join([grading[p].result() for p in range(len(problems))])
+    return Collected(problems, rollouts, graded,
+                     {"sample": sampled - started, "grade": time.perf_counter() - sampled})
+
+
+def collect(config: ConfigDict, prepared, sampler, grader, step: int) -> Collected:
+    """The rollouts that step `step` (from 1) trains on: batch.prompts_per_step prompts, all their votes.
+
+    With batch.resample_rounds prompts whose rewards all agree are replaced by those of further batches (DAPO's dynamic
+    sampling, Yu et al. 2025, section 3.2); where these run out, the rest stays in, unlabelled.
+    """
+    wanted, rounds = config.batch.prompts_per_step, 1 + config.batch.resample_rounds
+    parts, found = [], 0
+    for draw in range((step - 1) * rounds, step * rounds):
+        chosen = prepared.indices(draw)
+        problems = [prepared.problems[i] for i in chosen]
+        parts.append(sample_and_grade(
+            sampler, grader, prepared.model.tokenizer, problems, [prepared.prompts[i] for i in chosen],
+            config.batch.votes_per_prompt or config.batch.samples_per_prompt,
+            Sampling(config.batch.max_response_tokens, temperature_at(config, step)),
+            problem_seeds(config.seed, "train", draw + 1, [p.id for p in problems]),
+            config.answer.style, prepared.label_settings))
+        found += int((~labels.uninformative(parts[-1].graded.rewards)).sum())
+        if found >= wanted:
+            break
+    return parts[0] if rounds == 1 else _most_informative(parts, wanted)
+
+
+def _most_informative(parts: list[Collected], wanted: int) -> Collected:
+    """The first `wanted` informative prompts of several batches, filled up with the others as unlabelled ones."""
+    problems = [problem for part in parts for problem in part.problems]
+    rollouts = Rollouts.join([part.rollouts for part in parts])
+    graded = labels.join([part.graded for part in parts])
+    dull = labels.uninformative(graded.rewards)
+    kept = np.argsort(dull, kind="stable")[:wanted]
+    graded = dataclasses.replace(graded, labelled=graded.labelled & ~dull).take(kept)
+    seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds}
+    return Collected([problems[i] for i in kept], rollouts.take(kept), graded, seconds, len(parts))
+
+
+def temperature_at(config: ConfigDict, step: int) -> float:
+    """The sampling temperature of a step (from 1): linear over rollout.temperature_steps, then constant."""
+    r = config.rollout
+    if not r.temperature_steps:
+        return r.temperature
+    return r.temperature + min(1.0, (step - 1) / r.temperature_steps) * (r.temperature_end - r.temperature)
+
+
+def extract_answers(responses, tokenizer, style: str) -> list[list[str | None]]:
+    """The extracted answer of each of the responses [P][n] (token ids), None where there is none."""
+    texts = iter(tokenizer.batch_decode([tokens for row in responses for tokens in row], skip_special_tokens=True))
+    found = [[extraction.extract(next(texts), style) for _ in row] for row in responses]
+    return [[answer.text if answer else None for answer in row] for row in found]
