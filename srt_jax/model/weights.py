@@ -1,20 +1,25 @@
 """Hugging Face directories <-> parameters. One table of names serves import and export.
 
-Import reads only the slices each process holds, one parameter at a time; export writes shard by shard. Neither ever
-holds a second full copy of the model in host memory.
+Import reads only the slices each process holds, one parameter at a time; export gathers and writes tensor by tensor, a
+few at a time. Neither ever holds a second full copy of the model in host memory.
 """
+import concurrent.futures
 import contextlib
 import json
+import math
 import os
 import pathlib
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xxhash
 from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from srt_jax.model import decoder
 from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
@@ -47,6 +52,8 @@ IGNORED = "rotary_emb.inv_freq"  # a buffer that old checkpoints carry
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json")
 SHARD_BYTES = 2 << 30
+WRITERS = min(8, os.cpu_count() or 1)  # threads of an export
+SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def load(directory, dtype=jnp.float32, remat: bool = False, sharding_of=None):
@@ -88,20 +95,25 @@ def check(directory) -> None:
 
 
 def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=None,
-         extra: dict[str, str] | None = None) -> int:
+         extra: dict[str, str] | None = None, manifest: dict | None = None) -> int:
     """Writes an ordinary Hugging Face directory, under a temporary name until it is complete. Returns its bytes.
 
     The head is always written, even when tied: vLLM's CPU build keeps a stale one otherwise. `tokenizer_from` is a
-    directory whose tokenizer and generation config are copied along, `extra` more text files by name.
-    Raises OSError where the disk is full.
+    directory whose tokenizer and generation config are copied along, `extra` more text files by name. With `manifest`
+    there is a manifest.json of these fields, all tensors and all files, with their sizes and checksums.
+    Of several processes all must call this; the first one writes. Raises OSError where the disk is full.
     """
     directory = pathlib.Path(directory)
+    if jax.process_index():
+        for name in tensor_shapes(params):
+            read_tensor(params, name, dtype)
+        multihost_utils.sync_global_devices(f"saved {directory}")
+        return 0
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        names = list(tensor_names(params))
-        _write_shards(partial, ((name, read_tensor(params, name, dtype)) for name in names))
+        tensors = _write_shards(partial, params, jnp.dtype(dtype))
         config = {**hf_config, "dtype": jnp.dtype(dtype).name}
         config.pop("torch_dtype", None)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -110,9 +122,15 @@ def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=
         for name in TOKENIZER_FILES if tokenizer_from else ():
             if (pathlib.Path(tokenizer_from) / name).exists():
                 shutil.copy(pathlib.Path(tokenizer_from) / name, partial / name)
+        if manifest is not None:
+            files = {file.name: _file_entry(file) for file in sorted(partial.iterdir())}
+            (partial / "manifest.json").write_text(
+                json.dumps({**manifest, "files": files, "tensors": tensors}, indent=1) + "\n")
         replace_directory(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"saved {directory}")
     return sum(f.stat().st_size for f in directory.iterdir())
 
 
@@ -126,13 +144,27 @@ def tensor_names(params):
     yield "lm_head.weight"
 
 
-def read_tensor(params, name: str, dtype) -> np.ndarray:
-    """One tensor of an export, as Hugging Face stores it, on the host."""
+def tensor_shapes(params) -> dict[str, tuple[int, ...]]:
+    """Hugging Face name -> shape of every tensor of an export, in the order of the layers."""
+    flat, shapes = dict(flat_paths(params)), {}
+    for name in tensor_names(params):
+        layer, path, transposed = locate(name)
+        shape = (flat[path] if path in flat else flat["embedding"]).shape[layer is not None:]
+        shapes[name] = shape[::-1] if transposed else shape
+    return shapes
+
+
+def read_tensor(params, name: str, dtype):
+    """One tensor of an export, as Hugging Face stores it: on the device, gathered where several processes hold it."""
     layer, path, transposed = locate(name)
     flat = dict(flat_paths(params))
     value = flat[path] if path in flat else flat["embedding"]  # a tied head
     value = (value if layer is None else value[layer]).astype(dtype)
-    return np.asarray(value.T if transposed else value, order="C")
+    value = value.T if transposed else value
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        whole = NamedSharding(value.sharding.mesh, PartitionSpec())
+        return jax.jit(lambda x: x, out_shardings=whole)(value)
+    return value
 
 
 def locate(name: str):
@@ -165,9 +197,9 @@ def map_with_path(function, tree: nnx.State) -> nnx.State:
 def replace_directory(partial: pathlib.Path, final: pathlib.Path) -> None:
     """Gives a complete, flushed directory its final name; one that stood there gives way only now."""
     for file in partial.iterdir():
-        file.chmod(0o644)  # safetensors creates files that only their owner may read
-        with open(file, "rb") as f:
-            os.fsync(f.fileno())
+        file.chmod(0o644)
+        _flush(file)
+    _flush(partial)
     old = final.with_name(f".{final.name}.old-{os.getpid()}")
     if final.exists():
         final.rename(old)
@@ -177,7 +209,17 @@ def replace_directory(partial: pathlib.Path, final: pathlib.Path) -> None:
         if old.exists():
             old.rename(final)
         raise
+    _flush(final.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _open(directory: pathlib.Path, stack) -> dict:
@@ -204,14 +246,9 @@ def _open(directory: pathlib.Path, stack) -> dict:
 
 
 def _check(tensors, shapes, config: ModelConfig, directory) -> None:
-    expected = {}
-    for name in tensor_names(shapes):
-        layer, path, transposed = locate(name)
-        leaf = dict(flat_paths(shapes)).get(path)
-        if leaf is None:  # a tied head may be absent
-            continue
-        shape = leaf.shape if layer is None else leaf.shape[1:]
-        expected[name] = shape[::-1] if transposed else shape
+    expected = tensor_shapes(shapes)
+    if config.tie_word_embeddings:  # a tied head may be absent
+        del expected["lm_head.weight"]
     for name, shape in expected.items():
         if name not in tensors:
             raise ModelError(f"{directory} has no tensor {name!r}, which its config.json calls for.")
@@ -254,29 +291,78 @@ def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
     return out
 
 
-def _write_shards(directory: pathlib.Path, named_tensors) -> None:
-    shards, current, size = [], {}, 0
-    weight_map, total = {}, 0
+def _write_shards(directory: pathlib.Path, params, dtype) -> dict[str, dict]:
+    """Writes all tensors at their final places, WRITERS at a time. Returns {name: dtype, shape, file and checksum}."""
+    shards = _plan_shards(tensor_shapes(params), dtype.itemsize)
+    places, tensors = {}, {}  # name -> (file, offset); name -> entry of the manifest
+    slots = threading.Semaphore(2 * WRITERS)  # tensors that exist beside the parameters
+    with contextlib.ExitStack() as stack:
+        for file, shapes in shards.items():
+            handle = stack.enter_context(open(directory / file, "wb"))
+            header, ends = _header(shapes, dtype)
+            handle.write(header)
+            handle.flush()
+            for (name, shape), end in zip(shapes.items(), ends):
+                places[name] = handle.fileno(), len(header) + end - math.prod(shape) * dtype.itemsize
+                tensors[name] = {"file": file, "dtype": dtype.name, "shape": list(shape)}
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(WRITERS))
 
-    def flush():
-        nonlocal current, size
-        shards.append(f"model-{len(shards) + 1:05d}.safetensors")
-        save_file(current, directory / shards[-1], metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(current, shards[-1]))
-        current, size = {}, 0
+        def write(name, value):
+            try:
+                data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+                _write_at(*places[name], data)
+                tensors[name]["xxh3_64"] = xxhash.xxh3_64_hexdigest(data)
+            finally:
+                slots.release()
 
-    for name, tensor in named_tensors:
-        if current and size + tensor.nbytes > SHARD_BYTES:
-            flush()
-        current[name] = tensor
-        size += tensor.nbytes
-        total += tensor.nbytes
-    flush()
+        # The gathers run in this thread and in one order: several processes must agree on it.
+        writes = []
+        for name in tensors:
+            slots.acquire()
+            writes.append(pool.submit(write, name, read_tensor(params, name, dtype)))
+        for done in writes:
+            done.result()
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(math.prod(t["shape"]) for t in tensors.values()) * dtype.itemsize},
+                 "weight_map": {name: entry["file"] for name, entry in tensors.items()}}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return tensors
+
+
+def _plan_shards(shapes: dict, itemsize: int) -> dict[str, dict]:
+    """File -> {name: shape}, each of SHARD_BYTES at most; a larger tensor has a file of its own."""
+    shards, size = [{}], 0
+    for name, shape in shapes.items():
+        num_bytes = math.prod(shape) * itemsize
+        if shards[-1] and size + num_bytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = shape
+        size += num_bytes
     if len(shards) == 1:
-        (directory / shards[0]).rename(directory / "model.safetensors")
-        return
-    names = {old: f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i, old in enumerate(shards)}
-    for old, new in names.items():
-        (directory / old).rename(directory / new)
-    index = {"metadata": {"total_size": total}, "weight_map": {k: names[v] for k, v in weight_map.items()}}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        return {"model.safetensors": shards[0]}
+    return {f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards)}
+
+
+def _header(shapes: dict, dtype) -> tuple[bytes, list[int]]:
+    """(first bytes of a safetensors file, where each tensor ends after them)."""
+    entries, ends, end = {"__metadata__": {"format": "pt"}}, [], 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": SAFETENSORS_DTYPES[dtype.name], "shape": shape, "data_offsets": [start, end]}
+        ends.append(end)
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, ends
+
+
+def _write_at(descriptor: int, offset: int, data: np.ndarray) -> None:
+    while len(data):
+        written = os.pwrite(descriptor, data, offset)
+        offset, data = offset + written, data[written:]
+
+
+def _file_entry(file: pathlib.Path) -> dict:
+    """Size of a file; and its checksum, unless it holds tensors, which have their own."""
+    entry = {"bytes": file.stat().st_size}
+    return entry if file.suffix == ".safetensors" else entry | {"xxh3_64": xxhash.xxh3_64_hexdigest(file.read_bytes())}
