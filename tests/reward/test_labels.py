@@ -5,7 +5,7 @@ import pytest
 
 from srt_jax.data.base import Problem
 from srt_jax.reward.grader import Grader
-from srt_jax.reward.labels import grade_rollouts, metrics, true_rewards
+from srt_jax.reward.labels import LabelSettings, grade_rollouts, metrics, true_rewards
 
 NAN = float("nan")
 
@@ -26,7 +26,7 @@ ANSWERS = [
 @pytest.fixture
 def graded(grader):
     def grade(source="vote", threshold=0.0, problems=PROBLEMS, answers=ANSWERS, by=grader):
-        return grade_rollouts(problems, answers, by, source, threshold)
+        return grade_rollouts(problems, answers, by, LabelSettings(source, threshold))
 
     return grade
 
@@ -40,7 +40,7 @@ def test_votes(graded):
     assert result.groups[3] == [0, 0, 1, 2]
     np.testing.assert_array_equal(result.true_rewards, [[1, 1, 0, 0], [NAN] * 4, [0, 0, 0, 0], [0, 0, 1, 0]])
     np.testing.assert_array_equal(result.majority_correct, [1, NAN, 0, 0])
-    np.testing.assert_array_equal(result.label_correct, [1, NAN, 0, 0])
+    np.testing.assert_array_equal(result.label_correct, [1, NAN, NAN, 0])
 
 
 def test_ground_truth(graded):
@@ -92,6 +92,8 @@ def test_metrics_by_hand(graded):
         "label_accuracy": 1 / 2,
         "reward_accuracy": 5 / 8,  # right, wrong
         "labelled": 3 / 4,
+        "from_answers": 0,
+        "informative": 3 / 4,
         "vote_share": 1.75 / 4,
         "vote_share_parsed": (2 / 3 + 3 / 4 + 0 + 1 / 2) / 4,
         "ties": 0,
@@ -147,8 +149,8 @@ def test_votes_by_string_and_rewards_by_equivalence_are_two_knobs():
     """As in the released code: 1/2 does not vote for 0.5, and is rewarded when 0.5 wins."""
     answers = [["0.5", "1/2", "0.5", "2"]]
     with Grader(workers=1, match="string") as grader:
-        strict = grade_rollouts([problem("0", "0.5")], answers, grader, reward_match="string")
-        mixed = grade_rollouts([problem("0", "0.5")], answers, grader, reward_match="equivalent")
+        strict = grade_rollouts([problem("0", "0.5")], answers, grader, LabelSettings(match="string"))
+        mixed = grade_rollouts([problem("0", "0.5")], answers, grader, LabelSettings(match="equivalent"))
     assert strict.votes[0].share == mixed.votes[0].share == 0.5
     assert strict.rewards.tolist() == [[1, 0, 1, 0]] and mixed.rewards.tolist() == [[1, 1, 1, 0]]
 

@@ -1,0 +1,85 @@
+"""Pseudo-labels on disk: JSON lines of {id, label, ...}, below an optional header {"provenance": {...}}.
+
+`python -m srt_jax.label` writes them, with each vote's shares and, where answers are known, the pass rate; a file made
+by hand needs `id` and `label` only.
+"""
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from srt_jax.data.base import DataError, shown
+
+SCORES = ("vote_share", "vote_share_parsed", "pass_rate")
+
+
+def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
+    """(provenance, {problem id: row}) of a label file. Raises DataError for anything that is not one."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"the label file {path} does not exist: write it with python -m srt_jax.label.")
+    provenance, rows = {}, {}
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        row = _parse(line, f"{path} line {number}")
+        if not rows and isinstance(row.get("provenance"), dict):
+            provenance = row["provenance"]
+            continue
+        _check(row, f"{path} line {number}")
+        if row["id"] in rows:
+            raise DataError(f"{path} line {number} labels {shown(row['id'])} again: keep one row for each problem.")
+        rows[row["id"]] = row
+    if not rows:
+        raise DataError(f"{path} holds no labels: write it with python -m srt_jax.label.")
+    return provenance, rows
+
+
+def _parse(line: bytes, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON ({error}): write the file again.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is {shown(row)}: a label file has one object with id and label on each line.")
+    return row
+
+
+def _check(row: dict, where: str) -> None:
+    if not isinstance(row.get("id"), str):
+        raise DataError(f"{where} has id {shown(row.get('id'))}: give the problem's id as a string.")
+    if "label" not in row or not (row["label"] is None or isinstance(row["label"], str)):
+        raise DataError(f"{where} has label {shown(row.get('label'))}: give a string, or null for no label.")
+
+
+def labels(path: str | Path, threshold: float = 0.0) -> dict[str, str]:
+    """{problem id: label} without the problems that have none, or too small a `vote_share` for the threshold."""
+    _, rows = read(path)
+    if threshold:
+        _require_score(path, rows, "vote_share", "labels.threshold")
+    return {id: row["label"] for id, row in rows.items()
+            if row["label"] is not None and row["label"].strip() and (not threshold or row["vote_share"] >= threshold)}
+
+
+def easiest_first(path: str | Path, by: str) -> list[str]:
+    """Problem ids by falling score `by` (one of SCORES); equal scores in the order of their ids."""
+    _, rows = read(path)
+    _require_score(path, rows, by, f"{by!r} as the measure")
+    return rank({id: row[by] for id, row in rows.items()})
+
+
+def rank(scores: Mapping[str, float]) -> list[str]:
+    """Ids by falling score, equal scores in the order of their ids."""
+    return sorted(scores, key=lambda id: (-scores[id], id))
+
+
+def _require_score(path, rows: Mapping[str, dict], name: str, wanted_by: str) -> None:
+    without = next((id for id, row in rows.items() if not isinstance(row.get(name), int | float)), None)
+    if without is not None:
+        remedy = "only problems with a known answer have one" if name == "pass_rate" else "write it with srt_jax.label"
+        raise DataError(f"{wanted_by} needs {name} of all problems, but {shown(without)} in {path} has none: {remedy}.")
+
+
+def fingerprint(path: str | Path) -> str:
+    """sha256 of the file: a run that goes on must find the labels it began with."""
+    return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()

@@ -1,0 +1,26 @@
+"""Problems set apart by a draw of their own: a function of (seed, purpose, id), not of order or number."""
+import hashlib
+from collections.abc import Sequence
+
+from srt_jax.data.base import DataError, Problem
+
+
+def uniform(seed: int, purpose: str, id: str) -> float:
+    """A number in [0, 1) that belongs to the problem."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def split_validation(problems: Sequence[Problem], fraction: float, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """(training, validation), both in the order given: `fraction` of the problems, at least one, is held out.
+
+    Only problems with a known answer, or a scorer, can validate; which of them depends on (seed, id). Raises DataError
+    where there are too few.
+    """
+    wanted = max(1, round(fraction * len(problems)))
+    known = [p for p in problems if p.answer is not None or p.metadata is not None]
+    if len(known) < wanted or wanted >= len(problems):
+        raise DataError(f"stop.validation_fraction is {fraction}: of {len(problems)} problems, {len(known)} with an "
+                        f"answer, it holds out {wanted}; change it, or give more problems with answers.")
+    held = {p.id for p in sorted(known, key=lambda p: (uniform(seed, "validation", p.id), p.id))[:wanted]}
+    return [p for p in problems if p.id not in held], [p for p in problems if p.id in held]

@@ -1,0 +1,223 @@
+"""Soft votes, labels from a file, mixed labels, none; parts of a grading and their union; lengths and rewards."""
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from srt_jax.config import base
+from srt_jax.data.base import DataError, Problem
+from srt_jax.reward import labels, shaping
+from srt_jax.reward.grader import Grader
+from srt_jax.reward.labels import LabelSettings, grade_rollouts, join, metrics, uninformative
+
+PROBLEMS = [Problem("a", "?", "0.5", "test"), Problem("b", "?", "7", "test"), Problem("c", "?", None, "test"),
+            Problem("d", "?", "3", "test")]
+ANSWERS = [
+    ["1/2", "0.5", "3", "0.5"],
+    ["8", "8", "7", None],
+    ["1", "2", "2", "4"],
+    [None, "", None, None],
+]
+
+
+def graded(grader, *args, problems=PROBLEMS, answers=ANSWERS, **fields):
+    return grade_rollouts(problems, answers, grader, LabelSettings(*args, **fields))
+
+
+def assert_same(one, two):
+    for field in dataclasses.fields(one):
+        np.testing.assert_equal(getattr(one, field.name), getattr(two, field.name), err_msg=field.name)
+
+
+# ---- soft votes
+
+
+def test_a_soft_vote_is_the_share_of_ones_own_group(grader):
+    result = graded(grader, "soft_vote")
+    np.testing.assert_array_equal(
+        result.rewards, [[0.75, 0.75, 0.25, 0.75], [0.5, 0.5, 0.25, 0], [0.25, 0.5, 0.5, 0.25], [0] * 4])
+    assert result.labels == ["1/2", "8", "2", None]
+    assert result.labelled.tolist() == [True, True, True, False]
+    found = metrics(result)
+    assert found["label/label_accuracy"] == 0.5
+    assert found["label/reward_accuracy"] == pytest.approx(1 - np.mean([0.25, 0.25, 0.25, 0.25, 0.5, 0.5, 0.75, 0]))
+    assert not graded(grader, "soft_vote", threshold=0.6).rewards[1:].any()  # below the threshold: no label
+
+
+def test_soft_string_votes_rewarded_by_equivalence_count_every_spelling():
+    """As in the released code: 0.5 and 1/2 are two candidates, and either answer agrees with both."""
+    with Grader(workers=1, match="string") as by_string:
+        strict = graded(by_string, "soft_vote", match="string")
+        loose = graded(by_string, "soft_vote", match="equivalent")
+    np.testing.assert_array_equal(strict.rewards[0], [0.25, 0.5, 0.25, 0.5])
+    np.testing.assert_array_equal(loose.rewards[0], [0.75, 0.75, 0.25, 0.75])
+    np.testing.assert_array_equal(loose.rewards[1:], strict.rewards[1:])
+
+
+# ---- labels from a file
+
+
+def test_a_filed_label_rewards_its_group(grader):
+    result = graded(grader, "file", filed={"a": "\\frac12", "b": "7.0", "c": "9"})
+    assert result.labels == ["\\frac12", "7.0", "9", None]
+    assert result.rewards.tolist() == [[1, 1, 0, 1], [0, 0, 1, 0], [0] * 4, [0] * 4]
+    assert result.labelled.tolist() == [True, True, True, False]
+    np.testing.assert_array_equal(result.label_correct, [1, 1, np.nan, np.nan])
+    np.testing.assert_array_equal(result.majority_correct, [1, 0, np.nan, 0])  # of the vote, which only watches
+
+
+def write_labels(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def config_of(path, **fields):
+    config = base()
+    config.labels.source, config.labels.path = "file", path
+    config.labels.update(fields)
+    return config
+
+
+def test_a_label_file_is_read_once_with_its_threshold(tmp_path):
+    path = write_labels(
+        tmp_path / "labels.jsonl", {"provenance": {"seed": 0}}, {"id": "a", "label": "1/2", "vote_share": 0.75},
+        {"id": "b", "label": None, "vote_share": 0.0}, {"id": "c", "label": "2", "vote_share": 0.5})
+    assert LabelSettings.of(config_of(path)).filed == {"a": "1/2", "c": "2"}
+    settings = LabelSettings.of(config_of(path, threshold=0.6))
+    assert settings.filed == {"a": "1/2"} and settings.match == "equivalent"
+    assert labels.describe(PROBLEMS, settings) == "labels: file: 1 of 4 problems"
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    ([], "holds no labels"),
+    ([{"id": "a"}], "line 1 has label None: give a string, or null"),
+    ([{"id": 3, "label": "1"}], "line 1 has id 3"),
+    ([{"id": "a", "label": "1"}, {"id": "a", "label": "2"}], "line 2 labels 'a' again"),
+    ([{"id": "a", "label": "1"}, [1]], r"line 2 is \[1\]"),
+    ([{"id": "a", "label": "1"}], "labels.threshold needs vote_share of all problems, but 'a'"),
+])
+def test_mistakes_in_a_label_file_are_one_sentence(tmp_path, rows, message):
+    path = write_labels(tmp_path / "labels.jsonl", *rows)
+    with pytest.raises(DataError, match=message):
+        LabelSettings.of(config_of(path, threshold=0.5))
+
+
+def test_a_label_file_must_exist_and_be_whole(tmp_path):
+    with pytest.raises(DataError, match=r"does not exist: write it with python -m srt_jax\.label"):
+        LabelSettings.of(config_of(str(tmp_path / "none")))
+    (tmp_path / "half").write_text('{"id": "a", "label": "1"}\n{"id": "b", "la')
+    with pytest.raises(DataError, match="line 2 is not JSON"):
+        LabelSettings.of(config_of(str(tmp_path / "half")))
+
+
+# ---- mixed, none
+
+
+def test_mixed_by_a_column(grader):
+    problems = [dataclasses.replace(p, labelled=flag) for p, flag in zip(PROBLEMS, (False, True, True, None))]
+    result = graded(grader, "mixed", problems=problems)
+    assert result.sources == ["vote", "ground_truth", "vote", "vote"]  # c is to be trusted, but has no answer
+    assert result.labels == ["1/2", "7", "2", None]
+    assert result.rewards.tolist() == [[1, 1, 0, 1], [0, 0, 1, 0], [0, 1, 1, 0], [0] * 4]
+    np.testing.assert_array_equal(result.label_correct, [1, 1, np.nan, np.nan])
+    assert metrics(result)["label/from_answers"] == 0.25
+    settings = LabelSettings("mixed")
+    assert labels.describe(problems, settings) == "labels: mixed: 1 of 4 problems"
+    with pytest.raises(DataError, match=r"'mixed', but no problem is labelled: set labels\.labelled_fraction"):
+        labels.describe(PROBLEMS, settings)
+
+
+def test_mixed_by_a_fraction_is_a_draw_of_each_problem():
+    many = [Problem(str(i), "?", "1", "test") for i in range(2000)]
+    chosen = {seed: [LabelSettings("mixed", labelled_fraction=0.3, seed=seed).source_of(p) == "ground_truth"
+                     for p in many] for seed in (0, 1)}
+    for flags in chosen.values():
+        assert np.mean(flags) == pytest.approx(0.3, abs=0.04)
+    assert np.corrcoef(chosen[0], chosen[1])[0, 1] == pytest.approx(0, abs=0.1)
+    more = [LabelSettings("mixed", labelled_fraction=0.5).source_of(p) == "ground_truth" for p in many]
+    assert all(m for m, flag in zip(more, chosen[0]) if flag)  # a larger fraction adds problems
+
+
+def test_without_labels_everything_is_trained_on(grader):
+    result = graded(grader, "none")
+    assert result.labelled.all() and (result.rewards == 1).all() and result.labels == [None] * 4
+    found = metrics(result)
+    assert np.isnan(found["label/label_accuracy"]) and np.isnan(found["label/reward_accuracy"])
+    assert found["label/majority_accuracy"] == pytest.approx(1 / 3)  # the vote is watched all the same
+    assert found["label/informative"] == 0
+
+
+def test_ground_truth_without_answers_is_refused():
+    with pytest.raises(DataError, match=r"set data\.answer_column"):
+        labels.describe([PROBLEMS[2]], LabelSettings("ground_truth"))
+    assert labels.describe(PROBLEMS, LabelSettings("ground_truth")).endswith("3 of 4 problems")
+    assert labels.describe(PROBLEMS, LabelSettings()) == "labels: vote"
+    with pytest.raises(DataError, match="labels none of the problems"):
+        labels.describe(PROBLEMS, LabelSettings("file", filed={"x": "1"}))
+
+
+# ---- how answers are compared with a label
+
+
+def test_verify_is_directed_and_tolerant(grader):
+    """3.14 is right for \\pi, which is not right for 3.14: only the first may be rounded."""
+    problems, answers = [Problem("a", "?", None, "test")], [["3.14", "\\pi", "\\pi", None]]
+    exact = graded(grader, problems=problems, answers=answers)
+    verified = graded(grader, match="verify", problems=problems, answers=answers)
+    assert exact.labels == verified.labels == ["\\pi"]
+    assert exact.rewards.tolist() == [[0, 1, 1, 0]] and verified.rewards.tolist() == [[1, 1, 1, 0]]
+    problems, answers = [*problems, Problem("b", "?", None, "test")], [*answers, [None] * 4]
+    both = graded(grader, match="verify", problems=problems, answers=answers)
+    assert both.rewards.tolist() == [[1, 1, 1, 0], [0] * 4]
+
+
+# ---- parts
+
+
+@pytest.mark.parametrize("source", ["vote", "soft_vote", "ground_truth", "file", "mixed", "none"])
+def test_prompts_graded_one_by_one_are_as_if_graded_together(grader, source):
+    settings = LabelSettings(source, labelled_fraction=0.5, filed={"a": "0.5", "d": "1"})
+    together = grade_rollouts(PROBLEMS, ANSWERS, grader, settings)
+    parts = [grade_rollouts([p], [a], grader, settings) for p, a in zip(PROBLEMS, ANSWERS)]
+    assert_same(join(parts), together)
+    np.testing.assert_equal(metrics(join(parts)), metrics(together))
+    assert_same(join([together.take([0, 1]), together.take(np.array([2, 3]))]), together)
+    swapped = together.take([1, 0])
+    assert swapped.labels == together.labels[1::-1] and (swapped.rewards == together.rewards[1::-1]).all()
+
+
+def test_all_vote_and_the_first_are_trained_on(grader):
+    """TTRL: the label of four samples, though the first two would vote otherwise."""
+    problems, answers = [Problem("a", "?", "8", "test")], [["7", "8", "8", None]]
+    result = graded(grader, problems=problems, answers=answers).first(2)
+    assert result.labels == ["8"] and result.rewards.tolist() == [[0, 1]]
+    assert result.true_rewards.tolist() == [[0, 1]] and result.answers == [["7", "8"]]
+    assert result.votes[0].share == 0.5
+    found = metrics(result)
+    assert found["label/pseudo_reward"] == 0.5 and found["label/parse_rate"] == 1  # of what is trained on
+
+
+def test_uninformative():
+    rewards = np.array([[1, 1, 1], [0, 0, 0], [1, 0, 1], [0.5, 0.5, 0.25]], np.float32)
+    assert uninformative(rewards).tolist() == [True, True, False, False]
+
+
+# ---- lengths
+
+
+def test_overlong_penalty_is_dapo_equation_13():
+    lengths = np.arange(1, 21).reshape(4, 5)
+    found = shaping.overlong_penalty(lengths, max_tokens=20, buffer=8)
+    for length, penalty in zip(lengths.flat, found.flat):
+        expected = 0.0 if length <= 12 else ((20 - 8) - length) / 8
+        assert penalty == pytest.approx(expected, abs=1e-7), length
+    assert found.shape == lengths.shape and found.dtype == np.float32
+    assert found[3, 4] == -1  # as long as it may be
+    assert not shaping.overlong_penalty(lengths, 20, 0).any()
+
+
+def test_truncated_responses_are_kept_or_not():
+    stopped = np.array([[True, False], [False, True]])
+    assert shaping.kept(stopped, drop_truncated=True).tolist() == stopped.tolist()
+    assert shaping.kept(stopped, drop_truncated=False).all()
