@@ -28,8 +28,9 @@ from srt_jax import miniature
 from srt_jax.model import sharding, weights
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import Decoder
-from srt_jax.rl.collate import collate
-from srt_jax.rl.update import UpdateConfig, init_state, make_optimizer, make_update
+from srt_jax.rl.collate import Layout, collate
+from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
+from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.jax_sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 
@@ -45,10 +46,12 @@ def main():
 
     graphdef, params, config = load()
     reference = load()[1]
-    optimizer = make_optimizer(1e-6, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, grad_clip=1.0)
+    schedule = learning_rate_schedule(1e-6)
+    optimizer = make_optimizer(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, grad_clip=1.0)
     state = init_state(params, optimizer, mesh)
-    update = make_update(graphdef, optimizer, UpdateConfig(
-        args.samples, args.micro, kl_coef=1e-3, old_logprobs=args.old), mesh, state)
+    layout = Layout(args.prompts, args.samples, args.micro, (args.prompt_tokens + args.new_tokens,))
+    knobs = UpdateConfig(layout, kl_coef=1e-3, old_logprobs=args.old)
+    update = make_update(graphdef, optimizer, knobs, mesh, state)
     # No stop token: every response has exactly new_tokens, as in the peers' scripts.
     sampler = JaxSampler(graphdef, mesh, [-1], [args.prompt_tokens], args.prompts)
     rng = np.random.default_rng(0)
@@ -61,7 +64,7 @@ def main():
         rollouts = sampler.generate(prompts, args.samples, Sampling(args.new_tokens), seeds)
         times.append(time.perf_counter())
         rewards = (rollouts.tokens.sum(-1) % 2).astype(np.float32)
-        batch = collate(rollouts, rewards, np.ones(args.prompts, bool), [args.prompt_tokens + args.new_tokens], mesh)
+        batch = collate(rollouts, rewards, np.ones(args.prompts, bool), layout, mesh)
         times.append(time.perf_counter())
         state, _ = update(state, reference, batch)
         jax.block_until_ready(state)

@@ -3,7 +3,7 @@
     python -m srt_jax.pretrain --out=cache/miniature
 
 Takes about two minutes on two cores and is skipped where the folder already holds the model of the same recipe. The
-training step is the RL update itself: with every reward 1, no baseline and no KL, policy gradient is cross-entropy.
+training step is the RL update itself, with cross-entropy as its objective.
 """
 import argparse
 import dataclasses
@@ -38,24 +38,23 @@ def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
 
     import jax
     import jax.numpy as jnp
-    import optax
     from flax import nnx
 
     from srt_jax.model import sharding, weights
     from srt_jax.model.config import ModelConfig
     from srt_jax.model.decoder import Decoder
-    from srt_jax.rl.update import UpdateConfig, init_state, make_optimizer, make_update
+    from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
+    from srt_jax.rl.update import UpdateConfig, make_update
 
     started = time.perf_counter()
     mesh = sharding.make_mesh()
     graphdef, params = nnx.split(Decoder(ModelConfig.from_hf(miniature.HF_CONFIG), nnx.Rngs(recipe.seed)))
     params = jax.device_put(params, sharding.replicated(mesh))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, recipe.warmup_steps, recipe.steps)
+    schedule = learning_rate_schedule(recipe.learning_rate, "cosine", recipe.warmup_steps, recipe.steps)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, grad_clip=1.0)
     state = init_state(params, optimizer, mesh)
-    update = make_update(graphdef, optimizer, UpdateConfig(
-        samples_per_prompt=1, microbatch_sequences=recipe.microbatch_sequences, advantage="reinforce", kl_coef=0.0),
-        mesh, state)
+    config = UpdateConfig(layout(recipe), objective="cross_entropy", kl_coef=0.0)
+    update = make_update(graphdef, optimizer, config, mesh, state)
     for step in range(recipe.steps):
         state, metrics = update(state, None, batch(recipe, step, mesh))
         if step % 50 == 49:
@@ -98,8 +97,16 @@ def batch(recipe: Recipe, step: int, mesh):
         row[:len(response)] = response
     lengths = np.array([[len(r)] for r in responses], np.int32)
     rollouts = Rollouts(prompts, tokens, lengths, np.zeros(tokens.shape, np.float32), lengths > 0, 0)
-    ones = np.ones((len(prompts), 1), np.float32)
-    return collate(rollouts, ones, ones[:, 0] > 0, [miniature.MAX_PROMPT_TOKENS + miniature.MAX_RESPONSE_TOKENS], mesh)
+    return collate(rollouts, np.zeros((len(prompts), 1)), np.zeros(len(prompts), bool), layout(recipe), mesh)
+
+
+def layout(recipe: Recipe):
+    """One bucket: the sums are short."""
+    from srt_jax import miniature
+    from srt_jax.rl.collate import Layout
+
+    return Layout(recipe.batch_sequences, 1, recipe.microbatch_sequences,
+                  (miniature.MAX_PROMPT_TOKENS + miniature.MAX_RESPONSE_TOKENS,))
 
 
 def recipe_key(recipe: Recipe) -> str:

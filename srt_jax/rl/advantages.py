@@ -1,13 +1,18 @@
-"""Advantages of rollouts from their returns. Pure functions; groups are the samples of one prompt."""
+"""Advantages of rollouts. Pure functions; returns are [P, n], the n samples of each of P prompts.
+
+R_i = r_i - kl_coef * sum_t kl_t is the return of sample i, with the KL term where it is part of the reward.
+"""
+import jax
 import jax.numpy as jnp
 
 GRPO_EPS = 1e-6
+WHITEN_EPS = 1e-8
 
 
 def rloo(returns):
     """Leave-one-out baseline: A_i = R_i - mean of the other R_j of the prompt.
 
-    SRT v1, appendix B.1; Ahmadian et al. 2024. returns [prompts, n] with n >= 2 -> advantages [prompts, n].
+    SRT v1, appendix B.1; Ahmadian et al. 2024. returns [P, n] with n >= 2 -> advantages [P, n].
     """
     n = returns.shape[1]
     return dr_grpo(returns) * (n / (n - 1))
@@ -27,8 +32,40 @@ def grpo(returns):
 
 
 def reinforce(returns):
-    """No baseline: A_i = R_i. With every reward 1 and no KL the loss's gradient is that of cross-entropy."""
+    """No baseline: A_i = R_i (Williams 1992)."""
     return returns
 
 
-ADVANTAGES = {"rloo": rloo, "dr_grpo": dr_grpo, "grpo": grpo, "reinforce": reinforce}
+def reinforce_baseline(returns, trained):
+    """A_i = R_i - mean R of the batch, over the rollouts that are trained on (Williams 1992). trained [P, n] bool."""
+    return returns - (returns * trained).sum() / jnp.maximum(trained.sum(), 1)
+
+
+def returns_to_come(rewards, kl, kl_coef):
+    """R_t = r - kl_coef * sum_{u >= t} kl_u: REINFORCE++'s return of each token, with discount 1 (Hu 2025, section 3).
+
+    rewards [...] of whole responses, kl [..., S] of tokens, 0 outside the response -> [..., S].
+    """
+    return rewards[..., None] - kl_coef * jax.lax.cumsum(kl, axis=kl.ndim - 1, reverse=True)
+
+
+def whiten(values, mask):
+    """(x - mean) / sqrt(variance + eps) over all tokens of the mask: REINFORCE++'s normalisation (Hu 2025, section 3).
+
+    values and mask [..., S]; the variance is the population's.
+    """
+    tokens = jnp.maximum(mask.sum(), 1)
+    centred = values - (values * mask).sum() / tokens
+    return centred * jax.lax.rsqrt((jnp.square(centred) * mask).sum() / tokens + WHITEN_EPS)
+
+
+# One number per rollout, from (returns [P, n], trained [P, n]).
+PER_ROLLOUT = {
+    "rloo": lambda returns, trained: rloo(returns),
+    "grpo": lambda returns, trained: grpo(returns),
+    "dr_grpo": lambda returns, trained: dr_grpo(returns),
+    "reinforce": lambda returns, trained: reinforce(returns),
+    "reinforce_baseline": reinforce_baseline,
+    "reinforce_pp_baseline": lambda returns, trained: dr_grpo(returns),
+}
+WHITENED = ("reinforce_pp", "reinforce_pp_baseline")

@@ -1,24 +1,28 @@
-"""KL estimates, policy-gradient losses and their aggregation. Pure functions over [B, S] token arrays.
+"""KL estimates, token losses and their aggregation. Pure functions over token arrays [..., S].
 
-A loss is returned as a sum of weighted token terms; the weights' common denominator is divided out once, over the whole
-batch, so that micro-batches, padding and sharding change nothing but rounding.
+A loss is a sum of weighted token terms; the weights' common denominator is divided out once, over the whole mini-batch,
+so that micro-batches, padding and sharding change nothing but rounding.
 """
-import jax
 import jax.numpy as jnp
 
 KL_CLAMP = 10.0  # of one token's k3, as the released SRT code does
+LOG_RATIO_CLAMP = 20.0  # as verl does: exp() of more overflows
 
 
 def k1(logprobs, reference_logprobs):
     """log p - log q per token: the plain estimate of KL(policy || reference), of either sign.
 
-    As a term of the reward it gives the unbiased gradient of the reverse KL divergence.
+    As a term of the reward it gives the unbiased gradient of the reverse KL divergence; as a term of the loss its own
+    gradient is zero on average.
     """
     return logprobs - reference_logprobs
 
 
 def k2(logprobs, reference_logprobs):
-    """(log p - log q)^2 / 2 per token: biased, never negative."""
+    """(log p - log q)^2 / 2 per token: biased, never negative.
+
+    As a term of the loss its gradient is that of k1 in the reward.
+    """
     return 0.5 * jnp.square(logprobs - reference_logprobs)
 
 
@@ -34,28 +38,39 @@ def k3(logprobs, reference_logprobs):
 KL_ESTIMATES = {"k1": k1, "k2": k2, "k3": k3}
 
 
-def policy_gradient(logprobs, advantages):
-    """-A_i * ratio with the ratio to the policy itself, which is 1: plain REINFORCE, for one update per batch.
+def clipped_policy_gradient(logprobs, old_logprobs, advantages, clip_low: float, clip_high: float):
+    """max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)), ratio = p / p_old (PPO, Schulman et al. 2017, eq. 7).
 
-    logprobs [B, S], advantages [B] -> [B, S].
+    clip_high > clip_low is DAPO's clip-higher (Yu et al. 2025, section 3.1). All arrays [..., S].
+    Returns (loss, clipped): `clipped` is 1 where the bound is active, so that the token has no gradient.
     """
-    ratio = jnp.exp(logprobs - jax.lax.stop_gradient(logprobs))
-    return -advantages[:, None] * ratio
+    ratio = jnp.exp(jnp.clip(logprobs - old_logprobs, -LOG_RATIO_CLAMP, LOG_RATIO_CLAMP))
+    free = -advantages * ratio
+    bound = -advantages * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    return jnp.maximum(free, bound), (bound > free).astype(jnp.float32)
 
 
-def token_weights(mask, aggregation: str, max_response_tokens: int = 0):
-    """Weight of each response token in the loss, and the denominator of their sum.
+def importance_weight(trainer_logprobs, sampler_logprobs, cap: float):
+    """min(p_trainer / p_sampler, cap) per token: truncated importance sampling of the rollouts (Yao et al. 2025).
 
-    mask [B, S], 1 for the response tokens of labelled prompts. The names are verl's:
+    Both are of the weights before the update: it corrects for a sampler that computes otherwise, or is a step behind.
+    """
+    return jnp.minimum(jnp.exp(trainer_logprobs - sampler_logprobs), cap)
+
+
+def row_weights(tokens, aggregation: str, max_response_tokens: int = 0):
+    """Weight of each response token in the loss, by row, and the denominator of their sum.
+
+    tokens [..., B] response tokens of each sequence of a mini-batch, 0 where it does not count. The names are verl's:
     token-mean: every token alike; seq-mean-token-sum: mean over sequences of token sums; seq-mean-token-mean: mean over
     sequences of token means; seq-mean-token-sum-norm: token sums over (sequences * max_response_tokens).
-    Returns (weights [B, S], denominator scalar; 0 where nothing is labelled).
+    Returns (weights [..., B], denominator [...]; 0 where nothing counts).
     """
-    tokens = mask.sum(1, keepdims=True)
-    sequences = (tokens > 0).sum()
+    counts = (tokens > 0).astype(jnp.float32)
+    sequences = counts.sum(-1)
     return {
-        "token-mean": lambda: (mask, mask.sum()),
-        "seq-mean-token-sum": lambda: (mask, sequences),
-        "seq-mean-token-mean": lambda: (mask / jnp.maximum(tokens, 1), sequences),
-        "seq-mean-token-sum-norm": lambda: (mask, sequences * max_response_tokens),
+        "token-mean": lambda: (counts, tokens.sum(-1).astype(jnp.float32)),
+        "seq-mean-token-sum": lambda: (counts, sequences),
+        "seq-mean-token-mean": lambda: (counts / jnp.maximum(tokens, 1), sequences),
+        "seq-mean-token-sum-norm": lambda: (counts, sequences * max_response_tokens),
     }[aggregation]()

@@ -1,0 +1,139 @@
+"""AdamW, its learning-rate schedule, and the training state."""
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from srt_jax.model import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a checkpoint holds: float32 parameters, AdamW's moments, the number of steps taken.
+
+    A step in which nothing is labelled counts in `step`, but not in AdamW's own count.
+    """
+    params: Any
+    opt_state: Any
+    step: jax.Array
+
+
+def learning_rate_schedule(learning_rate: float, schedule: str = "constant", warmup_steps: int = 0, steps: int = 0,
+                           updates_per_step: int = 1) -> optax.Schedule:
+    """Learning rate by the number of updates made: linear warm-up from 0, then constant, or down to 0 at the end.
+
+    warmup_steps and steps are RL steps; the latter is needed by `linear` and `cosine` only.
+    Raises ValueError where these have no steps left after the warm-up.
+    """
+    warmup, total = warmup_steps * updates_per_step, steps * updates_per_step
+    if schedule != "constant" and total <= warmup:
+        raise ValueError(f"a {schedule} schedule over {steps} steps has none left after {warmup_steps} of warm-up.")
+    after = {
+        "constant": lambda: optax.constant_schedule(learning_rate),
+        "linear": lambda: optax.linear_schedule(learning_rate, 0.0, total - warmup),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, total - warmup),
+    }[schedule]()
+    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup])
+
+
+def make_optimizer(schedule: optax.Schedule, b1: float, b2: float, eps: float, weight_decay: float, grad_clip: float,
+                   moments_dtype: str = "float32") -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019) after clipping the global gradient norm, as in the paper's runs."""
+    adam = optax.scale_by_adam(b1, b2, eps)
+    return optax.chain(
+        optax.clip_by_global_norm(grad_clip),
+        adam if moments_dtype == "float32" else store_moments_in_bf16(adam),
+        optax.add_decayed_weights(weight_decay),
+        scale_by_learning_rate(schedule))
+
+
+def experiment_optimizer(config) -> optax.GradientTransformation:
+    """The optimizer of an experiment's config."""
+    c = config.optimizer
+    schedule = learning_rate_schedule(c.learning_rate, c.schedule, c.warmup_steps, config.steps,
+                                      config.batch.minibatches_per_step * config.batch.epochs_per_step)
+    return make_optimizer(schedule, c.b1, c.b2, c.eps, c.weight_decay, c.grad_clip, c.moments_dtype)
+
+
+class LearningRateState(NamedTuple):
+    """Updates made, and the rate of the last one."""
+    count: jax.Array
+    learning_rate: jax.Array
+
+
+def scale_by_learning_rate(schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Optax's transformation of this name, with a state that tells the rate, for the log."""
+
+    def rate(count):
+        return jnp.asarray(schedule(count), jnp.float32)
+
+    def init(params):
+        count = jnp.zeros((), jnp.int32)
+        return LearningRateState(count, rate(count))
+
+    def update(updates, state, params=None):
+        now = rate(state.count)
+        return jax.tree.map(lambda u: -now * u, updates), LearningRateState(optax.safe_increment(state.count), now)
+
+    return optax.GradientTransformation(init, update)
+
+
+def store_moments_in_bf16(adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Adam whose moments rest in bfloat16, half the memory; its arithmetic stays float32.
+
+    The second moment is rounded stochastically: with b2 = 0.999 a step changes it by less than half of bfloat16's
+    resolution, so that rounding to nearest would never let it fall.
+    """
+
+    def convert(state, dtype, rounded):
+        moment = jax.tree.map(lambda x: x.astype(dtype), state.mu)
+        return state._replace(mu=moment, nu=rounded(state.nu))
+
+    def init(params):
+        return convert(adam.init(params), jnp.bfloat16, lambda nu: jax.tree.map(lambda x: x.astype(jnp.bfloat16), nu))
+
+    def update(updates, state, params=None):
+        wide = convert(state, jnp.float32, lambda nu: jax.tree.map(lambda x: x.astype(jnp.float32), nu))
+        updates, wide = adam.update(updates, wide, params)
+        key = jax.random.fold_in(jax.random.key(0), wide.count)
+        return updates, convert(wide, jnp.bfloat16, lambda nu: _round_stochastically(nu, key))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _round_stochastically(tree, key):
+    """float32 -> bfloat16, up or down with probabilities that make the mean exact."""
+    def one(x, key):
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16)
+        return jax.lax.bitcast_convert_type(bits & np.uint32(0xFFFF0000), jnp.float32).astype(jnp.bfloat16)
+
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(map(one, leaves, jax.random.split(key, len(leaves))))
+
+
+def abstract_state(params, optimizer, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state; params: arrays, or abstract arrays with shardings.
+
+    The optimizer's moments lie beside their parameters, on the same devices.
+    """
+    def describe(x, where):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    everywhere = sharding.replicated(mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, params)
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer, describe, jax.eval_shape(optimizer.init, params), shardings,
+        transform_non_params=lambda x: describe(x, everywhere))
+    return TrainState(jax.tree.map(describe, params, shardings), opt_state,
+                      jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere))
+
+
+def init_state(params, optimizer, mesh: Mesh) -> TrainState:
+    """The state before the first step."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(params, optimizer, mesh))
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    return TrainState(params, opt_state, sharding.place(np.zeros((), np.int32), shardings.step))
