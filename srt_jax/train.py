@@ -30,8 +30,8 @@ from srt_jax.model import flops, weights
 from srt_jax.prepare import Prepared, prepare
 from srt_jax.reward import labels, shaping
 from srt_jax.reward.grader import Grader
-from srt_jax.rl.collate import collate
-from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
+from srt_jax.rl.collate import abstract_batch, collate
+from srt_jax.rl.optimizer import experiment_optimizer, init_state
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import RolloutError
 
@@ -116,8 +116,8 @@ def take_rollouts(run: Run, step: int, pending) -> Collected:
             collected = pending.result()
     version = collected.rollouts.version
     if not step - 1 - run.config.rollout.steps_ahead <= version < step:
-        raise RolloutError(f"the rollouts of step {step} come from version {version} of the weights: the sampler is out "
-                           "of step.")
+        raise RolloutError(f"the rollouts of step {step} come from version {version} of the weights: the sampler is "
+                           "out of step.")
     return collected
 
 
@@ -180,24 +180,35 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
 
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, prepared.model, mesh)
-    reference = load_weights(config, prepared.model, mesh)[1] if config.rl.kl_coef else None
-    update_config, o = UpdateConfig.of(config), config.optimizer
-    optimizer = make_optimizer(
-        learning_rate_schedule(o.learning_rate, o.schedule, o.warmup_steps, config.steps,
-                               update_config.updates_per_step),
-        o.b1, o.b2, o.eps, o.weight_decay, o.grad_clip, o.moments_dtype)
+    reference = reference_weights(config, prepared, mesh) if config.rl.kl_coef else None
+    update_config, optimizer = UpdateConfig.of(config), experiment_optimizer(config)
     state = init_state(params, optimizer, mesh)
     if start:
         state = checkpoints.restore(state)
         print(f"going on from step {start} of {config.steps} in {directory}")
+    update = compile_update(make_update(graphdef, optimizer, update_config, mesh, state),
+                            state, reference, abstract_batch(update_config.layout, mesh))
     grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout)
     grader.self_test()
     return Run(
-        config, prepared, directory, mesh, reference, update_config,
-        make_update(graphdef, optimizer, update_config, mesh, state),
+        config, prepared, directory, mesh, reference, update_config, update,
         open_sampler(config, prepared.model, graphdef, mesh, directory), grader,
         metrics.RunLog(directory, config.steps, last_step=start or None), checkpoints, record,
         metrics.Phases(record["seconds"]), metrics.CompilationCounter()), state, start
+
+
+def reference_weights(config: ConfigDict, prepared: Prepared, mesh: jax.sharding.Mesh):
+    """The initial weights once more, in model.reference_dtype: the update donates the others."""
+    params = load_weights(config, prepared.model, mesh)[1]
+    return jax.tree.map(lambda x: x.astype(config.model.reference_dtype), params)
+
+
+def compile_update(update, *arguments):
+    """The update's one program, compiled before the loop so that no step does."""
+    start = time.perf_counter()
+    compiled = update.lower(*arguments).compile()
+    print(f"the update is compiled, after {time.perf_counter() - start:.0f} s", flush=True)
+    return compiled
 
 
 def resolved(config: ConfigDict) -> str:
