@@ -35,7 +35,7 @@ class JaxSampler:
         """Nothing to release but the pointer."""
         self._params = None
 
-    def generate(self, prompts, n: int, sampling: Sampling, seeds) -> Rollouts:
+    def generate(self, prompts, n: int, sampling: Sampling, seeds, finished=None) -> Rollouts:
         """Rollouts in the order of the prompts. Raises ValueError for an empty prompt or one beyond the last bucket."""
         P, T = len(prompts), sampling.max_tokens
         tokens = np.zeros((P, n, T), np.int32)
@@ -50,6 +50,8 @@ class JaxSampler:
         for indices, results in pending:
             for array, result in zip((tokens, logprobs, lengths, stopped), results):
                 array[indices] = np.asarray(result)[:len(indices)]
+            for p in indices if finished else ():
+                finished(p, [row[:length] for row, length in zip(tokens[p], lengths[p])])
         return Rollouts([list(p) for p in prompts], tokens, lengths, logprobs, stopped, self._version)
 
     def _calls(self, prompts):

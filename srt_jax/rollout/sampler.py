@@ -1,10 +1,14 @@
 """What every sampler promises, and the rollouts it returns."""
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+
+class RolloutError(RuntimeError):
+    """Rollouts that cannot be had, or not from the weights they should come from; one sentence for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,28 @@ class Rollouts:
         """Token ids without padding, per prompt and sample."""
         return [[row[:length] for row, length in zip(*prompt)] for prompt in zip(self.tokens, self.lengths)]
 
+    def take(self, indices) -> "Rollouts":
+        """These prompts, in this order."""
+        indices = np.asarray(indices, np.int64)
+        return dataclasses.replace(self, prompts=[self.prompts[i] for i in indices],
+                                   **{name: getattr(self, name)[indices] for name in ARRAYS})
+
+    def first(self, n: int) -> "Rollouts":
+        """The first n samples of every prompt."""
+        return dataclasses.replace(self, **{name: getattr(self, name)[:, :n] for name in ARRAYS})
+
+    @staticmethod
+    def join(parts: Sequence["Rollouts"]) -> "Rollouts":
+        """The prompts of all parts, one part after the other: of equal n, T and weights version."""
+        if len({(part.tokens.shape[1:], part.version) for part in parts}) != 1:
+            raise ValueError("rollouts of unequal shape or weights version do not go together.")
+        return dataclasses.replace(parts[0], prompts=[prompt for part in parts for prompt in part.prompts],
+                                   **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS})
+
+
+ARRAYS = ("tokens", "lengths", "logprobs", "stopped")
+Finished = Callable[[int, list[np.ndarray]], None]  # (index of a prompt, its n responses)
+
 
 class Sampler(Protocol):
     """Token ids in, token ids and log-probs out."""
@@ -46,8 +72,12 @@ class Sampler(Protocol):
         """Sample from these parameters from now on."""
 
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling,
-                 seeds: Sequence[int]) -> Rollouts:
-        """n responses per prompt; seeds [P] come from `problem_seeds`, sample i of a prompt draws from (seed, i)."""
+                 seeds: Sequence[int], finished: Finished | None = None) -> Rollouts:
+        """n responses per prompt; seeds [P] come from `problem_seeds`, sample i of a prompt draws from (seed, i).
+
+        `finished(p, responses)` is called once for every prompt, in the caller's thread and in any order, as soon as
+        all its responses (token ids without padding) are on the host: grading can begin while others are sampled.
+        """
 
     def close(self) -> None:
         """Release processes and memory."""

@@ -8,7 +8,7 @@ from flax import nnx
 from scipy import stats
 
 from srt_jax.model import attention
-from srt_jax.rl.collate import collate
+from srt_jax.rl.collate import Layout, assemble
 from srt_jax.rollout.jax_sampler import JaxSampler, _truncate
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 from tests.tiny_decoder import VOCAB, decoder, direct_logprobs, mesh_of, place
@@ -41,6 +41,14 @@ def generate(prompts=PROMPTS, n=3, temperature=1.0, max_tokens=T, seeds=None, by
 FIELDS = ("tokens", "lengths", "logprobs", "stopped")
 
 
+def rows(rollouts):
+    """(tokens, sampler's log-probs) [B, S] of the update's batch."""
+    prompts, n = rollouts.lengths.shape
+    layout = Layout(prompts, n, prompts * n, (16,))
+    batch = assemble(rollouts, np.zeros((prompts, n)), np.ones(prompts, bool), layout)
+    return batch.tokens[0], batch.sampler_logprobs[0]
+
+
 def same(a, b):
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
 
@@ -51,11 +59,11 @@ def same(a, b):
 @pytest.mark.parametrize(("temperature", "prompts"), [(1.0, PROMPTS), (0.7, SHORT)])
 def test_log_probs_are_the_trainers(temperature, prompts):
     rollouts = generate(prompts, temperature=temperature)
-    batch = collate(rollouts, np.zeros((len(prompts), 3)), np.ones(len(prompts), bool), (16,), mesh_of())
-    expected, _ = direct_logprobs(*decoder(), np.asarray(batch.tokens), temperature)
-    inside = np.asarray(batch.sampler_logprobs) != 0
+    tokens, logprobs = rows(rollouts)
+    expected, _ = direct_logprobs(*decoder(), tokens, temperature)
+    inside = logprobs != 0
     assert inside.sum() == rollouts.lengths.sum()
-    assert np.abs(expected - batch.sampler_logprobs)[inside].max() < 1e-4
+    assert np.abs(expected - logprobs)[inside].max() < 1e-4
 
 
 def next_token_probabilities(tokens, temperature=1.0, **changes):
@@ -193,6 +201,14 @@ def test_an_empty_prompt_is_an_error():
         generate([[1, 2], []])
 
 
+def test_prompts_are_reported_as_they_finish_once_each_with_all_their_responses():
+    reported = {}
+    rollouts = sampler().generate(PROMPTS, 3, Sampling(T), seeds_of(PROMPTS), reported.setdefault)
+    assert sorted(reported) == list(range(len(PROMPTS)))
+    for p, responses in enumerate(rollouts.responses()):
+        assert [r.tolist() for r in reported[p]] == [r.tolist() for r in responses]
+
+
 def test_no_prompts_give_no_rollouts():
     assert generate([]).tokens.shape == (0, 3, T)
 
@@ -325,12 +341,12 @@ def test_each_shape_is_compiled_once():
 
 def test_bfloat16_samples_from_nearly_the_same_distribution():
     rollouts = generate(SHORT, by=sampler(dtype="bfloat16"))
-    batch = collate(rollouts, np.zeros((len(SHORT), 3)), np.ones(len(SHORT), bool), (16,), mesh_of())
-    inside = np.asarray(batch.sampler_logprobs) != 0
+    tokens, logprobs = rows(rollouts)
+    inside = logprobs != 0
 
     def gap(dtype):
-        expected, _ = direct_logprobs(decoder(dtype)[0], decoder()[1], np.asarray(batch.tokens), 1.0)
-        return np.abs(expected - batch.sampler_logprobs)[inside].mean()
+        expected, _ = direct_logprobs(decoder(dtype)[0], decoder()[1], tokens, 1.0)
+        return np.abs(expected - logprobs)[inside].mean()
 
     assert rollouts.logprobs.dtype == np.float32
     assert 1e-4 < gap("float32") < 0.1
