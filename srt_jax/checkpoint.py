@@ -65,8 +65,9 @@ class Checkpoints:
         for x in jax.tree.leaves(state):
             if isinstance(x, jax.Array):
                 x.delete()
+        step = self.last_step() if step is None else step
         return self._manager.restore(
-            self.last_step() if step is None else step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from srt_jax import miniature
+from srt_jax.collect import extract_answers
+from srt_jax.config import base
 from srt_jax.data.base import Problem
-from srt_jax.evaluation import EvalSet, evaluate, extract_answers, metrics, pass_at
+from srt_jax.evaluation import EvalSet, evaluate, metrics, pass_at
 from srt_jax.reward.grader import Grader
 from srt_jax.reward.labels import grade_rollouts
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
@@ -47,17 +49,21 @@ class Replay:
     def __init__(self, problems):
         self.problems, self.calls = problems, []
 
-    def generate(self, prompts, n, sampling, seeds):
+    def generate(self, prompts, n, sampling, seeds, finished):
         self.calls.append((prompts, n, sampling, [int(s) for s in seeds]))
-        return rollouts_of(self.problems)
+        rollouts = rollouts_of(self.problems)
+        for p, responses in reversed(list(enumerate(rollouts.responses()))):  # the order they end in is nobody's
+            finished(p, responses)
+        return rollouts
 
 
 def run(problems, grader, seed=0):
     sampler = Replay(problems)
     eval_set = EvalSet("sums", problems, [[5], [6], [7], [8]][:len(problems)])
-    found = evaluate(eval_set, sampler, miniature.tokenizer(), grader, samples=4, sampling=Sampling(24), style="boxed",
-                     seed=seed)
-    return *found, sampler.calls
+    config = base()
+    config.seed, config.eval.samples, config.batch.max_response_tokens = seed, 4, 24
+    values, collected = evaluate(eval_set, sampler, miniature.tokenizer(), grader, config)
+    return values, collected.rollouts, collected.graded, sampler.calls
 
 
 @pytest.mark.parametrize("n", range(1, 7))
@@ -73,7 +79,7 @@ def test_pass_at_k_of_many_samples_does_not_overflow():
 
 
 def test_answers_are_extracted_per_problem_and_sample():
-    found = extract_answers(rollouts_of([SOLVED, SILENT]), miniature.tokenizer(), "boxed")
+    found = extract_answers(rollouts_of([SOLVED, SILENT]).responses(), miniature.tokenizer(), "boxed")
     assert found == [["8", "9", "8", None], [None] * 4]
 
 

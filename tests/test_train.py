@@ -115,9 +115,9 @@ def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(minia
 
     def poisoned(*args):
         graded = grade(*args)
-        if len(args) > 3:  # the training call, not the evaluation's
+        if args[3] is not None:  # the training call, not the evaluation's
             calls.append(1)
-            if len(calls) == 3:
+            if len(calls) == 2 * config.batch.prompts_per_step + 1:  # a prompt of the third step
                 graded.rewards[0, 0] = np.nan
         return graded
 

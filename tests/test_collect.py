@@ -1,0 +1,72 @@
+"""What a step trains on: annealed temperatures, votes beyond the trained samples, replaced prompts, held-out problems."""
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from srt_jax.collect import temperature_at
+from srt_jax.config import base
+from srt_jax.metrics import read_metrics
+from srt_jax.train import train
+from tests.helpers import small_config
+
+
+def rollout_rows(directory, step):
+    """{problem id: its rows of the step's saved rollouts}, in order."""
+    rows = {}
+    for line in gzip.decompress((directory / f"rollouts/step_{step:06d}.jsonl.gz").read_bytes()).splitlines():
+        row = json.loads(line)
+        rows.setdefault(row["id"], []).append(row)
+    return rows
+
+
+def test_the_temperature_anneals_linearly_and_then_stays():
+    config = base()
+    config.rollout.temperature, config.rollout.temperature_end = 0.6, 1.0
+    assert [temperature_at(config, step) for step in (1, 2, 99)] == [0.6] * 3
+    config.rollout.temperature_steps = 4
+    found = [temperature_at(config, step) for step in range(1, 8)]
+    np.testing.assert_allclose(found, [0.6, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0], atol=1e-12)
+
+
+def test_all_votes_label_and_the_first_samples_train(miniature, tmp_path):
+    config = small_config(miniature, tmp_path, name="votes", steps=1)
+    config.batch.samples_per_prompt, config.batch.votes_per_prompt = 4, 12
+    config.stop.validation_fraction = 0.1
+    config.rollout.temperature, config.rollout.temperature_steps = 0.7, 10
+    train(config)
+    rows = rollout_rows(tmp_path / "votes", 1)
+    step0, step1 = read_metrics(tmp_path / "votes")
+    assert [len(group) for group in rows.values()] == [12] * 8
+    for group in rows.values():
+        answers = [row["answer"] for row in group]
+        assert answers.count(group[0]["label"]) == max(map(answers.count, set(answers) - {None}))
+        assert [row["reward"] for row in group] == [float(a == group[0]["label"]) for a in answers]
+    trained = [row["tokens"] for group in rows.values() for row in group[:4]]
+    assert step1["rollout/response_tokens"] == pytest.approx(np.mean(trained))
+    assert step1["rollout/temperature"] == 0.7 and step1["update/updated"] == 1
+
+    assert {"eval/validation/avg@4", "eval/heldout/avg@4"} <= step0.keys()
+    held_out = {row["problem"] for row in json.loads((tmp_path / "votes/probes_step_000000.json").read_text())}
+    assert len(held_out) == 6  # of 64 problems
+    assert not held_out & {group[0]["problem"] for group in rows.values()}
+
+
+def test_prompts_whose_rewards_agree_are_replaced(miniature, tmp_path):
+    config = small_config(miniature, tmp_path, name="dynamic", steps=1)
+    config.batch.samples_per_prompt, config.batch.microbatch_sequences, config.batch.resample_rounds = 2, 16, 3
+    config.data.limit = 0
+    train(config)
+    record = read_metrics(tmp_path / "dynamic")[1]
+    rows = rollout_rows(tmp_path / "dynamic", 1)
+    differing = [len({row["reward"] for row in group}) > 1 for group in rows.values()]
+    assert len(differing) == 8 and record["rollout/rounds"] > 1
+    assert differing == sorted(differing, reverse=True)  # the informative ones come first
+    assert record["label/labelled"] == np.mean(differing)  # the others stay out of the loss
+    plain = small_config(miniature, tmp_path, name="plain", steps=1)
+    plain.batch.samples_per_prompt, plain.batch.microbatch_sequences, plain.data.limit = 2, 16, 0
+    train(plain)
+    kept = rollout_rows(tmp_path / "plain", 1)
+    informative = {id for id, group in kept.items() if len({row["reward"] for row in group}) > 1}
+    assert informative < {id for id, wanted in zip(rows, differing) if wanted}
