@@ -6,34 +6,15 @@ COMMAND   launch/quickstart.sh        (makes the base model, then runs both vari
 HARDWARE  2 CPU cores, 2 GB
 TIME      about 1.5 minutes each
 EXPECT    avg@32 on 128 held-out sums rises from 0.55 by 0.2 with votes alone; docs/results.md has five seeds.
+
+configs/models.py holds what makes a run fit the miniature, under `tiny`.
 """
-from srt_jax.config import base, source
+from configs.common import experiment
 
 
 def get_config(labels: str = "vote"):
     """labels: vote | ground_truth."""
-    config = base()
-    config.name = "srt" if labels == "vote" else labels
-    config.out = "runs/quickstart"
-    config.steps = 50
-    config.labels.source = labels
-    config.model.path = "cache/miniature"
-    config.model.dtype = "float32"
-    config.model.remat = "none"
-    config.data = source(path="cache/miniature/train.jsonl")
-    config.prompts.template = "plain"
-    config.prompts.plain_template = "{problem}="
-    config.prompts.instruction = ""
-    config.batch.max_prompt_tokens = 10
-    config.batch.max_response_tokens = 18
-    config.batch.length_buckets = (28,)
-    config.batch.microbatch_sequences = 64
-    config.rollout.prompt_buckets = (10,)
-    config.rollout.old_logprobs = "sampler"
-    config.optimizer.learning_rate = 1e-4
-    config.mesh.cpu_devices = 2
-    with config.eval.unlocked():
-        config.eval.sets.heldout = source(path="cache/miniature/heldout.jsonl")
-    config.eval.every = 10
-    config.checkpoint.every = 10
+    config = experiment("quickstart", "tiny", {"labels.source": labels}, tiny={"steps": 50})
+    config.name, config.out = "srt" if labels == "vote" else labels, "runs/quickstart"
+    config.eval.sets.heldout.limit = 0
     return config

@@ -1,0 +1,43 @@
+"""Climbing levels: the first with answers, every later one with votes alone, each from the one before (SRT v2, figure
+5).
+
+COMMAND   python -m srt_jax.main --config=configs/climb.py:qwen3_4b,knights_knaves
+TINY      python -m srt_jax.main --config=configs/climb.py:tiny
+HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
+TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+PAPER     Qwen3-4B-Base climbs to nearly 100% on knights_knaves_9 and improves on bitwise_arithmetic_4, with answers
+          for level 2 only. Levels 2, 3, 5, 7, 9; 2, 3, 4; and 4, 5 for family_relationships (v2, B.3).
+
+One command, which goes on where it was stopped. Each level's run lies in runs/climb/NAME/level_N.
+"""
+from configs import data
+from configs.common import experiment
+from configs.reasoning_gym import GYM
+
+LEVELS = {
+    "knights_knaves": (2, 3, 5, 7, 9), "bitwise_arithmetic": (2, 3, 4), "family_relationships": (4, 5),
+    "chain_sum": (2, 3, 4, 5), "sums": (3, 4, 5),
+}
+
+
+def get_config(arguments: str = ""):
+    """MODEL,TASK"""
+    model, _, task = arguments.partition(",")
+    task = task or ("sums" if model == "tiny" else "knights_knaves")
+    if task not in LEVELS:
+        raise ValueError(f"there is no task {task!r} with levels: give one of {', '.join(LEVELS)}.")
+    config = experiment("climb", f"{model or 'qwen3_4b'},{task}_{LEVELS[task][0]}", GYM, {"steps": 15, "eval.every": 5})
+    config.out, config.name = "runs/climb", task
+    config.levels = tuple(level(task, number, number == LEVELS[task][0]) for number in LEVELS[task])
+    return config
+
+
+def level(task: str, number: int, first: bool) -> dict:
+    """The fields of a level: its data, and answers on the first one only."""
+    found = data.find(f"{task}_{number}")
+    return {
+        "name": f"level_{number}",
+        "labels": {"source": "ground_truth" if first else "vote"},
+        "data": found.train.to_dict(),
+        "eval": {"sets": {name: judge.to_dict() for name, judge in found.evals.items()}},
+    }

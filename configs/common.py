@@ -1,0 +1,61 @@
+"""What the experiments share: a config from the name of a method, a model and a data set."""
+import importlib
+
+from ml_collections import ConfigDict
+
+from configs import data as data_table
+from configs.models import MODELS
+from srt_jax.config import base
+
+
+def experiment(method: str, arguments: str, changes: dict | None = None, tiny: dict | None = None,
+               default: str = "qwen25_math_7b,dapo", tiny_data: str = "sums") -> ConfigDict:
+    """The config of `MODEL,DATA`; what is left out comes from `default`, and from `tiny_data` for the model `tiny`.
+
+    changes: the method's fields, by dotted name. tiny: fields of the model `tiny` that count last, for this method.
+    The order is base, data, method, model, tiny. Raises ValueError for an unknown model or data set.
+    """
+    model, data, *more = [*arguments.split(","), ""]
+    usual_model, usual_data = default.split(",")
+    model = model or usual_model
+    data = data or (tiny_data if model == "tiny" else usual_data)
+    if any(more):
+        raise ValueError(f"the arguments {arguments!r} are more than MODEL,DATA.")
+    if model not in MODELS:
+        raise ValueError(f"there is no model {model!r}: give one of {', '.join(MODELS)}.")
+    found = data_table.find(data)
+    config = base()
+    config.name = f"{method}-{model}-{data}"
+    config.data, config.steps = found.train.copy_and_resolve_references(), found.steps
+    with config.eval.unlocked():
+        config.eval.sets = ConfigDict({name: found.evals[name].copy_and_resolve_references() for name in found.evals})
+    for fields in (found.fields, changes or {}, MODELS[model], (tiny or {}) if model == "tiny" else {}):
+        config.update_from_flattened_dict(fields)
+    return config
+
+
+# The collapse within minutes: the miniature without KL, at ten times its rate.
+COLLAPSE = {"optimizer.learning_rate": 1e-3, "rl.kl_coef": 0.0, "steps": 50}
+
+
+def figure(name: str, curves: dict[str, tuple]):
+    """`get_config(arguments)` of a figure: `CURVE` or `CURVE,tiny`, the first curve where there is no argument.
+
+    curves: curve -> (METHOD:ARGUMENTS of the config it is a run of, fields in which it differs, fields in which its
+    tiny run does), e.g. {"kl": ("srt:qwen25_math_7b,dapo", {"rl.kl_coef": 0.01}, {})}. Runs lie in runs/<name>/<curve>.
+    """
+    def get_config(arguments: str = next(iter(curves))) -> ConfigDict:
+        curve, _, small = arguments.partition(",")
+        if curve not in curves or small not in ("", "tiny"):
+            raise ValueError(f"{name} has the curves {', '.join(curves)}, each also as CURVE,tiny; not {arguments!r}.")
+        run, large_fields, tiny_fields = curves[curve]
+        method, _, rest = run.partition(":")
+        if small:
+            rest = ",".join([*rest.split(",")[:-2], "tiny"])
+        config = importlib.import_module(f"configs.{method}").get_config(rest)
+        config.update_from_flattened_dict(tiny_fields if small else large_fields)
+        config.out, config.name = f"runs/{name}", curve + ("-tiny" if small else "")
+        return config
+
+    get_config.curves = tuple(curves)
+    return get_config

@@ -1,0 +1,27 @@
+"""SRT that ends itself: 1% of the training data, with answers, is held out to tell when it has peaked (v1, 5.1; v2,
+I.1).
+
+COMMAND   python -m srt_jax.main --config=configs/early_stopping.py:qwen25_math_7b,dapo
+TINY      python -m srt_jax.main --config=configs/early_stopping.py:tiny
+HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
+TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+PAPER     the peak comes at about the same step on all test sets, so that 1% of DAPO finds it for the others.
+
+The run keeps the best step's weights. Without any answers: --config.stop.collapse=True --config.stop.patience=0 ends
+on label-free signs (srt_jax/collapse.py). The tiny run learns too fast on purpose, so that there is something to
+stop.
+"""
+from configs.common import experiment
+
+STOP = {
+    "stop.validation_fraction": 0.01,
+    "stop.patience": 3,  # our choice, as is the interval
+    "eval.every": 20,
+}
+TINY = {"stop.validation_fraction": 0.05, "stop.patience": 2, "eval.every": 5, "optimizer.learning_rate": 1e-3,
+        "rl.kl_coef": 0.0, "steps": 60}
+
+
+def get_config(arguments: str = ""):
+    """MODEL,DATA"""
+    return experiment("early_stopping", arguments, STOP, TINY)

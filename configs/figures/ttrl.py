@@ -1,0 +1,17 @@
+"""TTRL's runs: Qwen2.5-Math-1.5B on AIME24 and on AMC (83 problems).
+
+COMMAND   python -m srt_jax.main --config=configs/figures/ttrl.py:aime
+TINY      python -m srt_jax.main --config=configs/figures/ttrl.py:aime,tiny
+HARDWARE  8 A100 with 80 GB in their runs; tiny: 2 CPU cores
+TIME      not measured on GPUs; tiny: about a minute a curve
+PAPER     README: +211% pass@1 on AIME24 for the 7B model; previews 43.3, 43.3, 46.7.
+"""
+from configs.common import figure
+
+AMC = {"batch.max_prompt_tokens": 1024, "rollout.prompt_buckets": (256, 512, 1024)}  # as their script has it
+
+get_config = figure("ttrl", {
+    "aime": ("ttrl:qwen25_math_1_5b,test_aime24", {}, {}),
+    "amc": ("ttrl:qwen25_math_1_5b,test_amc83", AMC, {}),
+    "aime_7b": ("ttrl:qwen25_math_7b,test_aime24", {}, {}),
+})

@@ -1,0 +1,19 @@
+"""SRT v1, section 5.2 (figure 7) and SRT v2, figure 26: labels made once by the base model.
+
+COMMAND   python -m srt_jax.main --config=configs/figures/v1_fig7.py:offline
+TINY      python -m srt_jax.main --config=configs/figures/v1_fig7.py:offline,tiny
+HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
+TIME      not measured on GPUs; tiny: about a minute a curve
+PAPER     offline labels do about as well as SRT and stay stable; more than one epoch of MATH-12k
+          collapses all the same.
+
+configs/offline_labels.py says how to make the labels.
+"""
+from configs.common import figure
+
+get_config = figure("v1_fig7", {
+    "offline": ("offline_labels:qwen25_math_7b,dapo", {}, {}),
+    "offline_math12k": ("offline_labels:qwen25_math_7b,math12k", {}, {}),
+    "srt": ("srt:qwen25_math_7b,dapo", {}, {}),
+    "ground_truth": ("ground_truth:qwen25_math_7b,dapo", {}, {}),
+})

@@ -1,0 +1,13 @@
+"""SRT v2, figure 5: climbing levels of Reasoning Gym without answers, Qwen3-4B-Base.
+
+COMMAND   python -m srt_jax.main --config=configs/figures/v2_fig5.py:knights_knaves
+TINY      python -m srt_jax.main --config=configs/figures/v2_fig5.py:knights_knaves,tiny
+HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
+TIME      not measured on GPUs; tiny: about a minute a curve
+PAPER     knights_knaves: nearly 100% at level 9; bitwise_arithmetic: a gain at level 4. Answers for level 2 only.
+"""
+from configs.common import figure
+
+get_config = figure("v2_fig5", {
+    task: (f"climb:qwen3_4b,{task}", {}, {}) for task in ("knights_knaves", "bitwise_arithmetic")
+})

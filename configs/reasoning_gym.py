@@ -1,0 +1,34 @@
+r"""Reasoning Gym at a level: ground truth, votes, or a fixed teacher's votes (SRT v2, figure 2).
+
+COMMAND   python -m srt_jax.main --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3
+TINY      python -m srt_jax.main --config=configs/reasoning_gym.py:vote,tiny
+HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
+TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+PAPER     GRPO, lr 1e-6, KL 0.0001, 32 samples, 16 in evaluations (v2, B.3). The first level is trained with answers
+          (bitwise_arithmetic_2: 950 steps, 97%; family_relationships_4 and knights_knaves_2: 99%), the next one
+          without: votes beat the fixed teacher's by 10, 8 and 6 points (bitwise, family, knights). climb.py runs such
+          levels in one command.
+
+A later level starts from the earlier one's weights, and a fixed teacher's labels from it too:
+          --config.model.path=runs/climb/knights_knaves/level_2/final
+          python -m srt_jax.label --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3 \\
+              --config.model.path=... --out=runs/labels/knights_knaves_3.jsonl
+Data: any task of configs/data.py:GYM with a level. Sizes, 16 prompts a step, and answers in <answer> tags are our
+choice.
+"""
+from configs.common import experiment
+
+GYM = {"rl.advantage": "grpo", "rl.kl_in": "loss", "rl.kl_coef": 0.0001}
+LABELS = {"ground_truth": "ground_truth", "vote": "vote", "fixed_teacher": "file"}
+
+
+def get_config(arguments: str = "vote"):
+    """LABELS,MODEL,TASK_LEVEL with LABELS one of ground_truth, vote, fixed_teacher"""
+    labels, _, rest = arguments.partition(",")
+    if labels not in LABELS:
+        raise ValueError(f"there are no labels {labels!r}: give one of {', '.join(LABELS)}.")
+    config = experiment(labels, rest, {**GYM, "labels.source": LABELS[labels]},
+                        default="qwen3_4b,knights_knaves_3", tiny_data="sums_4")
+    if labels == "fixed_teacher":
+        config.labels.path = f"runs/labels/{config.name.rpartition('-')[2]}.jsonl"
+    return config

@@ -1,0 +1,38 @@
+"""The common policy-gradient algorithms, on majority votes: equations and sources stand in docs/algorithms.md.
+
+COMMAND   python -m srt_jax.main --config=configs/rl.py:grpo,qwen25_math_7b,dapo
+TINY      python -m srt_jax.main --config=configs/rl.py:grpo,tiny
+HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
+TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+PAPER     SRT collapses with GRPO after about as many steps as with RLOO (v2, G.1; its KL for GRPO is in the loss,
+          B.1). The papers tried no other algorithm; the numbers of the rest are those of their own papers or
+          libraries.
+
+With ground truth: --config.labels.source=ground_truth. ppo_clip is PPO's clipped objective without a critic.
+"""
+from configs.common import experiment
+
+KL_IN_LOSS = {"rl.kl_in": "loss"}  # normalising a reward that holds the KL would distort it
+ALGORITHMS = {
+    "rloo": {},
+    "grpo": {"rl.advantage": "grpo", **KL_IN_LOSS},
+    "dr_grpo": {"rl.advantage": "dr_grpo", "rl.loss_aggregation": "seq-mean-token-sum-norm", **KL_IN_LOSS},
+    "reinforce": {"rl.advantage": "reinforce"},
+    "reinforce_baseline": {"rl.advantage": "reinforce_baseline"},
+    "reinforce_pp": {"rl.advantage": "reinforce_pp", "rl.kl": "k1"},
+    "reinforce_pp_baseline": {"rl.advantage": "reinforce_pp_baseline", "rl.kl": "k2", **KL_IN_LOSS},
+    "dapo": {
+        "rl.advantage": "grpo", "rl.kl_coef": 0.0, "rl.clip_high": 0.28, "rl.loss_aggregation": "token-mean",
+        "batch.minibatches_per_step": 4, "batch.resample_rounds": 3, "reward.overlong_buffer": 512,
+    },
+    "ppo_clip": {"batch.minibatches_per_step": 4, "batch.epochs_per_step": 2},
+}
+TINY = {"dapo": {"reward.overlong_buffer": 4, "batch.resample_rounds": 1}}
+
+
+def get_config(arguments: str = "rloo"):
+    """ALGORITHM,MODEL,DATA"""
+    algorithm, _, rest = arguments.partition(",")
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"there is no algorithm {algorithm!r}: give one of {', '.join(ALGORITHMS)}.")
+    return experiment(algorithm, rest, ALGORITHMS[algorithm], TINY.get(algorithm))

@@ -1,0 +1,32 @@
+"""TTRL: test-time RL in which 64 samples vote and the first 32 are trained on (PRIME-RL/TTRL, examples/ttrl).
+
+COMMAND   python -m srt_jax.main --config=configs/ttrl.py:qwen25_math_1_5b,test_aime24
+TINY      python -m srt_jax.main --config=configs/ttrl.py:tiny
+HARDWARE  8 A100 with 80 GB in their runs; tiny: 2 CPU cores
+TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+PAPER     +211% pass@1 on AIME24 for Qwen2.5-Math-7B (README); three preview runs ended at 43.3, 43.3 and 46.7. Users
+          could not reproduce the 1.5B figures (issues 40, 50): the summary has the last step and the best one.
+
+Steps: 80 epochs of 30 problems or 30 of 83, eight problems a step. Their loader drops the rest of an epoch, this one
+does not.
+"""
+from configs.common import experiment
+
+TTRL = {
+    "batch.prompts_per_step": 8, "batch.samples_per_prompt": 32, "batch.votes_per_prompt": 64,
+    "batch.minibatches_per_step": 8,  # one prompt each
+    "batch.microbatch_sequences": 32,
+    "batch.max_prompt_tokens": 512, "rollout.prompt_buckets": (256, 512),
+    "rollout.prompts_per_call": 8,
+    "rl.advantage": "grpo", "rl.kl_in": "loss",
+    "optimizer.learning_rate": 5e-7, "optimizer.schedule": "cosine", "optimizer.warmup_steps": 9,  # 3% of the steps
+    "eval.every": 2, "eval.samples": 16, "eval.temperature": 0.6, "eval.top_p": 0.95,
+    "steps": 300,
+}
+
+
+def get_config(arguments: str = ""):
+    """MODEL,DATA with a test set as data: test_aime24, test_amc83, ..."""
+    return experiment(
+        "ttrl", arguments, TTRL, {"batch.microbatch_sequences": 32, "optimizer.warmup_steps": 1, "eval.samples": 32},
+        default="qwen25_math_1_5b,test_aime24", tiny_data="test_sums")

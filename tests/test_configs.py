@@ -1,0 +1,134 @@
+"""Every config, with each model and each data set at least once, passes what --dry_run checks; offline, in one process.
+
+Sizes of generated data are cut, and files that other jobs write first (labels, subsets) are stood in for.
+"""
+import importlib
+import json
+import pathlib
+
+import huggingface_hub.constants
+import pytest
+
+from configs.climb import LEVELS
+from configs.data import SETS
+from configs.models import MODELS
+from configs.rl import ALGORITHMS
+from configs.sept_variants import VARIANTS
+from srt_jax import main
+from srt_jax.config import describe, validate, validate_devices
+from srt_jax.data.prompts import Prompts
+from srt_jax.levels import checkable, level_configs
+from tests.helpers import REPOSITORY
+
+CONFIGS = REPOSITORY / "configs"
+TABLES = ("common", "data", "models")
+METHODS = sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem not in TABLES)
+FIGURES = sorted(f"figures.{file.stem}" for file in CONFIGS.glob("figures/*.py"))
+ARGUMENTS = {
+    "quickstart": ["vote", "ground_truth"],
+    "srt": ["", "tiny", *(f"{model},dapo" for model in MODELS if model != "tiny"),
+            *(f"qwen25_math_7b,{data}" for data in SETS)],
+    "rl": [f"{algorithm}{rest}" for algorithm in ALGORITHMS for rest in ("", ",tiny")],
+    "sept_variants": [f"{variant}{rest}" for variant in VARIANTS for rest in ("", ",tiny")],
+    "reasoning_gym": [f"{labels}{rest}" for labels in ("ground_truth", "vote", "fixed_teacher") for rest in (
+        "", ",tiny", ",qwen3_4b,chain_sum_3", ",qwen3_4b,number_sorting_4", ",qwen3_4b,leg_counting_3")],
+    "climb": ["", "tiny", *(f"qwen3_4b,{task}" for task in LEVELS if task != "sums")],
+}
+
+
+def get_config(module: str, arguments: str):
+    function = importlib.import_module(f"configs.{module}").get_config
+    return function(arguments) if arguments else function()
+
+
+def all_runs():
+    for module in METHODS:
+        for arguments in ARGUMENTS.get(module, ["", "tiny"]):
+            yield module, arguments
+    for module in FIGURES:
+        for curve in importlib.import_module(f"configs.{module}").get_config.curves:
+            yield from ((module, curve), (module, f"{curve},tiny"))
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory, miniature):
+    """{beginning of a path that another job writes: a file that stands for it}."""
+    folder = tmp_path_factory.mktemp("files")
+    rows = [json.loads(line) for line in (miniature / "train.jsonl").read_text().splitlines()]
+    (folder / "easy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:600]))
+    from srt_jax.data.rows import prompt_id
+    labels = ({"id": prompt_id(row["problem"]), "label": row["answer"], "vote_share": 0.5, "pass_rate": 0.5}
+              for row in rows)
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    return {"data.path": folder / "easy.jsonl", "labels.path": folder / "labels.jsonl",
+            "curriculum.path": folder / "labels.jsonl"}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, miniature):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("SRT_JAX_DATA", raising=False)
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.mark.parametrize(("module", "arguments"), list(all_runs()))
+def test_dry_run(module, arguments, stand_ins):
+    config = get_config(module, arguments)
+    for level in level_configs(config) or [config]:
+        shrink(level)
+        for field, file in stand_ins.items():
+            section, _, key = field.partition(".")
+            if level[section][key].startswith("runs/"):
+                level[section][key] = str(file)
+        validate(level)
+        validate_devices(level, 8)
+        level = checkable(level, config)
+        report = main.check(level)
+        assert not any(line.startswith("not checked: model") for line in report), report
+        complete = not any("not checked" in line for line in report)
+        assert complete or level.model.path != "cache/miniature", report
+        assert "updates" in describe(level, 8) or "1 update;" in describe(level, 8)
+
+
+def shrink(config):
+    """Problems that are generated: a step's worth, so that 150 configs take seconds."""
+    for source, size in [(config.data, config.batch.prompts_per_step),
+                         *((judge, 2) for judge in config.eval.sets.values())]:
+        if source.kind == "gym":
+            source.size = size
+
+
+@pytest.mark.parametrize("module", [*METHODS, *FIGURES])
+def test_docstring_gives_command_hardware_time_and_outcome(module):
+    file = CONFIGS / (module.replace(".", "/") + ".py")
+    text = importlib.import_module(f"configs.{module}").__doc__
+    assert all(f"\n{word} " in text for word in ("COMMAND", "HARDWARE", "TIME")), text
+    assert f"--config=configs/{file.relative_to(CONFIGS)}" in text
+    assert "\nPAPER " in text or "\nEXPECT " in text
+    assert len(file.read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_prompts_of_every_model_are_well_formed(model):
+    prompts = get_config("srt", "tiny" if model == "tiny" else f"{model},dapo").prompts
+    Prompts.of(prompts.to_dict())
+    assert model == "tiny" or "boxed" in prompts.instruction
+
+
+@pytest.mark.parametrize(("module", "arguments", "message"), [
+    ("srt", "gpt5,dapo", "there is no model 'gpt5'"),
+    ("srt", "tiny,mnist", "there is no data 'mnist'"),
+    ("srt", "tiny,sums,3", "more than MODEL,DATA"),
+    ("rl", "ppo", "there is no algorithm 'ppo'"),
+    ("figures.v1_fig2", "srt_mnist", "v1_fig2 has the curves srt_dapo"),
+])
+def test_wrong_arguments_are_told(module, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        get_config(module, arguments)
+
+
+def test_docs_name_every_config():
+    text = (REPOSITORY / "docs" / "experiments.md").read_text()
+    for module in [*METHODS, *FIGURES]:
+        path = str(pathlib.PurePath("configs", *module.split("."))) + ".py"
+        assert path in text, path
