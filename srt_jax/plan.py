@@ -1,0 +1,370 @@
+"""Compiles a run's programs for hardware that is not there: does it fit, and what would a step cost?
+
+    python -m srt_jax.plan --config=configs/srt.py:qwen25_math_7b,dapo --topology=h200:8
+    ... --topology=v5p:4x4x4 --config.mesh.fsdp=64 --json      any field can be set; one JSON object instead of a table
+    ... --microbatch=16                                        this micro-batch only, no search for the largest
+
+Lowers and compiles the real update, and the in-process sampler where rollout.sampler is 'jax', with abstract arrays: no
+weights, no accelerator, a few GB of memory. TPUs and GPUs need .venv-plan (the command says how to make it) and are
+compiled there; cpu:N needs nothing. docs/planning.md says what is assumed.
+"""
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from srt_jax import cli, hlo, runtime, topology, xla_flags
+from srt_jax.config import CHOICES, ConfigError, validate
+from srt_jax.model import flops
+from srt_jax.model.config import ModelConfig, read_hf_config
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PYTHON = ROOT / ".venv-plan" / "bin" / "python"
+REMATS = CHOICES["model.remat"]  # lightest first
+GB = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A program on one device. bytes: by kind, in the device's memory, "total" among them; None: not known."""
+    fits: bool
+    bytes: dict[str, float | None]
+    collective_bytes: dict[str, float]
+    received_bytes: float
+    memory_bytes: float
+    seconds: float  # of compiling
+
+
+def plan(config: ConfigDict, where: topology.Topology, search: bool = True, progress=print) -> dict:
+    """The report of a config on a topology: what --json prints. Raises ConfigError or ModelError."""
+    import jax
+
+    model = model_shape(config.model.path)
+    config, notes = adapt(config, where)
+    devices = topology.devices(where)
+    compile_update = functools.lru_cache(functools.partial(_compile_update, config, model, where, devices, progress))
+    chosen = (config.model.remat, config.batch.microbatch_sequences)
+    update = report(config, model, where, chosen, compile_update(*chosen))
+    result = {
+        "topology": where.name, "devices": where.num_devices, "model": config.model.path,
+        "mesh": {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")}, "notes": notes,
+        "versions": {"jax": jax.__version__}, **update}
+    if config.rollout.sampler == "jax":
+        result["sampler"] = sampler_report(config, model, where, devices, update["bytes_per_device"], progress)
+        result["fits"] = update["fits"] and result["sampler"]["fits"]
+    if search:
+        found = largest(config, compile_update)
+        result["largest"] = {name: report(config, model, where, candidate, compile_update(*candidate))
+                             for name, candidate in found.items()}
+    return result
+
+
+def model_shape(path: str) -> ModelConfig:
+    """From a local directory, or the shapes of known hub models. Raises ModelError or ConfigError."""
+    if pathlib.Path(path).is_dir():
+        return ModelConfig.from_hf(read_hf_config(path))
+    shipped = pathlib.Path(__file__).parent / "model" / "hf" / f"{path.rsplit('/', 1)[-1]}.json"
+    if not shipped.exists():
+        raise ConfigError(f"model.path is {path!r}, whose shape is not known: give a Hugging Face directory (its "
+                          "config.json is enough) or a model of srt_jax/model/hf.")
+    return ModelConfig.from_hf(json.loads(shipped.read_text()))
+
+
+def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, list[str]]:
+    """The config with a mesh and a micro-batch that the topology divides, all rows in the longest bucket; and notes."""
+    config, notes = config.copy_and_resolve_references(), []
+    fixed = config.mesh.fsdp * config.mesh.tensor
+    if where.num_devices % fixed or config.mesh.data not in (-1, where.num_devices // fixed):
+        notes.append(f"mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not make "
+                     f"{where.num_devices} devices: planned with --config.mesh.fsdp={where.num_devices}.")
+        config.mesh.fsdp, config.mesh.tensor = where.num_devices, 1
+    config.mesh.data = where.num_devices // (config.mesh.fsdp * config.mesh.tensor)
+    rows = config.mesh.data * config.mesh.fsdp
+    per_update = config.batch.prompts_per_step * config.batch.samples_per_prompt // config.batch.minibatches_per_step
+    if per_update % rows:
+        raise ConfigError(f"the {per_update} sequences of a mini-batch cannot be split over the {rows} data x fsdp "
+                          "shards of the mesh: change batch.prompts_per_step, or use more of mesh.tensor.")
+    if config.batch.microbatch_sequences % rows or per_update % config.batch.microbatch_sequences:
+        notes.append(f"batch.microbatch_sequences={config.batch.microbatch_sequences} does not suit {rows} data x fsdp "
+                     f"shards: planned with {rows}.")
+        config.batch.microbatch_sequences = rows
+    if config.rollout.prompts_per_call % rows and config.rollout.sampler == "jax":
+        notes.append(f"rollout.prompts_per_call={config.rollout.prompts_per_call} does not suit {rows} data x fsdp "
+                     f"shards: planned with {rows}.")
+        config.rollout.prompts_per_call = rows
+    config.batch.length_buckets = (max(config.batch.length_buckets),)
+    return config, notes
+
+
+def largest(config: ConfigDict, compile_update) -> dict[str, tuple[str, int]]:
+    """The largest micro-batch that fits, with the lightest remat that fits at all, and with full remat.
+
+    Tries the remats from the lightest with one row per device, then halves the range of micro-batches: at most
+    4 + 2 log2(sizes) programs. Nothing where not even full remat fits.
+    """
+    rows = config.mesh.data * config.mesh.fsdp
+    per_update = config.batch.prompts_per_step * config.batch.samples_per_prompt // config.batch.minibatches_per_step
+    sizes = [size for size in range(rows, per_update + 1, rows) if per_update % size == 0]
+
+    def most(remat):
+        low, high = 0, len(sizes)  # sizes[low] fits, sizes[high] does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if compile_update(remat, sizes[middle]).fits else (low, middle)
+        return remat, sizes[low]
+
+    lightest = next((remat for remat in REMATS if compile_update(remat, sizes[0]).fits), None)
+    if lightest is None:
+        return {}
+    found = {"lightest_remat": most(lightest)}
+    if lightest != REMATS[-1] and found["lightest_remat"][1] < sizes[-1]:
+        found["largest_microbatch"] = most(REMATS[-1])
+    return found
+
+
+# ---- programs
+
+
+def _compile_update(config, model, where, devices, progress, remat: str, microbatch: int) -> Compiled:
+    """The update at this remat and micro-batch."""
+    config = config.copy_and_resolve_references()
+    config.model.remat, config.batch.microbatch_sequences = remat, microbatch
+    lowered, held = lower_update(config, model, devices)
+    return _compile(lowered, held, where, progress, f"update, remat={remat}, micro-batches of {microbatch}")
+
+
+def lower_update(config: ConfigDict, model: ModelConfig, devices):
+    """(the lowered update, bytes per device of what it is given by kind)."""
+    import jax
+
+    from srt_jax.rl.collate import abstract_batch
+    from srt_jax.rl.optimizer import abstract_state, experiment_optimizer
+    from srt_jax.rl.update import UpdateConfig, make_update
+
+    mesh, graphdef, params = abstract_model(config, model, devices)
+    optimizer, settings = experiment_optimizer(config), UpdateConfig.of(config)
+    state = abstract_state(params, optimizer, mesh)
+    reference = None
+    if settings.scores_reference:
+        reference = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, config.model.reference_dtype, sharding=x.sharding), params)
+    batch = abstract_batch(settings.layout, mesh)
+    held = {"parameters": params, "optimizer": state.opt_state, "reference": reference, "batch": batch}
+    return (make_update(graphdef, optimizer, settings, mesh, state).lower(state, reference, batch),
+            {kind: bytes_per_device(tree) for kind, tree in held.items()})
+
+
+def abstract_model(config: ConfigDict, model: ModelConfig, devices):
+    """(mesh, graph definition, parameters as abstract arrays on the mesh)."""
+    import jax
+
+    from srt_jax.model import decoder, sharding, weights
+
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
+    graphdef, shapes = decoder.abstract(model, config.model.dtype, config.model.remat != "none")
+    return mesh, graphdef, weights.map_with_path(lambda path, x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)), shapes)
+
+
+def bytes_per_device(tree) -> int:
+    """Of abstract arrays with shardings."""
+    import jax
+    import numpy as np
+
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _compile(lowered, held: dict, where: topology.Topology, progress, what: str, trips=lambda loop: 1) -> Compiled:
+    """trips(loop): how often a loop runs whose trip count is data."""
+    import jax
+
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        needed = re.search(r"([\d.]+)G\) exceeds available", str(e))
+        total = float(needed.group(1)) * 2**30 if needed else None
+        result = Compiled(False, held | {"temporaries": None, "total": total}, {}, 0.0, 0.0, 0.0)
+    else:
+        memory = compiled.memory_analysis()
+        kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        total = kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+        program = hlo.Program(compiled.as_text(), trips)
+        result = Compiled(
+            total <= available(where), held | {"temporaries": memory.temp_size_in_bytes, "total": total},
+            program.collective_bytes(), program.received_bytes(), program.memory_bytes(), 0.0)
+    result = dataclasses.replace(result, seconds=time.perf_counter() - start)
+    size = "more than there is" if result.bytes["total"] is None else f"{result.bytes['total'] / GB:.2f} GB"
+    progress(f"compiled in {result.seconds:.0f} s: {what}: {size} per device, "
+             f"{'fits' if result.fits else 'does not fit'}")
+    return result
+
+
+def available(where: topology.Topology) -> float:
+    """Bytes of memory that JAX can have on one device; on a CPU, its part of the machine's."""
+    if where.chip is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / where.num_devices
+    return where.chip.memory * (xla_flags.GPU_MEMORY_FRACTION if where.platform == "cuda" else 1.0)
+
+
+# ---- reports
+
+
+def report(config: ConfigDict, model: ModelConfig, where, candidate: tuple[str, int], compiled: Compiled) -> dict:
+    """Figures of the update at one remat and micro-batch; every sequence has the longest length."""
+    from srt_jax.rl.update import UpdateConfig
+
+    remat, microbatch = candidate
+    settings = UpdateConfig.of(config)
+    lengths = [max(config.batch.length_buckets)] * settings.layout.sequences
+    passes = flops.update(model, lengths, settings.scores_policy, settings.scores_reference, settings.epochs_per_step)
+    again = {"none": 0.0, "dots": 0.0, "attention": 1.0, "full": 1.0}[remat] * passes["gradient"] / 3
+    required = sum(passes.values()) / where.num_devices
+    executed = required + again / where.num_devices
+    return {"remat": remat, "microbatch_sequences": microbatch, **program_report(compiled, where, required, executed)}
+
+
+def program_report(compiled: Compiled, where: topology.Topology, required: float, executed: float) -> dict:
+    """Figures of one program: memory, FLOPs per device required and executed, bytes, and the roofs over its time."""
+    result = {
+        "fits": compiled.fits, "bytes_per_device": compiled.bytes,
+        "bytes_available_per_device": available(where), "flops_per_device": required,
+        "executed_flops_per_device": executed, "collective_bytes_per_device": compiled.collective_bytes,
+        "received_bytes_per_device": compiled.received_bytes, "memory_traffic_per_device": compiled.memory_bytes,
+        "step_seconds": None, "bound_by": None, "roofs_seconds": None, "mfu_at_roof": None,
+        "compile_seconds": round(compiled.seconds, 1)}
+    if where.chip is None or compiled.bytes["temporaries"] is None:
+        return result
+    roofs = {"compute": executed / where.chip.flops, "memory": compiled.memory_bytes / where.chip.bandwidth,
+             "interconnect": compiled.received_bytes / where.received}
+    bound = max(roofs, key=roofs.get)
+    return result | {"step_seconds": roofs[bound], "bound_by": bound, "roofs_seconds": roofs,
+                     "mfu_at_roof": required / where.chip.flops / roofs[bound]}
+
+
+def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resident: dict, progress) -> dict:
+    """Figures of sampling a step's rollouts in this process; every response has the longest length.
+
+    Optimizer and reference stay in memory meanwhile (`resident`: bytes of the update). One compiled call serves
+    rollout.prompts_per_call prompts; a step makes as many calls as its prompts need.
+    """
+    lowered, held, loops = lower_sampler(config, model, devices)
+    held |= {kind: resident[kind] for kind in ("optimizer", "reference")}
+    compiled = _compile(lowered, held, where, progress, "sampler", trips=lambda loop: loops)
+    b = config.batch
+    calls = -(-b.prompts_per_step // config.rollout.prompts_per_call)
+    compiled = dataclasses.replace(
+        compiled, collective_bytes={kind: calls * n for kind, n in compiled.collective_bytes.items()},
+        received_bytes=calls * compiled.received_bytes, memory_bytes=calls * compiled.memory_bytes)
+    prompts = [b.max_prompt_tokens] * b.prompts_per_step
+    required = flops.sampling(model, prompts, [[b.max_response_tokens] * b.samples_per_prompt] * b.prompts_per_step)
+    required /= where.num_devices
+    return program_report(compiled, where, required, required)
+
+
+def lower_sampler(config: ConfigDict, model: ModelConfig, devices):
+    """(one lowered call of the sampler, bytes per device of its parameters, tokens that it decodes)."""
+    import jax
+    import jax.numpy as jnp
+
+    from srt_jax.model import sharding
+    from srt_jax.rollout.jax_sampler import JaxSampler
+    from srt_jax.rollout.sampler import Sampling
+
+    mesh, graphdef, params = abstract_model(config, model, devices)
+    longest, size = max(config.rollout.prompt_buckets), config.rollout.prompts_per_call
+    sampler = JaxSampler(graphdef, mesh, [0], [longest], size)
+    sampling = Sampling(config.batch.max_response_tokens, config.rollout.temperature)
+    shapes = ((size, longest), jnp.int32), ((size,), jnp.int32), ((size, 2), jnp.uint32)
+    arguments = [jax.ShapeDtypeStruct(*shape, sharding=sharding.by_rows(mesh)) for shape in shapes]
+    lowered = sampler._program(config.batch.samples_per_prompt, sampling).lower(params, *arguments)
+    return lowered, {"parameters": bytes_per_device(params)}, sampling.max_tokens
+
+
+def table(result: dict) -> str:
+    """The report as text."""
+    lines = [f"{result['model']} on {result['topology']}: {result['devices']} devices, mesh "
+             + ", ".join(f"{axis} {size}" for axis, size in result["mesh"].items())]
+    lines += [f"note: {note}" for note in result["notes"]]
+    columns = {f"update, {shown(result)}": result}
+    columns |= {f"{name.replace('_', ' ')}: {shown(entry)}": entry for name, entry in result.get("largest", {}).items()}
+    if "sampler" in result:
+        columns["sampler"] = result["sampler"]
+    for title, entry in columns.items():
+        lines += ["", title, *(f"  {label:<34}{value}" for label, value in rows(entry))]
+    if result.get("largest") == {}:
+        lines += ["", "no micro-batch fits, not even with model.remat=full: use more devices, or more of mesh.fsdp."]
+    return "\n".join(lines)
+
+
+def shown(entry: dict) -> str:
+    return f"remat {entry['remat']}, micro-batches of {entry['microbatch_sequences']} sequences"
+
+
+def rows(entry: dict):
+    """(label, value) of one program's figures."""
+    memory = ", ".join(f"{kind} {size / GB:.3g}" for kind, size in entry["bytes_per_device"].items() if size)
+    yield "memory per device, GB", memory
+    yield "fits", f"{'yes' if entry['fits'] else 'NO'}, of {entry['bytes_available_per_device'] / GB:.1f} GB"
+    yield "FLOPs per device", (f"{entry['flops_per_device']:.3e}, with what remat computes again "
+                               f"{entry['executed_flops_per_device']:.3e}")
+    collectives = ", ".join(f"{kind} {n / GB:.3g}" for kind, n in sorted(entry["collective_bytes_per_device"].items()))
+    yield "collective results per device, GB", collectives or "none"
+    if entry["step_seconds"] is not None:
+        roofs = ", ".join(f"{roof} {seconds:.3g}" for roof, seconds in entry["roofs_seconds"].items())
+        yield "seconds per step at each roof", roofs
+        yield "seconds per step, at least", (f"{entry['step_seconds']:.2f}, bound by {entry['bound_by']}; MFU at most "
+                                             f"{entry['mfu_at_roof']:.0%}")
+
+
+# ---- command line
+
+
+def main(argv) -> int:
+    """Prints the plan; 0 where the config fits, 1 where it does not, 2 for a mistake in the input."""
+    given = flags.FLAGS
+    if len(argv) > 1:
+        return cli.complain(f"unexpected argument {argv[1]!r}: fields are set with --config.FIELD=VALUE.")
+    if given.config is None or given.topology is None:
+        return cli.complain("give --config=configs/X.py and --topology, one like " + topology.EXAMPLES + ".")
+    where, config = topology.parse(given.topology), given.config
+    if given.microbatch:
+        config.batch.microbatch_sequences = given.microbatch
+    validate(config)
+    if not topology.compiler_is_here(where):
+        return _go_on_in_planners_environment(where)
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # whatever this machine has, nothing runs on it
+    runtime.start(where.num_devices if where.platform == "cpu" else 0)
+    progress = functools.partial(print, file=sys.stderr, flush=True)
+    result = plan(config, where, search=not given.microbatch, progress=progress)
+    print(json.dumps(result) if given.json else table(result))
+    return 0 if result["fits"] else 1
+
+
+def _go_on_in_planners_environment(where: topology.Topology) -> int:
+    """Runs the same command in .venv-plan. Returns only where that cannot be."""
+    if PYTHON.exists() and pathlib.Path(sys.prefix).resolve() != PYTHON.parents[1].resolve():
+        os.execv(PYTHON, [str(PYTHON), "-m", "srt_jax.plan", *sys.argv[1:]])
+    return cli.complain(
+        f"--topology={where.name} needs compilers that are not installed (5 GB). In {ROOT}:\n"
+        "    python3.12 -m venv .venv-plan\n    .venv-plan/bin/python -m pip install -r requirements-plan.txt")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/, arguments after a colon.")
+    flags.DEFINE_string("topology", None, f"Devices to compile for, e.g. {topology.EXAMPLES}.")
+    flags.DEFINE_bool("json", False, "One JSON object instead of a table.")
+    flags.DEFINE_integer("microbatch", None, "Sequences of a micro-batch; without it the largest that fits is sought.",
+                         lower_bound=1)
+    cli.run(main)
