@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from srt_jax import metrics
 from srt_jax.checkpoint import Checkpoints, check_same_run
+from srt_jax.collapse import Detector, should_stop
 from srt_jax.collect import Collected, collect, temperature_at
 from srt_jax.config import describe, fingerprint_fields, run_directory, validate, validate_devices
 from srt_jax.evaluation import VALIDATION, evaluate, rollout_rows
@@ -34,6 +35,7 @@ from srt_jax.rl.collate import abstract_batch, collate
 from srt_jax.rl.optimizer import experiment_optimizer, init_state
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import RolloutError
+from srt_jax.runtime import profiled
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
 
@@ -57,8 +59,10 @@ class Run:
     log: metrics.RunLog
     checkpoints: Checkpoints
     record: dict  # identity of the run; evaluations so far by step; seconds by phase
+    detector: Detector  # of a collapse; it has seen all the steps so far
     phases: metrics.Phases
     compilations: metrics.CompilationCounter
+    ended: str | None = None  # why the run ends before config.steps
 
 
 def train(config: ConfigDict) -> dict:
@@ -79,18 +83,20 @@ def train(config: ConfigDict) -> dict:
             run.sampler.load(state.params, step)
             if is_evaluated(config, step) and str(step) not in run.record["evals"]:
                 run.log.write(step, evaluate_sets(run, step))
-            reason, pending = None, None
-            while step < config.steps and not reason:
-                collected = take_rollouts(run, step + 1, pending)
-                if config.rollout.steps_ahead and step + 1 < config.steps:
-                    pending = thread.submit(collect_step, run, step + 2)
-                state, values = train_step(run, state, step + 1, collected)
-                step += 1
+            pending = None
+            for following in profiled(range(step + 1, config.steps + 1), directory / "tensorboard", config.log.profile):
+                if run.ended:
+                    break
+                collected = take_rollouts(run, following, pending)
+                if config.rollout.steps_ahead and following < config.steps:
+                    pending = thread.submit(collect_step, run, following + 1)
+                state, values = train_step(run, state, following, collected)
+                step = following
                 with run.phases("load"):
                     if pending:
                         wait([pending])  # new weights come between the rollouts of two steps, never within one's
                     run.sampler.load(state.params, step)
-                reason = watch(run, state, step, values, stop)
+                watch(run, state, step, values, stop)
                 if stop.requested and step < config.steps:
                     raise TrainingStoppedError(
                         f"stopped after step {step}; the state is saved in {directory}: the same command goes on.")
@@ -98,7 +104,7 @@ def train(config: ConfigDict) -> dict:
             save(run, state, step)
             raise TrainingStoppedError(
                 f"{e} The state after step {step} is saved in {directory}: the same command goes on.") from e
-        return finish(run, state, step, reason)
+        return finish(run, state, step)
 
 
 def collect_step(run: Run, step: int) -> Collected:
@@ -190,11 +196,15 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
                             state, reference, abstract_batch(update_config.layout, mesh))
     grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout)
     grader.self_test()
-    return Run(
+    log, detector, alarm = metrics.RunLog(directory, config.steps, last_step=start or None), Detector(), None
+    for recorded in metrics.read_metrics(directory):
+        alarm = detector.update(recorded)
+    run = Run(
         config, prepared, directory, mesh, reference, update_config, update,
-        open_sampler(config, prepared.model, graphdef, mesh, directory), grader,
-        metrics.RunLog(directory, config.steps, last_step=start or None), checkpoints, record,
-        metrics.Phases(record["seconds"]), metrics.CompilationCounter()), state, start
+        open_sampler(config, prepared.model, graphdef, mesh, directory), grader, log, checkpoints, record, detector,
+        metrics.Phases(record["seconds"]), metrics.CompilationCounter())
+    run.ended = end_reason(run, alarm)
+    return run, state, start
 
 
 def reference_weights(config: ConfigDict, prepared: Prepared, mesh: jax.sharding.Mesh):
@@ -248,10 +258,10 @@ class StopSignal:
 # ---- watch
 
 
-def watch(run: Run, state, step: int, values: dict, stop: StopSignal) -> str | None:
-    """Evaluates, logs and saves what is due after a step. Returns why the run ends here, None where it goes on."""
-    config, reason = run.config, None
-    evaluated = is_evaluated(config, step)
+def watch(run: Run, state, step: int, values: dict, stop: StopSignal) -> None:
+    """Evaluates, logs and saves what is due after a step, and decides whether the run ends here."""
+    config, alarm = run.config, run.detector.update(values)
+    evaluated = is_evaluated(config, step) or bool(alarm and config.stop.collapse)
     try:
         if evaluated:
             values |= evaluate_sets(run, step)
@@ -259,9 +269,18 @@ def watch(run: Run, state, step: int, values: dict, stop: StopSignal) -> str | N
         values |= run.phases.pop() | {"time/compilations": run.compilations.count}
         run.log.write(step, values)
     run.log.progress(step, progress_summary(values))
-    if evaluated or step % config.checkpoint.every == 0 or stop.requested:
+    run.ended = end_reason(run, alarm)
+    if evaluated or run.ended or step % config.checkpoint.every == 0 or stop.requested:
         save(run, state, step)
-    return reason
+
+
+def end_reason(run: Run, alarm: str | None) -> str | None:
+    """Why the run ends now: signs of a collapse, or evaluations without progress. None where it goes on."""
+    if alarm and run.config.stop.collapse:
+        return alarm
+    if should_stop(list(scores(run).items()), run.config.stop.patience):
+        return f"the last {run.config.stop.patience} evaluations brought nothing better than the ones before."
+    return None
 
 
 def is_evaluated(config: ConfigDict, step: int) -> bool:
@@ -306,6 +325,12 @@ def progress_summary(values: dict) -> str:
 # ---- end
 
 
+def scores(run: Run) -> dict[int, float]:
+    """What the best step is chosen by, of every evaluation so far that has it."""
+    found = {int(step): score(values, run.config) for step, values in run.record["evals"].items()}
+    return {step: value for step, value in found.items() if value is not None}
+
+
 def score(evals: dict, config: ConfigDict) -> float | None:
     """What the best step is chosen by: avg@k on the validation set, else its mean over the sets that have answers."""
     found = {name: v for name, v in evals.items() if name.endswith(f"/avg@{config.eval.samples}")}
@@ -328,11 +353,11 @@ def export(run: Run, state, name: str) -> None:
                  tokenizer_from=run.prepared.model.directory)
 
 
-def finish(run: Run, state, step: int, reason: str | None) -> dict:
+def finish(run: Run, state, step: int) -> dict:
     """Exports the final weights, and the best where these are others; writes summary.json and closes everything."""
     config, evals = run.config, {int(s): values for s, values in run.record["evals"].items()}
     export(run, state, "final")
-    scored = {s: score(values, config) for s, values in evals.items() if score(values, config) is not None}
+    scored = scores(run)
     best = max(scored, key=scored.get) if scored else None
     if best not in (None, 0, step):
         export(run, run.checkpoints.restore(state, best), "best")
@@ -340,7 +365,7 @@ def finish(run: Run, state, step: int, reason: str | None) -> dict:
         "name": config.name, "steps": step, "labels": config.labels.source,
         "base": evals.get(0, {}), "last": evals.get(step, {}),
         "best": {"step": best, **evals[best]} if best is not None else {},
-        "ended_early": reason,
+        "ended_early": run.ended,
         "seconds": {name: round(s, 2) for name, s in run.phases.total.items()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -350,8 +375,8 @@ def finish(run: Run, state, step: int, reason: str | None) -> dict:
     partial.rename(run.directory / "summary.json")
     run.log.close()
     run.checkpoints.close()
-    if reason:
-        print(f"ended after step {step} of {config.steps}: {reason}")
+    if run.ended:
+        print(f"ended after step {step} of {config.steps}: {run.ended}")
     print(f"done: {run.directory}/final holds the model, summary.json the figures; "
           f"tensorboard --logdir {run.directory.parent}")
     return summary
