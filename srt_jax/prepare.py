@@ -14,6 +14,7 @@ from srt_jax.data import label_file, overlap
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import NotHereError, Problem, fingerprint
 from srt_jax.data.batching import batch_indices
+from srt_jax.data.curriculum import Curriculum
 from srt_jax.data.prompts import encode, load_tokenizer, stop_ids
 from srt_jax.data.split import split_validation
 from srt_jax.evaluation import VALIDATION, EvalSet
@@ -72,7 +73,7 @@ def prepare(config: ConfigDict) -> Prepared:
               labels.describe(problems, settings), *report,
               f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}"]
     files = [path for path in (config.labels.path, config.curriculum.path) if path]
-    identity = {"data": fingerprint(problems), "model": _model_fingerprint(model.directory),
+    identity = {"data": fingerprint(problems), "model": model_fingerprint(model.directory),
                 "labels": [label_file.fingerprint(path) for path in files]}
     return Prepared(model, problems, prompts, settings, indices, eval_sets, identity, report)
 
@@ -83,6 +84,8 @@ def _where(mask: list[bool], *lists):
 
 def _order(config: ConfigDict, problems: list[Problem]) -> Callable[[int], np.ndarray]:
     """The function from a batch's number to the indices of its problems."""
+    if config.curriculum.path:
+        return Curriculum.of(config, problems).indices
     return functools.partial(batch_indices, len(problems), config.batch.prompts_per_step, config.seed)
 
 
@@ -170,7 +173,7 @@ def find_model(path: str) -> pathlib.Path:
             "directory that exists; launch/quickstart.sh makes the miniature's.") from None
 
 
-def _model_fingerprint(directory: pathlib.Path) -> str:
+def model_fingerprint(directory: pathlib.Path) -> str:
     """sha256 over config.json and the headers and sizes of the weight files: cheap, and another model differs in it."""
     digest = hashlib.sha256((directory / "config.json").read_bytes())
     for file in sorted(directory.glob("*.safetensors")):

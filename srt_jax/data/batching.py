@@ -40,18 +40,18 @@ def _epoch_order(num_problems: int, prompts_per_step: int, seed: int, epoch: int
     first = epoch
     while (first * num_problems) % prompts_per_step and not (first < epoch and num_problems >= 2 * prompts_per_step):
         first -= 1
-    order = _permutation(num_problems, seed, first)
+    order = permutation(num_problems, seed, first)
     for later in range(first + 1, epoch + 1):
         carried = (later * num_problems) % prompts_per_step  # places that the epoch before has in the shared step
         last = order[num_problems - carried :]
-        order = _permutation(num_problems, seed, later)
+        order = permutation(num_problems, seed, later)
         if carried:
-            _keep_apart(order, last, prompts_per_step - carried)
+            keep_apart(order, last, prompts_per_step - carried)
     order.setflags(write=False)
     return order
 
 
-def _keep_apart(order: np.ndarray, others: np.ndarray, head: int) -> None:
+def keep_apart(order: np.ndarray, others: np.ndarray, head: int) -> None:
     """Exchanges, in place, each member of `others` in order[:head] with the next later element that is not one."""
     clash = np.isin(order, others)
     inside = np.flatnonzero(clash[:head])
@@ -59,7 +59,7 @@ def _keep_apart(order: np.ndarray, others: np.ndarray, head: int) -> None:
     order[inside], order[outside] = order[outside], order[inside]
 
 
-def _permutation(num_problems: int, seed: int, epoch: int) -> np.ndarray:
+def permutation(num_problems: int, seed: int, epoch: int) -> np.ndarray:
     """From the raw bits of Philox: NumPy promises to keep those, but not what `Generator.permutation` makes of them."""
     key = (seed % 2**64) + (epoch << 64)
     return np.argsort(np.random.Philox(key=key).random_raw(num_problems), kind="stable").astype(np.int64)

@@ -56,7 +56,7 @@ def labels(path: str | Path, threshold: float = 0.0) -> dict[str, str]:
     """{problem id: label} without the problems that have none, or too small a `vote_share` for the threshold."""
     _, rows = read(path)
     if threshold:
-        _require_score(path, rows, "vote_share", "labels.threshold")
+        require_score(path, rows, "vote_share", "labels.threshold")
     return {id: row["label"] for id, row in rows.items()
             if row["label"] is not None and row["label"].strip() and (not threshold or row["vote_share"] >= threshold)}
 
@@ -64,7 +64,7 @@ def labels(path: str | Path, threshold: float = 0.0) -> dict[str, str]:
 def easiest_first(path: str | Path, by: str) -> list[str]:
     """Problem ids by falling score `by` (one of SCORES); equal scores in the order of their ids."""
     _, rows = read(path)
-    _require_score(path, rows, by, f"{by!r} as the measure")
+    require_score(path, rows, by, f"{by!r} as the measure")
     return rank({id: row[by] for id, row in rows.items()})
 
 
@@ -73,7 +73,8 @@ def rank(scores: Mapping[str, float]) -> list[str]:
     return sorted(scores, key=lambda id: (-scores[id], id))
 
 
-def _require_score(path, rows: Mapping[str, dict], name: str, wanted_by: str) -> None:
+def require_score(path: str | Path, rows: Mapping[str, dict], name: str, wanted_by: str) -> None:
+    """Raises DataError where a row lacks the score `name` that `wanted_by` needs."""
     without = next((id for id, row in rows.items() if not isinstance(row.get(name), int | float)), None)
     if without is not None:
         remedy = "only problems with a known answer have one" if name == "pass_rate" else "write it with srt_jax.label"

@@ -1,0 +1,86 @@
+"""A share of hard problems that grows during the run: a pure function of (seed, step), like data/batching.py."""
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from srt_jax.data import label_file
+from srt_jax.data.base import DataError, Problem, shown
+from srt_jax.data.batching import keep_apart, permutation
+
+
+@dataclasses.dataclass(frozen=True)
+class Curriculum:
+    """easy and hard: indices of problems; the share of hard ones goes from hard_start to hard_end over `steps`."""
+    easy: np.ndarray
+    hard: np.ndarray
+    hard_start: float
+    hard_end: float
+    steps: int
+    prompts_per_step: int
+    seed: int
+
+    @classmethod
+    def of(cls, config, problems: Sequence[Problem]) -> "Curriculum":
+        """That of config.curriculum, by the scores in its label file. Raises DataError."""
+        c = config.curriculum
+        easy, hard = pools(problems, label_file.easiest_first(c.path, c.by), c.easy_fraction, c.path)
+        out = cls(easy, hard, c.hard_start, c.hard_end, c.steps, config.batch.prompts_per_step, config.seed)
+        for name, pool, largest in (("easy", easy, 1 - min(c.hard_start, c.hard_end)),
+                                    ("hard", hard, max(c.hard_start, c.hard_end))):
+            wanted = round_half_up(largest * out.prompts_per_step)
+            if wanted > len(pool):
+                raise DataError(f"the curriculum wants {wanted} {name} problems in a step, but there are {len(pool)}: "
+                                "change curriculum.easy_fraction, or give more problems.")
+        return out
+
+    def num_hard(self, step) -> np.ndarray:
+        """Hard problems of a step (from 0), or of each of several."""
+        progress = np.minimum(1.0, np.asarray(step) / self.steps)
+        share = self.hard_start + progress * (self.hard_end - self.hard_start)
+        return round_half_up(share * self.prompts_per_step)
+
+    def indices(self, step: int) -> np.ndarray:
+        """The problems of step `step` (from 0): int64 [prompts_per_step], easy ones first, no index twice."""
+        hard = self.num_hard(np.arange(step + 1))
+        return np.concatenate([self.easy[_positions(len(self.easy), self.prompts_per_step - hard, self.seed)],
+                               self.hard[_positions(len(self.hard), hard, self.seed)]])
+
+
+def pools(problems: Sequence[Problem], easiest_first: Sequence[str], easy_fraction: float, path):
+    """(easy, hard) indices of the problems, each in the order given. Raises DataError where a problem has no score."""
+    position = {problem.id: i for i, problem in enumerate(problems)}
+    ranked = [position[id] for id in easiest_first if id in position]
+    if len(ranked) < len(problems):
+        scored = set(easiest_first)
+        without = next(problem.id for problem in problems if problem.id not in scored)
+        raise DataError(f"{len(problems) - len(ranked)} of {len(problems)} problems have no row in {path}, e.g. "
+                        f"{shown(without)}: label this data with srt_jax.label.")
+    cut = round_half_up(easy_fraction * len(ranked))
+    return np.sort(np.array(ranked[:cut], np.int64)), np.sort(np.array(ranked[cut:], np.int64))
+
+
+def round_half_up(x):
+    """The nearest integer, halves up: of a number or an array."""
+    return np.floor(np.asarray(x) + 0.5).astype(np.int64)[()]
+
+
+def _positions(num_problems: int, counts: np.ndarray, seed: int) -> np.ndarray:
+    """What the last of several steps takes from a pool, of which step i takes counts[i].
+
+    Epochs of all problems follow each other without a gap; where a step takes the end of one and the start of the next,
+    the next is changed so that nothing comes twice. That change lasts, so the epochs are made from the first one on.
+    """
+    ends = np.cumsum(counts)
+    start, stop = int(ends[-1] - counts[-1]), int(ends[-1])
+    found = [np.zeros(0, np.int64)]
+    order = None
+    for epoch in range(-(-stop // num_problems) if stop else 0):
+        first, before = epoch * num_problems, order
+        order = permutation(num_problems, seed, epoch)
+        shared = int(np.searchsorted(ends, first, "right"))  # the step in which this epoch's first problem comes
+        carried = first - int(ends[shared] - counts[shared])
+        if carried:
+            keep_apart(order, before[num_problems - carried:], int(counts[shared]) - carried)
+        found.append(order[max(start - first, 0):max(stop - first, 0)])
+    return np.concatenate(found)

@@ -1,0 +1,178 @@
+"""Pseudo-labels by a frozen model: samples every problem, votes, and writes one JSON line for each.
+
+    python -m srt_jax.label --config=configs/X.py[:args] --out=labels.jsonl [--samples=32] [--config.model.path=DIR]
+
+The model is the config's model.path, the problems its data. With labels.source=file and labels.path=labels.jsonl a run
+trains on these labels; srt_jax.subset and curriculum.path read the scores. The first line holds the provenance, the
+others {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts, parse_rate, n}; pass_rate and
+label_correct are null where no answer is known. The same command goes on after a kill, from <out>.partial.
+"""
+import importlib.metadata
+import json
+import os
+import pathlib
+import sys
+import time
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from srt_jax import cli, runtime
+from srt_jax.config import differing_fields, run_directory, validate, validate_devices
+from srt_jax.data import label_file
+from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.metrics import duration
+from srt_jax.reward.labels import Graded
+
+BATCH = 64  # problems sampled together, written at once
+PACKAGES = ("jax", "numpy", "sympy", "transformers")
+
+
+def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
+    """Writes the label file, or goes on with it; returns `summarise` of it.
+
+    Raises ConfigError, DataError or ModelError before anything is sampled.
+    """
+    import jax
+
+    from srt_jax.prepare import encode_source, model_fingerprint, read_model
+
+    validate(config)
+    validate_devices(config, jax.device_count())
+    model = read_model(config)
+    problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
+    print(line)
+    provenance = json.loads(json.dumps({
+        "model": config.model.path, "model_fingerprint": model_fingerprint(model.directory),
+        "problems": len(problems), "data_fingerprint": fingerprint(problems), "prompts": config.prompts.to_dict(),
+        "samples": samples, "temperature": config.rollout.temperature, "seed": config.seed,
+        "max_response_tokens": config.batch.max_response_tokens, "sampler": config.rollout.sampler,
+        "dtype": config.model.dtype, "answer": config.answer.style, "match": config.vote.match,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }))
+    if out.exists():
+        check_provenance(out, label_file.read(out)[0], provenance)
+        print(f"{out} is complete: nothing to do.")
+        return summarise(out)
+    partial = out.with_name(f"{out.name}.partial")
+    done = begin(partial, provenance)
+    if done:
+        print(f"going on after {done} of {len(problems)} problems")
+    if done < len(problems):
+        sample_rows(config, model, problems, prompts, samples, partial, done)
+    summary = summarise(partial)
+    partial.rename(out)
+    return summary
+
+
+def begin(partial: pathlib.Path, provenance: dict) -> int:
+    """Rows that an earlier call has written in whole batches; everything after them is cut off. 0: starts the file."""
+    lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
+    if not lines or not lines[0].endswith(b"\n"):
+        append(partial, [{"provenance": provenance}], mode="wb")
+        return 0
+    check_provenance(partial, json.loads(lines[0])["provenance"], provenance)
+    whole = sum(line.endswith(b"\n") for line in lines[1:])
+    done = whole // BATCH * BATCH
+    os.truncate(partial, sum(map(len, lines[:1 + done])))
+    return done
+
+
+def check_provenance(path: pathlib.Path, there: dict, here: dict) -> None:
+    """Raises DataError where a file was written, or begun, with something else."""
+    if different := differing_fields(there, here):
+        raise DataError(f"{path} holds labels that differ in {'; '.join(different[:5])}: choose another --out, or "
+                        "delete it.")
+
+
+def append(path: pathlib.Path, rows: list[dict], mode: str = "ab") -> None:
+    """Writes JSON lines and waits until they are on the disk."""
+    with path.open(mode) as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: list[list[int]], samples: int,
+                partial: pathlib.Path, done: int) -> None:
+    """Samples and votes on problems[done:], and appends their rows batch by batch."""
+    from srt_jax.collect import sample_and_grade
+    from srt_jax.loading import load_weights, open_mesh, open_sampler
+    from srt_jax.reward.grader import Grader
+    from srt_jax.rollout.sampler import Sampling, problem_seeds
+
+    mesh = open_mesh(config)
+    graphdef, params = load_weights(config, model, mesh)
+    sampler = open_sampler(config, model, graphdef, mesh, run_directory(config))
+    sampling = Sampling(config.batch.max_response_tokens, config.rollout.temperature)
+    started, first = time.perf_counter(), done
+    try:
+        sampler.load(params, 0)
+        with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout) as grader:
+            grader.self_test()
+            while done < len(problems):
+                batch = problems[done:done + BATCH]
+                graded = sample_and_grade(
+                    sampler, grader, model.tokenizer, batch, prompts[done:done + BATCH], samples, sampling,
+                    problem_seeds(config.seed, "label", 0, [p.id for p in batch]), config.answer.style).graded
+                append(partial, [row(problem, graded, p) for p, problem in enumerate(batch)])
+                done += len(batch)
+                left = (time.perf_counter() - started) / (done - first) * (len(problems) - done)
+                shares = np.mean([v.share for v in graded.votes])
+                print(f"problem {done}/{len(problems)}  share {shares:.3f}  ETA {duration(left)}", file=sys.stderr,
+                      flush=True)
+    finally:
+        sampler.close()
+
+
+def row(problem: Problem, graded: Graded, p: int) -> dict:
+    """What the file says about one problem."""
+    v, n = graded.votes[p], len(graded.answers[p])
+    known = not np.isnan(graded.true_rewards[p, 0])
+    return {
+        "id": problem.id, "label": v.label, "vote_share": v.share, "vote_share_parsed": v.share_parsed, "tie": v.tie,
+        "pass_rate": float(graded.true_rewards[p].sum()) / n if known else None,
+        "label_correct": bool(graded.majority_correct[p]) if known else None,
+        "counts": dict(zip(v.representatives, v.counts)), "parse_rate": v.parsed / n, "n": n,
+    }
+
+
+def summarise(path: pathlib.Path) -> dict:
+    """Means over the rows of a label file; pass_rate (avg@n) and label_accuracy (maj@n) where answers are known."""
+    rows = label_file.read(path)[1].values()
+    known = [r for r in rows if r["pass_rate"] is not None]
+
+    def mean(name, of):
+        return float(np.mean([r[name] for r in of])) if of else None
+
+    return {
+        "problems": len(rows), "labelled": sum(r["label"] is not None for r in rows),
+        "vote_share": mean("vote_share", rows), "vote_share_parsed": mean("vote_share_parsed", rows),
+        "parse_rate": mean("parse_rate", rows), "pass_rate": mean("pass_rate", known),
+        "label_accuracy": mean("label_correct", known),
+    }
+
+
+def main(argv) -> int:
+    """Labels, and prints the summary as the last line; 2 for a mistake in the input, 1 where it was interrupted."""
+    given = flags.FLAGS
+    if len(argv) > 1 or not given.config or not given.out:
+        return cli.complain("give --config=configs/X.py and --out=FILE, and no bare arguments.")
+    if given.samples < 1:
+        return cli.complain(f"--samples is {given.samples}: it must be at least 1.")
+    runtime.start(given.config.mesh.cpu_devices)
+    try:
+        summary = label(given.config, pathlib.Path(given.out), given.samples)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on after the last batch.", file=sys.stderr)
+        return 1
+    print(json.dumps({"out": given.out, **summary}))
+    return 0
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Experiment whose model labels its data: a file in configs/.")
+    flags.DEFINE_string("out", None, "The label file.")
+    flags.DEFINE_integer("samples", 32, "Samples of each problem, all of which vote.")
+    cli.run(main)
