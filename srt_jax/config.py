@@ -263,6 +263,8 @@ def _validate_learning(c: ConfigDict) -> None:
              "'loss'.")
     _require(not c.curriculum.path or c.curriculum.steps >= 1,
              f"curriculum.steps is {c.curriculum.steps}: over how many steps shall the share of hard problems grow?")
+    _require(not c.curriculum.path or c.batch.resample_rounds == 0,
+             "curriculum.path and batch.resample_rounds exclude each other: the schedule counts batches; drop one.")
     validating = c.stop.validation_fraction
     _require(0 <= validating < 1, f"stop.validation_fraction is {validating}: it lies in [0, 1).")
     _require(c.stop.patience == 0 or validating > 0 or c.eval.sets,
