@@ -9,6 +9,7 @@ from srt_jax.model import sharding, weights
 from srt_jax.prepare import Model
 from srt_jax.rollout.jax_sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampler
+from srt_jax.rollout.vllm_sampler import VLLMSampler
 
 
 def open_mesh(config: ConfigDict) -> Mesh:
@@ -33,4 +34,4 @@ def _jax_sampler(config, model, graphdef, mesh, directory):
     return JaxSampler(graphdef, mesh, model.stop_ids, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
 
 
-SAMPLERS = {"jax": _jax_sampler}
+SAMPLERS = {"jax": _jax_sampler, "vllm": VLLMSampler}
