@@ -140,5 +140,5 @@ def _moved_bf16(old, new):
     def moved(a, b):
         return (a.astype(jnp.bfloat16) != b.astype(jnp.bfloat16)).sum(dtype=jnp.float32)
 
-    size = sum(x.size for x in jax.tree.leaves(old))
+    size = float(sum(x.size for x in jax.tree.leaves(old)))  # a 7B model has more than an int32 can count
     return sum(jax.tree.leaves(jax.tree.map(moved, old, new))) / size
