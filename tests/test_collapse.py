@@ -30,8 +30,9 @@ def first_alarm(metrics, detector=None):
 def test_the_recorded_runs_are_what_their_names_say():
     true = {name: np.array(run["label/true_reward"]) for name, run in RUNS.items()}
     assert true["healthy"][-5:].mean() > true["healthy"][:5].mean() + 0.2
-    assert true["late"][130:144].mean() > 0.9 and true["late"][-5:].mean() < 0.7
-    assert true["early"][0] > 0.4 and true["early"][-5:].mean() < 0.1
+    assert true["late"][130:144].mean() > 0.9 and true["late"][-20:].mean() < 0.4
+    for name in ("early", "warm"):
+        assert true[name][:2].mean() > 0.35 and true[name][-5:].mean() < 0.1
     assert true["constant"][-10:].mean() < 0.1 and np.mean(RUNS["constant"]["label/pseudo_reward"][-10:]) > 0.95
 
 
@@ -43,22 +44,23 @@ def test_no_alarm_while_the_model_learns():
         assert max(np.convolve(kl, np.ones(WINDOW) / WINDOW, "valid")) < 0.8 * KL_FLOOR  # and by a margin
 
 
-@pytest.mark.parametrize("name", ["late", "early"])
-def test_the_alarm_comes_while_there_is_much_left_to_lose(name):
+@pytest.mark.parametrize(("name", "by"), [("late", 149), ("warm", 11), ("early", 4)])
+def test_the_alarm_comes_before_most_is_lost(name, by):
     step, reason = first_alarm(records(name))
     true = np.array(RUNS[name]["label/true_reward"])
     before, lowest = true[:step].max(), np.convolve(true[step:], np.ones(5) / 5, "valid").min()
     at_alarm = true[step - WINDOW:step].mean()
-    assert step <= (5 if name == "early" else 149)
+    assert step <= by
     assert "KL to the initial model jumped" in reason
-    assert at_alarm - lowest > (before - lowest) / 3, (before, at_alarm, lowest)
+    assert at_alarm - lowest > (before - lowest) / 2, (before, at_alarm, lowest)
 
 
 def test_the_pseudo_reward_sees_nothing():
-    """Why a detector is needed: what the run maximises is as high after the alarm as before."""
-    step, _ = first_alarm(records("late"))
-    reward = np.array(RUNS["late"]["label/pseudo_reward"])
-    assert abs(reward[step:].mean() - reward[step - 40:step].mean()) < 0.05
+    """Why a detector is needed: what the run maximises stays high while the truth goes from 0.9 to 0.3."""
+    late = RUNS["late"]
+    reward, true = np.array(late["label/pseudo_reward"]), np.array(late["label/true_reward"])
+    assert reward[100:140].mean() - reward[240:].mean() < 0.12
+    assert true[100:140].mean() - true[240:].mean() > 0.6
 
 
 def test_one_answer_to_everything_is_seen_without_a_kl():
