@@ -239,6 +239,9 @@ def _validate_sampling(c: ConfigDict) -> None:
     _require(c.eval.temperature >= 0, f"eval.temperature is {c.eval.temperature}: it must not be negative.")
     _require(c.rollout.sampler == "vllm" or not c.rollout.servers,
              "rollout.servers names vLLM servers, but rollout.sampler is 'jax': set it to 'vllm'.")
+    gpus, servers = tuple(c.rollout.vllm.gpus), c.rollout.vllm.num_servers
+    _require(len(gpus) in (0, servers),
+             f"rollout.vllm.gpus is {gpus}: give a GPU for each of the {servers} rollout.vllm.num_servers, or ().")
     ahead = c.rollout.steps_ahead
     _require(ahead == 0 or c.rollout.sampler == "vllm",
              f"rollout.steps_ahead is {ahead}, but the jax sampler shares the trainer's devices: set rollout.sampler "
@@ -304,6 +307,8 @@ def fingerprint_fields(config: ConfigDict) -> dict:
     fields = json.loads(config.to_json_best_effort())
     for shown in ("steps", "out", "name", "log", "checkpoint", "grader"):
         del fields[shown]
+    for where in ("servers", "vllm"):  # other machines may go on with the run
+        del fields["rollout"][where]
     return fields
 
 
