@@ -1,0 +1,185 @@
+"""Plans of small models: on simulated devices in this process, for GPUs and TPUs in the planner's environment."""
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from srt_jax import plan, topology
+from srt_jax.config import ConfigError, base, validate
+from srt_jax.model import flops
+from srt_jax.model.config import ModelConfig, ModelError
+from tests.helpers import REPOSITORY
+from tests.plan_environment import needs_plan_environment
+
+HF = {"model_type": "qwen3", "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+      "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": False}
+MODEL = ModelConfig.from_hf(HF)
+CPU = topology.parse("cpu:8")
+KEYS = {"topology", "devices", "fits", "bytes_per_device", "flops_per_device", "collective_bytes_per_device",
+        "step_seconds", "bound_by"}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A model of which nothing but config.json exists."""
+    directory = tmp_path_factory.mktemp("model")
+    (directory / "config.json").write_text(json.dumps(HF))
+    return directory
+
+
+def small(directory, sampler="vllm", microbatch=16, **mesh):
+    """4 prompts x 8 samples of 64 tokens."""
+    config = base()
+    config.name, config.model.path, config.model.dtype = "plan", str(directory), "float32"
+    config.batch.prompts_per_step, config.batch.samples_per_prompt = 4, 8
+    config.batch.max_prompt_tokens, config.batch.max_response_tokens, config.batch.length_buckets = 16, 48, (32, 64)
+    config.batch.microbatch_sequences = microbatch
+    config.rollout.sampler, config.rollout.prompt_buckets, config.rollout.prompts_per_call = sampler, (16,), 8
+    config.mesh.update(mesh)
+    validate(config)
+    return config
+
+
+def parameter_bytes(fsdp):
+    """float32; norms and biases are whole on every device."""
+    whole = 4 * (2 * (2 * 64 + 2 * 16) + 64)
+    return (4 * MODEL.num_params - whole) / fsdp + whole
+
+
+@pytest.fixture(scope="module")
+def fsdp_plan(directory):
+    return plan.plan(small(directory, fsdp=8, cpu_devices=8), CPU, search=False, progress=print)
+
+
+def test_the_report_has_what_it_promises(fsdp_plan):
+    assert fsdp_plan.keys() >= KEYS
+    json.dumps(fsdp_plan)
+    assert (fsdp_plan["topology"], fsdp_plan["devices"], fsdp_plan["fits"]) == ("cpu:8", 8, True)
+    assert fsdp_plan["bound_by"] is None  # the peak of this CPU is not known
+
+
+def test_bytes_per_device(fsdp_plan):
+    found = fsdp_plan["bytes_per_device"]
+    assert found["parameters"] == found["reference"] == parameter_bytes(8)
+    assert found["optimizer"] == pytest.approx(2 * parameter_bytes(8), abs=64)  # and counters
+    given = sum(found[kind] for kind in ("parameters", "optimizer", "reference", "batch"))
+    assert found["total"] > given + found["temporaries"] - 1
+    assert found["total"] < 1.2 * (given + found["temporaries"])  # the new state lies where the old one was
+
+
+def test_flops_per_device(fsdp_plan):
+    """Old, reference and three for the gradient, of 32 sequences of 64 tokens; full remat runs forward once more."""
+    once = flops.forward(MODEL, [64] * 32) / 8
+    assert fsdp_plan["flops_per_device"] == 5 * once
+    assert fsdp_plan["executed_flops_per_device"] == 6 * once
+
+
+def test_collectives_grow_with_the_number_of_micro_batches(directory, fsdp_plan):
+    """Twice as many micro-batches gather the weights twice as often; what happens once a step stays."""
+    more = plan.plan(small(directory, microbatch=8, fsdp=8), CPU, search=False, progress=print)
+    few, many = (p["collective_bytes_per_device"]["all-gather"] for p in (fsdp_plan, more))
+    assert few > 4 * parameter_bytes(1)
+    assert 1.5 < many / few <= 2.0
+
+
+def test_table_shows_the_figures(fsdp_plan):
+    text = plan.table(fsdp_plan)
+    assert "on cpu:8: 8 devices, mesh data 1, fsdp 8, tensor 1" in text
+    assert "remat full, micro-batches of 16 sequences" in text
+    assert f"{fsdp_plan['flops_per_device']:.3e}" in text
+
+
+def test_a_mesh_and_a_micro_batch_that_do_not_suit_are_replaced_and_said(directory):
+    config, notes = plan.adapt(small(directory, microbatch=4, fsdp=3), CPU)
+    assert (config.mesh.data, config.mesh.fsdp, config.mesh.tensor) == (1, 8, 1)
+    assert config.batch.microbatch_sequences == 8
+    assert "--config.mesh.fsdp=8" in notes[0] and "planned with 8" in notes[1]
+    config, notes = plan.adapt(small(directory, fsdp=2, tensor=2), CPU)
+    assert (config.mesh.data, notes) == (2, [])
+
+
+def test_sequences_that_the_devices_cannot_share_are_refused(directory):
+    config = small(directory, microbatch=8)
+    config.batch.prompts_per_step, config.batch.samples_per_prompt = 3, 4
+    with pytest.raises(ConfigError, match=r"12 sequences of a mini-batch.*8 data x fsdp"):
+        plan.adapt(config, CPU)
+
+
+@pytest.mark.parametrize("limits, expected", [
+    # rows per device that fit, by remat
+    ({"none": 0, "dots": 0, "attention": 2, "full": 4}, {"lightest_remat": ("attention", 16),
+                                                         "largest_microbatch": ("full", 32)}),
+    ({"none": 4, "dots": 4, "attention": 4, "full": 4}, {"lightest_remat": ("none", 32)}),
+    ({"none": 0, "dots": 0, "attention": 0, "full": 1}, {"lightest_remat": ("full", 8)}),
+    ({"none": 0, "dots": 0, "attention": 0, "full": 0}, {}),
+])
+def test_search(directory, limits, expected):
+    """The search itself, with memory limits given instead of compiled programs."""
+    tried = []
+
+    def compile_update(remat, microbatch):
+        tried.append((remat, microbatch))
+        return plan.Compiled(microbatch // 8 <= limits[remat], {}, {}, 0, 0, 0)
+
+    config, _ = plan.adapt(small(directory), CPU)
+    assert plan.largest(config, compile_update) == expected
+    assert len(set(tried)) <= 4 + 2 * 2
+
+
+def test_memory_that_is_too_small_does_not_fit(directory, monkeypatch):
+    monkeypatch.setattr(plan, "available", lambda where: 1e5)
+    lowered, held = plan.lower_update(plan.adapt(small(directory), CPU)[0], MODEL, jax.devices()[:8])
+    compiled = plan._compile(lowered, held, CPU, print, "update")
+    assert not compiled.fits
+    report = plan.report(small(directory), MODEL, CPU, ("full", 16), compiled)
+    assert "NO, of 0.0 GB" in dict(plan.rows(report))["fits"]
+
+
+def test_the_sampler_of_this_process_is_planned_too(directory):
+    found = plan.plan(small(directory, "jax"), CPU, search=False, progress=print)
+    sampler = found["sampler"]
+    assert sampler["fits"] and found["fits"]
+    assert sampler["bytes_per_device"]["optimizer"] == found["bytes_per_device"]["optimizer"]
+    assert sampler["flops_per_device"] == flops.sampling(MODEL, [16] * 4, [[48] * 8] * 4) / 8
+    assert "sampler" in plan.table(found)
+
+
+def test_model_shapes(directory):
+    assert plan.model_shape(str(directory)) == MODEL
+    assert plan.model_shape("Qwen/Qwen2.5-Math-7B").num_params == 7_615_616_512
+    with pytest.raises(ConfigError, match="'no/such-model', whose shape is not known"):
+        plan.model_shape("no/such-model")
+    with pytest.raises(ModelError, match=r"config\.json does not exist"):
+        plan.model_shape(str(directory.parent))
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "srt_jax.plan", *arguments], cwd=REPOSITORY, text=True,
+                          capture_output=True, check=False)
+
+
+def test_wrong_input_is_one_sentence():
+    done = command("--config=configs/quickstart.py", "--topology=b300:8")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --topology is 'b300:8', which does not exist")
+    assert done.stderr.count("\n") == 1
+
+
+@needs_plan_environment
+@pytest.mark.parametrize("name, kind", [("h200:8", "cuda"), ("v5e:2x4", "tpu")])
+def test_accelerators(directory, name, kind):
+    """The command moves on to the planner's environment, and compiles for chips that are not there."""
+    config = [f"--config.{field}" for field in (
+        f"model.path={directory}", "model.dtype=bfloat16", "mesh.fsdp=8", "rollout.sampler=vllm",
+        "batch.max_prompt_tokens=64", "batch.max_response_tokens=64", "batch.length_buckets=(128,)",
+        "rollout.prompt_buckets=(64,)")]
+    done = command("--config=configs/quickstart.py", f"--topology={name}", "--microbatch=64", "--json", *config)
+    assert done.returncode == 0, done.stderr[-1000:]
+    found = json.loads(done.stdout)
+    assert found.keys() >= KEYS
+    assert found["bytes_per_device"]["parameters"] == parameter_bytes(8)
+    assert found["collective_bytes_per_device"]["all-gather"] > 0
+    roofs = found["roofs_seconds"]
+    assert found["step_seconds"] == max(roofs.values()) == roofs[found["bound_by"]] > 0

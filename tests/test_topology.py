@@ -1,0 +1,39 @@
+import pytest
+
+from srt_jax import topology
+from srt_jax.config import ConfigError
+from srt_jax.hardware import interconnect
+
+
+@pytest.mark.parametrize("name, platform, devices", [
+    ("cpu:8", "cpu", 8), ("h200:1", "cuda", 1), ("h100:16", "cuda", 16), ("v5e:4x4", "tpu", 16),
+    ("v5p:4x4x4", "tpu", 64), ("v6e:16x16", "tpu", 256)])
+def test_names(name, platform, devices):
+    found = topology.parse(name)
+    assert (found.platform, found.num_devices) == (platform, devices)
+
+
+@pytest.mark.parametrize("name", [
+    "", "h200", "h200:0", "h200:x", "b300:8", "v5p:4x4", "v5e:4x4x4", "cpu:2x2", "v5e:04x4"])
+def test_a_name_that_does_not_exist_is_answered_with_those_that_do(name):
+    with pytest.raises(ConfigError, match=r"does not exist.*h200:8.*h100:8.*v5e:4x4.*v5p:4x4x4.*v6e:16x16.*cpu:8"):
+        topology.parse(name)
+
+
+def test_half_a_node_of_many_is_refused():
+    with pytest.raises(ConfigError, match="multiple of 8"):
+        topology.parse("h200:12")
+
+
+def test_more_simulated_devices_than_there_are():
+    with pytest.raises(ConfigError, match=r"9.*8 simulated"):
+        topology.devices(topology.parse("cpu:9"))
+
+
+@pytest.mark.parametrize("name, shape, expected", [
+    ("h200", (8,), 450e9), ("h200", (16,), 50e9),
+    ("v5e", (4, 4), 2 * 45e9), ("v5e", (16, 16), 4 * 45e9), ("v5p", (4, 4, 4), 6 * 90e9), ("v5p", (2, 2, 4), 4 * 90e9),
+    ("v6e", (1, 1), 90e9)])
+def test_links_of_a_device(name, shape, expected):
+    """A ring receives from both sides; a torus dimension of one chip has no link."""
+    assert interconnect(name, shape) == expected
