@@ -101,6 +101,8 @@ def load_tokenizer(path):
 def render(problem_text: str, tokenizer, prompts_config) -> str:
     """The text that the model continues. Raises DataError for "chat" with a tokenizer that has no chat template."""
     prompts = Prompts.of(prompts_config)
+    if prompts.instruction and problem_text.endswith(prompts.instruction):  # verl's files hold it already
+        problem_text = problem_text.removesuffix(prompts.instruction).rstrip()
     if prompts.template == "plain":
         values = {"{problem}": problem_text, "{instruction}": prompts.instruction}
         # One pass: a problem that itself contains "{instruction}" stays as it is, and so do other braces such as

@@ -1,0 +1,201 @@
+"""Named sets, Parquet and verl's format, and problems that stand in two sets."""
+import json
+
+import huggingface_hub.constants
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from srt_jax import overlap as overlap_job
+from srt_jax.config import base, source
+from srt_jax.data import overlap, sets
+from srt_jax.data.base import NotHereError
+from srt_jax.data.problems import DataError, Problem, fingerprint, load, title
+from srt_jax.data.prompts import encode, render
+
+INSTRUCTION = r"Let's think step by step and output the final answer within \boxed{}."
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRT_JAX_DATA", str(tmp_path))
+    return tmp_path
+
+
+def write(path, *rows):
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def named(name, **fields):
+    return load(source(kind="set", name=name, **fields))
+
+
+def verl(question, answer, hidden=None):
+    """A row as SRT's preprocessing writes it."""
+    return {"data_source": "math_dapo", "prompt": [{"role": "user", "content": f"{question} {INSTRUCTION}"}],
+            "ability": "math", "extra_info": {"split": "train", "index": 0}, "reward_model": {
+                "style": "rule", "ground_truth": answer, "solution_hidden_during_training": hidden or answer}}
+
+
+# ---- Parquet, verl
+
+
+def test_parquet_with_columns_of_ones_own(tmp_path):
+    path = tmp_path / "p.parquet"
+    write(path, {"q": "1 + 1?", "meta": {"a": "2"}, "seen": True}, {"q": "1 + 2?", "meta": {"a": None}, "seen": False})
+    problems = load(source(kind="parquet", path=str(path), prompt_column="q", answer_column="meta.a",
+                           labelled_column="seen"))
+    assert [(p.prompt, p.answer, p.labelled, p.source) for p in problems] == [
+        ("1 + 1?", "2", True, "p"), ("1 + 2?", None, False, "p")]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_verl_rows_hide_what_training_must_not_see(tmp_path, kind):
+    path = tmp_path / f"train.{kind}"
+    write(path, verl("1 + 1?", "2"), verl("1 + 2?", "LABEL_BY_SELF_CONSISTENCY", "3"))
+    problems = load(source(kind=kind, path=str(path)))
+    assert [(p.answer, p.labelled) for p in problems] == [("2", True), ("3", False)]
+    plain = [Problem(p.id, p.prompt, p.answer, p.source) for p in problems]
+    assert fingerprint(problems) != fingerprint(plain)  # training would differ
+
+
+def test_the_instruction_that_verl_files_hold_is_not_asked_twice(make_tokenizer):
+    tokenizer, question = make_tokenizer(), "1 + 1?"
+    prompts = base().prompts
+    assert render(f"{question} {INSTRUCTION}", tokenizer, prompts) == render(question, tokenizer, prompts)
+    assert render(question, tokenizer, prompts).count(INSTRUCTION) == 1
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"no parquet", "cannot be read as Parquet"), (None, "not a file")])
+def test_bad_parquet(tmp_path, content, message):
+    path = tmp_path / "p.parquet"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load(source(kind="parquet", path=str(path)))
+
+
+def test_labelled_column_must_be_true_or_false(tmp_path):
+    path = tmp_path / "p.jsonl"
+    write(path, {"problem": "a", "seen": "yes"})
+    with pytest.raises(DataError, match="'yes' in `labelled_column` 'seen'; write true or false"):
+        load(source(path=str(path), labelled_column="seen"))
+
+
+def test_levels_choose_problems_and_limit_counts_those(tmp_path):
+    path = tmp_path / "p.jsonl"
+    write(path, *({"problem": f"{i}", "level": i % 3} for i in range(9)))
+    assert [p.prompt for p in load(source(path=str(path), levels=("1", "2"), limit=3))] == ["1", "2", "4"]
+    with pytest.raises(DataError, match=r"no row of the levels 7 .* it has 0, 1, 2"):
+        load(source(path=str(path), levels=("7",)))
+
+
+# ---- named sets
+
+
+def test_hub_columns_become_ours(folder):
+    write(folder / "gsm8k.parquet", {"question": "1 + 1?", "answer": "One and one.\n#### 2"})
+    write(folder / "amc23.jsonl", {"question": "a", "answer": 142.0}, {"question": "b", "answer": 0.5})
+    write(folder / "olympiadbench.jsonl", {"question": "a", "final_answer": ["1", "2"]})
+    write(folder / "aime_1983_2023.jsonl", {"Question": "a", "Answer": 7, "Year": 1999},
+          {"Question": "b", "Answer": 8, "Year": 2024})
+    write(folder / "big_math_llama.jsonl", *({"problem": str(x), "answer": "1", "llama8b_solve_rate": x}
+                                            for x in (0.1, 0.3, 0.7, 0.9, None)))
+    write(folder / "openthoughts3_math.jsonl", *({"domain": domain, "conversations": [
+        {"from": "human", "value": text}, {"from": "gpt", "value": "x"}]} for domain, text in [
+            ("math", "a"), ("math", "a"), ("code", "b"), ("math", "c")]))
+    write(folder / "dapo.parquet", verl("1 + 1?", "2"))
+    found = {name: [(p.prompt, p.answer) for p in named(name)] for name in sets.SETS if sets.find({"name": name})}
+    assert found == {
+        "gsm8k": [("1 + 1?", "2")], "amc23": [("a", "142"), ("b", "0.5")], "olympiadbench": [("a", "1, 2")],
+        "aime_1983_2023": [("a", "7")], "big_math_llama": [("0.3", "1"), ("0.7", "1")],
+        "openthoughts3_math": [("a", None), ("c", None)], "dapo": [(f"1 + 1? {INSTRUCTION}", "2")]}
+
+
+def test_a_root_comes_before_the_environment_and_ids_are_the_prompts(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    write(folder / "aime24.jsonl", {"id": 1, "problem": "a", "answer": "1"})
+    write(other / "aime24.parquet", {"ID": "x", "Problem": "a", "Answer": 1}, {"ID": "y", "Problem": "b", "Answer": 2})
+    here, there = named("aime24"), named("aime24", root=str(other))
+    assert here[0].id == there[0].id and [p.answer for p in there] == ["1", "2"]
+    assert "30 rows on the hub" in title(source(kind="set", name="aime24")) and str(folder) in sets.describe(
+        {"name": "aime24"})
+
+
+def test_offline_and_unknown(folder, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
+    with pytest.raises(NotHereError, match=r"'dapo' \(ftajwar/.* could not be downloaded .* dapo.jsonl or dapo.parq"):
+        named("dapo")
+    with pytest.raises(DataError, match="`name` is 'dap': set it to one of dapo, "):
+        named("dap")
+
+
+def test_what_the_hub_s_cache_holds_is_read(folder, monkeypatch):
+    monkeypatch.setattr(sets, "_REVISION", "0" * 40)
+    snapshot = folder / "datasets--openai--gsm8k" / "snapshots" / ("0" * 40) / "main" / "test"
+    snapshot.mkdir(parents=True)
+    write(snapshot / "0000.parquet", {"question": "a", "answer": "#### 1"})
+    write(snapshot / "0001.parquet", {"question": "b", "answer": "#### 2"})
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(folder))
+    assert [(p.prompt, p.answer) for p in named("gsm8k")] == [("a", "1"), ("b", "2")]
+
+
+# ---- overlap
+
+
+def problems_of(*texts):
+    return [Problem(str(i), text, None, "x") for i, text in enumerate(texts)]
+
+
+def test_overlap_ignores_white_space_only():
+    train = problems_of("Find $x$ .", "Find  $y$", "find $z$", "Find $y$")
+    test = problems_of("Find $y$\n", "Find $z$", " Find $x$ .")
+    assert [(a.id, b.id) for a, b in overlap.overlap(train, test)] == [("0", "1"), ("2", "0")]
+    assert overlap.report("t", train, test) == "t: 2 of 3 problems stand in the training data too (ids 0, 2)"
+    assert overlap.report("t", [], test) == "t: none of 3 problems stands in the training data"
+
+
+# ---- the real files
+
+REAL = {  # set -> (file of the benchmark folder, rows, longest prompt in characters of the test's tokenizer)
+    "dapo": ("dapo_math_17k", 17279), "math500": ("math500", 500), "aime24": ("aime24", 30), "aime25": ("aime25", 30),
+    "aime_1983_2023": ("aime_1983_2023", 919), "amc83": ("amc_83", 83), "gsm8k": ("gsm8k_test", 1319),
+    "minerva": ("minerva_math", 272), "olympiadbench": ("olympiadbench_675", 675),
+}
+
+
+@pytest.fixture
+def real(folder, data_dir):
+    for name, (file, _) in REAL.items():
+        (folder / f"{name}.jsonl").symlink_to(data_dir / f"{file}.jsonl")
+    return folder
+
+
+def test_overlap_of_dapo_with_math500_and_amc(real, capsys):
+    assert overlap_job.main(["dapo", "math500", "amc83", str(real / "aime24.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert "math500: 4 of 500 problems stand" in out and "amc83: 11 of 83 problems stand" in out
+    assert "aime24.jsonl: none of 30 problems stands" in out and out.count(" = dapo ") == 15
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_sets(real, make_tokenizer, name):
+    problems = named(name)
+    assert len(problems) == REAL[name][1] == len({p.id for p in problems})
+    assert all(p.answer for p in problems) and {p.source for p in problems} == {name}
+    some = problems[:200]
+    kept, tokens, report = encode(some, make_tokenizer(), base().prompts, 10_000)
+    assert kept == some and report.dropped == 0
+    text = render(some[0].prompt, make_tokenizer(), base().prompts)
+    assert text.count(some[0].prompt) == 1 and text.count(INSTRUCTION) == 1 and text.endswith("assistant\n")
+    # One token a character, and one for each of the six special tokens' texts.
+    specials = {"<s>": 3, "<|im_start|>": 12, "<|im_end|>": 10}
+    assert [len(t) for t in tokens[:20]] == [
+        len(r) - sum(r.count(s) * (n - 1) for s, n in specials.items())
+        for r in (render(p.prompt, make_tokenizer(), base().prompts) for p in some[:20])]
