@@ -2,19 +2,28 @@
 
     python -m srt_jax.evaluate --model=runs/quickstart/srt                       the run's own evaluation sets
     python -m srt_jax.evaluate --model=DIR --data=problems.jsonl --config=configs/X.py [--config.eval.samples=8]
+    python -m srt_jax.evaluate --model=DIR --config=configs/X.py --temperatures=0,0.2,0.4,0.6,0.8,1.0  which is best?
 
 The config gives prompt template, lengths, sampling and answer style: that of the run where --model is one, else that of
 --config. --data replaces its evaluation sets by one JSONL file of {problem, answer}. Prints a table and, as the last
 line, one JSON object; --out also writes every response with its answer and grade.
+
+--temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets (SePT, section 4:
+how the base model's temperature is found). At temperature 0 there is one sample, and so pass@1 only.
 """
 import json
 import pathlib
+from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
-from srt_jax.config import base, run_directory, source, validate, validate_devices
+from srt_jax.config import ConfigError, base, run_directory, source, validate, validate_devices
+from srt_jax.data.base import DataError
+
+AVERAGED = (1, 8, 32)  # the k of the pass@k whose mean is AVG
 
 
 def evaluation_config(model: str, data: str | None, config: ConfigDict | None) -> ConfigDict:
@@ -31,8 +40,11 @@ def evaluation_config(model: str, data: str | None, config: ConfigDict | None) -
     return config
 
 
-def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
-    """{set: metrics} of config.model.path on the config's evaluation sets; rows of responses go to `out`."""
+def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: Sequence[float] = ()) -> dict:
+    """{temperature: {set: metrics}} of config.model.path on the config's evaluation sets; `out` gets the responses.
+
+    temperatures: those to compare, at 0 with one sample; none: eval.temperature.
+    """
     import jax
 
     from srt_jax.evaluation import evaluate, rollout_rows
@@ -40,26 +52,82 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None) -> dict:
     from srt_jax.prepare import encode_eval_sets, read_model
     from srt_jax.reward.grader import Grader
 
-    validate(config)
+    configs = [at_temperature(config, temperature) for temperature in temperatures] or [config]
+    for c in configs:
+        validate(c)
     validate_devices(config, jax.device_count())
     model = read_model(config)
     eval_sets, report = encode_eval_sets(config, model.tokenizer)
     print("\n".join(report))
+    if temperatures and (silent := [s.name for s in eval_sets if not any(p.answer or p.metadata for p in s.problems)]):
+        raise DataError(f"--temperatures compares by right answers, but {', '.join(silent)} has none: leave it out.")
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, model, mesh)
     sampler = open_sampler(config, model, graphdef, mesh, run_directory(config))
-    sampler.load(params, 0)
     results, rows = {}, []
-    with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout) as grader:
-        grader.self_test()
-        for eval_set in eval_sets:
-            results[eval_set.name], collected = evaluate(eval_set, sampler, model.tokenizer, grader, config)
-            rows += [{"set": eval_set.name, **row} for row in rollout_rows(collected, model.tokenizer)]
+    try:
+        sampler.load(params, 0)
+        with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout) as grader:
+            grader.self_test()
+            for c in configs:
+                found = results[c.eval.temperature] = {}
+                for eval_set in eval_sets:
+                    found[eval_set.name], collected = evaluate(eval_set, sampler, model.tokenizer, grader, c)
+                    rows += [{"set": eval_set.name, "temperature": c.eval.temperature, **row}
+                             for row in rollout_rows(collected, model.tokenizer)]
+    finally:
+        sampler.close()
     if out:
         partial = out.with_name(f".{out.name}.partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         partial.rename(out)
     return results
+
+
+def at_temperature(config: ConfigDict, temperature: float) -> ConfigDict:
+    """The config of one temperature of a comparison. Raises ConfigError where there are too few samples for AVG."""
+    if config.eval.samples < max(AVERAGED):
+        raise ConfigError(f"eval.samples is {config.eval.samples}: --temperatures compares by pass@{max(AVERAGED)}: "
+                          f"give at least {max(AVERAGED)}.")
+    config = config.copy_and_resolve_references()
+    config.eval.temperature = temperature
+    if temperature == 0:
+        config.eval.samples = 1
+    return config
+
+
+def parse_temperatures(texts: Sequence[str]) -> list[float]:
+    """Numbers, each once, in the order given. Raises ConfigError."""
+    try:
+        return list(dict.fromkeys(float(text) for text in texts))
+    except ValueError as e:
+        raise ConfigError(f"--temperatures is {','.join(texts)}: give numbers with commas between them.") from e
+
+
+def averages(sets: dict[str, dict], k: int) -> dict[str, float]:
+    """pass@1 (which is avg@k), pass@8 and pass@32 as means over the sets, and AVG; those that k samples can tell."""
+    found = {"pass@1": np.mean([values[f"avg@{k}"] for values in sets.values()])}
+    found |= {f"pass@{j}": np.mean([values[f"pass@{j}"] for values in sets.values()]) for j in AVERAGED[1:] if j <= k}
+    if k >= max(AVERAGED):
+        found["AVG"] = np.mean([found[f"pass@{j}"] for j in AVERAGED])
+    return {name: float(value) for name, value in found.items()}
+
+
+def compare(results: dict[float, dict], samples: int) -> tuple[dict[float, dict], float | None]:
+    """({temperature: averages}, the temperature with the largest AVG, the lower of two alike)."""
+    found = {t: averages(sets, 1 if t == 0 else samples) for t, sets in results.items()}
+    compared = [t for t in sorted(found) if "AVG" in found[t]]
+    return found, max(compared, key=lambda t: found[t]["AVG"]) if compared else None
+
+
+def sweep_table(found: dict[float, dict]) -> str:
+    """One line per temperature."""
+    names = [*(f"pass@{j}" for j in AVERAGED), "AVG"]
+    lines = [f"{'temperature':<12}" + "".join(f"{name:>9}" for name in names)]
+    for temperature, values in found.items():
+        cells = (f"{values[name]:.3f}" if name in values else "-" for name in names)
+        lines.append(f"{temperature:<12g}" + "".join(f"{cell:>9}" for cell in cells))
+    return "\n".join(lines)
 
 
 def main(argv) -> int:
@@ -70,11 +138,19 @@ def main(argv) -> int:
     config = evaluation_config(given.model, given.data, given.config)
     if not config.eval.sets:
         return cli.complain("there is nothing to evaluate on: give --data=problems.jsonl, or a config with eval.sets.")
+    temperatures = parse_temperatures(given.temperatures)
     runtime.start(config.mesh.cpu_devices)
-    results = evaluate_model(config, pathlib.Path(given.out) if given.out else None)
-    for name, values in results.items():
-        print(f"{name}: " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
-    print(json.dumps({"model": config.model.path, "sets": results}))
+    results = evaluate_model(config, pathlib.Path(given.out) if given.out else None, temperatures)
+    for temperature, sets in results.items():
+        for name, values in sets.items():
+            at = f" at temperature {temperature:g}" if temperatures else ""
+            print(f"{name}{at}: " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    if not temperatures:
+        print(json.dumps({"model": config.model.path, "sets": results[config.eval.temperature]}))
+    else:
+        found, best = compare(results, config.eval.samples)
+        print(sweep_table(found))
+        print(json.dumps({"model": config.model.path, "best": best, "temperatures": found}))
     return 0
 
 
@@ -82,5 +158,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("model", None, "Hugging Face directory, hub id, or the folder of a finished run.")
     flags.DEFINE_string("data", None, "JSONL file of problems with answers, instead of the config's sets.")
     config_flags.DEFINE_config_file("config", None, "Config for prompts, lengths and sampling.")
+    flags.DEFINE_list("temperatures", [], "Temperatures to compare, e.g. 0,0.6,1.0, instead of eval.temperature.")
     flags.DEFINE_string("out", None, "JSONL file for the responses.")
     cli.run(main)
