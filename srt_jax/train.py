@@ -266,7 +266,7 @@ def watch(run: Run, state, step: int, values: dict, stop: StopSignal) -> None:
         if evaluated:
             values |= evaluate_sets(run, step)
     finally:
-        values |= run.phases.pop() | {"time/compilations": run.compilations.count}
+        values |= run.phases.pop() | {"time/compilations": run.compilations.count} | run.sampler.report
         run.log.write(step, values)
     run.log.progress(step, progress_summary(values))
     run.ended = end_reason(run, alarm)

@@ -66,7 +66,8 @@ Finished = Callable[[int, list[np.ndarray]], None]  # (index of a prompt, its n 
 
 
 class Sampler(Protocol):
-    """Token ids in, token ids and log-probs out."""
+    """Token ids in, token ids and log-probs out. `report`: figures of the last load for the log, by tag."""
+    report: dict[str, float]
 
     def load(self, params: Any, version: int) -> None:
         """Sample from these parameters from now on."""
