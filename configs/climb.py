@@ -4,7 +4,7 @@
 COMMAND   python -m srt_jax.main --config=configs/climb.py:qwen3_4b,knights_knaves
 TINY      python -m srt_jax.main --config=configs/climb.py:tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     Qwen3-4B-Base climbs to nearly 100% on knights_knaves_9 and improves on bitwise_arithmetic_4, with answers
           for level 2 only. Levels 2, 3, 5, 7, 9; 2, 3, 4; and 4, 5 for family_relationships (v2, B.3).
 

@@ -4,7 +4,7 @@ I.1).
 COMMAND   python -m srt_jax.main --config=configs/early_stopping.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/early_stopping.py:tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     the peak comes at about the same step on all test sets, so that 1% of DAPO finds it for the others.
 
 The run keeps the best step's weights. Without any answers: --config.stop.collapse=True --config.stop.patience=0 ends

@@ -3,7 +3,7 @@
 COMMAND   python -m srt_jax.main --config=configs/em_ft.py:qwen25_math_7b,deepscaler
 TINY      python -m srt_jax.main --config=configs/em_ft.py:tiny
 HARDWARE  8 A800 in their runs; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     AVG 51.3 for Qwen2.5-Math-7B, where SePT has 55.0 and the base 43.7.
 """
 from configs import sept

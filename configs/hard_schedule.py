@@ -3,7 +3,7 @@
 COMMAND   python -m srt_jax.main --config=configs/hard_schedule.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/hard_schedule.py:tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     not in the papers; v1's conclusion and v2, I.3 name curricula as the direction. All numbers are our choice.
 
 Easy is what a label file says (the same file as for offline_labels.py, which tells how to make it).

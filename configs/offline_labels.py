@@ -3,7 +3,7 @@
 COMMAND   python -m srt_jax.main --config=configs/offline_labels.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/offline_labels.py:tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     as good as SRT and far more stable, yet without what an improving teacher adds; more than one epoch of
           MATH-12k collapsed all the same (v2, I.2).
 

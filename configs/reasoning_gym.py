@@ -3,7 +3,7 @@ r"""Reasoning Gym at a level: ground truth, votes, or a fixed teacher's votes (S
 COMMAND   python -m srt_jax.main --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3
 TINY      python -m srt_jax.main --config=configs/reasoning_gym.py:vote,tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     GRPO, lr 1e-6, KL 0.0001, 32 samples, 16 in evaluations (v2, B.3). The first level is trained with answers
           (bitwise_arithmetic_2: 950 steps, 97%; family_relationships_4 and knights_knaves_2: 99%), the next one
           without: votes beat the fixed teacher's by 10, 8 and 6 points (bitwise, family, knights). climb.py runs such
@@ -11,7 +11,7 @@ PAPER     GRPO, lr 1e-6, KL 0.0001, 32 samples, 16 in evaluations (v2, B.3). The
 
 A later level starts from the earlier one's weights, and a fixed teacher's labels from it too:
           --config.model.path=runs/climb/knights_knaves/level_2/final
-          python -m srt_jax.label --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3 \\
+          python -m srt_jax.label --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3 \
               --config.model.path=... --out=runs/labels/knights_knaves_3.jsonl
 Data: any task of configs/data.py:GYM with a level. Sizes, 16 prompts a step, and answers in <answer> tags are our
 choice.

@@ -3,7 +3,7 @@
 COMMAND   python -m srt_jax.main --config=configs/rl.py:grpo,qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/rl.py:grpo,tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     SRT collapses with GRPO after about as many steps as with RLOO (v2, G.1; its KL for GRPO is in the loss,
           B.1). The papers tried no other algorithm; the numbers of the rest are those of their own papers or
           libraries.

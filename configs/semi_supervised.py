@@ -3,7 +3,7 @@
 COMMAND   python -m srt_jax.main --config=configs/semi_supervised.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/semi_supervised.py:tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     no figure; the released code mixes labelled and unlabelled rows in one file. A tenth with answers is our
           choice.
 

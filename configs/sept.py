@@ -1,14 +1,16 @@
-"""SePT (OSFT): cross-entropy on one's own samples, drawn colder than the loss is taken (ElementQi/SePT).
+r"""SePT (OSFT): cross-entropy on one's own samples, drawn colder than the loss is taken (ElementQi/SePT).
 
 COMMAND   python -m srt_jax.main --config=configs/sept.py:qwen25_math_7b,deepscaler
 TINY      python -m srt_jax.main --config=configs/sept.py:tiny
 HARDWARE  8 A800 in their runs; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     AVG (the mean of pass@1, @8, @32 over six test sets) 43.7 -> 55.0 for Qwen2.5-Math-7B, its base at its best
           temperature; GRPO 59.1; Qwen2.5-7B 44.1 -> 50.7; Llama-3.1-8B-Instruct 38.9 -> 37.8.
 
 No label, no reward, no baseline, no KL. Temperature 0.6 -> 1 over two of three epochs; general models begin at 0.9.
-The base model's sweep over temperatures: launch/temperatures.sh. Variants: sept_variants.py, em_ft.py.
+Variants: sept_variants.py, em_ft.py. The base model's best temperature, by AVG:
+          python -m srt_jax.evaluate --model=Qwen/Qwen2.5-Math-7B --config=configs/sept.py \
+              --temperatures=0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,1.1,1.2,1.3,1.4,1.5,1.6
 """
 from configs.common import experiment
 

@@ -3,7 +3,7 @@
 COMMAND   python -m srt_jax.main --config=configs/sept_variants.py:offline,qwen25_math_7b,deepscaler
 TINY      python -m srt_jax.main --config=configs/sept_variants.py:offline,tiny
 HARDWARE  8 A800 in their runs; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     AVG for Qwen2.5-Math-7B: SePT 55.0, GRPO 59.1, offline 45.5, equal ("coupled") temperatures 44.6, base 43.7.
           Equal temperatures have an expected gradient of zero. Their offline run has another learning rate, schedule
           and b2, too.

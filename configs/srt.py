@@ -3,7 +3,7 @@
 COMMAND   python -m srt_jax.main --config=configs/srt.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/srt.py:tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     as good as ground truth at first; on DAPO a peak after 400 to 600 steps, then a collapse: at 1,200 steps
           every prompt is answered with the same box, while pseudo-reward and KL have jumped. The released script
           (entropy bonus and all) is srt_as_released.py.

@@ -3,7 +3,7 @@
 COMMAND   python -m srt_jax.main --config=configs/srt_as_released.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/srt_as_released.py:tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     the curves of v1 and v2 come from this code. An entropy bonus speeds the collapse up (v2, G.5): compare with
           srt.py.
 """

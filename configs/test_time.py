@@ -3,7 +3,7 @@
 COMMAND   python -m srt_jax.main --config=configs/test_time.py:qwen25_math_7b,test_aime24
 TINY      python -m srt_jax.main --config=configs/test_time.py:tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     a small gain of maj@32 over the base model's maj@32, the line to beat, which the summary shows beside it; no
           collapse: a small set saturates. Theirs dropped 14 of 30 problems in every epoch; here every problem is seen
           once.

@@ -3,7 +3,7 @@
 COMMAND   python -m srt_jax.main --config=configs/ttrl.py:qwen25_math_1_5b,test_aime24
 TINY      python -m srt_jax.main --config=configs/ttrl.py:tiny
 HARDWARE  8 A100 with 80 GB in their runs; tiny: 2 CPU cores
-TIME      not measured on GPUs; python -m srt_jax.plan estimates a step; tiny: about a minute
+TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     +211% pass@1 on AIME24 for Qwen2.5-Math-7B (README); three preview runs ended at 43.3, 43.3 and 46.7. Users
           could not reproduce the 1.5B figures (issues 40, 50): the summary has the last step and the best one.
 
