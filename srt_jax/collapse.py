@@ -1,7 +1,7 @@
 """When to end a run early: signs of reward hacking that need no answers, and a validation score that stopped rising.
 
 A policy that games its own votes gives every prompt the same answer in the end; long before, it leaves the initial
-model far faster than it did while it learned (SRT v1, section 5: pseudo-reward and KL jump together). On the
+model far faster than it did while it learned (SRT v1: pseudo-reward and KL jump together). On the
 recorded runs of tests/test_collapse.py the KL rule fires at step 4 of a collapse from the start, at step 11 of one that
 is over by step 15, at step 149 of one that takes from step 145 to step 245, and on no healthy run. Entropy, response
 length and vote shares move alike in healthy and in collapsing runs: they are no signs.

@@ -8,8 +8,8 @@ The config gives prompt template, lengths, sampling and answer style: that of th
 --config. --data replaces its evaluation sets by one JSONL file of {problem, answer}. Prints a table and, as the last
 line, one JSON object; --out also writes every response with its answer and grade.
 
---temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets (SePT, section 4:
-how the base model's temperature is found). At temperature 0 there is one sample, and so pass@1 only.
+--temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets (SePT: how the
+base model's temperature is found). At temperature 0 there is one sample, and so pass@1 only.
 """
 import json
 import pathlib

@@ -70,6 +70,7 @@ def begin(partial: pathlib.Path, provenance: dict) -> int:
     """Rows that an earlier call has written in whole batches; everything after them is cut off. 0: starts the file."""
     lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
     if not lines or not lines[0].endswith(b"\n"):
+        partial.parent.mkdir(parents=True, exist_ok=True)
         append(partial, [{"provenance": provenance}], mode="wb")
         return 0
     check_provenance(partial, json.loads(lines[0])["provenance"], provenance)

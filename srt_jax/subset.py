@@ -49,6 +49,7 @@ def subset(source, labels: str, by: str, fraction: float, hardest: bool, out: pa
     if scored := next((p for p in kept if p.metadata is not None), None):
         raise DataError(f"problem {shown(scored.id)} is scored by its task, which a JSONL file cannot hold: set "
                         "data.config to easier problems instead.")
+    out.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "problems": len(problems), "labelled": len(rows), "kept": len(kept), "by": by, "fraction": fraction,
         "end": "hardest" if hardest else "easiest", "overlap": overlaps(rows, by, fraction, hardest),

@@ -1,4 +1,4 @@
-"""SePT's theory (section 3) on the loss that is trained with: exact expectations, every response enumerated.
+"""SePT's theory on the loss that is trained with: exact expectations, every response enumerated.
 
 Cross-entropy on own samples drawn at tau_s, with logits divided by tau_t. At tau_s = tau_t the expected gradient is
 zero (the score identity); else one round's optimum has its logit margins scaled by tau_t / tau_s.
