@@ -1,4 +1,5 @@
 """A random Qwen3 of 20 thousand parameters and recorded rollouts, for the tests of rl and rollout."""
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,8 @@ from flax import nnx
 from srt_jax.model import sharding, weights
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import abstract
-from srt_jax.rl.update import Batch
+from srt_jax.rl.collate import Layout, assemble
+from srt_jax.rollout.sampler import Rollouts
 
 VOCAB = 32
 HF_CONFIG = {
@@ -18,9 +20,9 @@ HF_CONFIG = {
 
 
 @functools.cache
-def decoder(dtype="float32", remat=False, seed=0, **changes):
+def decoder(dtype="float32", remat="none", seed=0, mesh=None, **changes):
     """(graphdef, parameters as NumPy arrays), drawn here: matrices around 0, norm scales around 1."""
-    graphdef, shapes = abstract(ModelConfig.from_hf({**HF_CONFIG, **changes}), np.dtype(dtype), remat)
+    graphdef, shapes = abstract(ModelConfig.from_hf({**HF_CONFIG, **changes}), np.dtype(dtype), remat, mesh=mesh)
     rng = np.random.default_rng(seed)
     return graphdef, weights.map_with_path(
         lambda path, x: (path.endswith("scale") + 0.25 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
@@ -42,8 +44,45 @@ def flat(tree):
     return {path: np.asarray(x) for path, x in weights.flat_paths(tree)}
 
 
-def recorded_batch(prompts=4, n=4, width=16, seed=0) -> Batch:
-    """NumPy rollouts of unequal lengths, all labelled. The padding is random tokens too, so that a leak shows."""
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """Rollouts of P prompts x n samples as NumPy arrays, problem-major: row p * n + i is sample i of prompt p.
+
+    tokens [B, S] with random tokens in the padding, so that a leak shows; prompt_lengths, lengths [B]; logprobs [B, S],
+    0 outside the response; rewards [P, n]; labelled [P]; kept [P, n].
+    """
+    tokens: np.ndarray
+    prompt_lengths: np.ndarray
+    lengths: np.ndarray
+    logprobs: np.ndarray
+    rewards: np.ndarray
+    labelled: np.ndarray
+    kept: np.ndarray
+
+    def mask(self):
+        """[B, S]: is the token part of the response?"""
+        position = np.arange(self.tokens.shape[1])
+        return (position >= self.prompt_lengths[:, None]) & (position < self.lengths[:, None])
+
+    def batch(self, layout: Layout, temperature=1.0):
+        """The batch as NumPy arrays, cut up by the layout; what stands in the padding is kept."""
+        n, S = layout.samples_per_prompt, self.tokens.shape[1]
+        prompts = [row[:end].tolist() for row, end in zip(self.tokens[::n], self.prompt_lengths[::n])]
+        lengths = self.lengths - self.prompt_lengths
+        tokens, logprobs = (
+            np.stack([np.roll(row, -start) for row, start in zip(x, self.prompt_lengths)])[:, :lengths.max()]
+            for x in (self.tokens, self.logprobs))
+        shape = (len(prompts), n)
+        batch = assemble(
+            Rollouts(prompts, tokens.reshape(*shape, -1), lengths.reshape(shape), logprobs.reshape(*shape, -1),
+                     np.ones(shape, bool), 0),
+            self.rewards, self.labelled, layout, temperature, self.kept)
+        padded = np.pad(self.tokens, ((0, 0), (0, max(0, batch.tokens.shape[2] - S))), mode="wrap")
+        return batch.replace(tokens=padded[batch.rollout][..., :batch.tokens.shape[2]])
+
+
+def recorded(prompts=4, n=4, width=16, seed=0) -> Recorded:
+    """Rollouts of unequal lengths, all labelled and kept."""
     rng = np.random.default_rng(seed)
     prompt_lengths = np.repeat(rng.permutation(np.arange(prompts) % 4 + 2), n).astype(np.int32)
     lengths = prompt_lengths + rng.integers(1, 11, prompts * n, dtype=np.int32)
@@ -53,8 +92,8 @@ def recorded_batch(prompts=4, n=4, width=16, seed=0) -> Batch:
     tokens = np.where(position < prompt_lengths[:, None], tokens, responses)
     inside = (position >= prompt_lengths[:, None]) & (position < lengths[:, None])
     logprobs = np.where(inside, -rng.exponential(2.0, tokens.shape), 0.0).astype(np.float32)
-    return Batch(tokens, prompt_lengths, lengths, rng.integers(0, 2, prompts * n).astype(np.float32),
-                 np.ones(prompts * n, bool), logprobs)
+    return Recorded(tokens, prompt_lengths, lengths, logprobs, rng.integers(0, 2, (prompts, n)).astype(np.float32),
+                    np.ones(prompts, bool), np.ones((prompts, n), bool))
 
 
 @functools.cache
@@ -66,8 +105,11 @@ def _row_functions(graphdef, temperature):
         entropy = -(jax.numpy.exp(everything) * everything).sum(-1)
         return everything[np.arange(len(tokens) - 1), tokens[1:]], entropy
 
-    gradient = jax.grad(lambda params, tokens, weights: (logprobs(params, tokens)[0] * weights).sum())
-    return jax.jit(logprobs), jax.jit(gradient)
+    def weighted(params, tokens, weights, entropy_weights):
+        values, entropies = logprobs(params, tokens)
+        return (values * weights + entropies * entropy_weights).sum()
+
+    return jax.jit(logprobs), jax.jit(jax.grad(weighted))
 
 
 def direct_logprobs(graphdef, params, tokens, temperature):
@@ -76,11 +118,16 @@ def direct_logprobs(graphdef, params, tokens, temperature):
     return tuple(np.pad(np.stack(x), ((0, 0), (1, 0))).astype(np.float64) for x in zip(*rows))
 
 
-def direct_gradient(graphdef, params, tokens, weights, temperature):
-    """Gradient of sum(weights * log-probs) over [B, S] as {path: float64 array}, one row after the other."""
+def direct_gradient(graphdef, params, tokens, weights, temperature, entropy_weights=None):
+    """Gradient of sum(weights * log-probs + entropy_weights * entropies), weights [B, S], row after row in float64.
+
+    Returns {path: array}.
+    """
     total = {}
-    for row, row_weights in zip(tokens, weights):
-        gradient = _row_functions(graphdef, temperature)[1](params, row, row_weights[1:].astype(np.float32))
+    entropy_weights = np.zeros(weights.shape) if entropy_weights is None else entropy_weights
+    for row, *coefficients in zip(tokens, weights, entropy_weights):
+        gradient = _row_functions(graphdef, temperature)[1](
+            params, row, *(x[1:].astype(np.float32) for x in coefficients))
         for path, value in flat(gradient).items():
             total[path] = total.get(path, 0.0) + value.astype(np.float64)
     return total

@@ -82,7 +82,8 @@ class Passes:
         rows_per_device = micro.tokens.shape[0] // sharding.num_row_shards(self.mesh)
         chunk = max(1, self.config.head_chunk_tokens // rows_per_device)
         hidden = model(micro.tokens)
-        values = token_logprobs(hidden[:, :-1], model.head_weights(), micro.tokens[:, 1:], temperature, chunk)
+        values = token_logprobs(hidden[:, :-1], model.head_weights(), micro.tokens[:, 1:], temperature, chunk,
+                                self.mesh)
         return tuple(jnp.pad(v, ((0, 0), (1, 0))) for v in values)
 
 

@@ -1,88 +1,117 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from srt_jax.model import sharding
-from srt_jax.rl.collate import bucket, collate
-from srt_jax.rl.update import join_microbatches, response_mask, split_microbatches
+from srt_jax.rl.collate import Layout, abstract_batch, assemble, bucket, collate
 from srt_jax.rollout.sampler import Rollouts
 from tests.tiny_decoder import mesh_of
 
+PROMPTS, N = 4, 3
+REWARDS = np.arange(12).reshape(4, 3) / 10
+LABELLED = np.array([True, False, True, True])
+
 
 def rollouts():
-    """Two prompts, three samples each, of which the longest sequence has 4 + 5 tokens."""
-    lengths = np.array([[1, 5, 3], [2, 1, 4]], np.int32)
-    tokens = np.arange(100, 130, dtype=np.int32).reshape(2, 3, 5) * (np.arange(5) < lengths[..., None])
-    logprobs = -tokens.astype(np.float32) / 100
-    return Rollouts([[1, 2, 3, 4], [5, 0]], tokens, lengths, logprobs, np.ones((2, 3), bool), 7)
+    """Prompts of 1 to 4 tokens with 3 responses of 1 to 6 each; every token tells where it belongs."""
+    lengths = np.array([[1, 5, 3], [2, 6, 4], [1, 1, 2], [6, 1, 3]], np.int32)
+    tokens = np.arange(100, 172, dtype=np.int32).reshape(4, 3, 6) * (np.arange(6) < lengths[..., None])
+    prompts = [[1, 2, 3, 4], [5, 0], [6], [7, 8, 9]]
+    return Rollouts(prompts, tokens, lengths, -tokens.astype(np.float32) / 100, lengths > 0, 7)
 
 
-REWARDS, LABELLED = np.array([[1.0, 0.0, 1.0], [0.0, 0.5, 0.0]]), np.array([True, False])
+def layout(**changes):
+    return Layout(**{"prompts_per_step": 4, "samples_per_prompt": 3, "microbatch_sequences": 2,
+                     "length_buckets": (4, 6, 12), "minibatches_per_step": 2} | changes)
 
 
-def collated(buckets=(8, 12, 64), mesh=None):
-    return collate(rollouts(), REWARDS, LABELLED, buckets, mesh or mesh_of())
+def assembled(**changes):
+    return assemble(rollouts(), REWARDS, LABELLED, layout(**changes), 0.7)
 
 
-def test_rows_are_prompt_then_response_then_zeros():
-    batch, source = collated(), rollouts()
-    for p, prompt in enumerate(source.prompts):
-        for i, response in enumerate(source.responses()[p]):
-            row = 3 * p + i
-            expected = [*prompt, *response]
-            assert batch.tokens[row].tolist() == expected + [0] * (12 - len(expected))
-            assert (batch.prompt_lengths[row], batch.lengths[row]) == (len(prompt), len(expected))
-            assert batch.rewards[row] == np.float32(REWARDS[p, i])
-            assert batch.labelled[row] == LABELLED[p]
-            start, end = len(prompt), len(expected)
-            assert batch.sampler_logprobs[row, start:end].tolist() == source.logprobs[p, i, :end - start].tolist()
-            assert not batch.sampler_logprobs[row, :start].any() and not batch.sampler_logprobs[row, end:].any()
+def test_every_rollout_is_one_row_of_prompt_response_and_zeros():
+    batch, source = assembled(), rollouts()
+    assert sorted(batch.rollout.reshape(-1)) == list(range(12))
+    for row in np.ndindex(batch.rollout.shape):
+        p, i = divmod(int(batch.rollout[row]), N)
+        prompt, response = source.prompts[p], source.responses()[p][i]
+        start, end = len(prompt), len(prompt) + len(response)
+        assert batch.tokens[row].tolist() == [*prompt, *response] + [0] * (12 - end)
+        assert (batch.prompt_lengths[row], batch.lengths[row]) == (start, end)
+        logprobs = batch.sampler_logprobs[row]
+        assert logprobs[start:end].tolist() == source.logprobs[p, i, :len(response)].tolist()
+        assert not logprobs[:start].any() and not logprobs[end:].any()
+    np.testing.assert_array_equal(batch.rewards, REWARDS.astype(np.float32))
+    np.testing.assert_array_equal(batch.labelled, LABELLED)
+    assert batch.kept.all() and batch.temperature == np.float32(0.7)
 
 
-def test_mask_covers_the_responses_of_labelled_prompts():
-    mask = response_mask(collated())
-    assert mask.shape == (6, 12)
-    assert mask.sum(1).tolist() == [1, 5, 3, 0, 0, 0]
-    assert mask[1].tolist() == [0] * 4 + [1] * 5 + [0] * 3
+@pytest.mark.parametrize("minibatches", [1, 2, 4])
+def test_a_minibatch_holds_whole_prompts_sorted_by_length(minibatches):
+    batch = assembled(minibatches_per_step=minibatches, microbatch_sequences=3)
+    prompts = batch.rollout.reshape(minibatches, -1) // N
+    for k, row in enumerate(prompts):
+        share = PROMPTS // minibatches
+        assert sorted(row) == sorted(list(range(k * share, (k + 1) * share)) * N)
+    assert (np.diff(batch.lengths.reshape(minibatches, -1)) >= 0).all()
 
 
-def test_types():
-    batch = collated()
-    types = [str(x.dtype) for x in jax.tree.leaves(batch)]
-    assert types == ["int32", "int32", "int32", "float32", "bool", "float32"]
+def test_counts_say_how_many_microbatches_each_bucket_has():
+    batch = assembled()
+    assert batch.counts.shape == (2, 3)
+    assert batch.counts.sum(1).tolist() == [3, 3]
+    needed = iter(batch.lengths.max(1))  # of each micro-batch, in order
+    for row in batch.counts:
+        for length, count in zip((4, 6, 12), row):
+            for _ in range(count):
+                assert bucket(next(needed), (4, 6, 12)) == length
+    assert (batch.counts > 0).sum() > 2  # the buckets are used
 
 
-@pytest.mark.parametrize(("buckets", "width"), [((9,), 9), ((10, 9, 20), 9), ((8, 64), 64)])
-def test_smallest_bucket_that_holds_the_longest_row(buckets, width):
-    assert collated(buckets).tokens.shape == (6, width)
+def test_the_width_is_the_last_bucket_whatever_the_lengths():
+    short = dataclasses.replace(rollouts(), lengths=np.ones((4, 3), np.int32))
+    for source in (rollouts(), short):
+        assert assemble(source, REWARDS, LABELLED, layout()).tokens.shape == (6, 2, 12)
+
+
+def test_buckets_may_be_given_in_any_order():
+    np.testing.assert_array_equal(assembled(length_buckets=(12, 4, 6)).counts, assembled().counts)
 
 
 def test_a_sequence_beyond_the_last_bucket_is_an_error():
     with pytest.raises(ValueError, match=r"9 tokens exceeds .* batch\.length_buckets, 8"):
-        collated((4, 8))
+        assembled(length_buckets=(4, 8))
+
+
+def test_rollouts_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="4 prompts x 3 samples came, 8 x 3 were to come"):
+        assembled(prompts_per_step=8)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"minibatches_per_step": 3}, "minibatches_per_step is 3: a mini-batch holds whole prompts"),
+    ({"microbatch_sequences": 4}, "microbatch_sequences is 4: it must divide the 6 sequences"),
+])
+def test_a_layout_that_does_not_divide_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        layout(**changes)
 
 
 def test_bucket_holds_its_own_size():
     assert [bucket(length, (16, 4)) for length in (0, 4, 5, 16)] == [4, 4, 16, 16]
 
 
-def test_rows_lie_on_the_devices_in_order():
-    batch = collated(mesh=mesh_of(data=2, fsdp=3))
-    for shard in batch.tokens.addressable_shards:
-        assert shard.data.shape == (1, 12)
-    assert batch.tokens.sharding == sharding.by_rows(mesh_of(data=2, fsdp=3))
+def test_the_abstract_batch_is_that_of_every_step():
+    mesh = mesh_of(data=2)
+    batch = collate(rollouts(), REWARDS, LABELLED, layout(), mesh)
+    expected = [(x.shape, x.dtype, x.sharding) for x in jax.tree.leaves(abstract_batch(layout(), mesh))]
+    assert [(x.shape, x.dtype, x.sharding) for x in jax.tree.leaves(batch)] == expected
 
 
-@pytest.mark.parametrize(("mesh_shape", "size"), [((1, 1, 1), 4), ((4, 1, 1), 4), ((2, 2, 2), 8), ((1, 8, 1), 8)])
-def test_microbatches_join_to_what_was_split_and_no_row_changes_its_device(mesh_shape, size):
-    mesh = mesh_of(*mesh_shape)
-    rows = jax.device_put(np.arange(48).reshape(16, 3), sharding.by_rows(mesh))
-    parts = jax.jit(lambda x: split_microbatches(x, size, mesh))(rows)
-    assert parts.shape == (16 // size, size, 3)
-    assert sorted(np.asarray(parts).reshape(-1, 3)[:, 0]) == list(range(0, 48, 3))  # each row once
-    assert (jax.jit(lambda x: join_microbatches(split_microbatches(x, size, mesh), mesh))(rows) == rows).all()
-
-    def held(array):
-        return {shard.device: set(np.asarray(shard.data).ravel().tolist()) for shard in array.addressable_shards}
-
-    assert held(parts) == held(rows)
+def test_every_device_holds_rows_of_every_microbatch():
+    mesh = mesh_of(data=2, fsdp=3)
+    batch = collate(rollouts(), REWARDS, LABELLED, layout(microbatch_sequences=6), mesh)
+    assert {shard.data.shape for shard in batch.tokens.addressable_shards} == {(2, 1, 12)}
+    assert batch.rewards.sharding == sharding.replicated(mesh)
