@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xxhash
-from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 
-from srt_jax.model import decoder
+from srt_jax.model import decoder, sharding
 from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
+from srt_jax.model.paths import flat_paths, map_with_path
 
 # (Hugging Face name, our path, transposed); "{}" is the layer. Linear weights are [out, in] there and [in, out] here.
 TABLE = (
@@ -56,22 +56,23 @@ WRITERS = min(8, os.cpu_count() or 1)  # threads of an export
 SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
-def load(directory, dtype=jnp.float32, remat: bool = False, sharding_of=None):
+def load(directory, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | None = None):
     """Reads a Hugging Face directory: (graphdef, float32 parameters, ModelConfig).
 
-    sharding_of(path, shape) -> jax.sharding.Sharding places each parameter; default: the first device.
+    dtype, remat and kernel are the decoder's. The parameters lie on `mesh` (default: whole on the first device), and
+    each process reads only what its devices hold.
     Raises ModelError that names the tensor for one that is missing, unknown or of the wrong shape, before any is read.
     """
     directory = pathlib.Path(directory)
     config = ModelConfig.from_hf(read_hf_config(directory))
-    graphdef, shapes = decoder.abstract(config, dtype, remat)
+    graphdef, shapes = decoder.abstract(config, dtype, remat, kernel, mesh)
     on_first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with contextlib.ExitStack() as stack:
         tensors = _open(directory, stack)
         _check(tensors, shapes, config, directory)
 
         def read(path, shape):
-            sharding = sharding_of(path, shape.shape) if sharding_of else on_first
+            where = sharding.parameter_sharding(mesh, path, shape.shape) if mesh else on_first
             read_already = {}  # devices that hold the same slice share one copy of it on the host
 
             def read_once(index):
@@ -80,7 +81,7 @@ def load(directory, dtype=jnp.float32, remat: bool = False, sharding_of=None):
                     read_already[key] = _read_slice(tensors, path, index, shape.shape)
                 return read_already[key]
 
-            return jax.make_array_from_callback(shape.shape, sharding, read_once)
+            return jax.make_array_from_callback(shape.shape, where, read_once)
 
         params = map_with_path(read, shapes)
     return graphdef, params, config
@@ -95,13 +96,13 @@ def check(directory) -> None:
 
 
 def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=None,
-         extra: dict[str, str] | None = None, manifest: dict | None = None) -> int:
+         extra: dict[str, str] | None = None, before_naming=None) -> int:
     """Writes an ordinary Hugging Face directory, under a temporary name until it is complete. Returns its bytes.
 
     The head is always written, even when tied: vLLM's CPU build keeps a stale one otherwise. `tokenizer_from` is a
-    directory whose tokenizer and generation config are copied along, `extra` more text files by name. With `manifest`
-    there is a manifest.json of these fields, all tensors and all files, with their sizes and checksums.
-    Of several processes all must call this; the first one writes. Raises OSError where the disk is full.
+    directory whose tokenizer and generation config are copied along, `extra` more text files by name.
+    `before_naming(folder, tensors)` may add to the complete folder; tensors = {name: file, offset, dtype, shape,
+    checksum}. Of several processes all must call this; the first one writes. Raises OSError where the disk is full.
     """
     directory = pathlib.Path(directory)
     if jax.process_index():
@@ -122,10 +123,8 @@ def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=
         for name in TOKENIZER_FILES if tokenizer_from else ():
             if (pathlib.Path(tokenizer_from) / name).exists():
                 shutil.copy(pathlib.Path(tokenizer_from) / name, partial / name)
-        if manifest is not None:
-            files = {file.name: _file_entry(file) for file in sorted(partial.iterdir())}
-            (partial / "manifest.json").write_text(
-                json.dumps({**manifest, "files": files, "tensors": tensors}, indent=1) + "\n")
+        if before_naming:
+            before_naming(partial, tensors)
         replace_directory(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -176,22 +175,6 @@ def locate(name: str):
         if hf_name == generic:
             return layer, path, transposed
     raise KeyError(name)
-
-
-def flat_paths(tree):
-    """(dotted path, leaf) of every parameter."""
-    pure = nnx.to_pure_dict(tree) if isinstance(tree, nnx.State) else tree
-    for path, leaf in jax.tree_util.tree_leaves_with_path(pure):
-        yield ".".join(str(p.key) for p in path), leaf
-
-
-def map_with_path(function, tree: nnx.State) -> nnx.State:
-    """function(dotted path, leaf) over the parameters."""
-    pure = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(".".join(str(p.key) for p in path), leaf), nnx.to_pure_dict(tree))
-    result = jax.tree.map(lambda x: x, tree)
-    nnx.replace_by_pure_dict(result, pure)
-    return result
 
 
 def replace_directory(partial: pathlib.Path, final: pathlib.Path) -> None:
@@ -292,9 +275,9 @@ def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
 
 
 def _write_shards(directory: pathlib.Path, params, dtype) -> dict[str, dict]:
-    """Writes all tensors at their final places, WRITERS at a time. Returns {name: dtype, shape, file and checksum}."""
+    """Writes all tensors at their final places, WRITERS at a time. Returns what `save` tells of them."""
     shards = _plan_shards(tensor_shapes(params), dtype.itemsize)
-    places, tensors = {}, {}  # name -> (file, offset); name -> entry of the manifest
+    descriptors, tensors = {}, {}
     slots = threading.Semaphore(2 * WRITERS)  # tensors that exist beside the parameters
     with contextlib.ExitStack() as stack:
         for file, shapes in shards.items():
@@ -302,15 +285,16 @@ def _write_shards(directory: pathlib.Path, params, dtype) -> dict[str, dict]:
             header, ends = _header(shapes, dtype)
             handle.write(header)
             handle.flush()
+            descriptors[file] = handle.fileno()
             for (name, shape), end in zip(shapes.items(), ends):
-                places[name] = handle.fileno(), len(header) + end - math.prod(shape) * dtype.itemsize
-                tensors[name] = {"file": file, "dtype": dtype.name, "shape": list(shape)}
+                offset = len(header) + end - math.prod(shape) * dtype.itemsize
+                tensors[name] = {"file": file, "offset": offset, "dtype": dtype.name, "shape": list(shape)}
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(WRITERS))
 
         def write(name, value):
             try:
                 data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-                _write_at(*places[name], data)
+                _write_at(descriptors[tensors[name]["file"]], tensors[name]["offset"], data)
                 tensors[name]["xxh3_64"] = xxhash.xxh3_64_hexdigest(data)
             finally:
                 slots.release()
@@ -360,9 +344,3 @@ def _write_at(descriptor: int, offset: int, data: np.ndarray) -> None:
     while len(data):
         written = os.pwrite(descriptor, data, offset)
         offset, data = offset + written, data[written:]
-
-
-def _file_entry(file: pathlib.Path) -> dict:
-    """Size of a file; and its checksum, unless it holds tensors, which have their own."""
-    entry = {"bytes": file.stat().st_size}
-    return entry if file.suffix == ".safetensors" else entry | {"xxh3_64": xxhash.xxh3_64_hexdigest(file.read_bytes())}

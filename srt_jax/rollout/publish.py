@@ -1,11 +1,13 @@
 """Exports of the weights for rollout servers: <directory>/step_NNNNNN/, complete or not there at all.
 
-Each is an ordinary Hugging Face directory and a manifest.json: step, hash of the config, and the names, shapes, dtypes,
-sizes and checksums (xxh3_64) of all tensors and files.
+Each is an ordinary Hugging Face directory and a manifest.json: step, hash of the config, the sizes of all files, and
+names, shapes, dtypes and checksums (xxh3_64) of all tensors, of all other bytes, and of the manifest itself.
 """
 import concurrent.futures
 import dataclasses
+import functools
 import json
+import math
 import mmap
 import os
 import pathlib
@@ -13,6 +15,7 @@ import shutil
 import time
 
 import jax
+import jax.numpy as jnp
 import xxhash
 
 from srt_jax.model import weights
@@ -45,7 +48,7 @@ def publish(params, step: int, directory, hf_config: dict, dtype, tokenizer_from
         _remove_leftovers(directory, step)
     path = directory / f"step_{step:06d}"
     size = weights.save(path, params, hf_config, dtype, tokenizer_from=tokenizer_from,
-                        manifest={"step": step, "config_hash": config_hash})
+                        before_naming=functools.partial(_write_manifest, step=step, config_hash=config_hash))
     return Published(path, step, size, time.perf_counter() - start)
 
 
@@ -56,26 +59,29 @@ def newest(directory) -> Published | None:
             manifest = check_sizes(path)
         except ExportError:
             continue
-        return Published(path, manifest["step"], sum(entry["bytes"] for entry in manifest["files"].values()), 0.0)
+        size = sum(entry["bytes"] for entry in manifest["files"].values()) + (path / MANIFEST).stat().st_size
+        return Published(path, manifest["step"], size, 0.0)
     return None
 
 
 def check_sizes(path) -> dict:
-    """The manifest of an export. Raises ExportError where it cannot be read, or a file has not the size it tells."""
+    """The manifest of an export. Raises ExportError where it is damaged, or a file has not the size it tells."""
     path = pathlib.Path(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
-        manifest["step"], manifest["tensors"]
+        whole = manifest.pop("xxh3_64") == _checksum_of(manifest)
     except FileNotFoundError:
         raise ExportError(f"{path} has no {MANIFEST}: it is no complete export.") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ExportError(f"{path / MANIFEST} is damaged.") from None
-    for name, size in sizes.items():
+        whole = False
+    if not whole:
+        raise ExportError(f"{path / MANIFEST} is damaged: it has not its own checksum.")
+    for name, entry in manifest["files"].items():
         found = (path / name).stat().st_size if (path / name).exists() else None
-        if found != size:
+        if found != entry["bytes"]:
             has = "does not exist" if found is None else f"has {found} bytes"
-            raise ExportError(f"{path / name} {has}, its manifest tells {size} bytes: it was cut short or changed.")
+            raise ExportError(
+                f"{path / name} {has}, its manifest tells {entry['bytes']} bytes: it was cut short or changed.")
     return manifest
 
 
@@ -83,19 +89,24 @@ def verify(path) -> dict:
     """The manifest of an export all of whose checksums hold. Raises ExportError that names the tensor or file."""
     path = pathlib.Path(path)
     manifest = check_sizes(path)
+
+    def check(data, first, last, checksum, what):
+        with data[first:last] as part:
+            if xxhash.xxh3_64_hexdigest(part) != checksum:
+                raise ExportError(f"{what} has not the checksum that its manifest tells: it was changed.")
+
     for name, entry in manifest["files"].items():
-        if "xxh3_64" in entry and xxhash.xxh3_64_hexdigest((path / name).read_bytes()) != entry["xxh3_64"]:
-            raise ExportError(f"{path / name} has not the checksum that its manifest tells: it was changed.")
-    files = [path / name for name in manifest["files"] if name.endswith(".safetensors")]
-    with concurrent.futures.ThreadPoolExecutor(weights.WRITERS) as pool:
-        found = {}
-        for file in files:
-            with open(file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                found |= _tensor_checksums(file, memoryview(data), pool)
-    told = {name: {key: entry[key] for key in ("shape", "xxh3_64")} for name, entry in manifest["tensors"].items()}
-    for name in sorted(told.keys() | found.keys()):
-        if told.get(name) != found.get(name):
-            raise ExportError(f"{path}: tensor {name!r} is not the one that its manifest tells: the file was changed.")
+        if not entry["bytes"]:  # an empty file cannot be mapped
+            continue
+        with open(path / name, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped, \
+                memoryview(mapped) as data, concurrent.futures.ThreadPoolExecutor(weights.WRITERS) as pool:
+            checks = [pool.submit(check, data, 0, entry["header_bytes"], entry["xxh3_64"], path / name)]
+            for tensor, t in manifest["tensors"].items():
+                if t["file"] == name:
+                    last = t["offset"] + math.prod(t["shape"]) * jnp.dtype(t["dtype"]).itemsize
+                    checks.append(pool.submit(check, data, t["offset"], last, t["xxh3_64"], f"{path}: {tensor}"))
+            for done in checks:
+                done.result()
     return manifest
 
 
@@ -110,24 +121,21 @@ def _exports(directory) -> list[tuple[int, pathlib.Path]]:
     return [(int(path.name[5:]), path) for path in pathlib.Path(directory).glob("step_*") if path.name[5:].isdigit()]
 
 
-def _tensor_checksums(file, data: memoryview, pool) -> dict[str, dict]:
-    """{tensor: its shape and checksum} of a mapped safetensors file."""
-    with data:
-        start = 8 + int.from_bytes(data[:8], "little")
-        try:
-            header = json.loads(bytes(data[8:start]))
-        except ValueError:
-            raise ExportError(f"{file} has a damaged header.") from None
-        header.pop("__metadata__", None)
+def _write_manifest(folder: pathlib.Path, tensors: dict, *, step: int, config_hash: str) -> None:
+    files = {}
+    for file in sorted(folder.iterdir()):
+        size = file.stat().st_size
+        header = min((t["offset"] for t in tensors.values() if t["file"] == file.name), default=size)
+        with open(file, "rb") as f:
+            files[file.name] = {
+                "bytes": size, "header_bytes": header, "xxh3_64": xxhash.xxh3_64_hexdigest(f.read(header))}
+    manifest = {"step": step, "config_hash": config_hash, "files": files, "tensors": tensors}
+    manifest["xxh3_64"] = _checksum_of(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
-        def checksum(entry):
-            first, last = entry["data_offsets"]
-            with data[start + first:start + last] as part:
-                return xxhash.xxh3_64_hexdigest(part)
 
-        checksums = pool.map(checksum, header.values())
-        return {name: {"shape": entry["shape"], "xxh3_64": found}
-                for (name, entry), found in zip(header.items(), checksums)}
+def _checksum_of(manifest: dict) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(manifest, sort_keys=True).encode())
 
 
 def _remove_leftovers(directory: pathlib.Path, step: int) -> None:

@@ -20,7 +20,7 @@ from srt_jax.model import sharding
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.rollout import publish, vllm_client, vllm_server
 from srt_jax.rollout.sampler import Finished, RolloutError, Rollouts, Sampling
-from srt_jax.rollout.vllm_client import ServerFailedError
+from srt_jax.rollout.vllm_client import GivenUpError, ServerFailedError
 from srt_jax.rollout.vllm_command import Settings
 
 PROBE_SEQUENCES, PROBE_TOKENS = 8, 64
@@ -119,13 +119,22 @@ class VLLMSampler:
                 server.wait()
                 vllm_server.check(server.url, self._model.config, self._max_model_len)
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            list(pool.map(self._update, self._servers))
+            given_up = list(pool.map(self._update, self._servers))
+        if all(given_up):
+            raise given_up[0]
+        for error in filter(None, given_up):
+            print(f"going on without it: {error}", flush=True)
+        self._servers = [server for server, error in zip(self._servers, given_up) if not error]
 
-    def _update(self, server) -> None:
+    def _update(self, server) -> GivenUpError | None:
         try:
             vllm_client.update_weights(server.url, self._published.path, self._published.step, self._published.bytes)
         except ServerFailedError as e:
-            self._recover(server, e, probe=False)
+            try:
+                self._recover(server, e, probe=False)
+            except GivenUpError as e:
+                return e
+        return None
 
     def _recover(self, server, reason, probe: bool = True) -> None:
         """Brings a server back with the published weights. Raises RolloutError where it cannot be."""
@@ -134,8 +143,7 @@ class VLLMSampler:
                 publish.verify(self._published.path)
             except publish.ExportError as e:
                 raise RolloutError(
-                    f"{server.name} failed ({reason}), and the export to restart it from is damaged: {e} Start again: "
-                    "the run goes on from its last checkpoint.") from None
+                    f"{server.name} failed ({reason}), and the export to restart it from is damaged: {e}") from None
             server.restart(self._published.path, reason)
             try:
                 vllm_client.update_weights(
@@ -167,8 +175,8 @@ class VLLMSampler:
                 continue  # sampling finds out, and recovers it
             if served != str(self._published.step):
                 raise RolloutError(
-                    f"{server.name} serves weights version {served!r}, not {self._published.step}: it was restarted or "
-                    "updated by somebody else; start this run again, it goes on.")
+                    f"{server.name} serves weights version {served!r}, not {self._published.step}: somebody else "
+                    "restarted or updated it.")
 
     # ---- probe
 
@@ -211,6 +219,6 @@ def _make_score(graphdef, mesh):
     """score(params, tokens [B, S]) -> log-probs [B, S - 1] of all but the first, as the trainer computes them."""
     def score(params, tokens):
         model = nnx.merge(graphdef, params)
-        return token_logprobs(model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:])[0]
+        return token_logprobs(model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], mesh=mesh)[0]
 
     return jax.jit(score, out_shardings=sharding.replicated(mesh))

@@ -1,0 +1,36 @@
+"""Samplers and configs of tests that attach to a running server."""
+import jax
+import numpy as np
+
+from srt_jax.loading import load_weights, open_mesh
+from srt_jax.model import weights
+from srt_jax.prepare import read_model
+from srt_jax.rollout.vllm_sampler import VLLMSampler
+from tests.helpers import small_config
+
+
+def vllm_config(model, out, name, servers=(), steps=3):
+    """The small experiment with rollouts from these servers."""
+    config = small_config(model, out, name, steps)
+    config.rollout.sampler, config.rollout.servers = "vllm", tuple(servers)
+    config.rollout.max_logprob_gap = 1e-4
+    return config
+
+
+def open_vllm_sampler(config):
+    """(sampler, graphdef, parameters, mesh) of a config; nothing is loaded yet."""
+    model, mesh = read_model(config), open_mesh(config)
+    graphdef, params = load_weights(config, model, mesh)
+    directory = config.out + "/" + config.name
+    return VLLMSampler(config, model, graphdef, mesh, directory), graphdef, params, mesh
+
+
+def changed(params, seed, scale=0.1):
+    """Other weights: every tensor moves by about a tenth."""
+    rng = np.random.default_rng(seed)
+
+    def move(path, x):
+        noise = scale * np.std(np.asarray(x)) * rng.standard_normal(x.shape) + scale / 10
+        return jax.device_put(np.asarray(x) + noise.astype(np.float32), x.sharding)
+
+    return weights.map_with_path(move, params)
