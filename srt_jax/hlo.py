@@ -43,12 +43,12 @@ class Instruction:
 class Program:
     """The computations of a compiled module, and how often each runs.
 
-    trips(instruction) -> int is asked for the `while` loops whose trip count is data.
+    trips(program, loop) -> int is asked for the `while` loops whose trip count is data; without it they count once.
     """
 
-    def __init__(self, text: str, trips=lambda loop: 1):
+    def __init__(self, text: str, trips=None):
         self.computations, self.entry = _parse(text)
-        self.trips = trips
+        self.trips = trips or (lambda program, loop: 1)
         self.runs = collections.Counter()  # computation -> times it runs
         self.fused = set()  # computations inside one kernel: their own instructions move no memory
         self._walk(self.entry, 1, fused=False)
@@ -79,6 +79,18 @@ class Program:
         """
         return float(sum(runs * self._kernel_bytes(name) for name, runs in self.runs.items() if name not in self.fused))
 
+    def has_loop(self, loop: Instruction) -> bool:
+        """Does the body of this loop hold another one, in itself or in what it calls, whose trip count is known?"""
+        seen, left = set(), [loop.attribute("body")]
+        while left:
+            name = left.pop()
+            for instruction in self.computations[name].values() if name not in seen else ():
+                if instruction.opcode == "while" and self._known_trip_count(instruction) is not None:
+                    return True
+                left += [c for c in (instruction.attribute("calls"), instruction.attribute("to_apply")) if c]
+            seen.add(name)
+        return False
+
     def _walk(self, name: str, runs: int, fused: bool) -> None:
         self.runs[name] += runs
         if fused:
@@ -98,16 +110,21 @@ class Program:
                     self._walk(called, runs, fused or instruction.opcode == "fusion")
 
     def _trip_count(self, loop: Instruction) -> int:
-        """What XLA knows, else the constant of the condition (loops run from 0 in steps of 1), else data."""
+        known = self._known_trip_count(loop)
+        return self.trips(self, loop) if known is None else known
+
+    def _known_trip_count(self, loop: Instruction) -> int | None:
+        """What XLA knows, else the constant of the condition (loops run from 0 in steps of 1); None: it is data."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if known:
             return int(known.group(1))
-        for instruction in self.computations[loop.attribute("condition")].values():
-            if instruction.opcode == "compare" and "direction=LT" in instruction.attributes:
-                bound = self.computations[loop.attribute("condition")].get(instruction.operands[1])
-                if bound is not None and bound.opcode == "constant":
-                    return int(bound.literal)
-        return self.trips(loop)
+        condition = self.computations[loop.attribute("condition")]
+        root = list(condition.values())[-1]
+        if root.opcode == "compare" and "direction=LT" in root.attributes:
+            bound = condition.get(root.operands[1])
+            if bound is not None and bound.opcode == "constant":
+                return int(bound.literal)
+        return None
 
     def _collectives(self):
         """(kind, the instruction whose shape is the result, the one with the groups, times it runs)."""

@@ -21,13 +21,14 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, hlo, runtime, topology, xla_flags
-from srt_jax.config import CHOICES, ConfigError, validate
+from srt_jax.config import ConfigError, validate
 from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, read_hf_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-plan" / "bin" / "python"
-REMATS = CHOICES["model.remat"]  # lightest first
+# From the lightest, that computes nothing again in the backward pass, to the heaviest, that computes all of it.
+REMATS = ("none", "attention", "dots", "full")
 GB = 1e9
 
 
@@ -60,7 +61,9 @@ def plan(config: ConfigDict, where: topology.Topology, search: bool = True, prog
         result["sampler"] = sampler_report(config, model, where, devices, update["bytes_per_device"], progress)
         result["fits"] = update["fits"] and result["sampler"]["fits"]
     if search:
-        found = largest(config, compile_update)
+        # Kernels other than XLA never hold the scores: remat "attention" is "none".
+        remats = [remat for remat in REMATS if remat != "attention" or kernel_of(config, where) == "xla"]
+        found = largest(config, remats, compile_update)
         result["largest"] = {name: report(config, model, where, candidate, compile_update(*candidate))
                              for name, candidate in found.items()}
     return result
@@ -95,15 +98,11 @@ def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, lis
         notes.append(f"batch.microbatch_sequences={config.batch.microbatch_sequences} does not suit {rows} data x fsdp "
                      f"shards: planned with {rows}.")
         config.batch.microbatch_sequences = rows
-    if config.rollout.prompts_per_call % rows and config.rollout.sampler == "jax":
-        notes.append(f"rollout.prompts_per_call={config.rollout.prompts_per_call} does not suit {rows} data x fsdp "
-                     f"shards: planned with {rows}.")
-        config.rollout.prompts_per_call = rows
     config.batch.length_buckets = (max(config.batch.length_buckets),)
     return config, notes
 
 
-def largest(config: ConfigDict, compile_update) -> dict[str, tuple[str, int]]:
+def largest(config: ConfigDict, remats: list[str], compile_update) -> dict[str, tuple[str, int]]:
     """The largest micro-batch that fits, with the lightest remat that fits at all, and with full remat.
 
     Tries the remats from the lightest with one row per device, then halves the range of micro-batches: at most
@@ -120,12 +119,12 @@ def largest(config: ConfigDict, compile_update) -> dict[str, tuple[str, int]]:
             low, high = (middle, high) if compile_update(remat, sizes[middle]).fits else (low, middle)
         return remat, sizes[low]
 
-    lightest = next((remat for remat in REMATS if compile_update(remat, sizes[0]).fits), None)
+    lightest = next((remat for remat in remats if compile_update(remat, sizes[0]).fits), None)
     if lightest is None:
         return {}
     found = {"lightest_remat": most(lightest)}
-    if lightest != REMATS[-1] and found["lightest_remat"][1] < sizes[-1]:
-        found["largest_microbatch"] = most(REMATS[-1])
+    if lightest != remats[-1] and found["lightest_remat"][1] < sizes[-1]:
+        found["largest_microbatch"] = most(remats[-1])
     return found
 
 
@@ -165,10 +164,12 @@ def abstract_model(config: ConfigDict, model: ModelConfig, devices):
     """(mesh, graph definition, parameters as abstract arrays on the mesh)."""
     import jax
 
-    from srt_jax.model import decoder, sharding, weights
+    from srt_jax.model import attention, decoder, sharding, weights
 
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
-    graphdef, shapes = decoder.abstract(model, config.model.dtype, config.model.remat != "none")
+    sharding.check_mesh(model, config.mesh.tensor)
+    kernel = attention.choose(config.model.attention, devices[0].platform, config.model.dtype)
+    graphdef, shapes = decoder.abstract(model, config.model.dtype, config.model.remat, kernel, mesh)
     return mesh, graphdef, weights.map_with_path(lambda path, x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)), shapes)
 
@@ -181,8 +182,8 @@ def bytes_per_device(tree) -> int:
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _compile(lowered, held: dict, where: topology.Topology, progress, what: str, trips=lambda loop: 1) -> Compiled:
-    """trips(loop): how often a loop runs whose trip count is data."""
+def _compile(lowered, held: dict, where: topology.Topology, progress, what: str, trips=None) -> Compiled:
+    """trips(program, loop): how often a loop runs whose trip count is data."""
     import jax
 
     start = time.perf_counter()
@@ -196,8 +197,8 @@ def _compile(lowered, held: dict, where: topology.Topology, progress, what: str,
         result = Compiled(False, held | {"temporaries": None, "total": total}, {}, 0.0, 0.0, 0.0)
     else:
         memory = compiled.memory_analysis()
-        kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        total = kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+        total = (sum(held.values()) + memory.output_size_in_bytes - memory.alias_size_in_bytes
+                 + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
         program = hlo.Program(compiled.as_text(), trips)
         result = Compiled(
             total <= available(where), held | {"temporaries": memory.temp_size_in_bytes, "total": total},
@@ -227,10 +228,17 @@ def report(config: ConfigDict, model: ModelConfig, where, candidate: tuple[str, 
     settings = UpdateConfig.of(config)
     lengths = [max(config.batch.length_buckets)] * settings.layout.sequences
     passes = flops.update(model, lengths, settings.scores_policy, settings.scores_reference, settings.epochs_per_step)
-    again = {"none": 0.0, "dots": 0.0, "attention": 1.0, "full": 1.0}[remat] * passes["gradient"] / 3
+    again = flops.recomputed(model, lengths, remat, kernel_of(config, where)) * settings.epochs_per_step
     required = sum(passes.values()) / where.num_devices
     executed = required + again / where.num_devices
     return {"remat": remat, "microbatch_sequences": microbatch, **program_report(compiled, where, required, executed)}
+
+
+def kernel_of(config: ConfigDict, where: topology.Topology) -> str:
+    """xla | cudnn | splash, as the model would choose on the topology."""
+    from srt_jax.model import attention
+
+    return attention.choose(config.model.attention, where.platform, config.model.dtype)
 
 
 def program_report(compiled: Compiled, where: topology.Topology, required: float, executed: float) -> dict:
@@ -257,11 +265,17 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
     Optimizer and reference stay in memory meanwhile (`resident`: bytes of the update). One compiled call serves
     rollout.prompts_per_call prompts; a step makes as many calls as its prompts need.
     """
-    lowered, held, loops = lower_sampler(config, model, devices)
-    held |= {kind: resident[kind] for kind in ("optimizer", "reference")}
-    compiled = _compile(lowered, held, where, progress, "sampler", trips=lambda loop: loops)
-    b = config.batch
+    b, slots = config.batch, config.rollout.slots
     calls = -(-b.prompts_per_step // config.rollout.prompts_per_call)
+    turns = -(-config.rollout.prompts_per_call * b.samples_per_prompt // slots) if slots else 1
+    lowered, held = lower_sampler(config, model, devices)
+    held |= {kind: resident[kind] for kind in ("optimizer", "reference")}
+
+    def trips(program, loop):
+        """Decoding runs the layers in its body; the loop that hands a free slot its next request does not."""
+        return turns * b.max_response_tokens if program.has_loop(loop) else 1
+
+    compiled = _compile(lowered, held, where, progress, "sampler", trips)
     compiled = dataclasses.replace(
         compiled, collective_bytes={kind: calls * n for kind, n in compiled.collective_bytes.items()},
         received_bytes=calls * compiled.received_bytes, memory_bytes=calls * compiled.memory_bytes)
@@ -272,22 +286,15 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
 
 
 def lower_sampler(config: ConfigDict, model: ModelConfig, devices):
-    """(one lowered call of the sampler, bytes per device of its parameters, tokens that it decodes)."""
-    import jax
-    import jax.numpy as jnp
-
-    from srt_jax.model import sharding
+    """(one lowered call of the sampler, bytes per device of its parameters)."""
     from srt_jax.rollout.jax_sampler import JaxSampler
     from srt_jax.rollout.sampler import Sampling
 
     mesh, graphdef, params = abstract_model(config, model, devices)
-    longest, size = max(config.rollout.prompt_buckets), config.rollout.prompts_per_call
-    sampler = JaxSampler(graphdef, mesh, [0], [longest], size)
-    sampling = Sampling(config.batch.max_response_tokens, config.rollout.temperature)
-    shapes = ((size, longest), jnp.int32), ((size,), jnp.int32), ((size, 2), jnp.uint32)
-    arguments = [jax.ShapeDtypeStruct(*shape, sharding=sharding.by_rows(mesh)) for shape in shapes]
-    lowered = sampler._program(config.batch.samples_per_prompt, sampling).lower(params, *arguments)
-    return lowered, {"parameters": bytes_per_device(params)}, sampling.max_tokens
+    rollout = config.rollout
+    sampler = JaxSampler(graphdef, mesh, [0], rollout.prompt_buckets, rollout.prompts_per_call, rollout.slots)
+    sampling = Sampling(config.batch.max_response_tokens, rollout.temperature)
+    return sampler.lower(params, config.batch.samples_per_prompt, sampling), {"parameters": bytes_per_device(params)}
 
 
 def table(result: dict) -> str:

@@ -57,6 +57,14 @@ def test_update_adds_up_its_passes():
         "old": once, "reference": 0, "gradient": 6 * once}
 
 
+def test_recomputed_by_hand():
+    head, attention = 2 * 32 * 32 * 4, 2 * 4 * 32 * (6 + 1)
+    assert flops.recomputed(TINY, [3, 1], "none", "xla") == flops.recomputed(TINY, [3, 1], "attention", "cudnn") == head
+    assert flops.recomputed(TINY, [3, 1], "attention", "xla") == head + attention
+    assert flops.recomputed(TINY, [3, 1], "dots", "cudnn") == head + attention
+    assert flops.recomputed(TINY, [3, 1], "full", "cudnn") == flops.forward(TINY, [3, 1])
+
+
 def test_sampling_equals_a_loop_over_tokens():
     prompts, responses = [4, 2], [[3, 1], [2, 5]]
     total = 0
