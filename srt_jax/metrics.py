@@ -38,6 +38,7 @@ TAGS = {
     "publish/seconds": "vllm: seconds of the export for the servers",
     "publish/bytes_per_second": "vllm: bytes of the export / its seconds",
     "publish/reload_seconds": "vllm: seconds until all servers have read it, checksums included",
+    "publish/probe_seconds": "vllm: seconds of the comparison with the trainer's log-probs",
     "publish/probe_gap_mean": "vllm: mean |server's - trainer's log-prob| of the probe's tokens, worst server",
     "publish/probe_gap_max": "vllm: largest |server's - trainer's log-prob| of the probe's tokens",
     "update/loss": "policy-gradient loss; near 0 by construction, since advantages sum to 0: watch the rewards",

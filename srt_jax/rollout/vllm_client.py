@@ -130,7 +130,7 @@ def _read(response) -> dict:
     try:
         return response.json() if response.content else {}
     except ValueError:
-        raise ServerFailedError(f"{response.url.path} answers with something that is not JSON") from None
+        raise RolloutError(f"{response.url} answers with something that is not JSON.") from None
 
 
 def _reason(response) -> str:

@@ -30,7 +30,7 @@ OVERCOMMIT = 1.5  # requests sent to a server, relative to what it decodes at a 
 class VLLMSampler:
     """Samples through HTTP from servers that are started here, or named by rollout.servers.
 
-    `report` holds figures of the last load: seconds and bytes/s of the export, seconds of the reload, the probe's gaps.
+    `report` holds figures of the last load: seconds and bytes/s of the export, seconds of reload and probe, its gaps.
     """
 
     def __init__(self, config, model, graphdef, mesh, directory):
@@ -57,7 +57,7 @@ class VLLMSampler:
         first, self._published = self._published is None, published
         start = time.perf_counter()
         self._on_first_process(lambda: self._serve(first))
-        seconds = time.perf_counter() - start
+        reloaded = time.perf_counter()
         if first:
             self._sequences = self._sample_sequences()
         self._expected = np.asarray(self._score(params, sharding.place(self._sequences, sharding.by_rows(self._mesh))))
@@ -65,7 +65,8 @@ class VLLMSampler:
         self.report = {
             "publish/seconds": published.seconds,
             "publish/bytes_per_second": published.bytes / published.seconds,
-            "publish/reload_seconds": seconds,
+            "publish/reload_seconds": reloaded - start,
+            "publish/probe_seconds": time.perf_counter() - reloaded,
             "publish/probe_gap_mean": max(gap for gap, _ in gaps),
             "publish/probe_gap_max": max(gap for _, gap in gaps),
         }

@@ -111,18 +111,26 @@ class Attached:
 
     def __init__(self, url: str, *, start_seconds: float, max_restarts: int):
         self.name = self.url = url.rstrip("/")
-        self._start_seconds, self._left = start_seconds, max_restarts
+        self._start_seconds, self._left, self._deadline = start_seconds, max_restarts, 0.0
 
     def start(self, model) -> None:
-        """It runs already."""
+        """It was started elsewhere, perhaps just now."""
+        self._deadline = time.monotonic() + self._start_seconds
 
     def wait(self) -> None:
-        """Returns once it samples. Raises GivenUpError where it does not within start_seconds."""
-        deadline = time.monotonic() + self._start_seconds
-        while not vllm_client.is_healthy(self.url, vllm_client.BASE_SECONDS):
-            if time.monotonic() > deadline:
-                raise GivenUpError(f"{self.url} does not answer: start it again, then this run: it goes on.")
-            time.sleep(1.0)
+        """Returns once it answers, whoever it is. Raises ConfigError where nobody does within start_seconds."""
+        while True:
+            try:
+                vllm_client.call(self.url, "GET", "/v1/models", seconds=10)
+            except ServerFailedError as e:
+                if time.monotonic() > self._deadline:
+                    raise ConfigError(f"rollout.servers: nobody answers at {self.url} ({e}): correct the URL, or "
+                                      f"{BY_SCRIPT}.") from None
+                time.sleep(1.0)
+            except RolloutError:
+                return
+            else:
+                return
 
     def restart(self, model, reason) -> None:
         """Waits for it to be well again. Raises GivenUpError where it fails too often, or stays away."""
@@ -130,7 +138,11 @@ class Attached:
             raise GivenUpError(f"{self.url} failed too often ({reason}; rollout.vllm.max_restarts).")
         self._left -= 1
         print(f"{self.url} failed ({reason}): waiting for it", flush=True)
-        self.wait()
+        deadline = time.monotonic() + self._start_seconds
+        while not vllm_client.is_healthy(self.url, vllm_client.BASE_SECONDS):
+            if time.monotonic() > deadline:
+                raise GivenUpError(f"{self.url} failed ({reason}) and did not come back: start it again.")
+            time.sleep(1.0)
 
     def stop(self, seconds: float = 0) -> None:
         """It goes on without us."""

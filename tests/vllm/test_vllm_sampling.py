@@ -10,6 +10,8 @@ from attached import changed, open_vllm_sampler, vllm_config
 
 from srt_jax.config import ConfigError
 from srt_jax.model import weights
+from srt_jax.model.config import ModelConfig, read_hf_config
+from srt_jax.model.decoder import abstract
 from srt_jax.rollout import publish, vllm_client, vllm_server
 from srt_jax.rollout.jax_sampler import JaxSampler
 from srt_jax.rollout.sampler import RolloutError, Sampling, problem_seeds
@@ -28,6 +30,12 @@ def opened(server, miniature, tmp_path):
     return sampler, graphdef, params, mesh
 
 
+@pytest.fixture(scope="module")
+def on_one_device(miniature):
+    """The graphdef of the miniature without a mesh."""
+    return abstract(ModelConfig.from_hf(read_hf_config(miniature)))[0]
+
+
 def exact_logprobs(graphdef, params, rollouts, temperature):
     """Log-probs of the rollouts' response tokens, each row by itself, padded as they are."""
     out = np.zeros_like(rollouts.logprobs)
@@ -41,8 +49,8 @@ def exact_logprobs(graphdef, params, rollouts, temperature):
     return np.where(inside, out, 0.0)
 
 
-def test_rollouts_have_the_trainers_logprobs_and_end_where_it_ends_them(opened):
-    sampler, graphdef, params, _ = opened
+def test_rollouts_have_the_trainers_logprobs_and_end_where_it_ends_them(opened, on_one_device):
+    sampler, _, params, _ = opened
     stops = sampler._model.stop_ids
     for temperature in (1.0, 0.6):
         called = {}
@@ -50,7 +58,7 @@ def test_rollouts_have_the_trainers_logprobs_and_end_where_it_ends_them(opened):
         assert rollouts.version == 1 and rollouts.tokens.shape == (4, 6, 18) and rollouts.prompts == PROMPTS
         host = jax.device_get(params)
         np.testing.assert_allclose(
-            rollouts.logprobs, exact_logprobs(graphdef, host, rollouts, temperature), atol=1e-4)
+            rollouts.logprobs, exact_logprobs(on_one_device, host, rollouts, temperature), atol=1e-4)
         for p, responses in enumerate(rollouts.responses()):
             for i, response in enumerate(responses):
                 np.testing.assert_array_equal(response, called[p][i])
@@ -70,14 +78,14 @@ def test_samples_depend_on_their_seed_only_and_all_differ(opened):
     assert len({row.tobytes() for row in same_prompt.tokens.reshape(24, 18)}) == 24
 
 
-def test_first_tokens_are_distributed_as_the_models_softmax(opened):
-    sampler, graphdef, params, _ = opened
+def test_first_tokens_are_distributed_as_the_models_softmax(opened, on_one_device):
+    sampler, _, params, _ = opened
     n, prompt = 4000, PROMPTS[1]
     seeds = problem_seeds(0, "train", 2, [str(i) for i in range(20)])
     rollouts = sampler.generate([prompt] * 20, n // 20, Sampling(1, 1.3), seeds)
     counts = np.bincount(rollouts.tokens.reshape(-1), minlength=25)
     rows = np.array([[*prompt, token] for token in range(25)], np.int32)
-    p = np.exp(direct_logprobs(graphdef, jax.device_get(params), rows, 1.3)[0][:, -1])
+    p = np.exp(direct_logprobs(on_one_device, jax.device_get(params), rows, 1.3)[0][:, -1])
     assert p.sum() == pytest.approx(1, abs=1e-5)
     likely = n * p > 5
     statistic = ((counts - n * p)[likely] ** 2 / (n * p)[likely]).sum()
@@ -85,7 +93,7 @@ def test_first_tokens_are_distributed_as_the_models_softmax(opened):
     assert degrees > 2 and statistic < degrees + 4 * np.sqrt(2 * degrees)
 
 
-def test_evaluation_is_greedy_at_temperature_0_and_truncates(opened):
+def test_evaluation_is_greedy_at_temperature_0_and_truncates(opened):  # the in-process sampler is the reference
     sampler, graphdef, params, mesh = opened
     greedy = sampler.generate(PROMPTS, 3, Sampling(18, 0.0), SEEDS)
     ours = JaxSampler(graphdef, mesh, sampler._model.stop_ids, (10,), 8)
@@ -170,11 +178,12 @@ def test_a_url_that_is_no_vllm_server_is_refused(miniature, tmp_path):
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
     try:
-        for port in (web.server_port, free_port()):
+        for port, words in ((web.server_port, "is no vLLM server"), (free_port(), "nobody answers")):
             config = vllm_config(miniature, tmp_path, "run", [f"http://127.0.0.1:{port}"])
             config.rollout.vllm.start_seconds = 1.0
             sampler, _, params, _ = open_vllm_sampler(config)
-            with pytest.raises(ConfigError, match=rf"rollout.servers: http://127.0.0.1:{port} is no vLLM server"):
+            with pytest.raises(ConfigError, match=rf"rollout.servers: .*{words}") as refused:
                 sampler.load(params, 0)
+            assert f"http://127.0.0.1:{port}" in str(refused.value)
     finally:
         web.shutdown()

@@ -1,0 +1,107 @@
+"""Seconds from new weights in the trainer to the same weights in a vLLM server, beside a plain copy of the same bytes.
+
+    python benchmarks/weight_sync.py [--models SmolLM2-135M ...] [--folders runs/weight_sync /dev/shm/weight_sync]
+                                     [--dtype bfloat16] [--repeats 3]
+
+Models are random ones of these shapes (srt_jax/model/hf). Export: gather, cast, checksum, write, flush, rename. Reload:
+verify all checksums, pause, have the server of .venv-vllm read the files, resume. Probe: score fixed sequences on both
+sides and compare. Copy: the exported files once more, in the same folder, flushed. Medians, one JSON line per model and
+folder.
+"""
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import jax
+
+from srt_jax import miniature
+from srt_jax.config import base
+from srt_jax.loading import open_mesh
+from srt_jax.model import decoder, weights
+from srt_jax.model.config import ModelConfig
+from srt_jax.prepare import read_model
+from srt_jax.rollout.vllm_sampler import VLLMSampler
+
+SHAPES = pathlib.Path(__file__).parents[1] / "srt_jax" / "model" / "hf"
+
+
+def main():
+    args = parse()
+    for name in args.models:
+        with tempfile.TemporaryDirectory() as scratch:
+            hf_config = {**json.loads((SHAPES / f"{name}.json").read_text()), "eos_token_id": 1, "bos_token_id": 1}
+            for folder in args.folders:
+                print(json.dumps(measure(name, hf_config, pathlib.Path(scratch), folder, args)), flush=True)
+
+
+def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args) -> dict:
+    """Starts a server, then updates its weights `repeats` times, and copies the last export as often."""
+    config = base()
+    config.name, config.out = name, str(scratch)
+    config.model.path, config.model.dtype = str(scratch / "model"), args.dtype
+    config.batch.max_prompt_tokens, config.batch.max_response_tokens = 64, 64
+    config.rollout.vllm.update({"weights_directory": folder, "memory_fraction": 1.0, "max_sequences": 16})
+    mesh = open_mesh(config)
+    graphdef, params = decoder.create(ModelConfig.from_hf(hf_config), 0, mesh, args.dtype)
+    if not (scratch / "model").exists():
+        miniature.tokenizer().save_pretrained(scratch / "tokenizer")
+        weights.save(scratch / "model", params, hf_config, args.dtype, tokenizer_from=scratch / "tokenizer")
+    sampler = VLLMSampler(config, read_model(config), graphdef, mesh, scratch / "run")
+    reports, copies = [], []
+    try:
+        sampler.load(params, 0)  # starts the server
+        for step in range(1, args.repeats + 1):
+            params = jax.tree.map(lambda x: x * 1.01, params)
+            sampler.load(params, step)
+            reports.append(sampler.report)
+        exported = pathlib.Path(folder) / name / f"step_{args.repeats:06d}"
+        copies = [copy_seconds(exported) for _ in range(args.repeats)]
+        size = sum(file.stat().st_size for file in exported.iterdir())
+    finally:
+        sampler.close()
+        shutil.rmtree(pathlib.Path(folder) / name, ignore_errors=True)
+    seconds = {key: statistics.median(report[f"publish/{key}"] for report in reports)
+               for key in ("seconds", "reload_seconds", "probe_seconds", "probe_gap_mean", "probe_gap_max")}
+    copy = statistics.median(copies)
+    return {
+        "benchmark": "weight_sync", "model": name, "dtype": args.dtype, "folder": folder, "bytes": size,
+        "export_s": round(seconds["seconds"], 3), "reload_s": round(seconds["reload_seconds"], 3),
+        "probe_s": round(seconds["probe_seconds"], 3), "copy_s": round(copy, 3),
+        "export_bytes_per_s": round(size / seconds["seconds"]),
+        "reload_bytes_per_s": round(size / seconds["reload_seconds"]), "copy_bytes_per_s": round(size / copy),
+        "export_and_reload_by_copy": round((seconds["seconds"] + seconds["reload_seconds"]) / copy, 2),
+        "probe_gap_mean": seconds["probe_gap_mean"], "probe_gap_max": seconds["probe_gap_max"]}
+
+
+def copy_seconds(directory: pathlib.Path) -> float:
+    """A plain copy of the files into a new folder beside it, each flushed."""
+    target = directory.with_name("copy")
+    shutil.rmtree(target, ignore_errors=True)
+    start = time.perf_counter()
+    target.mkdir()
+    for file in directory.iterdir():
+        shutil.copyfile(file, target / file.name)
+        with open(target / file.name, "rb") as f:
+            os.fsync(f.fileno())
+    return time.perf_counter() - start
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["SmolLM2-135M", "Qwen2.5-0.5B", "Qwen2.5-1.5B"])
+    parser.add_argument("--folders", nargs="+", default=["runs/weight_sync", "/dev/shm/weight_sync"])
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
