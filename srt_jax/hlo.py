@@ -43,12 +43,13 @@ class Instruction:
 class Program:
     """The computations of a compiled module, and how often each runs.
 
-    trips(program, loop) -> int is asked for the `while` loops whose trip count is data; without it they count once.
+    trips(program, loop) -> int is asked for the `while` loops whose trip count is data. Raises ValueError for such a
+    loop where `trips` is not given.
     """
 
     def __init__(self, text: str, trips=None):
         self.computations, self.entry = _parse(text)
-        self.trips = trips or (lambda program, loop: 1)
+        self.trips = trips
         self.runs = collections.Counter()  # computation -> times it runs
         self.fused = set()  # computations inside one kernel: their own instructions move no memory
         self._walk(self.entry, 1, fused=False)
@@ -111,6 +112,8 @@ class Program:
 
     def _trip_count(self, loop: Instruction) -> int:
         known = self._known_trip_count(loop)
+        if known is None and self.trips is None:
+            raise ValueError(f"the trip count of the loop {loop.name} ({loop.op_name}) is not known.")
         return self.trips(self, loop) if known is None else known
 
     def _known_trip_count(self, loop: Instruction) -> int | None:
@@ -120,6 +123,9 @@ class Program:
             return int(known.group(1))
         condition = self.computations[loop.attribute("condition")]
         root = list(condition.values())[-1]
+        if root.opcode == "fusion":  # the comparison, with its constant, as a kernel
+            condition = self.computations[root.attribute("calls")]
+            root = list(condition.values())[-1]
         if root.opcode == "compare" and "direction=LT" in root.attributes:
             bound = condition.get(root.operands[1])
             if bound is not None and bound.opcode == "constant":

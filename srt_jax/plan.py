@@ -353,6 +353,8 @@ def main(argv) -> int:
 
     jax.config.update("jax_platforms", "cpu")  # whatever this machine has, nothing runs on it
     runtime.start(where.num_devices if where.platform == "cpu" else 0)
+    # A program for devices that are not there cannot be read back.
+    jax.config.update("jax_enable_compilation_cache", where.platform == "cpu")
     progress = functools.partial(print, file=sys.stderr, flush=True)
     result = plan(config, where, search=not given.microbatch, progress=progress)
     print(json.dumps(result) if given.json else table(result))

@@ -57,7 +57,10 @@ def test_trip_counts_that_are_data_are_asked_for():
 
     program, _ = compiled(until_large, (D, D), (D, D), specs=(P(None, "fsdp"), P("fsdp")), out=P(None, "fsdp"),
                           trips=trips)
-    once, _ = compiled(until_large, (D, D), (D, D), specs=(P(None, "fsdp"), P("fsdp")), out=P(None, "fsdp"))
+    once, _ = compiled(until_large, (D, D), (D, D), specs=(P(None, "fsdp"), P("fsdp")), out=P(None, "fsdp"),
+                       trips=lambda program, loop: 1)
+    with pytest.raises(ValueError, match="trip count of the loop while"):
+        compiled(until_large, (D, D), (D, D), specs=(P(None, "fsdp"), P("fsdp")), out=P(None, "fsdp"))
     assert len(asked) == 1 and "while" in asked[0][0] and not asked[0][1]
     assert program.collective_bytes()
     assert all(program.runs[name] in (runs, 11 * runs) for name, runs in once.runs.items())
@@ -112,6 +115,18 @@ MODULE = """HloModule test, is_scheduled=true
   ROOT %less = pred[]{:T(512)} compare(%j, %bound), direction=LT
 }
 
+%fused (r: s32[]) -> pred[] {
+  %r = s32[] parameter(0)
+  %nine = s32[] constant(9)
+  ROOT %compare = pred[] compare(%r, %nine), direction=LT
+}
+
+%fused_condition (q: (s32[], bf16[4,8])) -> pred[] {
+  %q.1 = (s32[], bf16[4,8]{1,0}) parameter(0)
+  %j.1 = s32[] get-tuple-element(%q.1), index=0
+  ROOT %fusion = pred[] fusion(%j.1), kind=kLoop, calls=%fused
+}
+
 ENTRY %main (a: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
   %a = (s32[], bf16[4,8]{1,0}, /*index=2*/f32[]) parameter(0)
   ROOT %loop = (s32[], bf16[4,8]{1,0}) while(%a), condition=%condition, body=%body, metadata={op_name="jit(f)/while"}
@@ -126,6 +141,12 @@ def test_asynchronous_collectives_count_once_and_groups_are_read(groups, size):
     program = hlo.Program(MODULE.replace("GROUPS", groups))
     assert program.collective_bytes() == {"all-gather": 6 * 2 * 16 * 8}
     assert program.received_bytes() == pytest.approx(6 * 2 * 16 * 8 * (size - 1) / size)
+
+
+def test_a_condition_may_be_a_kernel():
+    text = MODULE.replace("GROUPS", "[2,4]<=[8]").replace("condition=%condition", "condition=%fused_condition")
+    program = hlo.Program(text)
+    assert program.collective_bytes() == {"all-gather": 9 * 2 * 16 * 8}
 
 
 def test_on_chip_memory_is_no_traffic():
