@@ -1,31 +1,61 @@
-"""The in-process sampler: prefill and decoding in one jitted program per prompt bucket.
+"""The in-process sampler: prefill and decoding in one jitted program, from the trainer's own parameters.
 
-The n samples of a prompt share its prefill and its keys and values. Each sample draws from a random key of its own, so
-at equal compiled shape it does not depend on its neighbours. Letters: P prompts, n samples of each, S prompt tokens,
-T response tokens; L, K, H, V as in model/decoder.py.
+`rollout.slots` chooses between two programs: together.py (all samples of a call decode in step) and slots.py (a fixed
+number of sequences at a time, from a queue). Each sample draws from a random key of its own, so at equal compiled shape
+it does not depend on its neighbours. Where a call has fewer prompts than the mesh has row shards, a prompt's samples
+are divided among several of its rows. Letters: P rows of a call, n samples of each, S prompt tokens, T response tokens.
 """
 import functools
+import math
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
 
-from srt_jax.model import attention, sharding, weights
+from srt_jax.model import sharding
+from srt_jax.model.paths import map_with_path
+from srt_jax.rollout import drawing, slots, together
 from srt_jax.rollout.sampler import Rollouts, Sampling
 
 
-class JaxSampler:
-    """Samples from the trainer's own parameters; `load` is a pointer."""
+@flax.struct.dataclass
+class Prompts:
+    """The rows of one call: a prompt and the samples of it that are drawn here.
 
-    def __init__(self, graphdef, mesh: Mesh, stop_ids, prompt_buckets, prompts_per_call: int):
+    tokens [P, S], right-padded with 0; lengths [P]; seeds [P, 2] uint32; first [P], the index of the row's first
+    sample; samples [P], how many: 0 for an empty row.
+    """
+    tokens: jax.Array
+    lengths: jax.Array
+    seeds: jax.Array
+    first: jax.Array
+    samples: jax.Array
+
+
+class JaxSampler:
+    """Samples from the trainer's own parameters; `load` is a pointer.
+
+    prompts_per_call prompts go through a program together; num_slots (0: all) sequences decode at a time.
+    """
+
+    def __init__(self, graphdef, mesh: Mesh, stop_ids, prompt_buckets, prompts_per_call: int, num_slots: int = 0):
         self._graphdef, self._mesh = graphdef, mesh
         self._stop_ids = tuple(int(i) for i in stop_ids)
-        self._buckets = sorted(prompt_buckets)
-        self._prompts_per_call = prompts_per_call
+        # With slots the cache of a sequence has one length for all prompts, so that all are in one queue.
+        self._buckets = sorted(prompt_buckets)[-1 if num_slots else 0:]
+        self._prompts_per_call, self._num_slots = prompts_per_call, num_slots
+        shards = sharding.num_row_shards(mesh)
+        if num_slots % shards:
+            raise ValueError(f"rollout.slots is {num_slots}: the {shards} data x fsdp shards of the mesh must divide "
+                             "it.")
+        self._rows_per_prompt = shards // math.gcd(prompts_per_call, shards)
         self._params, self._version = None, -1
         self._programs = {}
+        self.decode_steps = 0  # of the last `generate`: each feeds one token of every sequence that decodes
 
     def load(self, params, version: int) -> None:
         """Points at the parameters; they must live until the next load."""
@@ -42,17 +72,26 @@ class JaxSampler:
         logprobs = np.zeros((P, n, T), np.float32)
         lengths = np.zeros((P, n), np.int32)
         stopped = np.zeros((P, n), bool)
-        pending = []
+        pending, self.decode_steps = [], 0
         for bucket, indices in self._calls(prompts):
-            args = self._arguments(prompts, seeds, bucket, indices)
+            rows = sharding.place(self._rows(prompts, seeds, n, bucket, indices), sharding.by_rows(self._mesh))
             # Queued without waiting: the device goes on to the next call while the host unpacks this one.
-            pending.append((indices, self._program(n, sampling)(self._params, *args)))
-        for indices, results in pending:
+            results = self._program(n, sampling)(self._params, rows, np.float32(sampling.temperature))
+            pending.append((indices, results))
+        for indices, (*results, steps) in pending:
             for array, result in zip((tokens, logprobs, lengths, stopped), results):
-                array[indices] = np.asarray(result)[:len(indices)]
+                array[indices] = self._by_prompt(np.asarray(result))[:len(indices), :n]
+            self.decode_steps += int(steps)
             for p in indices if finished else ():
                 finished(p, [row[:length] for row, length in zip(tokens[p], lengths[p])])
         return Rollouts([list(p) for p in prompts], tokens, lengths, logprobs, stopped, self._version)
+
+    def lower(self, params, n: int, sampling: Sampling) -> jax.stages.Lowered:
+        """The program of the longest prompts, for abstract parameters with shardings: to compile ahead of time."""
+        rows = self._rows([], [], n, self._buckets[-1], [])
+        place = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.by_rows(self._mesh))
+        rows = jax.tree.map(lambda x: place(x.shape, x.dtype), rows)
+        return self._program(n, sampling).lower(params, rows, jax.ShapeDtypeStruct((), jnp.float32))
 
     def _calls(self, prompts):
         """(bucket, prompt indices): each prompt goes by its own length, not by its neighbours'."""
@@ -68,104 +107,64 @@ class JaxSampler:
         for bucket, indices in sorted(by_bucket.items()):
             yield from ((bucket, indices[i:i + size]) for i in range(0, len(indices), size))
 
-    def _arguments(self, prompts, seeds, bucket, indices):
-        ids = np.zeros((self._prompts_per_call, bucket), np.int32)
-        lengths = np.zeros(self._prompts_per_call, np.int32)  # 0: an empty row, finished from the start
-        keys = np.zeros((self._prompts_per_call, 2), np.uint32)
-        for row, i in enumerate(indices):
-            ids[row, :len(prompts[i])] = prompts[i]
-            lengths[row] = len(prompts[i])
-            keys[row] = int(seeds[i]) >> 32, int(seeds[i]) & 0xFFFFFFFF
-        return jax.device_put((ids, lengths, keys), sharding.by_rows(self._mesh))
+    def _order(self) -> np.ndarray:
+        """Which row lies where: rows are dealt to the shards one by one, so that a call half full fills all of them."""
+        rows = self._prompts_per_call * self._rows_per_prompt
+        return np.arange(rows).reshape(-1, sharding.num_row_shards(self._mesh)).T.reshape(-1)
+
+    def _rows(self, prompts, seeds, n: int, bucket: int, indices) -> Prompts:
+        """The rows of a call; row p * rows_per_prompt + j holds the j-th part of the samples of prompt indices[p]."""
+        parts = self._rows_per_prompt
+        size, share = self._prompts_per_call * parts, self._share(n)
+        rows = Prompts(np.zeros((size, bucket), np.int32), np.zeros(size, np.int32), np.zeros((size, 2), np.uint32),
+                       np.tile(np.arange(parts, dtype=np.int32) * share, self._prompts_per_call),
+                       np.zeros(size, np.int32))
+        for p, i in enumerate(indices):
+            own = slice(p * parts, (p + 1) * parts)
+            rows.tokens[own, :len(prompts[i])] = prompts[i]
+            rows.lengths[own] = len(prompts[i])
+            rows.seeds[own] = int(seeds[i]) >> 32, int(seeds[i]) & 0xFFFFFFFF
+            rows.samples[own] = np.clip(n - rows.first[own], 0, share)
+        return jax.tree.map(lambda x: x[self._order()], rows)
+
+    def _by_prompt(self, result):
+        """[P, n / rows_per_prompt, ...] of the rows -> [prompts_per_call, n, ...]."""
+        ordered = np.empty_like(result)
+        ordered[self._order()] = result
+        return ordered.reshape(self._prompts_per_call, -1, *result.shape[2:])
+
+    def _share(self, n: int) -> int:
+        """Samples of a row."""
+        return -(-n // self._rows_per_prompt)
 
     def _program(self, n: int, sampling: Sampling):
+        sampling = drawing.compiled(sampling)
         if (n, sampling) not in self._programs:
-            sample = functools.partial(
-                _sample, graphdef=self._graphdef, n=n, sampling=sampling, stop_ids=self._stop_ids, mesh=self._mesh)
-            self._programs[n, sampling] = jax.jit(sample)
+            fixed = dict(graphdef=self._graphdef, mesh=self._mesh, n=self._share(n), sampling=sampling,
+                         stop_ids=self._stop_ids)
+            sample = (functools.partial(slots.sample, num_slots=self._num_slots, **fixed) if self._num_slots else
+                      functools.partial(together.sample, **fixed))
+
+            def program(params, rows, temperature):
+                return sample(decoding_copy(params, self._graphdef, self._mesh), rows, temperature)
+
+            # Replicated results: every process gets all rollouts.
+            self._programs[n, sampling] = jax.jit(program, out_shardings=sharding.replicated(self._mesh))
         return self._programs[n, sampling]
 
 
-def _sample(params, prompts, prompt_lengths, seeds, *, graphdef, n, sampling, stop_ids, mesh):
-    """prompts [P, S], prompt_lengths [P], seeds [P, 2] -> tokens, logprobs [P, n, T]; lengths, stopped [P, n]."""
-    model = nnx.merge(graphdef, _compute_copy(params, graphdef))
-    P, T = prompts.shape[0], sampling.max_tokens
-    rows = functools.partial(jax.lax.with_sharding_constraint, shardings=sharding.by_rows(mesh))
-    draw = functools.partial(_draw, sampling=sampling)
-    keys = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n)))(
-        jax.random.wrap_key_data(seeds, impl="threefry2x32"))  # [P, n]
-    stops = jnp.asarray(stop_ids)
+def decoding_copy(params, graphdef, mesh: Mesh):
+    """The weights as decoding needs them: matrices in the compute dtype, split over `tensor` only.
 
-    hidden, prompt_kv = model.run_layers(
-        prompts, jnp.broadcast_to(jnp.arange(prompts.shape[1]), prompts.shape),
-        lambda q, k, v, _: (attention.causal(q, k, v), (k, v)))
-    last = jnp.take_along_axis(hidden, jnp.maximum(prompt_lengths - 1, 0)[:, None, None], 1)  # [P, 1, D]
-    logits = jnp.broadcast_to(model.logits(last), (P, n, model.config.vocab_size))
-    token, logprob = draw(keys, 0, logits)
-    config = model.config
-    kv_shape = (config.num_layers, P, n, T, config.num_kv_heads, config.head_dim)
-    state = {
-        "t": jnp.ones((), jnp.int32),
-        "token": rows(token),
-        "done": rows((token[..., None] == stops).any(-1) | (prompt_lengths == 0)[:, None]),
-        "tokens": rows(jnp.zeros((P, n, T), jnp.int32).at[..., 0].set(token)),
-        "logprobs": rows(jnp.zeros((P, n, T)).at[..., 0].set(logprob)),
-        "lengths": rows(jnp.ones((P, n), jnp.int32)),
-        "kv": tuple(jnp.zeros(kv_shape, model.dtype) for _ in range(2)),
-    }
-
-    def step(s):
-        """Feeds the last token of every sample and draws the next; finished samples go along and are not kept."""
-        t = s["t"]  # tokens drawn so far; the last of them is not in the cache yet
-        positions = jnp.broadcast_to(prompt_lengths[:, None] + t - 1, (P, n))
-
-        def attend(q, k, v, cache):
-            prompt_kv, response_kv = cache
-            return attention.decode_step(q, k, v, prompt_kv, prompt_lengths, response_kv, t - 1), (k, v)
-
-        hidden, new_kv = model.run_layers(s["token"], positions, attend, (prompt_kv, s["kv"]))
-        token, logprob = draw(keys, t, model.logits(hidden))
-        done = s["done"]
-        token = jnp.where(done, 0, token)
-        return {
-            "t": t + 1,
-            "token": token,
-            "done": done | (token[..., None] == stops).any(-1),
-            "tokens": s["tokens"].at[..., t].set(token),
-            "logprobs": s["logprobs"].at[..., t].set(jnp.where(done, 0.0, logprob)),
-            "lengths": s["lengths"] + ~done,
-            "kv": tuple(old.at[:, :, :, t - 1].set(new) for old, new in zip(s["kv"], new_kv)),
-        }
-
-    s = jax.lax.while_loop(lambda s: (s["t"] < T) & ~s["done"].all(), step, state)
-    return s["tokens"], s["logprobs"], s["lengths"], s["done"]
-
-
-def _draw(keys, t, logits, *, sampling: Sampling):
-    """keys [P, n], logits [P, n, V] -> token [P, n] and its log-prob under the distribution it is drawn from."""
-    if sampling.temperature == 0:
-        token = logits.argmax(-1)
-    else:
-        logits = _truncate(logits / sampling.temperature, sampling)
-        noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, t), logits.shape[-1:])))(keys)
-        token = (logits + noise).argmax(-1)
-    chosen = jnp.take_along_axis(logits, token[..., None], -1)[..., 0]
-    return token.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, -1)
-
-
-def _truncate(logits, sampling: Sampling):
-    """Keeps the top_k tokens, then the smallest set whose probability reaches top_p."""
-    if sampling.top_k < 0 and sampling.top_p >= 1:
-        return logits
-    ordered = jnp.sort(logits, -1, descending=True)
-    if sampling.top_k > 0:
-        ordered = jnp.where(jnp.arange(ordered.shape[-1]) < sampling.top_k, ordered, -jnp.inf)
-    mass_before = jnp.cumsum(jax.nn.softmax(ordered, -1), -1) - jax.nn.softmax(ordered, -1)
-    least = jnp.where((mass_before < sampling.top_p) & (ordered > -jnp.inf), ordered, jnp.inf).min(-1, keepdims=True)
-    return jnp.where(logits >= least, logits, -jnp.inf)
-
-
-def _compute_copy(params, graphdef):
-    """Matrices in the compute dtype, once per call; norm scales stay float32, as the trainer uses them."""
+    Gathered once per call: weights that stay split over fsdp would cross the network for every token. The copy lives as
+    long as the call, so that the update has its memory; making it takes milliseconds where a call takes seconds.
+    Norm scales stay float32, as the trainer uses them.
+    """
     dtype = nnx.merge(graphdef, params).dtype
-    return weights.map_with_path(lambda path, x: x if path.endswith("scale") else x.astype(dtype), params)
+
+    def copy(path, x):
+        spec = sharding.parameter_sharding(mesh, path, x.shape).spec
+        gathered = NamedSharding(mesh, Spec(*(axis if axis == "tensor" else None for axis in spec)))
+        return jax.lax.with_sharding_constraint(x if path.endswith("scale") else x.astype(dtype), gathered)
+
+    return map_with_path(copy, params)

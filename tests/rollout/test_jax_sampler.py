@@ -9,7 +9,8 @@ from scipy import stats
 
 from srt_jax.model import attention
 from srt_jax.rl.collate import Layout, assemble
-from srt_jax.rollout.jax_sampler import JaxSampler, _truncate
+from srt_jax.rollout.drawing import truncate
+from srt_jax.rollout.jax_sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 from tests.tiny_decoder import VOCAB, decoder, direct_logprobs, mesh_of, place
 
@@ -132,7 +133,7 @@ def test_truncated_draws_stay_in_the_set_with_its_frequencies():
 @pytest.mark.parametrize("top_k", [-1, 1, 4, VOCAB, VOCAB + 5])
 def test_truncation_keeps_the_right_set(top_k, top_p):
     logits = np.random.default_rng(0).normal(size=(6, VOCAB)).astype(np.float32)
-    kept = np.isfinite(_truncate(jnp.asarray(logits), Sampling(1, 1.0, top_p, top_k)))
+    kept = np.isfinite(truncate(jnp.asarray(logits), Sampling(1, 1.0, top_p, top_k)))
     for row, found in zip(logits.astype(np.float64), kept):
         assert np.flatnonzero(found).tolist() == sorted(allowed_by(np.exp(row) / np.exp(row).sum(), top_k, top_p))
 

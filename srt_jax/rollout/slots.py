@@ -1,0 +1,146 @@
+"""A fixed number of sequences decodes at a time; when one ends, its slot takes the next request of a queue.
+
+A request is one sample of one prompt. Every row shard of the mesh (data x fsdp) has its own prompts, queue and slots,
+and works through them by itself: nothing moves between shards, and a shard that is done does not wait. A prompt's keys
+and values are computed once and copied into a slot with each of its requests. Letters: P prompts (rows) of n samples,
+Q = P * n requests, W slots, S prompt tokens, T response tokens, C = S + T cached tokens of a slot.
+"""
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as Spec
+
+from srt_jax.model import attention, sharding
+from srt_jax.rollout.drawing import draw, sample_keys
+from srt_jax.rollout.together import decoding_model, prefill
+
+PREFILL_TOKENS = 8192  # prompt tokens per device that are computed at a time
+KV = Spec(None, sharding.ROWS, "tensor")  # where a cache [L, rows, K, ...] lies
+
+
+@flax.struct.dataclass
+class State:
+    """Of one shard. A slot without a request has request Q, and what it computes is dropped.
+
+    request, token (to feed next), t (tokens drawn so far) [W]; kv: keys and values [L, W, K, C, H], of which the first
+    prompt length - 1 + t are filled; next: requests taken so far; steps: decoding steps so far; the results by request:
+    tokens, logprobs [Q, T], lengths, stopped [Q].
+    """
+    request: jax.Array
+    token: jax.Array
+    t: jax.Array
+    kv: tuple[jax.Array, jax.Array]
+    next: jax.Array
+    steps: jax.Array
+    tokens: jax.Array
+    logprobs: jax.Array
+    lengths: jax.Array
+    stopped: jax.Array
+
+
+def sample(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids, num_slots):
+    """Prompts -> tokens, logprobs [P, n, T]; lengths, stopped [P, n]; the most decoding steps of a shard []."""
+    config = nnx.merge(graphdef, params).config
+    prompt_kv = _prefill(params, prompts.tokens, graphdef, mesh)
+    P, S = prompts.tokens.shape
+    slots = min(num_slots, P * n)  # both are multiples of the shards
+    kv_shape = (config.num_layers, slots, config.num_kv_heads, S + sampling.max_tokens, config.head_dim)
+    kv = tuple(sharding.constrain(jnp.zeros(kv_shape, prompt_kv[0].dtype), mesh, KV) for _ in range(2))
+    # Each shard by itself over data and fsdp; the compiler goes on to split the work of a shard over `tensor`.
+    decode = jax.shard_map(
+        functools.partial(_decode, graphdef=graphdef, n=n, sampling=sampling, stops=stop_ids),
+        mesh=mesh, axis_names=set(sharding.ROWS), check_vma=False,
+        in_specs=(Spec(), Spec(sharding.ROWS), Spec(None, sharding.ROWS), Spec(None, sharding.ROWS), Spec()),
+        out_specs=Spec(sharding.ROWS))
+    *results, steps = decode(params, prompts, prompt_kv, kv, temperature)
+    return *results, steps.max()
+
+
+def _prefill(params, tokens, graphdef, mesh):
+    """tokens [P, S] -> the pair of keys and values [L, P, K, S, H]; a few prompts of every shard at a time."""
+    model = nnx.merge(graphdef, params)
+    shards, (P, S) = sharding.num_row_shards(mesh), tokens.shape
+    local = P // shards
+    chunk = next(c for c in range(max(1, min(local, PREFILL_TOKENS // S)), 0, -1) if local % c == 0)
+    chunks = tokens.reshape(shards, local // chunk, chunk, S).swapaxes(0, 1).reshape(-1, shards * chunk, S)
+    chunks = sharding.constrain(chunks, mesh, Spec(None, sharding.ROWS))
+
+    def join(kv):  # [chunks, L, shards * chunk, S, K, H]
+        L, K, H = kv.shape[1], *kv.shape[4:]
+        kv = kv.reshape(-1, L, shards, chunk, S, K, H).transpose(1, 2, 0, 3, 5, 4, 6).reshape(L, P, K, S, H)
+        return sharding.constrain(kv, mesh, KV)
+
+    return jax.tree.map(join, jax.lax.map(lambda tokens: prefill(model, tokens)[1], chunks))
+
+
+def _decode(params, prompts, prompt_kv, kv, temperature, *, graphdef, n, sampling, stops):
+    """One shard: `prompts`, `prompt_kv` [L, P, K, S, H] and the empty cache `kv` are its own part."""
+    model = decoding_model(graphdef, params)
+    P, T, W = prompts.lengths.shape[0], sampling.max_tokens, kv[0].shape[1]
+    Q = P * n
+    keys = sample_keys(prompts.seeds, prompts.first, n).reshape(Q)
+    wanted = (jnp.arange(n) < prompts.samples[:, None]).reshape(Q)
+    queue, queued = jnp.argsort(~wanted, stable=True), wanted.sum()
+    last_token = jnp.take_along_axis(prompts.tokens, jnp.maximum(prompts.lengths - 1, 0)[:, None], 1)[:, 0]
+    stop_ids = jnp.asarray(stops)
+
+    def waiting(s: State):
+        return (s.next < queued) & (s.request == Q).any()
+
+    def take(s: State) -> State:
+        """The next request goes to the first free slot: its prompt's cache, and the prompt's last token to feed."""
+        slot, request = (s.request == Q).argmax(), queue[s.next]
+        row = request // n
+        kv = tuple(jax.lax.dynamic_update_slice(
+            cache, jax.lax.dynamic_slice_in_dim(source, row, 1, 1), (0, slot, 0, 0, 0))
+            for cache, source in zip(s.kv, prompt_kv))
+        return s.replace(request=s.request.at[slot].set(request), token=s.token.at[slot].set(last_token[row]),
+                         t=s.t.at[slot].set(0), kv=kv, next=s.next + 1)
+
+    def step(s: State) -> State:
+        """Feeds the current token of every slot and draws the next; then ended slots take new requests."""
+        position = jnp.maximum(prompts.lengths[s.request // n] - 1 + s.t, 0)  # of the token that is fed
+        hidden, new_kv = model.run_layers(
+            s.token, position, lambda q, k, v, cache: (_attend(q, k, v, cache, position), (k, v)), s.kv)
+        token, logprob = draw(keys[s.request], s.t, model.logits(hidden), temperature, sampling)
+        stopped = (token[:, None] == stop_ids).any(-1)
+        ended = stopped | (s.t + 1 == T)
+        at = (s.request, s.t)  # an empty slot's lies outside, and is dropped
+        s = s.replace(
+            tokens=s.tokens.at[at].set(token, mode="drop"),
+            logprobs=s.logprobs.at[at].set(logprob, mode="drop"),
+            lengths=s.lengths.at[s.request].set(s.t + 1, mode="drop"),
+            stopped=s.stopped.at[s.request].set(stopped, mode="drop"),
+            kv=tuple(cache.at[:, jnp.arange(W), :, position].set(new.swapaxes(0, 1), mode="drop")
+                     for cache, new in zip(s.kv, new_kv)),
+            request=jnp.where(ended, Q, s.request), token=token, t=s.t + 1, steps=s.steps + 1)
+        return jax.lax.while_loop(waiting, take, s)
+
+    zeros = functools.partial(jnp.zeros, dtype=jnp.int32)
+    state = State(jnp.full(W, Q, jnp.int32), zeros(W), zeros(W), kv, zeros(()), zeros(()),
+                  zeros((Q, T)), jnp.zeros((Q, T)), zeros(Q), jnp.zeros(Q, bool))
+    s = jax.lax.while_loop(waiting, take, state)
+    s = jax.lax.while_loop(lambda s: (s.request < Q).any(), step, s)
+    return (s.tokens.reshape(P, n, T), s.logprobs.reshape(P, n, T), s.lengths.reshape(P, n), s.stopped.reshape(P, n),
+            s.steps[None])
+
+
+def _attend(q, k, v, cache, lengths):
+    """One new token of each slot against the first `lengths` [W] cached ones, and itself.
+
+    q [W, N, H], k and v [W, K, H] of the new token; cache a pair [W, K, C, H]. Returns [W, N, H].
+    """
+    W, N, H = q.shape
+    K = k.shape[1]
+    cached_k, cached_v = cache
+    q = q.reshape(W, K, N // K, H) * H**-0.5
+    to_cached = jnp.einsum("wkgh,wkch->wkgc", q, cached_k, preferred_element_type=jnp.float32)
+    to_self = jnp.einsum("wkgh,wkh->wkg", q, k, preferred_element_type=jnp.float32)[..., None]
+    filled = jnp.arange(cached_k.shape[2]) < lengths[:, None]
+    to_cached = jnp.where(filled[:, None, None], to_cached, attention.MASKED)
+    weights = jax.nn.softmax(jnp.concatenate([to_cached, to_self], -1), -1).astype(q.dtype)
+    out = jnp.einsum("wkgc,wkch->wkgh", weights[..., :-1], cached_v) + weights[..., -1:] * v[:, :, None]
+    return out.reshape(W, N, H)

@@ -1,0 +1,138 @@
+"""Slot refill: the same samples as decoding all together, in fewer steps, without traffic between shards."""
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from srt_jax.model import sharding, weights
+from srt_jax.model.config import ModelConfig
+from srt_jax.model.decoder import abstract
+from srt_jax.rollout.jax_sampler import JaxSampler
+from srt_jax.rollout.sampler import Sampling, problem_seeds
+from tests.tiny_decoder import HF_CONFIG, decoder, mesh_of, place
+
+STOPS = (3, 17, 30)
+T = 24
+PROMPTS = [[5], [7, 1, 2], [9, 9, 4, 0], [30, 6, 3, 8, 11], [2, 2], [1, 2, 3, 4, 5, 6, 7, 8], [12]]
+SEEDS = problem_seeds(0, "train", 1, [str(p) for p in PROMPTS])
+
+
+@functools.cache
+def sampler(slots, mesh_shape=(1, 1, 1), prompts_per_call=4, dtype="float32"):
+    graphdef, params = decoder(dtype)
+    mesh = mesh_of(*mesh_shape)
+    made = JaxSampler(graphdef, mesh, STOPS, (8, 4), prompts_per_call, slots)
+    made.load(place(params, mesh), 11)
+    return made
+
+
+@functools.cache
+def generate(slots, mesh_shape=(1, 1, 1), prompts_per_call=4, temperature=1.0, n=6):
+    by = sampler(slots, mesh_shape, prompts_per_call)
+    reported = {}
+    rollouts = by.generate(PROMPTS, n, Sampling(T, temperature), SEEDS, reported.setdefault)
+    assert [[r.tolist() for r in reported[p]] for p in range(len(PROMPTS))] == [
+        [r.tolist() for r in row] for row in rollouts.responses()]
+    return rollouts, by.decode_steps
+
+
+def assert_same(found, expected, equal=1.0):
+    """Equal tokens, in at least this share of the samples; there, equal log-probs to rounding."""
+    same = (found.tokens == expected.tokens).all(-1)
+    assert same.mean() >= equal
+    assert np.array_equal(found.lengths[same], expected.lengths[same])
+    assert np.array_equal(found.stopped[same], expected.stopped[same])
+    assert np.abs(found.logprobs - expected.logprobs)[same].max() < 1e-4
+    assert found.version == expected.version and found.prompts == expected.prompts
+
+
+@pytest.mark.parametrize("slots", [1, 5, 100])  # one after the other; some at a time; all at once
+def test_samples_are_those_of_decoding_together(slots):
+    assert_same(generate(slots)[0], generate(0)[0])
+
+
+def test_greedy_samples_are_those_of_decoding_together():
+    assert_same(generate(5, temperature=0.0)[0], generate(0, temperature=0.0)[0])
+
+
+# (8, 1, 1): two rows per prompt, which share its seven samples; the kv heads are split in the last
+@pytest.mark.parametrize(("mesh_shape", "slots"), [((8, 1, 1), 8), ((2, 2, 2), 8), ((8, 1, 1), 0)])
+def test_devices_do_not_matter(mesh_shape, slots):
+    found, _ = generate(slots, mesh_shape, n=7)
+    assert_same(found, generate(0, n=7)[0], 0.95)  # a draw may fall on the other side of a rounding error
+
+
+def least_steps(lengths, slots):
+    """Decoding steps of a queue that is served in the order of `lengths`."""
+    free = np.zeros(slots, int)
+    for length in lengths:
+        free[free.argmin()] += length
+    return free.max()
+
+
+def test_a_slot_takes_the_next_request_when_its_sequence_ends():
+    """One shard, one call: the steps are those of a queue served in order, and fewer than in batches."""
+    by = sampler(4, prompts_per_call=7)
+    rollouts = by.generate(PROMPTS, 6, Sampling(T), SEEDS)
+    lengths = rollouts.lengths.reshape(-1)
+    assert by.decode_steps == least_steps(lengths, 4)
+    assert by.decode_steps < sum(lengths[i:i + 4].max() for i in range(0, len(lengths), 4))
+    assert by.decode_steps <= lengths.sum() / 4 + T  # never idle before the last requests
+
+
+def test_one_slot_takes_a_step_for_every_token():
+    rollouts, steps = generate(1)
+    assert steps == rollouts.lengths.sum()
+
+
+def test_slots_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="slots is 6: the 4 data x fsdp shards"):
+        JaxSampler(decoder()[0], mesh_of(2, 2, 2), STOPS, (8,), 4, 6)
+
+
+def test_temperature_changes_without_compiling():
+    by, expected = sampler(5, (1, 1, 1), 4), generate(5)[0]
+    by.generate(PROMPTS, 6, Sampling(T, 0.9), SEEDS)
+    program = by._program(6, Sampling(T, 1.0))
+    before = program._cache_size()
+    assert before == 1
+    hot = by.generate(PROMPTS, 6, Sampling(T, 1.3), SEEDS)
+    assert by._program(6, Sampling(T, 0.6)) is program and program._cache_size() == before
+    assert_same(hot, sampler(0, (1, 1, 1), 4).generate(PROMPTS, 6, Sampling(T, 1.3), SEEDS))
+    assert not np.array_equal(hot.tokens, expected.tokens)
+
+
+@functools.cache
+def compiled(slots, max_tokens=2048, mesh_shape=(2, 2, 2)):
+    """Of a model with 4 kv heads whose cache dwarfs its weights: 32 prompts x 4, prompts of 256 tokens."""
+    hf = HF_CONFIG | dict(num_key_value_heads=4, head_dim=32)
+    mesh = mesh_of(*mesh_shape)
+    graphdef, shapes = abstract(ModelConfig.from_hf(hf), np.dtype("bfloat16"), mesh=mesh)
+    params = weights.map_with_path(lambda path, x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)), shapes)
+    by = JaxSampler(graphdef, mesh, STOPS, (256,), 32, slots)
+    return by.lower(params, 4, Sampling(max_tokens)).compile()
+
+
+def cache_bytes(rows, tokens):
+    return 2 * 2 * rows * 4 * tokens * 32 * 2  # keys and values, layers, rows, kv heads, tokens, head dim, bfloat16
+
+
+def test_every_device_holds_its_part_of_the_cache_and_little_else():
+    """Two lengths, so that what does not grow with the cache drops out."""
+    long, short = (compiled(32, T).memory_analysis().temp_size_in_bytes for T in (4096, 2048))
+    part = cache_bytes(32, 2048) / 8
+    assert 1.0 <= (long - short) / part < 3.2, (long - short) / part
+
+
+def test_nothing_moves_between_row_shards_while_decoding():
+    """All collectives in the loop join devices of one row shard: neighbours on the tensor axis of (2, 2, 2)."""
+    text = compiled(32).as_text()
+    loops = [part for part in re.split(r"\n(?=\S)", text) if "while" in part[:200] or "region" in part[:200]]
+    groups = [line for part in loops for line in part.splitlines() if "replica_groups=" in line]
+    assert groups
+    for line in groups:
+        found = re.search(r"replica_groups=(\S+)", line).group(1)
+        assert found.startswith(("{{0,1},{2,3},{4,5},{6,7}}", "[4,2]<=[8]")), line
