@@ -265,8 +265,8 @@ def _validate_learning(c: ConfigDict) -> None:
              f"rl.kl_in is 'reward', but rl.objective {c.rl.objective!r} knows none: set rl.kl_coef to 0, or kl_in to "
              "'loss'.")
     _require(c.labels.source != "none" or c.batch.resample_rounds == 0,
-             f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: set "
-             "it to 0.")
+             f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: "
+             "set it to 0.")
     _require(not c.curriculum.path or c.curriculum.steps >= 1,
              f"curriculum.steps is {c.curriculum.steps}: over how many steps shall the share of hard problems grow?")
     _require(not c.curriculum.path or c.batch.resample_rounds == 0,
