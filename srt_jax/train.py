@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax import metrics
+from srt_jax import metrics, recording
 from srt_jax.checkpoint import Checkpoints, check_same_run
 from srt_jax.collapse import Detector, should_stop
 from srt_jax.collect import Collected, collect, temperature_at
@@ -310,6 +310,7 @@ def log_rollouts(run: Run, step: int, collected: Collected) -> None:
     rows = rollout_rows(collected, run.prepared.model.tokenizer) if saved or shown else []
     if saved:
         run.log.rollouts(step, rows)
+        recording.write(recording.recorded_path(run.directory, step), collected)
     if shown:
         run.log.text("rollouts", metrics.markdown_table(rows[:run.config.log.shown]), step)
 

@@ -45,7 +45,8 @@ def own_servers(miniature, out, **fields):
 @pytest.fixture(scope="module")
 def two(miniature, tmp_path_factory):
     """A sampler with two servers of its own, of which the first found its port taken; and what its weights sample."""
-    config = own_servers(miniature, tmp_path_factory.mktemp("two"), num_servers=2, max_restarts=1)
+    config = own_servers(miniature, tmp_path_factory.mktemp("two"), num_servers=2, max_restarts=1,
+                         max_sequences=2 * N)  # so that most prompts wait for their turn
     sampler, _, params, _ = open_vllm_sampler(config)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -101,7 +102,7 @@ def test_a_server_that_hangs_past_its_limit_is_replaced(two, monkeypatch):
     sampler, _, want = two
     server = sampler._servers[1]
     processes = group(server)
-    monkeypatch.setattr(vllm_client, "BASE_SECONDS", 10.0)
+    monkeypatch.setattr(vllm_client, "BASE_SECONDS", 20.0)
     monkeypatch.setattr(sampler._config.rollout.vllm, "seconds_per_token", 0.1)
     same_samples(generate_while(sampler, lambda: os.killpg(server.process.pid, signal.SIGSTOP)), want)
     assert server._restarts == 1
