@@ -1,0 +1,207 @@
+"""Every algorithm's whole step against NumPy: token losses by hand, gradients row by row, several updates in a row."""
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from srt_jax.model import sharding
+from srt_jax.rl.collate import Layout, abstract_batch, batch_sharding
+from srt_jax.rl.optimizer import abstract_state, init_state, learning_rate_schedule, make_optimizer
+from srt_jax.rl.update import UpdateConfig, make_update
+from tests.tiny_decoder import decoder, direct_gradient, direct_logprobs, flat, mesh_of, place, recorded
+
+P, N, MAX_RESPONSE_TOKENS = 4, 4, 11
+RATE = 2.0  # of plain gradient descent; large, so that the ratios of later updates reach the clip
+SGD = optax.chain(optax.trace(decay=0.0), optax.scale(-RATE))
+LABELLED = np.array([True, True, False, True])
+DEFAULTS = UpdateConfig(Layout(P, N, 4, (16,)), max_response_tokens=MAX_RESPONSE_TOKENS)
+
+
+@functools.cache
+def rollouts():
+    """One prompt without label, one rollout not kept, sampler's log-probs a little off the policy's."""
+    found = recorded()
+    policy, _ = direct_logprobs(*decoder(), found.tokens, 1.0)
+    noise = 0.3 * np.random.default_rng(4).standard_normal(policy.shape)
+    kept = found.kept.copy()
+    kept[1, 2] = False
+    rewards = np.where(LABELLED[:, None], found.rewards, np.nan).astype(np.float32)
+    return dataclasses.replace(found, logprobs=((policy + noise) * found.mask()).astype(np.float32), labelled=LABELLED,
+                               kept=kept, rewards=rewards)
+
+
+def run(config, data, optimizer=SGD):
+    """(new state, metrics) of one step."""
+    mesh = mesh_of()
+    graphdef, params = decoder()
+    params, reference = place(params, mesh), place(decoder(seed=1)[1], mesh) if config.kl_coef else None
+    state = init_state(params, optimizer, mesh)
+    update = make_update(graphdef, optimizer, config, mesh, state).lower(
+        abstract_state(params, optimizer, mesh), reference, abstract_batch(config.layout, mesh))
+    batch = sharding.place(data.batch(config.layout), batch_sharding(mesh))
+    state, metrics = update.compile({"xla_backend_optimization_level": 0})(state, reference, batch)
+    return state, jax.device_get(metrics)
+
+
+# ---- the step in NumPy
+
+
+def kl_of(kind, p, q):
+    return {"k1": p - q, "k2": (p - q) ** 2 / 2, "k3": np.minimum(np.exp(q - p) - (q - p) - 1, 10)}[kind]
+
+
+def kl_slope(kind, p, q):
+    """d kl / d p."""
+    k3 = np.where(kl_of("k3", p, q) < 10, 1 - np.exp(q - p), 0.0)  # it is clamped
+    return {"k1": np.ones_like(p), "k2": p - q, "k3": k3}[kind]
+
+
+def literal_advantages(config, data, kl, trained):
+    """[B, S]: of each token, from a loop over the rollouts."""
+    mask = data.mask()
+    returns = np.array([[np.nan_to_num(data.rewards[p, i]) * data.labelled[p] - config.kl_coef * kl[p * N + i].sum()
+                         for i in range(N)] for p in range(P)])
+    out = np.zeros(mask.shape)
+    for b in range(P * N):
+        p, i = divmod(b, N)
+        others = [returns[p, j] for j in range(N) if j != i]
+        mean, deviation = np.mean(returns[p]), np.std(returns[p], ddof=1)
+        used = [returns[divmod(c, N)] for c in range(P * N) if trained[c]]
+        out[b] = {
+            "rloo": returns[p, i] - np.mean(others), "grpo": (returns[p, i] - mean) / (deviation + 1e-6),
+            "dr_grpo": returns[p, i] - mean, "reinforce": returns[p, i],
+            "reinforce_baseline": returns[p, i] - np.mean(used), "reinforce_pp_baseline": returns[p, i] - mean,
+            "reinforce_pp": 0.0}[config.advantage]
+        if config.advantage == "reinforce_pp":
+            reward = np.nan_to_num(data.rewards[p, i]) * data.labelled[p]
+            out[b] = [reward - config.kl_coef * kl[b, t:].sum() for t in range(mask.shape[1])]
+    if config.advantage.startswith("reinforce_pp"):
+        chosen = out[mask & trained[:, None]]
+        out = (out - chosen.mean()) / np.sqrt(chosen.var() + 1e-8)
+    return out * (mask & trained[:, None])
+
+
+def literal_step(config, data):
+    """{path: parameters} after all updates of the step, and what the metrics should be."""
+    graphdef, params = decoder()
+    mask = data.mask()
+    labelled = data.labelled if config.objective == "policy_gradient" else np.ones(P, bool)
+    trained = np.repeat(labelled, N) & data.kept.reshape(-1)
+    counted = data.kept.reshape(-1) if config.unlabelled == "zero_advantage" else trained
+    old, _ = direct_logprobs(graphdef, params, data.tokens, 1.0)
+    reference, _ = direct_logprobs(graphdef, decoder(seed=1)[1], data.tokens, 1.0)
+    fixed = data.logprobs.astype(np.float64) if config.old_logprobs == "sampler" else old
+    kl = np.zeros(mask.shape)
+    if config.kl_in == "reward":
+        kl = kl_of(config.kl, fixed, reference) * (mask & trained[:, None])
+    advantages = literal_advantages(config, data, kl, trained)
+    K, many = config.layout.minibatches_per_step, config.updates_per_step > 1
+    clipped = []
+    for u in range(config.updates_per_step):
+        rows = np.arange(P * N) // (P * N // K) == u % K
+        inside = mask & (rows & counted)[:, None]
+        lengths = inside.sum(1)
+        sequences = (lengths > 0).sum()
+        weights = inside / {
+            "token-mean": inside.sum(), "seq-mean-token-sum": sequences,
+            "seq-mean-token-mean": np.maximum(lengths, 1)[:, None] * sequences,
+            "seq-mean-token-sum-norm": sequences * MAX_RESPONSE_TOKENS}[config.loss_aggregation]
+        new, _ = direct_logprobs(graphdef, params, data.tokens, 1.0)
+        slope, by_entropy = np.zeros(mask.shape), np.zeros(mask.shape)
+        if config.objective == "policy_gradient":
+            ratio = np.exp(new - fixed) if many else np.ones(mask.shape)
+            high, low = ratio > 1 + config.clip_high, ratio < 1 - config.clip_low
+            bound = (high & (advantages > 0)) | (low & (advantages < 0))
+            clipped += list(bound[inside & trained[:, None]])
+            slope = np.where(bound, 0.0, -advantages * ratio)
+            if config.tis_cap:
+                slope *= np.minimum(np.exp(old - data.logprobs), config.tis_cap)
+        elif config.objective == "cross_entropy":
+            slope -= 1.0
+        else:
+            by_entropy += 1.0
+        if config.kl_in == "loss":
+            slope += config.kl_coef * kl_slope(config.kl, new, reference) * trained[:, None]
+        by_entropy -= config.entropy_coef
+        gradients = direct_gradient(graphdef, params, data.tokens, slope * weights, 1.0, by_entropy * weights)
+        moved = {path: (value - RATE * gradients[path]).astype(np.float32) for path, value in flat(params).items()}
+        params = jax.tree.unflatten(jax.tree.structure(params), moved.values())
+    return moved, {"clip_fraction": np.mean(clipped) if many and clipped else None}
+
+
+def changed(**fields):
+    layout = {name: fields.pop(name) for name in ("minibatches_per_step",) if name in fields}
+    return dataclasses.replace(DEFAULTS, layout=dataclasses.replace(DEFAULTS.layout, **layout), **fields)
+
+
+KL = 0.3
+STEPS = {
+    "rloo, KL in the reward": dict(kl_coef=KL),
+    "grpo with KL k3 in the loss": dict(advantage="grpo", kl_coef=KL, kl_in="loss"),
+    "dr_grpo, token sums over the longest length": dict(
+        advantage="dr_grpo", loss_aggregation="seq-mean-token-sum-norm", kl="k2", kl_coef=KL, kl_in="loss"),
+    "reinforce, token sums": dict(advantage="reinforce", loss_aggregation="seq-mean-token-sum", kl_coef=0.0),
+    "reinforce with baseline, k1": dict(advantage="reinforce_baseline", kl="k1", kl_coef=KL),
+    "reinforce++": dict(advantage="reinforce_pp", kl="k1", kl_coef=KL, loss_aggregation="seq-mean-token-mean"),
+    "reinforce++ with baseline": dict(advantage="reinforce_pp_baseline", kl="k2", kl_coef=KL),
+    "PPO over mini-batches and epochs, clip higher": dict(
+        minibatches_per_step=2, epochs_per_step=2, kl_coef=0.0, clip_low=0.1, clip_high=0.2),
+    "PPO with the sampler's log-probs as old ones": dict(
+        minibatches_per_step=2, kl_coef=KL, old_logprobs="sampler"),
+    "truncated importance sampling": dict(tis_cap=1.2, kl_coef=0.0),
+    "entropy bonus, zero advantage without label": dict(
+        entropy_coef=0.1, unlabelled="zero_advantage", kl_coef=KL),
+    "cross-entropy": dict(objective="cross_entropy", kl_coef=0.0),
+    "entropy minimisation, KL in the loss": dict(objective="entropy", kl_coef=KL, kl_in="loss", kl="k2"),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_step_is_that_of_the_formulas(name):
+    config, data = changed(**STEPS[name]), rollouts()
+    state, metrics = run(config, data)
+    expected, found = literal_step(config, data)
+    for path, start in flat(decoder()[1]).items():
+        step = expected[path] - start.astype(np.float64)
+        moved = flat(state.params)[path] - start.astype(np.float64)
+        assert np.linalg.norm(moved - step) <= 2e-4 * np.linalg.norm(step), path
+        assert np.linalg.norm(step) > 0, path
+    assert metrics["finite"] and metrics["updated"] == 1
+    assert ("clip_fraction" in metrics) == (found["clip_fraction"] is not None)
+    if found["clip_fraction"] is not None:
+        assert metrics["clip_fraction"] == pytest.approx(found["clip_fraction"], rel=1e-4)
+        assert 0.05 < metrics["clip_fraction"] < 0.9
+
+
+def test_a_bad_minibatch_undoes_the_whole_step():
+    """The first of two mini-batches is sound, the second not: neither weights nor moments keep anything of it."""
+    adamw = make_optimizer(learning_rate_schedule(1e-3), 0.9, 0.99, 1e-8, 0.1, 0.5)
+    rewards = rollouts().rewards.copy()
+    rewards[3, 1] = np.inf
+    state, metrics = run(changed(minibatches_per_step=2, kl_coef=0.0), dataclasses.replace(rollouts(), rewards=rewards),
+                         adamw)
+    assert not metrics["finite"] and metrics["updated"] == 0.5
+    before = init_state(place(decoder()[1], mesh_of()), adamw, mesh_of())
+    same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), state, before)
+    assert all(jax.tree.leaves(same))
+
+
+PASSES = {
+    "nothing asked": (dict(kl_coef=0.0), False, False),
+    "KL in the reward": (dict(kl_coef=KL), True, True),
+    "KL in the reward, the sampler's log-probs": (dict(kl_coef=KL, old_logprobs="sampler"), False, True),
+    "KL in the loss": (dict(kl_coef=KL, kl_in="loss"), False, True),
+    "several updates": (dict(kl_coef=0.0, epochs_per_step=2), True, False),
+    "importance weights": (dict(kl_coef=0.0, tis_cap=2.0), False, False),
+    "cross-entropy, several updates": (dict(objective="cross_entropy", kl_coef=0.0, epochs_per_step=2), False, False),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_no_pass_that_nobody_asks_for(name):
+    fields, policy, reference = PASSES[name]
+    config = changed(**fields)
+    assert (config.scores_policy, config.scores_reference) == (policy, reference)
