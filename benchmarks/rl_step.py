@@ -9,7 +9,6 @@ medians in seconds, new tokens/s, the FLOPs of the matrix products, and `floor`,
 matrix product reaches here.
 """
 import argparse
-import functools
 import json
 import pathlib
 import statistics
@@ -42,7 +41,7 @@ def main():
     directory = args.model or random_model(pathlib.Path(tempfile.mkdtemp()) / "model")
 
     def load():
-        return weights.load(directory, jnp.float32, sharding_of=functools.partial(sharding.parameter_sharding, mesh))
+        return weights.load(directory, mesh=mesh)
 
     graphdef, params, config = load()
     reference = load()[1]

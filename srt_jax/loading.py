@@ -1,11 +1,10 @@
 """From a checked model to weights on the mesh and an open sampler: what training, evaluation and labelling share."""
-import functools
 import pathlib
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from srt_jax.model import sharding, weights
+from srt_jax.model import attention, sharding, weights
 from srt_jax.prepare import Model
 from srt_jax.rollout.jax_sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampler
@@ -19,8 +18,8 @@ def open_mesh(config: ConfigDict) -> Mesh:
 
 def load_weights(config: ConfigDict, model: Model, mesh: Mesh):
     """(graphdef, float32 parameters on the mesh)."""
-    graphdef, params, _ = weights.load(model.directory, config.model.dtype, config.model.remat != "none",
-                                       functools.partial(sharding.parameter_sharding, mesh))
+    kernel = attention.choose(config.model.attention, mesh.devices.flat[0].platform, config.model.dtype)
+    graphdef, params, _ = weights.load(model.directory, config.model.dtype, config.model.remat, kernel, mesh)
     return graphdef, params
 
 
@@ -31,7 +30,8 @@ def open_sampler(config: ConfigDict, model: Model, graphdef, mesh: Mesh, directo
 
 def _jax_sampler(config, model, graphdef, mesh, directory):
     del directory
-    return JaxSampler(graphdef, mesh, model.stop_ids, config.rollout.prompt_buckets, config.rollout.prompts_per_call)
+    r = config.rollout
+    return JaxSampler(graphdef, mesh, model.stop_ids, r.prompt_buckets, r.prompts_per_call, r.slots)
 
 
 SAMPLERS = {"jax": _jax_sampler, "vllm": VLLMSampler}

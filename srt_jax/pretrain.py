@@ -36,20 +36,16 @@ def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
         print(f"{out} holds the base model of this recipe: using it.")
         return
 
-    import jax
     import jax.numpy as jnp
-    from flax import nnx
 
-    from srt_jax.model import sharding, weights
+    from srt_jax.model import decoder, sharding, weights
     from srt_jax.model.config import ModelConfig
-    from srt_jax.model.decoder import Decoder
     from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
     from srt_jax.rl.update import UpdateConfig, make_update
 
     started = time.perf_counter()
     mesh = sharding.make_mesh()
-    graphdef, params = nnx.split(Decoder(ModelConfig.from_hf(miniature.HF_CONFIG), nnx.Rngs(recipe.seed)))
-    params = jax.device_put(params, sharding.replicated(mesh))
+    graphdef, params = decoder.create(ModelConfig.from_hf(miniature.HF_CONFIG), recipe.seed, mesh)
     schedule = learning_rate_schedule(recipe.learning_rate, "cosine", recipe.warmup_steps, recipe.steps)
     optimizer = make_optimizer(schedule, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, grad_clip=1.0)
     state = init_state(params, optimizer, mesh)

@@ -1,19 +1,61 @@
-"""Causal attention over right-padded sequences, and one decoding step against a shared prompt.
+"""Causal attention over right-padded sequences, by platform, and one decoding step against a shared prompt.
 
 Letters: B sequences, S tokens, N query heads, K key/value heads, G = N/K, H head dim.
 """
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from srt_jax.model.config import ModelError
+from srt_jax.model.sharding import ROWS
 
 MASKED = -1e30  # finite, so that a fully masked row gives a uniform softmax and no NaN
+PLATFORMS = {"gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu", "cpu": "cpu"}
+LANES = 128  # of a TPU's vector registers: splash wants lengths and head dims in multiples of it
 
 
-def causal(q, k, v):
-    """Attention of each token to itself and the tokens before it, in plain XLA.
+def choose(name: str, platform: str, dtype) -> str:
+    """model.attention -> xla | cudnn | splash, for a jax.Device.platform and a compute dtype.
 
-    q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]. Rows are right-padded, so the causal mask alone keeps padding
-    out of every real token's view. The G = N/K query heads of a key head are stacked along S: one batched matrix
-    product per key head, which XLA's CPU backend runs faster than the five-dimensional contraction (1.15 times).
+    auto: cudnn on GPUs in 16 bits, splash on TPUs, else xla. Raises ModelError for one that the platform lacks.
+    """
+    kind, half = PLATFORMS[platform], jnp.dtype(dtype).itemsize == 2
+    if name == "auto":
+        return {"gpu": "cudnn" if half else "xla", "tpu": "splash", "cpu": "xla"}[kind]
+    if name == "cudnn" and kind != "gpu":
+        raise ModelError(f"model.attention is 'cudnn', which needs an NVIDIA GPU, and this is a {kind.upper()}: "
+                         "set it to 'auto'.")
+    if name == "cudnn" and not half:
+        raise ModelError(f"model.attention is 'cudnn', which cannot compute in {jnp.dtype(dtype).name}: set "
+                         "model.dtype to 'bfloat16', or model.attention to 'xla'.")
+    if name == "splash" and kind != "tpu":
+        raise ModelError(f"model.attention is 'splash', which needs a TPU, and this is a {kind.upper()}: "
+                         "set it to 'auto'.")
+    return name
+
+
+def causal(q, k, v, name: str = "xla", mesh: Mesh | None = None):
+    """Attention of each token to itself and the tokens before it; every device attends in its own rows and heads.
+
+    q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]; `name` is xla, cudnn or splash. Rows are right-padded, so the
+    causal mask alone keeps padding out of every real token's view, and lets a padded one see at least itself.
+    """
+    on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
+    kernel = {"xla": xla, "cudnn": cudnn, "splash": functools.partial(splash, interpret=on_cpu)}[name]
+    if mesh is None or mesh.size == 1:
+        return kernel(q, k, v)
+    spec = P(ROWS, None, "tensor")
+    return jax.shard_map(kernel, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+
+
+def xla(q, k, v):
+    """In plain XLA, with all scores in memory: for CPUs and short sequences.
+
+    The G = N/K query heads of a key head are stacked along S: one batched matrix product per key head, which XLA's CPU
+    backend runs faster than the five-dimensional contraction (1.15 times).
     """
     B, S, N, H = q.shape
     K = k.shape[2]
@@ -26,6 +68,32 @@ def causal(q, k, v):
     weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), -1).astype(v.dtype)
     out = jnp.einsum("bst,bth->bsh", weights, v)
     return out.reshape(B, K, G, S, H).transpose(0, 3, 1, 2, 4).reshape(B, S, N, H)
+
+
+def cudnn(q, k, v):
+    """cuDNN's flash attention: 16 bits only; lengths in multiples of 128 are the fastest."""
+    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+
+
+def splash(q, k, v, interpret: bool = False):
+    """JAX's flash attention for TPUs; `interpret` runs the kernel's code on a CPU.
+
+    Lengths and head dims are padded to multiples of 128: padded keys come last, where no real query sees them.
+    """
+    # Half a second of imports that only TPUs need.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    _, S, N, H = q.shape
+    length = S + -S % LANES
+    q, k, v = (jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - S), (0, -H % LANES)))
+               for x in (q * H**-0.5, k, v))
+    block = next(size for size in (512, 256, LANES) if length % size == 0)
+    sizes = kernels.BlockSizes(
+        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block)
+    mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * N)
+    kernel = kernels.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret)
+    return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)[:, :S, :, :H]
 
 
 def decode_step(q, k, v, prompt_kv, prompt_lengths, response_kv, step):

@@ -3,14 +3,35 @@
 Letters of shapes: B sequences, S tokens, D model, F ffn, N heads, K kv heads, H head dim, V vocab, L layers.
 The layers' parameters are stacked on a leading L and run by one `lax.scan`, so compile time does not grow with depth.
 """
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from srt_jax.model import attention
+from srt_jax.model import attention, sharding
 from srt_jax.model.config import ModelConfig, inverse_frequencies
 
 UNROLL_BELOW = 10_000_000  # parameters
+
+
+def activations(primitive, *operands, **_):
+    """Remat policy: keep what is computed from an activation [B, S, ...].
+
+    But not weights in the compute dtype, gathered over fsdp: all layers of them would be the whole model once more.
+    """
+    return any(x.ndim > 2 for x in operands)
+
+
+# What a layer's forward pass keeps for its backward pass.
+KEPT = {
+    "none": activations,
+    "attention": activations,  # Decoder.attend takes care of the rest
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class Linear(nnx.Module):
@@ -49,7 +70,7 @@ def rotate(x, positions, frequencies):
 class Layer(nnx.Module):
     """Pre-norm attention and gated feed-forward, in two halves so that training and decoding share both."""
 
-    def __init__(self, config: ModelConfig, rngs):
+    def __init__(self, config: ModelConfig, rngs, mesh=None):
         c, std = config, config.initializer_range
         heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         self.attention_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
@@ -63,7 +84,7 @@ class Layer(nnx.Module):
         self.gate = Linear(c.hidden_size, c.intermediate_size, c.mlp_bias, std, rngs)
         self.up = Linear(c.hidden_size, c.intermediate_size, c.mlp_bias, std, rngs)
         self.down = Linear(c.intermediate_size, c.hidden_size, c.mlp_bias, std, rngs)
-        self.config = config
+        self.config, self.mesh = config, mesh
 
     def queries_keys_values(self, x, positions, frequencies):
         """x [..., S, D] -> q [..., S, N, H], k and v [..., S, K, H], rotated to their positions [..., S]."""
@@ -74,31 +95,61 @@ class Layer(nnx.Module):
         v = self.v(h).reshape(*x.shape[:-1], c.num_kv_heads, c.head_dim)
         if c.qk_norm:  # before the rotation
             q, k = self.q_norm(q), self.k_norm(k)
-        return rotate(q, positions, frequencies), rotate(k, positions, frequencies), v
+        q, k = rotate(q, positions, frequencies), rotate(k, positions, frequencies)
+        return tuple(sharding.by_row(x, self.mesh, "tensor", None) for x in (q, k, v))
 
     def finish(self, x, attended):
         """Adds the attention output [..., S, N, H] and the feed-forward block to the residual stream x [..., S, D]."""
-        x = x + self.o(attended.reshape(*x.shape[:-1], -1))
+        x = sharding.by_row(x + self.o(attended.reshape(*x.shape[:-1], -1)), self.mesh)
         h = self.mlp_norm(x)
-        return x + self.down(jax.nn.silu(self.gate(h)) * self.up(h))
+        h = sharding.by_row(jax.nn.silu(self.gate(h)) * self.up(h), self.mesh, "tensor")
+        return sharding.by_row(x + self.down(h), self.mesh)
 
 
 class Decoder(nnx.Module):
-    """The model. Parameters are float32 (the master copy); computation runs in `dtype`."""
+    """The model. Parameters are float32 (the master copy); computation runs in `dtype`, spread over `mesh` if given.
 
-    def __init__(self, config: ModelConfig, rngs, dtype=jnp.float32, remat: bool = False):
+    remat: none | dots | attention | full; kernel: xla | cudnn | splash, as model/attention.py chooses.
+    """
+
+    def __init__(self, config: ModelConfig, rngs, dtype=jnp.float32, remat="none", kernel="xla",
+                 mesh: Mesh | None = None):
         std = config.initializer_range
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size)))
         keys = jax.random.split(rngs.params(), config.num_layers)
-        self.layers = nnx.vmap(lambda key: Layer(config, nnx.Rngs(params=key)))(keys)
+        self.layers = nnx.vmap(lambda key: Layer(config, nnx.Rngs(params=key), mesh))(keys)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = None if config.tie_word_embeddings else nnx.Param(
             std * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size)))
-        self.config, self.dtype, self.remat = config, dtype, remat
+        self.config, self.dtype, self.remat, self.kernel, self.mesh = config, jnp.dtype(dtype), remat, kernel, mesh
 
     def head_weights(self):
-        """[V, D], the tied embedding or the separate head, in the compute dtype."""
-        return (self.embedding if self.head is None else self.head)[...].astype(self.dtype)
+        """[V, D], the tied embedding or the separate head, as it is stored."""
+        return (self.embedding if self.head is None else self.head)[...]
+
+    def embed(self, tokens):
+        """[..., S] -> [..., S, D] in the compute dtype, each row on its device.
+
+        Every device looks up its features for the rows of its whole fsdp group, and an all-to-all completes them: the
+        table, which is much larger than the activations, stays where it is, and so does its gradient.
+        """
+        tokens = sharding.constrain(tokens, self.mesh, P("data", *(None,) * (tokens.ndim - 1)))
+        table = sharding.constrain(self.embedding[...], self.mesh, sharding.rule("embedding"))
+        x = table[tokens].astype(self.dtype)
+        x = sharding.constrain(x, self.mesh, P("data", *(None,) * (tokens.ndim - 1), "fsdp"))
+        return sharding.by_row(x, self.mesh)
+
+    def attend(self, q, k, v):
+        """Causal attention by the chosen kernel: q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]."""
+        causal = functools.partial(attention.causal, name=self.kernel, mesh=self.mesh)
+        if self.remat == "attention" and self.kernel == "xla":  # the other kernels never hold the scores
+            causal = jax.checkpoint(causal)
+        return causal(q, k, v)
+
+    def keeps_everything(self) -> bool:
+        """Whether nothing is computed again in the backward pass, and weights are used just as they lie."""
+        as_they_lie = self.dtype == jnp.float32 and (self.mesh is None or self.mesh.shape["fsdp"] == 1)
+        return KEPT[self.remat] is activations and as_they_lie
 
     def run_layers(self, tokens, positions, attend, caches=None):
         """Embeds tokens [..., S] and runs all layers.
@@ -106,13 +157,13 @@ class Decoder(nnx.Module):
         `attend(q, k, v, cache)` returns (attended, kept): `cache` is one layer's slice of `caches` (a pytree with a
         leading L), `kept` is stacked over layers and returned. Returns (hidden [..., S, D] after the last norm, kept).
         """
-        x = self.embedding[...][tokens].astype(self.dtype)
+        x = self.embed(tokens)
         frequencies = jnp.asarray(inverse_frequencies(self.config), jnp.float32)
         graphdef, stacked = nnx.split(self.layers)
 
         def body(x, inputs):
             params, cache = inputs
-            layer = nnx.merge(graphdef, params)
+            layer = nnx.merge(graphdef, sharding.gather_layer(params, self.mesh, self.dtype))
             q, k, v = layer.queries_keys_values(x, positions, frequencies)
             attended, kept = attend(q, k, v, cache)
             return layer.finish(x, attended), kept
@@ -120,21 +171,32 @@ class Decoder(nnx.Module):
         # Tiny models train unrolled: the scan's copies of stacked activations would be a fifth of their step. Decoding
         # keeps no activations, and its scan is the faster of the two.
         unroll = self.config.num_layers if caches is None and self.config.num_params < UNROLL_BELOW else 1
-        x, kept = jax.lax.scan(jax.checkpoint(body) if self.remat else body, x, (stacked, caches), unroll=unroll)
+        if not self.keeps_everything():
+            # In a loop the compiler cannot merge what is computed again with what was there before: no barriers needed.
+            body = jax.checkpoint(body, policy=KEPT[self.remat], prevent_cse=False)
+        x, kept = jax.lax.scan(body, x, (stacked, caches), unroll=unroll)
         return self.norm(x), kept
 
     def __call__(self, tokens):
         """tokens [B, S], right-padded -> hidden states [B, S, D]; head_weights() turns them into logits."""
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        hidden, _ = self.run_layers(
-            tokens, positions, lambda q, k, v, _: (attention.causal(q, k, v), None))
+        hidden, _ = self.run_layers(tokens, positions, lambda q, k, v, _: (self.attend(q, k, v), None))
         return hidden
 
     def logits(self, hidden):
         """[..., D] -> [..., V] in float32. For tests and single positions only: training uses model/logprobs.py."""
-        return jnp.einsum("...d,vd->...v", hidden, self.head_weights(), preferred_element_type=jnp.float32)
+        return jnp.einsum("...d,vd->...v", hidden, self.head_weights().astype(hidden.dtype),
+                          preferred_element_type=jnp.float32)
 
 
-def abstract(config: ModelConfig, dtype=jnp.float32, remat: bool = False):
+def abstract(config: ModelConfig, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | None = None):
     """(graphdef, parameter shapes) of a decoder, without allocating it."""
-    return nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype, remat)))
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype, remat, kernel, mesh)))
+
+
+def create(config: ModelConfig, seed: int, mesh: Mesh, dtype=jnp.float32, remat="none", kernel="xla"):
+    """(graphdef, fresh random parameters), each drawn where it lies."""
+    graphdef, shapes = abstract(config, dtype, remat, kernel, mesh)
+    draw = jax.jit(lambda: nnx.split(Decoder(config, nnx.Rngs(seed), dtype, remat, kernel, mesh))[1],
+                   out_shardings=sharding.parameter_shardings(mesh, shapes))
+    return graphdef, draw()

@@ -1,41 +1,155 @@
-"""Log-probabilities of given tokens from hidden states, without ever holding [B, S, V] logits."""
+"""Log-probabilities of given tokens from hidden states, without ever holding [B, S, V] logits.
+
+Both passes work on a few positions of every row at a time; the backward pass computes the logits again from the
+log-normalisers that the forward pass kept. Letters of one device: b rows, v vocabulary, d features, c positions.
+"""
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from srt_jax.model.sharding import ROWS, fit
 
 
-def token_logprobs(hidden, head, targets, temperature=1.0, chunk=512):
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What is static: positions per chunk, and the axes that split head [V, D] (None where nothing does)."""
+    chunk: int
+    mesh: Mesh | None
+    vocabulary: str | None
+    features: str | None
+
+
+def token_logprobs(hidden, head, targets, temperature=1.0, chunk=512, mesh: Mesh | None = None):
     """log p(target) and entropy of the distribution at each position.
 
-    hidden [B, S, D], head [V, D], targets [B, S]; logits are divided by `temperature` first, as the sampler does.
-    Works on `chunk` positions at a time and computes the logits again in the backward pass, so memory grows with
-    B * chunk * V. Matrix products run in hidden's dtype and accumulate in float32.
+    hidden [B, S, D], head [V, D], targets [B, S]; logits are divided by `temperature` first, as the sampler does; it
+    gets no gradient. Works on at most `chunk` positions of each row at a time, so memory grows with rows x chunk x V.
+    Matrix products run in hidden's dtype and accumulate in float32; head's gradient has head's dtype. On a mesh every
+    device takes its rows and its part of the vocabulary, and head's gradient is summed over the devices once.
     Returns (logprobs [B, S], entropy [B, S]), float32.
     """
     S = targets.shape[1]
-    if S <= chunk:
-        return _chunk_logprobs(hidden, head, targets, temperature)
-    padding = -S % chunk
-    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
-    targets = jnp.pad(targets, ((0, 0), (0, padding)))
-
-    def body(_, start):
-        h = jax.lax.dynamic_slice_in_dim(hidden, start, chunk, 1)
-        t = jax.lax.dynamic_slice_in_dim(targets, start, chunk, 1)
-        return None, _chunk_logprobs(h, head, t, temperature)
-
-    # Chunks run along S, never along B * S: the rows stay on their devices.
-    _, parts = jax.lax.scan(jax.checkpoint(body), None, jnp.arange(0, S + padding, chunk))
-    return tuple(jnp.moveaxis(p, 0, 1).reshape(p.shape[1], -1)[:, :S] for p in parts)
+    chunk = -(-S // -(-S // chunk))  # as even as the number of chunks allows
+    if mesh is None or mesh.size == 1:
+        layout = Layout(chunk, None, None, None)
+    else:
+        layout = Layout(chunk, mesh, *fit(mesh, ("tensor", "fsdp"), head.shape))
+    return _token_logprobs(layout, hidden, head, targets, jnp.asarray(temperature, jnp.float32))
 
 
-def _chunk_logprobs(hidden, head, targets, temperature):
-    logits = jnp.einsum("bsd,vd->bsv", hidden, head, preferred_element_type=jnp.float32) / temperature
-    top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-    exp = jnp.exp(logits - top)
-    total = exp.sum(-1)
-    log_total = jnp.log(total) + top[..., 0]
-    # A comparison instead of a gather: no scatter in the backward pass, and it works on a sharded vocabulary.
-    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
-    logprobs = jnp.where(is_target, logits, 0.0).sum(-1) - log_total
-    entropy = log_total - (exp * logits).sum(-1) / total
-    return logprobs, entropy
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _token_logprobs(layout, hidden, head, targets, temperature):
+    return _forward(layout, hidden, head, targets, temperature)[0]
+
+
+def _forward(layout: Layout, hidden, head, targets, temperature):
+    def on_device(hidden, head, targets, temperature):
+        head = _whole(head, hidden.dtype, layout)
+
+        def body(_, h, t):
+            logits = _logits(h, head, temperature)
+            top = _over(jax.lax.pmax, logits.max(-1), layout.vocabulary)
+            exp = jnp.exp(logits - top[..., None])
+            # A comparison instead of a gather works on a part of the vocabulary, too.
+            sums = exp.sum(-1), (exp * logits).sum(-1), jnp.where(_is_target(t, logits, layout), logits, 0.0).sum(-1)
+            total, weighted, chosen = _over(jax.lax.psum, sums, layout.vocabulary)
+            log_total = jnp.log(total) + top
+            # A single chunk's logits are in memory anyway: the backward pass takes them as they are.
+            kept = logits if layout.chunk == targets.shape[1] else None
+            return None, (chosen - log_total, log_total - weighted / total, log_total, kept)
+
+        return _over_chunks(body, None, (hidden, targets), layout.chunk)[1]
+
+    rows, head_spec = P(ROWS), P(layout.vocabulary, layout.features)
+    logprobs, entropy, log_total, logits = _on_devices(
+        on_device, layout, (rows, head_spec, rows, P()), (rows, rows, rows, P(ROWS, None, layout.vocabulary)),
+    )(hidden, head, targets, temperature)
+    return (logprobs, entropy), (hidden, head, targets, temperature, entropy, log_total, logits)
+
+
+def _backward(layout: Layout, residuals, gradients):
+    """d logp = (onehot - p) / T; d entropy = -p (log p + entropy) / T, by logits before the division."""
+    def on_device(hidden, head, targets, temperature, entropy, log_total, kept, by_logprob, by_entropy):
+        dtype = hidden.dtype
+        gathered = _whole(head, dtype, layout)
+
+        def body(d_head, h, t, entropy, log_total, by_logprob, by_entropy, logits=None):
+            logits = _logits(h, gathered, temperature) if logits is None else logits
+            log_p = logits - log_total[..., None]
+            p = jnp.exp(log_p)
+            by_logits = by_logprob[..., None] * (_is_target(t, logits, layout) - p)
+            by_logits -= by_entropy[..., None] * p * (log_p + entropy[..., None])
+            by_logits = (by_logits / temperature).astype(dtype)
+            d_head += jnp.einsum("bcv,bcd->vd", by_logits, h, preferred_element_type=jnp.float32)
+            return d_head, (jnp.einsum("bcv,vd->bcd", by_logits, gathered),)
+
+        arrays = (hidden, targets, entropy, log_total, by_logprob, by_entropy)
+        d_head, (d_hidden,) = _over_chunks(
+            body, jnp.zeros(gathered.shape), arrays if kept is None else (*arrays, kept), layout.chunk)
+        d_hidden = _over(jax.lax.psum, d_hidden, layout.vocabulary)
+        if layout.mesh is not None:
+            if layout.features:
+                d_head = jax.lax.psum_scatter(d_head, layout.features, scatter_dimension=1, tiled=True)
+            d_head = jax.lax.psum(d_head, "data" if layout.features else ROWS)
+        return d_hidden, d_head.astype(head.dtype)
+
+    hidden, head, targets, temperature, entropy, log_total, kept = residuals
+    rows, head_spec = P(ROWS), P(layout.vocabulary, layout.features)
+    d_hidden, d_head = _on_devices(
+        on_device, layout,
+        (rows, head_spec, rows, P(), rows, rows, P(ROWS, None, layout.vocabulary), rows, rows), (rows, head_spec),
+    )(hidden, head, targets, temperature, entropy, log_total, kept, *gradients)
+    return d_hidden, d_head, None, None
+
+
+_token_logprobs.defvjp(_forward, _backward)
+
+
+def _logits(h, head, temperature):
+    return jnp.einsum("bcd,vd->bcv", h, head, preferred_element_type=jnp.float32) / temperature
+
+
+def _is_target(targets, logits, layout: Layout):
+    """[b, c, v] bool, for this device's part of the vocabulary."""
+    v = logits.shape[-1]
+    first = jax.lax.axis_index(layout.vocabulary) * v if layout.vocabulary else 0
+    return first + jnp.arange(v) == targets[..., None]
+
+
+def _whole(head, dtype, layout: Layout):
+    """This device's part of the vocabulary with all features, in the compute dtype."""
+    head = head.astype(dtype)
+    return jax.lax.all_gather(head, layout.features, axis=1, tiled=True) if layout.features else head
+
+
+def _over(reduce, x, axis):
+    """pmax or psum over a mesh axis that may not be there."""
+    return reduce(x, axis) if axis else x
+
+
+def _on_devices(function, layout: Layout, in_specs, out_specs):
+    """The function on each device's part of the arrays."""
+    if layout.mesh is None:
+        return function
+    return jax.shard_map(function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def _over_chunks(body, carry, arrays, chunk: int):
+    """body(carry, *chunks [b, c, ...]) -> (carry, outputs [b, c, ...]) along S; outputs are joined to [b, S, ...].
+
+    Chunks run along S, never along b * S: rows stay whole. One chunk needs no loop.
+    """
+    S = arrays[0].shape[1]
+    if chunk == S:
+        return body(carry, *arrays)
+    padded = [jnp.pad(x, ((0, 0), (0, -S % chunk), *((0, 0),) * (x.ndim - 2))) for x in arrays]
+
+    def step(carry, start):
+        return body(carry, *(jax.lax.dynamic_slice_in_dim(x, start, chunk, 1) for x in padded))
+
+    carry, parts = jax.lax.scan(step, carry, jnp.arange(0, S, chunk))
+    return carry, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :S], parts)

@@ -1,10 +1,19 @@
-"""The device mesh, and which parameter lies where: one ordered table, first match wins."""
+"""The device mesh, and what lies where on it: one ordered table for parameters, one rule for activations.
+
+Sequences are split over data x fsdp, heads, ffn and vocabulary over tensor. Parameters are also split over fsdp, and
+gathered layer by layer right before use.
+"""
+import functools
+import math
 import re
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from srt_jax.model.config import ModelConfig, ModelError
+from srt_jax.model.paths import flat_paths, map_with_path
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the axes that split the sequences of a batch
@@ -20,17 +29,119 @@ RULES = (
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A (data, fsdp, tensor) mesh over all devices; data=-1 takes what the other two leave."""
+    """A (data, fsdp, tensor) mesh over all devices of all processes; data=-1 takes what the other two leave.
+
+    `devices` may be those of a topology that is not there. On TPUs neighbours in the mesh are neighbours on the chips'
+    network; elsewhere devices keep their order, process by process, so that `tensor` stays inside a machine.
+    """
     devices = jax.devices() if devices is None else devices
     data = len(devices) // (fsdp * tensor) if data == -1 else data
-    return Mesh(np.asarray(devices).reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def check_mesh(config: ModelConfig, tensor: int) -> None:
+    """Raises ModelError unless the mesh's tensor axis divides the model's heads."""
+    if config.num_kv_heads % tensor:
+        raise ModelError(f"mesh.tensor is {tensor}, which does not divide the {config.num_kv_heads} key/value heads of "
+                         f"this model: choose a divisor of {config.num_kv_heads}, and split the rest with mesh.fsdp.")
+
+
+def num_row_shards(mesh: Mesh) -> int:
+    """Into how many parts the sequences of a batch are split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+# ---- parameters
+
+
+def rule(path: str) -> P:
+    """The table's entry for a parameter."""
+    return next(spec for pattern, spec in RULES if re.fullmatch(pattern, path))
+
+
+def fit(mesh: Mesh, spec, shape: tuple[int, ...]) -> P:
+    """The spec without the axes that do not divide their dimension: it stays whole."""
+    def divides(axes, size):
+        axes = axes if isinstance(axes, tuple) else (axes,)
+        return size % math.prod(mesh.shape[a] for a in axes) == 0
+
+    return P(*(axes if axes and divides(axes, size) else None for axes, size in zip(spec, shape)))
 
 
 def parameter_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSharding:
-    """The sharding of one parameter; a dimension that its axis does not divide stays whole."""
-    spec = next(spec for pattern, spec in RULES if re.fullmatch(pattern, path))
-    fitting = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, shape)]
-    return NamedSharding(mesh, P(*fitting))
+    """The sharding of one parameter."""
+    return NamedSharding(mesh, fit(mesh, rule(path), shape))
+
+
+def parameter_shardings(mesh: Mesh, shapes):
+    """The tree of the parameters' shardings."""
+    return map_with_path(lambda path, x: parameter_sharding(mesh, path, x.shape), shapes)
+
+
+def gather_layer(params, mesh: Mesh | None, dtype):
+    """One layer's parameters as it computes with them: matrices and biases in `dtype`, no longer split over fsdp.
+
+    Cast first, so that the gather moves the smaller numbers. Norm scales stay as they are. Gradients are split over
+    fsdp again at once: left to itself XLA may stack whole ones over the layers.
+    """
+    def gather(path, x):
+        if path.endswith("scale"):
+            return x
+        x = x.astype(dtype)
+        if mesh is None or mesh.size == 1:
+            return x
+        split = fit(mesh, rule(f"layers.{path}")[1:], x.shape)
+        gathered = P(*(None if axis == "fsdp" else axis for axis in split))
+        return _gather(x, NamedSharding(mesh, gathered), NamedSharding(mesh, split))
+
+    return map_with_path(gather, params)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x, gathered: NamedSharding, split: NamedSharding):
+    return jax.lax.with_sharding_constraint(x, gathered)
+
+
+_gather.defvjp(
+    lambda x, gathered, split: (jax.lax.with_sharding_constraint(x, gathered), None),
+    lambda gathered, split, _, gradient: (jax.lax.with_sharding_constraint(gradient, split),))
+
+
+def describe(mesh: Mesh, shapes) -> str:
+    """What lies where, printed at start: each rule with its parameters and their bytes per device.
+
+    `shapes`: parameters, abstract or not. A dimension that stays whole because its axis does not divide it is named.
+    """
+    lines = [f"mesh: {' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())}"]
+    named = list(flat_paths(shapes))
+    for pattern, spec in RULES:
+        found = [(path, x) for path, x in named if next(p for p, _ in RULES if re.fullmatch(p, path)) == pattern]
+        count = sum(math.prod(x.shape) for _, x in found)
+        size = sum(math.prod(parameter_sharding(mesh, path, x.shape).shard_shape(x.shape)) * x.dtype.itemsize
+                   for path, x in found)
+        whole = [f"{path} dimension {d} of {n} stays whole: {axis}={mesh.shape[axis]} does not divide it"
+                 for path, x in found for d, (axis, n) in enumerate(zip(spec, x.shape))
+                 if axis and n % mesh.shape[axis]]
+        if found:
+            axes = ", ".join(axis or "-" for axis in spec) or "whole"
+            lines += [f"  {pattern:<36} ({axes}): {count:,} parameters, {size / 2**20:,.1f} MiB per device",
+                      *(f"    {line}" for line in whole)]
+    return "\n".join(lines)
+
+
+# ---- activations
+
+
+def constrain(x, mesh: Mesh | None, spec: P):
+    """Fixes where an array lies inside a jitted function; without a mesh nothing happens."""
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, fit(mesh, spec, x.shape)))
+
+
+def by_row(x, mesh: Mesh | None, *last):
+    """An activation: the leading dimension over data x fsdp, the last ones over the axes `last`, the rest whole."""
+    return constrain(x, mesh, P(ROWS, *(None,) * (x.ndim - 1 - len(last)), *last))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -41,11 +152,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_rows(mesh: Mesh) -> NamedSharding:
     """The leading dimension split over data x fsdp."""
     return NamedSharding(mesh, P(ROWS))
-
-
-def num_row_shards(mesh: Mesh) -> int:
-    """Into how many parts the sequences of a batch are split."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def place(tree, sharding):

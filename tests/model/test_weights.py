@@ -256,7 +256,8 @@ for fsdp, tensor in ((4, 2), (2, 4), (2, 2)):  # the last leaves a third axis, o
                     for axis, size in zip(spec(shape), shape)]
             return NamedSharding(mesh, P(*fits))
         reads.clear()
-        _, placed, _ = weights.load(source, sharding_of=sharding_of)
+        weights.sharding.parameter_sharding = lambda mesh, path, shape: sharding_of(path, shape)
+        _, placed, _ = weights.load(source, mesh=mesh)
         slices = 0
         for path, leaf in weights.flat_paths(placed):
             assert leaf.sharding == sharding_of(path, leaf.shape), path
