@@ -14,12 +14,43 @@ def start(cpu_devices: int = 0) -> None:
     """Splits the CPU into simulated devices (0: leaves it whole) and keeps compiled programs between processes.
 
     The programs go to $JAX_COMPILATION_CACHE_DIR, by default cache/xla in the current folder. Where JAX for GPUs or
-    TPUs is installed, XLA's flags for them are set.
+    TPUs is installed, XLA's flags for them are set. Joins the other processes of a run on several hosts.
     """
     xla_flags.apply()
     jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", "cache/xla"))
     if cpu_devices:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
+    join_processes(os.environ)
+
+
+def join_processes(environment) -> None:
+    """Joins the processes of a run, where the environment tells of several:
+
+    - JAX_COORDINATOR_ADDRESS (host:port of process 0) with JAX_NUM_PROCESSES and JAX_PROCESS_ID;
+    - more than one task of a SLURM step (srun), or more than one TPU_WORKER_HOSTNAMES: JAX finds the rest there;
+    - SRT_PROCESSES=auto: JAX finds all by itself, as on Cloud TPU pods.
+
+    Raises RuntimeError where a variable is missing or no number.
+    """
+    if environment.get("JAX_COORDINATOR_ADDRESS"):
+        count, index = (_number(environment, name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+        jax.distributed.initialize(environment["JAX_COORDINATOR_ADDRESS"], count, index)
+    elif (int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+          or environment.get("SRT_PROCESSES") == "auto"):
+        jax.distributed.initialize()
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints and writes for all."""
+    return jax.process_index() == 0
+
+
+def _number(environment, name: str) -> int:
+    value = environment.get(name, "")
+    if not value.isdigit():
+        raise RuntimeError(f"JAX_COORDINATOR_ADDRESS is set, but {name} is {value!r}: set it to a number in every "
+                           "process, or unset JAX_COORDINATOR_ADDRESS.")
+    return int(value)
 
 
 def profiled(steps: Iterable[int], directory, enabled: bool = True) -> Iterator[int]:
