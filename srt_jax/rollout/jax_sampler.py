@@ -55,6 +55,7 @@ class JaxSampler:
         self._rows_per_prompt = shards // math.gcd(prompts_per_call, shards)
         self._params, self._version = None, -1
         self._programs = {}
+        self.report = {}  # a load costs nothing
         self.decode_steps = 0  # of the last `generate`: each feeds one token of every sequence that decodes
 
     def load(self, params, version: int) -> None:
