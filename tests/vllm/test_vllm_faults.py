@@ -10,8 +10,7 @@ import time
 import numpy as np
 import psutil
 import pytest
-from attached import changed, open_vllm_sampler, vllm_config
-from conftest import PYTHON, START_SECONDS
+from vllm_support import PYTHON, START_SECONDS, changed, open_vllm_sampler, vllm_config
 
 from srt_jax.config import ConfigError
 from srt_jax.rollout import vllm_client

@@ -3,8 +3,7 @@ import json
 import shutil
 
 import pytest
-from attached import open_vllm_sampler, vllm_config
-from conftest import started
+from vllm_support import open_vllm_sampler, started, vllm_config
 
 from srt_jax.config import ConfigError
 from srt_jax.rollout import vllm_server

@@ -6,7 +6,7 @@ import threading
 import jax
 import numpy as np
 import pytest
-from attached import changed, open_vllm_sampler, vllm_config
+from vllm_support import changed, open_vllm_sampler, vllm_config
 
 from srt_jax.config import ConfigError
 from srt_jax.model import weights

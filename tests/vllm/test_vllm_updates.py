@@ -5,8 +5,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from attached import vllm_config
-from conftest import started
+from vllm_support import started, vllm_config
 
 from srt_jax.metrics import read_metrics
 from srt_jax.model import weights

@@ -1,12 +1,37 @@
-"""Samplers and configs of tests that attach to a running server."""
+"""Servers for tests, and samplers that attach to them."""
+import contextlib
+
 import jax
 import numpy as np
 
 from srt_jax.loading import load_weights, open_mesh
 from srt_jax.model import weights
 from srt_jax.prepare import read_model
+from srt_jax.rollout import vllm_server
+from srt_jax.rollout.vllm_command import Settings
 from srt_jax.rollout.vllm_sampler import VLLMSampler
-from tests.helpers import small_config
+from tests.helpers import REPOSITORY, small_config
+
+PYTHON = REPOSITORY / ".venv-vllm" / "bin" / "python"
+MAX_MODEL_LEN = 28  # of small_config
+START_SECONDS = 300.0
+
+
+@contextlib.contextmanager
+def started(log_folder, models: dict, **settings):
+    """{name: Server} that all started at once, each on its model directory."""
+    fields = dict(dtype="float32", max_model_len=MAX_MODEL_LEN, memory_fraction=1, threads=1) | settings
+    servers = {name: vllm_server.Server(name, Settings(str(PYTHON), **fields), log_folder / f"{name}.log",
+                                        start_seconds=START_SECONDS, max_restarts=0) for name in models}
+    try:
+        for name, server in servers.items():
+            server.start(models[name])
+        for server in servers.values():
+            server.wait()
+        yield servers
+    finally:
+        for server in servers.values():
+            server.stop()
 
 
 def vllm_config(model, out, name, servers=(), steps=3):
