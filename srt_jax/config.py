@@ -286,7 +286,7 @@ def validate_devices(config: ConfigDict, num_devices: int) -> None:
              f"mesh.data={config.mesh.data} x mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not "
              f"make the {num_devices} devices: change one of them, or mesh.cpu_devices on a CPU.")
     rows = data * config.mesh.fsdp
-    for field in ("batch.microbatch_sequences", "rollout.prompts_per_call"):
+    for field in ("batch.microbatch_sequences", "rollout.slots"):
         _require(_get(config, field) % rows == 0,
                  f"{field} is {_get(config, field)}, which the {rows} data x fsdp shards do not divide: "
                  f"choose a multiple of {rows}.")

@@ -6,6 +6,7 @@ import json
 import pathlib
 from collections.abc import Callable
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,7 +19,7 @@ from srt_jax.data.curriculum import Curriculum
 from srt_jax.data.prompts import encode, load_tokenizer, stop_ids
 from srt_jax.data.split import split_validation
 from srt_jax.evaluation import VALIDATION, EvalSet
-from srt_jax.model import weights
+from srt_jax.model import attention, sharding, weights
 from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
 from srt_jax.reward import labels
 from srt_jax.reward.labels import LabelSettings
@@ -94,7 +95,7 @@ def read_model(config: ConfigDict) -> Model:
     directory = find_model(config.model.path)
     hf_config = read_hf_config(directory)
     model_config = ModelConfig.from_hf(hf_config)
-    check_context(config, model_config)
+    check_fit(config, model_config)
     tokenizer = load_tokenizer(str(directory))
     largest = max(tokenizer.get_vocab().values())
     if largest >= model_config.vocab_size:
@@ -105,8 +106,10 @@ def read_model(config: ConfigDict) -> Model:
     return Model(directory, hf_config, model_config, tokenizer, stops)
 
 
-def check_context(config: ConfigDict, model_config: ModelConfig) -> None:
-    """Raises ConfigError where prompt and response may exceed the model's positions."""
+def check_fit(config: ConfigDict, model_config: ModelConfig) -> None:
+    """Raises ConfigError or ModelError where lengths, mesh or attention do not go with the model or this machine."""
+    sharding.check_mesh(model_config, config.mesh.tensor)
+    attention.choose(config.model.attention, jax.default_backend(), config.model.dtype)
     longest = config.batch.max_prompt_tokens + config.batch.max_response_tokens
     if longest > model_config.max_position_embeddings:
         raise ConfigError(
@@ -125,7 +128,7 @@ def prepare_offline(config: ConfigDict) -> list[str]:
     if here or shipped.exists():
         shapes = read_hf_config(pathlib.Path(config.model.path)) if here else json.loads(shipped.read_text())
         model_config = ModelConfig.from_hf(shapes)
-        check_context(config, model_config)
+        check_fit(config, model_config)
         report = [f"model: {config.model.path} ({model_config.family}, {model_config.num_params:,} parameters)"]
     else:
         report = [f"not checked: model, {config.model.path} is not on this machine (offline)"]

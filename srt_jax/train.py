@@ -20,14 +20,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax import metrics, recording
+from srt_jax import metrics, processes, recording
 from srt_jax.checkpoint import Checkpoints, check_same_run
 from srt_jax.collapse import Detector, should_stop
 from srt_jax.collect import Collected, collect, temperature_at
-from srt_jax.config import describe, fingerprint_fields, run_directory, validate, validate_devices
+from srt_jax.config import ConfigError, describe, fingerprint_fields, run_directory, validate, validate_devices
 from srt_jax.evaluation import VALIDATION, evaluate, rollout_rows
 from srt_jax.loading import load_weights, open_mesh, open_sampler
-from srt_jax.model import flops, weights
+from srt_jax.model import flops, sharding, weights
 from srt_jax.prepare import Prepared, prepare
 from srt_jax.reward import labels, shaping
 from srt_jax.reward.grader import Grader
@@ -35,7 +35,7 @@ from srt_jax.rl.collate import abstract_batch, collate
 from srt_jax.rl.optimizer import experiment_optimizer, init_state
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import RolloutError
-from srt_jax.runtime import profiled
+from srt_jax.runtime import is_first_process, profiled
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
 
@@ -73,8 +73,11 @@ def train(config: ConfigDict) -> dict:
     """
     validate(config)
     validate_devices(config, jax.device_count())
+    if config.rollout.sampler == "vllm" and jax.process_count() > 1:
+        raise ConfigError(f"rollout.sampler is 'vllm', which one process drives, and there are {jax.process_count()}: "
+                          "set it to 'jax', or start one process.")
     directory = run_directory(config)
-    if finished := completed_summary(config, directory):
+    if finished := processes.from_first(lambda: completed_summary(config, directory)):
         print(f"{directory} is complete ({finished['steps']} steps): nothing to do.")
         return finished
     run, state, step = begin(config, prepare(config), directory)
@@ -96,8 +99,9 @@ def train(config: ConfigDict) -> dict:
                     if pending:
                         wait([pending])  # new weights come between the rollouts of two steps, never within one's
                     run.sampler.load(state.params, step)
-                watch(run, state, step, values, stop)
-                if stop.requested and step < config.steps:
+                stopping = processes.any_of(stop.requested)
+                watch(run, state, step, values, stopping)
+                if stopping and step < config.steps:
                     raise TrainingStoppedError(
                         f"stopped after step {step}; the state is saved in {directory}: the same command goes on.")
         except RolloutError as e:
@@ -180,12 +184,14 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     identity = {"config": fingerprint_fields(config), **prepared.identity}
     record = checkpoints.record() if start else {"identity": identity, "evals": {}, "seconds": {}}
     check_same_run(record["identity"], identity, directory)
-    (directory / "config.json").write_text(resolved(config))
+    if is_first_process():
+        (directory / "config.json").write_text(resolved(config))
     print(describe(config, jax.device_count()))
     print("\n".join(prepared.report))
 
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, prepared.model, mesh)
+    print(sharding.describe(mesh, params))
     reference = reference_weights(config, prepared, mesh) if config.rl.kl_coef else None
     update_config, optimizer = UpdateConfig.of(config), experiment_optimizer(config)
     state = init_state(params, optimizer, mesh)
@@ -196,8 +202,9 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
                             state, reference, abstract_batch(update_config.layout, mesh))
     grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout)
     grader.self_test()
-    log, detector, alarm = metrics.RunLog(directory, config.steps, last_step=start or None), Detector(), None
-    for recorded in metrics.read_metrics(directory):
+    log = metrics.RunLog(directory, config.steps, last_step=start or None) if is_first_process() else metrics.NoLog()
+    detector, alarm = Detector(), None
+    for recorded in processes.from_first(lambda: metrics.read_metrics(directory)):
         alarm = detector.update(recorded)
     run = Run(
         config, prepared, directory, mesh, reference, update_config, update,
@@ -258,7 +265,7 @@ class StopSignal:
 # ---- watch
 
 
-def watch(run: Run, state, step: int, values: dict, stop: StopSignal) -> None:
+def watch(run: Run, state, step: int, values: dict, stopping: bool) -> None:
     """Evaluates, logs and saves what is due after a step, and decides whether the run ends here."""
     config, alarm = run.config, run.detector.update(values)
     evaluated = is_evaluated(config, step) or bool(alarm and config.stop.collapse)
@@ -270,7 +277,7 @@ def watch(run: Run, state, step: int, values: dict, stop: StopSignal) -> None:
         run.log.write(step, values)
     run.log.progress(step, progress_summary(values))
     run.ended = end_reason(run, alarm)
-    if evaluated or run.ended or step % config.checkpoint.every == 0 or stop.requested:
+    if evaluated or run.ended or step % config.checkpoint.every == 0 or stopping:
         save(run, state, step)
 
 
@@ -295,7 +302,7 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
         with run.phases("eval"):
             found, collected = evaluate(eval_set, run.sampler, run.prepared.model.tokenizer, run.grader, config)
         values |= {f"eval/{eval_set.name}/{name}": value for name, value in found.items()}
-        if position == 0 and step in (0, config.steps):
+        if position == 0 and step in (0, config.steps) and is_first_process():
             rows = rollout_rows(collected, run.prepared.model.tokenizer)
             shown = rows[::config.eval.samples][:config.log.shown]
             run.log.text("probes", metrics.markdown_table(shown), step)
@@ -308,7 +315,7 @@ def log_rollouts(run: Run, step: int, collected: Collected) -> None:
     """Saves the step's rollouts, and shows a few of them in TensorBoard, as often as the config asks for."""
     saved, shown = step % run.config.log.rollouts_every == 0, step % run.config.eval.every == 0
     rows = rollout_rows(collected, run.prepared.model.tokenizer) if saved or shown else []
-    if saved:
+    if saved and is_first_process():
         run.log.rollouts(step, rows)
         recording.write(recording.recorded_path(run.directory, step), collected)
     if shown:
@@ -371,9 +378,10 @@ def finish(run: Run, state, step: int) -> dict:
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-    partial = run.directory / "summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.rename(run.directory / "summary.json")
+    if is_first_process():
+        partial = run.directory / "summary.json.partial"
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
+        partial.rename(run.directory / "summary.json")
     run.log.close()
     run.checkpoints.close()
     if run.ended:
