@@ -1,0 +1,87 @@
+"""The tables of docs/planning.md: python -m srt_jax.plan for the papers' batch (512 x 4096) on several machines.
+
+    python benchmarks/plans.py [--only NAME] [--out runs/plans.jsonl]
+
+Needs .venv-plan (docs/planning.md), no accelerator; minutes of compiling per row. Prints one line of Markdown per plan
+as soon as it is there; --out keeps the whole reports, and what it holds already is not compiled again.
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+VLLM = "--config.rollout.sampler=vllm"  # on GPUs rollouts come from servers
+
+
+def paper(model: str, topology: str, *fields: str) -> list[str]:
+    """The arguments of a plan of srt.py."""
+    return [f"--config=configs/srt.py:{model},dapo", f"--topology={topology}", *fields]
+
+
+def pod(model: str, topology: str, chips: int, *fields: str) -> list[str]:
+    """The update on a TPU slice, its parameters over all chips; one sequence per chip and micro-batch to begin with."""
+    return paper(model, topology, f"--config.mesh.fsdp={chips}", f"--config.batch.microbatch_sequences={chips}", VLLM,
+                 *fields)
+
+
+def scaled(topology: str, chips: int) -> list[str]:
+    """32 sequences per chip, whatever their number; micro-batches of one sequence per chip."""
+    return pod("qwen25_math_7b", topology, chips, f"--config.batch.prompts_per_step={chips}", f"--microbatch={chips}")
+
+
+CASES = {
+    "7B h200:8": paper("qwen25_math_7b", "h200:8", VLLM),
+    "14B h200:8": paper("qwen3_14b", "h200:8", VLLM),
+    "7B h200:4": paper("qwen25_math_7b", "h200:4", VLLM, "--config.mesh.fsdp=4"),
+    "14B h200:4": paper("qwen3_14b", "h200:4", VLLM, "--config.mesh.fsdp=4"),
+    "4B h200:1": paper("qwen3_4b", "h200:1", VLLM, "--config.mesh.fsdp=1", "--config.batch.microbatch_sequences=1"),
+    "7B v5p:4x4x4": pod("qwen25_math_7b", "v5p:4x4x4", 64),
+    "14B v5p:4x4x4": pod("qwen3_14b", "v5p:4x4x4", 64),
+    "7B v6e:8x8": pod("qwen25_math_7b", "v6e:8x8", 64),
+    "14B v6e:8x8": pod("qwen3_14b", "v6e:8x8", 64),
+    "7B v5p:2x2x4, 16 chips": scaled("v5p:2x2x4", 16),
+    "7B v5p:4x4x4, 64 chips": scaled("v5p:4x4x4", 64),
+    "7B v5p:4x8x8, 256 chips": scaled("v5p:4x8x8", 256),
+}
+
+
+def row(name: str, what: str, entry: dict) -> str:
+    """One line of the table."""
+    memory, gb = entry["bytes_per_device"], 1e9
+    cells = [name, what, entry["remat"], entry["microbatch_sequences"], "yes" if entry["fits"] else "no"]
+    total = memory["total"] and f"{memory['total'] / gb:.1f}"
+    if entry["roofs_seconds"] is None:
+        return "| " + " | ".join(map(str, [*cells, total or "-", *["-"] * 6])) + " |"
+    held = sum(memory[kind] for kind in ("parameters", "optimizer", "reference"))
+    roofs, collectives = entry["roofs_seconds"], sum(entry["collective_bytes_per_device"].values())
+    cells += [total, f"{held / gb:.1f}", f"{memory['temporaries'] / gb:.1f}", f"{collectives / gb:.0f}",
+              *(f"{roofs[roof]:.1f}" for roof in ("compute", "memory", "interconnect")),
+              f"{entry['mfu_at_roof']:.0%}"]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs" / "plans.jsonl")
+    args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    done = dict(map(json.loads, args.out.read_text().splitlines())) if args.out.exists() else {}
+    for name in (name for name in CASES if args.only in name):
+        if name not in done:
+            command = [sys.executable, "-m", "srt_jax.plan", "--json", *CASES[name]]
+            found = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+            if found.returncode > 1:
+                sys.exit(f"error: {' '.join(command)} failed.")
+            done[name] = json.loads(found.stdout)
+            with open(args.out, "a") as f:
+                f.write(json.dumps([name, done[name]]) + "\n")
+        print(row(name, "config", done[name]), flush=True)
+        for what, entry in done[name].get("largest", {}).items():
+            print(row(name, what.replace("_", " "), entry), flush=True)
+
+
+if __name__ == "__main__":
+    main()
