@@ -11,15 +11,14 @@ The run keeps the best step's weights. Without any answers: --config.stop.collap
 on label-free signs (srt_jax/collapse.py). The tiny run learns too fast on purpose, so that there is something to
 stop.
 """
-from configs.common import experiment
+from configs.common import COLLAPSE, experiment
 
 STOP = {
     "stop.validation_fraction": 0.01,
     "stop.patience": 3,  # our choice, as is the interval
     "eval.every": 20,
 }
-TINY = {"stop.validation_fraction": 0.05, "stop.patience": 2, "eval.every": 5, "optimizer.learning_rate": 1e-3,
-        "rl.kl_coef": 0.0, "steps": 60}
+TINY = {**COLLAPSE, "stop.validation_fraction": 0.05, "eval.every": 2}
 
 
 def get_config(arguments: str = ""):

@@ -7,7 +7,7 @@ TIME      not measured on GPUs; tiny: about a minute a curve
 PAPER     GRPO collapses like RLOO; more KL does not help; a smaller learning rate delays it; fewer samples delay it; an
           entropy bonus speeds it up. The text names no values: those here are our choice, about the defaults.
 
-The tiny runs are those of the collapse, with the same field changed in the same proportion.
+The tiny runs are those of the collapse, with the same field changed.
 """
 from configs.common import COLLAPSE, figure
 
