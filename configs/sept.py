@@ -25,7 +25,8 @@ SEPT = {
     "prompts.system": r"Please reason step by step, and put your final answer within \boxed{}.",
     "eval.every": 50, "checkpoint.every": 300,
 }
-TINY = {"rollout.temperature_steps": 20, "optimizer.warmup_steps": 2, "prompts.system": ""}
+TINY = {"rollout.temperature_steps": 20, "optimizer.warmup_steps": 2, "prompts.system": "",
+        "optimizer.learning_rate": 3e-5}  # at equal temperatures there is noise only: a larger rate walks away on it
 
 
 def get_config(arguments: str = ""):

@@ -30,9 +30,11 @@ VARIANTS = {
     "grpo": GRPO,
 }
 TINY = {
-    "coupled": sept.TINY, "constant": sept.TINY, "grpo": {"prompts.system": "", "steps": 10},
-    "offline": {"prompts.system": "", "steps": 1, "data.limit": 2048, "batch.prompts_per_step": 2048,
-                "batch.minibatches_per_step": 16},
+    "coupled": sept.TINY,
+    "constant": {**sept.TINY, "rollout.temperature_steps": 0},
+    "grpo": {"prompts.system": "", "steps": 10},
+    "offline": {"prompts.system": "", "optimizer.learning_rate": 3e-5, "steps": 1, "data.limit": 2048,
+                "batch.prompts_per_step": 2048, "batch.minibatches_per_step": 16, "rollout.prompts_per_call": 128},
 }
 
 

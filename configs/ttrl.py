@@ -23,10 +23,9 @@ TTRL = {
     "eval.every": 2, "eval.samples": 16, "eval.temperature": 0.6, "eval.top_p": 0.95,
     "steps": 300,
 }
+TINY = {"batch.microbatch_sequences": 32, "optimizer.warmup_steps": 1, "optimizer.learning_rate": 2e-5}  # 240 updates
 
 
 def get_config(arguments: str = ""):
     """MODEL,DATA with a test set as data: test_aime24, test_amc83, ..."""
-    return experiment(
-        "ttrl", arguments, TTRL, {"batch.microbatch_sequences": 32, "optimizer.warmup_steps": 1, "eval.samples": 32},
-        default="qwen25_math_1_5b,test_aime24", tiny_data="test_sums")
+    return experiment("ttrl", arguments, TTRL, TINY, default="qwen25_math_1_5b,test_aime24", tiny_data="test_sums")

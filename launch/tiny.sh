@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Every experiment on the miniature, one after another (about a minute each on two free cores), and a table of what each gave.
+# What is finished is not run again. Arguments go to every run, e.g. launch/tiny.sh --config.seed=1 --config.out=runs/tiny-1
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+make_environment
+
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+out=runs/tiny
+for argument in "$@"; do
+    case $argument in --config.out=*) out=${argument#*=} ;; esac
+done
+labels=runs/labels
+.venv/bin/python -m srt_jax.pretrain --out=cache/miniature
+for set in tiny-sums:srt.py:tiny sums_4:reasoning_gym.py:vote,tiny; do
+    [ -e "$labels/${set%%:*}.jsonl" ] ||
+        .venv/bin/python -m srt_jax.label --config="configs/${set#*:}" --out="$labels/${set%%:*}.jsonl"
+done
+[ -e $labels/tiny-sums-easy.jsonl ] ||
+    .venv/bin/python -m srt_jax.subset --config=configs/srt.py:tiny --labels=$labels/tiny-sums.jsonl \
+        --by=vote_share --fraction=0.33333 --out=$labels/tiny-sums-easy.jsonl
+
+for config in \
+    srt.py:tiny ground_truth.py:tiny srt_as_released.py:tiny offline_labels.py:tiny semi_supervised.py:tiny \
+    curriculum.py:tiny hard_schedule.py:tiny early_stopping.py:tiny test_time.py:tiny ttrl.py:tiny climb.py:tiny \
+    reasoning_gym.py:vote,tiny reasoning_gym.py:fixed_teacher,tiny \
+    rl.py:grpo,tiny rl.py:dr_grpo,tiny rl.py:reinforce,tiny rl.py:reinforce_baseline,tiny rl.py:reinforce_pp,tiny \
+    rl.py:reinforce_pp_baseline,tiny rl.py:dapo,tiny rl.py:ppo_clip,tiny \
+    sept.py:tiny em_ft.py:tiny sept_variants.py:offline,tiny sept_variants.py:coupled,tiny \
+    sept_variants.py:constant,tiny sept_variants.py:grpo,tiny \
+    figures/v1_fig4.py:srt,tiny figures/v1_fig4.py:ground_truth,tiny figures/v2_fig31.py:threshold_0.6,tiny; do
+    echo "== configs/$config"
+    .venv/bin/python -m srt_jax.main --config="configs/$config" --config.out="$out" "$@"
+done
+.venv/bin/python - "$out" <<'PYTHON'
+import json, pathlib, sys
+print(f"{'run':<36}{'steps':>6}{'base avg':>10}{'maj':>7}{'last avg':>10}{'maj':>7}{'best avg':>10}{'at':>5}{'seconds':>9}")
+for file in sorted(pathlib.Path(sys.argv[1]).rglob("summary.json"), key=lambda file: file.stat().st_mtime):
+    s = json.loads(file.read_text())
+    found = {f"{when} {name}": next(v for key, v in s[when].items() if key.endswith(f"/{name}@32") and "validation" not in key)
+             for when in ("base", "last", "best") for name in ("avg", "maj")}
+    cells = [found[key] for key in ("base avg", "base maj", "last avg", "last maj", "best avg")]
+    print(f"{file.parent.relative_to(sys.argv[1])!s:<36}{s['steps']:>6}" + "".join(
+        f"{x:>{w}.3f}" for x, w in zip(cells, (10, 7, 10, 7, 10))) + f"{s['best']['step']:>5}{sum(s['seconds'].values()):>9.0f}")
+PYTHON
