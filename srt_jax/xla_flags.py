@@ -37,8 +37,9 @@ GPU = Flags("XLA_FLAGS", ("jax_cuda13_plugin", "jax_cuda12_plugin"), ("jaxlib", 
     "xla_gpu_enable_triton_gemm": "false",
 })
 
-# libtpu 0.0.50 overlaps collectives by itself: with or without this flag a 0.5B update for v5p is the same program. The
-# flags of older recipes are out: xla_tpu_enable_async_collective_fusion refuses to compile on anything but a v5e.
+# libtpu 0.0.50 overlaps collectives by itself: a 0.5B update for v5p is the same program with or without this flag, or
+# xla_enable_async_all_gather and xla_tpu_overlap_compute_collective_tc. xla_tpu_enable_async_collective_fusion of older
+# recipes refuses to compile for anything but a v5e.
 TPU = Flags("LIBTPU_INIT_ARGS", ("libtpu",), ("libtpu", "libtpu.so"), {
     "xla_tpu_enable_latency_hiding_scheduler": "true",
 })
