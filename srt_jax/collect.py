@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from ml_collections import ConfigDict
 
+from srt_jax import processes
 from srt_jax.data.base import Problem
 from srt_jax.reward import answers as extraction
 from srt_jax.reward import labels
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
+from srt_jax.runtime import is_first_process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,10 @@ class Collected:
 
 def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompts: Sequence[Sequence[int]], n: int,
                      sampling: Sampling, seeds, style: str, settings: labels.LabelSettings | None = None) -> Collected:
-    """n responses to each problem, and their grading, which begins while other prompts are still sampled."""
+    """n responses to each problem, and their grading, which begins while other prompts are still sampled.
+
+    Of several processes all sample and the first one grades: grading has time limits, so that others might disagree.
+    """
     started = time.perf_counter()
     grading = {}
 
@@ -36,9 +41,9 @@ def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompt
         def finished(p, responses):
             grading[p] = thread.submit(grade, p, responses)
 
-        rollouts = sampler.generate(prompts, n, sampling, seeds, finished)
+        rollouts = sampler.generate(prompts, n, sampling, seeds, finished if is_first_process() else None)
         sampled = time.perf_counter()
-        graded = labels.join([grading[p].result() for p in range(len(problems))])
+        graded = processes.from_first(lambda: labels.join([grading[p].result() for p in range(len(problems))]))
     return Collected(problems, rollouts, graded,
                      {"sample": sampled - started, "grade": time.perf_counter() - sampled})
 

@@ -179,6 +179,15 @@ class RunLog:
         self._board.close()
 
 
+class NoLog:
+    """What the processes of a run that are not the first one write: nothing."""
+
+    def write(self, *_) -> None:
+        """See RunLog."""
+
+    text = rollouts = progress = close = write
+
+
 def _keep_records(path: pathlib.Path, last_step: int) -> None:
     """Drops records after `last_step` and a half-written last line."""
     kept = []

@@ -1,6 +1,8 @@
 """What must be told to JAX before it computes anything, and its profiler."""
 import contextlib
+import io
 import os
+import sys
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -30,14 +32,20 @@ def join_processes(environment) -> None:
     - more than one task of a SLURM step (srun), or more than one TPU_WORKER_HOSTNAMES: JAX finds the rest there;
     - SRT_PROCESSES=auto: JAX finds all by itself, as on Cloud TPU pods.
 
-    Raises RuntimeError where a variable is missing or no number.
+    All but the first are silent on stdout. Raises RuntimeError where a variable is missing or no number.
     """
     if environment.get("JAX_COORDINATOR_ADDRESS"):
         count, index = (_number(environment, name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-        jax.distributed.initialize(environment["JAX_COORDINATOR_ADDRESS"], count, index)
+        # With all devices of its host; JAX's own way under SLURM is one process per device.
+        jax.distributed.initialize(
+            environment["JAX_COORDINATOR_ADDRESS"], count, index, cluster_detection_method="deactivate")
     elif (int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
           or environment.get("SRT_PROCESSES") == "auto"):
         jax.distributed.initialize()
+    else:
+        return
+    if not is_first_process():
+        sys.stdout = io.StringIO()  # never read
 
 
 def is_first_process() -> bool:

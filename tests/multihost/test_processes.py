@@ -1,0 +1,103 @@
+"""A run in two processes, as on two hosts: the figures and files of one process with the same devices."""
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.helpers import REPOSITORY
+
+CONFIG = """
+import pathlib
+
+from tests.helpers import small_config
+
+
+def get_config():
+    config = small_config(pathlib.Path({model!r}), pathlib.Path({out!r}), "run", 1)
+    config.mesh.fsdp, config.mesh.tensor, config.rollout.slots = 4, 2, 16  # fsdp reaches over both processes
+    config.eval.sets.heldout.limit, config.eval.samples, config.checkpoint.every = 8, 8, 1  # one sampler program
+    return config
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def run(model, out: pathlib.Path, processes: int, *arguments):
+    """Runs the experiment; returns what each process printed."""
+    out.mkdir(exist_ok=True)
+    config = out / "config.py"
+    config.write_text(CONFIG.format(model=str(model), out=str(out)))
+    command = [sys.executable, "-m", "srt_jax.main", f"--config={config}",
+               f"--config.mesh.cpu_devices={8 // processes}", *arguments]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+    if processes > 1:
+        environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
+    started = [subprocess.Popen(command, cwd=REPOSITORY, env=environment | {"JAX_PROCESS_ID": str(i)}, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(processes)]
+    try:
+        printed = [process.communicate(timeout=600) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, (_, errors) in zip(started, printed):
+        assert process.returncode == 0, errors[-3000:]
+    return printed
+
+
+@pytest.fixture(scope="module")
+def runs(miniature, tmp_path_factory):
+    """One step in one process, and in two: their folders and what the two printed."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    run(miniature, one, 1)
+    return one / "run", two / "run", run(miniature, two, 2)
+
+
+def records(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_first_step_has_the_figures_of_one_process(runs):
+    one, two = (records(directory) for directory in runs[:2])
+    assert [r["step"] for r in two] == [r["step"] for r in one] == [0, 1]
+    for a, b in zip(one, two):
+        timed = ("time/", "rollout/tokens_per_second", "grader/", "update/mfu")
+        names = [name for name in a if not name.startswith(timed)]
+        assert names == [name for name in b if not name.startswith(timed)]
+        np.testing.assert_allclose([b[n] for n in names], [a[n] for n in names], rtol=1e-4, atol=1e-6)
+
+
+def files(directory):
+    return sorted(str(f.relative_to(directory)) for f in directory.rglob("*")
+                  if f.is_file() and not {"tensorboard", "checkpoints"} & set(f.relative_to(directory).parts))
+
+
+def test_the_same_files_are_written_once(runs):
+    one, two, printed = runs
+    assert files(two) == files(one)
+    assert len(list((two / "tensorboard").iterdir())) == 1
+    assert (two / "rollouts/step_000001.jsonl.gz").read_bytes() == (one / "rollouts/step_000001.jsonl.gz").read_bytes()
+    assert "final holds the model" in printed[0][0] and printed[1][0] == "" and "step 1/1" not in printed[1][1]
+
+
+def test_the_exported_weights_are_those_of_one_process(runs):
+    one, two = (load_file(directory / "final" / "model.safetensors") for directory in runs[:2])
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], atol=1e-5, err_msg=name)
+
+
+def test_a_run_in_two_processes_goes_on_from_its_checkpoint(runs, miniature):
+    printed = run(miniature, runs[1].parent, 2, "--config.steps=2")
+    assert "going on from step 1 of 2" in printed[0][0]
+    assert [r["step"] for r in records(runs[1])] == [0, 1, 2]
+    assert json.loads((runs[1] / "summary.json").read_text())["steps"] == 2
