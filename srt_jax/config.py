@@ -239,6 +239,9 @@ def _validate_sampling(c: ConfigDict) -> None:
     _require(c.eval.temperature >= 0, f"eval.temperature is {c.eval.temperature}: it must not be negative.")
     _require(c.rollout.sampler == "vllm" or not c.rollout.servers,
              "rollout.servers names vLLM servers, but rollout.sampler is 'jax': set it to 'vllm'.")
+    if c.rollout.sampler == "vllm":
+        for field in ("rollout.temperature", "rollout.temperature_end", "eval.temperature"):
+            _require(_get(c, field) <= 2, f"{field} is {_get(c, field)}: vLLM takes no more than 2.")
     gpus, servers = tuple(c.rollout.vllm.gpus), c.rollout.vllm.num_servers
     _require(len(gpus) in (0, servers),
              f"rollout.vllm.gpus is {gpus}: give a GPU for each of the {servers} rollout.vllm.num_servers, or ().")

@@ -63,7 +63,8 @@ def command(settings: Settings, kind: str, model, port: int, seed: int = 0) -> l
     else:
         flags["--gpu-memory-utilization"] = settings.memory_fraction
     # `vllm serve` of the CPU package does not start: it looks for a package named vllm.
-    line = [settings.python, "-m", "vllm.entrypoints.openai.api_server", *(str(x) for kv in flags.items() for x in kv)]
+    line = [settings.python, "-m", "vllm.entrypoints.openai.api_server", "--disable-uvicorn-access-log",
+            *(str(x) for kv in flags.items() for x in kv)]
     return [*line, "--enforce-eager"] if kind == "vllm-cpu" else line
 
 

@@ -5,6 +5,7 @@ against the trainer's own. A wrong or stale weight ends the run there.
 """
 import concurrent.futures
 import hashlib
+import json
 import math
 import os
 import pathlib
@@ -41,7 +42,8 @@ class VLLMSampler:
         self._directory = (
             pathlib.Path(elsewhere) / config.name if elsewhere else pathlib.Path(directory) / "weights").absolute()
         self._dtype = config.rollout.vllm.dtype or config.model.dtype
-        self._config_hash = hashlib.sha256(repr(fingerprint_fields(config)).encode()).hexdigest()[:16]
+        fields = json.dumps(fingerprint_fields(config), sort_keys=True)
+        self._config_hash = hashlib.sha256(fields.encode()).hexdigest()[:16]
         self._score = _make_score(graphdef, mesh)
         self._servers = self._make_servers(pathlib.Path(directory)) if jax.process_index() == 0 else []
         self._published = self._sequences = self._expected = None

@@ -133,16 +133,20 @@ class Attached:
                 return
 
     def restart(self, model, reason) -> None:
-        """Waits for it to be well again. Raises GivenUpError where it fails too often, or stays away."""
+        """Waits until it says that it is well. Raises GivenUpError where it fails too often, or stays away."""
         if self._left <= 0:
             raise GivenUpError(f"{self.url} failed too often ({reason}; rollout.vllm.max_restarts).")
         self._left -= 1
         print(f"{self.url} failed ({reason}): waiting for it", flush=True)
         deadline = time.monotonic() + self._start_seconds
-        while not vllm_client.is_healthy(self.url, vllm_client.BASE_SECONDS):
-            if time.monotonic() > deadline:
-                raise GivenUpError(f"{self.url} failed ({reason}) and did not come back: start it again.")
-            time.sleep(1.0)
+        while True:
+            try:
+                vllm_client.call(self.url, "GET", "/health", seconds=5)
+                return
+            except ServerFailedError:
+                if time.monotonic() > deadline:
+                    raise GivenUpError(f"{self.url} failed ({reason}) and did not come back: start it again.") from None
+                time.sleep(1.0)
 
     def stop(self, seconds: float = 0) -> None:
         """It goes on without us."""

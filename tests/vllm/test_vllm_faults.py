@@ -37,7 +37,8 @@ def group_of(process) -> int:
 
 def own_servers(miniature, out, **fields):
     config = vllm_config(miniature, out, "run")
-    config.rollout.vllm.update({"python": str(PYTHON), "start_seconds": START_SECONDS, **fields})
+    config.rollout.vllm.update({"python": str(PYTHON), "start_seconds": START_SECONDS, "seconds_per_token": 0.1,
+                                  **fields})
     return config
 
 
@@ -102,7 +103,6 @@ def test_a_server_that_hangs_past_its_limit_is_replaced(two, monkeypatch):
     server = sampler._servers[1]
     processes = group(server)
     monkeypatch.setattr(vllm_client, "BASE_SECONDS", 20.0)
-    monkeypatch.setattr(sampler._config.rollout.vllm, "seconds_per_token", 0.1)
     same_samples(generate_while(sampler, lambda: os.killpg(server.process.pid, signal.SIGSTOP)), want)
     assert server._restarts == 1
     assert not any(p.is_running() for p in processes)
@@ -154,7 +154,7 @@ def until(condition, seconds):
 def test_a_model_that_vllm_cannot_serve_is_told_with_its_log(miniature, tmp_path):
     config = own_servers(miniature, tmp_path, max_restarts=0)
     sampler, _, params, _ = open_vllm_sampler(config)
-    sampler._model.hf_config["num_key_value_heads"] = 3  # of 4 heads
+    sampler._model.hf_config["architectures"] = ["NoSuchModel"]
     with pytest.raises(RolloutError, match=r"vLLM server 0 ended while it started \(.+\): look at .*server_0.log"):
         sampler.load(params, 0)
     sampler.close()

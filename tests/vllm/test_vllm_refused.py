@@ -44,6 +44,7 @@ def outsiders(miniature, tmp_path_factory):
         patch.setattr(vllm_server, "command", outsiders_command)
         patch.setattr(vllm_server, "environment", outsiders_environment)
         with started(folder, {name: folder / name for name in ("raw", "filled")}) as servers:
+            patch.undo()
             yield servers
 
 

@@ -80,17 +80,17 @@ def test_samples_depend_on_their_seed_only_and_all_differ(opened):
 
 def test_first_tokens_are_distributed_as_the_models_softmax(opened, on_one_device):
     sampler, _, params, _ = opened
-    n, prompt = 2000, PROMPTS[1]
+    n, prompt = 2000, PROMPTS[0]
     seeds = problem_seeds(0, "train", 2, [str(i) for i in range(20)])
-    rollouts = sampler.generate([prompt] * 20, n // 20, Sampling(1, 3.0), seeds)
+    rollouts = sampler.generate([prompt] * 20, n // 20, Sampling(1, 2.0), seeds)
     counts = np.bincount(rollouts.tokens.reshape(-1), minlength=25)
     rows = np.array([[*prompt, token] for token in range(25)], np.int32)
-    p = np.exp(direct_logprobs(on_one_device, jax.device_get(params), rows, 3.0)[0][:, -1])
+    p = np.exp(direct_logprobs(on_one_device, jax.device_get(params), rows, 2.0)[0][:, -1])
     assert p.sum() == pytest.approx(1, abs=1e-5)
     likely = n * p > 5
     statistic = ((counts - n * p)[likely] ** 2 / (n * p)[likely]).sum()
     degrees = likely.sum() - 1
-    assert degrees > 5 and statistic < degrees + 4 * np.sqrt(2 * degrees)
+    assert degrees > 20 and statistic < degrees + 4 * np.sqrt(2 * degrees)
 
 
 def test_evaluation_is_greedy_at_temperature_0_and_truncates(opened):  # the in-process sampler is the reference
