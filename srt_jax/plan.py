@@ -20,7 +20,7 @@ import time
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from srt_jax import cli, hlo, runtime, topology, xla_flags
+from srt_jax import cli, hlo, topology, xla_flags
 from srt_jax.config import ConfigError, validate
 from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, read_hf_config
@@ -47,7 +47,10 @@ def plan(config: ConfigDict, where: topology.Topology, search: bool = True, prog
     """The report of a config on a topology: what --json prints. Raises ConfigError or ModelError."""
     import jax
 
+    from srt_jax.prepare import check_length
+
     model = model_shape(config.model.path)
+    check_length(config, model)
     config, notes = adapt(config, where)
     devices = topology.devices(where)
     compile_update = functools.lru_cache(functools.partial(_compile_update, config, model, where, devices, progress))
@@ -352,9 +355,10 @@ def main(argv) -> int:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # whatever this machine has, nothing runs on it
-    runtime.start(where.num_devices if where.platform == "cpu" else 0)
-    # A program for devices that are not there cannot be read back.
-    jax.config.update("jax_enable_compilation_cache", where.platform == "cpu")
+    # Not runtime.start: a plan joins no other processes, and programs for devices that are not there cannot be kept.
+    xla_flags.apply()
+    if where.platform == "cpu":
+        jax.config.update("jax_num_cpu_devices", where.num_devices)
     progress = functools.partial(print, file=sys.stderr, flush=True)
     result = plan(config, where, search=not given.microbatch, progress=progress)
     print(json.dumps(result) if given.json else table(result))

@@ -110,6 +110,11 @@ def check_fit(config: ConfigDict, model_config: ModelConfig) -> None:
     """Raises ConfigError or ModelError where lengths, mesh or attention do not go with the model or this machine."""
     sharding.check_mesh(model_config, config.mesh.tensor)
     attention.choose(config.model.attention, jax.default_backend(), config.model.dtype)
+    check_length(config, model_config)
+
+
+def check_length(config: ConfigDict, model_config: ModelConfig) -> None:
+    """Raises ConfigError where prompt and response may exceed the model's positions."""
     longest = config.batch.max_prompt_tokens + config.batch.max_response_tokens
     if longest > model_config.max_position_embeddings:
         raise ConfigError(

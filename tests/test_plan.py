@@ -162,6 +162,18 @@ def test_model_shapes(directory):
         plan.model_shape(str(directory.parent))
 
 
+def test_sequences_beyond_the_models_positions_are_refused(directory):
+    config = small(directory)
+    config.batch.max_response_tokens, config.batch.length_buckets = 40_000, (41_000,)
+    with pytest.raises(ConfigError, match="is 40016, but .* has positions for 32768"):
+        plan.plan(config, CPU)
+
+
+def test_heads_that_the_mesh_cannot_split_are_refused(directory):
+    with pytest.raises(ModelError, match=r"mesh\.tensor is 4.*2 key/value heads"):
+        plan.plan(small(directory, fsdp=2, tensor=4), CPU)
+
+
 def command(*arguments):
     return subprocess.run([sys.executable, "-m", "srt_jax.plan", *arguments], cwd=REPOSITORY, text=True,
                           capture_output=True, check=False)
