@@ -1,4 +1,4 @@
-"""What a step trains on: annealed temperatures, more votes than trained samples, replaced prompts, held-out problems."""
+"""What a step trains on: annealed temperatures, votes beyond the trained samples, replaced and held-out problems."""
 import gzip
 import json
 
