@@ -215,12 +215,16 @@ def validate(config: ConfigDict) -> None:
 def _validate_batch(c: ConfigDict) -> None:
     b = c.batch
     sequences = b.prompts_per_step * b.samples_per_prompt
-    _require(b.samples_per_prompt >= 2 or c.rl.advantage in ("reinforce", "reinforce_baseline", "reinforce_pp"),
+    alone = c.rl.objective != "policy_gradient" or c.rl.advantage in ("reinforce", "reinforce_baseline", "reinforce_pp")
+    _require(b.samples_per_prompt >= 2 or alone,
              f"batch.samples_per_prompt is {b.samples_per_prompt}: {c.rl.advantage} compares a sample with the others "
              "of its prompt, so give at least 2.")
     _require(b.votes_per_prompt == 0 or b.votes_per_prompt >= b.samples_per_prompt,
              f"batch.votes_per_prompt is {b.votes_per_prompt}, below the {b.samples_per_prompt} samples_per_prompt "
              "that are trained on: give at least as many, or 0.")
+    _require(b.prompts_per_step % b.minibatches_per_step == 0,
+             f"batch.minibatches_per_step is {b.minibatches_per_step}: a mini-batch holds whole prompts, so choose a "
+             f"divisor of the {b.prompts_per_step} batch.prompts_per_step.")
     _require(sequences % (b.minibatches_per_step * b.microbatch_sequences) == 0,
              f"batch.microbatch_sequences is {b.microbatch_sequences}, which does not divide the {sequences} sequences "
              f"of a step into {b.minibatches_per_step} mini-batches: choose a divisor of "
@@ -270,6 +274,9 @@ def _validate_learning(c: ConfigDict) -> None:
     _require(c.labels.source != "none" or c.batch.resample_rounds == 0,
              f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: "
              "set it to 0.")
+    _require(c.optimizer.schedule == "constant" or c.optimizer.warmup_steps < c.steps,
+             f"optimizer.warmup_steps is {c.optimizer.warmup_steps}, which leaves a {c.optimizer.schedule} schedule "
+             f"none of the {c.steps} steps: give fewer.")
     _require(not c.curriculum.path or c.curriculum.steps >= 1,
              f"curriculum.steps is {c.curriculum.steps}: over how many steps shall the share of hard problems grow?")
     _require(not c.curriculum.path or c.batch.resample_rounds == 0,
@@ -309,10 +316,15 @@ def describe(config: ConfigDict, num_devices: int) -> str:
 
 
 def fingerprint_fields(config: ConfigDict) -> dict:
-    """The fields that must not change when a run is resumed: all but its length and what it only shows or saves."""
+    """The fields that must not change when a run is resumed: all but its length and what it only shows or saves.
+
+    The length may change only where the learning rate does not depend on it.
+    """
     fields = json.loads(config.to_json_best_effort())
-    for shown in ("steps", "out", "name", "log", "checkpoint", "grader"):
+    for shown in ("out", "name", "log", "checkpoint", "grader"):
         del fields[shown]
+    if config.optimizer.schedule == "constant":
+        del fields["steps"]
     for where in ("servers", "vllm"):  # other machines may go on with the run
         del fields["rollout"][where]
     return fields
