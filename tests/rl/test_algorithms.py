@@ -33,10 +33,10 @@ def rollouts():
                                kept=kept, rewards=rewards)
 
 
-def run(config, data, optimizer=SGD):
+def run(config, data, optimizer=SGD, mesh_shape=(1, 1, 1)):
     """(new state, metrics) of one step."""
-    mesh = mesh_of()
-    graphdef, params = decoder()
+    mesh = mesh_of(*mesh_shape)
+    graphdef, params = decoder(mesh=mesh)
     params, reference = place(params, mesh), place(decoder(seed=1)[1], mesh) if config.kl_coef else None
     state = init_state(params, optimizer, mesh)
     update = make_update(graphdef, optimizer, config, mesh, state).lower(
@@ -174,6 +174,19 @@ def test_the_step_is_that_of_the_formulas(name):
     if found["clip_fraction"] is not None:
         assert metrics["clip_fraction"] == pytest.approx(found["clip_fraction"], rel=1e-4)
         assert 0.05 < metrics["clip_fraction"] < 0.9
+
+
+def test_several_updates_on_several_devices_are_those_of_one():
+    """Mini-batches, whitened advantages and importance weights over data=2 x fsdp=2, in buckets."""
+    config = changed(minibatches_per_step=2, kl_coef=KL, advantage="reinforce_pp", tis_cap=1.2)
+    bucketed = dataclasses.replace(config, layout=dataclasses.replace(config.layout, length_buckets=(10, 16)))
+    (one, metrics), (many, many_metrics) = run(config, rollouts()), run(bucketed, rollouts(), mesh_shape=(2, 2, 1))
+    for path, value in flat(one.params).items():
+        moved = value - flat(decoder()[1])[path]
+        assert np.linalg.norm(flat(many.params)[path] - value) <= 1e-4 * np.linalg.norm(moved), path
+    assert metrics.pop("padding") > many_metrics["padding"]
+    for name, value in metrics.items():
+        assert many_metrics[name] == pytest.approx(value, rel=1e-4), name
 
 
 def test_a_bad_minibatch_undoes_the_whole_step():
