@@ -79,8 +79,8 @@ def main():
             with open(args.out, "a") as f:
                 f.write(json.dumps([name, done[name]]) + "\n")
         print(row(name, "config", done[name]), flush=True)
-        for what, entry in done[name].get("largest", {}).items():
-            print(row(name, what.replace("_", " "), entry), flush=True)
+        if done[name].get("largest"):
+            print(row(name, "largest", done[name]["largest"]), flush=True)
 
 
 if __name__ == "__main__":

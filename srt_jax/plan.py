@@ -67,8 +67,7 @@ def plan(config: ConfigDict, where: topology.Topology, search: bool = True, prog
         # Kernels other than XLA never hold the scores: remat "attention" is "none".
         remats = [remat for remat in REMATS if remat != "attention" or kernel_of(config, where) == "xla"]
         found = largest(config, remats, compile_update)
-        result["largest"] = {name: report(config, model, where, candidate, compile_update(*candidate))
-                             for name, candidate in found.items()}
+        result["largest"] = found and report(config, model, where, found, compile_update(*found))
     return result
 
 
@@ -105,30 +104,23 @@ def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, lis
     return config, notes
 
 
-def largest(config: ConfigDict, remats: list[str], compile_update) -> dict[str, tuple[str, int]]:
-    """The largest micro-batch that fits, with the lightest remat that fits at all, and with full remat.
+def largest(config: ConfigDict, remats: list[str], compile_update) -> tuple[str, int] | None:
+    """The lightest remat that fits at all, and the largest micro-batch that fits with it; None where none does.
 
-    Tries the remats from the lightest with one row per device, then halves the range of micro-batches: at most
-    4 + 2 log2(sizes) programs. Nothing where not even full remat fits.
+    Tries the remats with one row per device, then halves the range of micro-batches: at most len(remats) +
+    log2(micro-batches) programs.
     """
     rows = config.mesh.data * config.mesh.fsdp
     per_update = config.batch.prompts_per_step * config.batch.samples_per_prompt // config.batch.minibatches_per_step
     sizes = [size for size in range(rows, per_update + 1, rows) if per_update % size == 0]
-
-    def most(remat):
-        low, high = 0, len(sizes)  # sizes[low] fits, sizes[high] does not
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if compile_update(remat, sizes[middle]).fits else (low, middle)
-        return remat, sizes[low]
-
     lightest = next((remat for remat in remats if compile_update(remat, sizes[0]).fits), None)
     if lightest is None:
-        return {}
-    found = {"lightest_remat": most(lightest)}
-    if lightest != remats[-1] and found["lightest_remat"][1] < sizes[-1]:
-        found["largest_microbatch"] = most(remats[-1])
-    return found
+        return None
+    low, high = 0, len(sizes)  # sizes[low] fits, sizes[high] does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if compile_update(lightest, sizes[middle]).fits else (low, middle)
+    return lightest, sizes[low]
 
 
 # ---- programs
@@ -306,12 +298,13 @@ def table(result: dict) -> str:
              + ", ".join(f"{axis} {size}" for axis, size in result["mesh"].items())]
     lines += [f"note: {note}" for note in result["notes"]]
     columns = {f"update, {shown(result)}": result}
-    columns |= {f"{name.replace('_', ' ')}: {shown(entry)}": entry for name, entry in result.get("largest", {}).items()}
+    if result.get("largest"):
+        columns[f"lightest remat and largest micro-batch that fit: {shown(result['largest'])}"] = result["largest"]
     if "sampler" in result:
         columns["sampler"] = result["sampler"]
     for title, entry in columns.items():
         lines += ["", title, *(f"  {label:<34}{value}" for label, value in rows(entry))]
-    if result.get("largest") == {}:
+    if "largest" in result and not result["largest"]:
         lines += ["", "no micro-batch fits, not even with model.remat=full: use more devices, or more of mesh.fsdp."]
     return "\n".join(lines)
 
