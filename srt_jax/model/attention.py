@@ -37,14 +37,17 @@ def choose(name: str, platform: str, dtype) -> str:
     return name
 
 
-def causal(q, k, v, name: str = "xla", mesh: Mesh | None = None):
+def causal(q, k, v, name: str = "xla", mesh: Mesh | None = None, recompute: bool = False):
     """Attention of each token to itself and the tokens before it; every device attends in its own rows and heads.
 
     q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]; `name` is xla, cudnn or splash. Rows are right-padded, so the
     causal mask alone keeps padding out of every real token's view, and lets a padded one see at least itself.
+    `recompute`: the backward pass starts from q, k and v, as it does anyway in cudnn and splash, which hold no scores.
     """
     on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
-    kernel = {"xla": xla, "cudnn": cudnn, "splash": functools.partial(splash, interpret=on_cpu)}[name]
+    kernels = {"xla": xla_again if recompute else xla, "cudnn": cudnn,
+               "splash": functools.partial(splash, interpret=on_cpu)}
+    kernel = kernels[name]
     if mesh is None or mesh.size == 1:
         return kernel(q, k, v)
     spec = P(ROWS, None, "tensor")
@@ -68,6 +71,11 @@ def xla(q, k, v):
     weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), -1).astype(v.dtype)
     out = jnp.einsum("bst,bth->bsh", weights, v)
     return out.reshape(B, K, G, S, H).transpose(0, 3, 1, 2, 4).reshape(B, S, N, H)
+
+
+# Not jax.checkpoint: the policy of a layer around it would overrule it.
+xla_again = jax.custom_vjp(xla)
+xla_again.defvjp(lambda *qkv: (xla(*qkv), qkv), lambda qkv, by_out: jax.vjp(xla, *qkv)[1](by_out))
 
 
 def cudnn(q, k, v):

@@ -3,8 +3,6 @@
 Letters of shapes: B sequences, S tokens, D model, F ffn, N heads, K kv heads, H head dim, V vocab, L layers.
 The layers' parameters are stacked on a leading L and run by one `lax.scan`, so compile time does not grow with depth.
 """
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -141,10 +139,7 @@ class Decoder(nnx.Module):
 
     def attend(self, q, k, v):
         """Causal attention by the chosen kernel: q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]."""
-        causal = functools.partial(attention.causal, name=self.kernel, mesh=self.mesh)
-        if self.remat == "attention" and self.kernel == "xla":  # the other kernels never hold the scores
-            causal = jax.checkpoint(causal)
-        return causal(q, k, v)
+        return attention.causal(q, k, v, self.kernel, self.mesh, recompute=self.remat == "attention")
 
     def keeps_everything(self) -> bool:
         """Whether nothing is computed again in the backward pass, and weights are used just as they lie."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from srt_jax.model import sharding
 from srt_jax.model.logprobs import token_logprobs
@@ -113,7 +114,7 @@ def test_the_gradient_of_a_float32_head_is_summed_in_float32():
     """One feature that is 1 everywhere: the gradient by the first token's weight is a sum of 4,096 terms."""
     hidden, head = jnp.ones((1, 4096, 1), jnp.bfloat16), jnp.zeros((4, 1))
     targets = jnp.zeros((1, 4096), jnp.int32)
-    found = jax.grad(lambda head: token_logprobs(hidden, head, targets, 1.0, 16)[0].sum())(head)
+    found = jax.jit(jax.grad(lambda head: token_logprobs(hidden, head, targets, 1.0, 16)[0].sum()))(head)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found[:, 0], [0.75 * 4096, *[-0.25 * 4096] * 3], rtol=1e-6)
 
@@ -122,7 +123,7 @@ def shapes_within(jaxpr):
     """Shapes of all values of a jaxpr and of those inside it."""
     for equation in jaxpr.eqns:
         yield from (v.aval.shape for v in equation.outvars)
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             yield from shapes_within(inner)
 
 
