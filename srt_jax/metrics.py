@@ -52,6 +52,8 @@ TAGS = {
     "update/advantage_abs": "mean absolute advantage of a response token",
     "update/logprob_gap_mean": "mean |sampler's - trainer's log-prob| of the sampled tokens; should be rounding",
     "update/logprob_gap_max": "largest |sampler's - trainer's log-prob| of the sampled tokens",
+    "update/logprob_gap_k3": "estimated KL of the sampler to the trainer per sampled token, nats",
+    "update/logprob_gap_outside": "share of sampled tokens with trainer / sampler probability outside [0.8, 1.25]",
     "update/weights_moved_bf16": "share of weights whose bfloat16 rounding the update changed",
     "update/learning_rate": "learning rate of the step's last update",
     "update/clip_fraction": "share of response tokens with a clipped ratio; where a step makes several updates",

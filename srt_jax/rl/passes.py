@@ -3,6 +3,7 @@
 Both run micro-batch after micro-batch, each cut to its length bucket.
 """
 import dataclasses
+import math
 from typing import Any
 
 import flax.struct
@@ -17,7 +18,9 @@ from srt_jax.rl import losses, microbatches
 from srt_jax.rl.collate import Batch
 from srt_jax.rl.update_config import UpdateConfig
 
-MEASURED = ("loss", "entropy", "gap", "gap_max", "kl", "clipped", "importance")  # sums over tokens, and one maximum
+# Sums over tokens, and one maximum.
+MEASURED = ("loss", "entropy", "gap", "gap_max", "gap_k3", "gap_outside", "kl", "clipped", "importance")
+FAR = math.log(1.25)  # trainer's over sampler's probability outside [0.8, 1.25]
 
 
 @flax.struct.dataclass
@@ -96,7 +99,9 @@ def loss(config: UpdateConfig, micro: Rows, new, entropy):
     by_trainer = own if config.old_logprobs == "sampler" else old
     gap = jnp.abs(by_trainer - micro.sampler_logprobs) * counted
     measured = dict.fromkeys(MEASURED, jnp.zeros(())) | {
-        "entropy": (entropy * counted).sum(), "gap": gap.sum(), "gap_max": gap.max()}
+        "entropy": (entropy * counted).sum(), "gap": gap.sum(), "gap_max": gap.max(),
+        "gap_k3": (losses.k3(micro.sampler_logprobs, by_trainer) * counted).sum(),
+        "gap_outside": (gap > FAR).sum(dtype=jnp.float32)}
     if config.objective == "policy_gradient":
         value, clipped = losses.clipped_policy_gradient(new, old, micro.advantages, config.clip_low, config.clip_high)
         measured["clipped"] = (clipped * trained).sum()

@@ -124,7 +124,8 @@ def _measured_metrics(config: UpdateConfig, rows: Rows, sums: dict) -> dict:
     trained = jnp.maximum((lengths * rows.trained).sum(), 1) * config.epochs_per_step
     metrics = {name: sums[name] / config.updates_per_step for name in ("loss", "grad_norm", "updated")}
     metrics |= {"entropy": sums["entropy"] / tokens, "logprob_gap_mean": sums["gap"] / tokens,
-                "logprob_gap_max": sums["gap_max"]}
+                "logprob_gap_max": sums["gap_max"], "logprob_gap_k3": sums["gap_k3"] / tokens,
+                "logprob_gap_outside": sums["gap_outside"] / tokens}
     if rows.reference_logprobs is not None:
         sequences = jnp.maximum(rows.trained.sum(), 1) * config.epochs_per_step
         metrics |= {"kl": sums["kl"] / trained, "kl_per_sequence": sums["kl"] / sequences}

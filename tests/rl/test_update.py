@@ -97,7 +97,7 @@ def by_hand():
     new, entropy = direct_logprobs(graphdef, params, rollouts.tokens, TEMPERATURE)
     ref, _ = direct_logprobs(graphdef, reference, rollouts.tokens, TEMPERATURE)
     B = len(rollouts.tokens)
-    returns, k3_sum, entropy_sum, gaps, tokens = np.zeros(B), 0.0, 0.0, [], 0
+    returns, k3_sum, entropy_sum, ratios, tokens = np.zeros(B), 0.0, 0.0, [], 0
     for b in range(B):
         returns[b] = rollouts.rewards[divmod(b, N)]
         for t in range(rollouts.prompt_lengths[b], rollouts.lengths[b]):
@@ -105,7 +105,7 @@ def by_hand():
             returns[b] -= KL_COEF * k3
             k3_sum += k3
             entropy_sum += entropy[b, t]
-            gaps.append(abs(new[b, t] - rollouts.logprobs[b, t]))
+            ratios.append(np.exp(new[b, t] - rollouts.logprobs[b, t]))
             tokens += 1
     advantages, weights, advantage_abs = np.zeros(B), np.zeros(rollouts.tokens.shape), 0.0
     for b in range(B):
@@ -116,8 +116,11 @@ def by_hand():
     gradient = direct_gradient(graphdef, params, rollouts.tokens, weights, TEMPERATURE)
     return gradient, {
         "loss": weights.sum(), "entropy": entropy_sum / tokens, "kl": k3_sum / tokens, "kl_per_sequence": k3_sum / B,
-        "return": returns.mean(), "advantage_abs": advantage_abs, "logprob_gap_mean": np.mean(gaps),
-        "logprob_gap_max": np.max(gaps), "finite": 1, "updated": 1, "padding": 1 - rollouts.lengths.sum() / B / 16,
+        "return": returns.mean(), "advantage_abs": advantage_abs, "logprob_gap_mean": np.mean(np.abs(np.log(ratios))),
+        "logprob_gap_max": np.max(np.abs(np.log(ratios))),
+        "logprob_gap_k3": np.mean([min(r - 1 - np.log(r), 10.0) for r in ratios]),
+        "logprob_gap_outside": np.mean([not 0.8 <= r <= 1.25 for r in ratios]),
+        "finite": 1, "updated": 1, "padding": 1 - rollouts.lengths.sum() / B / 16,
         "grad_norm": np.sqrt(sum((g**2).sum() for g in gradient.values())),
     }
 
