@@ -12,13 +12,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as Spec
+from jax.sharding import Mesh
 
 from srt_jax.model import sharding
-from srt_jax.model.paths import map_with_path
 from srt_jax.rollout import drawing, slots, together
+from srt_jax.rollout.decoding import compute_copy
 from srt_jax.rollout.sampler import Rollouts, Sampling
 
 
@@ -147,25 +145,8 @@ class JaxSampler:
                       functools.partial(together.sample, **fixed))
 
             def program(params, rows, temperature):
-                return sample(decoding_copy(params, self._graphdef, self._mesh), rows, temperature)
+                return sample(compute_copy(params, self._graphdef, self._mesh), rows, temperature)
 
             # Replicated results: every process gets all rollouts.
             self._programs[n, sampling] = jax.jit(program, out_shardings=sharding.replicated(self._mesh))
         return self._programs[n, sampling]
-
-
-def decoding_copy(params, graphdef, mesh: Mesh):
-    """The weights as decoding needs them: matrices in the compute dtype, split over `tensor` only.
-
-    Gathered once per call: weights that stay split over fsdp would cross the network for every token. The copy lives as
-    long as the call, so that the update has its memory; making it takes milliseconds where a call takes seconds.
-    Norm scales stay float32, as the trainer uses them.
-    """
-    dtype = nnx.merge(graphdef, params).dtype
-
-    def copy(path, x):
-        spec = sharding.parameter_sharding(mesh, path, x.shape).spec
-        gathered = NamedSharding(mesh, Spec(*(axis if axis == "tensor" else None for axis in spec)))
-        return jax.lax.with_sharding_constraint(x if path.endswith("scale") else x.astype(dtype), gathered)
-
-    return map_with_path(copy, params)

@@ -14,8 +14,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec as Spec
 
 from srt_jax.model import attention, sharding
+from srt_jax.rollout.decoding import next_logits, prefill, split_layers
 from srt_jax.rollout.drawing import draw, sample_keys
-from srt_jax.rollout.together import decoding_model, prefill
 
 PREFILL_TOKENS = 8192  # prompt tokens per device that are computed at a time
 KV = Spec(None, sharding.ROWS, "tensor")  # where a cache [L, rows, K, ...] lies
@@ -25,14 +25,14 @@ KV = Spec(None, sharding.ROWS, "tensor")  # where a cache [L, rows, K, ...] lies
 class State:
     """Of one shard. A slot without a request has request Q, and what it computes is dropped.
 
-    request, token (to feed next), t (tokens drawn so far) [W]; kv: keys and values [L, W, K, C, H], of which the first
-    prompt length - 1 + t are filled; next: requests taken so far; steps: decoding steps so far; the results by request:
-    tokens, logprobs [Q, T], lengths, stopped [Q].
+    request, token (to feed next), t (tokens drawn so far) [W]; kv: of each layer the pair of keys and values
+    [W, K, C, H], of which the first prompt length - 1 + t are filled; next: requests taken so far; steps: decoding
+    steps so far; the results by request: tokens, logprobs [Q, T], lengths, stopped [Q].
     """
     request: jax.Array
     token: jax.Array
     t: jax.Array
-    kv: tuple[jax.Array, jax.Array]
+    kv: list[tuple[jax.Array, jax.Array]]
     next: jax.Array
     steps: jax.Array
     tokens: jax.Array
@@ -47,21 +47,22 @@ def sample(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_id
     prompt_kv = _prefill(params, prompts.tokens, graphdef, mesh)
     P, S = prompts.tokens.shape
     slots = min(num_slots, P * n)  # both are multiples of the shards
-    kv_shape = (config.num_layers, slots, config.num_kv_heads, S + sampling.max_tokens, config.head_dim)
-    kv = tuple(sharding.constrain(jnp.zeros(kv_shape, prompt_kv[0].dtype), mesh, KV) for _ in range(2))
+    kv_shape = (slots, config.num_kv_heads, S + sampling.max_tokens, config.head_dim)
+    kv = [tuple(sharding.constrain(jnp.zeros(kv_shape, prompt_kv[0].dtype), mesh, Spec(*KV[1:])) for _ in range(2))
+          for _ in range(config.num_layers)]
+    (graph, weights), (layer, layers) = split_layers(graphdef, params, mesh)
     # Each shard by itself over data and fsdp; the compiler goes on to split the work of a shard over `tensor`.
     decode = jax.shard_map(
-        functools.partial(_decode, graphdef=graphdef, n=n, sampling=sampling, stops=stop_ids),
+        functools.partial(_decode, graph=graph, layer=layer, n=n, sampling=sampling, stops=stop_ids),
         mesh=mesh, axis_names=set(sharding.ROWS), check_vma=False,
-        in_specs=(Spec(), Spec(sharding.ROWS), Spec(None, sharding.ROWS), Spec(None, sharding.ROWS), Spec()),
+        in_specs=(Spec(), Spec(sharding.ROWS), Spec(None, sharding.ROWS), Spec(sharding.ROWS), Spec()),
         out_specs=Spec(sharding.ROWS))
-    *results, steps = decode(params, prompts, prompt_kv, kv, temperature)
+    *results, steps = decode((weights, layers), prompts, prompt_kv, kv, temperature)
     return *results, steps.max()
 
 
 def _prefill(params, tokens, graphdef, mesh):
     """tokens [P, S] -> the pair of keys and values [L, P, K, S, H]; a few prompts of every shard at a time."""
-    model = nnx.merge(graphdef, params)
     shards, (P, S) = sharding.num_row_shards(mesh), tokens.shape
     local = P // shards
     chunk = next(c for c in range(max(1, min(local, PREFILL_TOKENS // S)), 0, -1) if local % c == 0)
@@ -73,13 +74,13 @@ def _prefill(params, tokens, graphdef, mesh):
         kv = kv.reshape(-1, L, shards, chunk, S, K, H).transpose(1, 2, 0, 3, 5, 4, 6).reshape(L, P, K, S, H)
         return sharding.constrain(kv, mesh, KV)
 
-    return jax.tree.map(join, jax.lax.map(lambda tokens: prefill(model, tokens)[1], chunks))
+    return jax.tree.map(join, jax.lax.map(lambda tokens: prefill(graphdef, params, tokens)[1], chunks))
 
 
-def _decode(params, prompts, prompt_kv, kv, temperature, *, graphdef, n, sampling, stops):
+def _decode(params, prompts, prompt_kv, kv, temperature, *, graph, layer, n, sampling, stops):
     """One shard: `prompts`, `prompt_kv` [L, P, K, S, H] and the empty cache `kv` are its own part."""
-    model = decoding_model(graphdef, params)
-    P, T, W = prompts.lengths.shape[0], sampling.max_tokens, kv[0].shape[1]
+    model, layers = nnx.merge(graph, params[0]), [nnx.merge(layer, weights) for weights in params[1]]
+    P, T, W = prompts.lengths.shape[0], sampling.max_tokens, kv[0][0].shape[0]
     Q = P * n
     keys = sample_keys(prompts.seeds, prompts.first, n).reshape(Q)
     wanted = (jnp.arange(n) < prompts.samples[:, None]).reshape(Q)
@@ -94,28 +95,30 @@ def _decode(params, prompts, prompt_kv, kv, temperature, *, graphdef, n, samplin
         """The next request goes to the first free slot: its prompt's cache, and the prompt's last token to feed."""
         slot, request = (s.request == Q).argmax(), queue[s.next]
         row = request // n
-        kv = tuple(jax.lax.dynamic_update_slice(
-            cache, jax.lax.dynamic_slice_in_dim(source, row, 1, 1), (0, slot, 0, 0, 0))
-            for cache, source in zip(s.kv, prompt_kv))
+        kv = [tuple(jax.lax.dynamic_update_slice(cache, source[i, row][None], (slot, 0, 0, 0))
+                    for cache, source in zip(pair, prompt_kv)) for i, pair in enumerate(s.kv)]
         return s.replace(request=s.request.at[slot].set(request), token=s.token.at[slot].set(last_token[row]),
                          t=s.t.at[slot].set(0), kv=kv, next=s.next + 1)
 
     def step(s: State) -> State:
         """Feeds the current token of every slot and draws the next; then ended slots take new requests."""
         position = jnp.maximum(prompts.lengths[s.request // n] - 1 + s.t, 0)  # of the token that is fed
-        hidden, new_kv = model.run_layers(
-            s.token, position, lambda q, k, v, cache: (_attend(q, k, v, cache, position), (k, v)), s.kv)
-        token, logprob = draw(keys[s.request], s.t, model.logits(hidden), temperature, sampling)
+        logits, new_kv = next_logits(
+            model, layers, s.token, position,
+            lambda q, k, v, cache: (_attend(q, k, v, cache, position), (k, v)), s.kv)
+        token, logprob = draw(keys[s.request], s.t, logits, temperature, sampling)
         stopped = (token[:, None] == stop_ids).any(-1)
         ended = stopped | (s.t + 1 == T)
         at = (s.request, s.t)  # an empty slot's lies outside, and is dropped
+        # Hangs on the token, so that a cache is written after it is read: else the compiler would copy it first.
+        kept = jnp.where(ended, s.kv[0][0].shape[2], position)
         s = s.replace(
             tokens=s.tokens.at[at].set(token, mode="drop"),
             logprobs=s.logprobs.at[at].set(logprob, mode="drop"),
             lengths=s.lengths.at[s.request].set(s.t + 1, mode="drop"),
             stopped=s.stopped.at[s.request].set(stopped, mode="drop"),
-            kv=tuple(cache.at[:, jnp.arange(W), :, position].set(new.swapaxes(0, 1), mode="drop")
-                     for cache, new in zip(s.kv, new_kv)),
+            kv=[tuple(cache.at[jnp.arange(W), :, kept].set(new, mode="drop") for cache, new in zip(*pairs))
+                for pairs in zip(s.kv, new_kv)],
             request=jnp.where(ended, Q, s.request), token=token, t=s.t + 1, steps=s.steps + 1)
         return jax.lax.while_loop(waiting, take, s)
 

@@ -8,22 +8,22 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import PartitionSpec
 
 from srt_jax.model import attention, sharding
+from srt_jax.rollout.decoding import gathered, off_mesh, prefill
 from srt_jax.rollout.drawing import draw, sample_keys
 
 
 def sample(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids):
     """Prompts -> tokens, logprobs [P, n, T]; lengths, stopped [P, n]; decoding steps []."""
-    model = decoding_model(graphdef, params)
+    model = off_mesh(graphdef, gathered(params, mesh))
     size, T = prompts.lengths.shape[0], sampling.max_tokens
     rows = functools.partial(jax.lax.with_sharding_constraint, shardings=sharding.by_rows(mesh))
     keys = sample_keys(prompts.seeds, prompts.first, n)
     stops = jnp.asarray(stop_ids)
 
-    hidden, prompt_kv = prefill(nnx.merge(graphdef, params), prompts.tokens)
+    hidden, prompt_kv = prefill(graphdef, params, prompts.tokens)
     last = jnp.take_along_axis(hidden, jnp.maximum(prompts.lengths - 1, 0)[:, None, None], 1)  # [P, 1, D]
     logits = jnp.broadcast_to(model.logits(last), (size, n, model.config.vocab_size))
     token, logprob = draw(keys, 0, logits, temperature, sampling)
@@ -65,19 +65,3 @@ def sample(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_id
 
     s = jax.lax.while_loop(lambda s: (s["t"] < T) & ~s["done"].all(), step, state)
     return s["tokens"], s["logprobs"], s["lengths"], s["done"], s["t"] - 1
-
-
-def prefill(model, tokens):
-    """tokens [P, S] -> hidden states [P, S, D], and keys and values, a pair [L, P, S, K, H]."""
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    return model.run_layers(tokens, positions, lambda q, k, v, _: (model.attend(q, k, v), (k, v)))
-
-
-def decoding_model(graphdef, params):
-    """The decoder without its own placement of activations: one token of a sequence needs none.
-
-    What it computes lies where its inputs lie, rows over (data, fsdp) and heads over tensor.
-    """
-    model = nnx.merge(graphdef, params)
-    model.mesh = model.layers.mesh = None
-    return model

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# One run over all hosts of a TPU pod slice, one process per host; the in-process sampler samples on all chips. Runs on
+# every host at once, in a copy of the project. The run folder must be one that all hosts share, e.g. mounted by NFS.
+# Usage, from the machine that made the slice:
+#   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command='cd srt_jax && launch/tpu_pod.sh \
+#       --config=configs/srt.py --config.mesh.fsdp=64 --config.rollout.slots=512 --config.out=/mnt/shared/runs'
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+make_environment
+.venv/bin/python -c 'import libtpu' 2>/dev/null || .venv/bin/python -m pip install --quiet "jax[tpu]"
+export SRT_PROCESSES=auto
+exec .venv/bin/python -m srt_jax.main "$@"
