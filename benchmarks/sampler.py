@@ -74,7 +74,9 @@ def hf(directory, args):
     """transformers' generate, all sequences in one batch."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     torch.set_num_threads(args.devices)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 

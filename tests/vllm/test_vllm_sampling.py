@@ -78,6 +78,13 @@ def test_samples_depend_on_their_seed_only_and_all_differ(opened):
     assert len({row.tobytes() for row in same_prompt.tokens.reshape(24, 18)}) == 24
 
 
+def test_more_prompts_at_a_time_than_one_batch_takes(opened):
+    """256 sequences of 10 tokens are more than the 2,048 of a batch: a prompt cut in two would end a CPU server."""
+    prompts = [[3 + p % 9, *[4, 13] * 4, 5] for p in range(64)]
+    rollouts = opened[0].generate(prompts, 8, Sampling(4), problem_seeds(0, "train", 3, [str(p) for p in range(64)]))
+    assert (rollouts.lengths > 0).all()
+
+
 def test_first_tokens_are_distributed_as_the_models_softmax(opened, on_one_device):
     sampler, _, params, _ = opened
     n, prompt = 2000, PROMPTS[0]
