@@ -20,30 +20,31 @@ def paper(model: str, topology: str, *fields: str) -> list[str]:
     return [f"--config=configs/srt.py:{model},dapo", f"--topology={topology}", *fields]
 
 
-def pod(model: str, topology: str, chips: int, *fields: str) -> list[str]:
-    """The update on a TPU slice, its parameters over all chips; one sequence per chip and micro-batch to begin with."""
-    return paper(model, topology, f"--config.mesh.fsdp={chips}", f"--config.batch.microbatch_sequences={chips}", VLLM,
-                 *fields)
+def lightest(model: str, topology: str, chips: int, *fields: str) -> list[str]:
+    """The update with parameters over all chips, from no remat and one sequence per chip: where the search begins."""
+    return paper(model, topology, VLLM, f"--config.mesh.fsdp={chips}", "--config.model.remat=none",
+                 f"--config.batch.microbatch_sequences={chips}", *fields)
 
 
 def scaled(topology: str, chips: int) -> list[str]:
-    """32 sequences per chip, whatever their number; micro-batches of one sequence per chip."""
-    return pod("qwen25_math_7b", topology, chips, f"--config.batch.prompts_per_step={chips}", f"--microbatch={chips}")
+    """32 sequences per chip, whatever their number; full remat, micro-batches of one sequence per chip."""
+    return paper("qwen25_math_7b", topology, VLLM, f"--config.mesh.fsdp={chips}",
+                 f"--config.batch.prompts_per_step={chips}", f"--microbatch={chips}")
 
 
 CASES = {
     "7B h200:8": paper("qwen25_math_7b", "h200:8", VLLM),
     "14B h200:8": paper("qwen3_14b", "h200:8", VLLM),
-    "7B h200:4": paper("qwen25_math_7b", "h200:4", VLLM, "--config.mesh.fsdp=4"),
-    "14B h200:4": paper("qwen3_14b", "h200:4", VLLM, "--config.mesh.fsdp=4"),
-    "4B h200:1": paper("qwen3_4b", "h200:1", VLLM, "--config.mesh.fsdp=1", "--config.batch.microbatch_sequences=1"),
-    "7B v5p:4x4x4": pod("qwen25_math_7b", "v5p:4x4x4", 64),
-    "14B v5p:4x4x4": pod("qwen3_14b", "v5p:4x4x4", 64),
-    "7B v6e:8x8": pod("qwen25_math_7b", "v6e:8x8", 64),
-    "14B v6e:8x8": pod("qwen3_14b", "v6e:8x8", 64),
+    "7B h200:4": lightest("qwen25_math_7b", "h200:4", 4),
+    "14B h200:4": lightest("qwen3_14b", "h200:4", 4),
+    "4B h200:1": lightest("qwen3_4b", "h200:1", 1),
     "7B v5p:2x2x4, 16 chips": scaled("v5p:2x2x4", 16),
     "7B v5p:4x4x4, 64 chips": scaled("v5p:4x4x4", 64),
     "7B v5p:4x8x8, 256 chips": scaled("v5p:4x8x8", 256),
+    "7B v5p:4x4x4": lightest("qwen25_math_7b", "v5p:4x4x4", 64),
+    "14B v5p:4x4x4": lightest("qwen3_14b", "v5p:4x4x4", 64),
+    "7B v6e:8x8": lightest("qwen25_math_7b", "v6e:8x8", 64),
+    "14B v6e:8x8": lightest("qwen3_14b", "v6e:8x8", 64),
 }
 
 
