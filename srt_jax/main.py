@@ -60,11 +60,12 @@ def dry_run(config) -> None:
 def check(config) -> list[str]:
     """Lines of report on all that a run checks before it computes."""
     from srt_jax.checkpoint import Checkpoints, check_same_run
+    from srt_jax.data.base import NotHereError
     from srt_jax.prepare import NotOnThisMachineError, prepare, prepare_offline
 
     try:
         prepared = prepare(config)
-    except NotOnThisMachineError:
+    except (NotOnThisMachineError, NotHereError):
         return prepare_offline(config)
     directory = run_directory(config)
     if (directory / "checkpoints").exists():

@@ -82,8 +82,7 @@ def test_dry_run(module, arguments, stand_ins):
                 level[section][key] = str(file)
         validate(level)
         validate_devices(level, 8)
-        level = checkable(level, config)
-        report = main.check(level)
+        report = main.check(checkable(level, config))
         assert not any(line.startswith("not checked: model") for line in report), report
         complete = not any("not checked" in line for line in report)
         assert complete or level.model.path != "cache/miniature", report
