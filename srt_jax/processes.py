@@ -30,7 +30,7 @@ def from_first(compute: Callable[[], Any]) -> Any:
         return result
     try:
         result = compute()
-    except BaseException as e:
+    except Exception as e:
         _broadcast(pickle.dumps((True, f"{type(e).__name__}: {e}")))
         raise
     _broadcast(pickle.dumps((False, result)))
