@@ -5,6 +5,7 @@ few at a time. Neither ever holds a second full copy of the model in host memory
 """
 import concurrent.futures
 import contextlib
+import functools
 import json
 import math
 import os
@@ -158,12 +159,18 @@ def read_tensor(params, name: str, dtype):
     layer, path, transposed = locate(name)
     flat = dict(flat_paths(params))
     value = flat[path] if path in flat else flat["embedding"]  # a tied head
-    value = (value if layer is None else value[layer]).astype(dtype)
-    value = value.T if transposed else value
+    value = _stored(value, layer, jnp.dtype(dtype), transposed)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         whole = NamedSharding(value.sharding.mesh, PartitionSpec())
         return jax.jit(lambda x: x, out_shardings=whole)(value)
     return value
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "transposed"))
+def _stored(value, layer, dtype, transposed):
+    """One layer, cast and turned in one pass; compiled once per shape, not per layer."""
+    value = value if layer is None else jax.lax.dynamic_index_in_dim(value, layer, 0, keepdims=False)
+    return (value.T if transposed else value).astype(dtype)
 
 
 def locate(name: str):
