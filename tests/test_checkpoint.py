@@ -18,11 +18,12 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     np.testing.assert_array_equal(again.restore({"x": jnp.zeros(3, jnp.int32)})["x"], [4, 4, 4])
 
 
-def test_a_run_is_the_same_only_with_config_data_and_model():
-    identity = {"config": {"a": {"b": 1}}, "data": "d", "model": "m"}
+def test_a_run_is_the_same_only_with_config_data_labels_and_model():
+    identity = {"config": {"a": {"b": 1}}, "data": "d", "labels": ["l"], "model": "m"}
     check_same_run(identity, identity, "run")
     for change, message in (({"config": {"a": {"b": 2}}}, r"run holds a run that differs in a\.b \(1 there, 2 here\)"),
                             ({"data": "e"}, "differs in data contents: restore the data file"),
+                            ({"labels": []}, "differs in labels contents: restore the label files"),
                             ({"model": "n"}, "differs in model contents: restore the initial model")):
         with pytest.raises(CheckpointError, match=message):
             check_same_run(identity, {**identity, **change}, "run")

@@ -167,7 +167,7 @@ def test_sequences_longer_than_the_model_s_positions(miniature, tmp_path):
 def test_ground_truth_without_answers(miniature, tmp_path):
     config = copied(miniature, tmp_path)
     config.labels.source, config.data.answer_column = "ground_truth", "solution"
-    with pytest.raises(DataError, match=r"no problem of .* has an answer in data\.answer_column='solution'"):
+    with pytest.raises(DataError, match=r"no problem has an answer: set data\.answer_column"):
         prepare(config)
 
 
