@@ -1,0 +1,111 @@
+"""Seconds per step with rollouts collected during the update (rollout.steps_ahead = 1) and between updates (0).
+
+    python benchmarks/steps_ahead.py [--steps 8] [--model cache/miniature]
+
+A vLLM server of .venv-vllm answers through a proxy that holds every request back for a fixed, idle time: as long as the
+update takes, less what sampling takes anyway. Prints one JSON line; medians over the steps after the first two.
+"""
+import argparse
+import http.server
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from ml_collections import ConfigDict
+
+from srt_jax import runtime
+from srt_jax.metrics import read_metrics
+from srt_jax.rollout.vllm_command import HOST, Settings
+from srt_jax.rollout.vllm_server import Server
+from srt_jax.train import train
+
+MEASURED_FROM = 3  # the steps before warm up
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--model", default="cache/miniature")
+    parser.add_argument("--cpu_devices", type=int, default=1)
+    args = parser.parse_args()
+    runtime.start(args.cpu_devices)
+    with tempfile.TemporaryDirectory() as out:
+        server = Server("server", Settings(".venv-vllm/bin/python", "float32", 28, memory_fraction=1.0),
+                        pathlib.Path(out) / "server.log", start_seconds=600, max_restarts=0)
+        server.start(args.model)
+        try:
+            server.wait()
+            proxy = Proxy(server.url)
+            plain = run(args, out, "plain", proxy.url, 0)
+            proxy.delay = max(0.0, plain["update"] - plain["sample"])
+            between = run(args, out, "between", proxy.url, 0)
+            during = run(args, out, "during", proxy.url, 1)
+        finally:
+            server.stop()
+    print(json.dumps({
+        "seconds_update": plain["update"], "seconds_sample": plain["sample"], "seconds_idle_delay": proxy.delay,
+        "seconds_per_step_0_ahead": between["step"], "seconds_per_step_1_ahead": during["step"],
+        "less": 1 - during["step"] / between["step"]}))
+
+
+def run(args, out: str, name: str, url: str, steps_ahead: int) -> dict[str, float]:
+    """Median seconds of the phases of a step."""
+    from configs.quickstart import get_config
+    config: ConfigDict = get_config()
+    config.name, config.out, config.steps, config.model.path = name, out, args.steps, args.model
+    config.rollout.sampler, config.rollout.servers, config.rollout.steps_ahead = "vllm", (url,), steps_ahead
+    config.rollout.old_logprobs, config.rl.tis_cap = "trainer", 2.0
+    config.eval.every = config.checkpoint.every = args.steps
+    with config.eval.unlocked():
+        config.eval.sets = ConfigDict()
+    train(config)
+    records = [r for r in read_metrics(pathlib.Path(out) / name) if MEASURED_FROM <= r["step"] < args.steps]
+    return {phase: statistics.median(r[f"time/{phase}"] for r in records if f"time/{phase}" in r)
+            for phase in ("step", "update", "sample") if any(f"time/{phase}" in r for r in records)}
+
+
+class Proxy(http.server.ThreadingHTTPServer):
+    """Passes requests on to a server; those for samples wait `delay` seconds first."""
+
+    def __init__(self, target: str):
+        super().__init__((HOST, 0), Forward)
+        self.target, self.delay, self.url = target, 0.0, f"http://{HOST}:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Forward(http.server.BaseHTTPRequestHandler):
+    """One request, there and back."""
+    protocol_version = "HTTP/1.1"
+
+    def forward(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/v1/completions" and b'"prompt_logprobs"' not in body:  # not the probe
+            time.sleep(self.server.delay)
+        request = urllib.request.Request(
+            self.server.target + self.path, body or None, {"Content-Type": "application/json"}, method=self.command)
+        try:
+            answer = urllib.request.urlopen(request)
+        except urllib.error.HTTPError as error:
+            answer = error
+        data = answer.read()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = forward
+
+    def log_message(self, *_):
+        """Says nothing."""
+
+
+if __name__ == "__main__":
+    main()
