@@ -88,7 +88,7 @@ def gather_layer(params, mesh: Mesh | None, dtype):
         if path.endswith("scale"):
             return x
         x = x.astype(dtype)
-        if mesh is None or mesh.shape["fsdp"] == 1:
+        if mesh is None or mesh.size == 1:
             return x
         split = fit(mesh, rule(f"layers.{path}")[1:], x.shape)
         gathered = P(*(None if axis == "fsdp" else axis for axis in split))

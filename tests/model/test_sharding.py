@@ -15,7 +15,7 @@ from srt_jax.model.paths import flat_paths
 
 # No two of these numbers, nor their halves, are alike: a dimension of the compiled program tells what it is.
 B, S, D, F, V, L = 8, 20, 32, 56, 88, 3
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2), (4, 1, 2)]
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
 
 
 def model_config(**changes):
