@@ -31,14 +31,4 @@ for config in \
     echo "== configs/$config"
     .venv/bin/python -m srt_jax.main --config="configs/$config" --config.out="$out" "$@"
 done
-.venv/bin/python - "$out" <<'PYTHON'
-import json, pathlib, sys
-print(f"{'run':<36}{'steps':>6}{'base avg':>10}{'maj':>7}{'last avg':>10}{'maj':>7}{'best avg':>10}{'at':>5}{'seconds':>9}")
-for file in sorted(pathlib.Path(sys.argv[1]).rglob("summary.json"), key=lambda file: file.stat().st_mtime):
-    s = json.loads(file.read_text())
-    found = {f"{when} {name}": next(v for key, v in s[when].items() if key.endswith(f"/{name}@32") and "validation" not in key)
-             for when in ("base", "last", "best") for name in ("avg", "maj")}
-    cells = [found[key] for key in ("base avg", "base maj", "last avg", "last maj", "best avg")]
-    print(f"{file.parent.relative_to(sys.argv[1])!s:<36}{s['steps']:>6}" + "".join(
-        f"{x:>{w}.3f}" for x, w in zip(cells, (10, 7, 10, 7, 10))) + f"{s['best']['step']:>5}{sum(s['seconds'].values()):>9.0f}")
-PYTHON
+.venv/bin/python -m srt_jax.figures "$out"

@@ -1,8 +1,10 @@
 """Puts finished runs side by side: a summary, a table and a figure.
 
     python -m srt_jax.figures --out=runs/quickstart runs/quickstart/srt runs/quickstart/ground_truth
+    python -m srt_jax.figures runs/tiny
 
-Writes <out>/summary.json and <out>/figure.png, and prints the table. The runs must share their first evaluation set.
+Writes <out>/summary.json and <out>/figure.png, and prints the table; the runs must share their first evaluation set.
+Without --out it prints a line for each finished run in the folders, oldest first, beside its own base.
 """
 import argparse
 import json
@@ -44,6 +46,28 @@ def table(summary: dict, k: int) -> str:
     return "\n".join(lines)
 
 
+def lines(runs: list[pathlib.Path]) -> str:
+    """One line per run: avg and maj of base and last step, best avg and its step, seconds of all phases."""
+    names = [str(run) for run in runs]
+    width = max(map(len, names)) + 2
+    found = [f"{'run':<{width}}{'steps':>6}{'base avg':>10}{'maj':>7}{'last avg':>10}{'maj':>7}{'best avg':>10}"
+             f"{'at':>5}{'seconds':>9}"]
+    for name, run in zip(names, runs):
+        s = json.loads((run / "summary.json").read_text())
+        (base, base_maj), (last, last_maj), (best, _) = (avg_and_maj(s[key]) for key in ("base", "last", "best"))
+        found.append(f"{name:<{width}}{s['steps']:>6}{base:>10.3f}{base_maj:>7.3f}{last:>10.3f}{last_maj:>7.3f}"
+                     f"{best:>10.3f}{s['best']['step']:>5}{sum(s['seconds'].values()):>9.0f}")
+    return "\n".join(found)
+
+
+def avg_and_maj(metrics: dict) -> tuple[float, float]:
+    """Of the first evaluation set that is no validation split, at its largest k."""
+    def value(kind):
+        return next(v for key, v in metrics.items() if f"/{kind}@" in key and "validation" not in key)
+
+    return value("avg"), value("maj")
+
+
 def draw(runs: list[pathlib.Path], path: pathlib.Path, k: int) -> None:
     """Four panels over the steps of each run: avg@k, maj@k, pseudo-reward, label accuracy."""
     import matplotlib
@@ -71,9 +95,14 @@ def main() -> None:
     """Writes the summary and the figure, prints the table."""
     parser = argparse.ArgumentParser(
         prog="python -m srt_jax.figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of finished runs")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of summary.json and figure.png")
+    parser.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of finished runs, or that hold such")
+    parser.add_argument("--out", type=pathlib.Path, help="folder of summary.json and figure.png")
     options = parser.parse_args()
+    if options.out is None:
+        finished = [file.parent for run in options.runs for file in run.rglob("summary.json")]
+        finished.sort(key=lambda run: (run / "summary.json").stat().st_mtime)
+        print(lines(finished) if finished else "no finished run there yet.")
+        return
     for run in options.runs:
         if not (run / "summary.json").exists():
             parser.error(f"{run} has no summary.json: name folders of finished runs")

@@ -107,5 +107,8 @@ def test_runs_side_by_side(tmp_path):
     assert summary["base"]["avg@4"] == 0.5 and summary["srt"]["avg@4"] == 0.6
     assert summary["srt"]["best"] == {"step": 1, "avg@4": 0.5, "maj@4": 0.75, "pass@4": 1.0}
     assert figures.table(summary, 4).splitlines()[2].split() == ["srt", "0.600", "0.750", "1.000", "0.500", "1"]
+    head, row = figures.lines([tmp_path / "srt"]).splitlines()
+    assert head.split()[:3] == ["run", "steps", "base"]
+    assert row.split()[1:] == ["1", "0.500", "0.750", "0.600", "0.750", "0.500", "1", "1"]
     figures.draw(runs, tmp_path / "figure.png", 4)
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
