@@ -22,12 +22,15 @@ done
 for config in \
     srt.py:tiny ground_truth.py:tiny srt_as_released.py:tiny offline_labels.py:tiny semi_supervised.py:tiny \
     curriculum.py:tiny hard_schedule.py:tiny early_stopping.py:tiny test_time.py:tiny ttrl.py:tiny climb.py:tiny \
-    reasoning_gym.py:vote,tiny reasoning_gym.py:fixed_teacher,tiny \
+    reasoning_gym.py:vote,tiny reasoning_gym.py:ground_truth,tiny reasoning_gym.py:fixed_teacher,tiny \
     rl.py:grpo,tiny rl.py:dr_grpo,tiny rl.py:reinforce,tiny rl.py:reinforce_baseline,tiny rl.py:reinforce_pp,tiny \
     rl.py:reinforce_pp_baseline,tiny rl.py:dapo,tiny rl.py:ppo_clip,tiny \
     sept.py:tiny em_ft.py:tiny sept_variants.py:offline,tiny sept_variants.py:coupled,tiny \
     sept_variants.py:constant,tiny sept_variants.py:grpo,tiny \
-    figures/v1_fig4.py:srt,tiny figures/v1_fig4.py:ground_truth,tiny figures/v2_fig31.py:threshold_0.6,tiny; do
+    figures/v1_fig4.py:srt,tiny figures/v1_fig4.py:ground_truth,tiny figures/v1_fig6.py:no_stop,tiny \
+    figures/v2_fig8.py:grpo,tiny figures/v2_fig8.py:kl_0.01,tiny figures/v2_fig8.py:lr_1e-7,tiny \
+    figures/v2_fig8.py:samples_8,tiny figures/v2_fig8.py:samples_16,tiny figures/v2_fig8.py:entropy_0.003,tiny \
+    figures/v2_fig31.py:threshold_0.6,tiny; do
     echo "== configs/$config"
     .venv/bin/python -m srt_jax.main --config="configs/$config" --config.out="$out" "$@"
 done

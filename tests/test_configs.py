@@ -5,6 +5,7 @@ Sizes of generated data are cut, and files that other jobs write first (labels, 
 import importlib
 import json
 import pathlib
+import re
 
 import huggingface_hub.constants
 import pytest
@@ -131,3 +132,17 @@ def test_docs_name_every_config():
     for module in [*METHODS, *FIGURES]:
         path = str(pathlib.PurePath("configs", *module.split("."))) + ".py"
         assert path in text, path
+
+
+def test_the_tiny_script_runs_every_miniature():
+    """A figure's curve whose miniature is another run's need not be there a second time."""
+    def contents(module, arguments):
+        fields = json.loads(get_config(module, arguments).to_json_best_effort())
+        return json.dumps({name: value for name, value in fields.items() if name not in ("name", "out")}, sort_keys=True)
+
+    script = (REPOSITORY / "launch" / "tiny.sh").read_text()
+    listed = re.findall(r"\b([\w/]+)\.py:([\w.,-]+)", script[script.index("for config in"):])
+    run = {contents(module.replace("/", "."), arguments) for module, arguments in listed}
+    missing = {f"{module}:{arguments}" for module, arguments in all_runs()
+               if arguments.split(",")[-1] == "tiny" and contents(module, arguments) not in run}
+    assert len(run) == len(listed) and not missing
