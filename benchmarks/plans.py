@@ -45,17 +45,21 @@ CASES = {
     "14B v5p:4x4x4": lightest("qwen3_14b", "v5p:4x4x4", 64),
     "7B v6e:8x8": lightest("qwen25_math_7b", "v6e:8x8", 64),
     "14B v6e:8x8": lightest("qwen3_14b", "v6e:8x8", 64),
+    "7B v5p:4x4x4, own sampler": paper("qwen25_math_7b", "v5p:4x4x4", "--config.mesh.fsdp=16", "--config.mesh.tensor=4",
+                                       "--config.rollout.prompts_per_call=32", "--config.rollout.slots=256",
+                                       "--microbatch=32"),
 }
 
 
 def row(name: str, what: str, entry: dict) -> str:
-    """One line of the table."""
+    """One line of the table; a sampler has no remat and no micro-batch."""
     memory, gb = entry["bytes_per_device"], 1e9
-    cells = [name, what, entry["remat"], entry["microbatch_sequences"], "yes" if entry["fits"] else "no"]
+    cells = [name, what, entry.get("remat", "-"), entry.get("microbatch_sequences", "-"),
+             "yes" if entry["fits"] else "no"]
     total = memory["total"] and f"{memory['total'] / gb:.1f}"
     if entry["roofs_seconds"] is None:
         return "| " + " | ".join(map(str, [*cells, total or "-", *["-"] * 6])) + " |"
-    held = sum(memory[kind] for kind in ("parameters", "optimizer", "reference"))
+    held = sum(memory[kind] for kind in ("parameters", "optimizer", "reference") if kind in memory)
     roofs, collectives = entry["roofs_seconds"], sum(entry["collective_bytes_per_device"].values())
     cells += [total, f"{held / gb:.1f}", f"{memory['temporaries'] / gb:.1f}", f"{collectives / gb:.0f}",
               *(f"{roofs[roof]:.1f}" for roof in ("compute", "memory", "interconnect")),
@@ -80,8 +84,9 @@ def main():
             with open(args.out, "a") as f:
                 f.write(json.dumps([name, done[name]]) + "\n")
         print(row(name, "config", done[name]), flush=True)
-        if done[name].get("largest"):
-            print(row(name, "largest", done[name]["largest"]), flush=True)
+        for what in ("largest", "sampler"):
+            if done[name].get(what):
+                print(row(name, what, done[name][what]), flush=True)
 
 
 if __name__ == "__main__":
