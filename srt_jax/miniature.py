@@ -1,8 +1,8 @@
 """The laptop miniature: sums of one-digit terms, solved by running totals, and a 0.8M-parameter Qwen3 to learn them.
 
-`7+8+5=` is answered by `15,20.\\boxed{20}`. The solutions a base model learns from contain slips: in 15% of the
+`7+8+5=` is answered by `15,20.\\boxed{20}`. The solutions a base model learns from contain slips: in 30% of the
 additions the running total goes wrong by a little, and the rest follows from the wrong total. A model of such text
-answers a sum right about half of the time, while its errors scatter: the majority is right nearly always. That gap
+answers a sum right four times out of ten, while its errors scatter: the majority is right nearly always. That gap
 between one sample and the vote is what self-training lives on.
 """
 import functools
@@ -57,7 +57,7 @@ def problem_text(terms: list[int]) -> str:
     return "+".join(map(str, terms))
 
 
-def solution_text(terms: list[int], rng: np.random.Generator, slip_rate: float = 0.15) -> str:
+def solution_text(terms: list[int], rng: np.random.Generator, slip_rate: float = 0.3) -> str:
     r"""`15,20.\boxed{20}`, with slips."""
     total, totals = terms[0], []
     for term in terms[1:]:

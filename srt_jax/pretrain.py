@@ -23,7 +23,7 @@ class Recipe:
     microbatch_sequences: int = 64
     learning_rate: float = 3e-3
     warmup_steps: int = 20
-    slip_rate: float = 0.15
+    slip_rate: float = 0.3
     seed: int = 0
 
 
