@@ -17,8 +17,11 @@ from configs.rl import ALGORITHMS
 from configs.sept_variants import VARIANTS
 from srt_jax import main
 from srt_jax.config import describe, validate, validate_devices
+from srt_jax.data.base import Problem
 from srt_jax.data.prompts import Prompts
 from srt_jax.levels import checkable, level_configs
+from srt_jax.reward.grader import Grader
+from srt_jax.reward.labels import LabelSettings, grade_rollouts
 from tests.helpers import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
@@ -113,6 +116,17 @@ def test_prompts_of_every_model_are_well_formed(model):
     prompts = get_config("srt", "tiny" if model == "tiny" else f"{model},dapo").prompts
     Prompts.of(prompts.to_dict())
     assert model == "tiny" or "boxed" in prompts.instruction
+
+
+@pytest.mark.parametrize(("module", "arguments"), [
+    ("reasoning_gym", "vote,qwen3_4b,bitwise_arithmetic_2"), ("climb", "qwen3_4b,knights_knaves")])
+def test_votes_on_reasoning_gym_compare_texts(module, arguments):
+    config = get_config(module, arguments)
+    for level in level_configs(config)[1:] or [config]:  # the first one has answers
+        with Grader(workers=1, match=level.vote.match) as grader:
+            graded = grade_rollouts([Problem("a", "?", None, "gym")], [["0xbeb", "0xcdc", "0xcdc"]], grader,
+                                    LabelSettings.of(level))
+        assert graded.labels == ["0xcdc"] and graded.rewards.tolist() == [[0, 1, 1]]
 
 
 @pytest.mark.parametrize(("module", "arguments", "message"), [
