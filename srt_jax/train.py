@@ -152,7 +152,7 @@ def train_step(run: Run, state, step: int, collected: Collected):
             f"the gradient of step {step} is not finite; the state before it is saved in {run.directory}: look at "
             f"rollouts/step_{step:06d}.jsonl.gz, then start a new run with a lower optimizer.learning_rate and "
             f"model.path={run.directory}/last_good.")
-    return state, labels.metrics(collected.graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
+    return state, labels.metrics(collected.graded, graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
         "rollout/response_tokens": rollouts.lengths.mean(),
         "rollout/response_tokens_max": rollouts.lengths.max(),
         "rollout/truncated": 1 - rollouts.stopped.mean(),

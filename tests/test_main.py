@@ -112,11 +112,15 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     ("rollout.prompt_buckets", (512,), "add a bucket of at least 1024"),
     ("batch.minibatches_per_step", 3, "batch.minibatches_per_step is 3: a mini-batch holds whole prompts"),
     ("eval.top_p", 0.0, "eval.top_p is 0.0"),
+    ("rl.temperature", 0.7, "rl.temperature is 0.7, but with rollout.old_logprobs 'sampler'"),
+    ("rl.advantage", "reinforce_pp", "batch.resample_rounds is 3, but rl.advantage 'reinforce_pp' learns from"),
     ("steps", 0, "steps is 0: it must be at least 1"),
 ])
 def test_validate_names_field_value_and_remedy(field, value, message):
     config = base()
     config.name, config.model.path = "x", "y"
+    config.rollout.old_logprobs, config.batch.resample_rounds = "sampler", 3
+    validate(config)
     section, _, leaf = field.rpartition(".")
     with (config[section] if section else config).unlocked() as part:
         part[leaf] = value
