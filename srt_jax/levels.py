@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import ConfigError, run_directory, validate
 from srt_jax.prepare import prepare
+from srt_jax.runtime import is_first_process
 from srt_jax.train import train
 
 
@@ -25,10 +26,10 @@ def train_levels(config: ConfigDict) -> list[dict]:
             level.model.path = best_weights(before, summaries[-1])
         print(f"level {level.name}: from {level.model.path}", flush=True)
         summaries.append(train(level))
-    directory = run_directory(config)
-    partial = directory / ".levels.json.partial"
-    partial.write_text(json.dumps(summaries, indent=2) + "\n")
-    partial.rename(directory / "levels.json")
+    if is_first_process():
+        partial = run_directory(config) / ".levels.json.partial"
+        partial.write_text(json.dumps(summaries, indent=2) + "\n")
+        partial.rename(run_directory(config) / "levels.json")
     return summaries
 
 
