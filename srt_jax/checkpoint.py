@@ -98,11 +98,13 @@ class Checkpoints:
 
 
 def check_same_run(there: dict, here: dict, directory) -> None:
-    """Raises CheckpointError unless the recorded config, data, label files and model are those of this run."""
+    """Raises CheckpointError unless the recorded config, data, prompts, label files and model are this run's."""
     for what, remedy in (("config", "give the run another name, or the old config"),
                          ("data", "restore the data file, or give the run another name"),
+                         ("prompts", "restore the tokenizer, its chat template and the evaluation files, or give the "
+                                     "run another name"),
                          ("labels", "restore the label files, or give the run another name"),
                          ("model", "restore the initial model, or give the run another name")):
-        if there[what] != here[what]:
+        if there.get(what) != here[what]:
             names = differing_fields(there[what], here[what]) if what == "config" else [f"{what} contents"]
             raise CheckpointError(f"{directory} holds a run that differs in {'; '.join(names[:5])}: {remedy}.")

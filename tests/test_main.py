@@ -168,6 +168,23 @@ def test_sequences_longer_than_the_model_s_positions(miniature, tmp_path):
         prepare(config)
 
 
+@pytest.mark.parametrize("file", ["heldout.jsonl", "tokenizer.json"])
+def test_an_evaluation_set_or_tokenizer_that_changed_is_another_run(miniature, tmp_path, file):
+    config = copied(miniature, tmp_path)
+    config.eval.sets.heldout.limit = 0
+    before = prepare(config).identity
+    path = tmp_path / "model" / file
+    if file == "heldout.jsonl":
+        path.write_text(path.read_text() + json.dumps({"problem": "1+1+1", "answer": "3"}) + "\n")
+    else:
+        tokenizer = json.loads(path.read_text())
+        vocab = tokenizer["model"]["vocab"]
+        vocab["1"], vocab["2"] = vocab["2"], vocab["1"]
+        path.write_text(json.dumps(tokenizer))
+    after = prepare(config).identity
+    assert [name for name in before if before[name] != after[name]] == ["prompts"]
+
+
 def test_ground_truth_without_answers(miniature, tmp_path):
     config = copied(miniature, tmp_path)
     config.labels.source, config.data.answer_column = "ground_truth", "solution"
