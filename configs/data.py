@@ -39,7 +39,7 @@ SETS = {
     "big_math_llama": _on("big_math_llama", ("math500",), 2000),  # SRT v2, J.2
     "gsm8k": _on("gsm8k_train", ("gsm8k",), 467),  # one epoch
     "deepscaler": _on("deepscaler", SIX, 945),  # SePT: three epochs of steps of 128 prompts
-    "openthoughts3": _on("openthoughts3_math", SIX, 945),
+    "openthoughts3": _on("openthoughts3_math", SIX, 945),  # as many as on DeepScaleR
     # Test-time training: the unlabelled test set is the training set.
     "test_aime24": _on("aime24", ("aime24",), 300),
     "test_aime25": _on("aime25", ("aime25",), 300),
