@@ -100,7 +100,7 @@ def _from_verl(place: str, row: dict, columns: dict[str, str]) -> tuple[dict, di
     reward = row["reward_model"]
     answer, hidden = reward.get("ground_truth"), reward.get("solution_hidden_during_training")
     labelled = answer != _NO_LABEL
-    if labelled and hidden is not None and str(hidden) != str(answer):
+    if labelled and hidden not in (None, "") and str(hidden) != str(answer):
         raise DataError(
             f"{place} stores the label {shown(answer)}, while the true answer in solution_hidden_during_training is "
             f"{shown(hidden)}; write the labels as lines of id and label to a file for labels.path, and set "
