@@ -4,16 +4,17 @@ import importlib
 from ml_collections import ConfigDict
 
 from configs import data as data_table
-from configs.models import MODELS
+from configs.models import MODELS, SRT
 from srt_jax.config import base
 
 
 def experiment(method: str, arguments: str, changes: dict | None = None, tiny: dict | None = None,
-               default: str = "qwen25_math_7b,dapo", tiny_data: str = "sums") -> ConfigDict:
+               default: str = "qwen25_math_7b,dapo", tiny_data: str = "sums", by_model: dict = SRT) -> ConfigDict:
     """The config of `MODEL,DATA`; what is left out comes from `default`, and from `tiny_data` for the model `tiny`.
 
-    changes: the method's fields, by dotted name. tiny: fields of the model `tiny` that count last, for this method.
-    The order is base, data, method, model, tiny. Raises ValueError for an unknown model or data set.
+    changes: the method's fields, by dotted name. by_model: model -> fields that the method's runs of it change. tiny:
+    fields of the model `tiny` that count last, for this method. The order is base, data, changes, model, by_model,
+    tiny. Raises ValueError for an unknown model or data set.
     """
     model, data, *more = [*arguments.split(","), ""]
     usual_model, usual_data = default.split(",")
@@ -29,7 +30,8 @@ def experiment(method: str, arguments: str, changes: dict | None = None, tiny: d
     config.data, config.steps = found.train.copy_and_resolve_references(), found.steps
     with config.eval.unlocked():
         config.eval.sets = ConfigDict({name: found.evals[name].copy_and_resolve_references() for name in found.evals})
-    for fields in (found.fields, changes or {}, MODELS[model], (tiny or {}) if model == "tiny" else {}):
+    own = (MODELS[model], by_model.get(model, {}), (tiny or {}) if model == "tiny" else {})
+    for fields in (found.fields, changes or {}, *own):
         config.update_from_flattened_dict(fields)
     return config
 

@@ -15,4 +15,4 @@ EM_FT = {**sept.SEPT, "rl.objective": "entropy", "rollout.temperature": 1.0, "ro
 def get_config(arguments: str = ""):
     """MODEL,DATA"""
     return experiment("em_ft", arguments, EM_FT, {**sept.TINY, "rollout.temperature_steps": 0},
-                      default="qwen25_math_7b,deepscaler")
+                      default="qwen25_math_7b,deepscaler", by_model=sept.BY_MODEL)

@@ -1,21 +1,20 @@
-r"""Models by short name: the fields in which a model's runs differ from base().
+r"""Models by short name: the fields that make a model fit its node and its prompt format.
 
-Numbers are the papers' where a comment says so, else our choice. The mesh is for one node of 8 GPUs of 141 GB; on a
-CPU (--dry_run) eight devices are simulated. Stop tokens need no entry: data/prompts.py:stop_ids collects the end
-tokens of tokenizer, generation config and chat template, so that a base model stops at <|im_end|> as well as at
-<|endoftext|>.
+The mesh is for one node of 8 GPUs of 141 GB; on a CPU (--dry_run) eight devices are simulated. Stop tokens need no
+entry: data/prompts.py:stop_ids collects the end tokens of tokenizer, generation config and chat template, so that a
+base model stops at <|im_end|> as well as at <|endoftext|>.
 """
 
 
 def _node(path: str, fsdp: int = 8, **sections) -> dict:
-    """A model of the hub on one node; sections: further fields, e.g. eval={"temperature": 0.0}."""
+    """A model of the hub on one node; sections: further fields, e.g. batch={"microbatch_sequences": 16}."""
     fields = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
     return {"model.path": path, "mesh.fsdp": fsdp, "mesh.cpu_devices": 8, **fields}
 
 
 # A base model without a chat template of its own; the wording is our choice.
 QUESTION = {"template": "plain", "system": "", "plain_template": "Question: {problem}\n{instruction}\n\nAnswer:"}
-# The format DeepSeek-Math-Instruct was trained in (SePT, figure 4); the tokenizer writes its beginning-of-text token.
+# The format of DeepSeek-Math-Instruct's model card; the tokenizer writes its beginning-of-text token.
 DEEPSEEK = {
     "template": "plain", "system": "", "plain_template": "User: {problem} {instruction}\n\nAssistant:"}
 
@@ -36,14 +35,9 @@ MODELS = {
     "qwen3_4b": _node("Qwen/Qwen3-4B-Base"),
     "qwen3_8b": _node("Qwen/Qwen3-8B-Base"),
     "qwen3_14b": _node("Qwen/Qwen3-14B-Base", batch={"microbatch_sequences": 16}),
-    # SRT v2, B.3: lr 1e-7; evaluated greedily, as on its model card, so that one sample is all there is.
-    "llama31_8b_instruct": _node(
-        "meta-llama/Llama-3.1-8B-Instruct", optimizer={"learning_rate": 1e-7},
-        eval={"temperature": 0.0, "samples": 1}),
-    # SRT v2, B.3: lr 1e-7, evaluated at temperature 0.7. Llama architecture, 4096 positions, no chat template.
-    "deepseek_math_7b_instruct": _node(
-        "deepseek-ai/deepseek-math-7b-instruct", optimizer={"learning_rate": 1e-7}, eval={"temperature": 0.7},
-        prompts=DEEPSEEK),
+    "llama31_8b_instruct": _node("meta-llama/Llama-3.1-8B-Instruct"),
+    # Llama architecture, 4096 positions, no chat template.
+    "deepseek_math_7b_instruct": _node("deepseek-ai/deepseek-math-7b-instruct", prompts=DEEPSEEK),
     "smollm2_135m": _node("HuggingFaceTB/SmolLM2-135M", fsdp=1, prompts=QUESTION),
     "smollm2_360m": _node("HuggingFaceTB/SmolLM2-360M", fsdp=1, prompts=QUESTION),
     "smollm2_1_7b": _node("HuggingFaceTB/SmolLM2-1.7B", fsdp=1, prompts=QUESTION),
@@ -62,3 +56,11 @@ MODELS = {
         "steps": 30, "eval.every": 10, "checkpoint.every": 10,
     },
 }
+
+# What SRT's own runs of these models change (v2, B.3). Greedily, as on Llama's model card, one sample is all there is.
+SRT = {
+    "llama31_8b_instruct": {"optimizer.learning_rate": 1e-7, "eval.temperature": 0.0, "eval.samples": 1},
+    "deepseek_math_7b_instruct": {"optimizer.learning_rate": 1e-7, "eval.temperature": 0.7},
+}
+# Of other methods: asks for the box where neither the chat template nor a system prompt does.
+BOXED = r"Please reason step by step, and put your final answer within \boxed{}."

@@ -1,4 +1,4 @@
-"""Labels of a frozen teacher: the base model's majority votes, made once, then plain RL (v1, 5.2; v2, I.2).
+r"""Labels of a frozen teacher: the base model's majority votes, made once, then plain RL (v1, 5.2; v2, I.2).
 
 COMMAND   python -m srt_jax.main --config=configs/offline_labels.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/offline_labels.py:tiny
@@ -8,9 +8,9 @@ PAPER     as good as SRT and far more stable, yet without what an improving teac
           MATH-12k collapsed all the same (v2, I.2).
 
 The labels come first, from the same config with the labels voted for:
-          python -m srt_jax.label --config=configs/srt.py:qwen25_math_7b,dapo
-          --out=runs/labels/qwen25_math_7b-dapo.jsonl python -m srt_jax.label --config=configs/srt.py:tiny
-          --out=runs/labels/tiny-sums.jsonl
+          python -m srt_jax.label --config=configs/srt.py:qwen25_math_7b,dapo \
+              --out=runs/labels/qwen25_math_7b-dapo.jsonl
+          python -m srt_jax.label --config=configs/srt.py:tiny --out=runs/labels/tiny-sums.jsonl
 """
 from configs.common import experiment
 

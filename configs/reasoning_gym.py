@@ -12,7 +12,7 @@ PAPER     GRPO, lr 1e-6, KL 0.0001, 32 samples, 16 in evaluations (v2, B.3). The
 A later level starts from the earlier one's weights, and a fixed teacher's labels from it too:
           --config.model.path=runs/climb/knights_knaves/level_2/final
           python -m srt_jax.label --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3 \
-              --config.model.path=... --out=runs/labels/knights_knaves_3.jsonl
+              --config.model.path=... --out=runs/labels/qwen3_4b-knights_knaves_3.jsonl
 Data: any task of configs/data.py:GYM with a level. Sizes, 16 prompts a step, and answers in <answer> tags are our
 choice.
 """
@@ -30,5 +30,5 @@ def get_config(arguments: str = "vote"):
     config = experiment(labels, rest, {**GYM, "labels.source": LABELS[labels]},
                         default="qwen3_4b,knights_knaves_3", tiny_data="sums_4")
     if labels == "fixed_teacher":
-        config.labels.path = f"runs/labels/{config.name.rpartition('-')[2]}.jsonl"
+        config.labels.path = f"runs/labels/{config.name.removeprefix('fixed_teacher-')}.jsonl"
     return config

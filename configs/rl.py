@@ -5,10 +5,11 @@ TINY      python -m srt_jax.main --config=configs/rl.py:grpo,tiny
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
 TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
 PAPER     SRT collapses with GRPO after about as many steps as with RLOO (v2, G.1; its KL for GRPO is in the loss,
-          B.1). The papers tried no other algorithm; the numbers of the rest are those of their own papers or
-          libraries.
+          B.1). The papers tried no other algorithm. The rest has the forms of its own papers, on SRT's batch, learning
+          rate and, where it uses one, KL coefficient.
 
-With ground truth: --config.labels.source=ground_truth. ppo_clip is PPO's clipped objective without a critic.
+With ground truth: --config.labels.source=ground_truth. ppo_clip is PPO's clipped objective without a critic. DAPO's
+reward is +-1, here it is 0 or 1: its penalty of up to 1 for overlong responses weighs twice as much.
 """
 from configs.common import experiment
 
@@ -16,7 +17,7 @@ KL_IN_LOSS = {"rl.kl_in": "loss"}  # normalising a reward that holds the KL woul
 ALGORITHMS = {
     "rloo": {},
     "grpo": {"rl.advantage": "grpo", **KL_IN_LOSS},
-    "dr_grpo": {"rl.advantage": "dr_grpo", "rl.loss_aggregation": "seq-mean-token-sum-norm", **KL_IN_LOSS},
+    "dr_grpo": {"rl.advantage": "dr_grpo", "rl.loss_aggregation": "seq-mean-token-sum-norm", "rl.kl_coef": 0.0},
     "reinforce": {"rl.advantage": "reinforce"},
     "reinforce_baseline": {"rl.advantage": "reinforce_baseline"},
     "reinforce_pp": {"rl.advantage": "reinforce_pp", "rl.kl": "k1"},

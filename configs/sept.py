@@ -13,6 +13,7 @@ Variants: sept_variants.py, em_ft.py. The base model's best temperature, by AVG:
               --temperatures=0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,1.1,1.2,1.3,1.4,1.5,1.6
 """
 from configs.common import experiment
+from configs.models import BOXED, MODELS
 
 SEPT = {
     "labels.source": "none", "rl.objective": "cross_entropy", "rl.kl_coef": 0.0, "rl.advantage": "reinforce",
@@ -22,13 +23,18 @@ SEPT = {
     "batch.minibatches_per_step": 2,  # the second on samples of one update ago
     "optimizer.learning_rate": 1e-7, "optimizer.warmup_steps": 10,
     "prompts.instruction": "",
-    "prompts.system": r"Please reason step by step, and put your final answer within \boxed{}.",
+    "prompts.system": BOXED,
     "eval.every": 50, "checkpoint.every": 300,
 }
+# A model without a chat template has no system prompt: it is asked in the instruction.
+BY_MODEL = {model: {"prompts.instruction": BOXED} for model, fields in MODELS.items()
+            if "{instruction}" in fields.get("prompts.plain_template", "")}
+BY_MODEL["deepseek_math_7b_instruct"]["prompts.plain_template"] = (  # SePT, figure 4
+    "\n\n{instruction}\n\nUser: {problem}\n\nAssistant:")
 TINY = {"rollout.temperature_steps": 20, "optimizer.warmup_steps": 2, "prompts.system": "",
         "optimizer.learning_rate": 3e-5}  # at equal temperatures there is noise only: a larger rate walks away on it
 
 
 def get_config(arguments: str = ""):
     """MODEL,DATA"""
-    return experiment("sept", arguments, SEPT, TINY, default="qwen25_math_7b,deepscaler")
+    return experiment("sept", arguments, SEPT, TINY, default="qwen25_math_7b,deepscaler", by_model=BY_MODEL)

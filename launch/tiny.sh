@@ -11,7 +11,7 @@ for argument in "$@"; do
 done
 labels=runs/labels
 .venv/bin/python -m srt_jax.pretrain --out=cache/miniature
-for set in tiny-sums:srt.py:tiny sums_4:reasoning_gym.py:vote,tiny; do
+for set in tiny-sums:srt.py:tiny tiny-sums_4:reasoning_gym.py:vote,tiny; do
     [ -e "$labels/${set%%:*}.jsonl" ] ||
         .venv/bin/python -m srt_jax.label --config="configs/${set#*:}" --out="$labels/${set%%:*}.jsonl"
 done

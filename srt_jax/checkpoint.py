@@ -1,5 +1,6 @@
 """Checkpoints: the training state with orbax, and what must be true for a run to go on from it."""
 import pathlib
+from collections.abc import Iterable, Mapping
 
 import jax
 import orbax.checkpoint as ocp
@@ -12,6 +13,27 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, or that belongs to another run; one sentence for the user."""
 
 
+def best_step(scores: Mapping[int, float], held: Iterable[int]) -> int | None:
+    """The step with the largest score among those that are held, the later one of two alike; None: none has a score."""
+    return max(scores.keys() & set(held), key=lambda step: (scores[step], step), default=None)
+
+
+class LatestAndBest(preservation_policy.PreservationPolicy):
+    """Keeps the newest checkpoint and the one with the largest of `scores`.
+
+    Orbax's own choice of the best knows a score only where it was there when the checkpoint was written.
+    """
+
+    def __init__(self):
+        self.scores: Mapping[int, float] = {}
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Which of the checkpoints stay."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        return [step in (max(steps), best_step(self.scores, steps)) for step in steps]
+
+
 class Checkpoints:
     """<run>/checkpoints/: the last state and the one with the best evaluation, each with a JSON record beside it.
 
@@ -20,30 +42,31 @@ class Checkpoints:
 
     def __init__(self, run_directory: pathlib.Path):
         self._directory = (run_directory / "checkpoints").absolute()
-        keep = preservation_policy.AnyPreservationPolicy([
-            preservation_policy.LatestN(1),
-            preservation_policy.BestN(get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False),
-        ])
+        self._policy = LatestAndBest()
         self._manager = ocp.CheckpointManager(
             self._directory,
-            options=ocp.CheckpointManagerOptions(preservation_policy=keep, enable_async_checkpointing=False))
+            options=ocp.CheckpointManagerOptions(preservation_policy=self._policy, enable_async_checkpointing=False))
 
     def last_step(self) -> int | None:
         """The newest complete step, None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state, record: dict, score: float | None = None) -> None:
-        """Writes the state and its JSON record; `score` (of an evaluation at this step) decides which one is best.
+    def steps(self) -> list[int]:
+        """All steps that are kept."""
+        return list(self._manager.all_steps())
+
+    def save(self, step: int, state, record: dict, scores: Mapping[int, float] | None = None) -> None:
+        """Writes the state and its JSON record; the scores of all evaluated steps so far tell which one is best.
 
         Raises CheckpointError where it cannot be written; what was there before is untouched.
         """
         if self.last_step() == step:
             return
+        self._policy.scores = scores or {}
         try:
             self._manager.save(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
-                metrics=None if score is None else {"score": score})
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)))
             self._manager.wait_until_finished()
         except Exception as e:  # orbax passes on what the file system, tensorstore or its threads raise
             reason = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)[:200]
@@ -75,11 +98,13 @@ class Checkpoints:
 
 
 def check_same_run(there: dict, here: dict, directory) -> None:
-    """Raises CheckpointError unless the recorded config, data, label files and model are those of this run."""
+    """Raises CheckpointError unless the recorded config, data, prompts, label files and model are this run's."""
     for what, remedy in (("config", "give the run another name, or the old config"),
                          ("data", "restore the data file, or give the run another name"),
+                         ("prompts", "restore the tokenizer, its chat template and the evaluation files, or give the "
+                                     "run another name"),
                          ("labels", "restore the label files, or give the run another name"),
                          ("model", "restore the initial model, or give the run another name")):
-        if there[what] != here[what]:
+        if there.get(what) != here[what]:
             names = differing_fields(there[what], here[what]) if what == "config" else [f"{what} contents"]
             raise CheckpointError(f"{directory} holds a run that differs in {'; '.join(names[:5])}: {remedy}.")

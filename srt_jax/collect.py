@@ -1,7 +1,7 @@
 """The rollouts of a step: sampled, their answers extracted and graded, prompts that teach nothing replaced."""
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from srt_jax import processes
 from srt_jax.data.base import Problem
+from srt_jax.data.batching import refill_order
 from srt_jax.reward import answers as extraction
 from srt_jax.reward import labels
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
@@ -51,33 +52,43 @@ def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompt
 def collect(config: ConfigDict, prepared, sampler, grader, step: int) -> Collected:
     """The rollouts that step `step` (from 1) trains on: batch.prompts_per_step prompts, all their votes.
 
-    With batch.resample_rounds prompts whose rewards all agree are replaced by those of further batches (DAPO's dynamic
-    sampling, Yu et al. 2025, section 3.2); where these run out, the rest stays in, unlabelled.
+    With batch.resample_rounds prompts whose trained samples all have one reward are replaced by those of further
+    batches (DAPO's dynamic sampling, Yu et al. 2025, section 3.2); where these run out, the rest stays in, unlabelled.
     """
-    wanted, rounds = config.batch.prompts_per_step, 1 + config.batch.resample_rounds
-    parts, found = [], 0
-    for draw in range((step - 1) * rounds, step * rounds):
-        chosen = prepared.indices(draw)
+    b, parts, found = config.batch, [], 0
+    for chosen in draws(config, prepared, step):
         problems = [prepared.problems[i] for i in chosen]
         parts.append(sample_and_grade(
             sampler, grader, prepared.model.tokenizer, problems, [prepared.prompts[i] for i in chosen],
-            config.batch.votes_per_prompt or config.batch.samples_per_prompt,
-            Sampling(config.batch.max_response_tokens, temperature_at(config, step)),
-            problem_seeds(config.seed, "train", draw + 1, [p.id for p in problems]),
+            b.votes_per_prompt or b.samples_per_prompt,
+            Sampling(b.max_response_tokens, temperature_at(config, step)),
+            problem_seeds(config.seed, "train", step, [p.id for p in problems]),
             config.answer.style, prepared.label_settings))
-        found += int((~labels.uninformative(parts[-1].graded.rewards)).sum())
-        if found >= wanted:
+        found += int((~labels.uninformative(parts[-1].graded.first(b.samples_per_prompt).rewards)).sum())
+        if found >= b.prompts_per_step:
             break
-    return parts[0] if rounds == 1 else _most_informative(parts, wanted)
+    return _most_informative(parts, b) if b.resample_rounds else parts[0]
 
 
-def _most_informative(parts: list[Collected], wanted: int) -> Collected:
-    """The first `wanted` informative prompts of several batches, filled up with the others as unlabelled ones."""
+def draws(config: ConfigDict, prepared, step: int) -> Iterator[np.ndarray]:
+    """Indices of the step's own problems, then of those that may replace some of them: no problem twice in a step."""
+    wanted, own = config.batch.prompts_per_step, prepared.indices(step - 1)
+    yield own
+    if config.batch.resample_rounds:
+        others = refill_order(len(prepared.problems), config.seed, step, own)[:wanted * config.batch.resample_rounds]
+        yield from (others[start:start + wanted] for start in range(0, len(others), wanted))
+
+
+def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
+    """The first informative prompts of several batches, filled up with the others as unlabelled ones.
+
+    They are dealt out to the mini-batches, which take their prompts in a row: all get as many informative ones.
+    """
     problems = [problem for part in parts for problem in part.problems]
     rollouts = Rollouts.join([part.rollouts for part in parts])
     graded = labels.join([part.graded for part in parts])
-    dull = labels.uninformative(graded.rewards)
-    kept = np.argsort(dull, kind="stable")[:wanted]
+    dull = labels.uninformative(graded.first(batch.samples_per_prompt).rewards)
+    kept = np.argsort(dull, kind="stable")[:batch.prompts_per_step].reshape(-1, batch.minibatches_per_step).T.ravel()
     graded = dataclasses.replace(graded, labelled=graded.labelled & ~dull).take(kept)
     seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds}
     return Collected([problems[i] for i in kept], rollouts.take(kept), graded, seconds, len(parts))

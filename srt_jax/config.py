@@ -30,6 +30,8 @@ CHOICES = {
     "levels_from": ("final", "best"),
 }
 
+ACROSS_PROMPTS = ("reinforce", "reinforce_baseline", "reinforce_pp")  # no prompt is its own baseline
+
 
 class ConfigError(ValueError):
     """A config that cannot run; the message is one sentence with field, value and remedy."""
@@ -215,7 +217,7 @@ def validate(config: ConfigDict) -> None:
 def _validate_batch(c: ConfigDict) -> None:
     b = c.batch
     sequences = b.prompts_per_step * b.samples_per_prompt
-    alone = c.rl.objective != "policy_gradient" or c.rl.advantage in ("reinforce", "reinforce_baseline", "reinforce_pp")
+    alone = c.rl.objective != "policy_gradient" or c.rl.advantage in ACROSS_PROMPTS
     _require(b.samples_per_prompt >= 2 or alone,
              f"batch.samples_per_prompt is {b.samples_per_prompt}: {c.rl.advantage} compares a sample with the others "
              "of its prompt, so give at least 2.")
@@ -249,6 +251,12 @@ def _validate_sampling(c: ConfigDict) -> None:
     gpus, servers = tuple(c.rollout.vllm.gpus), c.rollout.vllm.num_servers
     _require(len(gpus) in (0, servers),
              f"rollout.vllm.gpus is {gpus}: give a GPU for each of the {servers} rollout.vllm.num_servers, or ().")
+    r = c.rollout
+    sampled_at = {r.temperature, r.temperature_end if r.temperature_steps else r.temperature}
+    _require(r.old_logprobs == "trainer" or c.rl.objective != "policy_gradient" or c.rl.temperature == 0
+             or sampled_at == {c.rl.temperature},
+             f"rl.temperature is {c.rl.temperature}, but with rollout.old_logprobs 'sampler' old log-probs are of the "
+             "sampling temperature: set rl.temperature to 0, or old_logprobs to 'trainer'.")
     ahead = c.rollout.steps_ahead
     _require(ahead == 0 or c.rollout.sampler == "vllm",
              f"rollout.steps_ahead is {ahead}, but the jax sampler shares the trainer's devices: set rollout.sampler "
@@ -271,6 +279,9 @@ def _validate_learning(c: ConfigDict) -> None:
     _require(c.rl.objective == "policy_gradient" or c.rl.kl_coef == 0 or c.rl.kl_in == "loss",
              f"rl.kl_in is 'reward', but rl.objective {c.rl.objective!r} knows none: set rl.kl_coef to 0, or kl_in to "
              "'loss'.")
+    _require(c.rl.advantage not in ACROSS_PROMPTS or c.batch.resample_rounds == 0,
+             f"batch.resample_rounds is {c.batch.resample_rounds}, but rl.advantage {c.rl.advantage!r} learns from "
+             "prompts whose rewards agree, too: set it to 0, or choose another advantage.")
     _require(c.labels.source != "none" or c.batch.resample_rounds == 0,
              f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: "
              "set it to 0.")
@@ -280,7 +291,7 @@ def _validate_learning(c: ConfigDict) -> None:
     _require(not c.curriculum.path or c.curriculum.steps >= 1,
              f"curriculum.steps is {c.curriculum.steps}: over how many steps shall the share of hard problems grow?")
     _require(not c.curriculum.path or c.batch.resample_rounds == 0,
-             "curriculum.path and batch.resample_rounds exclude each other: the schedule counts batches; drop one.")
+             "curriculum.path and batch.resample_rounds exclude each other: replacements come from all data; drop one.")
     validating = c.stop.validation_fraction
     _require(0 <= validating < 1, f"stop.validation_fraction is {validating}: it lies in [0, 1).")
     _require(c.stop.patience == 0 or validating > 0 or c.eval.sets,

@@ -77,7 +77,7 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
                              for row in rollout_rows(collected, model.tokenizer)]
     finally:
         sampler.close()
-    if out:
+    if out and runtime.is_first_process():
         partial = out.with_name(f".{out.name}.partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         partial.rename(out)

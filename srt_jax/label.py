@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
-from srt_jax.config import differing_fields, run_directory, validate, validate_devices
+from srt_jax.config import ConfigError, differing_fields, run_directory, validate, validate_devices
 from srt_jax.data import label_file
 from srt_jax.data.base import DataError, Problem, fingerprint
 from srt_jax.metrics import duration
@@ -40,6 +40,8 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
 
     validate(config)
     validate_devices(config, jax.device_count())
+    if jax.process_count() > 1:
+        raise ConfigError(f"srt_jax.label is one process's work, and there are {jax.process_count()}: start one.")
     model = read_model(config)
     problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
     print(line)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import ConfigError, run_directory, validate
 from srt_jax.prepare import prepare
+from srt_jax.runtime import is_first_process
 from srt_jax.train import train
 
 
@@ -21,15 +22,23 @@ def train_levels(config: ConfigDict) -> list[dict]:
         prepare(checkable(level, config))
     summaries = []
     for before, level in zip([None, *configs], configs):
-        if before and config.levels_from == "best" and (run_directory(before) / "best").is_dir():
-            level.model.path = str(run_directory(before) / "best")  # absent where the last step was the best
+        if before and config.levels_from == "best":
+            level.model.path = best_weights(before, summaries[-1])
         print(f"level {level.name}: from {level.model.path}", flush=True)
         summaries.append(train(level))
-    directory = run_directory(config)
-    partial = directory / ".levels.json.partial"
-    partial.write_text(json.dumps(summaries, indent=2) + "\n")
-    partial.rename(directory / "levels.json")
+    if is_first_process():
+        partial = run_directory(config) / ".levels.json.partial"
+        partial.write_text(json.dumps(summaries, indent=2) + "\n")
+        partial.rename(run_directory(config) / "levels.json")
     return summaries
+
+
+def best_weights(config: ConfigDict, summary: dict) -> str:
+    """Where the weights of a finished run's best evaluated step lie: of step 0 they are those it started from."""
+    step = summary["best"].get("step", summary["steps"])
+    if step == 0:
+        return config.model.path
+    return str(run_directory(config) / ("final" if step == summary["steps"] else "best"))
 
 
 def level_configs(config: ConfigDict) -> list[ConfigDict]:

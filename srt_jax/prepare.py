@@ -2,6 +2,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 from collections.abc import Callable
@@ -50,7 +51,7 @@ class Prepared:
     label_settings: LabelSettings
     indices: Callable[[int], np.ndarray]  # the problems of the n-th batch, from 0
     eval_sets: list[EvalSet]
-    identity: dict  # what a checkpoint must agree with: fingerprints of data, model and label files
+    identity: dict  # what a checkpoint must agree with: fingerprints of data, prompts, model and label files
     report: list[str]  # one line per thing found out
 
 
@@ -75,6 +76,7 @@ def prepare(config: ConfigDict) -> Prepared:
               f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}"]
     files = [path for path in (config.labels.path, config.curriculum.path) if path]
     identity = {"data": fingerprint(problems), "model": model_fingerprint(model.directory),
+                "prompts": prompts_fingerprint(prompts, eval_sets),
                 "labels": [label_file.fingerprint(path) for path in files]}
     return Prepared(model, problems, prompts, settings, indices, eval_sets, identity, report)
 
@@ -179,6 +181,16 @@ def find_model(path: str) -> pathlib.Path:
         raise NotOnThisMachineError(
             f"model.path {path!r} is no local directory and could not be downloaded as a hub model ({reason}): give a "
             "directory that exists; launch/quickstart.sh makes the miniature's.") from None
+
+
+def prompts_fingerprint(prompts: list[list[int]], eval_sets: list[EvalSet]) -> str:
+    """sha256 over the tokens of all prompts and the problems of the evaluation sets: what the model is asked."""
+    digest = hashlib.sha256()
+    for ids in itertools.chain(prompts, *(s.prompts for s in eval_sets)):
+        digest.update(np.array([len(ids), *ids], np.int64).tobytes())
+    for eval_set in eval_sets:
+        digest.update(f"{eval_set.name}\n{fingerprint(eval_set.problems)}\n".encode())
+    return digest.hexdigest()
 
 
 def model_fingerprint(directory: pathlib.Path) -> str:

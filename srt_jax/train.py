@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax import metrics, processes, recording
-from srt_jax.checkpoint import Checkpoints, check_same_run
+from srt_jax.checkpoint import Checkpoints, best_step, check_same_run
 from srt_jax.collapse import Detector, should_stop
 from srt_jax.collect import Collected, collect, temperature_at
 from srt_jax.config import ConfigError, describe, fingerprint_fields, run_directory, validate, validate_devices
@@ -152,7 +152,7 @@ def train_step(run: Run, state, step: int, collected: Collected):
             f"the gradient of step {step} is not finite; the state before it is saved in {run.directory}: look at "
             f"rollouts/step_{step:06d}.jsonl.gz, then start a new run with a lower optimizer.learning_rate and "
             f"model.path={run.directory}/last_good.")
-    return state, labels.metrics(collected.graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
+    return state, labels.metrics(collected.graded, graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
         "rollout/response_tokens": rollouts.lengths.mean(),
         "rollout/response_tokens_max": rollouts.lengths.max(),
         "rollout/truncated": 1 - rollouts.stopped.mean(),
@@ -352,7 +352,7 @@ def save(run: Run, state, step: int) -> None:
         return
     run.record["seconds"] = run.phases.total
     with run.phases("save"):
-        run.checkpoints.save(step, state, run.record, score(run.record["evals"].get(str(step), {}), run.config))
+        run.checkpoints.save(step, state, run.record, scores(run))
 
 
 def export(run: Run, state, name: str) -> None:
@@ -365,8 +365,7 @@ def finish(run: Run, state, step: int) -> dict:
     """Exports the final weights, and the best where these are others; writes summary.json and closes everything."""
     config, evals = run.config, {int(s): values for s, values in run.record["evals"].items()}
     export(run, state, "final")
-    scored = scores(run)
-    best = max(scored, key=scored.get) if scored else None
+    best = best_step(scores(run), [0, *run.checkpoints.steps(), step])
     if best not in (None, 0, step):
         export(run, run.checkpoints.restore(state, best), "best")
     summary = {

@@ -1,13 +1,20 @@
 """What a step trains on: annealed temperatures, votes beyond the trained samples, replaced and held-out problems."""
+import dataclasses
 import gzip
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from srt_jax.collect import temperature_at
+from srt_jax.collect import _most_informative, collect, draws, temperature_at
 from srt_jax.config import base
+from srt_jax.data.base import Problem
+from srt_jax.data.batching import batch_indices
 from srt_jax.metrics import read_metrics
+from srt_jax.reward.grader import Grader
+from srt_jax.reward.labels import LabelSettings, metrics
+from srt_jax.rollout.sampler import Rollouts
 from srt_jax.train import train
 from tests.helpers import small_config
 
@@ -70,3 +77,71 @@ def test_prompts_whose_rewards_agree_are_replaced(miniature, tmp_path):
     kept = rollout_rows(tmp_path / "plain", 1)
     informative = {id for id, group in kept.items() if len({row["reward"] for row in group}) > 1}
     assert informative < {id for id, wanted in zip(rows, differing) if wanted}
+
+
+class Sampled:
+    """A sampler whose sample i of a problem writes token i."""
+
+    def generate(self, prompts, n, sampling, seeds, finished):
+        tokens = np.tile(np.arange(n, dtype=np.int32)[None, :, None], (len(prompts), 1, 1))
+        for p, rows in enumerate(tokens):
+            finished(p, list(rows))
+        ones = np.ones(tokens.shape[:2], np.int32)
+        return Rollouts(list(prompts), tokens, ones, tokens.astype(np.float32), ones.astype(bool), 0)
+
+
+class Answers:
+    """A tokenizer that reads token i as the problem's own answer i: of four problems, the first differs among its
+    trained samples, the second among the other votes only, the third not at all; and so on.
+    """
+
+    def __init__(self):
+        self.calls = 0
+
+    def batch_decode(self, tokens, **_):
+        texts = ("0 1 1 1", "1 1 1 0", "1 1 1 1")[self.calls % 3].split()
+        self.calls += 1
+        return [f"\\boxed{{{texts[int(row[0])]}}}" for row in tokens]
+
+
+def collected(steps=(1,), **batch):
+    """What the steps collect from 40 problems, of which the samples are as `Answers` says: two of four are trained."""
+    config = base()
+    config.batch.update(dict(prompts_per_step=4, samples_per_prompt=2, votes_per_prompt=4, resample_rounds=9, **batch))
+    problems = [Problem(str(i), "?", None, "test") for i in range(40)]
+    prepared = SimpleNamespace(problems=problems, prompts=[[1]] * 40, label_settings=LabelSettings(),
+                               model=SimpleNamespace(tokenizer=Answers()),
+                               indices=lambda step: batch_indices(40, 4, 0, step))
+    with Grader(workers=1) as grader:
+        return [collect(config, prepared, Sampled(), grader, step) for step in steps]
+
+
+def test_only_prompts_whose_trained_samples_differ_are_informative():
+    found, = collected()
+    assert (found.graded.rewards[:, :2] == [[0, 1]] * 4).all() and found.graded.labelled.all()
+    assert found.rounds == 3  # a third of the prompts is of the kind
+    assert metrics(found.graded, found.graded.first(2))["label/informative"] == 1
+    assert metrics(found.graded, found.graded.first(2))["label/pseudo_reward"] == 0.5
+    assert metrics(found.graded)["label/pseudo_reward"] == 0.75
+
+
+def test_mini_batches_get_equally_many_informative_prompts():
+    few, = collected(minibatches_per_step=2)
+    assert few.graded.labelled.all()
+    config = base()
+    config.batch.update(dict(prompts_per_step=4, samples_per_prompt=2, minibatches_per_step=2))
+    part = dataclasses.replace(few, graded=dataclasses.replace(
+        few.graded, rewards=np.array([[1, 1], [0, 1], [1, 0], [0, 0]])))
+    dealt = _most_informative([part], config.batch)
+    assert dealt.graded.labelled.tolist() == [True, False] * 2  # a mini-batch is a half
+
+
+def test_replacements_leave_the_order_of_the_data_alone():
+    config = base()
+    prepared = SimpleNamespace(problems=range(40), indices=lambda step: batch_indices(40, 16, 0, step))
+    config.batch.resample_rounds = 3
+    for step in (1, 2, 3):
+        own, *others = draws(config, prepared, step)
+        assert own.tolist() == batch_indices(40, 16, 0, step - 1).tolist()
+        assert [len(chosen) for chosen in others] == [16, 8]  # there are no more
+        assert sorted(np.concatenate([own, *others])) == list(range(40))

@@ -17,8 +17,11 @@ from configs.rl import ALGORITHMS
 from configs.sept_variants import VARIANTS
 from srt_jax import main
 from srt_jax.config import describe, validate, validate_devices
+from srt_jax.data.base import Problem
 from srt_jax.data.prompts import Prompts
 from srt_jax.levels import checkable, level_configs
+from srt_jax.reward.grader import Grader
+from srt_jax.reward.labels import LabelSettings, grade_rollouts
 from tests.helpers import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
@@ -75,6 +78,8 @@ def offline(monkeypatch, miniature):
 @pytest.mark.parametrize(("module", "arguments"), list(all_runs()))
 def test_dry_run(module, arguments, stand_ins):
     config = get_config(module, arguments)
+    if config.model.path.startswith("runs/"):  # what another run exports
+        config.model.path = "Qwen/Qwen3-4B-Base"
     for level in level_configs(config) or [config]:
         shrink(level)
         for field, file in stand_ins.items():
@@ -108,11 +113,48 @@ def test_docstring_gives_command_hardware_time_and_outcome(module):
     assert len(file.read_text().splitlines()) <= 60
 
 
+@pytest.mark.parametrize("method", ["srt", "ttrl", "sept", "em_ft", "sept_variants"])
 @pytest.mark.parametrize("model", MODELS)
-def test_prompts_of_every_model_are_well_formed(model):
-    prompts = get_config("srt", "tiny" if model == "tiny" else f"{model},dapo").prompts
+def test_every_model_is_asked_for_a_box(model, method):
+    prompts = get_config(method, {"sept_variants": "grpo,"}.get(method, "") + model).prompts
     Prompts.of(prompts.to_dict())
-    assert model == "tiny" or "boxed" in prompts.instruction
+    by_template = method == "ttrl" and model.startswith("qwen25_math")
+    assert ("boxed" in prompts.instruction + prompts.system) is (model != "tiny" and not by_template)
+
+
+@pytest.mark.parametrize(("module", "arguments", "rate", "temperature", "samples"), [
+    ("srt", "llama31_8b_instruct,big_math_llama", 1e-7, 0.0, 1),
+    ("ground_truth", "deepseek_math_7b_instruct,math12k", 1e-7, 0.7, 32),
+    ("ttrl", "llama31_8b_instruct", 5e-7, 0.6, 16),
+    ("sept_variants", "offline,llama31_8b_instruct", 1e-5, 1.0, 32),
+    ("figures.sept_main", "llama", 1e-7, 1.0, 32),
+    ("figures.sept_main", "deepseek", 1e-7, 1.0, 32),
+])
+def test_a_model_s_numbers_in_srt_s_runs_are_not_those_of_other_methods(module, arguments, rate, temperature, samples):
+    config = get_config(module, arguments)
+    assert (config.optimizer.learning_rate, config.eval.temperature, config.eval.samples) == (
+        rate, temperature, samples)
+
+
+@pytest.mark.parametrize(("module", "arguments"), [
+    ("reasoning_gym", "vote,qwen3_4b,bitwise_arithmetic_2"), ("climb", "qwen3_4b,knights_knaves")])
+def test_votes_on_reasoning_gym_compare_texts(module, arguments):
+    config = get_config(module, arguments)
+    for level in level_configs(config)[1:] or [config]:  # the first one has answers
+        with Grader(workers=1, match=level.vote.match) as grader:
+            graded = grade_rollouts([Problem("a", "?", None, "gym")], [["0xbeb", "0xcdc", "0xcdc"]], grader,
+                                    LabelSettings.of(level))
+        assert graded.labels == ["0xcdc"] and graded.rewards.tolist() == [[0, 1, 1]]
+
+
+@pytest.mark.parametrize("task", ["knights_knaves", "bitwise_arithmetic", "family_relationships"])
+def test_the_fixed_teacher_starts_where_the_evolving_one_does(task):
+    first, second = level_configs(get_config("figures.v2_fig2", task))
+    fixed = get_config("figures.v2_fig2", f"{task}_fixed")
+    assert (first.labels.source, second.labels.source, fixed.labels.source) == ("ground_truth", "vote", "file")
+    fixed.labels = second.labels
+    fixed.name, fixed.out = second.name, second.out
+    assert fixed.to_dict() == second.to_dict()
 
 
 @pytest.mark.parametrize(("module", "arguments", "message"), [
@@ -138,7 +180,7 @@ def test_the_tiny_script_runs_every_miniature():
     """A figure's curve whose miniature is another run's need not be there a second time."""
     def contents(module, arguments):
         fields = json.loads(get_config(module, arguments).to_json_best_effort())
-        return json.dumps({name: value for name, value in fields.items() if name not in ("name", "out")}, sort_keys=True)
+        return json.dumps({key: fields[key] for key in fields if key not in ("name", "out")}, sort_keys=True)
 
     script = (REPOSITORY / "launch" / "tiny.sh").read_text()
     listed = re.findall(r"\b([\w/]+)\.py:([\w.,-]+)", script[script.index("for config in"):])

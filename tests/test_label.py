@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from srt_jax import label as label_module
+from srt_jax.config import ConfigError
 from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import DataError, Problem
@@ -76,6 +77,13 @@ def test_a_finished_file_is_left_alone_and_another_model_is_refused(labelled, ca
     assert out.stat().st_mtime_ns == before
     with pytest.raises(DataError, match=r"differ in samples \(4 there, 8 here\): choose another --out"):
         label(config, out, 8)
+
+
+def test_several_processes_are_refused(labelled, monkeypatch):
+    config, out, _ = labelled
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="is one process's work, and there are 2: start one"):
+        label(config, out, SAMPLES)
 
 
 def wait_for_rows(path, rows, process, seconds=150):

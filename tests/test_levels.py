@@ -6,7 +6,7 @@ import pytest
 from srt_jax import levels
 from srt_jax.config import ConfigError, source
 from srt_jax.data.base import DataError
-from srt_jax.levels import level_configs, train_levels
+from srt_jax.levels import best_weights, level_configs, train_levels
 from srt_jax.metrics import read_metrics
 from srt_jax.train import TrainingStoppedError
 from tests.helpers import small_config
@@ -38,6 +38,14 @@ def test_an_unknown_field_of_a_level_is_named(tmp_path):
     config.levels = (dict(name="first", label=dict(source="vote")),)
     with pytest.raises(ConfigError, match=r"levels\.first\.label is set, but there is no such config field"):
         level_configs(config)
+
+
+@pytest.mark.parametrize(("best", "folder"), [({"step": 0}, "base"), ({"step": 1}, "climb/first/best"),
+                                              ({"step": 2}, "climb/first/final"), ({}, "climb/first/final")])
+def test_the_best_weights_of_a_level(tmp_path, best, folder):
+    first = climbing(tmp_path / "base", tmp_path)
+    first.name = "climb/first"
+    assert best_weights(first, {"steps": 2, "best": best}) == str(tmp_path / folder)
 
 
 def test_one_command_climbs_and_goes_on_where_it_was_stopped(miniature, tmp_path, monkeypatch):

@@ -112,11 +112,15 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     ("rollout.prompt_buckets", (512,), "add a bucket of at least 1024"),
     ("batch.minibatches_per_step", 3, "batch.minibatches_per_step is 3: a mini-batch holds whole prompts"),
     ("eval.top_p", 0.0, "eval.top_p is 0.0"),
+    ("rl.temperature", 0.7, "rl.temperature is 0.7, but with rollout.old_logprobs 'sampler'"),
+    ("rl.advantage", "reinforce_pp", "batch.resample_rounds is 3, but rl.advantage 'reinforce_pp' learns from"),
     ("steps", 0, "steps is 0: it must be at least 1"),
 ])
 def test_validate_names_field_value_and_remedy(field, value, message):
     config = base()
     config.name, config.model.path = "x", "y"
+    config.rollout.old_logprobs, config.batch.resample_rounds = "sampler", 3
+    validate(config)
     section, _, leaf = field.rpartition(".")
     with (config[section] if section else config).unlocked() as part:
         part[leaf] = value
@@ -162,6 +166,23 @@ def test_sequences_longer_than_the_model_s_positions(miniature, tmp_path):
     config.batch.max_response_tokens = 503
     with pytest.raises(ConfigError, match=r"max_response_tokens is 513, but .* has positions for 512"):
         prepare(config)
+
+
+@pytest.mark.parametrize("file", ["heldout.jsonl", "tokenizer.json"])
+def test_an_evaluation_set_or_tokenizer_that_changed_is_another_run(miniature, tmp_path, file):
+    config = copied(miniature, tmp_path)
+    config.eval.sets.heldout.limit = 0
+    before = prepare(config).identity
+    path = tmp_path / "model" / file
+    if file == "heldout.jsonl":
+        path.write_text(path.read_text() + json.dumps({"problem": "1+1+1", "answer": "3"}) + "\n")
+    else:
+        tokenizer = json.loads(path.read_text())
+        vocab = tokenizer["model"]["vocab"]
+        vocab["1"], vocab["2"] = vocab["2"], vocab["1"]
+        path.write_text(json.dumps(tokenizer))
+    after = prepare(config).identity
+    assert [name for name in before if before[name] != after[name]] == ["prompts"]
 
 
 def test_ground_truth_without_answers(miniature, tmp_path):

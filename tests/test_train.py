@@ -17,6 +17,7 @@ from srt_jax import train as train_module
 from srt_jax.checkpoint import CheckpointError, Checkpoints
 from srt_jax.metrics import describe_tag, read_metrics
 from srt_jax.model import weights
+from srt_jax.rollout.sampler import RolloutError
 from srt_jax.train import TrainingStoppedError, train
 from tests.helpers import REPOSITORY, small_config
 
@@ -134,6 +135,27 @@ def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(minia
     train(straight)
     for name, leaf in state_leaves(tmp_path / "two").items():
         np.testing.assert_array_equal(leaf, leaves[name], err_msg=name)
+
+
+def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_another_is_as_good(
+        miniature, tmp_path, monkeypatch):
+    config = small_config(miniature, tmp_path, name="best", steps=3)
+    config.eval.every = 1
+    real, failed = train_module.evaluate_sets, []
+
+    def fails_once(run, step):
+        if step == 2 and not failed:
+            failed.append(step)
+            raise RolloutError("no server.")
+        return real(run, step)
+
+    monkeypatch.setattr(train_module, "evaluate_sets", fails_once)
+    monkeypatch.setattr(train_module, "scores", lambda run: {
+        step: score for step, score in enumerate((0.1, 0.9, 0.9, 0.1)) if str(step) in run.record["evals"]})
+    with pytest.raises(TrainingStoppedError, match="after step 2 is saved"):
+        train(config)
+    assert train(config)["best"]["step"] == 2
+    assert (tmp_path / "best" / "best" / "config.json").exists()
 
 
 def test_self_training_improves_the_miniature(miniature, tmp_path):

@@ -1,4 +1,4 @@
-"""SRT v2, figure 2: Reasoning Gym, an evolving teacher beside a fixed one, Qwen3-4B-Base.
+r"""SRT v2, figure 2: Reasoning Gym, an evolving teacher beside a fixed one, Qwen3-4B-Base.
 
 COMMAND   python -m srt_jax.main --config=configs/figures/v2_fig2.py:knights_knaves
 TINY      python -m srt_jax.main --config=configs/figures/v2_fig2.py:knights_knaves,tiny
@@ -7,14 +7,30 @@ TIME      not measured on GPUs; tiny: about a minute a curve
 PAPER     avg@16 and maj@16 rise on all three tasks; SRT ends 6 (knights), 10 (bitwise) and 8 points (family) above the
           fixed teacher. The start was trained with answers on the easiest level.
 
-TASK climbs from the easiest level on, TASK_fixed is the last step of it with the labels of its starting point; configs/
-reasoning_gym.py says how to make them. Start TASK_fixed from runs/v2_fig2/TASK/level_N/final with --config.model.path.
+TASK is two runs: the easiest level with answers, the next one with votes. TASK_fixed is the second of them with the
+votes of its starting point, the first one's model; when that is there, they are made from the same config:
+          python -m srt_jax.label --config=configs/figures/v2_fig2.py:knights_knaves_fixed \
+              --out=runs/labels/v2_fig2-knights_knaves_3.jsonl
+Which levels the figure shows is our reading of B.3. A tiny TASK climbs all levels of climb.py:tiny, a tiny TASK_fixed
+is reasoning_gym.py:fixed_teacher,tiny.
 """
+from configs.climb import LEVELS, level
 from configs.common import figure
 
-HARDEST = {"knights_knaves": 7, "bitwise_arithmetic": 3, "family_relationships": 5}
+STEPS = {task: LEVELS[task][:2] for task in ("knights_knaves", "bitwise_arithmetic", "family_relationships")}
+
+
+def _climbing(task: str, easy: int, hard: int) -> tuple:
+    return f"climb:qwen3_4b,{task}", {"levels": (level(task, easy, True), level(task, hard, False))}, {}
+
+
+def _fixed(task: str, easy: int, hard: int) -> tuple:
+    return f"reasoning_gym:fixed_teacher,qwen3_4b,{task}_{hard}", {
+        "model.path": f"runs/v2_fig2/{task}/level_{easy}/final",
+        "labels.path": f"runs/labels/v2_fig2-{task}_{hard}.jsonl"}, {}
+
 
 get_config = figure("v2_fig2", {
-    **{task: (f"climb:qwen3_4b,{task}", {}, {}) for task in HARDEST},
-    **{f"{task}_fixed": (f"reasoning_gym:fixed_teacher,qwen3_4b,{task}_{n}", {}, {}) for task, n in HARDEST.items()},
+    **{task: _climbing(task, *levels) for task, levels in STEPS.items()},
+    **{f"{task}_fixed": _fixed(task, *levels) for task, levels in STEPS.items()},
 })

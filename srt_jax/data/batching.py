@@ -6,6 +6,8 @@ import numpy as np
 
 from srt_jax.data.base import DataError
 
+_REFILLS = 1 << 63  # beyond all epochs: the stream of permutations that `refill_order` takes
+
 
 def batch_indices(num_problems: int, prompts_per_step: int, seed: int, step: int) -> np.ndarray:
     """Indices into the problem list for step `step` (from 0): int64 [prompts_per_step], no index twice.
@@ -49,6 +51,14 @@ def _epoch_order(num_problems: int, prompts_per_step: int, seed: int, epoch: int
             keep_apart(order, last, prompts_per_step - carried)
     order.setflags(write=False)
     return order
+
+
+def refill_order(num_problems: int, seed: int, step: int, used: np.ndarray) -> np.ndarray:
+    """The problems that are not among the step's own, `used`, in an order of this step alone: what replaces some of
+    them is drawn beside the epochs, which go on as if nothing had been.
+    """
+    order = permutation(num_problems, seed, _REFILLS + step)
+    return order[~np.isin(order, used)]
 
 
 def keep_apart(order: np.ndarray, others: np.ndarray, head: int) -> None:

@@ -19,7 +19,8 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
     blank answer is None. A prompt may be a list of messages, of which the first user's counts. Rows of verl's format
     (a nested `reward_model`) are understood as they are.
     path and unit ("line" or "row") are for messages, and the path's stem is the problems' source.
-    Raises DataError for a row without a prompt, a value that is no scalar, duplicate ids, or no problem at all.
+    Raises DataError for a row without a prompt, a value that is no scalar, a stored label that is not the true answer,
+    duplicate ids, or no problem at all.
     """
     path = Path(path)
     columns = {role: config.get(f"{role}_column") or name for role, name in _DEFAULT_COLUMNS.items()}
@@ -66,7 +67,7 @@ def user_text(value):
 def _problem(path: Path, place: str, row: dict, columns: dict[str, str]) -> tuple[Problem, bool]:
     """The problem of one row, and whether its id is a hash of its prompt."""
     if isinstance(row.get("reward_model"), dict) and columns["prompt"] not in row:
-        row, columns = _from_verl(row, columns)
+        row, columns = _from_verl(place, row, columns)
     prompt = user_text(_get(row, columns["prompt"]))
     if not isinstance(prompt, str) or not prompt.strip():
         if columns["prompt"] in row:
@@ -89,17 +90,23 @@ def _problem(path: Path, place: str, row: dict, columns: dict[str, str]) -> tupl
     return problem, hashed
 
 
-def _from_verl(row: dict, columns: dict[str, str]) -> tuple[dict, dict[str, str]]:
+def _from_verl(place: str, row: dict, columns: dict[str, str]) -> tuple[dict, dict[str, str]]:
     """A row of verl's format in columns of ours.
 
     SRT's files hide the true answer of an unlabelled row in `solution_hidden_during_training`: it is kept for the
-    metrics, and the problem is marked as one whose answer must not be trained on.
+    metrics, and the problem is marked as one whose answer must not be trained on. Raises DataError where a label is
+    stored that is not the true answer.
     """
     reward = row["reward_model"]
-    answer = reward.get("ground_truth")
+    answer, hidden = reward.get("ground_truth"), reward.get("solution_hidden_during_training")
     labelled = answer != _NO_LABEL
+    if labelled and hidden not in (None, "") and str(hidden) != str(answer):
+        raise DataError(
+            f"{place} stores the label {shown(answer)}, while the true answer in solution_hidden_during_training is "
+            f"{shown(hidden)}; write the labels as lines of id and label to a file for labels.path, and set "
+            "`prompt_column` to 'prompt' and `answer_column` to 'reward_model.solution_hidden_during_training'.")
     if not labelled:
-        answer = reward.get("solution_hidden_during_training")
+        answer = hidden
     ours = {"prompt": row.get("prompt"), "answer": answer, "id": row.get("id"), "labelled": labelled}
     return ours, {**{role: role for role in ours}, "level": columns["level"]}
 

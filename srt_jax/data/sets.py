@@ -158,9 +158,9 @@ def _read(file: Path) -> Iterator[dict]:
 
 
 def _standard(row: dict, named: NamedSet) -> dict:
-    """The row in the columns `problem`, `answer`, and whatever else it has; verl's rows as they are."""
+    """The row in the columns `problem`, `answer`, and whatever else it has; verl's rows without their ids."""
     if "reward_model" in row:
-        return row
+        return {**row, "id": None}
     if named.prompt in row:
         row = {**row, "problem": user_text(row[named.prompt]), "answer": row.get(named.answer)}
     return {**row, "id": None, "answer": named.clean(row.get("answer"))}

@@ -184,7 +184,10 @@ def true_rewards(problems: Sequence[Problem], answers: Answers, grader: Grader) 
 
 
 def uninformative(rewards: np.ndarray) -> np.ndarray:
-    """[P] bool: all rewards [P, n] of the prompt are alike, so that its advantages are 0 (DAPO, section 3.2)."""
+    """[P] bool: all rewards [P, n] of the prompt are alike (DAPO, section 3.2).
+
+    Where each prompt is its own baseline they give no gradient; what a KL in the reward adds is left aside.
+    """
     return (rewards == rewards[:, :1]).all(1)
 
 
@@ -212,22 +215,26 @@ def describe(problems: Sequence[Problem], settings: LabelSettings) -> str:
     return f"labels: {settings.source}: {count} of {len(problems)} problems"
 
 
-def metrics(graded: Graded) -> dict[str, float]:
-    """Means over the prompts of a step; NaN where no answer is known. Every tag is explained in docs/operations.md."""
+def metrics(graded: Graded, trained: Graded | None = None) -> dict[str, float]:
+    """Means over the prompts of a step; NaN where no answer is known. Every tag is explained in docs/operations.md.
+
+    trained: the samples that are trained on, where more have voted; what concerns the reward is of these.
+    """
+    trained = trained or graded
     true, labelled, votes = graded.true_rewards, graded.labelled, graded.votes
     known = ~np.isnan(true[:, 0])
     judged = labelled & ~np.isnan(graded.label_correct)
     winners = collections.Counter(canonical(_winner(v)) for v in votes if v.counts)
     return {
-        "label/pseudo_reward": graded.rewards[labelled].mean() if labelled.any() else 0.0,
+        "label/pseudo_reward": trained.rewards[labelled].mean() if labelled.any() else 0.0,
         "label/true_reward": _mean(true[known]),
         "label/majority_accuracy": _mean(graded.majority_correct[known]),
         "label/majority_gain": _mean(graded.majority_correct[known]) - _mean(true[known]),
         "label/label_accuracy": _mean(graded.label_correct[judged]),
-        "label/reward_accuracy": _mean(1 - np.abs(graded.rewards[judged] - true[judged])),
+        "label/reward_accuracy": _mean(1 - np.abs(trained.rewards[judged] - trained.true_rewards[judged])),
         "label/labelled": labelled.mean(),
         "label/from_answers": np.mean([source == "ground_truth" for source in graded.sources]),
-        "label/informative": np.mean(labelled & ~uninformative(graded.rewards)),
+        "label/informative": np.mean(labelled & ~uninformative(trained.rewards)),
         "label/vote_share": np.mean([v.share for v in votes]),
         "label/vote_share_parsed": np.mean([v.share_parsed for v in votes]),
         "label/ties": np.mean([v.tie for v in votes]),

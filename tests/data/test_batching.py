@@ -4,7 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from srt_jax.data.base import DataError
-from srt_jax.data.batching import _epoch_order, batch_indices
+from srt_jax.data.batching import _epoch_order, batch_indices, refill_order
 
 
 @st.composite
@@ -92,3 +92,10 @@ def test_more_prompts_than_problems_is_an_error(prompts_per_step):
     message = f"prompts_per_step is {prompts_per_step} but the data set has 30 problems; .* between 1 and 30"
     with pytest.raises(DataError, match=message):
         batch_indices(30, prompts_per_step, 0, 0)
+
+
+def test_refills_are_all_the_others_in_an_order_of_the_step():
+    own = batch_indices(20, 8, 0, 3)
+    orders = [refill_order(20, seed, step, own).tolist() for seed, step in ((0, 4), (0, 4), (0, 5), (1, 4))]
+    assert orders[0] == orders[1] and orders[0] not in orders[2:]
+    assert sorted([*orders[0], *own]) == list(range(20))

@@ -12,6 +12,7 @@ from srt_jax.data import overlap, sets
 from srt_jax.data.base import NotHereError
 from srt_jax.data.problems import DataError, Problem, fingerprint, load, title
 from srt_jax.data.prompts import encode, render
+from srt_jax.data.rows import prompt_id
 
 INSTRUCTION = r"Let's think step by step and output the final answer within \boxed{}."
 
@@ -62,6 +63,15 @@ def test_verl_rows_hide_what_training_must_not_see(tmp_path, kind):
     assert fingerprint(problems) != fingerprint(plain)  # training would differ
 
 
+def test_a_stored_label_that_is_not_the_answer_is_refused(tmp_path):
+    path = tmp_path / "offline.jsonl"
+    write(path, verl("1 + 1?", "2"), verl("1 + 2?", "4", "3"))
+    with pytest.raises(DataError, match=r"line 2 stores the label '4', while the true answer .* is '3'; write the la"):
+        load(source(path=str(path)))
+    columns = dict(prompt_column="prompt", answer_column="reward_model.solution_hidden_during_training")
+    assert [p.answer for p in load(source(path=str(path), **columns))] == ["2", "3"]
+
+
 def test_the_instruction_that_verl_files_hold_is_not_asked_twice(make_tokenizer):
     tokenizer, question = make_tokenizer(), "1 + 1?"
     prompts = base().prompts
@@ -107,7 +117,8 @@ def test_hub_columns_become_ours(folder):
     write(folder / "openthoughts3_math.jsonl", *({"domain": domain, "conversations": [
         {"from": "human", "value": text}, {"from": "gpt", "value": "x"}]} for domain, text in [
             ("math", "a"), ("math", "a"), ("code", "b"), ("math", "c")]))
-    write(folder / "dapo.parquet", verl("1 + 1?", "2"))
+    write(folder / "dapo.parquet", {"id": "7", **verl("1 + 1?", "2")})
+    assert named("dapo")[0].id == prompt_id(f"1 + 1? {INSTRUCTION}")
     found = {name: [(p.prompt, p.answer) for p in named(name)] for name in sets.SETS if sets.find({"name": name})}
     assert found == {
         "gsm8k": [("1 + 1?", "2")], "amc23": [("a", "142"), ("b", "0.5")], "olympiadbench": [("a", "1, 2")],
