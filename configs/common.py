@@ -36,8 +36,8 @@ def experiment(method: str, arguments: str, changes: dict | None = None, tiny: d
     return config
 
 
-# The collapse within minutes: at twice its rate the miniature rises for a few steps, then hacks its reward.
-COLLAPSE = {"optimizer.learning_rate": 2e-4, "steps": 50}
+# The collapse within minutes: at five times its rate the miniature rises for thirty steps, then hacks its reward.
+COLLAPSE = {"optimizer.learning_rate": 5e-4, "steps": 50}
 
 
 def figure(name: str, curves: dict[str, tuple]):

@@ -18,7 +18,7 @@ STOP = {
     "stop.patience": 3,  # our choice, as is the interval
     "eval.every": 20,
 }
-TINY = {**COLLAPSE, "stop.validation_fraction": 0.05, "eval.every": 2}
+TINY = {**COLLAPSE, "stop.validation_fraction": 0.03, "stop.patience": 2, "eval.every": 4}
 
 
 def get_config(arguments: str = ""):

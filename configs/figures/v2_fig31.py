@@ -11,8 +11,9 @@ Here prompts whose rewards all agree are replaced too, and three further batches
 from configs.common import COLLAPSE, figure
 
 ONLINE = {"labels.threshold": 0.6, "batch.resample_rounds": 3}
+TINY = {"labels.threshold": 0.4, "batch.resample_rounds": 1}  # the miniature's votes are 0.4 sure at first
 
 get_config = figure("v2_fig31", {
-    "threshold_0.6": ("srt:qwen25_math_7b,dapo", ONLINE, COLLAPSE | ONLINE),
+    "threshold_0.6": ("srt:qwen25_math_7b,dapo", ONLINE, COLLAPSE | TINY),
     "no_threshold": ("srt:qwen25_math_7b,dapo", {}, COLLAPSE),
 })

@@ -22,7 +22,7 @@ get_config = figure("v2_fig8", {
     "rloo": (SRT, {}, COLLAPSE),
     "grpo": ("rl:grpo,qwen25_math_7b,dapo", {}, COLLAPSE),
     "kl_0.01": (SRT, {"rl.kl_coef": 0.01}, COLLAPSE | {"rl.kl_coef": 0.01}),
-    "lr_1e-7": (SRT, {"optimizer.learning_rate": 1e-7}, COLLAPSE | {"optimizer.learning_rate": 1e-4}),
+    "lr_1e-7": (SRT, {"optimizer.learning_rate": 1e-7}, COLLAPSE | {"optimizer.learning_rate": 2e-4}),
     "samples_8": (SRT, _samples(8), COLLAPSE | _samples(8)),
     "samples_16": (SRT, _samples(16), COLLAPSE | _samples(16)),
     "entropy_0.003": (SRT, {"rl.entropy_coef": 0.003}, COLLAPSE | {"rl.entropy_coef": 0.003}),
