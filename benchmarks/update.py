@@ -1,8 +1,9 @@
 """Seconds of one update, its FLOP/s, MFU, memory and padding, for a model, a batch and a length.
 
     python benchmarks/update.py --model=DIR|NAME --batch=512 --length=34 [--micro 64] [--old trainer|sampler]
-        [--shortest L] [--buckets 1024,2048,4096] [--packing] [--samples 16] [--dtype float32] [--remat none] [--attention auto]
-        [--fsdp 1] [--tensor 1] [--devices 0] [--reference_dtype D] [--moments D] [--repeats 5] [--no_reference]
+        [--shortest L] [--buckets 1024,2048,4096] [--packing] [--samples 16] [--dtype float32] [--remat none]
+        [--attention auto] [--fsdp 1] [--tensor 1] [--devices 0] [--reference_dtype D] [--moments D] [--repeats 5]
+        [--no_reference]
 
 --model is a Hugging Face directory, or the name of a shape in srt_jax/model/hf (random weights). One update scores the
 rollouts with the policy (--old trainer) and with a reference, takes the gradient and makes an AdamW step: RLOO with
@@ -65,7 +66,8 @@ def main():
         "benchmark": "update", "model": args.model, "parameters": model.num_params, "jax": jax.__version__,
         "device": jax.devices()[0].device_kind, "mesh": dict(mesh.shape), "dtype": args.dtype, "remat": args.remat,
         "attention": args.attention, "batch": args.batch, "length": args.length, "micro": args.micro,
-        "buckets": args.buckets, "packing": args.packing, "old": args.old, "seconds": round(median, 4), "seconds_min": round(seconds[0], 4),
+        "buckets": args.buckets, "packing": args.packing, "old": args.old,
+        "seconds": round(median, 4), "seconds_min": round(seconds[0], 4),
         "seconds_max": round(seconds[-1], 4), "tokens_per_s": round(lengths.sum() / median),
         "tflop": {name: round(value / 1e12, 4) for name, value in passes.items()},
         "tflop_per_s": round(sum(passes.values()) / median / 1e12, 4), "mfu": mfu and round(mfu, 4),
