@@ -20,7 +20,7 @@ class Layout:
     """How the rollouts of a step are cut up; the names are those of the config's section `batch`.
 
     A step's sequences make M micro-batches of m = microbatch_sequences rows; each of the K mini-batches has M / K of
-    them. With packing they make fewer, by as many as their lengths allow.
+    them. With packing these are the most there can be, and only those that hold anything are computed.
     """
     prompts_per_step: int
     samples_per_prompt: int
@@ -67,7 +67,8 @@ class Batch:
 
     By token [M, m, S], rows split over data x fsdp, S the longest bucket: a row holds one sequence (prompt + response)
     from its start, or with packing several, one after the other. rollout: p * n + i on the tokens of sample i of
-    prompt p, -1 on padding; response: is the token part of one, the stop token included? sampler_logprobs: 0 outside.
+    prompt p, -1 on padding; response: does the token belong to the response, the stop token included?
+    sampler_logprobs: 0 outside the responses.
     Problem-major (on every device): rewards [P, n]; labelled [P] bool; kept [P, n] bool, False for a rollout that
     counts in its prompt's baseline but not in the loss. counts [K, buckets]: micro-batches of each length, shortest
     first, in each mini-batch; the rest of its M / K is empty. temperature: of the loss's distribution.
