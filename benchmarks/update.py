@@ -1,8 +1,9 @@
 """Seconds of one update, its FLOP/s, MFU, memory and padding, for a model, a batch and a length.
 
     python benchmarks/update.py --model=DIR|NAME --batch=512 --length=34 [--micro 64] [--old trainer|sampler]
-        [--shortest L] [--buckets 1024,2048,4096] [--samples 16] [--dtype float32] [--remat none] [--attention auto]
-        [--fsdp 1] [--tensor 1] [--devices 0] [--reference_dtype D] [--moments D] [--repeats 5] [--no_reference]
+        [--shortest L] [--buckets 1024,2048,4096] [--packing] [--samples 16] [--dtype float32] [--remat none]
+        [--attention auto] [--fsdp 1] [--tensor 1] [--devices 0] [--reference_dtype D] [--moments D] [--repeats 5]
+        [--no_reference]
 
 --model is a Hugging Face directory, or the name of a shape in srt_jax/model/hf (random weights). One update scores the
 rollouts with the policy (--old trainer) and with a reference, takes the gradient and makes an AdamW step: RLOO with
@@ -40,7 +41,7 @@ def main():
     optimizer = make_optimizer(learning_rate_schedule(1e-6), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01,
                                grad_clip=1.0, moments_dtype=args.moments)
     state = init_state(params, optimizer, mesh)
-    layout = Layout(args.batch // args.samples, args.samples, args.micro, args.buckets)
+    layout = Layout(args.batch // args.samples, args.samples, args.micro, args.buckets, packing=args.packing)
     knobs = UpdateConfig(layout, kl_coef=0.0 if args.no_reference else 1e-3, old_logprobs=args.old)
     start = time.perf_counter()
     update = make_update(graphdef, optimizer, knobs, mesh, state).lower(
@@ -57,7 +58,7 @@ def main():
         seconds.append(time.perf_counter() - start)
     seconds = sorted(seconds[2:])  # the first ones warm caches
     median = statistics.median(seconds)
-    lengths = np.asarray(batch.lengths).reshape(-1)
+    lengths = (np.array([len(prompt) for prompt in rollouts.prompts])[:, None] + rollouts.lengths).reshape(-1)
     passes = flops.update(model, lengths, knobs.scores_policy, knobs.scores_reference)
     mfu = flops.mfu(sum(passes.values()), median, mesh.devices.flat)
     memory = update.memory_analysis()
@@ -65,7 +66,8 @@ def main():
         "benchmark": "update", "model": args.model, "parameters": model.num_params, "jax": jax.__version__,
         "device": jax.devices()[0].device_kind, "mesh": dict(mesh.shape), "dtype": args.dtype, "remat": args.remat,
         "attention": args.attention, "batch": args.batch, "length": args.length, "micro": args.micro,
-        "buckets": args.buckets, "old": args.old, "seconds": round(median, 4), "seconds_min": round(seconds[0], 4),
+        "buckets": args.buckets, "packing": args.packing, "old": args.old,
+        "seconds": round(median, 4), "seconds_min": round(seconds[0], 4),
         "seconds_max": round(seconds[-1], 4), "tokens_per_s": round(lengths.sum() / median),
         "tflop": {name: round(value / 1e12, 4) for name, value in passes.items()},
         "tflop_per_s": round(sum(passes.values()) / median / 1e12, 4), "mfu": mfu and round(mfu, 4),
@@ -125,7 +127,8 @@ def parse():
     parser.add_argument("--remat", choices=("none", "dots", "attention", "full"), default="none")
     for name in ("dtype", "reference_dtype", "moments"):
         parser.add_argument(f"--{name}", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--no_reference", action="store_true")
+    for name in ("no_reference", "packing"):
+        parser.add_argument(f"--{name}", action="store_true")
     args = parser.parse_args()
     args.shortest = args.shortest or args.length
     args.buckets = args.buckets or (args.length,)

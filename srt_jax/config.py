@@ -68,8 +68,9 @@ def base() -> ConfigDict:
             resample_rounds=0,       # further batches drawn at most to replace prompts whose rewards all agree (DAPO)
             max_prompt_tokens=1024,  # longer prompts are dropped, and reported
             max_response_tokens=3072,  # the stop token included
-            microbatch_sequences=32,  # sequences per forward/backward, over all devices
+            microbatch_sequences=32,  # rows per forward/backward, over all devices; a row is a sequence
             length_buckets=(1024, 2048, 4096),  # prompt + response; a micro-batch is cut to the smallest that fits
+            packing=False,           # rows of the one length bucket hold as many sequences as fit, not one
         ),
         rollout=dict(
             sampler="jax",           # jax (in this process) | vllm (servers in processes of their own)
@@ -233,6 +234,9 @@ def _validate_batch(c: ConfigDict) -> None:
              f"{sequences // b.minibatches_per_step}.")
     longest = b.max_prompt_tokens + b.max_response_tokens
     _buckets(c, "batch.length_buckets", longest, "batch.max_prompt_tokens + batch.max_response_tokens")
+    _require(not b.packing or len(b.length_buckets) == 1,
+             f"batch.packing is True, which fills rows of one length, but batch.length_buckets is "
+             f"{tuple(b.length_buckets)}: set it to {(b.length_buckets[-1],)}.")
     _buckets(c, "rollout.prompt_buckets", b.max_prompt_tokens, "batch.max_prompt_tokens")
     _require(c.reward.overlong_buffer < b.max_response_tokens,
              f"reward.overlong_buffer is {c.reward.overlong_buffer}: it must be shorter than the "
@@ -320,7 +324,8 @@ def describe(config: ConfigDict, num_devices: int) -> str:
     updates = b.minibatches_per_step * b.epochs_per_step
     return (f"{b.prompts_per_step} prompts x {b.samples_per_prompt} samples = {sequences} sequences; "
             f"{updates} update{'s' if updates != 1 else ''}; "
-            f"{sequences // b.microbatch_sequences} micro-batches of {b.microbatch_sequences} on {num_devices} "
+            f"{'at most ' * b.packing}{sequences // b.microbatch_sequences} micro-batches of "
+            f"{b.microbatch_sequences} on {num_devices} "
             f"device{'s' if num_devices != 1 else ''}; prompts <= {b.max_prompt_tokens} + responses <= "
             f"{b.max_response_tokens} tokens; {config.steps} steps = "
             f"{config.steps * b.prompts_per_step} prompts, {config.steps * sequences} rollouts")

@@ -131,7 +131,11 @@ def _compile_update(config, model, where, devices, progress, remat: str, microba
     config = config.copy_and_resolve_references()
     config.model.remat, config.batch.microbatch_sequences = remat, microbatch
     lowered, held = lower_update(config, model, devices)
-    return _compile(lowered, held, where, progress, f"update, remat={remat}, micro-batches of {microbatch}")
+    b = config.batch
+    # With packing the number of micro-batches is data. At most, as here, every sequence fills a row.
+    most = b.prompts_per_step * b.samples_per_prompt // b.minibatches_per_step // microbatch
+    trips = (lambda program, loop: most) if b.packing else None
+    return _compile(lowered, held, where, progress, f"update, remat={remat}, micro-batches of {microbatch}", trips)
 
 
 def lower_update(config: ConfigDict, model: ModelConfig, devices):

@@ -99,6 +99,9 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     validate(config)
     assert describe(config, 8).startswith(
         "16 prompts x 32 samples = 512 sequences; 1 update; 16 micro-batches of 32 on 8 devices")
+    config.batch.length_buckets, config.batch.packing = (4096,), True
+    validate(config)
+    assert "; at most 16 micro-batches of 32 on 8 devices;" in describe(config, 8)
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [
@@ -109,6 +112,7 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     ("rollout.temperature", 0.0, "rollout.temperature is 0.0: it must be positive"),
     ("batch.length_buckets", (1024,), "batch.length_buckets ends at 1024"),
     ("batch.length_buckets", (4096, 1024), "give increasing positive lengths"),
+    ("batch.packing", True, "batch.packing is True, which .* batch.length_buckets is (1024, 2048.*: set it to (4096,"),
     ("rollout.prompt_buckets", (512,), "add a bucket of at least 1024"),
     ("batch.minibatches_per_step", 3, "batch.minibatches_per_step is 3: a mini-batch holds whole prompts"),
     ("eval.top_p", 0.0, "eval.top_p is 0.0"),

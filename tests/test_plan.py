@@ -85,6 +85,15 @@ def test_collectives_of_two_micro_batches(fsdp_plan):
     assert fsdp_plan["received_bytes_per_device"] > found["all-gather"] * 7 / 8
 
 
+def test_packed_rows_are_planned_as_if_each_sequence_filled_one(directory, fsdp_plan):
+    config = small(directory, fsdp=8, cpu_devices=8)
+    config.batch.length_buckets, config.batch.packing = (64,), True
+    packed = plan.plan(config, CPU, search=False, progress=print)
+    assert packed["flops_per_device"] == fsdp_plan["flops_per_device"]
+    gathered, expected = (x["collective_bytes_per_device"]["all-gather"] for x in (packed, fsdp_plan))
+    assert gathered == pytest.approx(expected, rel=0.01)
+
+
 def test_table_shows_the_figures(fsdp_plan):
     text = plan.table(fsdp_plan)
     assert "on cpu:8: 8 devices, mesh data 1, fsdp 8, tensor 1" in text

@@ -65,8 +65,8 @@ class Recorded:
         return (position >= self.prompt_lengths[:, None]) & (position < self.lengths[:, None])
 
     def batch(self, layout: Layout, temperature=1.0):
-        """The batch as NumPy arrays, cut up by the layout; what stands in the padding is kept."""
-        n, S = layout.samples_per_prompt, self.tokens.shape[1]
+        """The batch as NumPy arrays, cut up by the layout, with tokens from here and there in its padding."""
+        n = layout.samples_per_prompt
         prompts = [row[:end].tolist() for row, end in zip(self.tokens[::n], self.prompt_lengths[::n])]
         lengths = self.lengths - self.prompt_lengths
         tokens, logprobs = (
@@ -77,8 +77,8 @@ class Recorded:
             Rollouts(prompts, tokens.reshape(*shape, -1), lengths.reshape(shape), logprobs.reshape(*shape, -1),
                      np.ones(shape, bool), 0),
             self.rewards, self.labelled, layout, temperature, self.kept)
-        padded = np.pad(self.tokens, ((0, 0), (0, max(0, batch.tokens.shape[2] - S))), mode="wrap")
-        return batch.replace(tokens=padded[batch.rollout][..., :batch.tokens.shape[2]])
+        return batch.replace(
+            tokens=np.where(batch.rollout < 0, np.resize(self.tokens, batch.tokens.shape), batch.tokens))
 
 
 def recorded(prompts=4, n=4, width=16, seed=0) -> Recorded:

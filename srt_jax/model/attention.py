@@ -1,4 +1,4 @@
-"""Causal attention over right-padded sequences, by platform, and one decoding step against a shared prompt.
+"""Causal attention over rows of sequences, by platform, and one decoding step against a shared prompt.
 
 Letters: B sequences, S tokens, N query heads, K key/value heads, G = N/K, H head dim.
 """
@@ -37,11 +37,12 @@ def choose(name: str, platform: str, dtype) -> str:
     return name
 
 
-def causal(q, k, v, name: str = "xla", mesh: Mesh | None = None, recompute: bool = False):
+def causal(q, k, v, segments=None, name: str = "xla", mesh: Mesh | None = None, recompute: bool = False):
     """Attention of each token to itself and the tokens before it; every device attends in its own rows and heads.
 
-    q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]; `name` is xla, cudnn or splash. Rows are right-padded, so the
-    causal mask alone keeps padding out of every real token's view, and lets a padded one see at least itself.
+    q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]; `name` is xla, cudnn or splash. Without `segments` a row is
+    one right-padded sequence: the causal mask alone keeps padding out of every real token's view. segments [B, S]:
+    tokens with different numbers do not see each other. Every token, of padding too, sees at least itself.
     `recompute`: the backward pass starts from q, k and v, as it does anyway in cudnn and splash, which hold no scores.
     """
     on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
@@ -49,12 +50,13 @@ def causal(q, k, v, name: str = "xla", mesh: Mesh | None = None, recompute: bool
                "splash": functools.partial(splash, interpret=on_cpu)}
     kernel = kernels[name]
     if mesh is None or mesh.size == 1:
-        return kernel(q, k, v)
+        return kernel(q, k, v, segments)
     spec = P(ROWS, None, "tensor")
-    return jax.shard_map(kernel, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+    return jax.shard_map(kernel, mesh=mesh, in_specs=(*(spec,) * 3, P(ROWS)), out_specs=spec, check_vma=False)(
+        q, k, v, segments)
 
 
-def xla(q, k, v):
+def xla(q, k, v, segments=None):
     """In plain XLA, with all scores in memory: for CPUs and short sequences.
 
     The G = N/K query heads of a key head are stacked along S: one batched matrix product per key head, which XLA's CPU
@@ -68,6 +70,8 @@ def xla(q, k, v):
     v = v.transpose(0, 2, 1, 3).reshape(B * K, S, H)
     scores = jnp.einsum("bsh,bht->bst", q, k, preferred_element_type=jnp.float32)
     visible = jnp.tile(jnp.tril(jnp.ones((S, S), bool)), (G, 1))  # [G * S, S]
+    if segments is not None:
+        visible &= jnp.repeat(jnp.tile(_together(segments), (1, G, 1)), K, 0)  # [B * K, G * S, S]
     weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), -1).astype(v.dtype)
     out = jnp.einsum("bst,bth->bsh", weights, v)
     return out.reshape(B, K, G, S, H).transpose(0, 3, 1, 2, 4).reshape(B, S, N, H)
@@ -75,15 +79,18 @@ def xla(q, k, v):
 
 # Not jax.checkpoint: the policy of a layer around it would overrule it.
 xla_again = jax.custom_vjp(xla)
-xla_again.defvjp(lambda *qkv: (xla(*qkv), qkv), lambda qkv, by_out: jax.vjp(xla, *qkv)[1](by_out))
+xla_again.defvjp(
+    lambda *inputs: (xla(*inputs), inputs),
+    lambda inputs, by_out: (*jax.vjp(functools.partial(xla, segments=inputs[3]), *inputs[:3])[1](by_out), None))
 
 
-def cudnn(q, k, v):
+def cudnn(q, k, v, segments=None):
     """cuDNN's flash attention: 16 bits only; lengths in multiples of 128 are the fastest."""
-    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    mask = None if segments is None else _together(segments)[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
 
 
-def splash(q, k, v, interpret: bool = False):
+def splash(q, k, v, segments=None, interpret: bool = False):
     """JAX's flash attention for TPUs; `interpret` runs the kernel's code on a CPU.
 
     Lengths and head dims are padded to multiples of 128: padded keys come last, where no real query sees them.
@@ -101,7 +108,14 @@ def splash(q, k, v, interpret: bool = False):
         block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block)
     mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * N)
     kernel = kernels.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret)
-    return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)[:, :S, :, :H]
+    if segments is not None:
+        segments = kernels.SegmentIds(*(jnp.pad(segments, ((0, 0), (0, length - S))),) * 2)
+    return jax.vmap(kernel)(q, k, v, segments).swapaxes(1, 2)[:, :S, :, :H]
+
+
+def _together(segments):
+    """[B, S] -> [B, S, S] bool: do two tokens of a row belong to the same sequence?"""
+    return segments[:, :, None] == segments[:, None]
 
 
 def decode_step(q, k, v, prompt_kv, prompt_lengths, response_kv, step):

@@ -65,6 +65,13 @@ def rotate(x, positions, frequencies):
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
+def positions_within(segments):
+    """Positions from 0 in each run of equal numbers: segments [B, S] -> [B, S]."""
+    index = jnp.arange(segments.shape[1])
+    first = segments != jnp.roll(segments, 1, 1)
+    return index - jax.lax.cummax(jnp.where(first, index, 0), axis=1)
+
+
 class Layer(nnx.Module):
     """Pre-norm attention and gated feed-forward, in two halves so that training and decoding share both."""
 
@@ -137,9 +144,9 @@ class Decoder(nnx.Module):
         x = sharding.constrain(x, self.mesh, P("data", *(None,) * (tokens.ndim - 1), "fsdp"))
         return sharding.by_row(x, self.mesh)
 
-    def attend(self, q, k, v):
+    def attend(self, q, k, v, segments=None):
         """Causal attention by the chosen kernel: q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]."""
-        return attention.causal(q, k, v, self.kernel, self.mesh, recompute=self.remat == "attention")
+        return attention.causal(q, k, v, segments, self.kernel, self.mesh, recompute=self.remat == "attention")
 
     def keeps_everything(self) -> bool:
         """Whether nothing is computed again in the backward pass, and weights are used just as they lie."""
@@ -172,10 +179,17 @@ class Decoder(nnx.Module):
         x, kept = jax.lax.scan(body, x, (stacked, caches), unroll=unroll)
         return self.norm(x), kept
 
-    def __call__(self, tokens):
-        """tokens [B, S], right-padded -> hidden states [B, S, D]; head_weights() turns them into logits."""
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        hidden, _ = self.run_layers(tokens, positions, lambda q, k, v, _: (self.attend(q, k, v), None))
+    def __call__(self, tokens, segments=None):
+        """tokens [B, S] -> hidden states [B, S, D]; head_weights() turns them into logits.
+
+        A row is one right-padded sequence or, with segments [B, S], several in a row: neighbours with equal numbers are
+        one sequence, with positions from 0, that attends within itself.
+        """
+        if segments is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        else:
+            positions = positions_within(segments)
+        hidden, _ = self.run_layers(tokens, positions, lambda q, k, v, _: (self.attend(q, k, v, segments), None))
         return hidden
 
     def logits(self, hidden):

@@ -41,12 +41,17 @@ def reinforce_baseline(returns, trained):
     return returns - (returns * trained).sum() / jnp.maximum(trained.sum(), 1)
 
 
-def returns_to_come(rewards, kl, kl_coef):
+def returns_to_come(rewards, kl, kl_coef, rollout):
     """R_t = r - kl_coef * sum_{u >= t} kl_u: REINFORCE++'s return of each token, with discount 1 (Hu 2025, section 3).
 
-    rewards [...] of whole responses, kl [..., S] of tokens, 0 outside the response -> [..., S].
+    All [..., S]: rewards of the tokens' responses; kl, 0 outside the responses; rollout, the number of the response
+    that a token belongs to, so that the sum ends where the next one in the row begins.
     """
-    return rewards[..., None] - kl_coef * jax.lax.cumsum(kl, axis=kl.ndim - 1, reverse=True)
+    def join(later, earlier):  # (sum up to the end of the part or of its first rollout, does a rollout end in it?)
+        return jnp.where(earlier[1], earlier[0], earlier[0] + later[0]), earlier[1] | later[1]
+
+    last = rollout != jnp.roll(rollout, -1, -1)
+    return rewards - kl_coef * jax.lax.associative_scan(join, (kl, last), reverse=True, axis=kl.ndim - 1)[0]
 
 
 def whiten(values, mask):

@@ -1,4 +1,4 @@
-"""From rollouts and rewards to the update's batch: micro-batches of rows of similar length, made on the host.
+"""From rollouts and rewards to the update's batch, on the host: micro-batches of rows of similar length, or packed.
 
 The batch's shapes depend on the config only, never on a step's lengths: one compiled update serves every step.
 """
@@ -19,15 +19,19 @@ from srt_jax.rollout.sampler import Rollouts
 class Layout:
     """How the rollouts of a step are cut up; the names are those of the config's section `batch`.
 
-    A step's sequences make M micro-batches of m = microbatch_sequences; each of the K mini-batches has M / K of them.
+    A step's sequences make M micro-batches of m = microbatch_sequences rows; each of the K mini-batches has M / K of
+    them. With packing these are the most there can be, and only those that hold anything are computed.
     """
     prompts_per_step: int
     samples_per_prompt: int
     microbatch_sequences: int
     length_buckets: tuple[int, ...]
     minibatches_per_step: int = 1
+    packing: bool = False
 
     def __post_init__(self):
+        if self.packing and len(self.length_buckets) > 1:
+            raise ValueError(f"length_buckets is {self.length_buckets}: packed rows all have one length, so give one.")
         if self.prompts_per_step % self.minibatches_per_step:
             raise ValueError(f"minibatches_per_step is {self.minibatches_per_step}: a mini-batch holds whole prompts, "
                              f"so it must divide the {self.prompts_per_step} prompts_per_step.")
@@ -61,18 +65,18 @@ class Layout:
 class Batch:
     """Rollouts of one step as M micro-batches of m rows, and what is known of each prompt.
 
-    Rows (split over data x fsdp): tokens [M, m, S] prompt + response, right-padded to the longest bucket;
-    prompt_lengths and lengths [M, m] (length = prompt + response); sampler_logprobs [M, m, S], at the position of the
-    token they are of, 0 elsewhere; rollout [M, m] = p * n + i of sample i of prompt p.
+    By token [M, m, S], rows split over data x fsdp, S the longest bucket: a row holds one sequence (prompt + response)
+    from its start, or with packing several, one after the other. rollout: p * n + i on the tokens of sample i of
+    prompt p, -1 on padding; response: does the token belong to the response, the stop token included?
+    sampler_logprobs: 0 outside the responses.
     Problem-major (on every device): rewards [P, n]; labelled [P] bool; kept [P, n] bool, False for a rollout that
     counts in its prompt's baseline but not in the loss. counts [K, buckets]: micro-batches of each length, shortest
-    first, in each mini-batch. temperature: of the loss's distribution.
+    first, in each mini-batch; the rest of its M / K is empty. temperature: of the loss's distribution.
     """
     tokens: jax.Array
-    prompt_lengths: jax.Array
-    lengths: jax.Array
-    sampler_logprobs: jax.Array
     rollout: jax.Array
+    response: jax.Array
+    sampler_logprobs: jax.Array
     rewards: jax.Array
     labelled: jax.Array
     kept: jax.Array
@@ -91,59 +95,84 @@ def collate(rollouts: Rollouts, rewards: np.ndarray, labelled: np.ndarray, layou
 
 
 def assemble(rollouts: Rollouts, rewards, labelled, layout: Layout, temperature: float = 1.0, kept=None) -> Batch:
-    """The batch as NumPy arrays. Mini-batch k holds the k-th share of the prompts, its rows sorted by length."""
+    """The batch as NumPy arrays. Mini-batch k holds the k-th share of the prompts."""
     prompts, n, _ = rollouts.tokens.shape
     if (prompts, n) != (layout.prompts_per_step, layout.samples_per_prompt):
         raise ValueError(f"{prompts} prompts x {n} samples came, {layout.prompts_per_step} x "
                          f"{layout.samples_per_prompt} were to come.")
-    M, m, S = layout.microbatches, layout.microbatch_sequences, max(layout.length_buckets)
-    prompt_lengths = np.repeat([len(p) for p in rollouts.prompts], n).astype(np.int32)
-    lengths = prompt_lengths + rollouts.lengths.reshape(-1).astype(np.int32)
-    by_minibatch = lengths.reshape(layout.minibatches_per_step, -1)
-    order = np.argsort(by_minibatch, 1, kind="stable")
-    order += np.arange(len(order))[:, None] * by_minibatch.shape[1]
-    order = order.reshape(-1).astype(np.int32)
-    tokens, logprobs = np.zeros((len(order), S), np.int32), np.zeros((len(order), S), np.float32)
-    buckets = np.array([bucket(length, layout.length_buckets) for length in lengths[order].reshape(M, m).max(1)])
-    for row, rollout in enumerate(order):
-        p, i = divmod(rollout, n)
-        start, end = prompt_lengths[rollout], lengths[rollout]
-        tokens[row, :start] = rollouts.prompts[p]
-        tokens[row, start:end] = rollouts.tokens[p, i, :end - start]
-        logprobs[row, start:end] = rollouts.logprobs[p, i, :end - start]
-    by_minibatch = buckets.reshape(layout.minibatches_per_step, -1, 1)
+    shape = layout.microbatches, layout.microbatch_sequences, max(layout.length_buckets)
+    lengths = np.array([len(p) for p in rollouts.prompts])[:, None] + rollouts.lengths
+    rows, starts, counts = arrange(lengths.reshape(-1), layout)
+    tokens, logprobs = np.zeros((prompts * n, shape[2]), np.int32), np.zeros((prompts * n, shape[2]), np.float32)
+    rollout, response = np.full(tokens.shape, -1, np.int32), np.zeros(tokens.shape, bool)
+    for r, (row, start) in enumerate(zip(rows, starts)):
+        p, i = divmod(r, n)
+        first, end = start + len(rollouts.prompts[p]), start + lengths[p, i]
+        tokens[row, start:first] = rollouts.prompts[p]
+        tokens[row, first:end] = rollouts.tokens[p, i, :end - first]
+        logprobs[row, first:end] = rollouts.logprobs[p, i, :end - first]
+        rollout[row, start:end], response[row, first:end] = r, True
     return Batch(
-        tokens=tokens.reshape(M, m, S), prompt_lengths=prompt_lengths[order].reshape(M, m),
-        lengths=lengths[order].reshape(M, m), sampler_logprobs=logprobs.reshape(M, m, S), rollout=order.reshape(M, m),
+        tokens=tokens.reshape(shape), rollout=rollout.reshape(shape), response=response.reshape(shape),
+        sampler_logprobs=logprobs.reshape(shape),
         rewards=np.asarray(rewards, np.float32), labelled=np.asarray(labelled, bool),
-        kept=np.ones((prompts, n), bool) if kept is None else np.asarray(kept, bool),
-        counts=(by_minibatch == sorted(layout.length_buckets)).sum(1, dtype=np.int32),
+        kept=np.ones((prompts, n), bool) if kept is None else np.asarray(kept, bool), counts=counts,
         temperature=np.float32(temperature))
 
 
-def bucket(length: int, buckets) -> int:
-    """The smallest bucket that holds `length`. Raises ValueError where none does."""
-    for size in sorted(buckets):
-        if size >= length:
-            return size
-    raise ValueError(f"a sequence of {length} tokens exceeds the last of batch.length_buckets, {max(buckets)}.")
+def arrange(lengths, layout: Layout):
+    """Where each sequence of a step goes: lengths [P * n] -> (its row of M * m, its start there, counts [K, buckets]).
+
+    Each mini-batch has as many rows as sequences; those it does not need come last.
+    """
+    buckets, longest = sorted(layout.length_buckets), max(lengths)
+    if longest > buckets[-1]:
+        raise ValueError(f"a sequence of {longest} tokens exceeds the last of batch.length_buckets, {buckets[-1]}.")
+    rows, starts, counts = np.zeros_like(lengths), np.zeros_like(lengths), []
+    for share in np.split(np.arange(len(lengths)), layout.minibatches_per_step):
+        own = lengths[share]
+        row, starts[share] = first_fit(own, buckets[-1]) if layout.packing else one_per_row(own)
+        rows[share] = share[0] + row
+        filled = np.bincount(row, own, len(own)).reshape(-1, layout.microbatch_sequences).max(1)
+        counts.append(np.bincount(np.searchsorted(buckets, filled[filled > 0]), minlength=len(buckets)))
+    return rows, starts, np.array(counts, np.int32)
+
+
+def one_per_row(lengths):
+    """(row, start) of each sequence, in order of length: micro-batches hold rows of similar length."""
+    rows = np.empty_like(lengths)
+    rows[np.argsort(lengths, kind="stable")] = np.arange(len(lengths))
+    return rows, np.zeros_like(lengths)
+
+
+def first_fit(lengths, size: int):
+    """(row, start) of each sequence in rows of `size` tokens: the longest first, each into the first row with room.
+
+    First-fit decreasing needs at most 11/9 of the fewest rows possible, + 6/9 (Dosa 2007).
+    """
+    used = np.zeros_like(lengths)  # tokens of each row; as many rows as sequences always suffice
+    rows, starts = np.zeros_like(lengths), np.zeros_like(lengths)
+    for i in np.argsort(-lengths, kind="stable"):
+        rows[i] = np.argmax(used + lengths[i] <= size)
+        starts[i] = used[rows[i]]
+        used[rows[i]] += lengths[i]
+    return rows, starts
 
 
 def batch_sharding(mesh: Mesh) -> Batch:
     """Where each array of a batch lies: every device holds some rows of every micro-batch."""
     rows, everywhere = NamedSharding(mesh, P(None, sharding.ROWS)), sharding.replicated(mesh)
-    return Batch(tokens=rows, prompt_lengths=rows, lengths=rows, sampler_logprobs=rows, rollout=rows,
-                 rewards=everywhere, labelled=everywhere, kept=everywhere, counts=everywhere, temperature=everywhere)
+    return Batch(tokens=rows, rollout=rows, response=rows, sampler_logprobs=rows, rewards=everywhere,
+                 labelled=everywhere, kept=everywhere, counts=everywhere, temperature=everywhere)
 
 
 def abstract_batch(layout: Layout, mesh: Mesh) -> Batch:
     """Shapes, dtypes and shardings of every batch of this layout, to compile the update before there is one."""
     n = layout.samples_per_prompt
-    rows = (layout.microbatches, layout.microbatch_sequences)
-    tokens = (*rows, max(layout.length_buckets))
+    tokens = (layout.microbatches, layout.microbatch_sequences, max(layout.length_buckets))
     shapes = Batch(
-        tokens=(tokens, jnp.int32), prompt_lengths=(rows, jnp.int32), lengths=(rows, jnp.int32),
-        sampler_logprobs=(tokens, jnp.float32), rollout=(rows, jnp.int32),
+        tokens=(tokens, jnp.int32), rollout=(tokens, jnp.int32), response=(tokens, jnp.bool),
+        sampler_logprobs=(tokens, jnp.float32),
         rewards=((layout.prompts_per_step, n), jnp.float32), labelled=((layout.prompts_per_step,), jnp.bool),
         kept=((layout.prompts_per_step, n), jnp.bool),
         counts=((layout.minibatches_per_step, len(layout.length_buckets)), jnp.int32), temperature=((), jnp.float32))

@@ -1,4 +1,4 @@
-"""Inside the jitted update: loops over the micro-batches of a batch, and the way between its rows and its prompts."""
+"""Inside the jitted update: loops over the micro-batches of a batch, and the way between its tokens and its prompts."""
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
@@ -14,22 +14,23 @@ def fold(body, carry, counts, layout: Layout, minibatch=0):
     `length` is the bucket of micro-batch i, a Python number: the body is traced once per bucket. How many micro-batches
     a bucket has (counts [K, buckets]) is data, so that one compiled program serves every step, whatever its lengths.
     """
+    # One sequence per row and one bucket: the number is known, and XLA is given a scan with its trip count.
+    known = len(layout.length_buckets) == 1 and not layout.packing
     start = minibatch * layout.microbatches_per_minibatch
     for b, length in enumerate(sorted(layout.length_buckets)):
-        # With one bucket the number is known: a scan, of which XLA knows the trip count.
-        count = counts[minibatch, b] if len(layout.length_buckets) > 1 else layout.microbatches_per_minibatch
+        count = layout.microbatches_per_minibatch if known else counts[minibatch, b]
         carry = jax.lax.fori_loop(0, count, lambda i, c, s=start, n=length: body(c, s + i, n), carry)
         start += count
     return carry
 
 
 def cut(tree, i, length: int, mesh: Mesh):
-    """Micro-batch i of row arrays [M, m, ...]: token arrays [M, m, S] cut to `length`, every row on its own device."""
+    """Micro-batch i of token arrays [M, m, S], cut to `length`: every row stays on its own device."""
     rows = NamedSharding(mesh, P(sharding.ROWS))
 
     def one(x):
         x = jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
-        return jax.lax.with_sharding_constraint(x[:, :length] if x.ndim == 2 else x, rows)
+        return jax.lax.with_sharding_constraint(x[:, :length], rows)
 
     return jax.tree.map(one, tree)
 
@@ -39,25 +40,20 @@ def put(x, i, part):
     return jax.lax.dynamic_update_slice(x, part[None], (i, 0, 0))
 
 
-def to_rows(values, batch: Batch):
-    """One number per rollout: [P, n] -> [M, m]."""
-    return values.reshape(-1)[batch.rollout]
+def to_tokens(values, batch: Batch):
+    """One number per rollout -> that number on each of its response tokens, 0 elsewhere: [P, n] -> [M, m, S]."""
+    return jnp.where(batch.response, values.reshape(-1)[batch.rollout], 0)
 
 
 def to_prompts(values, batch: Batch):
-    """One number per rollout: [M, m] -> [P, n]."""
-    return jnp.zeros(batch.rewards.size, values.dtype).at[batch.rollout].add(values).reshape(batch.rewards.shape)
-
-
-def response_mask(rows):
-    """[..., S] float: 1 on response tokens, the stop token included. From lengths, never from ids."""
-    position = jnp.arange(rows.tokens.shape[-1])
-    inside = (position >= rows.prompt_lengths[..., None]) & (position < rows.lengths[..., None])
-    return inside.astype(jnp.float32)
+    """Sums of token values over each rollout, its prompt included: [M, m, S] -> [P, n]."""
+    sums = jnp.zeros(batch.rewards.size, values.dtype).at[batch.rollout].add(
+        values, mode="drop", wrap_negative_indices=False)  # padding has -1
+    return sums.reshape(batch.rewards.shape)
 
 
 def padding(batch: Batch, layout: Layout):
     """Share of the computed tokens that are padding."""
     lengths = jnp.array(sorted(layout.length_buckets), jnp.float32)
     computed = (batch.counts * lengths).sum() * layout.microbatch_sequences
-    return 1.0 - batch.lengths.sum(dtype=jnp.float32) / computed
+    return 1.0 - (batch.rollout >= 0).sum(dtype=jnp.float32) / computed

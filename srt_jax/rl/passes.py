@@ -25,14 +25,13 @@ FAR = math.log(1.25)  # trainer's over sampler's probability outside [0.8, 1.25]
 
 @flax.struct.dataclass
 class Rows:
-    """What the loss reads, [M, m, S] and [M, m]; None where the config has no use for it.
+    """What the loss reads, all [M, m, S]; None where the config has no use for it.
 
-    weights: of each response token of a row in the loss, the denominator divided out; trained: 1 on rows of labelled
-    prompts; old_logprobs: of the weights before the step; reference_logprobs: of the initial weights.
+    weights: of each response token in the loss, the denominator divided out, 0 elsewhere; trained: 1 on response tokens
+    of labelled prompts; old_logprobs: of the weights before the step; reference_logprobs: of the initial weights.
     """
     tokens: jax.Array
-    prompt_lengths: jax.Array
-    lengths: jax.Array
+    rollout: jax.Array
     sampler_logprobs: jax.Array
     weights: jax.Array
     trained: jax.Array
@@ -52,7 +51,7 @@ class Passes:
     def score(self, params, batch: Batch):
         """Log-probs [M, m, S] of the whole batch."""
         layout = self.config.layout
-        arrays = Rows(batch.tokens, batch.prompt_lengths, batch.lengths, *(None,) * 6)
+        arrays = Rows(batch.tokens, batch.rollout, *(None,) * 6)
 
         def body(scores, i, length):
             micro = microbatches.cut(arrays, i, length, self.mesh)
@@ -80,11 +79,14 @@ class Passes:
         return microbatches.fold(body, (zeros, sums), batch.counts, self.config.layout, minibatch)
 
     def _logprobs(self, params, micro: Rows, temperature):
-        """Log-prob and entropy [m, S] at the position of the token they are of (position 0: zeros)."""
+        """Log-prob and entropy [m, S] at the position of the token they are of.
+
+        The first token of a row has zeros, of a further sequence in it numbers without a meaning: it is a prompt's.
+        """
         model = nnx.merge(self.graphdef, params)
         rows_per_device = micro.tokens.shape[0] // sharding.num_row_shards(self.mesh)
         chunk = max(1, self.config.head_chunk_tokens // rows_per_device)
-        hidden = model(micro.tokens)
+        hidden = model(micro.tokens, micro.rollout if self.config.layout.packing else None)
         values = token_logprobs(hidden[:, :-1], model.head_weights(), micro.tokens[:, 1:], temperature, chunk,
                                 self.mesh)
         return tuple(jnp.pad(v, ((0, 0), (1, 0))) for v in values)
@@ -92,8 +94,7 @@ class Passes:
 
 def loss(config: UpdateConfig, micro: Rows, new, entropy):
     """(loss of a micro-batch, what is measured of it); new log-probs and entropy [m, S]."""
-    mask = microbatches.response_mask(micro)
-    trained, counted = mask * micro.trained[:, None], mask * (micro.weights > 0)[:, None]
+    trained, counted = micro.trained, micro.weights > 0
     own = jax.lax.stop_gradient(new)
     old = own if micro.old_logprobs is None else micro.old_logprobs
     by_trainer = own if config.old_logprobs == "sampler" else old
@@ -115,7 +116,7 @@ def loss(config: UpdateConfig, micro: Rows, new, entropy):
         value, measured["kl"] = value + config.kl_coef * kl, kl.sum()
     if config.entropy_coef:
         value -= config.entropy_coef * entropy
-    measured["loss"] = (value * mask * micro.weights[:, None]).sum()
+    measured["loss"] = (value * micro.weights).sum()
     return measured["loss"], measured
 
 

@@ -45,7 +45,7 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
             old = batch.sampler_logprobs
         if config.scores_reference:
             of_reference = passes.score(reference, batch)
-        rows, denominators, metrics = _prepare(config, batch, old, of_reference)
+        rows, denominators, sequences, metrics = _prepare(config, batch, old, of_reference)
 
         def one(u, carry):
             current, sums = carry
@@ -65,7 +65,7 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
         new, sums = jax.lax.fori_loop(0, config.updates_per_step, one, carry) if many else one(0, carry)
         finite = sums["not_finite"] == 0
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state).replace(step=state.step + finite)
-        metrics |= _measured_metrics(config, rows, sums)
+        metrics |= _measured_metrics(config, rows, sequences, sums)
         metrics |= {"finite": finite, "weights_moved_bf16": _moved_bf16(state.params, new.params),
                     "padding": microbatches.padding(batch, layout)}
         if (rate := optax.tree.get(new.opt_state, "learning_rate")) is not None:
@@ -76,17 +76,16 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
 
 
 def _prepare(config: UpdateConfig, batch: Batch, old, of_reference):
-    """(rows, denominators [K] of the mini-batches' losses, metrics of the rewards)."""
+    """(rows, denominators [K] of the mini-batches' losses, number of trained sequences, metrics of the rewards)."""
     labelled = batch.labelled if config.objective == "policy_gradient" else jnp.ones_like(batch.labelled)
     trained = labelled[:, None] & batch.kept  # [P, n]
     counted = batch.kept if config.unlabelled == "zero_advantage" else trained
-    tokens = microbatches.to_prompts(batch.lengths - batch.prompt_lengths, batch)
+    tokens = microbatches.to_prompts(batch.response.astype(jnp.int32), batch)
     weights, denominators = losses.row_weights(
         (tokens * counted).reshape(config.layout.minibatches_per_step, -1), config.loss_aggregation,
         config.max_response_tokens)
     weights = (weights / jnp.maximum(denominators, 1)[:, None]).reshape(trained.shape)
-    trained_rows = microbatches.to_rows(trained, batch).astype(jnp.float32)
-    mask = microbatches.response_mask(batch) * trained_rows[..., None]
+    mask = microbatches.to_tokens(trained, batch).astype(jnp.float32)
     sequences = jnp.maximum(trained.sum(), 1)
     metrics, kl = {}, jnp.zeros_like(mask)
     if config.kl_in_reward:
@@ -97,38 +96,37 @@ def _prepare(config: UpdateConfig, batch: Batch, old, of_reference):
         returns, per_token = _token_advantages(config, batch, trained, kl, mask)
         metrics |= {"return": (returns * trained).sum() / sequences,
                     "advantage_abs": jnp.abs(per_token).sum() / jnp.maximum(mask.sum(), 1)}
-    rows = Rows(batch.tokens, batch.prompt_lengths, batch.lengths, batch.sampler_logprobs,
-                microbatches.to_rows(weights, batch), trained_rows, per_token,
-                old if config.updates_per_step > 1 else None, of_reference if config.kl_in == "loss" else None)
-    return rows, denominators, metrics
+    rows = Rows(batch.tokens, batch.rollout, batch.sampler_logprobs, microbatches.to_tokens(weights, batch), mask,
+                per_token, old if config.updates_per_step > 1 else None,
+                of_reference if config.kl_in == "loss" else None)
+    return rows, denominators, sequences, metrics
 
 
 def _token_advantages(config: UpdateConfig, batch: Batch, trained, kl, mask):
     """(returns [P, n], advantages [M, m, S], 0 on tokens without one)."""
     # Not a product with the mask: an unlabelled prompt's reward may be NaN.
     rewards = jnp.where(batch.labelled[:, None], batch.rewards, 0.0)
-    returns = rewards - config.kl_coef * microbatches.to_prompts(kl.sum(-1), batch)
+    returns = rewards - config.kl_coef * microbatches.to_prompts(kl, batch)
     if config.advantage == "reinforce_pp":
-        values = advantages.returns_to_come(microbatches.to_rows(rewards, batch), kl, config.kl_coef)
+        values = advantages.returns_to_come(
+            microbatches.to_tokens(rewards, batch), kl, config.kl_coef, batch.rollout)
     else:
-        values = microbatches.to_rows(advantages.PER_ROLLOUT[config.advantage](returns, trained), batch)[..., None]
+        values = microbatches.to_tokens(advantages.PER_ROLLOUT[config.advantage](returns, trained), batch)
     if config.advantage in advantages.WHITENED:
         values = advantages.whiten(values, mask)
     return returns, values * mask
 
 
-def _measured_metrics(config: UpdateConfig, rows: Rows, sums: dict) -> dict:
+def _measured_metrics(config: UpdateConfig, rows: Rows, sequences, sums: dict) -> dict:
     """Means over the updates of a step, and over the tokens that each of its epochs saw."""
-    lengths = rows.lengths - rows.prompt_lengths
-    tokens = jnp.maximum((lengths * (rows.weights > 0)).sum(), 1) * config.epochs_per_step
-    trained = jnp.maximum((lengths * rows.trained).sum(), 1) * config.epochs_per_step
+    tokens = jnp.maximum((rows.weights > 0).sum(), 1) * config.epochs_per_step
+    trained = jnp.maximum(rows.trained.sum(), 1) * config.epochs_per_step
     metrics = {name: sums[name] / config.updates_per_step for name in ("loss", "grad_norm", "updated")}
     metrics |= {"entropy": sums["entropy"] / tokens, "logprob_gap_mean": sums["gap"] / tokens,
                 "logprob_gap_max": sums["gap_max"], "logprob_gap_k3": sums["gap_k3"] / tokens,
                 "logprob_gap_outside": sums["gap_outside"] / tokens}
     if rows.reference_logprobs is not None:
-        sequences = jnp.maximum(rows.trained.sum(), 1) * config.epochs_per_step
-        metrics |= {"kl": sums["kl"] / trained, "kl_per_sequence": sums["kl"] / sequences}
+        metrics |= {"kl": sums["kl"] / trained, "kl_per_sequence": sums["kl"] / sequences / config.epochs_per_step}
     if rows.old_logprobs is not None and config.objective == "policy_gradient":
         metrics["clip_fraction"] = sums["clipped"] / trained
     if config.tis_cap and config.objective == "policy_gradient":

@@ -17,14 +17,17 @@ CASES = {"xla": [(2, 28, 4, 2, 16), (1, 1, 2, 2, 8), (2, 33, 3, 3, 20), (1, 65, 
 ON_A_GPU = pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
 
 
-def reference(q, k, v, by_out):
-    """(out, gradients by q, k and v) in float64, head by head."""
+def reference(q, k, v, by_out, segments=None):
+    """(out, gradients by q, k and v) in float64, head by head; segments [B, S]."""
     q, k, v, by_out = (x.astype(np.float64) for x in (q, k, v, by_out))
     out, by_q, by_k, by_v = (np.zeros_like(x) for x in (q, q, k, v))
     scale, group = q.shape[-1] ** -0.5, q.shape[2] // k.shape[2]
     for b, n in np.ndindex(q.shape[0], q.shape[2]):
         here, shared = (b, slice(None), n), (b, slice(None), n // group)
-        scores = np.where(np.tri(q.shape[1], dtype=bool), q[here] @ k[shared].T * scale, -np.inf)
+        visible = np.tri(q.shape[1], dtype=bool)
+        if segments is not None:
+            visible &= segments[b][:, None] == segments[b]
+        scores = np.where(visible, q[here] @ k[shared].T * scale, -np.inf)
         p = np.exp(scores - scores.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
         out[here] = p @ v[shared]
@@ -58,11 +61,33 @@ def test_forward_and_gradients_equal_numpy(name, shape):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+def packed_rows(B, S):
+    """[B, S]: the first row is padding alone; the others hold sequences of unequal lengths and end in padding."""
+    cuts = np.sort(np.random.default_rng(1).choice(np.arange(1, S), (B, 3), replace=False))
+    segments = (np.arange(S) >= cuts[:, :, None]).sum(1, dtype=np.int32)
+    segments = np.where(segments < 3, segments + 3 * np.arange(B, dtype=np.int32)[:, None], -1)
+    segments[0] = -1
+    return segments
+
+
+@pytest.mark.parametrize(("name", "shape"), [
+    ("xla", (3, 28, 4, 2, 16)), ("xla again", (2, 33, 3, 3, 20)), ("splash", (2, 300, 2, 1, 20)),
+    ("splash", (2, 1024, 2, 1, 64))])
+def test_sequences_of_a_row_do_not_see_each_other(name, shape):
+    """Several of splash's blocks, and some that lie in other sequences altogether."""
+    kernel = {"xla again": attention.xla_again, **KERNELS}[name]
+    case, segments = random_case(*shape), packed_rows(*shape[:2])
+    found = with_gradients(lambda q, k, v: kernel(q, k, v, segments), *case)
+    for ours, expected in zip(found, reference(*case, segments)):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("segments", [None, packed_rows(2, 256)])
 @pytest.mark.parametrize("name", ["xla", pytest.param("cudnn", marks=ON_A_GPU)])
-def test_sixteen_bits_stay_near_numpy(name):
-    kernel = {"xla": attention.xla, "cudnn": attention.cudnn}[name]
+def test_sixteen_bits_stay_near_numpy(name, segments):
+    kernel = functools.partial({"xla": attention.xla, "cudnn": attention.cudnn}[name], segments=segments)
     case = [jnp.asarray(x, jnp.bfloat16) for x in random_case(2, 256, 4, 2, 64)]
-    expected = reference(*(np.asarray(x, np.float32) for x in case))
+    expected = reference(*(np.asarray(x, np.float32) for x in case), segments)
     for ours, wanted in zip(with_gradients(kernel, *case), expected):
         assert ours.dtype == jnp.bfloat16
         difference = np.asarray(ours, np.float64) - wanted
@@ -84,14 +109,15 @@ def test_finite_at_every_bucket_length_with_rows_of_padding_alone(name, length):
     assert not out[0].any()
 
 
+@pytest.mark.parametrize("segments", [None, packed_rows(4, 20)])
 @pytest.mark.parametrize("name", ["xla", "splash"])
-def test_each_device_attends_in_its_own_rows_and_heads(name):
+def test_each_device_attends_in_its_own_rows_and_heads(name, segments):
     mesh = sharding.make_mesh(2, 2, 2, devices=jax.devices()[:8])
-    q, k, v, _ = random_case(4, 20, 4, 2, 8)
-    alone = jax.jit(functools.partial(attention.causal, name=name))(q, k, v)
+    inputs = (*random_case(4, 20, 4, 2, 8)[:3], segments)
+    alone = jax.jit(functools.partial(attention.causal, name=name))(*inputs)
     spread = jax.jit(functools.partial(attention.causal, name=name, mesh=mesh))
-    text = spread.lower(q, k, v).compile().as_text()
-    np.testing.assert_allclose(spread(q, k, v), alone, rtol=1e-5, atol=1e-6)
+    text = spread.lower(*inputs).compile().as_text()
+    np.testing.assert_allclose(spread(*inputs), alone, rtol=1e-5, atol=1e-6)
     assert not any(f" {kind}" in text for kind in ("all-gather(", "all-reduce(", "all-to-all("))
 
 

@@ -94,7 +94,10 @@ def test_reinforce_pp_is_the_reward_less_the_kl_to_come_whitened_over_tokens():
     for b in range(3):
         for t in range(5):
             to_come[b, t] = rewards[b] - 0.1 * sum(kl[b, u] for u in range(t, 5))
-    np.testing.assert_allclose(returns_to_come(rewards, kl, 0.1), to_come, rtol=1e-5)
+    by_token, one_each = np.repeat(rewards[:, None], 5, 1), np.repeat(np.arange(3)[:, None], 5, 1)
+    np.testing.assert_allclose(returns_to_come(by_token, kl, 0.1, one_each), to_come, rtol=1e-5)
+    in_a_row = returns_to_come(by_token.reshape(1, 15), kl.reshape(1, 15), 0.1, one_each.reshape(1, 15))
+    np.testing.assert_allclose(in_a_row.reshape(3, 5), to_come, rtol=1e-5)
     chosen = to_come[mask]
     expected = (to_come - chosen.mean()) / np.sqrt(chosen.var() + 1e-8)
     found = np.asarray(whiten(jnp.asarray(to_come, jnp.float32), jnp.asarray(mask, jnp.float32)))

@@ -44,7 +44,6 @@ def gradients():
     """The jitted (expected gradient, probability of the responses) as a function of (params, tau_s, tau_t)."""
     graphdef, _ = decoder(vocab_size=V)
     tokens, lengths = enumerated()
-    prompt_lengths = np.full_like(lengths, len(PROMPT))
     position = np.arange(tokens.shape[1])
     inside = (position >= len(PROMPT)) & (position < lengths[:, None])
 
@@ -55,8 +54,7 @@ def gradients():
 
     def expected(params, tau_s, tau_t):
         probability = jnp.exp((logprobs(params, tau_s)[0] * inside).sum(1))
-        rows = Rows(tokens, prompt_lengths, lengths, jnp.zeros(tokens.shape), probability, jnp.ones(len(tokens)),
-                    None, None, None)
+        rows = Rows(tokens, None, jnp.zeros(tokens.shape), probability[:, None] * inside, inside, None, None, None)
         gradient = jax.grad(lambda p: loss(CROSS_ENTROPY, rows, *logprobs(p, tau_t))[0])(params)
         return gradient, probability.sum()
 
@@ -95,9 +93,8 @@ def train_to_the_optimum(logits, tau_s, tau_t):
     sampled = jax.nn.softmax(logits / tau_s)
     hidden = jnp.eye(contexts)[:, None].repeat(vocabulary, 1)  # [contexts, V, contexts]
     targets = jnp.tile(jnp.arange(vocabulary), (contexts, 1))
-    prompt_lengths, lengths = jnp.zeros(contexts, jnp.int32), jnp.full(contexts, vocabulary)
-    rows = Rows(targets, prompt_lengths, lengths, jnp.zeros(targets.shape), jnp.ones(contexts), jnp.ones(contexts),
-                None, None, None)
+    ones = jnp.ones(targets.shape)
+    rows = Rows(targets, None, jnp.zeros(targets.shape), ones, ones, None, None, None)
 
     def objective(table):
         new, entropy = token_logprobs(hidden, table.T, targets, tau_t)
