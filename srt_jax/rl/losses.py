@@ -31,7 +31,8 @@ def k3(logprobs, reference_logprobs):
 
     As a term of the reward its gradient is not an unbiased reverse-KL gradient; k1's is (docs/algorithms.md).
     """
-    difference = reference_logprobs - logprobs
+    # Values beyond are clamped anyway; the gradient through an overflow would be 0 * inf.
+    difference = jnp.clip(reference_logprobs - logprobs, -LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
     return jnp.clip(jnp.exp(difference) - difference - 1.0, -KL_CLAMP, KL_CLAMP)
 
 

@@ -89,8 +89,11 @@ def _prepare(config: UpdateConfig, batch: Batch, old, of_reference):
     sequences = jnp.maximum(trained.sum(), 1)
     metrics, kl = {}, jnp.zeros_like(mask)
     if config.kl_in_reward:
-        kl = mask * losses.KL_ESTIMATES[config.kl](old, of_reference)
-        metrics = {"kl": kl.sum() / jnp.maximum(mask.sum(), 1), "kl_per_sequence": kl.sum() / sequences}
+        # Of rollouts outside the loss, too: their returns are part of the others' baseline.
+        rewarded = microbatches.to_tokens(jnp.broadcast_to(labelled[:, None], trained.shape), batch)
+        kl = jnp.where(rewarded, losses.KL_ESTIMATES[config.kl](old, of_reference), 0.0)
+        total = (kl * mask).sum()
+        metrics = {"kl": total / jnp.maximum(mask.sum(), 1), "kl_per_sequence": total / sequences}
     per_token = None
     if config.objective == "policy_gradient":
         returns, per_token = _token_advantages(config, batch, trained, kl, mask)

@@ -96,7 +96,8 @@ def literal_step(config, data):
     fixed = data.logprobs.astype(np.float64) if config.old_logprobs == "sampler" else old
     kl = np.zeros(mask.shape)
     if config.kl_in == "reward":
-        kl = kl_of(config.kl, fixed, reference) * (mask & trained[:, None])
+        # Of the rollout that is not kept, too: it is in the baseline of the others.
+        kl = kl_of(config.kl, fixed, reference) * (mask & np.repeat(labelled, N)[:, None])
     advantages = literal_advantages(config, data, kl, trained)
     K, many = config.layout.minibatches_per_step, config.updates_per_step > 1
     clipped = []

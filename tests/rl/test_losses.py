@@ -62,6 +62,8 @@ def test_k3_is_the_difference_of_exponential_and_tangent():
     np.testing.assert_allclose(losses.k3(p, q), np.exp(q - p) - (q - p) - 1, rtol=1e-6)
     assert losses.k3(p, q)[0, 0] == 0
     assert (np.asarray(losses.k3(p, q)) >= 0).all()
+    slope = jax.grad(lambda p: losses.k3(p, q).sum())(np.array([[-1.0, -2.0, -100.0]]))  # exp(96.5) overflows
+    np.testing.assert_allclose(slope, [[0.0, 1 - np.exp(0.5), 0.0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("difference", [3.0, 100.0, -11.5, -1000.0])
