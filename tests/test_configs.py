@@ -138,7 +138,7 @@ def test_the_tiny_script_runs_every_miniature():
     """A figure's curve whose miniature is another run's need not be there a second time."""
     def contents(module, arguments):
         fields = json.loads(get_config(module, arguments).to_json_best_effort())
-        return json.dumps({name: value for name, value in fields.items() if name not in ("name", "out")}, sort_keys=True)
+        return json.dumps({k: v for k, v in fields.items() if k not in ("name", "out")}, sort_keys=True)
 
     script = (REPOSITORY / "launch" / "tiny.sh").read_text()
     listed = re.findall(r"\b([\w/]+)\.py:([\w.,-]+)", script[script.index("for config in"):])
