@@ -18,7 +18,7 @@ from srt_jax.rollout.sampler import RolloutError, Sampling, problem_seeds
 from srt_jax.rollout.vllm_command import free_port
 from tests.tiny_decoder import direct_logprobs
 
-PROMPTS = [[3, 13, 5], [4, 13, 8, 13, 9], [5], [6, 13, 4]]
+PROMPTS = [[3, 13, 5], [4, 13, 8, 13, 9], [5], [10, 14, 8, 18]]  # the last is a sum, whose answers end
 SEEDS = problem_seeds(0, "train", 1, [str(p) for p in PROMPTS])
 
 
