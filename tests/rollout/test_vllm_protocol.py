@@ -6,7 +6,9 @@ import time
 import types
 
 import pytest
+from ml_collections import ConfigDict
 
+from srt_jax import train as train_module
 from srt_jax.config import ConfigError, base
 from srt_jax.evaluate import evaluate_model
 from srt_jax.label import label
@@ -255,6 +257,30 @@ def test_other_jobs_leave_the_exports_of_a_run_alone(job, miniature, tmp_path):
             assert label(config, tmp_path / "labels.jsonl", 2)["problems"] == 4
         assert servers[0].loaded == str(tmp_path / "run" / job / "weights" / "step_000000")
     assert exports_of_a_run.exists()
+
+
+def test_an_interrupted_run_does_not_wait_for_the_samples_of_the_next_step(miniature, tmp_path, monkeypatch):
+    asked, interrupted = [], []
+
+    def slow(path, request):  # all but the first step's
+        if request.get("max_tokens") == 18:
+            asked.append(path)
+            time.sleep(30 if len(asked) > 8 else 0)
+
+    def interrupt(*_):
+        interrupted.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "train_step", interrupt)
+    with running() as servers:
+        config, servers[0].vocab_size, servers[0].fault = small_config(miniature, tmp_path, "run", 3), 25, slow
+        config.rollout.update(config_of(servers, tmp_path).rollout)
+        config.rollout.steps_ahead, config.rl.tis_cap, config.rollout.old_logprobs = 1, 2.0, "trainer"
+        with config.eval.unlocked():
+            config.eval.sets = ConfigDict()
+        with pytest.raises(KeyboardInterrupt):
+            train_module.train(config)
+    assert time.monotonic() - interrupted[0] < 10
 
 
 def test_a_folder_that_takes_no_exports_is_named(opened, tmp_path):
