@@ -15,6 +15,7 @@ import pathlib
 import statistics
 import sys
 import tempfile
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -54,11 +55,15 @@ def vllm(directory, args):
     with tempfile.TemporaryDirectory() as logs:
         server = Server("server", settings, pathlib.Path(logs) / "log", start_seconds=600, max_restarts=0)
 
+        def fail(server, reason):
+            raise RuntimeError(f"{server.name} failed: {reason}")
+
         def generate(prompts, seeds):
             requests = [vllm_client.completion(prompt, args.samples, Sampling(args.new_tokens), seed, ())
                         for prompt, seed in zip(prompts, seeds)]
-            answers = vllm_client.sample([server], requests, args.samples, seconds=600, concurrency=len(requests),
-                                         recover=server.restart)
+            answers = vllm_client.sample(
+                [server], requests, args.samples, label=vllm_client.version(server.url), seconds=600,
+                concurrency=len(requests), recover=fail, closed=threading.Event())
             return sum(len(tokens) for answer in answers for tokens in answer.tokens)
 
         try:

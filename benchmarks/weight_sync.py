@@ -59,15 +59,14 @@ def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args
     try:
         sampler.load(params, 0)  # starts the server
         for step in range(1, args.repeats + 1):
-            params = jax.tree.map(lambda x: x * 1.01, params)
+            params = jax.block_until_ready(jax.tree.map(lambda x: x * 1.01, params))  # no part of the export
             sampler.load(params, step)
             reports.append(sampler.report)
-        exported = pathlib.Path(folder) / name / f"step_{args.repeats:06d}"
+        exported = sampler.exports / f"step_{args.repeats:06d}"
         copies = [copy_seconds(exported) for _ in range(args.repeats)]
         size = sum(file.stat().st_size for file in exported.iterdir())
     finally:
-        sampler.close()
-        shutil.rmtree(pathlib.Path(folder) / name, ignore_errors=True)
+        sampler.close()  # the exports go with it
     seconds = {key: statistics.median(report[f"publish/{key}"] for report in reports)
                for key in ("seconds", "reload_seconds", "probe_seconds", "probe_gap_mean", "probe_gap_max")}
     copy = statistics.median(copies)

@@ -9,8 +9,9 @@ from srt_jax.checkpoint import CheckpointError
 from srt_jax.config import ConfigError
 from srt_jax.data.base import DataError
 from srt_jax.model.config import ModelError
+from srt_jax.rollout.sampler import RolloutError
 
-USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError)
+USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError, RolloutError)
 
 
 def run(main) -> None:

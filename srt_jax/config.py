@@ -1,6 +1,7 @@
 """The base config, its checks, and the arithmetic it implies. Every file in configs/ starts from `base()`."""
 import json
 import pathlib
+import urllib.parse
 
 from ml_collections import ConfigDict
 
@@ -237,7 +238,8 @@ def _validate_batch(c: ConfigDict) -> None:
     _require(not b.packing or len(b.length_buckets) == 1,
              f"batch.packing is True, which fills rows of one length, but batch.length_buckets is "
              f"{tuple(b.length_buckets)}: set it to {(b.length_buckets[-1],)}.")
-    _buckets(c, "rollout.prompt_buckets", b.max_prompt_tokens, "batch.max_prompt_tokens")
+    if c.rollout.sampler == "jax":
+        _buckets(c, "rollout.prompt_buckets", b.max_prompt_tokens, "batch.max_prompt_tokens")
     _require(c.reward.overlong_buffer < b.max_response_tokens,
              f"reward.overlong_buffer is {c.reward.overlong_buffer}: it must be shorter than the "
              f"{b.max_response_tokens} batch.max_response_tokens.")
@@ -252,6 +254,11 @@ def _validate_sampling(c: ConfigDict) -> None:
     if c.rollout.sampler == "vllm":
         for field in ("rollout.temperature", "rollout.temperature_end", "eval.temperature"):
             _require(_get(c, field) <= 2, f"{field} is {_get(c, field)}: vLLM takes no more than 2.")
+    for url in c.rollout.servers:
+        _require(_is_server_url(url), f"rollout.servers has {url!r}: give addresses like 'http://127.0.0.1:8000'.")
+    addresses = [url.rstrip("/") for url in c.rollout.servers]
+    _require(len(set(addresses)) == len(addresses),
+             f"rollout.servers is {tuple(c.rollout.servers)}, which has an address twice: name each server once.")
     gpus, servers = tuple(c.rollout.vllm.gpus), c.rollout.vllm.num_servers
     _require(len(gpus) in (0, servers),
              f"rollout.vllm.gpus is {gpus}: give a GPU for each of the {servers} rollout.vllm.num_servers, or ().")
@@ -341,7 +348,9 @@ def fingerprint_fields(config: ConfigDict) -> dict:
         del fields[shown]
     if config.optimizer.schedule == "constant":
         del fields["steps"]
-    for where in ("servers", "vllm"):  # other machines may go on with the run
+    # Other machines may go on with the run, at another limit of what counts as rounding; in another dtype they may not.
+    fields["rollout"]["vllm"] = {"dtype": config.rollout.vllm.dtype}
+    for where in ("servers", "max_logprob_gap"):
         del fields["rollout"][where]
     return fields
 
@@ -361,6 +370,15 @@ def differing_fields(there: dict, here: dict, prefix: str = "") -> list[str]:
 def run_directory(config: ConfigDict) -> pathlib.Path:
     """<out>/<name>."""
     return pathlib.Path(config.out) / config.name
+
+
+def _is_server_url(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 80) > 0 and not (
+            parts.path.strip("/") or parts.query or parts.fragment)
+    except ValueError:  # a port that is no number
+        return False
 
 
 def _get(config, dotted: str):

@@ -63,7 +63,8 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
         raise DataError(f"--temperatures compares by right answers, but {', '.join(silent)} has none: leave it out.")
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, model, mesh)
-    sampler = open_sampler(config, model, graphdef, mesh, run_directory(config))
+    # A folder of its own: the run itself may be under way, and its exports are not ours.
+    sampler = open_sampler(config, model, graphdef, mesh, run_directory(config) / "evaluate")
     results, rows = {}, []
     try:
         sampler.load(params, 0)

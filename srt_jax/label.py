@@ -32,7 +32,7 @@ PACKAGES = ("jax", "numpy", "sympy", "transformers")
 def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     """Writes the label file, or goes on with it; returns `summarise` of it.
 
-    Raises ConfigError, DataError or ModelError before anything is sampled.
+    Raises ConfigError, DataError or ModelError before anything is sampled, RolloutError where no server samples.
     """
     import jax
 
@@ -107,7 +107,8 @@ def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: lis
 
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, model, mesh)
-    sampler = open_sampler(config, model, graphdef, mesh, run_directory(config))
+    # A folder of its own: a run of this name may be under way, and its exports are not ours.
+    sampler = open_sampler(config, model, graphdef, mesh, run_directory(config) / "label")
     sampling = Sampling(config.batch.max_response_tokens, config.rollout.temperature)
     started, first = time.perf_counter(), done
     try:

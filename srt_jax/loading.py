@@ -24,7 +24,10 @@ def load_weights(config: ConfigDict, model: Model, mesh: Mesh):
 
 
 def open_sampler(config: ConfigDict, model: Model, graphdef, mesh: Mesh, directory: pathlib.Path) -> Sampler:
-    """The sampler of rollout.sampler, without weights yet; `directory` is for its logs and exports."""
+    """The sampler of rollout.sampler, without weights yet; `directory` is for its logs and exports.
+
+    Raises ConfigError where it can be told that it will not sample.
+    """
     return SAMPLERS[config.rollout.sampler](config, model, graphdef, mesh, directory)
 
 

@@ -50,7 +50,8 @@ TAGS = {
     "update/kl_per_sequence": "estimated KL to the reference summed over a response, nats",
     "update/return": "reward minus kl_coef x kl_per_sequence",
     "update/advantage_abs": "mean absolute advantage of a response token",
-    "update/logprob_gap_mean": "mean |sampler's - trainer's log-prob| of samples; rounding, at equal temperatures",
+    "update/logprob_gap_mean": "mean |sampler's - trainer's log-prob| of samples: rounding, at equal temperatures and "
+                               "weights",
     "update/logprob_gap_max": "largest |sampler's - trainer's log-prob| of the sampled tokens",
     "update/logprob_gap_k3": "estimated KL of the sampler to the trainer per sampled token, nats",
     "update/logprob_gap_outside": "share of sampled tokens with trainer / sampler probability outside [0.8, 1.25]",

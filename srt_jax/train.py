@@ -24,7 +24,7 @@ from srt_jax import metrics, processes, recording
 from srt_jax.checkpoint import Checkpoints, best_step, check_same_run
 from srt_jax.collapse import Detector, should_stop
 from srt_jax.collect import Collected, collect, temperature_at
-from srt_jax.config import ConfigError, describe, fingerprint_fields, run_directory, validate, validate_devices
+from srt_jax.config import describe, fingerprint_fields, run_directory, validate, validate_devices
 from srt_jax.evaluation import VALIDATION, evaluate, rollout_rows
 from srt_jax.loading import load_weights, open_mesh, open_sampler
 from srt_jax.model import flops, sharding, weights
@@ -73,15 +73,13 @@ def train(config: ConfigDict) -> dict:
     """
     validate(config)
     validate_devices(config, jax.device_count())
-    if config.rollout.sampler == "vllm" and jax.process_count() > 1:
-        raise ConfigError(f"rollout.sampler is 'vllm', which one process drives, and there are {jax.process_count()}: "
-                          "set it to 'jax', or start one process.")
     directory = run_directory(config)
     if finished := processes.from_first(lambda: completed_summary(config, directory)):
         print(f"{directory} is complete ({finished['steps']} steps): nothing to do.")
         return finished
     run, state, step = begin(config, prepare(config), directory)
-    with run.grader, contextlib.closing(run.sampler), StopSignal() as stop, ThreadPoolExecutor(1) as thread:
+    # The thread is waited for last: closing the sampler ends what it samples.
+    with run.grader, ThreadPoolExecutor(1) as thread, contextlib.closing(run.sampler), StopSignal() as stop:
         try:
             run.sampler.load(state.params, step)
             if is_evaluated(config, step) and str(step) not in run.record["evals"]:
@@ -95,10 +93,7 @@ def train(config: ConfigDict) -> dict:
                     pending = thread.submit(collect_step, run, following + 1)
                 state, values = train_step(run, state, following, collected)
                 step = following
-                with run.phases("load"):
-                    if pending:
-                        wait([pending])  # new weights come between the rollouts of two steps, never within one's
-                    run.sampler.load(state.params, step)
+                load(run, state, step, values, pending)
                 stopping = processes.any_of(stop.requested)
                 watch(run, state, step, values, stopping)
                 if stopping and step < config.steps:
@@ -106,8 +101,8 @@ def train(config: ConfigDict) -> dict:
                         f"stopped after step {step}; the state is saved in {directory}: the same command goes on.")
         except RolloutError as e:
             save(run, state, step)
-            raise TrainingStoppedError(
-                f"{e} The state after step {step} is saved in {directory}: the same command goes on.") from e
+            saved = f"The state after step {step} is saved in {directory}" if step else "Nothing is trained yet"
+            raise TrainingStoppedError(f"{e} {saved}: the same command goes on.") from e
         return finish(run, state, step)
 
 
@@ -174,6 +169,18 @@ def update_mfu(run: Run, rollouts) -> float:
     return float("nan") if found is None else found
 
 
+def load(run: Run, state, step: int, values: dict, pending) -> None:
+    """The sampler gets the weights of a step, whose metrics are logged even where that raises RolloutError."""
+    with run.phases("load"):
+        if pending:
+            wait([pending])  # new weights come between the rollouts of two steps, never within one's
+        try:
+            run.sampler.load(state.params, step)
+        except RolloutError:
+            run.log.write(step, values)
+            raise
+
+
 # ---- start
 
 
@@ -195,6 +202,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     reference = reference_weights(config, prepared, mesh) if config.rl.kl_coef else None
     update_config, optimizer = UpdateConfig.of(config), experiment_optimizer(config)
     state = init_state(params, optimizer, mesh)
+    sampler = open_sampler(config, prepared.model, graphdef, mesh, directory)  # it refuses what it can before compiling
     if start:
         state = checkpoints.restore(state)
         print(f"going on from step {start} of {config.steps} in {directory}")
@@ -208,8 +216,8 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
         alarm = detector.update(recorded)
     run = Run(
         config, prepared, directory, mesh, reference, update_config, update,
-        open_sampler(config, prepared.model, graphdef, mesh, directory), grader, log, checkpoints, record, detector,
-        metrics.Phases(record["seconds"]), metrics.CompilationCounter())
+        sampler, grader, log, checkpoints, record, detector, metrics.Phases(record["seconds"]),
+        metrics.CompilationCounter())
     run.ended = end_reason(run, alarm)
     return run, state, start
 

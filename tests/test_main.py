@@ -9,11 +9,21 @@ import time
 import pytest
 from ml_collections import ConfigDict
 
+from srt_jax import cli
 from srt_jax import config as config_module
-from srt_jax.config import ConfigError, base, describe, validate, validate_devices
+from srt_jax.config import (
+    ConfigError,
+    base,
+    describe,
+    differing_fields,
+    fingerprint_fields,
+    validate,
+    validate_devices,
+)
 from srt_jax.data.base import DataError
 from srt_jax.model.config import ModelError
 from srt_jax.prepare import prepare
+from srt_jax.rollout.sampler import RolloutError
 from tests.helpers import REPOSITORY, small_config
 
 
@@ -132,6 +142,40 @@ def test_validate_names_field_value_and_remedy(field, value, message):
         validate(config)
 
 
+def vllm_base(*servers):
+    config = base()
+    config.name, config.model.path, config.rollout.sampler, config.rollout.servers = "x", "y", "vllm", servers
+    return config
+
+
+def test_addresses_of_servers_are_checked_before_anything_is_loaded():
+    validate(vllm_base("http://127.0.0.1:8000", "https://host/", "http://[::1]:80"))
+    for url in ("127.0.0.1:8000", "http://host:8000x", "http://host:99999", "http://", "ftp://host", "http://a/v1", ""):
+        with pytest.raises(ConfigError, match=r"rollout\.servers has .*: give addresses like 'http://127.0.0.1:8000'"):
+            validate(vllm_base(url))
+    with pytest.raises(ConfigError, match="has an address twice: name each server once"):
+        validate(vllm_base("http://host:1", "http://host:1/"))
+    config = vllm_base()
+    config.rollout.prompt_buckets = (1,)  # the jax sampler's, which does not sample
+    validate(config)
+
+
+def test_a_run_may_go_on_at_other_servers_and_another_limit_but_not_in_another_dtype():
+    before, config = fingerprint_fields(vllm_base()), vllm_base("http://host:1")
+    config.rollout.max_logprob_gap, config.rollout.vllm.max_restarts = 0.2, 7
+    assert fingerprint_fields(config) == before
+    config.rollout.vllm.dtype = "float32"
+    assert differing_fields(before, fingerprint_fields(config)) == ["rollout.vllm.dtype ('' there, 'float32' here)"]
+
+
+def test_rollouts_that_cannot_be_had_are_told_in_one_sentence(capsys):
+    def main(argv):
+        raise RolloutError("no server is left.")
+
+    assert cli._guarded(main, []) == 2
+    assert capsys.readouterr().err == "error: no server is left.\n"
+
+
 def test_the_batch_must_fit_the_mesh():
     config = base()
     config.mesh.fsdp, config.mesh.tensor = 2, 2
@@ -198,6 +242,6 @@ def test_ground_truth_without_answers(miniature, tmp_path):
 
 def test_differing_fields_are_named_with_both_values():
     there, here = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}
-    assert config_module.differing_fields(there, here) == ["a.c (2 there, 3 here)", "d (None there, 4 here)"]
+    assert differing_fields(there, here) == ["a.c (2 there, 3 here)", "d (None there, 4 here)"]
     assert config_module.fingerprint_fields(base()) == config_module.fingerprint_fields(
         ConfigDict({**base(), "steps": 5, "name": "other"}))

@@ -20,8 +20,10 @@ def main() -> None:
     while command.poll() is None and os.getppid() == parent:
         time.sleep(0.2)
     status = command.returncode
-    print("the trainer is gone" if status is None else f"the server ended with status {status}", flush=True)
-    os.killpg(0, signal.SIGKILL)
+    try:
+        print("the trainer is gone" if status is None else f"the server ended with status {status}", flush=True)
+    finally:  # also where the log's disk is full
+        os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import pathlib
 import shutil
 import time
 
-import jax
 import jax.numpy as jnp
 import xxhash
 
@@ -25,7 +24,7 @@ MANIFEST = "manifest.json"
 
 
 class ExportError(RolloutError):
-    """An export that is damaged; one sentence for the user."""
+    """An export that is damaged, or could not be written; one sentence for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,33 +34,28 @@ class Published:
     step: int
     bytes: int
     seconds: float  # that it took to write, flush included
+    label: str  # what servers call these weights: the step alone would not tell them from another run's
+    tensors: str  # checksum of all tensors, equal for equal weights whatever the step
 
 
 def publish(params, step: int, directory, hf_config: dict, dtype, tokenizer_from, config_hash: str) -> Published:
-    """Writes the weights of a step in the served dtype. Raises OSError where the disk is full.
+    """Writes the weights of a step in the served dtype. Raises ExportError where the folder does not take them.
 
     Exports of later steps are removed: they belong to a run that was cut off after its last checkpoint.
     """
     start = time.perf_counter()
     directory = pathlib.Path(directory)
-    if jax.process_index() == 0:
-        _remove_leftovers(directory, step)
     path = directory / f"step_{step:06d}"
-    size = weights.save(path, params, hf_config, dtype, tokenizer_from=tokenizer_from,
-                        before_naming=functools.partial(_write_manifest, step=step, config_hash=config_hash))
-    return Published(path, step, size, time.perf_counter() - start)
-
-
-def newest(directory) -> Published | None:
-    """The export of the highest step whose manifest can be read and whose files have the sizes it tells."""
-    for _, path in sorted(_exports(directory), reverse=True):
-        try:
-            manifest = check_sizes(path)
-        except ExportError:
-            continue
-        size = sum(entry["bytes"] for entry in manifest["files"].values()) + (path / MANIFEST).stat().st_size
-        return Published(path, manifest["step"], size, 0.0)
-    return None
+    try:
+        _remove_leftovers(directory, step)
+        size = weights.save(path, params, hf_config, dtype, tokenizer_from=tokenizer_from,
+                            before_naming=functools.partial(_write_manifest, step=step, config_hash=config_hash))
+        manifest = json.loads((path / MANIFEST).read_text())
+    except OSError as e:
+        raise ExportError(f"{directory} does not take the weights of step {step} ({e.strerror or e}): free some space "
+                          "there, or name another folder by rollout.vllm.weights_directory.") from e
+    return Published(path, step, size, time.perf_counter() - start, f"{step}-{manifest['xxh3_64']}",
+                     _checksum_of(manifest["tensors"]))
 
 
 def check_sizes(path) -> dict:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import ssl
+import threading
 
 import httpx2
 import numpy as np
@@ -13,7 +14,6 @@ from srt_jax.rollout.vllm_command import MODEL_NAME
 
 BASE_SECONDS = 60.0  # of every time limit; what grows with the work comes on top
 RELOAD_BYTES_PER_SECOND = 50e6  # a disk slower than that counts as hung
-ENDPOINTS = ("/pause", "/resume", "/collective_rpc", "/update_weight_version", "/weight_info")
 
 
 class ServerFailedError(Exception):
@@ -50,19 +50,24 @@ def completion(prompt, n: int, sampling: Sampling, seed: int, stop_ids) -> dict:
     }
 
 
-def read_completion(answer: dict, n: int) -> Responses:
-    """The responses of an answer. Raises ServerFailedError where it is not whole."""
+def read_completion(answer: dict, request: dict, n: int) -> Responses:
+    """The n responses of an answer. Raises ServerFailedError where it is not whole, or not what was asked for."""
     try:
         choices = sorted(answer["choices"], key=lambda c: c["index"])
         tokens = [np.asarray(c["token_ids"], np.int32) for c in choices]
         logprobs = [np.asarray(c["logprobs"]["token_logprobs"], np.float32) for c in choices]
         reasons = [c["finish_reason"] for c in choices]
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
         raise ServerFailedError(f"an answer without token ids and log-probs ({type(e).__name__} {e})") from None
-    if set(reasons) - {"stop", "length"} or len(choices) not in (n, 1) or any(
-            len(t) != len(p) or not len(t) for t, p in zip(tokens, logprobs)):
-        raise ServerFailedError(f"an incomplete answer ({len(choices)} of {n} responses, {set(reasons)})")
-    copies = n // len(choices)  # the one response at temperature 0 counts n times
+    longest = request["max_tokens"]
+    whole = len(choices) == request["n"] and all(
+        len(t) == len(p) and 0 < len(t) <= longest and np.isfinite(p).all()
+        and (reason == "stop" or (reason == "length" and len(t) == longest))
+        for t, p, reason in zip(tokens, logprobs, reasons))
+    if not whole:
+        raise ServerFailedError(f"an incomplete answer ({len(choices)} of {request['n']} responses, {reasons} after "
+                                f"{[len(t) for t in tokens]} of {longest} tokens)"[:300])
+    copies = n // request["n"]  # the one response at temperature 0 counts n times
     return Responses(tokens * copies, logprobs * copies, [reason == "stop" for reason in reasons] * copies)
 
 
@@ -74,7 +79,7 @@ def call(url: str, method: str, path: str, *, seconds: float = BASE_SECONDS, **m
     try:
         with httpx2.Client(timeout=seconds, trust_env=False, verify=_tls()) as client:
             return _read(client.request(method, url + path, **more))
-    except httpx2.TransportError as e:
+    except httpx2.RequestError as e:
         raise ServerFailedError(f"{path}: {type(e).__name__} {e}".strip()) from None
 
 
@@ -83,26 +88,45 @@ def complete(url: str, request: dict, seconds: float = BASE_SECONDS) -> dict:
     return call(url, "POST", "/v1/completions", seconds=seconds, json=request)
 
 
-def score(url: str, sequences: np.ndarray) -> np.ndarray:
-    """log p of tokens 1 ... of each sequence, given those before: [B, S] -> [B, S - 1], at temperature 1."""
+def score(url: str, sequences: np.ndarray, seconds: float) -> np.ndarray:
+    """log p of tokens 1 ... of each sequence, given those before: [B, S] -> [B, S - 1], at temperature 1.
+
+    Raises ServerFailedError where the answer does not tell them.
+    """
     request = completion(sequences[0], 1, Sampling(1), 0, ()) | {"prompt": sequences.tolist(), "prompt_logprobs": 0}
-    choices = sorted(complete(url, request)["choices"], key=lambda c: c["index"])
-    return np.asarray([[at[str(token)]["logprob"] for at, token in zip(choice["prompt_logprobs"][1:], tokens[1:])]
-                       for choice, tokens in zip(choices, sequences.tolist(), strict=True)], np.float32)
+    answer = complete(url, request, seconds)
+    try:
+        choices = sorted(answer["choices"], key=lambda c: c["index"])
+        return np.asarray([[at[str(token)]["logprob"] for at, token in zip(
+            choice["prompt_logprobs"][1:], tokens[1:], strict=True)]
+            for choice, tokens in zip(choices, sequences.tolist(), strict=True)], np.float32)
+    except (KeyError, TypeError, ValueError) as e:
+        raise ServerFailedError(f"an answer without the prompt's log-probs ({type(e).__name__} {e})") from None
 
 
 def version(url: str) -> str:
-    """The label of the weights that a server serves."""
-    return call(url, "GET", "/weight_info")["weight_version"]
+    """The label of the weights that a server serves. Raises ServerFailedError where it tells none."""
+    return _version_in(call(url, "GET", "/weight_info"))
 
 
-def update_weights(url: str, directory, step: int, num_bytes: int) -> None:
-    """Has a server read an export. Afterwards it serves it, or this raises ServerFailedError and it serves nothing."""
+def _version_in(answer: dict) -> str:
+    try:
+        return answer["weight_version"]
+    except (KeyError, TypeError):
+        raise ServerFailedError("/weight_info: an answer without weight_version") from None
+
+
+def update_weights(url: str, directory, label: str, num_bytes: int) -> None:
+    """Has a server read an export and answer from it, whether it was paused or not.
+
+    Raises ServerFailedError where it does not: it may then be paused, or have read a part. RolloutError where it
+    refuses.
+    """
     # Requests that are still there belong to nobody. The caches of the old weights go with the pause.
     call(url, "POST", "/pause", params={"mode": "abort", "clear_cache": "true"})
     call(url, "POST", "/collective_rpc", seconds=BASE_SECONDS + num_bytes / RELOAD_BYTES_PER_SECOND, json={
         "method": "reload_weights", "kwargs": {"weights_path": str(directory)}})
-    call(url, "POST", "/update_weight_version", json={"new_version": str(step)})
+    call(url, "POST", "/update_weight_version", json={"new_version": label})
     call(url, "POST", "/resume")
 
 
@@ -110,7 +134,8 @@ def is_healthy(url: str, seconds: float) -> bool:
     """Whether the server says that it is well and samples a token within the time."""
     try:
         call(url, "GET", "/health", seconds=5)
-        read_completion(complete(url, completion([0], 1, Sampling(1), 0, ()), seconds), 1)
+        request = completion([0], 1, Sampling(1), 0, ())
+        read_completion(complete(url, request, seconds), request, 1)
     except (ServerFailedError, RolloutError):
         return False
     return True
@@ -140,23 +165,28 @@ def _reason(response) -> str:
 # ---- many requests
 
 
-def sample(servers, requests: list[dict], n: int, *, seconds: float, concurrency: int, recover,
-           finished: Finished | None = None) -> list[Responses]:
+def sample(servers, requests: list[dict], n: int, *, label: str, seconds: float, concurrency: int, recover,
+           closed: threading.Event, finished: Finished | None = None) -> list[Responses]:
     """The responses to every request, in order: each is asked for until it is answered whole, and counted once.
 
-    Servers pull requests as they get done with others, at most `concurrency` at a time. One that fails, or takes longer
-    than `seconds`, loses what it was asked, which goes back to the queue; recover(server, reason), in a thread of its
-    own, brings it back or raises RolloutError. That is raised here once no server is left.
+    Servers pull requests as they get done with others, at most `concurrency` at a time. An answer counts only if the
+    server serves the weights `label` after it: new weights drop all requests, so they were its weights throughout. A
+    server that fails, or takes longer than `seconds`, loses what it was asked, which goes back to the queue;
+    recover(server, reason) returns the concurrent future of bringing it back. This returns only when nothing is being
+    recovered any more: an unproven server never meets the next requests.
     `finished(p, tokens)` is called in this thread as soon as request p is answered.
+
+    Raises RolloutError for other weights, for what recover raises - GivenUpError only once no server is left - and soon
+    after `closed` is set; a recovery may then still be under way.
     """
-    return asyncio.run(_sample(servers, requests, n, seconds, concurrency, recover, finished))
+    return asyncio.run(_sample(servers, requests, n, label, seconds, concurrency, recover, closed, finished))
 
 
-async def _sample(servers, requests, n, seconds, concurrency, recover, finished):
+async def _sample(servers, requests, n, label, seconds, concurrency, recover, closed, finished):
     waiting, results = asyncio.Queue(), [None] * len(requests)
     for p in range(len(requests)):
         waiting.put_nowait(p)
-    missing = set(range(len(requests)))
+    missing, recovering = set(range(len(requests))), set()
     complete = asyncio.Event()
     # At most its share at first, so that the first server does not take it all.
     workers_per_server = max(1, min(concurrency, math.ceil(len(requests) / len(servers))))
@@ -165,13 +195,9 @@ async def _sample(servers, requests, n, seconds, concurrency, recover, finished)
         while True:
             p = await waiting.get()
             try:
-                async with asyncio.timeout(seconds):
-                    answer = _read(await client.post(f"{server.url}/v1/completions", json=requests[p]))
-                result = read_completion(answer, n)
-            except BaseException as e:
+                result = await _answer(server, client, requests[p], n, label, seconds)
+            except BaseException:
                 waiting.put_nowait(p)
-                if isinstance(e, TimeoutError | httpx2.TransportError):
-                    raise ServerFailedError(f"{type(e).__name__} {e} after up to {seconds:.0f} s".strip()) from None
                 raise
             results[p] = result
             missing.remove(p)
@@ -191,19 +217,39 @@ async def _sample(servers, requests, n, seconds, concurrency, recover, finished)
                     reason = e
                 finally:
                     await _cancel(workers)
-            await asyncio.to_thread(recover, server, reason)
+            recovering.add(server)
+            try:
+                await asyncio.wrap_future(recover(server, reason))
+            finally:
+                recovering.remove(server)
 
     tasks = {asyncio.create_task(serve(server)) for server in servers}
     done = asyncio.create_task(complete.wait())
     try:
-        while missing:
-            await asyncio.wait({done, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        while missing or recovering:
+            await asyncio.wait({done, *tasks} if missing else tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            if closed.is_set():
+                raise RolloutError("the sampler was closed while it sampled.")
             for task in [t for t in tasks if t.done()]:
                 tasks.remove(task)
                 _raise_unless_given_up(task, tasks)
     finally:
         await _cancel([done, *tasks])
     return results
+
+
+async def _answer(server, client, request, n, label, seconds) -> Responses:
+    """The answer to one request from the weights `label`. Raises ServerFailedError; RolloutError for other weights."""
+    try:
+        async with asyncio.timeout(seconds):
+            answer = _read(await client.post(f"{server.url}/v1/completions", json=request))
+            served = _version_in(_read(await client.get(f"{server.url}/weight_info")))
+    except (TimeoutError, httpx2.RequestError) as e:
+        raise ServerFailedError(f"{type(e).__name__} {e} after up to {seconds:.0f} s".strip()) from None
+    if served != label:
+        raise RolloutError(f"{server.name} serves weights version {served!r}, not {label!r}: somebody else restarted "
+                           "or updated it.")
+    return read_completion(answer, request, n)
 
 
 def _raise_unless_given_up(task, others) -> None:

@@ -77,7 +77,6 @@ def test_a_file_cut_short_or_missing_is_named(tmp_path):
         with pytest.raises(ExportError, match=rf"model.safetensors has {len(whole) - 1} bytes, its manifest tells"):
             check(path)
     file.unlink()
-    assert publish.newest(tmp_path) is None
     with pytest.raises(ExportError, match=r"model.safetensors does not exist"):
         publish.verify(path)
     file.write_bytes(whole)
@@ -98,14 +97,22 @@ def test_two_tensors_that_change_places_are_noticed(tmp_path):
         publish.verify(path)
 
 
-def test_the_newest_complete_export_is_found_and_old_ones_go(tmp_path):
-    assert publish.newest(tmp_path) is None
+def test_a_label_names_the_step_and_the_weights(tmp_path):
+    first, other_step, other_weights = export(tmp_path, 1), export(tmp_path, 2), export(tmp_path / "b", 1, seed=1)
+    assert first.label.startswith("1-") and other_step.label.startswith("2-")
+    assert first.label != other_weights.label
+    assert first.tensors == other_step.tensors != other_weights.tensors
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=r"file does not take the weights of step 1 \(.+\): free some space there"):
+        export(tmp_path / "file", 1)
+
+
+def test_old_exports_go(tmp_path):
     for step in (1, 2, 3, 10):
         export(tmp_path, step)
-    assert publish.newest(tmp_path).step == 10
-    (tmp_path / "step_000010" / "config.json").write_text("{}")
-    assert publish.newest(tmp_path) == publish.Published(
-        tmp_path / "step_000003", 3, publish.newest(tmp_path).bytes, 0.0)
     publish.prune(tmp_path, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000003", "step_000010"]
 
@@ -116,8 +123,8 @@ def test_exports_of_a_cut_off_run_go(tmp_path):
         export(tmp_path, step, seed=step)
     (tmp_path / ".step_000004.partial-1").mkdir()
     (tmp_path / ".step_000004.partial-1" / "model.safetensors").write_bytes(b"half")
-    export(tmp_path, 1, seed=9)
+    path = export(tmp_path, 1, seed=9).path
     assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
-    _, params, _ = weights.load(publish.newest(tmp_path).path)
+    _, params, _ = weights.load(path)
     np.testing.assert_array_equal(dict(weights.flat_paths(params))["embedding"],
                                   dict(weights.flat_paths(decoder(seed=9)[1]))["embedding"])

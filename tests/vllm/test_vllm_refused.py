@@ -49,9 +49,8 @@ def outsiders(miniature, tmp_path_factory):
 
 
 def test_a_server_without_reload_endpoints_is_refused_before_the_run_starts(outsiders, miniature, tmp_path):
-    sampler, _, params, _ = open_vllm_sampler(vllm_config(miniature, tmp_path, "run", [outsiders["raw"].url]))
     with pytest.raises(ConfigError, match=r"no endpoints to reload weights: start it with VLLM_SERVER_DEV_MODE=1"):
-        sampler.load(params, 0)
+        open_vllm_sampler(vllm_config(miniature, tmp_path, "run", [outsiders["raw"].url]))
 
 
 def test_a_server_with_raw_logprobs_is_refused(outsiders):
@@ -66,4 +65,4 @@ def test_a_server_that_fills_in_sampling_fields_is_refused(outsiders):
 
 def test_a_server_with_all_flags_passes_the_same_checks(server):
     vllm_server._check_endpoints(server.url)
-    vllm_server._check_sampling(server.url)
+    vllm_server.check_answers(server.url, 25)

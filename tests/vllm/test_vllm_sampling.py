@@ -18,7 +18,7 @@ from srt_jax.rollout.sampler import RolloutError, Sampling, problem_seeds
 from srt_jax.rollout.vllm_command import free_port
 from tests.tiny_decoder import direct_logprobs
 
-PROMPTS = [[3, 13, 5], [4, 13, 8, 13, 9], [5], [6, 13, 4]]
+PROMPTS = [[3, 13, 5], [4, 13, 8, 13, 9], [5], [10, 14, 8, 18]]  # the last is a sum, whose answers end
 SEEDS = problem_seeds(0, "train", 1, [str(p) for p in PROMPTS])
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_export_reaches_no_server(opened, server, monkeypatch):
             patch.setattr(publish, "publish", damage)
             with pytest.raises(RolloutError, match=words):
                 sampler.load(changed(params, 3), 2)
-        assert vllm_client.version(server.url) == "1"
+        assert vllm_client.version(server.url).startswith("1-")
     sampler.load(params, 1)
     again = sampler.generate(PROMPTS, 2, Sampling(18), SEEDS)
     np.testing.assert_array_equal(again.tokens, before.tokens)
@@ -165,7 +165,7 @@ def test_a_damaged_export_reaches_no_server(opened, server, monkeypatch):
 
 def test_a_server_that_somebody_else_updated_is_noticed(opened, server):
     vllm_client.call(server.url, "POST", "/update_weight_version", json={"new_version": "7"})
-    with pytest.raises(RolloutError, match="serves weights version '7', not 1"):
+    with pytest.raises(RolloutError, match="serves weights version '7', not '1-"):
         opened[0].generate(PROMPTS, 2, Sampling(18), SEEDS)
 
 
@@ -176,7 +176,7 @@ def test_a_server_of_another_length_or_vocabulary_is_refused(server, miniature, 
         vllm_server.check(server.url, model, 29)
     for size, does in ((24, "knows token 24"), (26, "refuses token 25")):
         with pytest.raises(ConfigError, match=rf"another vocabulary than the {size} tokens of model.path \({does}\)"):
-            vllm_server.check(server.url, model.__class__(**{**vars(model), "vocab_size": size}), 28)
+            vllm_server.check_answers(server.url, size)
     with pytest.raises(ConfigError, match=r"config.json is another model's: start it with the model of this run"):
         vllm_server.check(server.url, model.__class__(**{**vars(model), "rms_norm_eps": 1e-5}), 28)
 
@@ -188,9 +188,9 @@ def test_a_url_that_is_no_vllm_server_is_refused(miniature, tmp_path):
         for port, words in ((web.server_port, "is no vLLM server"), (free_port(), "nobody answers")):
             config = vllm_config(miniature, tmp_path, "run", [f"http://127.0.0.1:{port}"])
             config.rollout.vllm.start_seconds = 1.0
-            sampler, _, params, _ = open_vllm_sampler(config)
             with pytest.raises(ConfigError, match=rf"rollout.servers: .*{words}") as refused:
-                sampler.load(params, 0)
+                sampler, _, params, _ = open_vllm_sampler(config)
+                sampler.load(params, 0)  # somebody might just be starting it
             assert f"http://127.0.0.1:{port}" in str(refused.value)
     finally:
         web.shutdown()
