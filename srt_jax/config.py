@@ -70,7 +70,7 @@ def base() -> ConfigDict:
             max_prompt_tokens=1024,  # longer prompts are dropped, and reported
             max_response_tokens=3072,  # the stop token included
             microbatch_sequences=32,  # rows per forward/backward, over all devices; a row is a sequence
-            length_buckets=(1024, 2048, 4096),  # prompt + response; a micro-batch is cut to the smallest that fits
+            length_buckets=(512, 1024, 2048, 4096),  # prompt + response; a micro-batch is cut to the smallest that fits
             packing=False,           # rows of the one length bucket hold as many sequences as fit, not one
         ),
         rollout=dict(
