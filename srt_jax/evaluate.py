@@ -20,8 +20,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
-from srt_jax.config import ConfigError, base, run_directory, source, validate, validate_devices
+from srt_jax.config import ConfigError, base, run_directory, source
 from srt_jax.data.base import DataError
+from srt_jax.validation import validate, validate_devices
 
 AVERAGED = (1, 8, 32)  # the k of the pass@k whose mean is AVG
 

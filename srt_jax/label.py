@@ -19,11 +19,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
-from srt_jax.config import ConfigError, differing_fields, run_directory, validate, validate_devices
+from srt_jax.config import ConfigError, differing_fields, run_directory
 from srt_jax.data import label_file
 from srt_jax.data.base import DataError, Problem, fingerprint
 from srt_jax.metrics import duration
 from srt_jax.reward.labels import Graded
+from srt_jax.validation import validate, validate_devices
 
 BATCH = 64  # problems sampled together, written at once
 PACKAGES = ("jax", "numpy", "sympy", "transformers")

@@ -8,10 +8,11 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from srt_jax.config import ConfigError, run_directory, validate
+from srt_jax.config import ConfigError, run_directory
 from srt_jax.prepare import prepare
 from srt_jax.runtime import is_first_process
 from srt_jax.train import train
+from srt_jax.validation import validate
 
 
 def train_levels(config: ConfigDict) -> list[dict]:

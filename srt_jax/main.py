@@ -15,7 +15,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from srt_jax import cli, runtime
-from srt_jax.config import describe, fingerprint_fields, run_directory, validate, validate_devices
+from srt_jax.config import describe, fingerprint_fields, run_directory
+from srt_jax.validation import validate, validate_devices
 
 
 def main(argv) -> int:

@@ -21,9 +21,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, hlo, topology, xla_flags
-from srt_jax.config import ConfigError, validate
+from srt_jax.config import ConfigError
 from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, read_hf_config
+from srt_jax.validation import validate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-plan" / "bin" / "python"

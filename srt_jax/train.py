@@ -24,7 +24,7 @@ from srt_jax import metrics, processes, recording
 from srt_jax.checkpoint import Checkpoints, best_step, check_same_run
 from srt_jax.collapse import Detector, should_stop
 from srt_jax.collect import Collected, collect, temperature_at
-from srt_jax.config import describe, fingerprint_fields, run_directory, validate, validate_devices
+from srt_jax.config import describe, fingerprint_fields, run_directory
 from srt_jax.evaluation import VALIDATION, evaluate, rollout_rows
 from srt_jax.loading import load_weights, open_mesh, open_sampler
 from srt_jax.model import flops, sharding, weights
@@ -36,6 +36,7 @@ from srt_jax.rl.optimizer import experiment_optimizer, init_state
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import RolloutError
 from srt_jax.runtime import is_first_process, profiled
+from srt_jax.validation import validate, validate_devices
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
 

@@ -11,19 +11,12 @@ from ml_collections import ConfigDict
 
 from srt_jax import cli
 from srt_jax import config as config_module
-from srt_jax.config import (
-    ConfigError,
-    base,
-    describe,
-    differing_fields,
-    fingerprint_fields,
-    validate,
-    validate_devices,
-)
+from srt_jax.config import ConfigError, base, describe, differing_fields, fingerprint_fields
 from srt_jax.data.base import DataError
 from srt_jax.model.config import ModelError
 from srt_jax.prepare import prepare
 from srt_jax.rollout.sampler import RolloutError
+from srt_jax.validation import validate, validate_devices
 from tests.helpers import REPOSITORY, small_config
 
 
@@ -122,7 +115,7 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     ("rollout.temperature", 0.0, "rollout.temperature is 0.0: it must be positive"),
     ("batch.length_buckets", (1024,), "batch.length_buckets ends at 1024"),
     ("batch.length_buckets", (4096, 1024), "give increasing positive lengths"),
-    ("batch.packing", True, "batch.packing is True, which .* batch.length_buckets is (1024, 2048.*: set it to (4096,"),
+    ("batch.packing", True, "batch.packing is True, which .* batch.length_buckets is (512, 1024.*: set it to (4096,"),
     ("rollout.prompt_buckets", (512,), "add a bucket of at least 1024"),
     ("batch.minibatches_per_step", 3, "batch.minibatches_per_step is 3: a mini-batch holds whole prompts"),
     ("eval.top_p", 0.0, "eval.top_p is 0.0"),

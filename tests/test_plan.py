@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from srt_jax import plan, topology
-from srt_jax.config import ConfigError, base, validate
+from srt_jax.config import ConfigError, base
 from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, ModelError
+from srt_jax.validation import validate
 from tests.helpers import REPOSITORY
 from tests.plan_environment import needs_plan_environment
 

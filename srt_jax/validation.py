@@ -1,0 +1,204 @@
+"""Whether a config can run: one clear sentence with field, value and remedy, before anything expensive starts."""
+import urllib.parse
+
+from ml_collections import ConfigDict
+
+from srt_jax.config import ConfigError
+
+CHOICES = {
+    "model.dtype": ("float32", "bfloat16"),
+    "model.reference_dtype": ("float32", "bfloat16"),
+    "model.attention": ("auto", "xla", "cudnn", "splash"),
+    "model.remat": ("none", "dots", "attention", "full"),
+    "prompts.template": ("chat", "plain"),
+    "rollout.sampler": ("jax", "vllm"),
+    "rollout.old_logprobs": ("trainer", "sampler"),
+    "rollout.steps_ahead": (0, 1),
+    "answer.style": ("boxed", "hash", "answer_tag", "final_answer"),
+    "labels.source": ("vote", "soft_vote", "ground_truth", "file", "mixed", "none"),
+    "labels.unlabelled": ("discard", "zero_advantage"),
+    "vote.match": ("equivalent", "string"),
+    "reward.match": ("equivalent", "string", "verify"),
+    "rl.objective": ("policy_gradient", "cross_entropy", "entropy"),
+    "rl.advantage": ("rloo", "grpo", "dr_grpo", "reinforce", "reinforce_baseline", "reinforce_pp",
+                     "reinforce_pp_baseline"),
+    "rl.kl": ("k1", "k2", "k3"),
+    "rl.kl_in": ("reward", "loss"),
+    "rl.loss_aggregation": ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"),
+    "optimizer.schedule": ("constant", "linear", "cosine"),
+    "optimizer.moments_dtype": ("float32", "bfloat16"),
+    "curriculum.by": ("vote_share", "pass_rate"),
+    "levels_from": ("final", "best"),
+}
+
+ACROSS_PROMPTS = ("reinforce", "reinforce_baseline", "reinforce_pp")  # no prompt is its own baseline
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks all that needs no data and no model. Raises ConfigError."""
+    c = config
+    _require(c.name, "name is empty: give the run a name, e.g. --config.name=my_run.")
+    _require(c.model.path, "model.path is empty: give a Hugging Face directory or hub id.")
+    for field, allowed in CHOICES.items():
+        _choice(c, field, allowed)
+    for field in ("steps", "batch.prompts_per_step", "batch.samples_per_prompt", "batch.microbatch_sequences",
+                  "batch.minibatches_per_step", "batch.epochs_per_step", "batch.max_prompt_tokens",
+                  "batch.max_response_tokens", "rollout.prompts_per_call", "eval.every", "eval.samples",
+                  "checkpoint.every", "grader.workers", "model.head_chunk_tokens", "mesh.fsdp", "mesh.tensor",
+                  "log.rollouts_every", "rollout.vllm.num_servers", "rollout.vllm.keep", "rollout.vllm.max_sequences"):
+        _require(_get(c, field) >= 1, f"{field} is {_get(c, field)}: it must be at least 1.")
+    for field in ("rollout.temperature", "rollout.temperature_end", "rollout.max_logprob_gap",
+                  "optimizer.learning_rate", "optimizer.grad_clip", "grader.timeout", "rollout.vllm.memory_fraction",
+                  "rollout.vllm.start_seconds", "rollout.vllm.seconds_per_token"):
+        _require(_get(c, field) > 0, f"{field} is {_get(c, field)}: it must be positive.")
+    for field in ("rl.kl_coef", "rl.clip_low", "rl.clip_high", "rl.tis_cap", "rl.entropy_coef", "rl.temperature",
+                  "batch.resample_rounds", "rollout.temperature_steps", "rollout.slots", "reward.overlong_buffer",
+                  "optimizer.warmup_steps", "curriculum.steps", "stop.patience", "rollout.vllm.max_restarts"):
+        _require(_get(c, field) >= 0, f"{field} is {_get(c, field)}: it must not be negative.")
+    for field in ("labels.threshold", "labels.labelled_fraction", "curriculum.easy_fraction", "curriculum.hard_start",
+                  "curriculum.hard_end"):
+        _require(0 <= _get(c, field) <= 1, f"{field} is {_get(c, field)}: a share lies in [0, 1].")
+    _validate_batch(c)
+    _validate_sampling(c)
+    _validate_learning(c)
+
+
+def _validate_batch(c: ConfigDict) -> None:
+    b = c.batch
+    sequences = b.prompts_per_step * b.samples_per_prompt
+    alone = c.rl.objective != "policy_gradient" or c.rl.advantage in ACROSS_PROMPTS
+    _require(b.samples_per_prompt >= 2 or alone,
+             f"batch.samples_per_prompt is {b.samples_per_prompt}: {c.rl.advantage} compares a sample with the others "
+             "of its prompt, so give at least 2.")
+    _require(b.votes_per_prompt == 0 or b.votes_per_prompt >= b.samples_per_prompt,
+             f"batch.votes_per_prompt is {b.votes_per_prompt}, below the {b.samples_per_prompt} samples_per_prompt "
+             "that are trained on: give at least as many, or 0.")
+    _require(b.prompts_per_step % b.minibatches_per_step == 0,
+             f"batch.minibatches_per_step is {b.minibatches_per_step}: a mini-batch holds whole prompts, so choose a "
+             f"divisor of the {b.prompts_per_step} batch.prompts_per_step.")
+    _require(sequences % (b.minibatches_per_step * b.microbatch_sequences) == 0,
+             f"batch.microbatch_sequences is {b.microbatch_sequences}, which does not divide the {sequences} sequences "
+             f"of a step into {b.minibatches_per_step} mini-batches: choose a divisor of "
+             f"{sequences // b.minibatches_per_step}.")
+    longest = b.max_prompt_tokens + b.max_response_tokens
+    _buckets(c, "batch.length_buckets", longest, "batch.max_prompt_tokens + batch.max_response_tokens")
+    _require(not b.packing or len(b.length_buckets) == 1,
+             f"batch.packing is True, which fills rows of one length, but batch.length_buckets is "
+             f"{tuple(b.length_buckets)}: set it to {(b.length_buckets[-1],)}.")
+    if c.rollout.sampler == "jax":
+        _buckets(c, "rollout.prompt_buckets", b.max_prompt_tokens, "batch.max_prompt_tokens")
+    _require(c.reward.overlong_buffer < b.max_response_tokens,
+             f"reward.overlong_buffer is {c.reward.overlong_buffer}: it must be shorter than the "
+             f"{b.max_response_tokens} batch.max_response_tokens.")
+
+
+def _validate_sampling(c: ConfigDict) -> None:
+    _require(c.eval.top_k == -1 or c.eval.top_k >= 1, f"eval.top_k is {c.eval.top_k}: give -1 for all, or at least 1.")
+    _require(0 < c.eval.top_p <= 1, f"eval.top_p is {c.eval.top_p}: it lies in (0, 1].")
+    _require(c.eval.temperature >= 0, f"eval.temperature is {c.eval.temperature}: it must not be negative.")
+    _require(c.rollout.sampler == "vllm" or not c.rollout.servers,
+             "rollout.servers names vLLM servers, but rollout.sampler is 'jax': set it to 'vllm'.")
+    if c.rollout.sampler == "vllm":
+        for field in ("rollout.temperature", "rollout.temperature_end", "eval.temperature"):
+            _require(_get(c, field) <= 2, f"{field} is {_get(c, field)}: vLLM takes no more than 2.")
+    for url in c.rollout.servers:
+        _require(_is_server_url(url), f"rollout.servers has {url!r}: give addresses like 'http://127.0.0.1:8000'.")
+    addresses = [url.rstrip("/") for url in c.rollout.servers]
+    _require(len(set(addresses)) == len(addresses),
+             f"rollout.servers is {tuple(c.rollout.servers)}, which has an address twice: name each server once.")
+    gpus, servers = tuple(c.rollout.vllm.gpus), c.rollout.vllm.num_servers
+    _require(len(gpus) in (0, servers),
+             f"rollout.vllm.gpus is {gpus}: give a GPU for each of the {servers} rollout.vllm.num_servers, or ().")
+    r = c.rollout
+    sampled_at = {r.temperature, r.temperature_end if r.temperature_steps else r.temperature}
+    _require(r.old_logprobs == "trainer" or c.rl.objective != "policy_gradient" or c.rl.temperature == 0
+             or sampled_at == {c.rl.temperature},
+             f"rl.temperature is {c.rl.temperature}, but with rollout.old_logprobs 'sampler' old log-probs are of the "
+             "sampling temperature: set rl.temperature to 0, or old_logprobs to 'trainer'.")
+    ahead = c.rollout.steps_ahead
+    _require(ahead == 0 or c.rollout.sampler == "vllm",
+             f"rollout.steps_ahead is {ahead}, but the jax sampler shares the trainer's devices: set rollout.sampler "
+             "to 'vllm', or steps_ahead to 0.")
+    _require(ahead == 0 or c.rl.tis_cap > 0,
+             f"rollout.steps_ahead is {ahead}, so that rollouts are one update old: set rl.tis_cap (2.0 is usual).")
+    _require(ahead == 0 or c.batch.resample_rounds == 0,
+             "rollout.steps_ahead and batch.resample_rounds exclude each other: set one of them to 0.")
+    _require(c.rl.tis_cap == 0 or c.rollout.old_logprobs == "trainer",
+             "rl.tis_cap weighs the trainer's log-probs against the sampler's: set rollout.old_logprobs to 'trainer'.")
+
+
+def _validate_learning(c: ConfigDict) -> None:
+    _require(c.labels.source != "file" or c.labels.path,
+             "labels.source is 'file', but labels.path is empty: name a file that srt_jax.label wrote.")
+    _require(c.labels.source == "none" or c.rl.objective == "policy_gradient",
+             f"rl.objective is {c.rl.objective!r}, which knows no reward: set labels.source to 'none'.")
+    _require(c.labels.source != "none" or c.rl.objective != "policy_gradient",
+             "labels.source is 'none', so there is no reward: set rl.objective to 'cross_entropy' or 'entropy'.")
+    _require(c.rl.objective == "policy_gradient" or c.rl.kl_coef == 0 or c.rl.kl_in == "loss",
+             f"rl.kl_in is 'reward', but rl.objective {c.rl.objective!r} knows none: set rl.kl_coef to 0, or kl_in to "
+             "'loss'.")
+    _require(c.rl.advantage not in ACROSS_PROMPTS or c.batch.resample_rounds == 0,
+             f"batch.resample_rounds is {c.batch.resample_rounds}, but rl.advantage {c.rl.advantage!r} learns from "
+             "prompts whose rewards agree, too: set it to 0, or choose another advantage.")
+    _require(c.labels.source != "none" or c.batch.resample_rounds == 0,
+             f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: "
+             "set it to 0.")
+    _require(c.optimizer.schedule == "constant" or c.optimizer.warmup_steps < c.steps,
+             f"optimizer.warmup_steps is {c.optimizer.warmup_steps}, which leaves a {c.optimizer.schedule} schedule "
+             f"none of the {c.steps} steps: give fewer.")
+    _require(not c.curriculum.path or c.curriculum.steps >= 1,
+             f"curriculum.steps is {c.curriculum.steps}: over how many steps shall the share of hard problems grow?")
+    _require(not c.curriculum.path or c.batch.resample_rounds == 0,
+             "curriculum.path and batch.resample_rounds exclude each other: replacements come from all data; drop one.")
+    validating = c.stop.validation_fraction
+    _require(0 <= validating < 1, f"stop.validation_fraction is {validating}: it lies in [0, 1).")
+    _require(c.stop.patience == 0 or validating > 0 or c.eval.sets,
+             f"stop.patience is {c.stop.patience}, but there is nothing to validate on: set stop.validation_fraction, "
+             "e.g. to 0.01.")
+
+
+def validate_devices(config: ConfigDict, num_devices: int) -> None:
+    """Checks that the mesh fits the devices and the batch fits the mesh. Raises ConfigError."""
+    fixed = config.mesh.fsdp * config.mesh.tensor
+    data = num_devices // fixed if config.mesh.data == -1 else config.mesh.data
+    _require(data * fixed == num_devices,
+             f"mesh.data={config.mesh.data} x mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not "
+             f"make the {num_devices} devices: change one of them, or mesh.cpu_devices on a CPU.")
+    rows = data * config.mesh.fsdp
+    for field in ("batch.microbatch_sequences", "rollout.slots"):
+        _require(_get(config, field) % rows == 0,
+                 f"{field} is {_get(config, field)}, which the {rows} data x fsdp shards do not divide: "
+                 f"choose a multiple of {rows}.")
+
+
+def _is_server_url(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 80) > 0 and not (
+            parts.path.strip("/") or parts.query or parts.fragment)
+    except ValueError:  # a port that is no number
+        return False
+
+
+def _get(config, dotted: str):
+    for part in dotted.split("."):
+        config = config[part]
+    return config
+
+
+def _require(condition, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _choice(config, field: str, allowed) -> None:
+    value = _get(config, field)
+    _require(value in allowed, f"{field} is {value!r}: choose one of {', '.join(map(repr, allowed))}.")
+
+
+def _buckets(config, field: str, longest: int, what: str) -> None:
+    buckets = tuple(_get(config, field))
+    _require(buckets and list(buckets) == sorted(set(buckets)) and buckets[0] > 0,
+             f"{field} is {buckets}: give increasing positive lengths.")
+    _require(buckets[-1] >= longest,
+             f"{field} ends at {buckets[-1]}, but {what} is {longest}: add a bucket of at least {longest}.")
