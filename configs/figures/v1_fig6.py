@@ -10,5 +10,5 @@ from configs.common import figure
 
 get_config = figure("v1_fig6", {
     "early_stopping": ("early_stopping:qwen25_math_7b,dapo", {}, {}),
-    "no_stop": ("early_stopping:qwen25_math_7b,dapo", {"stop.patience": 0}, {"stop.patience": 0}),
+    "no_stop": ("early_stopping:qwen25_math_7b,dapo", {"stop.patience": 0}, {"stop.patience": 0, "eval.every": 10}),
 })
