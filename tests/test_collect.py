@@ -63,7 +63,7 @@ def test_all_votes_label_and_the_first_samples_train(miniature, tmp_path):
 def test_prompts_whose_rewards_agree_are_replaced(miniature, tmp_path):
     config = small_config(miniature, tmp_path, name="dynamic", steps=1)
     config.batch.samples_per_prompt, config.batch.microbatch_sequences, config.batch.resample_rounds = 2, 16, 3
-    config.data.limit = 0
+    config.data.limit, config.rollout.temperature = 0, 0.5  # so that two samples often agree
     train(config)
     record = read_metrics(tmp_path / "dynamic")[1]
     rows = rollout_rows(tmp_path / "dynamic", 1)
@@ -73,6 +73,7 @@ def test_prompts_whose_rewards_agree_are_replaced(miniature, tmp_path):
     assert record["label/labelled"] == np.mean(differing)  # the others stay out of the loss
     plain = small_config(miniature, tmp_path, name="plain", steps=1)
     plain.batch.samples_per_prompt, plain.batch.microbatch_sequences, plain.data.limit = 2, 16, 0
+    plain.rollout.temperature = 0.5
     train(plain)
     kept = rollout_rows(tmp_path / "plain", 1)
     informative = {id for id, group in kept.items() if len({row["reward"] for row in group}) > 1}

@@ -35,9 +35,9 @@ def test_heldout_problems_are_neither_trained_on_nor_pretrained_on():
     assert not {tuple(t) for t in heldout} & {tuple(t) for t in train}
     texts = {miniature.problem_text(t) + "=" for t in heldout}
     batch = pretrain.batch(pretrain.Recipe(), 3, sharding.make_mesh(devices=jax.devices()[:1]))
-    tokens = np.asarray(batch.tokens).reshape(-1, batch.tokens.shape[-1])
-    lengths = np.asarray(batch.prompt_lengths).reshape(-1)
-    prompts = {miniature.tokenizer().decode(row[:n]) for row, n in zip(tokens, lengths)}
+    asked = (np.asarray(batch.rollout) >= 0) & ~np.asarray(batch.response)
+    prompts = {miniature.tokenizer().decode(tokens[mask]) for tokens, mask in zip(
+        np.concatenate(batch.tokens), np.concatenate(asked))}
     assert len(prompts) > 50 and not prompts & texts
 
 
