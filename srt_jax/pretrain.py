@@ -18,10 +18,10 @@ from srt_jax import runtime
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How the base is made; part of the cache key."""
-    steps: int = 1500
+    steps: int = 1400
     batch_sequences: int = 64
-    microbatch_sequences: int = 64
-    learning_rate: float = 3e-3
+    microbatch_sequences: int = 32
+    learning_rate: float = 5e-3
     warmup_steps: int = 20
     slip_rate: float = 0.3
     seed: int = 0
