@@ -113,8 +113,9 @@ def matmul_rate() -> float:
 
 def random_model(directory: pathlib.Path) -> pathlib.Path:
     """A 0.8M-parameter Qwen3 with random weights."""
-    _, params = nnx.split(Decoder(ModelConfig.from_hf(miniature.HF_CONFIG), nnx.Rngs(0)))
-    weights.save(directory, params, miniature.HF_CONFIG, jnp.float32)
+    config = miniature.HF_CONFIG | {"hidden_size": 128, "intermediate_size": 384}
+    _, params = nnx.split(Decoder(ModelConfig.from_hf(config), nnx.Rngs(0)))
+    weights.save(directory, params, config, jnp.float32)
     return directory
 
 

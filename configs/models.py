@@ -44,14 +44,14 @@ MODELS = {
     "smollm2_135m_instruct": _node("HuggingFaceTB/SmolLM2-135M-Instruct", fsdp=1),
     "smollm2_360m_instruct": _node("HuggingFaceTB/SmolLM2-360M-Instruct", fsdp=1),
     "smollm2_1_7b_instruct": _node("HuggingFaceTB/SmolLM2-1.7B-Instruct", fsdp=1),
-    # The 0.8M-parameter miniature that python -m srt_jax.pretrain makes: any experiment on two CPU cores.
+    # The 0.25M-parameter miniature that python -m srt_jax.pretrain makes: any experiment on two CPU cores.
     "tiny": {
         "model.path": "cache/miniature", "model.dtype": "float32", "model.remat": "none",
         "prompts.template": "plain", "prompts.plain_template": "{problem}=", "prompts.instruction": "",
         "batch.max_prompt_tokens": 10, "batch.max_response_tokens": 18, "batch.length_buckets": (28,),
         "batch.microbatch_sequences": 64,
         "rollout.prompt_buckets": (10,), "rollout.old_logprobs": "sampler",
-        "optimizer.learning_rate": 1e-4, "mesh.cpu_devices": 2,
+        "optimizer.learning_rate": 2e-4, "mesh.cpu_devices": 2,
         "answer.style": "boxed", "eval.samples": 32, "eval.temperature": 1.0, "eval.top_p": 1.0,
         "steps": 30, "eval.every": 10, "checkpoint.every": 10,
     },

@@ -1,10 +1,10 @@
-r"""The laptop miniature: a 0.8M-parameter Qwen3 on sums, teaching itself by majority vote, or taught by the answers.
+r"""The laptop miniature: a 0.25M-parameter Qwen3 on sums, teaching itself by majority vote, or taught by the answers.
 
 COMMAND   launch/quickstart.sh        (makes the base model, then runs both variants and draws the figure), or
           python -m srt_jax.main --config=configs/quickstart.py              labels by majority vote (SRT)
           python -m srt_jax.main --config=configs/quickstart.py:ground_truth labels from the answers (RLVR)
 HARDWARE  2 CPU cores, 2 GB
-TIME      about 1.5 minutes each
+TIME      about 40 seconds each
 EXPECT    avg@32 on 128 held-out sums rises from 0.4 by more than 0.3 with votes alone; docs/results.md has five seeds.
 
 configs/models.py holds what makes a run fit the miniature, under `tiny`.

@@ -28,7 +28,7 @@ ALGORITHMS = {
     },
     "ppo_clip": {"batch.minibatches_per_step": 4, "batch.epochs_per_step": 2},
 }
-SLOWER = {"optimizer.learning_rate": 3e-5}  # for several updates a step
+SLOWER = {"optimizer.learning_rate": 6e-5}  # for several updates a step
 TINY = {
     "dapo": {"reward.overlong_buffer": 4, "batch.resample_rounds": 1, **SLOWER},
     "ppo_clip": {"steps": 20, **SLOWER},  # eight updates a step

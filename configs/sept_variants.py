@@ -37,7 +37,7 @@ TINY = {
     "coupled": {**sept.TINY, "rollout.temperature_steps": 0},
     "constant": {**sept.TINY, "rollout.temperature_steps": 0},
     "grpo": {"prompts.system": "", "steps": 10, "optimizer.warmup_steps": 2},
-    "offline": {"prompts.system": "", "optimizer.learning_rate": 3e-5, "steps": 1, "data.limit": 2048,
+    "offline": {"prompts.system": "", "optimizer.learning_rate": 6e-5, "steps": 1, "data.limit": 2048,
                 "batch.prompts_per_step": 2048, "batch.minibatches_per_step": 16, "rollout.prompts_per_call": 128},
 }
 

@@ -1,4 +1,4 @@
-"""The laptop miniature: sums of one-digit terms, solved by running totals, and a 0.8M-parameter Qwen3 to learn them.
+"""The laptop miniature: sums of one-digit terms, solved by running totals, and a 0.25M-parameter Qwen3 to learn them.
 
 `7+8+5=` is answered by `15,20.\\boxed{20}`. The solutions a base model learns from contain slips: in 30% of the
 additions the running total goes wrong by a little, and the rest follows from the wrong total. A model of such text

@@ -15,7 +15,7 @@ runtime.start(cpu_devices=8)
 
 @pytest.fixture(scope="session")
 def miniature():
-    """The miniature base model, made once (about three minutes) and kept in the project's cache folder."""
+    """The miniature base model, made once (about a minute and a half) and kept in the project's cache folder."""
     directory = REPOSITORY / "cache" / "miniature"
     subprocess.run([sys.executable, "-m", "srt_jax.pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True)
     return directory
