@@ -37,7 +37,7 @@ def experiment(method: str, arguments: str, changes: dict | None = None, tiny: d
 
 
 # The collapse within minutes: at five times its rate the miniature rises for some twenty steps, then hacks its reward.
-COLLAPSE = {"optimizer.learning_rate": 5e-4, "steps": 50}
+COLLAPSE = {"optimizer.learning_rate": 8e-4, "steps": 50}
 
 
 def figure(name: str, curves: dict[str, tuple]):

@@ -2,8 +2,8 @@
 
     python -m srt_jax.pretrain --out=cache/miniature
 
-Takes about a minute and a half on two cores and is skipped where the folder already holds the model of the same recipe. The
-training step is the RL update itself, with cross-entropy as its objective.
+Takes about a minute and a half on two cores and is skipped where the folder already holds the model of the same
+recipe. The training step is the RL update itself, with cross-entropy as its objective.
 """
 import argparse
 import dataclasses
