@@ -4,7 +4,7 @@
 
 A vLLM server of .venv-vllm answers through a proxy that holds every request back for a fixed, idle time: as long as the
 update takes, less what sampling takes anyway. Both share this machine's cores, where only idle time can be gained: the
-update makes eight epochs, so that most of a step's sampling is idle. Prints one JSON line; medians over the steps after
+update makes many epochs, so that most of a step's sampling is idle. Prints one JSON line; medians over the steps after
 the first two.
 """
 import argparse
@@ -29,6 +29,7 @@ from srt_jax.rollout.vllm_server import Server
 from srt_jax.train import train
 
 MEASURED_FROM = 3  # the steps before warm up
+EPOCHS = 24
 
 
 def main():
@@ -63,7 +64,7 @@ def run(args, out: str, name: str, url: str, steps_ahead: int) -> dict[str, floa
     config: ConfigDict = get_config()
     config.name, config.out, config.steps, config.model.path = name, out, args.steps, args.model
     config.rollout.sampler, config.rollout.servers, config.rollout.steps_ahead = "vllm", (url,), steps_ahead
-    config.rollout.old_logprobs, config.rl.tis_cap, config.batch.epochs_per_step = "trainer", 2.0, 8
+    config.rollout.old_logprobs, config.rl.tis_cap, config.batch.epochs_per_step = "trainer", 2.0, EPOCHS
     config.eval.every = config.checkpoint.every = args.steps
     with config.eval.unlocked():
         config.eval.sets = ConfigDict()
