@@ -2,10 +2,10 @@
 
     python benchmarks/steps_ahead.py [--steps 8] [--model cache/miniature]
 
-A vLLM server of .venv-vllm answers through a proxy that holds every request back for a fixed, idle time: as long as the
-update takes, less what sampling takes anyway. Both share this machine's cores, where only idle time can be gained: the
-update makes many epochs, so that most of a step's sampling is idle. Prints one JSON line; medians over the steps after
-the first two.
+A vLLM server of .venv-vllm answers through a proxy that holds a step's samples back for a fixed, idle time: as long as
+the update takes, less what sampling takes anyway. Both share this machine's cores, where only idle time can be gained:
+the update makes many epochs, so that most of a step's sampling is idle. Prints one JSON line; medians over the steps
+after the first two.
 """
 import argparse
 import http.server
@@ -75,11 +75,12 @@ def run(args, out: str, name: str, url: str, steps_ahead: int) -> dict[str, floa
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """Passes requests on to a server; those for samples wait `delay` seconds first."""
+    """Passes requests on to a server. After new weights its first request for samples makes all wait `delay` seconds."""
 
     def __init__(self, target: str):
         super().__init__((HOST, 0), Forward)
         self.target, self.delay, self.url = target, 0.0, f"http://{HOST}:{self.server_address[1]}"
+        self.idle_until = None
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -89,8 +90,11 @@ class Forward(http.server.BaseHTTPRequestHandler):
 
     def forward(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/resume":
+            self.server.idle_until = None
         if self.path == "/v1/completions" and b'"prompt_logprobs"' not in body:  # not the probe
-            time.sleep(self.server.delay)
+            self.server.idle_until = self.server.idle_until or time.monotonic() + self.server.delay
+            time.sleep(max(0.0, self.server.idle_until - time.monotonic()))
         request = urllib.request.Request(
             self.server.target + self.path, body or None, {"Content-Type": "application/json"}, method=self.command)
         try:

@@ -54,7 +54,7 @@ def test_dry_run_prints_the_arithmetic_and_runs_nothing(miniature, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "16 prompts x 32 samples = 512 sequences; 1 update; 8 micro-batches of 64 on 2 devices" in done.stdout
     assert "learning_rate: 0.0002" in done.stdout  # the resolved config
-    assert "128 with an answer" in done.stdout and "791,040 parameters" in done.stdout
+    assert "128 with an answer" in done.stdout and "248,192 parameters" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
