@@ -75,7 +75,7 @@ def run(args, out: str, name: str, url: str, steps_ahead: int) -> dict[str, floa
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """Passes requests on to a server. After new weights its first request for samples makes all wait `delay` seconds."""
+    """Passes requests on to a server. After new weights the first one for samples makes all wait `delay` seconds."""
 
     def __init__(self, target: str):
         super().__init__((HOST, 0), Forward)
