@@ -31,6 +31,7 @@ from srt_jax.prepare import read_model
 from srt_jax.rollout.vllm_sampler import VLLMSampler
 
 SHAPES = pathlib.Path(__file__).parents[1] / "srt_jax" / "model" / "hf"
+UPDATE_SECONDS = 3  # stands for the update before an export: vLLM's workers spin a second after a request
 
 
 def main():
@@ -60,10 +61,12 @@ def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args
         sampler.load(params, 0)  # starts the server
         for step in range(1, args.repeats + 1):
             params = jax.block_until_ready(jax.tree.map(lambda x: x * 1.01, params))  # no part of the export
+            time.sleep(UPDATE_SECONDS)
             sampler.load(params, step)
             reports.append(sampler.report)
         exported = sampler.exports / f"step_{args.repeats:06d}"
-        copies = [copy_seconds(exported) for _ in range(args.repeats)]
+        time.sleep(UPDATE_SECONDS)
+        copies = [copy_seconds(exported, i) for i in range(args.repeats)]
         size = sum(file.stat().st_size for file in exported.iterdir())
     finally:
         sampler.close()  # the exports go with it
@@ -80,10 +83,9 @@ def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args
         "probe_gap_mean": seconds["probe_gap_mean"], "probe_gap_max": seconds["probe_gap_max"]}
 
 
-def copy_seconds(directory: pathlib.Path) -> float:
-    """A plain copy of the files into a new folder beside it, each flushed."""
-    target = directory.with_name("copy")
-    shutil.rmtree(target, ignore_errors=True)
+def copy_seconds(directory: pathlib.Path, number: int) -> float:
+    """A plain copy of the files into a new folder beside it, each flushed. The ones before stay: no page is at hand."""
+    target = directory.with_name(f"copy-{number}")
     start = time.perf_counter()
     target.mkdir()
     for file in directory.iterdir():
