@@ -36,7 +36,7 @@ def experiment(method: str, arguments: str, changes: dict | None = None, tiny: d
     return config
 
 
-# The collapse within minutes: at five times its rate the miniature rises for some twenty steps, then hacks its reward.
+# The collapse within minutes: at four times its rate the miniature rises for some twenty steps, then hacks its reward.
 COLLAPSE = {"optimizer.learning_rate": 8e-4, "steps": 50}
 
 
