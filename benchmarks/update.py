@@ -26,7 +26,7 @@ import numpy as np
 
 from srt_jax import runtime
 from srt_jax.model import attention, decoder, flops, sharding, weights
-from srt_jax.model.config import ModelConfig
+from srt_jax.model.config import ModelConfig, read_hf_config
 from srt_jax.rl.collate import Layout, abstract_batch, collate
 from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
 from srt_jax.rl.update import UpdateConfig, make_update
@@ -35,7 +35,7 @@ from srt_jax.rollout.sampler import Rollouts
 
 def main():
     args = parse()
-    runtime.start(cpu_devices=args.devices)
+    runtime.start(args.devices, args.dtype)
     mesh = sharding.make_mesh(-1, args.fsdp, args.tensor)
     model, graphdef, params, reference = load(args, mesh)
     optimizer = make_optimizer(learning_rate_schedule(1e-6), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01,
@@ -78,12 +78,12 @@ def main():
 
 def load(args, mesh):
     """(model config, graph definition, parameters, reference parameters or None)."""
-    kernel = attention.choose(args.attention, jax.devices()[0].platform, args.dtype)
     shape = pathlib.Path(decoder.__file__).parent / "hf" / f"{args.model}.json"
+    config = ModelConfig.from_hf(json.loads(shape.read_text()) if shape.exists() else read_hf_config(args.model))
+    kernel = attention.choose(args.attention, jax.devices()[0].platform, args.dtype, config.head_dim)
 
     def weights_of(seed):
         if shape.exists():
-            config = ModelConfig.from_hf(json.loads(shape.read_text()))
             return *decoder.create(config, seed, mesh, args.dtype, args.remat, kernel), config
         return weights.load(args.model, args.dtype, args.remat, kernel, mesh)
 

@@ -20,12 +20,16 @@ BASELINE = 10  # first steps, which say how often prompts share their answer by 
 
 @dataclasses.dataclass
 class Detector:
-    """Watches a run's metrics. Its whole state is what `update` was given: feed the records again to go on."""
+    """Watches a run's metrics. Its whole state is what `update` was given: feed the records again to go on.
+
+    alarm: a sentence where the last step's metrics showed a collapse.
+    """
     kl: list[float] = dataclasses.field(default_factory=list)
     top: list[float] = dataclasses.field(default_factory=list)
+    alarm: str | None = None
 
     def update(self, metrics: dict[str, float]) -> str | None:
-        """Takes a step's metrics; returns a sentence where they show a collapse. Records without them change nothing.
+        """Takes a step's metrics; returns the alarm. Records without them change nothing.
 
         Reads label/top_answer_share, and update/kl where it is measured (rl.kl_coef > 0).
         """
@@ -33,7 +37,8 @@ class Detector:
             self.top.append(float(metrics["label/top_answer_share"]))
         if "update/kl" in metrics:
             self.kl.append(float(metrics["update/kl"]))
-        return _one_answer(self.top) or _kl_jump(self.kl)
+        self.alarm = _one_answer(self.top) or _kl_jump(self.kl)
+        return self.alarm
 
 
 def _one_answer(top: Sequence[float]) -> str | None:

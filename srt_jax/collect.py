@@ -60,8 +60,7 @@ def collect(config: ConfigDict, prepared, sampler, grader, step: int) -> Collect
         problems = [prepared.problems[i] for i in chosen]
         parts.append(sample_and_grade(
             sampler, grader, prepared.model.tokenizer, problems, [prepared.prompts[i] for i in chosen],
-            b.votes_per_prompt or b.samples_per_prompt,
-            Sampling(b.max_response_tokens, temperature_at(config, step)),
+            *training_samples(config, step),
             problem_seeds(config.seed, "train", step, [p.id for p in problems]),
             config.answer.style, prepared.label_settings))
         found += int((~labels.uninformative(parts[-1].graded.first(b.samples_per_prompt).rewards)).sum())
@@ -92,6 +91,12 @@ def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
     graded = dataclasses.replace(graded, labelled=graded.labelled & ~dull).take(kept)
     seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds}
     return Collected([problems[i] for i in kept], rollouts.take(kept), graded, seconds, len(parts))
+
+
+def training_samples(config: ConfigDict, step: int) -> tuple[int, Sampling]:
+    """How many samples of a prompt are drawn for a step, and how."""
+    b = config.batch
+    return b.votes_per_prompt or b.samples_per_prompt, Sampling(b.max_response_tokens, temperature_at(config, step))
 
 
 def temperature_at(config: ConfigDict, step: int) -> float:

@@ -56,7 +56,7 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
     configs = [at_temperature(config, temperature) for temperature in temperatures] or [config]
     for c in configs:
         validate(c)
-    validate_devices(config, jax.device_count())
+    validate_devices(config, jax.device_count(), jax.process_count())
     model = read_model(config)
     eval_sets, report = encode_eval_sets(config, model.tokenizer)
     print("\n".join(report))
@@ -141,7 +141,7 @@ def main(argv) -> int:
     if not config.eval.sets:
         return cli.complain("there is nothing to evaluate on: give --data=problems.jsonl, or a config with eval.sets.")
     temperatures = parse_temperatures(given.temperatures)
-    runtime.start(config.mesh.cpu_devices)
+    runtime.start(config.mesh.cpu_devices, config.model.dtype)
     results = evaluate_model(config, pathlib.Path(given.out) if given.out else None, temperatures)
     for temperature, sets in results.items():
         for name, values in sets.items():

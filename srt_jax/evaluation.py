@@ -25,12 +25,16 @@ def evaluate(eval_set: EvalSet, sampler, tokenizer, grader, config: ConfigDict) 
 
     The random numbers depend on (seed, problem, sample), not on the step: a curve over training compares equal draws.
     """
-    e = config.eval
     collected = sample_and_grade(
-        sampler, grader, tokenizer, eval_set.problems, eval_set.prompts, e.samples,
-        Sampling(config.batch.max_response_tokens, e.temperature, e.top_p, e.top_k),
+        sampler, grader, tokenizer, eval_set.problems, eval_set.prompts, *evaluation_samples(config),
         problem_seeds(config.seed, "eval", 0, [p.id for p in eval_set.problems]), config.answer.style)
     return metrics(collected.graded, collected.rollouts), collected
+
+
+def evaluation_samples(config: ConfigDict) -> tuple[int, Sampling]:
+    """How many samples of a problem are drawn, and how."""
+    e = config.eval
+    return e.samples, Sampling(config.batch.max_response_tokens, e.temperature, e.top_p, e.top_k)
 
 
 def metrics(graded: Graded, rollouts: Rollouts) -> dict[str, float]:

@@ -6,13 +6,14 @@ in <out>/<name>/<level>; a level that is complete is not run again: the same com
 import json
 import pathlib
 
+import jax
 from ml_collections import ConfigDict
 
 from srt_jax.config import ConfigError, run_directory
 from srt_jax.prepare import prepare
 from srt_jax.runtime import is_first_process
 from srt_jax.train import train
-from srt_jax.validation import validate
+from srt_jax.validation import validate, validate_devices
 
 
 def train_levels(config: ConfigDict) -> list[dict]:
@@ -20,6 +21,7 @@ def train_levels(config: ConfigDict) -> list[dict]:
     configs = level_configs(config)
     for level in configs:
         validate(level)
+        validate_devices(level, jax.device_count(), jax.process_count())
         prepare(checkable(level, config))
     summaries = []
     for before, level in zip([None, *configs], configs):

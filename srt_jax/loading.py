@@ -18,7 +18,8 @@ def open_mesh(config: ConfigDict) -> Mesh:
 
 def load_weights(config: ConfigDict, model: Model, mesh: Mesh):
     """(graphdef, float32 parameters on the mesh)."""
-    kernel = attention.choose(config.model.attention, mesh.devices.flat[0].platform, config.model.dtype)
+    kernel = attention.choose(config.model.attention, mesh.devices.flat[0].platform, config.model.dtype,
+                              model.config.head_dim)
     graphdef, params, _ = weights.load(model.directory, config.model.dtype, config.model.remat, kernel, mesh)
     return graphdef, params
 

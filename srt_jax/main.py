@@ -4,6 +4,7 @@
     python -m srt_jax.main --config=configs/quickstart.py:ground_truth  config files take arguments after a colon
     ... --config.batch.prompts_per_step=8 --config.name=small          any field can be set
     ... --dry_run                                                      checks everything, prints the plan, runs nothing
+    ... --profile                                                      traces steps 3 to 5 for TensorBoard's profiler
 
 The run folder <out>/<name> gets config.json, metrics.jsonl, tensorboard/, rollouts/, checkpoints/, and at the end
 final/ (a Hugging Face directory) and summary.json. The same command goes on with a run that was stopped.
@@ -26,8 +27,9 @@ def main(argv) -> int:
     if flags.FLAGS.config is None:
         return cli.complain("no --config given: name a file in configs/, e.g. --config=configs/quickstart.py.")
     config = flags.FLAGS.config
+    config.log.profile |= flags.FLAGS.profile
     validate(config)
-    runtime.start(config.mesh.cpu_devices)
+    runtime.start(config.mesh.cpu_devices, config.model.dtype)
     if flags.FLAGS.dry_run:
         dry_run(config)
         return 0
@@ -51,7 +53,7 @@ def dry_run(config) -> None:
     print(config)
     for level in level_configs(config) or [config]:
         validate(level)
-        validate_devices(level, jax.device_count())
+        validate_devices(level, jax.device_count(), jax.process_count())
         if config.levels:
             print(f"\nlevel {level.name}, from {level.model.path}")
         print("\n".join(check(checkable(level, config))))
@@ -80,5 +82,6 @@ def check(config) -> list[str]:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/, arguments after a colon.")
+    flags.DEFINE_bool("profile", False, "Trace steps 3 to 5 for TensorBoard's profiler: config.log.profile.")
     flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print the plan; run nothing.")
     cli.run(main)

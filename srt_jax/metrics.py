@@ -70,7 +70,7 @@ TAGS = {
     "time/eval": "seconds of evaluation",
     "time/save": "seconds of writing checkpoints",
     "time/step": "seconds of the step, all phases",
-    "time/compilations": "XLA compilations of the process so far; constant after warm-up",
+    "time/compilations": "XLA compilations since the run began its steps; constant after the first checkpoint",
 }
 EVAL_TAGS = {
     "avg": "share of right answers among the k samples, mean over problems",
@@ -92,7 +92,7 @@ def describe_tag(tag: str) -> str:
 
 
 class CompilationCounter:
-    """Counts XLA compilations of this process; after warm-up there must be none."""
+    """Counts XLA compilations of this process from now on; after warm-up there must be none."""
 
     def __init__(self):
         self.count = 0

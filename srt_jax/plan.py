@@ -24,7 +24,7 @@ from srt_jax import cli, hlo, topology, xla_flags
 from srt_jax.config import ConfigError
 from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, read_hf_config
-from srt_jax.validation import validate
+from srt_jax.validation import validate, validate_devices
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-plan" / "bin" / "python"
@@ -66,7 +66,7 @@ def plan(config: ConfigDict, where: topology.Topology, search: bool = True, prog
         result["fits"] = update["fits"] and result["sampler"]["fits"]
     if search:
         # Kernels other than XLA never hold the scores: remat "attention" is "none".
-        remats = [remat for remat in REMATS if remat != "attention" or kernel_of(config, where) == "xla"]
+        remats = [remat for remat in REMATS if remat != "attention" or kernel_of(config, model, where) == "xla"]
         found = largest(config, remats, compile_update)
         result["largest"] = found and report(config, model, where, found, compile_update(*found))
     return result
@@ -102,6 +102,7 @@ def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, lis
                      f"shards: planned with {rows}.")
         config.batch.microbatch_sequences = rows
     config.batch.length_buckets = (max(config.batch.length_buckets),)
+    validate_devices(config, where.num_devices)
     return config, notes
 
 
@@ -168,7 +169,7 @@ def abstract_model(config: ConfigDict, model: ModelConfig, devices):
 
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     sharding.check_mesh(model, config.mesh.tensor)
-    kernel = attention.choose(config.model.attention, devices[0].platform, config.model.dtype)
+    kernel = attention.choose(config.model.attention, devices[0].platform, config.model.dtype, model.head_dim)
     graphdef, shapes = decoder.abstract(model, config.model.dtype, config.model.remat, kernel, mesh)
     return mesh, graphdef, weights.map_with_path(lambda path, x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)), shapes)
@@ -228,17 +229,20 @@ def report(config: ConfigDict, model: ModelConfig, where, candidate: tuple[str, 
     settings = UpdateConfig.of(config)
     lengths = [max(config.batch.length_buckets)] * settings.layout.sequences
     passes = flops.update(model, lengths, settings.scores_policy, settings.scores_reference, settings.epochs_per_step)
-    again = flops.recomputed(model, lengths, remat, kernel_of(config, where)) * settings.epochs_per_step
+    rows_per_device = microbatch // (config.mesh.data * config.mesh.fsdp)
+    one_chunk = rows_per_device * (lengths[0] - 1) <= settings.head_chunk_tokens
+    again = flops.recomputed(model, lengths, remat, kernel_of(config, model, where), one_chunk)
+    again *= settings.epochs_per_step
     required = sum(passes.values()) / where.num_devices
     executed = required + again / where.num_devices
     return {"remat": remat, "microbatch_sequences": microbatch, **program_report(compiled, where, required, executed)}
 
 
-def kernel_of(config: ConfigDict, where: topology.Topology) -> str:
+def kernel_of(config: ConfigDict, model: ModelConfig, where: topology.Topology) -> str:
     """xla | cudnn | splash, as the model would choose on the topology."""
     from srt_jax.model import attention
 
-    return attention.choose(config.model.attention, where.platform, config.model.dtype)
+    return attention.choose(config.model.attention, where.platform, config.model.dtype, model.head_dim)
 
 
 def program_report(compiled: Compiled, where: topology.Topology, required: float, executed: float) -> dict:
@@ -352,9 +356,12 @@ def main(argv) -> int:
         return _go_on_in_planners_environment(where)
     import jax
 
+    from srt_jax import runtime
+
     jax.config.update("jax_platforms", "cpu")  # whatever this machine has, nothing runs on it
     # Not runtime.start: a plan joins no other processes, and programs for devices that are not there cannot be kept.
     xla_flags.apply()
+    runtime.keep_precision(config.model.dtype)
     if where.platform == "cpu":
         jax.config.update("jax_num_cpu_devices", where.num_devices)
     progress = functools.partial(print, file=sys.stderr, flush=True)

@@ -111,7 +111,7 @@ def read_model(config: ConfigDict) -> Model:
 def check_fit(config: ConfigDict, model_config: ModelConfig) -> None:
     """Raises ConfigError or ModelError where lengths, mesh or attention do not go with the model or this machine."""
     sharding.check_mesh(model_config, config.mesh.tensor)
-    attention.choose(config.model.attention, jax.default_backend(), config.model.dtype)
+    attention.choose(config.model.attention, jax.default_backend(), config.model.dtype, model_config.head_dim)
     check_length(config, model_config)
 
 

@@ -36,7 +36,8 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
     from srt_jax import recording
     from srt_jax.metrics import read_metrics
     from srt_jax.prepare import prepare
-    from srt_jax.train import begin, train_step
+    from srt_jax.start import begin
+    from srt_jax.train import train_step
 
     config = run_config(directory)
     records = {record["step"]: record for record in read_metrics(directory)}
@@ -72,7 +73,8 @@ def main(argv) -> int:
     if len(argv) > 1 or not given.run:
         return cli.complain("give --run=FOLDER of a run, and no bare arguments.")
     directory = pathlib.Path(given.run)
-    runtime.start(run_config(directory).mesh.cpu_devices)
+    config = run_config(directory)
+    runtime.start(config.mesh.cpu_devices, config.model.dtype)
     differing = replay(directory, given.steps)
     for step, names in differing.items():
         told = "; ".join(f"{name} {there!r} there, {here!r} here" for name, (there, here) in names.items())

@@ -12,17 +12,25 @@ from srt_jax import xla_flags
 TRACED = (3, 5)  # first and last of the steps that are traced: the earlier ones compile
 
 
-def start(cpu_devices: int = 0) -> None:
+def start(cpu_devices: int = 0, dtype: str = "bfloat16") -> None:
     """Splits the CPU into simulated devices (0: leaves it whole) and keeps compiled programs between processes.
 
     The programs go to $JAX_COMPILATION_CACHE_DIR, by default cache/xla in the current folder. Where JAX for GPUs or
-    TPUs is installed, XLA's flags for them are set. Joins the other processes of a run on several hosts.
+    TPUs is installed, XLA's flags for them are set. `dtype` is the compute dtype. Joins the other processes of a run on
+    several hosts.
     """
     xla_flags.apply()
+    keep_precision(dtype)
     jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", "cache/xla"))
     if cpu_devices:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     join_processes(os.environ)
+
+
+def keep_precision(dtype: str) -> None:
+    """Computes float32 as float32: matrix products of it would run in TF32 on GPUs and in bfloat16 on TPUs."""
+    if dtype == "float32":  # 16 bits need nothing, and with it TPU kernels refuse them
+        jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def join_processes(environment) -> None:

@@ -2,40 +2,34 @@
 
     problems -> rollouts -> answers -> labels -> rewards -> one update -> the sampler gets the new weights
 
-`train` is the run, `train_step` one turn of the loop; everything else here starts, watches or ends a run. Steps count
-updates: step s trains on rollouts of weights version s - 1, one less with rollout.steps_ahead, and an evaluation at
-step s sees s updates.
+`train` is the run, `train_step` one turn of the loop; everything else here watches or ends a run, which start.py
+begins. Steps count updates: step s trains on rollouts of weights version s - 1, one less with rollout.steps_ahead, and
+an evaluation at step s sees s updates.
 """
 import contextlib
-import dataclasses
 import importlib.metadata
 import json
-import pathlib
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax import metrics, processes, recording
-from srt_jax.checkpoint import Checkpoints, best_step, check_same_run
-from srt_jax.collapse import Detector, should_stop
-from srt_jax.collect import Collected, collect, temperature_at
-from srt_jax.config import describe, fingerprint_fields, run_directory
-from srt_jax.evaluation import VALIDATION, evaluate, rollout_rows
-from srt_jax.loading import load_weights, open_mesh, open_sampler
-from srt_jax.model import flops, sharding, weights
-from srt_jax.prepare import Prepared, prepare
+from srt_jax.checkpoint import best_step
+from srt_jax.collapse import should_stop
+from srt_jax.collect import Collected, collect, temperature_at, training_samples
+from srt_jax.config import run_directory
+from srt_jax.evaluation import VALIDATION, evaluate, evaluation_samples, rollout_rows
+from srt_jax.model import flops, weights
+from srt_jax.prepare import prepare
 from srt_jax.reward import labels, shaping
-from srt_jax.reward.grader import Grader
-from srt_jax.rl.collate import abstract_batch, collate
-from srt_jax.rl.optimizer import experiment_optimizer, init_state
-from srt_jax.rl.update import UpdateConfig, make_update
+from srt_jax.rl.collate import collate
 from srt_jax.rollout.sampler import RolloutError
 from srt_jax.runtime import is_first_process, profiled
+from srt_jax.start import Run, begin, completed_summary
 from srt_jax.validation import validate, validate_devices
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
@@ -45,27 +39,6 @@ class TrainingStoppedError(RuntimeError):
     """The run ended before its last step; the message says why, what was saved and how to go on."""
 
 
-@dataclasses.dataclass
-class Run:
-    """What stays the same from step to step, and the record that goes into every checkpoint."""
-    config: ConfigDict
-    prepared: Prepared
-    directory: pathlib.Path
-    mesh: jax.sharding.Mesh
-    reference: Any
-    update_config: UpdateConfig
-    update: Any
-    sampler: Any
-    grader: Grader
-    log: metrics.RunLog
-    checkpoints: Checkpoints
-    record: dict  # identity of the run; evaluations so far by step; seconds by phase
-    detector: Detector  # of a collapse; it has seen all the steps so far
-    phases: metrics.Phases
-    compilations: metrics.CompilationCounter
-    ended: str | None = None  # why the run ends before config.steps
-
-
 def train(config: ConfigDict) -> dict:
     """Runs the experiment of a config, or goes on with it; returns the summary that is also written to summary.json.
 
@@ -73,7 +46,7 @@ def train(config: ConfigDict) -> dict:
     once it runs.
     """
     validate(config)
-    validate_devices(config, jax.device_count())
+    validate_devices(config, jax.device_count(), jax.process_count())
     directory = run_directory(config)
     if finished := processes.from_first(lambda: completed_summary(config, directory)):
         print(f"{directory} is complete ({finished['steps']} steps): nothing to do.")
@@ -82,7 +55,8 @@ def train(config: ConfigDict) -> dict:
     # The thread is waited for last: closing the sampler ends what it samples.
     with run.grader, ThreadPoolExecutor(1) as thread, contextlib.closing(run.sampler), StopSignal() as stop:
         try:
-            run.sampler.load(state.params, step)
+            run.ended = end_reason(run)
+            load_sampler(run, state, step)
             if is_evaluated(config, step) and str(step) not in run.record["evals"]:
                 run.log.write(step, evaluate_sets(run, step))
             pending = None
@@ -105,6 +79,16 @@ def train(config: ConfigDict) -> dict:
             saved = f"The state after step {step} is saved in {directory}" if step else "Nothing is trained yet"
             raise TrainingStoppedError(f"{e} {saved}: the same command goes on.") from e
         return finish(run, state, step)
+
+
+def load_sampler(run: Run, state, step: int) -> None:
+    """The sampler gets its first weights and compiles for all prompts there are, so that no step does."""
+    start = time.perf_counter()
+    run.sampler.load(state.params, step)
+    run.sampler.compile(run.prepared.prompts, *training_samples(run.config, step + 1))
+    for eval_set in run.prepared.eval_sets:
+        run.sampler.compile(eval_set.prompts, *evaluation_samples(run.config))
+    print(f"the sampler is ready, after {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def collect_step(run: Run, step: int) -> Collected:
@@ -182,74 +166,6 @@ def load(run: Run, state, step: int, values: dict, pending) -> None:
             raise
 
 
-# ---- start
-
-
-def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
-    """Model, optimizer and checkpoint of a run: (Run, state, step to go on from)."""
-    checkpoints = Checkpoints(directory)
-    start = checkpoints.last_step() or 0
-    identity = {"config": fingerprint_fields(config), **prepared.identity}
-    record = checkpoints.record() if start else {"identity": identity, "evals": {}, "seconds": {}}
-    check_same_run(record["identity"], identity, directory)
-    if is_first_process():
-        (directory / "config.json").write_text(resolved(config))
-    print(describe(config, jax.device_count()))
-    print("\n".join(prepared.report))
-
-    mesh = open_mesh(config)
-    graphdef, params = load_weights(config, prepared.model, mesh)
-    print(sharding.describe(mesh, params))
-    reference = reference_weights(config, prepared, mesh) if config.rl.kl_coef else None
-    update_config, optimizer = UpdateConfig.of(config), experiment_optimizer(config)
-    state = init_state(params, optimizer, mesh)
-    sampler = open_sampler(config, prepared.model, graphdef, mesh, directory)  # it refuses what it can before compiling
-    if start:
-        state = checkpoints.restore(state)
-        print(f"going on from step {start} of {config.steps} in {directory}")
-    update = compile_update(make_update(graphdef, optimizer, update_config, mesh, state),
-                            state, reference, abstract_batch(update_config.layout, mesh))
-    grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout)
-    grader.self_test()
-    log = metrics.RunLog(directory, config.steps, last_step=start or None) if is_first_process() else metrics.NoLog()
-    detector, alarm = Detector(), None
-    for recorded in processes.from_first(lambda: metrics.read_metrics(directory)):
-        alarm = detector.update(recorded)
-    run = Run(
-        config, prepared, directory, mesh, reference, update_config, update,
-        sampler, grader, log, checkpoints, record, detector, metrics.Phases(record["seconds"]),
-        metrics.CompilationCounter())
-    run.ended = end_reason(run, alarm)
-    return run, state, start
-
-
-def reference_weights(config: ConfigDict, prepared: Prepared, mesh: jax.sharding.Mesh):
-    """The initial weights once more, in model.reference_dtype: the update donates the others."""
-    params = load_weights(config, prepared.model, mesh)[1]
-    return jax.tree.map(lambda x: x.astype(config.model.reference_dtype), params)
-
-
-def compile_update(update, *arguments):
-    """The update's one program, compiled before the loop so that no step does."""
-    start = time.perf_counter()
-    compiled = update.lower(*arguments).compile()
-    print(f"the update is compiled, after {time.perf_counter() - start:.0f} s", flush=True)
-    return compiled
-
-
-def resolved(config: ConfigDict) -> str:
-    """The whole config as JSON text, as it is written to <run>/config.json."""
-    return config.to_json_best_effort(indent=2, sort_keys=True) + "\n"
-
-
-def completed_summary(config: ConfigDict, directory: pathlib.Path) -> dict | None:
-    """The summary of a run that was finished with this very config, else None."""
-    summary = directory / "summary.json"
-    if not summary.exists() or (directory / "config.json").read_text() != resolved(config):
-        return None
-    return json.loads(summary.read_text())
-
-
 class StopSignal:
     """Ctrl-C or SIGTERM ends the run after the step that is under way; a second Ctrl-C ends it at once."""
 
@@ -285,15 +201,15 @@ def watch(run: Run, state, step: int, values: dict, stopping: bool) -> None:
         values |= run.phases.pop() | {"time/compilations": run.compilations.count} | run.sampler.report
         run.log.write(step, values)
     run.log.progress(step, progress_summary(values))
-    run.ended = end_reason(run, alarm)
+    run.ended = end_reason(run)
     if evaluated or run.ended or step % config.checkpoint.every == 0 or stopping:
         save(run, state, step)
 
 
-def end_reason(run: Run, alarm: str | None) -> str | None:
+def end_reason(run: Run) -> str | None:
     """Why the run ends now: signs of a collapse, or evaluations without progress. None where it goes on."""
-    if alarm and run.config.stop.collapse:
-        return alarm
+    if run.detector.alarm and run.config.stop.collapse:
+        return run.detector.alarm
     if should_stop(list(scores(run).items()), run.config.stop.patience):
         return f"the last {run.config.stop.patience} evaluations brought nothing better than the ones before."
     return None

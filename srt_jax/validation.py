@@ -49,9 +49,9 @@ def validate(config: ConfigDict) -> None:
         _require(_get(c, field) >= 1, f"{field} is {_get(c, field)}: it must be at least 1.")
     for field in ("rollout.temperature", "rollout.temperature_end", "rollout.max_logprob_gap",
                   "optimizer.learning_rate", "optimizer.grad_clip", "grader.timeout", "rollout.vllm.memory_fraction",
-                  "rollout.vllm.start_seconds", "rollout.vllm.seconds_per_token"):
+                  "rollout.vllm.start_seconds", "rollout.vllm.seconds_per_token", "rl.clip_low", "rl.clip_high"):
         _require(_get(c, field) > 0, f"{field} is {_get(c, field)}: it must be positive.")
-    for field in ("rl.kl_coef", "rl.clip_low", "rl.clip_high", "rl.tis_cap", "rl.entropy_coef", "rl.temperature",
+    for field in ("rl.kl_coef", "rl.tis_cap", "rl.entropy_coef", "rl.temperature",
                   "batch.resample_rounds", "rollout.temperature_steps", "rollout.slots", "reward.overlong_buffer",
                   "optimizer.warmup_steps", "curriculum.steps", "stop.patience", "rollout.vllm.max_restarts"):
         _require(_get(c, field) >= 0, f"{field} is {_get(c, field)}: it must not be negative.")
@@ -119,10 +119,12 @@ def _validate_sampling(c: ConfigDict) -> None:
     _require(ahead == 0 or c.rollout.sampler == "vllm",
              f"rollout.steps_ahead is {ahead}, but the jax sampler shares the trainer's devices: set rollout.sampler "
              "to 'vllm', or steps_ahead to 0.")
-    _require(ahead == 0 or c.rl.tis_cap > 0,
+    _require(ahead == 0 or c.rl.tis_cap > 0 or c.rl.objective != "policy_gradient",
              f"rollout.steps_ahead is {ahead}, so that rollouts are one update old: set rl.tis_cap (2.0 is usual).")
     _require(ahead == 0 or c.batch.resample_rounds == 0,
              "rollout.steps_ahead and batch.resample_rounds exclude each other: set one of them to 0.")
+    _require(c.rl.tis_cap == 0 or c.rl.objective == "policy_gradient",
+             f"rl.tis_cap is {c.rl.tis_cap}, but rl.objective {c.rl.objective!r} weighs no tokens: set it to 0.")
     _require(c.rl.tis_cap == 0 or c.rollout.old_logprobs == "trainer",
              "rl.tis_cap weighs the trainer's log-probs against the sampler's: set rollout.old_logprobs to 'trainer'.")
 
@@ -157,8 +159,11 @@ def _validate_learning(c: ConfigDict) -> None:
              "e.g. to 0.01.")
 
 
-def validate_devices(config: ConfigDict, num_devices: int) -> None:
-    """Checks that the mesh fits the devices and the batch fits the mesh. Raises ConfigError."""
+def validate_devices(config: ConfigDict, num_devices: int, num_processes: int = 1) -> None:
+    """Checks that the mesh fits the devices, the batch the mesh, and the sampler the processes. Raises ConfigError."""
+    _require(num_processes == 1 or config.rollout.sampler == "jax",
+             f"rollout.sampler is {config.rollout.sampler!r}, which one process drives, and there are {num_processes}: "
+             "set it to 'jax', or start one process.")
     fixed = config.mesh.fsdp * config.mesh.tensor
     data = num_devices // fixed if config.mesh.data == -1 else config.mesh.data
     _require(data * fixed == num_devices,

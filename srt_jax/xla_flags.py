@@ -10,6 +10,7 @@ import mmap
 import os
 import pathlib
 import re
+import sys
 
 COMBINED = str(512 * 2**20)  # bytes; all weights of a layer of a 7B model in bfloat16, gathered as one
 
@@ -51,7 +52,8 @@ GPU_MEMORY_FRACTION = 0.92
 def apply(environ=os.environ) -> dict[str, str]:
     """Adds the flags of the accelerators whose plug-ins are installed to the environment; returns what was added.
 
-    On a machine with JAX for CPUs alone nothing is. Must run before JAX initialises its backends.
+    On a machine with JAX for CPUs alone nothing is. One that the installed compiler does not know is left out, and told
+    on stderr. Must run before JAX initialises its backends.
     """
     added = {}
     for flags in (GPU, TPU):
@@ -60,6 +62,8 @@ def apply(environ=os.environ) -> dict[str, str]:
             theirs = set(re.findall(r"--(\w+)", here))
             wanted = {name: value for name, value in flags.values.items() if name not in theirs}
             understood = known(flags, wanted)
+            if left_out := sorted(wanted.keys() - understood):
+                print(f"XLA flags unknown to this compiler, left out: {', '.join(left_out)}", file=sys.stderr)
             text = " ".join(f"--{name}={wanted[name]}" for name in wanted if name in understood)
             environ[flags.variable] = f"{text} {here}".strip()
             added[flags.variable] = text

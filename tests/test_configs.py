@@ -6,9 +6,12 @@ import importlib
 import json
 import pathlib
 import re
+import sys
 
 import huggingface_hub.constants
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs.climb import LEVELS
 from configs.data import SETS
@@ -189,3 +192,19 @@ def test_the_tiny_script_runs_every_miniature():
     missing = {f"{module}:{arguments}" for module, arguments in all_runs()
                if arguments.split(",")[-1] == "tiny" and contents(module, arguments) not in run}
     assert len(run) == len(listed) and not missing
+
+
+@pytest.mark.parametrize(("script", "num_devices"), [("h200_node", 4), ("slurm", 16), ("tpu_pod", 64)])
+def test_the_example_of_a_launch_script_fits_its_machine(script, num_devices, monkeypatch):
+    text = (REPOSITORY / "launch" / f"{script}.sh").read_text()
+    comments = " ".join(re.findall(r"^#(?!!)(.*?)\\?$", text, re.MULTILINE))
+    fields = re.findall(r"--config\.[\w.]+=[^\s']+", comments)
+    assert "configs/srt.py" in comments and len(fields) >= 1
+    if script == "h200_node":  # what the script itself adds
+        fields = ["--config.mesh.fsdp=4", "--config.rollout.sampler=vllm", *fields]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    monkeypatch.setattr("sys.argv", ["main", f"--config={CONFIGS}/srt.py", *fields])  # it is also read from there
+    values(sys.argv)
+    validate(values.config)
+    validate_devices(values.config, num_devices)

@@ -120,6 +120,7 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     ("batch.minibatches_per_step", 3, "batch.minibatches_per_step is 3: a mini-batch holds whole prompts"),
     ("eval.top_p", 0.0, "eval.top_p is 0.0"),
     ("rl.temperature", 0.7, "rl.temperature is 0.7, but with rollout.old_logprobs 'sampler'"),
+    ("rl.clip_low", 0.0, "rl.clip_low is 0.0: it must be positive"),
     ("rl.advantage", "reinforce_pp", "batch.resample_rounds is 3, but rl.advantage 'reinforce_pp' learns from"),
     ("steps", 0, "steps is 0: it must be at least 1"),
 ])
@@ -178,6 +179,12 @@ def test_the_batch_must_fit_the_mesh():
     config.batch.microbatch_sequences = 2
     with pytest.raises(ConfigError, match="the 4 data x fsdp shards do not divide"):
         validate_devices(config, 8)
+
+
+def test_vllm_is_one_process_work():
+    validate_devices(vllm_base(), 8)
+    with pytest.raises(ConfigError, match=r"rollout\.sampler is 'vllm', which one process drives, and there are 2"):
+        validate_devices(vllm_base(), 8, num_processes=2)
 
 
 def copied(miniature, tmp_path):

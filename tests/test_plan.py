@@ -71,6 +71,20 @@ def test_bytes_per_device(fsdp_plan):
     assert found["total"] < 1.2 * (given + found["temporaries"])  # the new state lies where the old one was
 
 
+def test_a_reference_in_16_bits_takes_half(directory, fsdp_plan):
+    config = small(directory, fsdp=8, cpu_devices=8)
+    config.model.reference_dtype = "bfloat16"
+    _, held = plan.lower_update(plan.adapt(config, CPU)[0], MODEL, jax.devices())
+    assert held["reference"] == fsdp_plan["bytes_per_device"]["reference"] / 2
+
+
+def test_slots_that_the_topology_does_not_divide_are_refused(directory):
+    config = small(directory, sampler="jax")
+    config.rollout.slots = 12
+    with pytest.raises(ConfigError, match=r"rollout\.slots is 12, which the 8 data x fsdp shards do not divide"):
+        plan.adapt(config, CPU)
+
+
 def test_flops_per_device(fsdp_plan):
     """Old, reference and three for the gradient, of 32 sequences of 64 tokens; full remat runs forward once more."""
     once = flops.forward(MODEL, [64] * 32) / 8

@@ -97,6 +97,42 @@ def test_a_finished_run_is_not_run_again(miniature, tmp_path, capsys):
     assert "is complete" in capsys.readouterr().out
 
 
+def test_an_extended_run_that_is_interrupted_goes_on(miniature, tmp_path, monkeypatch):
+    config = small_config(miniature, tmp_path, name="extended", steps=1)
+    train(config)
+    config.steps = 3
+    real = train_module.train_step
+
+    def fails(run, state, step, collected):
+        if step == 3:
+            raise RolloutError("no server.")
+        return real(run, state, step, collected)
+
+    monkeypatch.setattr(train_module, "train_step", fails)
+    with pytest.raises(TrainingStoppedError, match="after step 2 is saved"):
+        train(config)
+    monkeypatch.undo()
+    assert train(config)["steps"] == 3
+
+
+def test_nothing_compiles_once_the_loop_is_warm(miniature, tmp_path):
+    """Prompts of two lengths, an evaluation and a checkpoint in every step."""
+    config = small_config(miniature, tmp_path, name="warm", steps=4)
+    config.rollout.prompt_buckets, config.batch.length_buckets = (8, 10), (20, 28)
+    config.eval.every = config.checkpoint.every = 1
+    train(config)
+    found = [record["time/compilations"] for record in read_metrics(tmp_path / "warm")[1:]]
+    assert found[1:] == [found[1]] * 3
+
+
+def test_the_reference_model_has_its_own_dtype(miniature, tmp_path):
+    config = small_config(miniature, tmp_path, name="x", steps=1)
+    config.model.reference_dtype = "bfloat16"
+    train(config)
+    kl = read_metrics(tmp_path / "x")[1]["update/kl"]  # of weights that are equal but for their rounding
+    assert 1e-6 < kl < 1e-2
+
+
 def test_a_run_folder_of_another_config_is_refused(miniature, tmp_path):
     train(small_config(miniature, tmp_path, name="run", steps=1))
     other = small_config(miniature, tmp_path, name="run", steps=2)

@@ -39,7 +39,7 @@ def test_nothing_is_set_for_cpus_alone():
     assert environment == {"XLA_FLAGS": "--xla_dump_to=here"}
 
 
-def test_what_the_user_set_stays(monkeypatch):
+def test_what_the_user_set_stays(monkeypatch, capsys):
     gpu = xla_flags.Flags("XLA_FLAGS", ("jaxlib",), xla_flags.GPU.library, xla_flags.GPU.values | {BOGUS: "1"})
     monkeypatch.setattr(xla_flags, "GPU", gpu)
     environment = {"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=true --xla_dump_to=here",
@@ -50,6 +50,7 @@ def test_what_the_user_set_stays(monkeypatch):
     assert "--xla_gpu_enable_latency_hiding_scheduler=true" in given
     assert "--xla_gpu_enable_triton_gemm=false" not in given
     assert f"--{BOGUS}=1" not in given
+    assert capsys.readouterr().err == f"XLA flags unknown to this compiler, left out: {BOGUS}\n"
     assert environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
 
 

@@ -14,23 +14,27 @@ from srt_jax.model.sharding import ROWS
 
 MASKED = -1e30  # finite, so that a fully masked row gives a uniform softmax and no NaN
 PLATFORMS = {"gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu", "cpu": "cpu"}
-LANES = 128  # of a TPU's vector registers: splash wants lengths and head dims in multiples of it
+LANES = 128  # of a TPU's vector registers: splash wants lengths and head dims in multiples of it, cuDNN likes them
 
 
-def choose(name: str, platform: str, dtype) -> str:
-    """model.attention -> xla | cudnn | splash, for a jax.Device.platform and a compute dtype.
+def choose(name: str, platform: str, dtype, head_dim: int) -> str:
+    """model.attention -> xla | cudnn | splash, for a jax.Device.platform, a compute dtype and the model's head dim.
 
-    auto: cudnn on GPUs in 16 bits, splash on TPUs, else xla. Raises ModelError for one that the platform lacks.
+    auto: cudnn on GPUs where it can compute that, splash on TPUs, else xla. Raises ModelError for one that cannot.
     """
     kind, half = PLATFORMS[platform], jnp.dtype(dtype).itemsize == 2
+    fits = head_dim % 8 == 0 and head_dim <= 128
     if name == "auto":
-        return {"gpu": "cudnn" if half else "xla", "tpu": "splash", "cpu": "xla"}[kind]
+        return {"gpu": "cudnn" if half and fits else "xla", "tpu": "splash", "cpu": "xla"}[kind]
     if name == "cudnn" and kind != "gpu":
         raise ModelError(f"model.attention is 'cudnn', which needs an NVIDIA GPU, and this is a {kind.upper()}: "
                          "set it to 'auto'.")
     if name == "cudnn" and not half:
         raise ModelError(f"model.attention is 'cudnn', which cannot compute in {jnp.dtype(dtype).name}: set "
                          "model.dtype to 'bfloat16', or model.attention to 'xla'.")
+    if name == "cudnn" and not fits:
+        raise ModelError(f"model.attention is 'cudnn', which wants heads of a multiple of 8 and at most 128, and these "
+                         f"have {head_dim}: set it to 'xla'.")
     if name == "splash" and kind != "tpu":
         raise ModelError(f"model.attention is 'splash', which needs a TPU, and this is a {kind.upper()}: "
                          "set it to 'auto'.")
@@ -85,9 +89,14 @@ xla_again.defvjp(
 
 
 def cudnn(q, k, v, segments=None):
-    """cuDNN's flash attention: 16 bits only; lengths in multiples of 128 are the fastest."""
-    mask = None if segments is None else _together(segments)[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
+    """cuDNN's flash attention: 16 bits only. Padded to lengths of a multiple of 128: it takes no odd ones."""
+    S = q.shape[1]
+    more = (0, -S % LANES)
+    q, k, v = (jnp.pad(x, ((0, 0), more, (0, 0), (0, 0))) for x in (q, k, v))
+    mask = None
+    if segments is not None:
+        mask = _together(jnp.pad(segments, ((0, 0), more)))[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")[:, :S]
 
 
 def splash(q, k, v, segments=None, interpret: bool = False):

@@ -47,16 +47,17 @@ def update(config: ModelConfig, lengths, old: bool, reference: bool, epochs: int
     return {"old": once * old, "reference": once * reference, "gradient": 3 * once * epochs}
 
 
-def recomputed(config: ModelConfig, lengths, remat: str, kernel: str) -> float:
+def recomputed(config: ModelConfig, lengths, remat: str, kernel: str, one_chunk: bool) -> float:
     """FLOPs that the gradient's backward pass computes again, over all devices; no part of `update`.
 
-    The chunked head always computes its logits again. Of the layers, remat "full" computes all, "dots" the attention,
-    "attention" the attention too if its kernel is "xla" (the others never keep its scores), and "none" nothing.
+    The head computes its logits again, unless one chunk holds all of a micro-batch (model/logprobs.py). Of the layers,
+    remat "full" computes all, "dots" the attention, "attention" the attention too if its kernel is "xla" (the others
+    never keep its scores), and "none" nothing.
     """
     products = 2 * config.num_layers * layer_weights(config) * float(np.sum(lengths))
     attention = layers(config, lengths) - products
     again = {"none": 0.0, "attention": attention * (kernel == "xla"), "dots": attention, "full": attention + products}
-    return head(config, float(np.sum(lengths))) + again[remat]
+    return again[remat] + (0.0 if one_chunk else head(config, float(np.sum(lengths))))
 
 
 def sampling(config: ModelConfig, prompt_lengths, response_lengths) -> float:

@@ -1,7 +1,8 @@
 """Log-probabilities of given tokens from hidden states, without ever holding [B, S, V] logits.
 
-Both passes work on a few positions of every row at a time; the backward pass computes the logits again from the
-log-normalisers that the forward pass kept. Letters of one device: b rows, v vocabulary, d features, c positions.
+Both passes work on a chunk of positions of every row at a time; the backward pass computes the logits again, and takes
+the log-normalisers that the forward pass kept. Where one chunk covers the rows, its logits are kept instead: in memory
+they are then no more than any chunk's. Letters of one device: b rows, v vocabulary, d features, c positions.
 """
 import dataclasses
 import functools

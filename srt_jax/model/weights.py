@@ -161,9 +161,14 @@ def read_tensor(params, name: str, dtype):
     value = flat[path] if path in flat else flat["embedding"]  # a tied head
     value = _stored(value, layer, jnp.dtype(dtype), transposed)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
-        whole = NamedSharding(value.sharding.mesh, PartitionSpec())
-        return jax.jit(lambda x: x, out_shardings=whole)(value)
+        return _gather(value.sharding.mesh)(value)
     return value
+
+
+@functools.cache
+def _gather(mesh):
+    """One jitted function for all tensors, so that tensors of one shape compile once in a process."""
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "transposed"))

@@ -64,6 +64,11 @@ class JaxSampler:
         """Nothing to release but the pointer."""
         self._params = None
 
+    def compile(self, prompts, n: int, sampling: Sampling) -> None:
+        """Compiles the programs of the prompts' buckets; `generate` compiles only what was not asked for here."""
+        for bucket, _ in self._calls(prompts):
+            self._program(bucket, n, sampling)
+
     def generate(self, prompts, n: int, sampling: Sampling, seeds, finished=None) -> Rollouts:
         """Rollouts in the order of the prompts. Raises ValueError for an empty prompt or one beyond the last bucket."""
         P, T = len(prompts), sampling.max_tokens
@@ -75,7 +80,7 @@ class JaxSampler:
         for bucket, indices in self._calls(prompts):
             rows = sharding.place(self._rows(prompts, seeds, n, bucket, indices), sharding.by_rows(self._mesh))
             # Queued without waiting: the device goes on to the next call while the host unpacks this one.
-            results = self._program(n, sampling)(self._params, rows, np.float32(sampling.temperature))
+            results = self._program(bucket, n, sampling)(self._params, rows, np.float32(sampling.temperature))
             pending.append((indices, results))
         for indices, (*results, steps) in pending:
             for array, result in zip((tokens, logprobs, lengths, stopped), results):
@@ -87,10 +92,7 @@ class JaxSampler:
 
     def lower(self, params, n: int, sampling: Sampling) -> jax.stages.Lowered:
         """The program of the longest prompts, for abstract parameters with shardings: to compile ahead of time."""
-        rows = self._rows([], [], n, self._buckets[-1], [])
-        place = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.by_rows(self._mesh))
-        rows = jax.tree.map(lambda x: place(x.shape, x.dtype), rows)
-        return self._program(n, sampling).lower(params, rows, jax.ShapeDtypeStruct((), jnp.float32))
+        return self._lower(params, self._buckets[-1], n, drawing.compiled(sampling))
 
     def _calls(self, prompts):
         """(bucket, prompt indices): each prompt goes by its own length, not by its neighbours'."""
@@ -136,17 +138,24 @@ class JaxSampler:
         """Samples of a row."""
         return -(-n // self._rows_per_prompt)
 
-    def _program(self, n: int, sampling: Sampling):
-        sampling = drawing.compiled(sampling)
-        if (n, sampling) not in self._programs:
-            fixed = dict(graphdef=self._graphdef, mesh=self._mesh, n=self._share(n), sampling=sampling,
-                         stop_ids=self._stop_ids)
-            sample = (functools.partial(slots.sample, num_slots=self._num_slots, **fixed) if self._num_slots else
-                      functools.partial(together.sample, **fixed))
+    def _program(self, bucket: int, n: int, sampling: Sampling) -> jax.stages.Compiled:
+        key = bucket, n, drawing.compiled(sampling)
+        if key not in self._programs:
+            self._programs[key] = self._lower(self._params, *key).compile()
+        return self._programs[key]
 
-            def program(params, rows, temperature):
-                return sample(compute_copy(params, self._graphdef, self._mesh), rows, temperature)
+    def _lower(self, params, bucket: int, n: int, sampling: Sampling) -> jax.stages.Lowered:
+        """The program of one call, for parameters that may be abstract."""
+        fixed = dict(graphdef=self._graphdef, mesh=self._mesh, n=self._share(n), sampling=sampling,
+                     stop_ids=self._stop_ids)
+        sample = (functools.partial(slots.sample, num_slots=self._num_slots, **fixed) if self._num_slots else
+                  functools.partial(together.sample, **fixed))
 
-            # Replicated results: every process gets all rollouts.
-            self._programs[n, sampling] = jax.jit(program, out_shardings=sharding.replicated(self._mesh))
-        return self._programs[n, sampling]
+        def program(params, rows, temperature):
+            return sample(compute_copy(params, self._graphdef, self._mesh), rows, temperature)
+
+        place = functools.partial(jax.ShapeDtypeStruct, sharding=sharding.by_rows(self._mesh))
+        rows = jax.tree.map(lambda x: place(x.shape, x.dtype), self._rows([], [], n, bucket, []))
+        # Replicated results: every process gets all rollouts.
+        return jax.jit(program, out_shardings=sharding.replicated(self._mesh)).lower(
+            params, rows, jax.ShapeDtypeStruct((), jnp.float32))

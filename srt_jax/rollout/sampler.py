@@ -72,6 +72,9 @@ class Sampler(Protocol):
     def load(self, params: Any, version: int) -> None:
         """Sample from these parameters from now on."""
 
+    def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
+        """Compiles what `generate` needs for such prompts with the loaded weights, so that it need not."""
+
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling,
                  seeds: Sequence[int], finished: Finished | None = None) -> Rollouts:
         """n responses per prompt; seeds [P] come from `problem_seeds`, sample i of a prompt draws from (seed, i).

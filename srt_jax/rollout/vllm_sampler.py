@@ -43,9 +43,6 @@ class VLLMSampler:
 
         Raises ConfigError for what can be told before there are weights: no vLLM here, a server that is not one.
         """
-        if jax.process_count() > 1:
-            raise ConfigError(f"rollout.sampler is 'vllm', which one process drives, and there are "
-                              f"{jax.process_count()}: set it to 'jax', or start one process.")
         self._config, self._model, self._mesh = config, model, mesh
         self._max_model_len = config.batch.max_prompt_tokens + config.batch.max_response_tokens
         self.exports = exports_folder(config, pathlib.Path(directory).absolute())
@@ -85,6 +82,9 @@ class VLLMSampler:
             "publish/probe_gap_max": max(gap for _, gap in gaps),
         }
         publish.prune(self.exports, self._config.rollout.vllm.keep)
+
+    def compile(self, *_) -> None:
+        """The servers compile when they start."""
 
     def generate(self, prompts, n: int, sampling: Sampling, seeds, finished: Finished | None = None) -> Rollouts:
         """Rollouts in the order of the prompts. Raises RolloutError where no server is left, or one serves others."""

@@ -82,11 +82,11 @@ def test_sequences_of_a_row_do_not_see_each_other(name, shape):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("segments", [None, packed_rows(2, 256)])
+@pytest.mark.parametrize("segments", [None, packed_rows(2, 255)])
 @pytest.mark.parametrize("name", ["xla", pytest.param("cudnn", marks=ON_A_GPU)])
 def test_sixteen_bits_stay_near_numpy(name, segments):
     kernel = functools.partial({"xla": attention.xla, "cudnn": attention.cudnn}[name], segments=segments)
-    case = [jnp.asarray(x, jnp.bfloat16) for x in random_case(2, 256, 4, 2, 64)]
+    case = [jnp.asarray(x, jnp.bfloat16) for x in random_case(2, 255, 4, 2, 64)]
     expected = reference(*(np.asarray(x, np.float32) for x in case), segments)
     for ours, wanted in zip(with_gradients(kernel, *case), expected):
         assert ours.dtype == jnp.bfloat16
@@ -127,7 +127,14 @@ def test_each_device_attends_in_its_own_rows_and_heads(name, segments):
     ("cudnn", "gpu", "bfloat16", "cudnn"),
 ])
 def test_choice_follows_the_platform(name, platform, dtype, chosen):
-    assert attention.choose(name, platform, dtype) == chosen
+    assert attention.choose(name, platform, dtype, 64) == chosen
+
+
+def test_heads_that_cudnn_cannot_compute():
+    assert [attention.choose("auto", "gpu", "bfloat16", head_dim) for head_dim in (20, 80, 256)] == [
+        "xla", "cudnn", "xla"]
+    with pytest.raises(ModelError, match="heads of a multiple of 8 and at most 128, and these have 20: set it to"):
+        attention.choose("cudnn", "gpu", "bfloat16", 20)
 
 
 @pytest.mark.parametrize(("name", "platform", "dtype", "word"), [
@@ -136,4 +143,4 @@ def test_choice_follows_the_platform(name, platform, dtype, chosen):
 ])
 def test_kernels_that_the_platform_lacks_are_refused_in_one_sentence(name, platform, dtype, word):
     with pytest.raises(ModelError, match=f"model.attention is '{name}'.*{word}.*set .*to '"):
-        attention.choose(name, platform, dtype)
+        attention.choose(name, platform, dtype, 64)

@@ -59,10 +59,12 @@ def test_update_adds_up_its_passes():
 
 def test_recomputed_by_hand():
     head, attention = 2 * 32 * 32 * 4, 2 * 4 * 32 * (6 + 1)
-    assert flops.recomputed(TINY, [3, 1], "none", "xla") == flops.recomputed(TINY, [3, 1], "attention", "cudnn") == head
-    assert flops.recomputed(TINY, [3, 1], "attention", "xla") == head + attention
-    assert flops.recomputed(TINY, [3, 1], "dots", "cudnn") == head + attention
-    assert flops.recomputed(TINY, [3, 1], "full", "cudnn") == flops.forward(TINY, [3, 1])
+    assert flops.recomputed(TINY, [3, 1], "none", "xla", False) == head
+    assert flops.recomputed(TINY, [3, 1], "none", "xla", True) == 0
+    assert flops.recomputed(TINY, [3, 1], "attention", "cudnn", False) == head
+    assert flops.recomputed(TINY, [3, 1], "attention", "xla", False) == head + attention
+    assert flops.recomputed(TINY, [3, 1], "dots", "cudnn", True) == attention
+    assert flops.recomputed(TINY, [3, 1], "full", "cudnn", False) == flops.forward(TINY, [3, 1])
 
 
 def test_sampling_equals_a_loop_over_tokens():

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from scipy import stats
 
+from srt_jax.metrics import CompilationCounter
 from srt_jax.model import attention
 from srt_jax.rl.collate import Layout, assemble
 from srt_jax.rollout.drawing import truncate
@@ -330,14 +331,17 @@ def test_new_parameters_change_the_rollouts_and_the_version():
     assert same(generate(), first)
 
 
-def test_each_shape_is_compiled_once():
-    generate()
-    program = sampler()._program(3, Sampling(T, 1.0))
-    before = program._cache_size()
-    assert before == 2  # one for each prompt bucket
-    generate(seeds=seeds_of(PROMPTS, step=9))
-    generate(PROMPTS[:3])
-    assert program._cache_size() == before
+def test_nothing_compiles_after_compile():
+    expected = generate()
+    graphdef, params = decoder()
+    by, counter = JaxSampler(graphdef, mesh_of(), STOPS, (8, 4), 4), CompilationCounter()
+    by.load(place(params, mesh_of()), 0)
+    by.compile(PROMPTS, 3, Sampling(T, 1.0))
+    made = counter.count
+    assert made >= 2  # one program for each prompt bucket
+    assert same(generate(by=by), expected)
+    generate(PROMPTS[:3], temperature=0.5, seeds=seeds_of(PROMPTS[:3], step=9), by=by)
+    assert counter.count == made
 
 
 def test_bfloat16_samples_from_nearly_the_same_distribution():
