@@ -13,7 +13,7 @@ class Chip:
     bandwidth: float
     link: float
     torus: int = 0  # dimensions of the torus of a TPU pod; 0: every device reaches every other through a switch
-    wrap: int = 0  # a torus dimension that is a multiple of this closes to a ring
+    wrap: int = 0  # torus dimensions that are multiples of this close to rings
 
 
 GB, GIB, TERA = 1e9, 2**30, 1e12
@@ -41,12 +41,15 @@ def chip_of(device_kind: str) -> Chip | None:
 
 
 def interconnect(name: str, shape: tuple[int, ...]) -> float:
-    """bytes/s that one device can receive from the others of its slice or cluster, all its links together.
+    """bytes/s that one device can receive from the others of its node or slice, all its links together.
 
-    A GPU of a node shares NVLink with the node's others; beyond a node its own network adapter is the narrow part. A
-    TPU receives from both ends of each torus dimension that closes to a ring, from one where it does not.
+    A TPU receives from both ends of each torus dimension that closes to a ring, from one where it does not. Of a
+    three-dimensional torus all dimensions close, or none.
     """
     chip = CHIPS[name]
     if not chip.torus:
-        return chip.link if shape[0] <= GPUS_PER_NODE else BETWEEN_NODES
-    return chip.link * max(1, sum((2 if size % chip.wrap == 0 else 1) for size in shape if size > 1))
+        return chip.link
+    closed = [size % chip.wrap == 0 for size in shape]
+    if chip.torus == 3:
+        closed = [all(closed)] * 3
+    return chip.link * max(1, sum(1 + ring for size, ring in zip(shape, closed) if size > 1))

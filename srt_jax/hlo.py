@@ -8,6 +8,8 @@ import dataclasses
 import math
 import re
 
+import numpy as np
+
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all",
                "collective-broadcast")
 # What moves no memory by itself. Calls are followed; asynchronous halves count at their end, where the result is.
@@ -57,19 +59,24 @@ class Program:
     def collective_bytes(self) -> dict[str, int]:
         """Bytes of the results of all collectives, by kind, on one device."""
         total = collections.Counter()
-        for kind, instruction, _, runs in self._collectives():
-            total[kind] += runs * size(instruction.shape)
+        for kind, shape, _, runs in self._collectives():
+            total[kind] += runs * size(shape)
         return dict(total)
 
-    def received_bytes(self) -> float:
+    def received_bytes(self, node: int = 0) -> float:
         """Bytes that one device receives: of a group of g, (g - 1) / g of what is gathered, twice that of an
-        all-reduce, g - 1 times the result of a reduce-scatter."""
+        all-reduce, g - 1 times the result of a reduce-scatter.
+
+        node: count only groups that are not within one node of that many devices.
+        """
         total = 0.0
-        for kind, instruction, start, runs in self._collectives():
-            g = group_size(start.attributes)
+        for kind, shape, start, runs in self._collectives():
+            members = group(start.attributes)
+            g = len(members)
             share = {"all-reduce": 2 * (g - 1) / g, "reduce-scatter": g - 1, "collective-permute": 1,
                      "collective-broadcast": 1}.get(kind, (g - 1) / g)
-            total += runs * share * size(instruction.shape)
+            if not node or len({member // node for member in members}) > 1:
+                total += runs * share * size(shape)
         return total
 
     def memory_bytes(self) -> float:
@@ -81,12 +88,12 @@ class Program:
         return float(sum(runs * self._kernel_bytes(name) for name, runs in self.runs.items() if name not in self.fused))
 
     def has_loop(self, loop: Instruction) -> bool:
-        """Does the body of this loop hold another one, in itself or in what it calls, whose trip count is known?"""
+        """Does the body of this loop hold another one, in itself or in what it calls?"""
         seen, left = set(), [loop.attribute("body")]
         while left:
             name = left.pop()
             for instruction in self.computations[name].values() if name not in seen else ():
-                if instruction.opcode == "while" and self._known_trip_count(instruction) is not None:
+                if instruction.opcode == "while":
                     return True
                 left += [c for c in (instruction.attribute("calls"), instruction.attribute("to_apply")) if c]
             seen.add(name)
@@ -117,40 +124,64 @@ class Program:
         return self.trips(self, loop) if known is None else known
 
     def _known_trip_count(self, loop: Instruction) -> int | None:
-        """What XLA knows, else the constant of the condition (loops run from 0 in steps of 1); None: it is data."""
+        """What XLA knows, else (constant of the condition) / (step of the body), from 0; None: it is data."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if known:
             return int(known.group(1))
-        condition = self.computations[loop.attribute("condition")]
-        root = list(condition.values())[-1]
+        outer = condition = self.computations[loop.attribute("condition")]
+        kernel = root = _root(condition)
         if root.opcode == "fusion":  # the comparison, with its constant, as a kernel
             condition = self.computations[root.attribute("calls")]
-            root = list(condition.values())[-1]
-        if root.opcode == "compare" and "direction=LT" in root.attributes:
-            bound = condition.get(root.operands[1])
-            if bound is not None and bound.opcode == "constant":
-                return int(bound.literal)
-        return None
+            root = _root(condition)
+        if root.opcode != "compare" or "direction=LT" not in root.attributes:
+            return None
+        counter, bound = (condition.get(operand) for operand in root.operands)
+        if bound is None or bound.opcode != "constant" or counter is None:
+            return None
+        if counter.opcode == "parameter" and kernel is not root:
+            counter = outer[kernel.operands[int(counter.literal)]]
+        index = re.search(r"index=(\d+)", counter.attributes)
+        step = index and self._step(self.computations[loop.attribute("body")], int(index.group(1)))
+        return -(-int(bound.literal) // step) if step else None
+
+    def _step(self, body: dict[str, Instruction], index: int) -> int | None:
+        """What a loop's body adds to element `index` of the loop's state; TPU compilers unroll some loops by two."""
+        new = body.get(_root(body).operands[index])
+        if new is not None and new.opcode == "fusion":
+            body = self.computations[new.attribute("calls")]
+            new = _root(body)
+        if new is None or new.opcode != "add":
+            return None
+        added = [int(body[o].literal) for o in new.operands if o in body and body[o].opcode == "constant"]
+        return added[0] if added else None
 
     def _collectives(self):
-        """(kind, the instruction whose shape is the result, the one with the groups, times it runs)."""
+        """(kind, shape of the result, the instruction with the groups, times it runs).
+
+        TPU compilers write a reduce-scatter as a kernel, of an all-reduce and slices of its result.
+        """
         for name, runs in self.runs.items():
             computation = self.computations[name]
             for instruction in computation.values():
                 kind = instruction.opcode.removesuffix("-done")
-                if kind in COLLECTIVES:
+                if kind == "all-reduce" and name in self.fused and name.startswith("all-reduce-scatter"):
+                    yield "reduce-scatter", _root(computation).shape, instruction, runs
+                elif kind in COLLECTIVES:
                     ended = instruction.opcode.endswith("-done")
                     start = computation[instruction.operands[0]] if ended else instruction
-                    yield kind, instruction, start, runs
+                    yield kind, instruction.shape, start, runs
 
     def _kernel_bytes(self, name: str) -> int:
         computation, total = self.computations[name], 0
         for instruction in computation.values():
             if instruction.opcode in FREE or instruction.opcode.endswith("-start"):
                 continue
-            operands = [computation[o] for o in instruction.operands if o in computation]
-            if instruction.opcode == "fusion":
-                total += self._fusion_bytes(instruction, operands)
+            begun = computation.get(instruction.operands[0]) if instruction.opcode.endswith("-done") else None
+            operands = [computation[o] for o in (begun or instruction).operands if o in computation]
+            if instruction.opcode in ("fusion", "fusion-done"):
+                total += self._fusion_bytes((begun or instruction).attribute("calls"), instruction.shape, operands)
+            elif instruction.opcode == "copy-done":
+                total += in_memory(operands[0].shape) + in_memory(instruction.shape)
             elif instruction.opcode in SLICES:
                 total += 2 * in_memory(instruction.shape)
             elif instruction.opcode in ("dynamic-update-slice", "scatter"):
@@ -158,24 +189,52 @@ class Program:
             elif instruction.opcode.endswith("-done"):
                 total += 2 * in_memory(instruction.shape)
             else:
-                total += in_memory(_without_workspace(instruction)) + sum(in_memory(o.shape) for o in operands)
+                scratch = instruction.opcode == "custom-call"
+                shape = _without_workspace(instruction.shape) if scratch else instruction.shape
+                total += in_memory(shape) + sum(in_memory(o.shape) for o in operands)
         return total
 
-    def _fusion_bytes(self, fusion: Instruction, operands) -> int:
-        inside = self.computations[fusion.attribute("calls")]
-        users = collections.defaultdict(list)
-        for instruction in inside.values():
-            for position, operand in enumerate(instruction.operands):
-                users[operand].append((instruction, position))
-        total, in_place = 0, 0
-        for parameter in (i for i in inside.values() if i.opcode == "parameter"):
-            array = operands[int(parameter.literal)] if int(parameter.literal) < len(operands) else parameter
-            read = [_read(user, position, inside) for user, position in _uses(parameter.name, users)]
-            total += min(in_memory(array.shape), sum(size(array.shape) if r is None else r for r in read))
-        for instruction in inside.values():
-            if instruction.opcode == "dynamic-update-slice":
-                in_place += size(instruction.shape) - size(inside[instruction.operands[1]].shape)
-        return total + max(0, in_memory(fusion.shape) - in_place)
+    def _fusion_bytes(self, called: str, shape: str, operands) -> int:
+        """A kernel's traffic: what it reads of its operands, and its result but for what it leaves in place."""
+        inside = list(self._inside(called))
+        if any(instruction.opcode == "custom-call" for instruction, _ in inside):
+            shape = _without_workspace(shape)
+        in_place = sum(size(instruction.shape) - size(computation[instruction.operands[1]].shape)
+                       for instruction, computation in inside if instruction.opcode == "dynamic-update-slice")
+        read = 0
+        for position, array in enumerate(operands):
+            found = self._read(called, position)
+            read += min(in_memory(array.shape), size(array.shape) if found is None else found)
+        return read + max(0, in_memory(shape) - in_place)
+
+    def _inside(self, called: str):
+        """(instruction, its computation) of a kernel, and of the kernels inside it."""
+        computation = self.computations[called]
+        for instruction in computation.values():
+            yield instruction, computation
+            if instruction.opcode == "fusion":
+                yield from self._inside(instruction.attribute("calls"))
+
+    def _read(self, called: str, position: int) -> int | None:
+        """Bytes that a kernel reads of an operand that it only slices or updates; None: all of it."""
+        computation, users = self.computations[called], collections.defaultdict(list)
+        for instruction in computation.values():
+            for at, operand in enumerate(instruction.operands):
+                users[operand].append((instruction, at))
+        names = [i.name for i in computation.values() if i.opcode == "parameter" and int(i.literal) == position]
+        total = 0
+        for user, at in _uses(names[0], users) if names else ():
+            found = None
+            if user.opcode == "fusion":
+                found = self._read(user.attribute("calls"), at)
+            elif user.opcode in SLICES and at == 0:
+                found = size(user.shape)
+            elif user.opcode == "dynamic-update-slice" and at == 0:
+                found = 0
+            if found is None:
+                return None
+            total += found
+        return total
 
 
 def size(shape: str) -> int:
@@ -189,17 +248,42 @@ def in_memory(shape: str) -> int:
     return sum(_array_bytes(kind, dims) for kind, dims, layout in arrays if not re.search(r"S\([1-9]", layout))
 
 
-def group_size(attributes: str) -> int:
-    """Devices that take part in a collective together, from any of the three spellings of its groups."""
+def group(attributes: str) -> tuple[int, ...]:
+    """The first group of devices that take part in a collective together, from any of the spellings of its groups."""
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
-        return listed.group(1).count(",") + 1
-    if tiled := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
-        return int(tiled.group(1))
-    if mesh := re.search(r"replica_groups=(?:@\w+|mesh\[([^\]]*)\])[^{]*\{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh.group(1) or ""))
-        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh.group(2))
-        return math.prod(int(part or sizes.get(axis, 1)) for axis, part in axes)
-    return 2  # point to point, or all of a group that the text does not name
+        return tuple(int(device) for device in listed.group(1).split(","))
+    if tiled := re.search(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
+        devices = np.arange(math.prod(_numbers(tiled.group(2)))).reshape(_numbers(tiled.group(2)))
+        if tiled.group(3):
+            devices = devices.transpose(_numbers(tiled.group(3)))
+        return tuple(devices.reshape(-1)[:int(tiled.group(1))].tolist())
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
+        return _mesh_group([(axis, int(n)) for axis, n in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))],
+                           re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", mesh.group(2)))
+    if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
+        return int(pairs.group(1)), int(pairs.group(2))
+    return 0, 1  # all of a group that the text does not name
+
+
+def _mesh_group(axes: list[tuple[str, int]], along: list[tuple[str, str, str]]) -> tuple[int, ...]:
+    """The first group along some axes of a mesh; of an axis 'a':(p)q the factor q after one of p."""
+    offsets, stride = np.zeros(1, int), 1
+    for axis, length in reversed(axes):
+        for name, before, part in along:
+            if name == axis:
+                within = length // (int(before) * int(part)) if part else 1
+                steps = np.arange(int(part or length)) * within * stride
+                offsets = (offsets[:, None] + steps).reshape(-1)
+        stride *= length
+    return tuple(sorted(offsets.tolist()))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in text.split(",")]
+
+
+def _root(computation: dict[str, Instruction]) -> Instruction:
+    return list(computation.values())[-1]
 
 
 def _array_bytes(kind: str, dims: str) -> int:
@@ -216,18 +300,9 @@ def _uses(name: str, users):
             yield user, position
 
 
-def _read(user: Instruction, position: int, inside) -> int | None:
-    """Bytes that an instruction of a fusion reads of its operand; None: all of it."""
-    if user.opcode in SLICES:
-        return size(user.shape) if position == 0 else None
-    if user.opcode == "dynamic-update-slice" and position == 0:
-        return 0
-    return None
-
-
-def _without_workspace(instruction: Instruction) -> str:
-    """The shape of an instruction; a library call's scratch memory (s8) left out."""
-    return re.sub(r"\bs8\[\d*\]", "", instruction.shape) if instruction.opcode == "custom-call" else instruction.shape
+def _without_workspace(shape: str) -> str:
+    """The shape of a library call without its scratch memory (s8)."""
+    return re.sub(r"\bs8\[\d*\]", "", shape)
 
 
 def _parse(text: str):

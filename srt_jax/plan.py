@@ -20,7 +20,7 @@ import time
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from srt_jax import cli, hlo, topology, xla_flags
+from srt_jax import cli, hlo, plan_table, topology, xla_flags
 from srt_jax.config import ConfigError
 from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, read_hf_config
@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-plan" / "bin" / "python"
 # From the lightest, that computes nothing again in the backward pass, to the heaviest, that computes all of it.
 REMATS = ("none", "attention", "dots", "full")
-GB = 1e9
+TILE = 8  # rows of a TPU's tile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Compiled:
     bytes: dict[str, float | None]
     collective_bytes: dict[str, float]
     received_bytes: float
+    received_seconds: float  # at the links' peak
     memory_bytes: float
     seconds: float  # of compiling
 
@@ -53,6 +54,7 @@ def plan(config: ConfigDict, where: topology.Topology, search: bool = True, prog
     model = model_shape(config.model.path)
     check_length(config, model)
     config, notes = adapt(config, where)
+    notes += tile_notes(model.hidden_size, config.mesh.fsdp, where)
     devices = topology.devices(where)
     compile_update = functools.lru_cache(functools.partial(_compile_update, config, model, where, devices, progress))
     chosen = (config.model.remat, config.batch.microbatch_sequences)
@@ -89,7 +91,8 @@ def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, lis
     fixed = config.mesh.fsdp * config.mesh.tensor
     if where.num_devices % fixed or config.mesh.data not in (-1, where.num_devices // fixed):
         notes.append(f"mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not make "
-                     f"{where.num_devices} devices: planned with --config.mesh.fsdp={where.num_devices}.")
+                     f"{where.num_devices} devices: planned with --config.mesh.fsdp={where.num_devices} "
+                     "--config.mesh.tensor=1.")
         config.mesh.fsdp, config.mesh.tensor = where.num_devices, 1
     config.mesh.data = where.num_devices // (config.mesh.fsdp * config.mesh.tensor)
     rows = config.mesh.data * config.mesh.fsdp
@@ -104,6 +107,15 @@ def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, lis
     config.batch.length_buckets = (max(config.batch.length_buckets),)
     validate_devices(config, where.num_devices)
     return config, notes
+
+
+def tile_notes(hidden_size: int, fsdp: int, where: topology.Topology) -> list[str]:
+    """A note where a TPU's share of a weight is no whole number of tiles."""
+    rows = hidden_size // fsdp
+    if where.platform != "tpu" or rows % TILE == 0:
+        return []
+    return [f"mesh.fsdp={fsdp} cuts the hidden size of {hidden_size} into {rows} rows, no multiple of {TILE}: the "
+            "compiler gathers such weights by adding up whole ones, twice the traffic; less of mesh.fsdp avoids it."]
 
 
 def largest(config: ConfigDict, remats: list[str], compile_update) -> tuple[str, int] | None:
@@ -137,7 +149,8 @@ def _compile_update(config, model, where, devices, progress, remat: str, microba
     # With packing the number of micro-batches is data. At most, as here, every sequence fills a row.
     most = b.prompts_per_step * b.samples_per_prompt // b.minibatches_per_step // microbatch
     trips = (lambda program, loop: most) if b.packing else None
-    return _compile(lowered, held, where, progress, f"update, remat={remat}, micro-batches of {microbatch}", trips)
+    what = f"update, remat={remat}, micro-batches of {microbatch}"
+    return _compile(lowered, held, {}, where, progress, what, trips)
 
 
 def lower_update(config: ConfigDict, model: ModelConfig, devices):
@@ -183,8 +196,11 @@ def bytes_per_device(tree) -> int:
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _compile(lowered, held: dict, where: topology.Topology, progress, what: str, trips=None) -> Compiled:
-    """trips(program, loop): how often a loop runs whose trip count is data."""
+def _compile(lowered, held: dict, resident: dict, where, progress, what: str, trips=None) -> Compiled:
+    """held: bytes of the arguments; resident: of what else lies in memory meanwhile; both by kind.
+
+    trips(program, loop): how often a loop runs whose trip count is data.
+    """
     import jax
 
     start = time.perf_counter()
@@ -195,17 +211,19 @@ def _compile(lowered, held: dict, where: topology.Topology, progress, what: str,
             raise
         needed = re.search(r"([\d.]+)G\) exceeds available", str(e))
         total = float(needed.group(1)) * 2**30 if needed else None
-        result = Compiled(False, held | {"temporaries": None, "total": total}, {}, 0.0, 0.0, 0.0)
+        result = Compiled(False, held | resident | {"temporaries": None, "total": total}, {}, 0.0, 0.0, 0.0, 0.0)
     else:
         memory = compiled.memory_analysis()
-        total = (sum(held.values()) + memory.output_size_in_bytes - memory.alias_size_in_bytes
-                 + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
+        # The compiler's count of the arguments: on TPUs tiles pad some of them.
+        total = (memory.argument_size_in_bytes + sum(resident.values()) + memory.output_size_in_bytes
+                 - memory.alias_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
         program = hlo.Program(compiled.as_text(), trips)
         result = Compiled(
-            total <= available(where), held | {"temporaries": memory.temp_size_in_bytes, "total": total},
-            program.collective_bytes(), program.received_bytes(), program.memory_bytes(), 0.0)
+            total <= available(where), held | resident | {"temporaries": memory.temp_size_in_bytes, "total": total},
+            program.collective_bytes(), program.received_bytes(), where.receiving_seconds(program.received_bytes),
+            program.memory_bytes(), 0.0)
     result = dataclasses.replace(result, seconds=time.perf_counter() - start)
-    size = "more than there is" if result.bytes["total"] is None else f"{result.bytes['total'] / GB:.2f} GB"
+    size = "more than there is" if result.bytes["total"] is None else f"{result.bytes['total'] / 1e9:.2f} GB"
     progress(f"compiled in {result.seconds:.0f} s: {what}: {size} per device, "
              f"{'fits' if result.fits else 'does not fit'}")
     return result
@@ -257,7 +275,7 @@ def program_report(compiled: Compiled, where: topology.Topology, required: float
     if where.chip is None or compiled.bytes["temporaries"] is None:
         return result
     roofs = {"compute": executed / where.chip.flops, "memory": compiled.memory_bytes / where.chip.bandwidth,
-             "interconnect": compiled.received_bytes / where.received}
+             "interconnect": compiled.received_seconds}
     bound = max(roofs, key=roofs.get)
     return result | {"step_seconds": roofs[bound], "bound_by": bound, "roofs_seconds": roofs,
                      "mfu_at_roof": required / where.chip.flops / roofs[bound]}
@@ -269,73 +287,39 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
     Optimizer and reference stay in memory meanwhile (`resident`: bytes of the update). One compiled call serves
     rollout.prompts_per_call prompts; a step makes as many calls as its prompts need.
     """
-    b, slots = config.batch, config.rollout.slots
+    from srt_jax.collect import training_samples
+
+    b, slots, (n, sampling) = config.batch, config.rollout.slots, training_samples(config, 1)
     calls = -(-b.prompts_per_step // config.rollout.prompts_per_call)
-    turns = -(-config.rollout.prompts_per_call * b.samples_per_prompt // slots) if slots else 1
-    lowered, held = lower_sampler(config, model, devices)
-    held |= {kind: resident[kind] for kind in ("optimizer", "reference")}
+    at_a_time = min(b.prompts_per_step, config.rollout.prompts_per_call) * n
+    turns = -(-at_a_time // slots) if slots else 1
+    lowered, held = lower_sampler(config, model, devices, n, sampling)
+    resident = {kind: resident[kind] for kind in ("optimizer", "reference")}
 
     def trips(program, loop):
-        """Decoding runs the layers in its body; the loop that hands a free slot its next request does not."""
-        return turns * b.max_response_tokens if program.has_loop(loop) else 1
+        """With slots decoding has a loop inside: that which hands free slots their next requests, about once a step."""
+        decodes = not slots or program.has_loop(loop)
+        return turns * b.max_response_tokens if decodes else 1
 
-    compiled = _compile(lowered, held, where, progress, "sampler", trips)
+    compiled = _compile(lowered, held, resident, where, progress, "sampler", trips)
     compiled = dataclasses.replace(
         compiled, collective_bytes={kind: calls * n for kind, n in compiled.collective_bytes.items()},
-        received_bytes=calls * compiled.received_bytes, memory_bytes=calls * compiled.memory_bytes)
+        received_bytes=calls * compiled.received_bytes, received_seconds=calls * compiled.received_seconds,
+        memory_bytes=calls * compiled.memory_bytes)
     prompts = [b.max_prompt_tokens] * b.prompts_per_step
-    required = flops.sampling(model, prompts, [[b.max_response_tokens] * b.samples_per_prompt] * b.prompts_per_step)
+    required = flops.sampling(model, prompts, [[b.max_response_tokens] * n] * b.prompts_per_step)
     required /= where.num_devices
     return program_report(compiled, where, required, required)
 
 
-def lower_sampler(config: ConfigDict, model: ModelConfig, devices):
-    """(one lowered call of the sampler, bytes per device of its parameters)."""
+def lower_sampler(config: ConfigDict, model: ModelConfig, devices, n: int, sampling):
+    """(one lowered call of the sampler for n samples of each prompt, bytes per device of its parameters)."""
     from srt_jax.rollout.jax_sampler import JaxSampler
-    from srt_jax.rollout.sampler import Sampling
 
     mesh, graphdef, params = abstract_model(config, model, devices)
     rollout = config.rollout
     sampler = JaxSampler(graphdef, mesh, [0], rollout.prompt_buckets, rollout.prompts_per_call, rollout.slots)
-    sampling = Sampling(config.batch.max_response_tokens, rollout.temperature)
-    return sampler.lower(params, config.batch.samples_per_prompt, sampling), {"parameters": bytes_per_device(params)}
-
-
-def table(result: dict) -> str:
-    """The report as text."""
-    lines = [f"{result['model']} on {result['topology']}: {result['devices']} devices, mesh "
-             + ", ".join(f"{axis} {size}" for axis, size in result["mesh"].items())]
-    lines += [f"note: {note}" for note in result["notes"]]
-    columns = {f"update, {shown(result)}": result}
-    if result.get("largest"):
-        columns[f"lightest remat and largest micro-batch that fit: {shown(result['largest'])}"] = result["largest"]
-    if "sampler" in result:
-        columns["sampler"] = result["sampler"]
-    for title, entry in columns.items():
-        lines += ["", title, *(f"  {label:<34}{value}" for label, value in rows(entry))]
-    if "largest" in result and not result["largest"]:
-        lines += ["", "no micro-batch fits, not even with model.remat=full: use more devices, or more of mesh.fsdp."]
-    return "\n".join(lines)
-
-
-def shown(entry: dict) -> str:
-    return f"remat {entry['remat']}, micro-batches of {entry['microbatch_sequences']} sequences"
-
-
-def rows(entry: dict):
-    """(label, value) of one program's figures."""
-    memory = ", ".join(f"{kind} {size / GB:.3g}" for kind, size in entry["bytes_per_device"].items() if size)
-    yield "memory per device, GB", memory
-    yield "fits", f"{'yes' if entry['fits'] else 'NO'}, of {entry['bytes_available_per_device'] / GB:.1f} GB"
-    yield "FLOPs per device", (f"{entry['flops_per_device']:.3e}, with what remat computes again "
-                               f"{entry['executed_flops_per_device']:.3e}")
-    collectives = ", ".join(f"{kind} {n / GB:.3g}" for kind, n in sorted(entry["collective_bytes_per_device"].items()))
-    yield "collective results per device, GB", collectives or "none"
-    if entry["step_seconds"] is not None:
-        roofs = ", ".join(f"{roof} {seconds:.3g}" for roof, seconds in entry["roofs_seconds"].items())
-        yield "seconds per step at each roof", roofs
-        yield "seconds per step, at least", (f"{entry['step_seconds']:.2f}, bound by {entry['bound_by']}; MFU at most "
-                                             f"{entry['mfu_at_roof']:.0%}")
+    return sampler.lower(params, n, sampling), {"parameters": bytes_per_device(params)}
 
 
 # ---- command line
@@ -364,9 +348,10 @@ def main(argv) -> int:
     runtime.keep_precision(config.model.dtype)
     if where.platform == "cpu":
         jax.config.update("jax_num_cpu_devices", where.num_devices)
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else a second plan of a TPU is refused meanwhile
     progress = functools.partial(print, file=sys.stderr, flush=True)
     result = plan(config, where, search=not given.microbatch, progress=progress)
-    print(json.dumps(result) if given.json else table(result))
+    print(json.dumps(result) if given.json else plan_table.table(result))
     return 0 if result["fits"] else 1
 
 

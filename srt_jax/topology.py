@@ -5,7 +5,7 @@ import math
 import re
 
 from srt_jax.config import ConfigError
-from srt_jax.hardware import CHIPS, GPUS_PER_NODE, Chip, interconnect
+from srt_jax.hardware import BETWEEN_NODES, CHIPS, GPUS_PER_NODE, Chip, interconnect
 
 TPU_DIMENSIONS = {"v5e": 2, "v5p": 3, "v6e": 2}
 # What the CUDA compiler asks a GPU for; the rest of the description below is the same for both.
@@ -42,10 +42,16 @@ class Topology:
     def chip(self) -> Chip | None:
         return CHIPS.get(self.kind)
 
-    @property
-    def received(self) -> float:
-        """bytes/s that one device can receive from the others."""
-        return interconnect(self.kind, self.shape)
+    def receiving_seconds(self, received_bytes) -> float:
+        """What one device needs to receive hlo.Program.received_bytes, all its links together.
+
+        Where there are several nodes of GPUs, what comes from other nodes goes through the network.
+        """
+        total = received_bytes()
+        if self.chip is None:
+            return 0.0
+        between = received_bytes(node=GPUS_PER_NODE) if self.platform == "cuda" else 0.0
+        return (total - between) / interconnect(self.kind, self.shape) + between / BETWEEN_NODES
 
 
 def parse(name: str) -> Topology:

@@ -105,7 +105,9 @@ MODULE = """HloModule test, is_scheduled=true
   %x = bf16[4,8]{1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
   %all-gather-start.1 = ((bf16[4,8]{1,0}), bf16[16,8]{1,0}) all-gather-start(%x), replica_groups=GROUPS
   %all-gather-done.1 = bf16[16,8]{1,0:T(8,128)S(1)} all-gather-done(%all-gather-start.1)
-  ROOT %out = (s32[], bf16[4,8]{1,0}) tuple(%i, %x)
+  %step = s32[]{:T(128)} constant(STEP)
+  %next = s32[]{:T(128)} add(%i, %step)
+  ROOT %out = (s32[], bf16[4,8]{1,0}) tuple(%next, %x)
 }
 
 %condition (q: (s32[], bf16[4,8])) -> pred[] {
@@ -134,19 +136,105 @@ ENTRY %main (a: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
 """
 
 
-@pytest.mark.parametrize("groups, size", [
-    ("{{0,1,2,3},{4,5,6,7}}", 4), ("[2,4]<=[8]", 4), ("mesh['data'=2,'fsdp'=4] {'fsdp'}", 4),
-    ("mesh['data'=2,'fsdp'=4] {'data','fsdp'}", 8), ("mesh['axis_0'=8] {'axis_0':(1)2}", 2)])
-def test_asynchronous_collectives_count_once_and_groups_are_read(groups, size):
-    program = hlo.Program(MODULE.replace("GROUPS", groups))
+@pytest.mark.parametrize("groups, members", [
+    ("{{0,1,2,3},{4,5,6,7}}", (0, 1, 2, 3)), ("[2,4]<=[8]", (0, 1, 2, 3)), ("[4,2]<=[2,4]T(1,0)", (0, 4)),
+    ("mesh['data'=2,'fsdp'=4] {'fsdp'}", (0, 1, 2, 3)), ("mesh['data'=2,'fsdp'=4] {'data'}", (0, 4)),
+    ("mesh['data'=2,'fsdp'=4] {'data','fsdp'}", tuple(range(8))), ("mesh['axis_0'=8] {'axis_0':(1)2}", (0, 4))])
+def test_asynchronous_collectives_count_once_and_groups_are_read(groups, members):
+    program, g = hlo.Program(module(groups)), len(members)
+    assert hlo.group(f"replica_groups={groups}") == members
     assert program.collective_bytes() == {"all-gather": 6 * 2 * 16 * 8}
-    assert program.received_bytes() == pytest.approx(6 * 2 * 16 * 8 * (size - 1) / size)
+    assert program.received_bytes() == pytest.approx(6 * 2 * 16 * 8 * (g - 1) / g)
+    assert program.received_bytes(node=4) == (program.received_bytes() if max(members) >= 4 else 0)
 
 
-def test_a_condition_may_be_a_kernel():
-    text = MODULE.replace("GROUPS", "[2,4]<=[8]").replace("condition=%condition", "condition=%fused_condition")
+def module(groups="[2,4]<=[8]", step=1):
+    return MODULE.replace("GROUPS", groups).replace("STEP", str(step))
+
+
+@pytest.mark.parametrize(("condition", "step", "runs"), [
+    ("condition", 1, 6), ("condition", 2, 3), ("condition", 4, 2), ("fused_condition", 1, 9),
+    ("fused_condition", 2, 5)])
+def test_a_loop_runs_from_0_to_its_bound_in_steps(condition, step, runs):
+    program = hlo.Program(module(step=step).replace("condition=%condition", f"condition=%{condition}"))
+    assert program.collective_bytes() == {"all-gather": runs * 2 * 16 * 8}
+
+
+def test_a_step_that_is_not_read_is_asked_for():
+    text = module().replace("add(%i, %step)", "multiply(%i, %step)")
+    assert hlo.Program(text, trips=lambda program, loop: 5).collective_bytes() == {"all-gather": 5 * 2 * 16 * 8}
+
+
+# One layer of a stack of four is 4 x 8 bf16, 64 bytes.
+KERNELS = """HloModule kernels
+
+%slice (s: bf16[4,4,8], t: s32[]) -> bf16[1,4,8] {
+  %s = bf16[4,4,8]{2,1,0} parameter(0)
+  %t = s32[] parameter(1)
+  ROOT %layer = bf16[1,4,8]{2,1,0} dynamic-slice(%s, %t), dynamic_slice_sizes={1,4,8}
+}
+
+%nested (u: bf16[4,4,8], v: s32[]) -> bf16[1,4,8] {
+  %u = bf16[4,4,8]{2,1,0} parameter(0)
+  %v = s32[] parameter(1)
+  ROOT %inner = bf16[1,4,8]{2,1,0} fusion(%u, %v), kind=kLoop, calls=%slice
+}
+
+%update (w: bf16[4,4,8], y: bf16[1,4,8], z: s32[]) -> bf16[4,4,8] {
+  %w = bf16[4,4,8]{2,1,0} parameter(0)
+  %y = bf16[1,4,8]{2,1,0} parameter(1)
+  %z = s32[] parameter(2)
+  ROOT %updated = bf16[4,4,8]{2,1,0} dynamic-update-slice(%w, %y, %z)
+}
+
+%product (k: bf16[1,4,8]) -> (bf16[1,4,8], s8[4096]) {
+  %k = bf16[1,4,8]{2,1,0} parameter(0)
+  ROOT %gemm = (bf16[1,4,8]{2,1,0}, s8[4096]{0}) custom-call(%k), custom_call_target="gemm"
+}
+
+ENTRY %main (a: bf16[4,4,8], i: s32[]) -> bf16[4,4,8] {
+  %a = bf16[4,4,8]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+KERNEL
+}
+"""
+
+
+@pytest.mark.parametrize(("kernel", "traffic"), [
+    ("%k = bf16[1,4,8]{2,1,0} fusion(%a, %i), kind=kLoop, calls=%slice", 64 + 4 + 64),
+    ("%k = bf16[1,4,8]{2,1,0} fusion(%a, %i), kind=kLoop, calls=%nested", 64 + 4 + 64),
+    ("%s = ((bf16[4,4,8], s32[]), bf16[1,4,8], u32[]) fusion-start(%a, %i), kind=kLoop, calls=%slice\n"
+     "  %k = bf16[1,4,8]{2,1,0} fusion-done(%s)", 64 + 4 + 64),
+    ("%l = bf16[1,4,8]{2,1,0:S(1)} parameter(2)\n"
+     "  %s = (bf16[4,4,8], u32[]) fusion-start(%a, %l, %i), kind=kLoop, calls=%update\n"
+     "  %k = bf16[4,4,8]{2,1,0} fusion-done(%s)", 64 + 4),
+    ("%l = bf16[1,4,8]{2,1,0} parameter(2)\n"
+     "  %k = (bf16[1,4,8]{2,1,0}, s8[4096]{0}) fusion(%l), kind=kCustom, calls=%product", 64 + 64),
+    ("%s = (bf16[4,4,8]{2,1,0:S(1)}, bf16[4,4,8]{2,1,0}, u32[]) copy-start(%a)\n"
+     "  %k = bf16[4,4,8]{2,1,0:S(1)} copy-done(%s)", 256),
+])
+def test_kernels_count_what_they_touch(kernel, traffic):
+    assert hlo.Program(KERNELS.replace("KERNEL", f"  {kernel}")).memory_bytes() == traffic
+
+
+def test_a_reduce_scatter_may_be_a_kernel():
+    text = """HloModule test
+
+%all-reduce-scatter.1 (x: bf16[64,8]) -> bf16[8,8] {
+  %x = bf16[64,8]{1,0} parameter(0)
+  %sum = bf16[64,8]{1,0} all-reduce(%x), replica_groups=[1,8]<=[8], to_apply=%add
+  %id = u32[] partition-id()
+  ROOT %own = bf16[8,8]{1,0} dynamic-slice(%sum, %id), dynamic_slice_sizes={8,8}
+}
+
+ENTRY %main (a: bf16[64,8]) -> bf16[8,8] {
+  %a = bf16[64,8]{1,0} parameter(0)
+  ROOT %k = bf16[8,8]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
     program = hlo.Program(text)
-    assert program.collective_bytes() == {"all-gather": 9 * 2 * 16 * 8}
+    assert program.collective_bytes() == {"reduce-scatter": 128}
+    assert program.received_bytes() == 7 * 128
 
 
 def test_on_chip_memory_is_no_traffic():

@@ -9,6 +9,7 @@ import re
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -36,7 +37,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     """
     devices = jax.devices() if devices is None else devices
     data = len(devices) // (fsdp * tensor) if data == -1 else data
-    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # jax.make_mesh refuses meshes that need a dimension of the torus for two axes.
+    arranged = mesh_utils.create_device_mesh((data, fsdp, tensor), devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def check_mesh(config: ModelConfig, tensor: int) -> None:
