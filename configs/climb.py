@@ -27,7 +27,7 @@ def get_config(arguments: str = ""):
     if task not in LEVELS:
         raise ValueError(f"there is no task {task!r} with levels: give one of {', '.join(LEVELS)}.")
     config = experiment("climb", f"{model or 'qwen3_4b'},{task}_{LEVELS[task][0]}", GYM, {"steps": 10, "eval.every": 5})
-    config.out, config.name = "runs/climb", task
+    config.out, config.name = "runs/climb", f"{model or 'qwen3_4b'}-{task}"
     config.levels = tuple(level(task, number, number == LEVELS[task][0]) for number in LEVELS[task])
     return config
 

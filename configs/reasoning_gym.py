@@ -10,7 +10,7 @@ PAPER     GRPO, lr 1e-6, KL 0.0001, 32 samples, 16 in evaluations (v2, B.3). The
           levels in one command.
 
 A later level starts from the earlier one's weights, and a fixed teacher's labels from it too:
-          --config.model.path=runs/climb/knights_knaves/level_2/final
+          --config.model.path=runs/climb/qwen3_4b-knights_knaves/level_2/final
           python -m srt_jax.label --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3 \
               --config.model.path=... --out=runs/labels/qwen3_4b-knights_knaves_3.jsonl
 Data: any task of configs/data.py:GYM with a level. Sizes, 16 prompts a step, and answers in <answer> tags are our
@@ -31,4 +31,5 @@ def get_config(arguments: str = "vote"):
                         default="qwen3_4b,knights_knaves_3", tiny_data="sums_4")
     if labels == "fixed_teacher":
         config.labels.path = f"runs/labels/{config.name.removeprefix('fixed_teacher-')}.jsonl"
+    config.name = f"reasoning_gym-{config.name}"  # ground_truth.py makes a run of the same model and data
     return config

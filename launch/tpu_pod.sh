@@ -3,7 +3,7 @@
 # every host at once, in a copy of the project. The run folder must be one that all hosts share, e.g. mounted by NFS.
 # Usage, from the machine that made the slice:
 #   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command='cd srt_jax && launch/tpu_pod.sh \
-#       --config=configs/srt.py --config.mesh.fsdp=64 --config.batch.microbatch_sequences=64 --config.rollout.slots=512 \
+#       --config=configs/srt.py --config.mesh.fsdp=32 --config.batch.microbatch_sequences=64 --config.rollout.slots=512 \
 #       --config.out=/mnt/shared/runs'
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment

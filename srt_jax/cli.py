@@ -53,5 +53,5 @@ def _parse(argv):
     except OSError as e:
         sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))
     except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
+        reason = " ".join(re.split(r"\w+Error: ", str(e))[-1].split()) or type(e).__name__  # of a folded traceback
         sys.exit(complain(f"the command line cannot be used: {reason}"))

@@ -204,3 +204,16 @@ def differing_fields(there: dict, here: dict, prefix: str = "") -> list[str]:
 def run_directory(config: ConfigDict) -> pathlib.Path:
     """<out>/<name>."""
     return pathlib.Path(config.out) / config.name
+
+
+def recorded(directory: pathlib.Path) -> ConfigDict:
+    """The config of a run folder, with the defaults of fields that it does not know. Raises ConfigError."""
+    config = base().unlock()
+    try:
+        config.update(ConfigDict(json.loads((directory / "config.json").read_text())))
+    except (OSError, ValueError):
+        raise ConfigError(f"{directory} holds no config.json: name the folder of a run.") from None
+    except TypeError as e:
+        raise ConfigError(
+            f"{directory}/config.json is of another version ({e}): use the version that made the run.") from None
+    return config

@@ -20,7 +20,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
-from srt_jax.config import ConfigError, base, run_directory, source
+from srt_jax.config import ConfigError, base, recorded, run_directory, source
 from srt_jax.data.base import DataError
 from srt_jax.validation import validate, validate_devices
 
@@ -31,7 +31,7 @@ def evaluation_config(model: str, data: str | None, config: ConfigDict | None) -
     """The config to evaluate by. For a run: its own, with its final weights."""
     run = pathlib.Path(model)
     if (run / "final").is_dir() and config is None:
-        config = ConfigDict(json.loads((run / "config.json").read_text()))
+        config = recorded(run)
     config = (base() if config is None else config).copy_and_resolve_references()
     config.name = config.name or "evaluate"
     config.model.path = str(run / "final") if (run / "final").is_dir() else model
@@ -58,6 +58,8 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
         validate(c)
     validate_devices(config, jax.device_count(), jax.process_count())
     model = read_model(config)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
     eval_sets, report = encode_eval_sets(config, model.tokenizer)
     print("\n".join(report))
     if temperatures and (silent := [s.name for s in eval_sets if not any(p.answer or p.metadata for p in s.problems)]):
@@ -139,7 +141,8 @@ def main(argv) -> int:
         return cli.complain("give --model=DIRECTORY, and no other bare arguments.")
     config = evaluation_config(given.model, given.data, given.config)
     if not config.eval.sets:
-        return cli.complain("there is nothing to evaluate on: give --data=problems.jsonl, or a config with eval.sets.")
+        return cli.complain(f"--model={given.model} is no finished run with evaluation sets: finish it, or give "
+                            "--data=problems.jsonl, or a config with eval.sets.")
     temperatures = parse_temperatures(given.temperatures)
     runtime.start(config.mesh.cpu_devices, config.model.dtype)
     results = evaluate_model(config, pathlib.Path(given.out) if given.out else None, temperatures)

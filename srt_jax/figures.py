@@ -56,14 +56,15 @@ def lines(runs: list[pathlib.Path]) -> str:
         s = json.loads((run / "summary.json").read_text())
         (base, base_maj), (last, last_maj), (best, _) = (avg_and_maj(s[key]) for key in ("base", "last", "best"))
         found.append(f"{name:<{width}}{s['steps']:>6}{base:>10.3f}{base_maj:>7.3f}{last:>10.3f}{last_maj:>7.3f}"
-                     f"{best:>10.3f}{s['best']['step']:>5}{sum(s['seconds'].values()):>9.0f}")
+                     f"{best:>10.3f}{s['best'].get('step', '-'):>5}{sum(s['seconds'].values()):>9.0f}")
     return "\n".join(found)
 
 
 def avg_and_maj(metrics: dict) -> tuple[float, float]:
     """Of the first evaluation set that is no validation split, at its largest k."""
     def value(kind):
-        return next(v for key, v in metrics.items() if f"/{kind}@" in key and "validation" not in key)
+        found = (v for key, v in metrics.items() if f"/{kind}@" in key and "validation" not in key)
+        return next(found, float("nan"))
 
     return value("avg"), value("maj")
 
@@ -99,7 +100,8 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, help="folder of summary.json and figure.png")
     options = parser.parse_args()
     if options.out is None:
-        finished = [file.parent for run in options.runs for file in run.rglob("summary.json")]
+        finished = [file.parent for run in options.runs for file in run.rglob("summary.json")
+                    if (file.parent / "config.json").exists()]  # not a summary of several runs
         finished.sort(key=lambda run: (run / "summary.json").stat().st_mtime)
         print(lines(finished) if finished else "no finished run there yet.")
         return
@@ -108,6 +110,7 @@ def main() -> None:
             parser.error(f"{run} has no summary.json: name folders of finished runs")
     summary = summarise(options.runs)
     k = max(int(name.split("@")[1]) for name in summary["base"] if name.startswith("avg@"))
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     draw(options.runs, options.out / "figure.png", k)
     print(table(summary, k))

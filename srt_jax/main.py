@@ -66,10 +66,12 @@ def check(config) -> list[str]:
     from srt_jax.data.base import NotHereError
     from srt_jax.prepare import NotOnThisMachineError, prepare, prepare_offline
 
+    servers = [] if config.rollout.sampler == "jax" or config.rollout.servers else [vllm_here(config)]
     try:
         prepared = prepare(config)
     except (NotOnThisMachineError, NotHereError):
-        return prepare_offline(config)
+        return [*prepare_offline(config), *servers]
+    prepared.report.extend(servers)
     directory = run_directory(config)
     if (directory / "checkpoints").exists():
         checkpoints = Checkpoints(directory)
@@ -78,6 +80,16 @@ def check(config) -> list[str]:
             check_same_run(checkpoints.record()["identity"], identity, directory)
             return [*prepared.report, f"{directory}: would go on from step {checkpoints.last_step()}"]
     return prepared.report
+
+
+def vllm_here(config) -> str:
+    """A line on the environment of the vLLM servers, which another machine than the run's need not have."""
+    from srt_jax.rollout.vllm_command import ServerSetupError, package
+
+    try:
+        return f"vLLM: {config.rollout.vllm.python} has {package(config.rollout.vllm.python)}"
+    except ServerSetupError as e:
+        return f"vLLM: not on this machine: {e}"
 
 
 if __name__ == "__main__":

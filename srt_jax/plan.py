@@ -1,7 +1,7 @@
 """Compiles a run's programs for hardware that is not there: does it fit, and what would a step cost?
 
     python -m srt_jax.plan --config=configs/srt.py:qwen25_math_7b,dapo --topology=h200:8
-    ... --topology=v5p:4x4x4 --config.mesh.fsdp=64 --json      any field can be set; one JSON object instead of a table
+    ... --topology=v5p:4x4x4 --config.mesh.fsdp=32 --json      any field can be set; one JSON object instead of a table
     ... --microbatch=16                                        this micro-batch only, no search for the largest
 
 Lowers and compiles the real update, and the in-process sampler where rollout.sampler is 'jax', with abstract arrays: no
@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-plan" / "bin" / "python"
 # From the lightest, that computes nothing again in the backward pass, to the heaviest, that computes all of it.
 REMATS = ("none", "attention", "dots", "full")
-TILE = 8  # rows of a TPU's tile
+TILE = 16  # rows of a TPU's tile of bfloat16
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from srt_jax.config import ConfigError
 from srt_jax.data import label_file, overlap
 from srt_jax.data import problems as problem_sources
-from srt_jax.data.base import NotHereError, Problem, fingerprint
+from srt_jax.data.base import DataError, NotHereError, Problem, fingerprint
 from srt_jax.data.batching import batch_indices
 from srt_jax.data.curriculum import Curriculum
 from srt_jax.data.prompts import encode, load_tokenizer, stop_ids
@@ -74,7 +74,8 @@ def prepare(config: ConfigDict) -> Prepared:
     report = [f"model: {model.directory} ({model.config.family}, {model.config.num_params:,} parameters)", line,
               labels.describe(problems, settings), *report,
               f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}"]
-    files = [path for path in (config.labels.path, config.curriculum.path) if path]
+    files = [config.labels.path] * (config.labels.source == "file") + [config.curriculum.path] * bool(
+        config.curriculum.path)
     identity = {"data": fingerprint(problems), "model": model_fingerprint(model.directory),
                 "prompts": prompts_fingerprint(prompts, eval_sets),
                 "labels": [label_file.fingerprint(path) for path in files]}
@@ -150,7 +151,10 @@ def prepare_offline(config: ConfigDict) -> list[str]:
 
 def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict):
     """(problems, prompt tokens, one line of report) of a data source; `field` is its name in the config."""
-    problems = problem_sources.load(source)
+    try:
+        problems = problem_sources.load(source)
+    except DataError as e:
+        raise type(e)(f"{field}: {e}") from None
     problems, prompts, filtered = encode(problems, tokenizer, config.prompts, config.batch.max_prompt_tokens)
     answered = sum(p.answer is not None for p in problems)
     return problems, prompts, f"{field}: {problem_sources.title(source)}: {filtered}; {answered} with an answer"

@@ -5,7 +5,6 @@
 Starts from the initial weights and needs rollouts/step_N.npz of every step (log.rollouts_every=1), the same data,
 model, number of devices and versions. Nothing is sampled. Prints a line per step; exit status 1 where a metric differs.
 """
-import json
 import pathlib
 import tempfile
 
@@ -13,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from srt_jax import cli, runtime
-from srt_jax.config import ConfigError, base
+from srt_jax.config import ConfigError, recorded
 
 COMPARED = ("label/", "rollout/", "update/")
 BY_THE_CLOCK = ("rollout/tokens_per_second", "update/mfu")
@@ -21,12 +20,7 @@ BY_THE_CLOCK = ("rollout/tokens_per_second", "update/mfu")
 
 def run_config(directory: pathlib.Path) -> ConfigDict:
     """The config of a run, for a replay of it. Raises ConfigError where the folder holds none."""
-    try:
-        recorded = json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError):
-        raise ConfigError(f"--run={directory} holds no config.json: name the folder of a run.") from None
-    config = base().unlock()
-    config.update(ConfigDict(recorded))
+    config = recorded(directory)
     config.rollout.sampler, config.rollout.servers = "jax", ()  # it is not asked for anything
     return config
 
@@ -40,6 +34,8 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
     from srt_jax.train import train_step
 
     config = run_config(directory)
+    if not (directory / "metrics.jsonl").exists():
+        raise ConfigError(f"--run={directory} holds no metrics.jsonl: name a run that has made steps.")
     records = {record["step"]: record for record in read_metrics(directory)}
     last = min(max(records), steps or max(records))
     differing = {}
@@ -84,5 +80,5 @@ def main(argv) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("run", None, "Folder of a run with recorded rollouts.")
-    flags.DEFINE_integer("steps", None, "Replay only the first so many steps.")
+    flags.DEFINE_integer("steps", None, "Replay only the first so many steps.", lower_bound=1)
     cli.run(main)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import jax
 
 from srt_jax import xla_flags
+from srt_jax.config import ConfigError
 
 TRACED = (3, 5)  # first and last of the steps that are traced: the earlier ones compile
 
@@ -40,7 +41,7 @@ def join_processes(environment) -> None:
     - more than one task of a SLURM step (srun), or more than one TPU_WORKER_HOSTNAMES: JAX finds the rest there;
     - SRT_PROCESSES=auto: JAX finds all by itself, as on Cloud TPU pods.
 
-    All but the first are silent on stdout. Raises RuntimeError where a variable is missing or no number.
+    All but the first are silent on stdout. Raises ConfigError where a variable is missing or no number.
     """
     if environment.get("JAX_COORDINATOR_ADDRESS"):
         count, index = (_number(environment, name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
@@ -64,7 +65,7 @@ def is_first_process() -> bool:
 def _number(environment, name: str) -> int:
     value = environment.get(name, "")
     if not value.isdigit():
-        raise RuntimeError(f"JAX_COORDINATOR_ADDRESS is set, but {name} is {value!r}: set it to a number in every "
+        raise ConfigError(f"JAX_COORDINATOR_ADDRESS is set, but {name} is {value!r}: set it to a number in every "
                            "process, or unset JAX_COORDINATOR_ADDRESS.")
     return int(value)
 

@@ -27,6 +27,7 @@ CHOICES = {
     "rl.loss_aggregation": ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"),
     "optimizer.schedule": ("constant", "linear", "cosine"),
     "optimizer.moments_dtype": ("float32", "bfloat16"),
+    "rollout.vllm.dtype": ("", "float32", "bfloat16", "float16"),
     "curriculum.by": ("vote_share", "pass_rate"),
     "levels_from": ("final", "best"),
 }
@@ -45,22 +46,37 @@ def validate(config: ConfigDict) -> None:
                   "batch.minibatches_per_step", "batch.epochs_per_step", "batch.max_prompt_tokens",
                   "batch.max_response_tokens", "rollout.prompts_per_call", "eval.every", "eval.samples",
                   "checkpoint.every", "grader.workers", "model.head_chunk_tokens", "mesh.fsdp", "mesh.tensor",
-                  "log.rollouts_every", "rollout.vllm.num_servers", "rollout.vllm.keep", "rollout.vllm.max_sequences"):
+                  "log.rollouts_every", "log.shown", "rollout.vllm.num_servers", "rollout.vllm.keep",
+                  "rollout.vllm.max_sequences"):
         _require(_get(c, field) >= 1, f"{field} is {_get(c, field)}: it must be at least 1.")
     for field in ("rollout.temperature", "rollout.temperature_end", "rollout.max_logprob_gap",
                   "optimizer.learning_rate", "optimizer.grad_clip", "grader.timeout", "rollout.vllm.memory_fraction",
                   "rollout.vllm.start_seconds", "rollout.vllm.seconds_per_token", "rl.clip_low", "rl.clip_high"):
         _require(_get(c, field) > 0, f"{field} is {_get(c, field)}: it must be positive.")
-    for field in ("rl.kl_coef", "rl.tis_cap", "rl.entropy_coef", "rl.temperature",
-                  "batch.resample_rounds", "rollout.temperature_steps", "rollout.slots", "reward.overlong_buffer",
-                  "optimizer.warmup_steps", "curriculum.steps", "stop.patience", "rollout.vllm.max_restarts"):
+    for field in ("rl.kl_coef", "rl.tis_cap", "rl.entropy_coef", "rl.temperature", "batch.resample_rounds",
+                  "rollout.temperature_steps", "rollout.slots", "reward.overlong_buffer", "optimizer.warmup_steps",
+                  "optimizer.weight_decay", "mesh.cpu_devices", "curriculum.steps", "stop.patience",
+                  "rollout.vllm.max_restarts"):
         _require(_get(c, field) >= 0, f"{field} is {_get(c, field)}: it must not be negative.")
     for field in ("labels.threshold", "labels.labelled_fraction", "curriculum.easy_fraction", "curriculum.hard_start",
                   "curriculum.hard_end"):
         _require(0 <= _get(c, field) <= 1, f"{field} is {_get(c, field)}: a share lies in [0, 1].")
+    for field in ("optimizer.b1", "optimizer.b2"):
+        _require(0 <= _get(c, field) < 1, f"{field} is {_get(c, field)}: it lies in [0, 1).")
+    for field, source in {"data": c.data, **{f"eval.sets.{name}": s for name, s in c.eval.sets.items()}}.items():
+        _validate_source(field, source)
     _validate_batch(c)
     _validate_sampling(c)
     _validate_learning(c)
+
+
+def _validate_source(field: str, source: ConfigDict) -> None:
+    """A file that is named and would not be read is another data set than the user thinks."""
+    _require(not source.path or source.kind in ("jsonl", "parquet"),
+             f"{field}.path is {source.path!r}, but {field}.kind is {source.kind!r}, which reads no file: set it to "
+             "'jsonl' or 'parquet'.")
+    _require(not source.levels or source.kind != "gym",
+             f"{field}.levels is {source.levels}, but tasks of Reasoning Gym have none: use {field}.config.")
 
 
 def _validate_batch(c: ConfigDict) -> None:
@@ -109,6 +125,7 @@ def _validate_sampling(c: ConfigDict) -> None:
     gpus, servers = tuple(c.rollout.vllm.gpus), c.rollout.vllm.num_servers
     _require(len(gpus) in (0, servers),
              f"rollout.vllm.gpus is {gpus}: give a GPU for each of the {servers} rollout.vllm.num_servers, or ().")
+    _require(len(set(gpus)) == len(gpus), f"rollout.vllm.gpus is {gpus}, which has a GPU twice: name each once.")
     r = c.rollout
     sampled_at = {r.temperature, r.temperature_end if r.temperature_steps else r.temperature}
     _require(r.old_logprobs == "trainer" or c.rl.objective != "policy_gradient" or c.rl.temperature == 0

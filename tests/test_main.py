@@ -120,6 +120,9 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     ("batch.minibatches_per_step", 3, "batch.minibatches_per_step is 3: a mini-batch holds whole prompts"),
     ("eval.top_p", 0.0, "eval.top_p is 0.0"),
     ("rl.temperature", 0.7, "rl.temperature is 0.7, but with rollout.old_logprobs 'sampler'"),
+    ("rollout.vllm.dtype", "half", "rollout.vllm.dtype is 'half': choose one of"),
+    ("log.shown", 0, "log.shown is 0: it must be at least 1"),
+    ("optimizer.b2", 1.5, r"optimizer.b2 is 1.5: it lies in \[0, 1"),
     ("rl.clip_low", 0.0, "rl.clip_low is 0.0: it must be positive"),
     ("rl.advantage", "reinforce_pp", "batch.resample_rounds is 3, but rl.advantage 'reinforce_pp' learns from"),
     ("steps", 0, "steps is 0: it must be at least 1"),
@@ -179,6 +182,18 @@ def test_the_batch_must_fit_the_mesh():
     config.batch.microbatch_sequences = 2
     with pytest.raises(ConfigError, match="the 4 data x fsdp shards do not divide"):
         validate_devices(config, 8)
+
+
+def test_a_file_that_would_not_be_read_is_refused():
+    config = base()
+    config.name, config.model.path, config.data.kind, config.data.name = "x", "y", "set", "dapo"
+    validate(config)
+    config.data.path = "own.jsonl"
+    with pytest.raises(ConfigError, match=r"data\.path is 'own\.jsonl', but data\.kind is 'set'.*'jsonl' or 'parquet'"):
+        validate(config)
+    config.data.kind, config.data.path, config.data.levels = "gym", "", ("4",)
+    with pytest.raises(ConfigError, match=r"data\.levels is \('4',\), but tasks of Reasoning Gym have none"):
+        validate(config)
 
 
 def test_vllm_is_one_process_work():

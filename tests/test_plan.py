@@ -189,8 +189,8 @@ def test_a_sampler_with_slots_decodes_until_all_requests_had_one(directory):
 
 def test_what_a_tpu_gathers_awkwardly_is_said():
     where = topology.parse("v5p:4x8x8")
-    assert "into 14 rows, no multiple of 8" in plan.tile_notes(3584, 256, where)[0]
-    assert plan.tile_notes(3584, 64, where) == plan.tile_notes(3584, 256, CPU) == []
+    assert "into 56 rows, no multiple of 16" in plan.tile_notes(3584, 64, where)[0]
+    assert plan.tile_notes(3584, 32, where) == plan.tile_notes(3584, 64, CPU) == []
 
 
 def test_model_shapes(directory):

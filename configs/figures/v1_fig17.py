@@ -5,6 +5,8 @@ TINY      python -m srt_jax.main --config=configs/figures/v1_fig17.py:vote_share
 HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
 TIME      not measured on GPUs; tiny: about a minute a curve
 PAPER     no collapse in three epochs, as with the 7B model.
+
+The tiny runs read what configs/curriculum.py says how to write: by both scores it is the same third of the sums.
 """
 from configs.common import figure
 

@@ -22,6 +22,8 @@ def jsonl_rows(path: Path) -> Iterator[tuple[int, dict]]:
     """(line number from 1, object) of every line that is not white."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; set `path` to a JSONL file that exists.")
+    if path.suffix == ".parquet":
+        raise DataError(f"{path} is a Parquet file, to be read with `kind` 'parquet'.")
     # Binary: only \n ends a line (str.splitlines would also cut at U+2028), and a cut UTF-8 character is found with
     # its line.
     with path.open("rb") as lines:

@@ -1,12 +1,10 @@
 """Problems from a named kind of source: `load(source_config)`. A new kind is one more entry of LOADERS."""
 
 from srt_jax.data import sets
-from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.data.base import DataError, Problem
 from srt_jax.data.gym import load_gym
 from srt_jax.data.jsonl import load_jsonl
 from srt_jax.data.parquet import load_parquet
-
-__all__ = ["LOADERS", "DataError", "Problem", "fingerprint", "load", "title"]
 
 LOADERS = {"jsonl": load_jsonl, "parquet": load_parquet, "gym": load_gym, "set": sets.load_set}
 

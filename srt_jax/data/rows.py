@@ -25,7 +25,8 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
     path = Path(path)
     columns = {role: config.get(f"{role}_column") or name for role, name in _DEFAULT_COLUMNS.items()}
     columns["labelled"] = config.get("labelled_column") or ""
-    limit, levels = config.get("limit") or None, tuple(config.get("levels") or ())
+    limit, levels = config.get("limit") or None, config.get("levels") or ()
+    levels = {str(level) for level in (levels if isinstance(levels, list | tuple) else [levels])}
     problems: list[Problem] = []
     number_of: dict[str, int] = {}
     levels_seen: set[str | None] = set()
@@ -43,7 +44,7 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
             break
     if not problems and levels_seen:
         raise DataError(
-            f"{path} has no row of the levels {', '.join(levels)} in column {columns['level']!r}; "
+            f"{path} has no row of the levels {', '.join(sorted(levels))} in column {columns['level']!r}; "
             f"it has {', '.join(sorted(map(str, levels_seen)))}: correct `levels` or `level_column`."
         )
     if not problems:

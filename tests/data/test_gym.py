@@ -8,8 +8,9 @@ import ml_collections
 import numpy as np
 import pytest
 
+from srt_jax.data.base import DataError
 from srt_jax.data.gym import _plain
-from srt_jax.data.problems import DataError, load
+from srt_jax.data.problems import load
 
 TASKS = {
     "knights_knaves": ({"n_people": 3}, "n_people=3,depth_constraint=2,width_constraint=2"),
@@ -21,7 +22,8 @@ TASKS = {
 }
 PRINT_FINGERPRINTS = """
 import json, sys
-from srt_jax.data.problems import fingerprint, load
+from srt_jax.data.base import fingerprint
+from srt_jax.data.problems import load
 print([fingerprint(load(source)) for source in json.load(sys.stdin)])
 """
 

@@ -5,7 +5,8 @@ import re
 import ml_collections
 import pytest
 
-from srt_jax.data.problems import DataError, Problem, fingerprint, load
+from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.data.problems import load
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from srt_jax import overlap as overlap_job
 from srt_jax.config import base, source
 from srt_jax.data import overlap, sets
-from srt_jax.data.base import NotHereError
-from srt_jax.data.problems import DataError, Problem, fingerprint, load, title
+from srt_jax.data.base import DataError, NotHereError, Problem, fingerprint
+from srt_jax.data.problems import load, title
 from srt_jax.data.prompts import encode, render
 from srt_jax.data.rows import prompt_id
 
