@@ -28,8 +28,8 @@ def lightest(model: str, topology: str, chips: int, fsdp: int) -> list[str]:
 
 
 def scaled(topology: str, chips: int) -> list[str]:
-    """32 sequences per chip, whatever their number; full remat, micro-batches of one sequence per chip."""
-    return paper("qwen25_math_7b", topology, VLLM, f"--config.mesh.fsdp={min(chips, FSDP_7B)}",
+    """32 sequences per chip, whatever their number; parameters over 16 chips, full remat, one sequence per chip."""
+    return paper("qwen25_math_7b", topology, VLLM, "--config.mesh.fsdp=16",
                  f"--config.batch.prompts_per_step={chips}", f"--microbatch={chips}")
 
 

@@ -70,7 +70,7 @@ TAGS = {
     "time/eval": "seconds of evaluation",
     "time/save": "seconds of writing checkpoints",
     "time/step": "seconds of the step, all phases",
-    "time/compilations": "XLA compilations since the run began its steps; constant after the first checkpoint",
+    "time/compilations": "XLA compilations after that of the update; constant after the first checkpoint",
 }
 EVAL_TAGS = {
     "avg": "share of right answers among the k samples, mean over problems",

@@ -106,5 +106,3 @@ def completed_summary(config: ConfigDict, directory: pathlib.Path) -> dict | Non
     if not summary.exists() or (directory / "config.json").read_text() != resolved(config):
         return None
     return json.loads(summary.read_text())
-
-

@@ -1,8 +1,13 @@
+import os
+import subprocess
+
 import pytest
 
 from srt_jax import topology
 from srt_jax.config import ConfigError
 from srt_jax.hardware import interconnect
+from tests.helpers import REPOSITORY
+from tests.plan_environment import needs_plan_environment, python
 
 
 @pytest.mark.parametrize("name, platform, devices", [
@@ -47,3 +52,17 @@ def test_what_comes_from_other_nodes_comes_slower():
     assert topology.parse("h200:16").receiving_seconds(received_bytes) == pytest.approx(81 / 450 + 9 / 50)
     assert topology.parse("v6e:16x16").receiving_seconds(received_bytes) == pytest.approx(90 / 360)
     assert topology.parse("cpu:8").receiving_seconds(received_bytes) == 0
+
+
+@needs_plan_environment
+def test_meshes_that_split_a_dimension_of_the_torus():
+    code = """
+from srt_jax import topology
+from srt_jax.model.sharding import make_mesh
+for name, fsdp, tensor in (("v5p:4x4x4", 32, 2), ("v6e:8x8", 32, 2), ("v5p:4x4x4", 8, 8)):
+    mesh = make_mesh(-1, fsdp, tensor, topology.devices(topology.parse(name)))
+    assert mesh.shape == {"data": 1, "fsdp": fsdp, "tensor": tensor} and len(set(mesh.devices.flat)) == 64
+"""
+    found = subprocess.run([python(), "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY,
+                           env={**os.environ, "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"})
+    assert found.returncode == 0, found.stderr[-500:]
