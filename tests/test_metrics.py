@@ -92,7 +92,7 @@ def test_durations():
     assert metrics.duration(59.6) == "1:00" and metrics.duration(3723) == "1:02:03"
 
 
-def test_runs_side_by_side(tmp_path):
+def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
     evals = {f"eval/held/{m}@4": v for m, v in (("avg", 0.5), ("maj", 0.75), ("pass", 1.0))}
     for name in ("srt", "ground_truth"):
         log = metrics.RunLog(tmp_path / name, total_steps=1)
@@ -112,3 +112,9 @@ def test_runs_side_by_side(tmp_path):
     assert row.split()[1:] == ["1", "0.500", "0.750", "0.600", "0.750", "0.500", "1", "1"]
     figures.draw(runs, tmp_path / "figure.png", 4)
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    (tmp_path / "summary.json").write_text(json.dumps(summary))  # of both, beside them: no run
+    for run in runs:
+        (run / "config.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["figures", str(tmp_path)])
+    figures.main()
+    assert len(capsys.readouterr().out.splitlines()) == 3

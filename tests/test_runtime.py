@@ -1,7 +1,9 @@
+import jax
 import jax.numpy as jnp
 import pytest
 
-from srt_jax.runtime import profiled
+from srt_jax.config import ConfigError
+from srt_jax.runtime import join_processes, keep_precision, profiled
 
 
 def traces(directory):
@@ -23,3 +25,23 @@ def test_the_third_to_the_fifth_step_are_traced(tmp_path):
 def test_short_runs_and_runs_without_a_trace(tmp_path, steps, enabled, files):
     assert list(profiled(range(steps), tmp_path, enabled)) == list(range(steps))
     assert len(traces(tmp_path)) == files
+
+
+def test_float32_is_computed_in_float32():
+    def precision():
+        text = jax.jit(jnp.matmul).lower(*(jax.ShapeDtypeStruct((8, 8), jnp.float32),) * 2).as_text()
+        return "HIGHEST" if "HIGHEST" in text else "DEFAULT"
+
+    before = jax.config.jax_default_matmul_precision
+    try:
+        keep_precision("bfloat16")
+        assert precision() == "DEFAULT"
+        keep_precision("float32")
+        assert precision() == "HIGHEST"
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+
+
+def test_a_process_without_a_number_is_refused():
+    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES is 'two': set it to a number in every process"):
+        join_processes({"JAX_COORDINATOR_ADDRESS": "host:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"})
