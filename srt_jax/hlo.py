@@ -18,6 +18,7 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while
         "call-start", "call-update", "call-done", "copy-start", "send", "recv", "send-done", "recv-done", "domain"}
 BITS = {"pred": 8, "token": 0, "opaque": 0}
 SLICES = ("dynamic-slice", "gather", "slice")
+UPDATES = {"dynamic-update-slice": 1, "scatter": -1}  # in place; which operand is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +185,8 @@ class Program:
                 total += in_memory(operands[0].shape) + in_memory(instruction.shape)
             elif instruction.opcode in SLICES:
                 total += 2 * in_memory(instruction.shape)
-            elif instruction.opcode in ("dynamic-update-slice", "scatter"):
-                total += 2 * in_memory(operands[-1 if instruction.opcode == "scatter" else 1].shape)
+            elif instruction.opcode in UPDATES:
+                total += 2 * in_memory(operands[UPDATES[instruction.opcode]].shape)
             elif instruction.opcode.endswith("-done"):
                 total += 2 * in_memory(instruction.shape)
             else:
@@ -199,8 +200,8 @@ class Program:
         inside = list(self._inside(called))
         if any(instruction.opcode == "custom-call" for instruction, _ in inside):
             shape = _without_workspace(shape)
-        in_place = sum(size(instruction.shape) - size(computation[instruction.operands[1]].shape)
-                       for instruction, computation in inside if instruction.opcode == "dynamic-update-slice")
+        in_place = sum(size(i.shape) - size(computation[i.operands[UPDATES[i.opcode]]].shape)
+                       for i, computation in inside if i.opcode in UPDATES)
         read = 0
         for position, array in enumerate(operands):
             found = self._read(called, position)
@@ -222,14 +223,16 @@ class Program:
             for at, operand in enumerate(instruction.operands):
                 users[operand].append((instruction, at))
         names = [i.name for i in computation.values() if i.opcode == "parameter" and int(i.literal) == position]
-        total = 0
+        total, root = 0, _root(computation)
+        if names and (root.name == names[0] or any(user is root for user in _bitcasts(names[0], users))):
+            return None  # whoever uses the kernel's result reads it
         for user, at in _uses(names[0], users) if names else ():
             found = None
             if user.opcode == "fusion":
                 found = self._read(user.attribute("calls"), at)
             elif user.opcode in SLICES and at == 0:
                 found = size(user.shape)
-            elif user.opcode == "dynamic-update-slice" and at == 0:
+            elif user.opcode in UPDATES and at == 0:
                 found = 0
             if found is None:
                 return None
@@ -289,6 +292,14 @@ def _root(computation: dict[str, Instruction]) -> Instruction:
 def _array_bytes(kind: str, dims: str) -> int:
     bits = BITS.get(kind) if kind in BITS else int(re.search(r"\d+", kind).group()) if re.search(r"\d", kind) else 0
     return math.prod(int(d) for d in dims.split(",") if d) * bits // 8
+
+
+def _bitcasts(name: str, users):
+    """The bitcasts of a value, and theirs."""
+    for user, _ in users[name]:
+        if user.opcode == "bitcast":
+            yield user
+            yield from _bitcasts(user.name, users)
 
 
 def _uses(name: str, users):

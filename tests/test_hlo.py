@@ -187,6 +187,24 @@ KERNELS = """HloModule kernels
   ROOT %updated = bf16[4,4,8]{2,1,0} dynamic-update-slice(%w, %y, %z)
 }
 
+%scattered (w: bf16[4,4,8], y: bf16[1,4,8], z: s32[]) -> bf16[4,4,8] {
+  %w = bf16[4,4,8]{2,1,0} parameter(0)
+  %y = bf16[1,4,8]{2,1,0} parameter(1)
+  %z = s32[] parameter(2)
+  ROOT %updated = bf16[4,4,8]{2,1,0} scatter(%w, %z, %y), to_apply=%add
+}
+
+%turned (b: bf16[4,4,8]) -> bf16[16,8] {
+  %b = bf16[4,4,8]{2,1,0} parameter(0)
+  ROOT %flat = bf16[16,8]{1,0} bitcast(%b)
+}
+
+%read (c: bf16[4,4,8]) -> bf16[8] {
+  %c = bf16[4,4,8]{2,1,0} parameter(0)
+  %d = bf16[16,8]{1,0} fusion(%c), kind=kLoop, calls=%turned
+  ROOT %sum = bf16[8]{0} reduce(%d), dimensions={0}, to_apply=%add
+}
+
 %product (k: bf16[1,4,8]) -> (bf16[1,4,8], s8[4096]) {
   %k = bf16[1,4,8]{2,1,0} parameter(0)
   ROOT %gemm = (bf16[1,4,8]{2,1,0}, s8[4096]{0}) custom-call(%k), custom_call_target="gemm"
@@ -210,6 +228,9 @@ KERNEL
      "  %k = bf16[4,4,8]{2,1,0} fusion-done(%s)", 64 + 4),
     ("%l = bf16[1,4,8]{2,1,0} parameter(2)\n"
      "  %k = (bf16[1,4,8]{2,1,0}, s8[4096]{0}) fusion(%l), kind=kCustom, calls=%product", 64 + 64),
+    ("%l = bf16[1,4,8]{2,1,0} parameter(2)\n"
+     "  %k = bf16[4,4,8]{2,1,0} fusion(%a, %l, %i), kind=kLoop, calls=%scattered", 64 + 4 + 64),
+    ("%k = bf16[8]{0} fusion(%a), kind=kLoop, calls=%read", 256 + 16),
     ("%s = (bf16[4,4,8]{2,1,0:S(1)}, bf16[4,4,8]{2,1,0}, u32[]) copy-start(%a)\n"
      "  %k = bf16[4,4,8]{2,1,0:S(1)} copy-done(%s)", 256),
 ])
