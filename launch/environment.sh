@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 make_environment() {
     local python="${PYTHON:-}" files=(requirements.txt "$@") wanted
-    [ -n "$python" ] || python="$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)"
+    [ -n "$python" ] || python="$(.venv/bin/python -c '' 2>/dev/null && echo .venv/bin/python || echo python3)"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
         echo "error: $python is older than Python 3.11; set PYTHON to a newer one." >&2
         exit 2

@@ -148,6 +148,8 @@ class Program:
     def _step(self, body: dict[str, Instruction], index: int) -> int | None:
         """What a loop's body adds to element `index` of the loop's state; TPU compilers unroll some loops by two."""
         new = body.get(_root(body).operands[index])
+        while new is not None and new.opcode in ("copy", "bitcast"):
+            new = body.get(new.operands[0])
         if new is not None and new.opcode == "fusion":
             body = self.computations[new.attribute("calls")]
             new = _root(body)

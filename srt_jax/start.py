@@ -50,9 +50,6 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     identity = {"config": fingerprint_fields(config), **prepared.identity}
     record = checkpoints.record() if start else {"identity": identity, "evals": {}, "seconds": {}}
     check_same_run(record["identity"], identity, directory)
-    if is_first_process():
-        (directory / "summary.json").unlink(missing_ok=True)  # of fewer steps: what follows may be stopped
-        (directory / "config.json").write_text(resolved(config))
     print(describe(config, jax.device_count()))
     print("\n".join(prepared.report))
 
@@ -78,6 +75,9 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
         config, prepared, directory, mesh, reference, update_config, update,
         sampler, grader, log, checkpoints, record, detector, metrics.Phases(record["seconds"]),
         metrics.CompilationCounter())
+    if is_first_process():
+        (directory / "summary.json").unlink(missing_ok=True)  # of fewer steps: what follows may be stopped
+        (directory / "config.json").write_text(resolved(config))
     return run, state, start
 
 

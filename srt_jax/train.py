@@ -85,9 +85,10 @@ def load_sampler(run: Run, state, step: int) -> None:
     """The sampler gets its first weights and compiles for all prompts there are, so that no step does."""
     start = time.perf_counter()
     run.sampler.load(state.params, step)
-    run.sampler.compile(run.prepared.prompts, *training_samples(run.config, step + 1))
-    for eval_set in run.prepared.eval_sets:
-        run.sampler.compile(eval_set.prompts, *evaluation_samples(run.config))
+    if step < run.config.steps and not run.ended:
+        run.sampler.compile(run.prepared.prompts, *training_samples(run.config, step + 1))
+        for eval_set in run.prepared.eval_sets:
+            run.sampler.compile(eval_set.prompts, *evaluation_samples(run.config))
     print(f"the sampler is ready, after {time.perf_counter() - start:.0f} s", flush=True)
 
 

@@ -72,11 +72,12 @@ def validate(config: ConfigDict) -> None:
 
 def _validate_source(field: str, source: ConfigDict) -> None:
     """A file that is named and would not be read is another data set than the user thinks."""
-    _require(not source.path or source.kind in ("jsonl", "parquet"),
-             f"{field}.path is {source.path!r}, but {field}.kind is {source.kind!r}, which reads no file: set it to "
-             "'jsonl' or 'parquet'.")
-    _require(not source.levels or source.kind != "gym",
-             f"{field}.levels is {source.levels}, but tasks of Reasoning Gym have none: use {field}.config.")
+    path, kind, levels = (source.get(key) for key in ("path", "kind", "levels"))
+    _require(not path or kind in ("jsonl", "parquet"),
+             f"{field}.path is {path!r}, but {field}.kind is {kind!r}, which reads no file: set it to 'jsonl' or "
+             "'parquet'.")
+    _require(not levels or kind != "gym",
+             f"{field}.levels is {levels}, but tasks of Reasoning Gym have none: use {field}.config.")
 
 
 def _validate_batch(c: ConfigDict) -> None:
