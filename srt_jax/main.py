@@ -3,7 +3,7 @@
     python -m srt_jax.main --config=configs/quickstart.py               one experiment; its docstring explains it
     python -m srt_jax.main --config=configs/quickstart.py:ground_truth  config files take arguments after a colon
     ... --config.batch.prompts_per_step=8 --config.name=small          any field can be set
-    ... --dry_run                                                      checks everything, prints the plan, runs nothing
+    ... --dry_run                                                      checks config, data and model, runs nothing
     ... --profile                                                      traces steps 3 to 5 for TensorBoard's profiler
 
 The run folder <out>/<name> gets config.json, metrics.jsonl, tensorboard/, rollouts/, checkpoints/, and at the end

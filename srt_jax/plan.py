@@ -303,7 +303,7 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
 
     compiled = _compile(lowered, held, resident, where, progress, "sampler", trips)
     compiled = dataclasses.replace(
-        compiled, collective_bytes={kind: calls * n for kind, n in compiled.collective_bytes.items()},
+        compiled, collective_bytes={kind: calls * size for kind, size in compiled.collective_bytes.items()},
         received_bytes=calls * compiled.received_bytes, received_seconds=calls * compiled.received_seconds,
         memory_bytes=calls * compiled.memory_bytes)
     prompts = [b.max_prompt_tokens] * b.prompts_per_step

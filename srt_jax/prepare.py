@@ -74,8 +74,8 @@ def prepare(config: ConfigDict) -> Prepared:
     report = [f"model: {model.directory} ({model.config.family}, {model.config.num_params:,} parameters)", line,
               labels.describe(problems, settings), *report,
               f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}"]
-    files = [config.labels.path] * (config.labels.source == "file") + [config.curriculum.path] * bool(
-        config.curriculum.path)
+    labels_path = config.labels.path if config.labels.source == "file" else ""
+    files = [path for path in (labels_path, config.curriculum.path) if path]
     identity = {"data": fingerprint(problems), "model": model_fingerprint(model.directory),
                 "prompts": prompts_fingerprint(prompts, eval_sets),
                 "labels": [label_file.fingerprint(path) for path in files]}

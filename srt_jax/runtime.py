@@ -66,7 +66,7 @@ def _number(environment, name: str) -> int:
     value = environment.get(name, "")
     if not value.isdigit():
         raise ConfigError(f"JAX_COORDINATOR_ADDRESS is set, but {name} is {value!r}: set it to a number in every "
-                           "process, or unset JAX_COORDINATOR_ADDRESS.")
+                          "process, or unset JAX_COORDINATOR_ADDRESS.")
     return int(value)
 
 

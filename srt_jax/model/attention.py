@@ -23,7 +23,7 @@ def choose(name: str, platform: str, dtype, head_dim: int) -> str:
     auto: cudnn on GPUs where it can compute that, splash on TPUs, else xla. Raises ModelError for one that cannot.
     """
     kind, half = PLATFORMS[platform], jnp.dtype(dtype).itemsize == 2
-    fits = head_dim % 8 == 0 and head_dim <= 128
+    fits = head_dim % 8 == 0 and head_dim <= 128  # what cuDNN computes on every GPU with such an attention
     if name == "auto":
         return {"gpu": "cudnn" if half and fits else "xla", "tpu": "splash", "cpu": "xla"}[kind]
     if name == "cudnn" and kind != "gpu":
