@@ -22,7 +22,7 @@ from srt_jax import cli, runtime
 from srt_jax.config import ConfigError, differing_fields, run_directory
 from srt_jax.data import label_file
 from srt_jax.data.base import DataError, Problem, fingerprint
-from srt_jax.metrics import duration
+from srt_jax.progress import duration
 from srt_jax.reward.labels import Graded
 from srt_jax.validation import validate, validate_devices
 

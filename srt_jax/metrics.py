@@ -10,6 +10,8 @@ import time
 import jax
 from tensorboardX import SummaryWriter
 
+from srt_jax.progress import duration
+
 # What each tag means; shown beside the curve in TensorBoard, and in docs/operations.md. "True" needs known answers,
 # which are used for training only where labels.source says so.
 TAGS = {
@@ -208,13 +210,6 @@ def _keep_records(path: pathlib.Path, last_step: int) -> None:
 def read_metrics(directory) -> list[dict]:
     """The records of a run's metrics.jsonl."""
     return [json.loads(line) for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()]
-
-
-def duration(seconds: float) -> str:
-    """`1:02:03`, or `2:03` below an hour."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def markdown_table(rows: list[dict]) -> str:

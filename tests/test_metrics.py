@@ -88,10 +88,6 @@ def test_every_tag_is_explained_in_the_manual():
     assert metrics.describe_tag("eval/math500/avg@32") and not metrics.describe_tag("nothing")
 
 
-def test_durations():
-    assert metrics.duration(59.6) == "1:00" and metrics.duration(3723) == "1:02:03"
-
-
 def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
     evals = {f"eval/held/{m}@4": v for m, v in (("avg", 0.5), ("maj", 0.75), ("pass", 1.0))}
     for name in ("srt", "ground_truth"):

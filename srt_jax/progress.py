@@ -1,0 +1,111 @@
+"""How far long work has come and when it will end: one line, rewritten in place on a terminal. Needs no JAX."""
+import sys
+import threading
+import time
+from typing import TextIO
+
+EVERY = 60.0  # seconds between two lines where the stream is no terminal
+EVERY_LIVE = 1.0  # seconds between two versions of the line on a terminal
+
+
+class Progress:
+    """Shows `done` of `total`, a summary, the elapsed time and the time left.
+
+        with Progress(len(problems), "problem") as progress:
+            for done, problem in enumerate(problems, 1):
+                solve(problem)
+                progress.update(done, f"{rate:.0f} tokens/s")
+
+    Where the stream is no terminal, the first update writes a line, and so does the last one (`done` = `total`).
+    Between them there is a line every `every` seconds, also while no update comes: a thread repeats the last one. On a
+    terminal the line is rewritten every second.
+
+    The time left is the mean pace since the first update times what is left. So neither start-up nor the first,
+    compiling piece of work counts: call `update(0)` only where the work itself begins, or call `restart` there.
+    """
+
+    def __init__(self, total: float, what: str, stream: TextIO | None = None, every: float = EVERY,
+                 clock=time.monotonic):
+        """total: in the unit of `what`, in which `update` counts; stream: None is stderr; clock: returns seconds."""
+        self.total, self.what, self._stream = total, what, stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._every, self._clock = (EVERY_LIVE if self._live else every), clock
+        self._created = clock()
+        self._first, self._done, self._summary = None, 0.0, ""  # _first: (seconds, done) that the pace counts from
+        self._written, self._open = None, False  # seconds of the last line; does the cursor stand in a line?
+        self._closed, self._lock = threading.Event(), threading.RLock()
+        self._thread = threading.Thread(target=self._repeat, name=f"progress: {what}", daemon=True)
+        self._thread.start()
+
+    def update(self, done: float, summary: str = "") -> None:
+        """Takes note of `done` (never less than before), and writes the line where one is due."""
+        with self._lock:
+            self._done, self._summary = done, summary
+            if self._first is None:
+                self._first = (self._clock(), done)
+                self._write()
+            elif done >= self.total or self._clock() - self._written >= self._every:
+                self._write()
+
+    def restart(self) -> None:
+        """The pace counts from here on: what came before was compilation, or another kind of work."""
+        with self._lock:
+            if self._first is not None:
+                self._first = (self._clock(), self._done)
+
+    def note(self, text: str) -> None:
+        """A line that stays, above the progress line."""
+        with self._lock:
+            print(f"\r\033[K{text}" if self._open else text, file=self._stream, flush=True)
+            if self._open:
+                self._write()
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the end at the mean pace; None where there is no pace yet, or nothing left."""
+        with self._lock:
+            if self._first is None or self._done <= self._first[1] or self._done >= self.total:
+                return None
+            started, before = self._first
+            return (self._clock() - started) / (self._done - before) * (self.total - self._done)
+
+    def close(self) -> None:
+        """Ends the line on a terminal, and the thread."""
+        self._closed.set()
+        with self._lock:
+            if self._open:
+                print(file=self._stream, flush=True)
+            self._open = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def line(self) -> str:
+        """The line as it stands now."""
+        left = self.seconds_left()
+        parts = [f"{self.what} {self._done:.0f}/{self.total:.0f}", self._summary,
+                 f"elapsed {duration(self._clock() - self._created)}", "" if left is None else f"ETA {duration(left)}"]
+        return "  ".join(part for part in parts if part)
+
+    def _write(self) -> None:
+        if self._closed.is_set():
+            return
+        self._written, self._open = self._clock(), self._live
+        print(f"\r\033[K{self.line()}" if self._live else self.line(), end="" if self._live else "\n",
+              file=self._stream, flush=True)
+
+    def _repeat(self) -> None:
+        """Writes the line again where nothing has been written for a while."""
+        while not self._closed.wait(min(1.0, self._every)):
+            with self._lock:
+                if self._written is not None and self._clock() - self._written >= self._every:
+                    self._write()
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03`, or `2:03` below an hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

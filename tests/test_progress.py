@@ -1,0 +1,92 @@
+"""The progress line: how often it comes, what its ETA counts, and what a terminal sees."""
+import io
+import time
+
+import pytest
+
+from srt_jax.progress import Progress, duration
+
+
+class Clock:
+    """Seconds that only the test advances."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_a_line_at_once_then_one_a_minute_and_the_last(clock):
+    stream = io.StringIO()
+    with Progress(1000, "step", stream, clock=clock) as progress:
+        for step in range(1, 1001):
+            clock.seconds += 0.5
+            progress.update(step, "share 0.5")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 1 + 500 // 60 + 1
+    assert lines[0] == "step 1/1000  share 0.5  elapsed 0:00"
+    assert lines[1] == "step 121/1000  share 0.5  elapsed 1:00  ETA 7:20"
+    assert lines[-1] == "step 1000/1000  share 0.5  elapsed 8:20"
+
+
+def test_the_eta_counts_neither_start_up_nor_the_first_compiling_step(clock):
+    with Progress(11, "step", io.StringIO(), clock=clock) as progress:
+        clock.seconds += 300  # start-up
+        progress.update(1)
+        assert progress.seconds_left() is None
+        for step in (2, 3):
+            clock.seconds += 10
+            progress.update(step)
+        assert progress.seconds_left() == pytest.approx(80)
+        clock.seconds += 500
+        progress.restart()
+        clock.seconds += 20
+        progress.update(4)
+        assert progress.seconds_left() == pytest.approx(140)
+    with Progress(10, "step", io.StringIO(), clock=clock) as progress:  # one that goes on after step 5
+        progress.update(5)
+        clock.seconds += 3
+        progress.update(6)
+        assert progress.seconds_left() == pytest.approx(12)
+
+
+def test_a_terminal_sees_one_line_and_notes_above_it(clock):
+    stream = Terminal()
+    with Progress(3, "problem", stream, clock=clock) as progress:
+        for done in (1, 2, 3):
+            clock.seconds += 2
+            progress.update(done)
+        progress.note("sums: avg@4 0.5")
+    text = stream.getvalue()
+    assert text.count("\n") == 2  # the note's, and the one that ends the line
+    assert [part.split("  ")[0] for part in text.split("\r\033[K")] == [
+        "", "problem 1/3", "problem 2/3", "problem 3/3", "sums: avg@4 0.5\n", "problem 3/3"]
+
+
+def test_a_line_comes_although_the_work_reports_nothing():
+    stream = io.StringIO()
+    with Progress(10, "call", stream, every=0.05) as progress:
+        progress.update(0, "compiling")
+        deadline = time.monotonic() + 10
+        while stream.getvalue().count("\n") < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    written = stream.getvalue()
+    assert written.count("call 0/10  compiling") >= 3
+    time.sleep(0.2)
+    assert stream.getvalue() == written  # closed: the thread has ended
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3723, "1:02:03")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
