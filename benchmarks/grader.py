@@ -19,12 +19,12 @@ from pathlib import Path
 import math_verify
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from srt_jax.reward.algebra import factor
-from srt_jax.reward.answers import extract
-from srt_jax.reward.canonical import remembered
-from srt_jax.reward.grader import Grader
+from srt_jax.grading.algebra import factor
+from srt_jax.grading.answers import extract
+from srt_jax.grading.canonical import remembered
+from srt_jax.grading.grader import Grader
 from srt_jax.reward.vote import majority
-from tests.reward.hostile import HOSTILE, TEMPTING
+from tests.grading.hostile import HOSTILE, TEMPTING
 
 BESIDE = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 FILES = ("generations_qwen25math_math100x8", "generations_nemo_math50x3", "generations_rho_math500x4")

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from srt_jax import processes
 from srt_jax.data.base import Problem
 from srt_jax.data.batching import refill_order
-from srt_jax.reward import answers as extraction
+from srt_jax.grading import answers as extraction
 from srt_jax.reward import labels
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
 from srt_jax.runtime import is_first_process

@@ -49,9 +49,9 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
     import jax
 
     from srt_jax.evaluation import evaluate, rollout_rows
+    from srt_jax.grading.grader import Grader
     from srt_jax.loading import load_weights, open_mesh, open_sampler
     from srt_jax.prepare import encode_eval_sets, read_model
-    from srt_jax.reward.grader import Grader
 
     configs = [at_temperature(config, temperature) for temperature in temperatures] or [config]
     for c in configs:

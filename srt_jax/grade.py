@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from srt_jax.reward.answers import STYLES, extract
-from srt_jax.reward.grader import Grader
+from srt_jax.grading.answers import STYLES, extract
+from srt_jax.grading.grader import Grader
 from srt_jax.reward.vote import majority
 
 

@@ -102,8 +102,8 @@ def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: lis
                 partial: pathlib.Path, done: int) -> None:
     """Samples and votes on problems[done:], and appends their rows batch by batch."""
     from srt_jax.collect import sample_and_grade
+    from srt_jax.grading.grader import Grader
     from srt_jax.loading import load_weights, open_mesh, open_sampler
-    from srt_jax.reward.grader import Grader
     from srt_jax.rollout.sampler import Sampling, problem_seeds
 
     mesh = open_mesh(config)

@@ -12,10 +12,10 @@ from srt_jax import metrics, processes
 from srt_jax.checkpoint import Checkpoints, check_same_run
 from srt_jax.collapse import Detector
 from srt_jax.config import describe, fingerprint_fields
+from srt_jax.grading.grader import Grader
 from srt_jax.loading import load_weights, open_mesh, open_sampler
 from srt_jax.model import sharding
 from srt_jax.prepare import Prepared
-from srt_jax.reward.grader import Grader
 from srt_jax.rl.collate import abstract_batch
 from srt_jax.rl.optimizer import experiment_optimizer, init_state
 from srt_jax.rl.update import UpdateConfig, make_update

@@ -8,6 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import pytest
 
 from srt_jax import runtime
+from srt_jax.grading import Grader
 from tests.helpers import REPOSITORY
 
 runtime.start(cpu_devices=8)
@@ -19,3 +20,10 @@ def miniature():
     directory = REPOSITORY / "cache" / "miniature"
     subprocess.run([sys.executable, "-m", "srt_jax.pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True)
     return directory
+
+
+@pytest.fixture(scope="session")
+def grader():
+    """One grader for all tests, with two workers."""
+    with Grader(workers=2) as shared:
+        yield shared

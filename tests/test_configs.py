@@ -22,8 +22,8 @@ from srt_jax import main
 from srt_jax.config import describe
 from srt_jax.data.base import Problem
 from srt_jax.data.prompts import Prompts
+from srt_jax.grading.grader import Grader
 from srt_jax.levels import checkable, level_configs
-from srt_jax.reward.grader import Grader
 from srt_jax.reward.labels import LabelSettings, grade_rollouts
 from srt_jax.validation import validate, validate_devices
 from tests.helpers import REPOSITORY

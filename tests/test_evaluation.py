@@ -9,7 +9,7 @@ from srt_jax.collect import extract_answers
 from srt_jax.config import base
 from srt_jax.data.base import Problem
 from srt_jax.evaluation import EvalSet, evaluate, metrics, pass_at
-from srt_jax.reward.grader import Grader
+from srt_jax.grading.grader import Grader
 from srt_jax.reward.labels import grade_rollouts
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
 

@@ -14,8 +14,8 @@ from srt_jax.config import ConfigError
 from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import DataError, Problem
+from srt_jax.grading.grader import Grader
 from srt_jax.label import label
-from srt_jax.reward.grader import Grader
 from srt_jax.reward.labels import LabelSettings, grade_rollouts
 from tests.helpers import REPOSITORY, small_config
 

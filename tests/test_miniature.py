@@ -4,8 +4,8 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from srt_jax import miniature, pretrain
+from srt_jax.grading.answers import extract
 from srt_jax.model import sharding
-from srt_jax.reward.answers import extract
 
 
 def test_solutions_without_slips_are_right_and_fit():

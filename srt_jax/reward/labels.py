@@ -9,9 +9,9 @@ import numpy as np
 from srt_jax.data import label_file
 from srt_jax.data.base import DataError, Problem
 from srt_jax.data.split import uniform
+from srt_jax.grading.canonical import canonical
+from srt_jax.grading.grader import Grader
 from srt_jax.reward import vote
-from srt_jax.reward.canonical import canonical
-from srt_jax.reward.grader import Grader
 
 Answers = Sequence[Sequence[str | None]]
 

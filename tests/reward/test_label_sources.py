@@ -7,8 +7,8 @@ import pytest
 
 from srt_jax.config import base
 from srt_jax.data.base import DataError, Problem
+from srt_jax.grading.grader import Grader
 from srt_jax.reward import labels, shaping
-from srt_jax.reward.grader import Grader
 from srt_jax.reward.labels import LabelSettings, grade_rollouts, join, metrics, uninformative
 
 PROBLEMS = [Problem("a", "?", "0.5", "test"), Problem("b", "?", "7", "test"), Problem("c", "?", None, "test"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from srt_jax.data.base import Problem
-from srt_jax.reward.grader import Grader
+from srt_jax.grading.grader import Grader
 from srt_jax.reward.labels import LabelSettings, grade_rollouts, metrics, true_rewards
 
 NAN = float("nan")

@@ -1,12 +1,10 @@
-"""Fixtures of the reward tests: the data folder beside the checkout, and one grader for all tests."""
+"""Fixture of the grading tests: the data folder beside the checkout."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
-
-from srt_jax.reward.grader import Grader
 
 DATA = Path(os.environ.get("SRT_JAX_TEST_DATA") or Path(__file__).resolve().parents[2] / ".." / "shared" / "data")
 
@@ -22,9 +20,3 @@ def rows():
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     return load
-
-
-@pytest.fixture(scope="session")
-def grader():
-    with Grader(workers=2) as shared:
-        yield shared

@@ -8,10 +8,10 @@ from hostile import PIECES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srt_jax.reward.canonical import canonical
-from srt_jax.reward.expression import fingerprint
-from srt_jax.reward.grader import may_be_equal
-from srt_jax.reward.shape import read
+from srt_jax.grading.canonical import canonical
+from srt_jax.grading.expression import fingerprint
+from srt_jax.grading.grader import may_be_equal
+from srt_jax.grading.shape import read
 
 EQUAL = [
     [

@@ -5,9 +5,9 @@ import math
 import zlib
 from fractions import Fraction
 
-from srt_jax.reward.algebra import MAX_BITS, Algebra, Sum, atom, factor, number, rational, render
-from srt_jax.reward.cursor import Tree
-from srt_jax.reward.latex import NotMathError
+from srt_jax.grading.algebra import MAX_BITS, Algebra, Sum, atom, factor, number, rational, render
+from srt_jax.grading.cursor import Tree
+from srt_jax.grading.latex import NotMathError
 
 LONG = 12  # decimal places
 LARGE = 1e150  # larger values overflow in comparisons

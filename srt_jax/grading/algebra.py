@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from math import comb, gcd, isqrt
 
-from srt_jax.reward.latex import NotMathError
+from srt_jax.grading.latex import NotMathError
 
 MAX_WORK = 2_000  # products of terms for one answer
 MAX_BITS = 4096  # of any numerator or denominator

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from srt_jax.reward.latex import NotMathError, Token, plain
+from srt_jax.grading.latex import NotMathError, Token, plain
 
 MAX_TOKENS = 1500
 MAX_DEPTH = 40

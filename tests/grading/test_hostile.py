@@ -6,9 +6,9 @@ import time
 import pytest
 from hostile import HOSTILE, TEMPTING, random_strings
 
-from srt_jax.reward.answers import extract
-from srt_jax.reward.canonical import canonical
-from srt_jax.reward.grader import Grader
+from srt_jax.grading.answers import extract
+from srt_jax.grading.canonical import canonical
+from srt_jax.grading.grader import Grader
 
 MEMORY_MB = 1024
 

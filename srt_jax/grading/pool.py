@@ -33,7 +33,7 @@ class Worker:
         environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
         environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "srt_jax.reward.worker", str(memory_mb)],
+            [sys.executable, "-m", "srt_jax.grading.worker", str(memory_mb)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -152,7 +152,7 @@ class Pool:
             if not job.worker.ready:
                 job.worker.stop()
                 raise RuntimeError(
-                    "a grading worker ended before it was ready; run `python -m srt_jax.reward.worker 1024` to see why"
+                    "a grading worker ended before it was ready; run `python -m srt_jax.grading.worker 1024` to see why"
                 )
             self.counts["crashes"] += 1
             job.worker.ready = False

@@ -6,8 +6,8 @@ from collections import defaultdict
 
 import pytest
 
-from srt_jax.reward.answers import extract
-from srt_jax.reward.canonical import canonical
+from srt_jax.grading.answers import extract
+from srt_jax.grading.canonical import canonical
 from srt_jax.reward.vote import majority
 
 # Excused by a rule of ours (docs/grading.md): a tuple in brackets is ordered; the suite's own switch compares it as a

@@ -3,9 +3,9 @@
 import re
 from fractions import Fraction
 
-from srt_jax.reward.cursor import MAX_DIGITS, MINUS, ONE, Cursor, Tree
-from srt_jax.reward.latex import NotMathError
-from srt_jax.reward.vocabulary import ALIASES, BASE_WORDS, CONSTANTS, DECORATIONS, FIGURES, FUNCTIONS, GREEK, MATRICES
+from srt_jax.grading.cursor import MAX_DIGITS, MINUS, ONE, Cursor, Tree
+from srt_jax.grading.latex import NotMathError
+from srt_jax.grading.vocabulary import ALIASES, BASE_WORDS, CONSTANTS, DECORATIONS, FIGURES, FUNCTIONS, GREEK, MATRICES
 
 COMMA = dict.fromkeys(map(ord, ","))  # what names may contain, as tables for str.translate
 LAYOUT = dict.fromkeys(map(ord, "*|"))

@@ -47,6 +47,8 @@ def answer(task: dict, replies) -> dict:
             run = OPERATIONS[task["op"]](task)  # imports, data sets: not on the task's clock, and no hostile text in it
         except MemoryError:
             raise
+        except SystemError as error:  # what an import in C reports when it gets no memory
+            raise MemoryError from error
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOMEM:
                 raise MemoryError from error
@@ -63,13 +65,13 @@ def answer(task: dict, replies) -> dict:
 
 
 def prepare_equal(task: dict):
-    from srt_jax.reward.symbolic import equal
+    from srt_jax.grading.symbolic import equal
 
     return lambda: equal(decode(task["a"]), decode(task["b"]), task["positive"])
 
 
 def prepare_gym(task: dict):
-    from srt_jax.reward.gym import scorer
+    from srt_jax.grading.gym import scorer
 
     score = scorer(task["task"], task["config"])
     guard()

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from srt_jax.reward.shape import Read, Shape, read
+from srt_jax.grading.shape import Read, Shape, read
 
 # A key says that it is one, and is its own key. A response that spells a key out has only written the answer in our
 # notation.

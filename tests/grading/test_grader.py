@@ -15,8 +15,8 @@ from hostile import PIECES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srt_jax.reward.grader import MAX_CANDIDATES, Grader
-from srt_jax.reward.pool import SKIPPED, Pool
+from srt_jax.grading.grader import MAX_CANDIDATES, Grader
+from srt_jax.grading.pool import SKIPPED, Pool
 
 # Families of equal answers; some members need a proof by a worker.
 FAMILIES = [
@@ -43,7 +43,7 @@ def test_self_test(grader):
 
 
 def test_self_test_fails_loudly(monkeypatch):
-    monkeypatch.setattr("srt_jax.reward.grader.SELF_TEST_GRADES", [("1", "2", True)])
+    monkeypatch.setattr("srt_jax.grading.grader.SELF_TEST_GRADES", [("1", "2", True)])
     with Grader(workers=1) as broken, pytest.raises(RuntimeError, match="misjudges 1 for 2"):
         broken.self_test()
 
@@ -188,8 +188,9 @@ def test_the_budget_ends_a_call():
     pool.close()
 
 
-def test_memory_is_limited_and_a_crash_is_counted():
-    pool = Pool(size=1, memory_mb=44)  # enough for the interpreter, not for sympy
+@pytest.mark.parametrize("memory_mb", [40, 44, 48])
+def test_memory_is_limited_and_a_crash_is_counted(memory_mb):
+    pool = Pool(size=1, memory_mb=memory_mb)  # enough for the interpreter, not for sympy
     assert pool.run([EASY], timeout=20, budget=60) == [None]
     assert pool.counts["crashes"] + pool.counts["errors"] == 1
     pool.close()

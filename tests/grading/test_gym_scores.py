@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from srt_jax.reward.grader import Grader
+from srt_jax.grading.grader import Grader
 
 reasoning_gym = pytest.importorskip("reasoning_gym", reason="reasoning_gym is not installed")
 # One task of each kind: exact text, numbers, evaluated literals, parsed arithmetic, symbolic algebra, tuples in the

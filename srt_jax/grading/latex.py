@@ -7,7 +7,7 @@ Every regular expression here is linear on every input: each starts at a fixed c
 import re
 import unicodedata
 
-from srt_jax.reward.vocabulary import FUNCTIONS, RENAME, SPACING, STYLE, TEXT_COMMANDS, UNICODE
+from srt_jax.grading.vocabulary import FUNCTIONS, RENAME, SPACING, STYLE, TEXT_COMMANDS, UNICODE
 
 _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|begin|end|text|left|right|pi|cdot|times|circ|infty|pm|mathrm|boxed|overline|theta"

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from srt_jax.reward.algebra import Algebra, rational, render
-from srt_jax.reward.canonical import key
-from srt_jax.reward.cursor import MINUS, Tree
-from srt_jax.reward.expression import approximate, close, exact, fingerprint
-from srt_jax.reward.latex import NotMathError
-from srt_jax.reward.shape import Read, infinite, read, symbols
+from srt_jax.grading.algebra import Algebra, rational, render
+from srt_jax.grading.canonical import key
+from srt_jax.grading.cursor import MINUS, Tree
+from srt_jax.grading.expression import approximate, close, exact, fingerprint
+from srt_jax.grading.latex import NotMathError
+from srt_jax.grading.shape import Read, infinite, read, symbols
 
 Prove = Callable[[Tree, Tree], bool]
 SIGNIFICANT = 3  # digits a rounded answer must show

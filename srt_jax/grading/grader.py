@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from srt_jax.reward.algebra import Algebra, render
-from srt_jax.reward.canonical import cached_read, key
-from srt_jax.reward.compare import matches
-from srt_jax.reward.cursor import Tree
-from srt_jax.reward.expression import POINTS, close, exact, fingerprint
-from srt_jax.reward.pool import SKIPPED, Pool
-from srt_jax.reward.shape import MAX_LENGTH, Leaf, Read
+from srt_jax.grading.algebra import Algebra, render
+from srt_jax.grading.canonical import cached_read, key
+from srt_jax.grading.compare import matches
+from srt_jax.grading.cursor import Tree
+from srt_jax.grading.expression import POINTS, close, exact, fingerprint
+from srt_jax.grading.pool import SKIPPED, Pool
+from srt_jax.grading.shape import MAX_LENGTH, Leaf, Read
 
 Pair = tuple[str, str, str]  # (domain of the symbols: "real" | "positive", leaf key, leaf key)
 MATCHES = ("equivalent", "string")
@@ -225,12 +225,12 @@ class Grader:
         """Grade known answers, workers included. RuntimeError when one is wrong: nothing should be trained on that."""
         for answers, expected in SELF_TEST_GROUPS:
             if self.match == "equivalent" and (ids := self.groups([answers])[0]) != expected:
-                raise RuntimeError(f"the grader groups {answers} as {ids} and not as {expected}; run tests/reward")
+                raise RuntimeError(f"the grader groups {answers} as {ids} and not as {expected}; run tests/grading")
         predictions, golds, expected = zip(*SELF_TEST_GRADES)
         verdicts = self.grade(predictions, golds)
         wrong = [f"{p} for {g}" for p, g, e, v in zip(predictions, golds, expected, verdicts) if e != v]
         if wrong:
-            raise RuntimeError(f"the grader misjudges {'; '.join(wrong)}; run tests/reward")
+            raise RuntimeError(f"the grader misjudges {'; '.join(wrong)}; run tests/grading")
         self.metrics()  # known answers do not belong in a log
 
     def close(self) -> None:

@@ -14,10 +14,10 @@ Structures:
 import re
 from fractions import Fraction
 
-from srt_jax.reward.atoms import Atoms
-from srt_jax.reward.cursor import MAX_CHAIN, MAX_TOKENS, MINUS, ZERO, Tree
-from srt_jax.reward.latex import NotMathError, Token, plain, tokenize
-from srt_jax.reward.vocabulary import (
+from srt_jax.grading.atoms import Atoms
+from srt_jax.grading.cursor import MAX_CHAIN, MAX_TOKENS, MINUS, ZERO, Tree
+from srt_jax.grading.latex import NotMathError, Token, plain, tokenize
+from srt_jax.grading.vocabulary import (
     ALIASES,
     APPROXIMATELY,
     CONSTANTS,

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from srt_jax.reward.answers import STYLES, extract
+from srt_jax.grading.answers import STYLES, extract
 
 BOXED = [
     (r"so \boxed{5}", "5"),

@@ -1,0 +1,40 @@
+r"""Find the answer in a response, say which answers are equal, and say whether an answer is right.
+
+    extract(r"... so \boxed{\frac12}").text                # "\frac12"
+    equivalent("0.5", r"\frac12")                          # True: an exact equivalence relation, for votes
+    verify("50\\%", "0.5")                                  # True: directed and tolerant, for known answers
+    groups(["1/2", "3", "0.5", None])                       # [0, 1, 0, -1]
+
+These functions share one grader with one worker process. A `Grader` of your own has more workers, limits, a cache of
+proofs and counters. Nothing here imports the rest of the project, and no module that needs more than the standard
+library is imported outside of worker processes. docs/grading.md has the rules.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from srt_jax.grading.answers import STYLES, Answer, extract
+from srt_jax.grading.canonical import canonical
+from srt_jax.grading.grader import Grader
+
+__all__ = ["STYLES", "Answer", "Grader", "canonical", "equivalent", "extract", "groups", "verify"]
+
+
+@lru_cache(maxsize=1)
+def _shared() -> Grader:
+    return Grader(workers=1)
+
+
+def equivalent(a: str | None, b: str | None) -> bool:
+    """Are two answers equal, as votes count them? False where either cannot be parsed."""
+    return _shared().same([a], [b])[0]
+
+
+def verify(prediction: str | None, gold: str) -> bool:
+    """Is a prediction right, given the known answer, with the tolerances of docs/grading.md?"""
+    return _shared().grade([prediction], [gold])[0]
+
+
+def groups(answers: Sequence[str | None]) -> list[int]:
+    """The group of each answer to one problem, numbered by first appearance; -1 for what cannot be parsed."""
+    return _shared().groups([answers])[0]
