@@ -1,15 +1,19 @@
 """New tokens per second of the in-process sampler, a vLLM server and transformers' generate: same model, same shapes.
 
-    python benchmarks/sampler.py [MODEL_DIR] [--engines jax vllm hf] [--sequences 512] [--prompt_tokens 10]
-                                 [--new_tokens 24] [--samples 1] [--devices 2] [--repeats 5]
+    python benchmarks/sampler.py [MODEL] [--engines jax vllm hf] [--sequences 512] [--prompt_tokens 10]
+                                 [--new_tokens 24] [--samples 1] [--slots 0] [--dtype float32] [--devices 2]
+                                 [--repeats 5]
 
-Every response has exactly new_tokens at temperature 1, float32; `samples` of them share a prompt. `devices` is the
-number of simulated devices of jax, and of threads of the others. vllm needs .venv-vllm, hf the test requirements. HTTP
-counts in vllm's time, starting it does not. Prints one JSON line per engine; medians, the first call left out.
+MODEL is a Hugging Face directory; for jax also the name of a shape in srt_jax/model/hf (random weights). Every response
+has exactly new_tokens at temperature 1; `samples` of them share a prompt; `slots` is rollout.slots of jax (0: static
+batching). `devices` is the number of simulated devices of jax, and of threads of the others. vllm needs .venv-vllm, hf
+the test requirements. HTTP counts in vllm's time, starting it does not. Prints one JSON line per engine; medians, the
+first call left out. mbu is the share of the memory bandwidth that the bytes of model/flops.py reach, null on a CPU.
 """
 import argparse
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import pathlib
 import statistics
@@ -22,36 +26,44 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
 import numpy as np
+from common import choose_kernel, load_model, model_config, peak_bytes, seconds_of
 from rl_step import random_model
 
-from srt_jax import miniature
-from srt_jax.model import sharding, weights
-from srt_jax.model.config import read_hf_config
-from srt_jax.rollout import vllm_client
+from srt_jax import miniature, runtime
+from srt_jax.model import flops, sharding
 from srt_jax.rollout.jax_sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
-from srt_jax.rollout.vllm_command import Settings
-from srt_jax.rollout.vllm_server import Server
 
 # An engine is a context that gives (its name and version, generate(prompts, seeds) -> number of new tokens).
 
 
 @contextlib.contextmanager
-def in_process(directory, args):
+def in_process(model, args):
     """The sampler of rollout.sampler = 'jax'."""
     mesh = sharding.make_mesh()
-    graphdef, params, _ = weights.load(directory, mesh=mesh)
-    sampler = JaxSampler(graphdef, mesh, [-1], [args.prompt_tokens], args.sequences // args.samples)  # no stop token
+    kernel = choose_kernel("auto", args.dtype, model_config(model))
+    yield f"jax {jax.__version__}", jax_engine(*load_model(model, mesh, args.dtype, kernel=kernel), mesh, args)
+
+
+def jax_engine(graphdef, params, mesh, args):
+    """generate(prompts, seeds) of the in-process sampler."""
+    sampler = JaxSampler(graphdef, mesh, [-1], [args.prompt_tokens], args.sequences // args.samples,  # no stop token
+                         args.slots)
     sampler.load(params, 0)
-    yield f"jax {jax.__version__}", lambda prompts, seeds: sampler.generate(
+    return lambda prompts, seeds: sampler.generate(
         prompts, args.samples, Sampling(args.new_tokens), seeds).lengths.sum()
 
 
 @contextlib.contextmanager
 def vllm(directory, args):
     """A server of .venv-vllm, asked over HTTP as in a run."""
+    from srt_jax.rollout import vllm_client
+    from srt_jax.rollout.vllm_command import Settings
+    from srt_jax.rollout.vllm_server import Server
+
     python = pathlib.Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
-    settings = Settings(str(python), "float32", args.prompt_tokens + args.new_tokens, args.sequences, 2.0, args.devices)
+    length = args.prompt_tokens + args.new_tokens
+    settings = Settings(str(python), args.dtype, length, args.sequences, 2.0, args.devices)
     with tempfile.TemporaryDirectory() as logs:
         server = Server("server", settings, pathlib.Path(logs) / "log", start_seconds=600, max_restarts=0)
 
@@ -83,7 +95,7 @@ def hf(directory, args):
 
     logging.disable_progress_bar()
     torch.set_num_threads(args.devices)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, args.dtype)).eval()
 
     def generate(prompts, seeds):
         torch.manual_seed(int(seeds[0]))
@@ -101,43 +113,61 @@ ENGINES = {"jax": in_process, "vllm": vllm, "hf": hf}
 
 def main():
     args = parse()
-    jax.config.update("jax_num_cpu_devices", args.devices)
+    runtime.start(args.devices, args.dtype)
     with tempfile.TemporaryDirectory() as scratch:
-        directory = args.model or random_model(pathlib.Path(scratch) / "model")
+        model = args.model or random_model(pathlib.Path(scratch) / "model")
         if not args.model:
-            miniature.tokenizer().save_pretrained(directory)  # vLLM does not start without one
-        vocabulary = read_hf_config(directory)["vocab_size"]
+            miniature.tokenizer().save_pretrained(model)  # vLLM does not start without one
         for name in args.engines:
-            with ENGINES[name](directory, args) as (version, generate):
-                print(json.dumps(measure(name, version, generate, vocabulary, args)), flush=True)
+            with ENGINES[name](model, args) as (version, generate):
+                print(json.dumps(measure(name, version, generate, model, args)), flush=True)
 
 
-def measure(name: str, version: str, generate, vocabulary: int, args) -> dict:
+def measure(name: str, version: str, generate, model: str, args) -> dict:
     """Median seconds of `repeats` calls on equal prompts."""
-    count = args.sequences // args.samples
-    prompts = np.random.default_rng(0).integers(3, vocabulary, (count, args.prompt_tokens)).tolist()
-    seconds = []
-    for step in range(args.repeats + 1):
-        seeds = problem_seeds(0, "train", step, [str(i) for i in range(count)])
-        start = time.perf_counter()
+    config, count = model_config(model), args.sequences // args.samples
+    prompts = np.random.default_rng(0).integers(3, config.vocab_size, (count, args.prompt_tokens)).tolist()
+    steps = itertools.count()
+
+    def call():
+        seeds = problem_seeds(0, "train", next(steps), [str(i) for i in range(count)])
         assert generate(prompts, seeds) == args.sequences * args.new_tokens
-        seconds.append(time.perf_counter() - start)
-    median = statistics.median(seconds[1:])  # the first one compiles
-    return {
+
+    start = time.perf_counter()
+    call()
+    first = time.perf_counter() - start
+    seconds = seconds_of(call, args.repeats, warmup=0)
+    median = statistics.median(seconds)
+    result = {
         "benchmark": "sampler", "engine": name, "version": version, "devices": args.devices,
-        "sequences": args.sequences, "prompt_tokens": args.prompt_tokens, "new_tokens": args.new_tokens,
-        "samples": args.samples, "seconds": round(median, 4),
-        "seconds_min_max": [round(min(seconds[1:]), 4), round(max(seconds[1:]), 4)],
-        "new_tokens_per_s": round(args.sequences * args.new_tokens / median)}
+        "model": str(args.model or "random"), "dtype": args.dtype, "sequences": args.sequences,
+        "prompt_tokens": args.prompt_tokens, "new_tokens": args.new_tokens, "samples": args.samples,
+        "seconds": round(median, 4), "seconds_min_max": [round(seconds[0], 4), round(seconds[-1], 4)],
+        "first_call_s": round(first, 1), "new_tokens_per_s": round(args.sequences * args.new_tokens / median)}
+    return result | (bandwidth(config, median, args) if name == "jax" else {})
+
+
+def bandwidth(config, seconds: float, args) -> dict:
+    """What the in-process sampler must move, and the share of the bandwidth that this is."""
+    count = args.sequences // args.samples
+    turns = -(-args.sequences // args.slots) if args.slots else 1
+    # Continuous batching computes the first token in a step of its own, static batching in the prefill.
+    steps = turns * (args.new_tokens - (not args.slots))
+    moved = flops.decoding_bytes(config, [args.prompt_tokens] * count, [[args.new_tokens] * args.samples] * count,
+                                 steps, shared=not args.slots, itemsize=jax.numpy.dtype(args.dtype).itemsize)
+    mbu = flops.mbu(moved, seconds, jax.devices())
+    return {"slots": args.slots, "decoding_gb": round(moved / 1e9, 3), "mbu": mbu and round(mbu, 4),
+            "peak_bytes": peak_bytes()}
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=["jax"])
-    numbers = dict(sequences=512, prompt_tokens=10, new_tokens=24, samples=1, devices=2, repeats=5)
+    numbers = dict(sequences=512, prompt_tokens=10, new_tokens=24, samples=1, slots=0, devices=2, repeats=5)
     for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser.parse_args()
 
 

@@ -1,4 +1,6 @@
-"""FLOPs that the passes of a step require, counted from the model's shape, and the share of the peak they reach (MFU).
+"""What the passes of a step require, counted from the model's shape: FLOPs, and the bytes that decoding has to move.
+
+`mfu` and `mbu` are the shares of the chips' arithmetic and of their memory bandwidth that a measured time reaches.
 
 What counts: matrix products with weights (2 FLOPs per weight and token) and attention's two products over the tokens
 that a causal mask leaves (half of the square), of real tokens only. What does not: padding, recomputation in a backward
@@ -71,9 +73,36 @@ def sampling(config: ModelConfig, prompt_lengths, response_lengths) -> float:
             + head(config, len(prompts) + float(fed.sum())))
 
 
+def decoding_bytes(config: ModelConfig, prompt_lengths, response_lengths, steps: int, shared: bool,
+                   itemsize: int = 2) -> float:
+    """Bytes that decoding moves at least, over all devices: the weights in each step, and the keys and values.
+
+    prompt_lengths [P]; response_lengths [P, n], the stop token included; steps: how often one token of every sequence
+    is fed, each time through all weights; itemsize: bytes of a weight and of a cached number. A token that is fed needs
+    the keys and values of all tokens before it, and its own. shared: the n samples of a prompt have one cache of it,
+    which a step reads once, for as long as one of them decodes; else each sample has a copy.
+    """
+    prompts = np.asarray(prompt_lengths, np.float64)
+    fed = np.maximum(np.asarray(response_lengths, np.float64) - 1, 0)  # the last token is drawn and never fed
+    of_prompts = (prompts * fed.max(1) if shared else prompts[:, None] * fed).sum()
+    cached_tokens = of_prompts + (fed * (fed + 1) / 2).sum()
+    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim  # a key and a value per layer
+    weights = config.num_layers * layer_weights(config) + config.vocab_size * config.hidden_size
+    return float(itemsize * (steps * weights + per_token * cached_tokens))
+
+
 def mfu(flops: float, seconds: float, devices) -> float | None:
     """Share of the devices' peak (bfloat16, dense) that `flops` in `seconds` are; None where the peak is not known."""
+    return _share(flops / seconds, "flops", devices)
+
+
+def mbu(moved_bytes: float, seconds: float, devices) -> float | None:
+    """Share of the devices' memory bandwidth that `moved_bytes` in `seconds` are; None where it is not known."""
+    return _share(moved_bytes / seconds, "bandwidth", devices)
+
+
+def _share(rate: float, peak: str, devices) -> float | None:
     chips = [hardware.chip_of(device.device_kind) for device in devices]
     if None in chips:
         return None
-    return flops / seconds / sum(chip.flops for chip in chips)
+    return rate / sum(getattr(chip, peak) for chip in chips)

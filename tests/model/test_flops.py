@@ -77,10 +77,40 @@ def test_sampling_equals_a_loop_over_tokens():
     assert flops.sampling(TINY, np.array(prompts), np.array(responses)) == total
 
 
-def test_mfu_is_a_share_of_the_peak():
+@pytest.mark.parametrize("shared", [False, True])
+def test_decoding_bytes_equals_a_loop_over_steps(shared):
+    prompts, responses = [4, 2], [[3, 1], [2, 5]]
+    token = 2 * 2 * 2 * 8  # key and value, layers, kv heads, head dim
+    moved = 0
+    for step in range(1, 5):  # the longest response has 5 tokens, of which 4 are fed
+        moved += 2 * 7680 + 32 * 32  # layers and head
+        for prompt, lengths in zip(prompts, responses):
+            decoding = [n for n in lengths if n > step]
+            moved += token * step * len(decoding)  # the response so far, with the token that is fed
+            moved += token * prompt * (bool(decoding) if shared else len(decoding))
+    assert flops.decoding_bytes(TINY, prompts, responses, steps=4, shared=shared, itemsize=4) == 4 * moved
+
+
+def test_decoding_bytes_of_a_known_model_by_hand():
+    """Qwen2.5-0.5B, 512 x (256 + 1,024): a gigabyte of weights and a cache of 12 KB per token."""
+    config = ModelConfig.from_hf({
+        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864,
+        "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True})
+    weights = 24 * (896 * 896 * 2 + 2 * 896 * 128 + 3 * 896 * 4864) + 151936 * 896  # 493,961,216 but norms and biases
+    cache = 24 * 2 * 2 * 64 * 2  # bytes: layers, key and value, kv heads, head dim, bfloat16
+    tokens = 512 * (1023 * 256 + 1023 * 1024 // 2)
+    found = flops.decoding_bytes(config, [256] * 16, [[1024] * 32] * 16, steps=1023, shared=False)
+    assert found == 1023 * 2 * weights + cache * tokens
+    assert 2 * weights == pytest.approx(0.988e9, rel=1e-3)
+    assert found / 3350e9 == pytest.approx(1.777, rel=1e-3)  # seconds on an H100: 1,011 GB of weights, 4,943 of cache
+
+
+def test_mfu_and_mbu_are_shares_of_the_peak():
     h200 = types.SimpleNamespace(device_kind="NVIDIA H200")
     assert flops.mfu(989e12, 4.0, [h200, h200]) == pytest.approx(0.125)
+    assert flops.mbu(4.8e12, 4.0, [h200, h200]) == pytest.approx(0.125)
     assert flops.mfu(1e12, 1.0, jax.devices()) is None
+    assert flops.mbu(1e12, 1.0, jax.devices()) is None
 
 
 @pytest.mark.parametrize("kind, peak", [

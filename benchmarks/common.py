@@ -1,0 +1,48 @@
+"""What the benchmarks share: a model by its folder or by the name of its shape, times of calls, peak memory."""
+import json
+import pathlib
+import resource
+import time
+
+import jax
+
+from srt_jax.model import attention, decoder, weights
+from srt_jax.model.config import ModelConfig, read_hf_config
+
+SHAPES = pathlib.Path(decoder.__file__).parent / "hf"
+
+
+def model_config(model: str) -> ModelConfig:
+    """The shape of a Hugging Face directory, or of a name in srt_jax/model/hf."""
+    shape = SHAPES / f"{model}.json"
+    return ModelConfig.from_hf(json.loads(shape.read_text()) if shape.exists() else read_hf_config(model))
+
+
+def load_model(model: str, mesh, dtype: str, remat: str = "none", kernel: str = "xla", seed: int = 0):
+    """(graph definition, float32 parameters on the mesh): of a directory, or random ones of a named shape."""
+    if (SHAPES / f"{model}.json").exists():
+        return decoder.create(model_config(model), seed, mesh, dtype, remat, kernel)
+    return weights.load(model, dtype, remat, kernel, mesh)[:2]
+
+
+def choose_kernel(name: str, dtype: str, config: ModelConfig) -> str:
+    """The attention kernel of this machine, as a run would choose it."""
+    return attention.choose(name, jax.devices()[0].platform, dtype, config.head_dim)
+
+
+def seconds_of(call, repeats: int, warmup: int = 1) -> list[float]:
+    """Sorted wall-clock seconds of `repeats` calls, after `warmup` that are not counted. The call must wait itself."""
+    seconds = []
+    for _ in range(warmup + repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds[warmup:])
+
+
+def peak_bytes() -> int:
+    """The largest of all devices so far, or of the process where devices do not tell (CPUs)."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return max(s["peak_bytes_in_use"] for s in stats)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
