@@ -100,7 +100,9 @@ def base() -> ConfigDict:
         ),
         optimizer=dict(
             learning_rate=1e-6, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, grad_clip=1.0,
-            schedule="constant",     # after the warm-up: constant | linear | cosine, the last two to 0 at the last step
+            schedule="constant",     # after the warm-up: constant | linear | cosine
+            final_fraction=0.0,      # linear and cosine end at learning_rate x this
+            schedule_steps=0,        # RL steps after which they end, warm-up included; 0: at the last step of the run
             warmup_steps=0,
             moments_dtype="float32",  # of AdamW's moments: float32 | bfloat16
         ),
@@ -180,7 +182,7 @@ def fingerprint_fields(config: ConfigDict) -> dict:
     fields = json.loads(config.to_json_best_effort())
     for shown in ("out", "name", "log", "checkpoint", "grader"):
         del fields[shown]
-    if config.optimizer.schedule == "constant":
+    if config.optimizer.schedule == "constant" or config.optimizer.schedule_steps:
         del fields["steps"]
     # Other machines may go on with the run, at another limit of what counts as rounding; in another dtype they may not.
     fields["rollout"]["vllm"] = {"dtype": config.rollout.vllm.dtype}

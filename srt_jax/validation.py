@@ -55,11 +55,11 @@ def validate(config: ConfigDict) -> None:
         _require(_get(c, field) > 0, f"{field} is {_get(c, field)}: it must be positive.")
     for field in ("rl.kl_coef", "rl.tis_cap", "rl.entropy_coef", "rl.temperature", "batch.resample_rounds",
                   "rollout.temperature_steps", "rollout.slots", "reward.overlong_buffer", "optimizer.warmup_steps",
-                  "optimizer.weight_decay", "mesh.cpu_devices", "curriculum.steps", "stop.patience",
-                  "rollout.vllm.max_restarts"):
+                  "optimizer.weight_decay", "optimizer.schedule_steps", "mesh.cpu_devices", "curriculum.steps",
+                  "stop.patience", "rollout.vllm.max_restarts"):
         _require(_get(c, field) >= 0, f"{field} is {_get(c, field)}: it must not be negative.")
     for field in ("labels.threshold", "labels.labelled_fraction", "curriculum.easy_fraction", "curriculum.hard_start",
-                  "curriculum.hard_end"):
+                  "curriculum.hard_end", "optimizer.final_fraction"):
         _require(0 <= _get(c, field) <= 1, f"{field} is {_get(c, field)}: a share lies in [0, 1].")
     for field in ("optimizer.b1", "optimizer.b2"):
         _require(0 <= _get(c, field) < 1, f"{field} is {_get(c, field)}: it lies in [0, 1).")
@@ -163,9 +163,7 @@ def _validate_learning(c: ConfigDict) -> None:
     _require(c.labels.source != "none" or c.batch.resample_rounds == 0,
              f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: "
              "set it to 0.")
-    _require(c.optimizer.schedule == "constant" or c.optimizer.warmup_steps < c.steps,
-             f"optimizer.warmup_steps is {c.optimizer.warmup_steps}, which leaves a {c.optimizer.schedule} schedule "
-             f"none of the {c.steps} steps: give fewer.")
+    _validate_schedule(c)
     _require(not c.curriculum.path or c.curriculum.steps >= 1,
              f"curriculum.steps is {c.curriculum.steps}: over how many steps shall the share of hard problems grow?")
     _require(not c.curriculum.path or c.batch.resample_rounds == 0,
@@ -175,6 +173,17 @@ def _validate_learning(c: ConfigDict) -> None:
     _require(c.stop.patience == 0 or validating > 0 or c.eval.sets,
              f"stop.patience is {c.stop.patience}, but there is nothing to validate on: set stop.validation_fraction, "
              "e.g. to 0.01.")
+
+
+def _validate_schedule(c: ConfigDict) -> None:
+    o, steps = c.optimizer, c.optimizer.schedule_steps or c.steps
+    _require(o.schedule == "constant" or o.warmup_steps < steps,
+             f"optimizer.warmup_steps is {o.warmup_steps}, which leaves a {o.schedule} schedule none of the {steps} "
+             "steps: give fewer.")
+    for field in ("final_fraction", "schedule_steps"):
+        _require(o.schedule != "constant" or o[field] == 0,
+                 f"optimizer.{field} is {o[field]}, but a constant schedule does not fall: set optimizer.schedule to "
+                 "'cosine' or 'linear'.")
 
 
 def validate_devices(config: ConfigDict, num_devices: int, num_processes: int = 1) -> None:

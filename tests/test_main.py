@@ -122,6 +122,9 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     ("rl.temperature", 0.7, "rl.temperature is 0.7, but with rollout.old_logprobs 'sampler'"),
     ("rollout.vllm.dtype", "half", "rollout.vllm.dtype is 'half': choose one of"),
     ("log.shown", 0, "log.shown is 0: it must be at least 1"),
+    ("optimizer.final_fraction", 0.1, "optimizer.final_fraction is 0.1, but a constant schedule does not fall"),
+    ("optimizer.final_fraction", 1.5, r"optimizer.final_fraction is 1.5: a share lies in \[0, 1"),
+    ("optimizer.schedule_steps", 9, "optimizer.schedule_steps is 9, but a constant schedule does not fall"),
     ("optimizer.b2", 1.5, r"optimizer.b2 is 1.5: it lies in \[0, 1"),
     ("rl.clip_low", 0.0, "rl.clip_low is 0.0: it must be positive"),
     ("rl.advantage", "reinforce_pp", "batch.resample_rounds is 3, but rl.advantage 'reinforce_pp' learns from"),
@@ -260,3 +263,12 @@ def test_differing_fields_are_named_with_both_values():
     assert differing_fields(there, here) == ["a.c (2 there, 3 here)", "d (None there, 4 here)"]
     assert config_module.fingerprint_fields(base()) == config_module.fingerprint_fields(
         ConfigDict({**base(), "steps": 5, "name": "other"}))
+
+
+def test_a_run_may_be_made_longer_where_its_learning_rate_does_not_depend_on_its_length():
+    config = base()
+    for schedule_steps, alike in ((0, False), (2000, True)):
+        config.optimizer.schedule, config.optimizer.schedule_steps = "cosine", schedule_steps
+        longer = config.copy_and_resolve_references()
+        longer.steps = 1500
+        assert (config_module.fingerprint_fields(longer) == config_module.fingerprint_fields(config)) is alike

@@ -23,19 +23,19 @@ class TrainState:
 
 
 def learning_rate_schedule(learning_rate: float, schedule: str = "constant", warmup_steps: int = 0, steps: int = 0,
-                           updates_per_step: int = 1) -> optax.Schedule:
-    """Learning rate by the number of updates made: linear warm-up from 0, then constant, or down to 0 at the end.
+                           updates_per_step: int = 1, final_fraction: float = 0.0) -> optax.Schedule:
+    """Learning rate by the number of updates made: linear warm-up from 0, then constant, or falling.
 
-    warmup_steps and steps are RL steps; the latter is needed by `linear` and `cosine` only.
-    Raises ValueError where these have no steps left after the warm-up.
+    `linear` and `cosine` reach learning_rate * final_fraction after `steps`, and stay there. warmup_steps and steps are
+    RL steps. Raises ValueError where a falling schedule has no steps left after the warm-up.
     """
     warmup, total = warmup_steps * updates_per_step, steps * updates_per_step
     if schedule != "constant" and total <= warmup:
         raise ValueError(f"a {schedule} schedule over {steps} steps has none left after {warmup_steps} of warm-up.")
     after = {
         "constant": lambda: optax.constant_schedule(learning_rate),
-        "linear": lambda: optax.linear_schedule(learning_rate, 0.0, total - warmup),
-        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, total - warmup),
+        "linear": lambda: optax.linear_schedule(learning_rate, learning_rate * final_fraction, total - warmup),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, total - warmup, alpha=final_fraction),
     }[schedule]()
     return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup])
 
@@ -54,8 +54,9 @@ def make_optimizer(schedule: optax.Schedule, b1: float, b2: float, eps: float, w
 def experiment_optimizer(config) -> optax.GradientTransformation:
     """The optimizer of an experiment's config."""
     c = config.optimizer
-    schedule = learning_rate_schedule(c.learning_rate, c.schedule, c.warmup_steps, config.steps,
-                                      config.batch.minibatches_per_step * config.batch.epochs_per_step)
+    schedule = learning_rate_schedule(c.learning_rate, c.schedule, c.warmup_steps, c.schedule_steps or config.steps,
+                                      config.batch.minibatches_per_step * config.batch.epochs_per_step,
+                                      c.final_fraction)
     return make_optimizer(schedule, c.b1, c.b2, c.eps, c.weight_decay, c.grad_clip, c.moments_dtype)
 
 

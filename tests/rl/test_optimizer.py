@@ -4,18 +4,26 @@ import numpy as np
 import optax
 import pytest
 
-from srt_jax.rl.optimizer import abstract_state, init_state, learning_rate_schedule, make_optimizer
+from srt_jax.config import base
+from srt_jax.rl.optimizer import (
+    abstract_state,
+    experiment_optimizer,
+    init_state,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from tests.tiny_decoder import decoder, mesh_of, place
 
 B1, B2, EPS, DECAY, CLIP, RATE = 0.9, 0.999, 1e-8, 0.1, 0.5, 1e-2
 
 
-def literal_rate(kind, update, warmup, total):
-    """Of update 0, 1, ...: the rate after `update` updates."""
+def literal_rate(kind, update, warmup, total, final=0.0):
+    """The rate of update 0, 1, ..."""
     if update < warmup:
         return RATE * update / warmup
     share = min((update - warmup) / (total - warmup), 1.0)
-    return RATE * {"constant": 1.0, "linear": 1 - share, "cosine": (1 + np.cos(np.pi * share)) / 2}[kind]
+    left = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + np.cos(np.pi * share)) / 2}[kind]
+    return RATE * (final + (1 - final) * left)
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
@@ -25,6 +33,19 @@ def test_schedules(kind, warmup):
     schedule = learning_rate_schedule(RATE, kind, warmup, 10, updates_per_step=2)
     found = [float(schedule(update)) for update in range(23)]
     np.testing.assert_allclose(found, [literal_rate(kind, u, 2 * warmup, 20) for u in range(23)], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_schedule_ends_at_its_final_fraction_after_its_own_steps(kind):
+    """As in TTRL's previews: to a tenth of the rate, over more steps than the run makes, or over fewer."""
+    config = base()
+    config.optimizer.update(dict(learning_rate=RATE, schedule=kind, warmup_steps=1, final_fraction=0.1))
+    config.batch.minibatches_per_step, config.steps = 4, 3
+    for schedule_steps in (0, 2, 5):
+        config.optimizer.schedule_steps = schedule_steps
+        _, state = run(experiment_optimizer(config), {"x": jnp.ones(3)}, [{"x": jnp.ones(3)}] * 12)
+        expected = literal_rate(kind, 11, 4, 4 * (schedule_steps or 3), 0.1)
+        assert float(state[-1].learning_rate) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_schedule_without_steps_after_its_warm_up_is_refused():
