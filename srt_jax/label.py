@@ -37,6 +37,7 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     """
     import jax
 
+    from srt_jax.model import weights
     from srt_jax.prepare import encode_source, model_fingerprint, read_model
 
     validate(config)
@@ -44,6 +45,7 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     if jax.process_count() > 1:
         raise ConfigError(f"srt_jax.label is one process's work, and there are {jax.process_count()}: start one.")
     model = read_model(config)
+    weights.check(model.directory)
     problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
     print(line)
     provenance = json.loads(json.dumps({

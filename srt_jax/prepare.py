@@ -17,11 +17,17 @@ from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import DataError, NotHereError, Problem, fingerprint
 from srt_jax.data.batching import batch_indices
 from srt_jax.data.curriculum import Curriculum
-from srt_jax.data.prompts import encode, load_tokenizer, stop_ids
+from srt_jax.data.prompts import encode, load_tokenizer, skip_when_decoded, stop_ids
 from srt_jax.data.split import split_validation
 from srt_jax.evaluation import VALIDATION, EvalSet
 from srt_jax.model import attention, sharding, weights
-from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
+from srt_jax.model.config import (
+    GENERATION_CONFIG,
+    ModelConfig,
+    ModelError,
+    read_generation_config,
+    read_hf_config,
+)
 from srt_jax.reward import labels
 from srt_jax.reward.labels import LabelSettings
 
@@ -40,6 +46,12 @@ class Model:
     config: ModelConfig
     tokenizer: object
     stop_ids: tuple[int, ...]
+    generation_config: dict  # of exports: the directory's own, with stop_ids as the tokens that end a response
+
+    @property
+    def exported_files(self) -> dict[str, str]:
+        """Text files of an export by name, in place of the directory's own: generation ends where training's did."""
+        return {GENERATION_CONFIG: json.dumps(self.generation_config, indent=2) + "\n"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +116,11 @@ def read_model(config: ConfigDict) -> Model:
     if largest >= model_config.vocab_size:
         raise ModelError(f"{directory}: the tokenizer has ids up to {largest}, but the embedding only "
                          f"{model_config.vocab_size} rows: use the tokenizer that belongs to the model.")
-    generation = directory / "generation_config.json"
-    stops = stop_ids(tokenizer, json.loads(generation.read_text()) if generation.exists() else None)
-    return Model(directory, hf_config, model_config, tokenizer, stops)
+    generation_config = read_generation_config(directory)
+    stops = stop_ids(tokenizer, generation_config, hf_config, model_config.vocab_size)
+    skip_when_decoded(tokenizer, stops)
+    return Model(directory, hf_config, model_config, tokenizer, stops,
+                 {**generation_config, "eos_token_id": list(stops)})
 
 
 def check_fit(config: ConfigDict, model_config: ModelConfig) -> None:
@@ -200,7 +214,7 @@ def prompts_fingerprint(prompts: list[list[int]], eval_sets: list[EvalSet]) -> s
 def model_fingerprint(directory: pathlib.Path) -> str:
     """sha256 over config.json and the headers and sizes of the weight files: cheap, and another model differs in it."""
     digest = hashlib.sha256((directory / "config.json").read_bytes())
-    for file in sorted(directory.glob("*.safetensors")):
+    for file in weights.weight_files(directory):
         with open(file, "rb") as f:
             start = f.read(1 << 20)
             f.seek(max(0, file.stat().st_size - (1 << 20)))

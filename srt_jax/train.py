@@ -282,9 +282,13 @@ def save(run: Run, state, step: int) -> None:
 
 
 def export(run: Run, state, name: str) -> None:
-    """The weights as a Hugging Face directory in the run folder, with the initial model's tokenizer."""
-    weights.save(run.directory / name, state.params, run.prepared.model.hf_config, run.config.model.dtype,
-                 tokenizer_from=run.prepared.model.directory)
+    """The weights as a Hugging Face directory in the run folder, with the initial model's tokenizer.
+
+    Its generation config names the tokens that ended a response in training.
+    """
+    model = run.prepared.model
+    weights.save(run.directory / name, state.params, model.hf_config, run.config.model.dtype,
+                 tokenizer_from=model.directory, extra=model.exported_files)
 
 
 def finish(run: Run, state, step: int) -> dict:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,19 @@ from srt_jax.model import weights
 from srt_jax.rollout.sampler import RolloutError
 from srt_jax.train import TrainingStoppedError, train
 from tests.helpers import REPOSITORY, small_config
+
+
+def with_another_end(miniature, directory):
+    """A copy of the miniature whose generation config names another end of a response than its tokenizer, <eos>."""
+    shutil.copytree(miniature, directory)
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, "temperature": 0.5}))
+    return directory
+
+
+def assert_exported_ends(directory):
+    """An export stops where training stopped: at both tokens."""
+    assert json.loads((directory / "generation_config.json").read_text()) == {
+        "eos_token_id": [0, 1], "temperature": 0.5}
 
 
 def records(directory):
@@ -146,7 +160,8 @@ def test_a_run_folder_of_another_config_is_refused(miniature, tmp_path):
 
 
 def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(miniature, tmp_path, monkeypatch):
-    config = small_config(miniature, tmp_path, name="nan", steps=4)
+    model = with_another_end(miniature, tmp_path / "model")
+    config = small_config(model, tmp_path, name="nan", steps=4)
     grade = train_module.labels.grade_rollouts
     calls = []
 
@@ -164,9 +179,10 @@ def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(minia
     assert "last_good" in str(stopped.value)
     _, exported, _ = weights.load(tmp_path / "nan" / "last_good")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(exported))
+    assert_exported_ends(tmp_path / "nan" / "last_good")
     leaves = state_leaves(tmp_path / "nan")
     assert all(np.isfinite(leaf).all() for leaf in leaves.values())
-    straight = small_config(miniature, tmp_path, name="two", steps=2)
+    straight = small_config(model, tmp_path, name="two", steps=2)
     monkeypatch.undo()
     train(straight)
     for name, leaf in state_leaves(tmp_path / "two").items():
@@ -175,7 +191,7 @@ def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(minia
 
 def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_another_is_as_good(
         miniature, tmp_path, monkeypatch):
-    config = small_config(miniature, tmp_path, name="best", steps=3)
+    config = small_config(with_another_end(miniature, tmp_path / "model"), tmp_path, name="best", steps=3)
     config.eval.every = 1
     real, failed = train_module.evaluate_sets, []
 
@@ -191,7 +207,8 @@ def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_anot
     with pytest.raises(TrainingStoppedError, match="after step 2 is saved"):
         train(config)
     assert train(config)["best"]["step"] == 2
-    assert (tmp_path / "best" / "best" / "config.json").exists()
+    assert_exported_ends(tmp_path / "best" / "best")
+    assert_exported_ends(tmp_path / "best" / "final")
 
 
 def test_self_training_improves_the_miniature(miniature, tmp_path):

@@ -1,11 +1,13 @@
 """The shape of a decoder, read from a Hugging Face `config.json`."""
 import dataclasses
-import json
 import math
 import pathlib
 
 import numpy as np
 
+from srt_jax.files import read_json_object
+
+GENERATION_CONFIG = "generation_config.json"
 FAMILIES = ("qwen2", "qwen3", "llama")
 
 
@@ -102,14 +104,24 @@ def read_hf_config(directory: str | pathlib.Path) -> dict:
     """The `config.json` of a Hugging Face directory, as a dict. Raises ModelError where there is none."""
     path = pathlib.Path(directory) / "config.json"
     try:
-        config = json.loads(path.read_text())
+        return read_json_object(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"{path} does not exist: model.path must be a Hugging Face model directory.") from None
-    except ValueError as e:  # not JSON, or not text
+    except (ValueError, OSError) as e:
         raise ModelError(f"{path} is not valid JSON ({e}): copy the model directory again.") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} holds no JSON object: copy the model directory again.")
-    return config
+
+
+def read_generation_config(directory: str | pathlib.Path) -> dict:
+    """The `generation_config.json` of a Hugging Face directory, {} where there is none. Raises ModelError where it is
+    no JSON object.
+    """
+    path = pathlib.Path(directory) / GENERATION_CONFIG
+    try:
+        return read_json_object(path)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as e:
+        raise ModelError(f"{path} is not valid JSON ({e}): copy it again, or remove it.") from None
 
 
 def _positive(fields: dict, name: str, default=None, kind: type = int):
@@ -125,11 +137,15 @@ def _positive(fields: dict, name: str, default=None, kind: type = int):
 
 
 def _refuse_unsupported(hf: dict) -> None:
+    for field in ("quantization_config", "compression_config"):
+        if settings := hf.get(field):
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            raise ModelError(f"config.json has {field} ({method or settings}): quantised weights cannot be trained, "
+                             "give the model in float32, bfloat16 or float16.")
     for field, value, supported in (
         ("use_sliding_window", bool(hf.get("use_sliding_window")), False),
         ("layer_types", sorted(set(hf.get("layer_types") or ()) - {"full_attention"}), []),
         ("hidden_act", hf.get("hidden_act") or "silu", "silu"),
-        ("quantization_config", hf.get("quantization_config") or None, None),
         ("num_experts", hf.get("num_experts") or 0, 0),
         ("attention_dropout", hf.get("attention_dropout") or 0.0, 0.0),
         ("pretraining_tp", hf.get("pretraining_tp") or 1, 1),

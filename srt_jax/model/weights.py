@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 
+from srt_jax.files import read_json_object
 from srt_jax.model import decoder, sharding
 from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
 from srt_jax.model.paths import flat_paths, map_with_path
@@ -52,9 +53,11 @@ TABLE = (
 IGNORED = "rotary_emb.inv_freq"  # a buffer that old checkpoints carry
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json")
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 2 << 30
 WRITERS = min(8, os.cpu_count() or 1)  # threads of an export
 SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+READABLE_DTYPES = ("F64", *SAFETENSORS_DTYPES.values())
 
 
 def load(directory, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | None = None):
@@ -62,7 +65,8 @@ def load(directory, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | 
 
     dtype, remat and kernel are the decoder's. The parameters lie on `mesh` (default: whole on the first device), and
     each process reads only what its devices hold.
-    Raises ModelError that names the tensor for one that is missing, unknown or of the wrong shape, before any is read.
+    Raises ModelError that names the tensor for one that is missing, unknown, of the wrong shape or of packed numbers,
+    before any is read, and for one with a number that is not finite.
     """
     directory = pathlib.Path(directory)
     config = ModelConfig.from_hf(read_hf_config(directory))
@@ -101,7 +105,8 @@ def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=
     """Writes an ordinary Hugging Face directory, under a temporary name until it is complete. Returns its bytes.
 
     The head is always written, even when tied: vLLM's CPU build keeps a stale one otherwise. `tokenizer_from` is a
-    directory whose tokenizer and generation config are copied along, `extra` more text files by name.
+    directory whose tokenizer and generation config are copied along, `extra` more text files by name, which may replace
+    those.
     `before_naming(folder, tensors)` may add to the complete folder; tensors = {name: file, offset, dtype, shape,
     checksum}. Of several processes all must call this; the first one writes. Raises OSError where the disk is full.
     """
@@ -119,11 +124,11 @@ def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=
         config = {**hf_config, "dtype": jnp.dtype(dtype).name}
         config.pop("torch_dtype", None)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for name, text in (extra or {}).items():
-            (partial / name).write_text(text)
         for name in TOKENIZER_FILES if tokenizer_from else ():
             if (pathlib.Path(tokenizer_from) / name).exists():
                 shutil.copy(pathlib.Path(tokenizer_from) / name, partial / name)
+        for name, text in (extra or {}).items():
+            (partial / name).write_text(text)
         if before_naming:
             before_naming(partial, tensors)
         replace_directory(partial, directory)
@@ -217,30 +222,64 @@ def _flush(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
+def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The files that the weights of a Hugging Face directory are read from, the index included. Raises ModelError."""
+    index = directory / INDEX
+    names = sorted({INDEX, *_weight_map(index).values()}) if index.exists() else [WEIGHTS]
+    return [directory / name for name in names]
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+    """Tensor -> file, as the index of a model in several files says."""
+    try:
+        found = read_json_object(index).get("weight_map")
+    except (ValueError, OSError) as e:
+        raise ModelError(f"{index} is damaged ({e}): copy it again.") from None
+    if not isinstance(found, dict) or not found or not all(
+            isinstance(file, str) and file == pathlib.Path(file).name for file in found.values()):
+        raise ModelError(f"{index} is damaged (its weight_map does not name a file for each tensor): copy it again.")
+    if (index.parent / WEIGHTS).exists() and WEIGHTS not in found.values():
+        raise ModelError(f"{index.parent} holds {WEIGHTS} as well as {INDEX}, which does not name it, so that programs "
+                         "differ in what they load: remove one of the two.")
+    return found
+
+
 def _open(directory: pathlib.Path, stack) -> dict:
-    """Name -> lazily read slice, over one or several safetensors files."""
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
+    """Name -> lazily read slice. An index decides which file a tensor comes from, and nothing else is read."""
+    index = directory / INDEX
+    weight_map = _weight_map(index) if index.exists() else None
+    handles = {}
+    for file in sorted(set(weight_map.values())) if weight_map else [WEIGHTS]:
         try:
-            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ModelError(f"{index} is damaged: copy it again.") from None
-    else:
-        files = ["model.safetensors"]
-    tensors = {}
-    for file in files:
-        try:
-            handle = stack.enter_context(safe_open(directory / file, framework="numpy"))
+            handles[file] = stack.enter_context(safe_open(directory / file, framework="numpy"))
         except FileNotFoundError:
-            raise ModelError(f"{directory / file} does not exist: copy the model directory again.") from None
-        except SafetensorError as e:
+            raise ModelError(_missing(directory, file, bool(weight_map))) from None
+        except (SafetensorError, OSError) as e:
             raise ModelError(f"{directory / file} is damaged ({e}): copy it again.") from None
-        names = handle.keys()
-        tensors.update({name: handle.get_slice(name) for name in names})
-    return tensors
+    names = {file: set(handle.keys()) for file, handle in handles.items()}
+    for name, file in (weight_map or {}).items():
+        if name not in names[file]:
+            raise ModelError(f"{directory / file} has no tensor {name!r}, which {INDEX} places there: copy the model "
+                             "directory again.")
+    weight_map = weight_map or dict.fromkeys(sorted(names[WEIGHTS]), WEIGHTS)
+    return {name: handles[file].get_slice(name) for name, file in weight_map.items()}
+
+
+def _missing(directory: pathlib.Path, file: str, named: bool) -> str:
+    """The message on a weight file that is not there."""
+    if named:
+        return f"{directory / file}, which {INDEX} names, does not exist: copy the model directory again."
+    if others := sorted(path.name for ending in ("bin", "pth", "gguf") for path in directory.glob(f"*.{ending}")):
+        return (f"{directory} has its weights as {others[0]}, and {file} does not exist: save the model with "
+                "transformers' save_pretrained, which writes safetensors.")
+    return f"{directory / file} does not exist: copy the model directory again."
 
 
 def _check(tensors, shapes, config: ModelConfig, directory) -> None:
+    for name, tensor in tensors.items():
+        if tensor.get_dtype() not in READABLE_DTYPES and IGNORED not in name:
+            raise ModelError(f"{directory}: tensor {name!r} has dtype {tensor.get_dtype()}, so the weights are "
+                             "quantised or packed: give the model in float32, bfloat16 or float16.")
     expected = tensor_shapes(shapes)
     if config.tie_word_embeddings:  # a tied head may be absent
         del expected["lm_head.weight"]
@@ -262,8 +301,8 @@ def _check(tensors, shapes, config: ModelConfig, directory) -> None:
 def _equal(a, b, rows: int = 4096) -> bool:
     """Whether two lazily read matrices hold the same numbers, a few rows at a time."""
     size = a.get_shape()[0]
-    return a.get_shape() == b.get_shape() and all(
-        np.array_equal(a[i:min(i + rows, size)], b[i:min(i + rows, size)]) for i in range(0, size, rows))
+    parts = [slice(i, min(i + rows, size)) for i in range(0, size, rows)]
+    return a.get_shape() == b.get_shape() and all(np.array_equal(a[part], b[part], equal_nan=True) for part in parts)
 
 
 def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
@@ -273,6 +312,9 @@ def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
     def one(name, at):
         at = at[::-1] if transposed else at
         value = np.asarray(tensors[name][at], np.float32)
+        if not np.isfinite(value).all():
+            raise ModelError(f"tensor {name!r} of the weights holds {value[~np.isfinite(value)][0]}: copy the model "
+                             "again, or give weights from before the training diverged.")
         return value.T if transposed else value
 
     if "{}" not in hf_name:
@@ -321,7 +363,7 @@ def _write_shards(directory: pathlib.Path, params, dtype) -> dict[str, dict]:
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(math.prod(t["shape"]) for t in tensors.values()) * dtype.itemsize},
                  "weight_map": {name: entry["file"] for name, entry in tensors.items()}}
-        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return tensors
 
 
@@ -336,7 +378,7 @@ def _plan_shards(shapes: dict, itemsize: int) -> dict[str, dict]:
         shards[-1][name] = shape
         size += num_bytes
     if len(shards) == 1:
-        return {"model.safetensors": shards[0]}
+        return {WEIGHTS: shards[0]}
     return {f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards)}
 
 

@@ -38,17 +38,19 @@ class Published:
     tensors: str  # checksum of all tensors, equal for equal weights whatever the step
 
 
-def publish(params, step: int, directory, hf_config: dict, dtype, tokenizer_from, config_hash: str) -> Published:
-    """Writes the weights of a step in the served dtype. Raises ExportError where the folder does not take them.
+def publish(params, step: int, directory, hf_config: dict, dtype, tokenizer_from, config_hash: str,
+            extra: dict[str, str] | None = None) -> Published:
+    """Writes the weights of a step in the served dtype. `extra`: text files by name, see `weights.save`.
 
-    Exports of later steps are removed: they belong to a run that was cut off after its last checkpoint.
+    Raises ExportError where the folder does not take them. Exports of later steps are removed: they belong to a run
+    that was cut off after its last checkpoint.
     """
     start = time.perf_counter()
     directory = pathlib.Path(directory)
     path = directory / f"step_{step:06d}"
     try:
         _remove_leftovers(directory, step)
-        size = weights.save(path, params, hf_config, dtype, tokenizer_from=tokenizer_from,
+        size = weights.save(path, params, hf_config, dtype, tokenizer_from=tokenizer_from, extra=extra,
                             before_naming=functools.partial(_write_manifest, step=step, config_hash=config_hash))
         manifest = json.loads((path / MANIFEST).read_text())
     except OSError as e:

@@ -39,7 +39,8 @@ class VLLMSampler:
     """
 
     def __init__(self, config, model, graphdef, mesh, directory):
-        """`model`: directory, hf_config, config and stop_ids of the initial model; `directory`: the run folder.
+        """`model`: directory, hf_config, config, stop_ids and exported_files of the initial model; `directory`: the
+        run folder.
 
         Raises ConfigError for what can be told before there are weights: no vLLM here, a server that is not one.
         """
@@ -64,7 +65,7 @@ class VLLMSampler:
         Raises RolloutError where they do not get there, ConfigError for servers elsewhere that do not fit the run.
         """
         published = publish.publish(params, version, self.exports, self._model.hf_config, self._dtype,
-                                    self._model.directory, self._config_hash)
+                                    self._model.directory, self._config_hash, self._model.exported_files)
         first, self._published = self._published is None, published
         start = time.perf_counter()
         self._serve(first)

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch_file
+from safetensors.torch import save_file as save_torch_file
 from tiny_models import hf_logits, random_batch, save_model
 from transformers import AutoModelForCausalLM
 
@@ -128,6 +129,8 @@ def test_tokenizer_and_generation_config_travel_with_an_export(tmp_path):
     assert set(contents(tmp_path / "with")) == {
         FILE, "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     assert (tmp_path / "with" / "tokenizer.json").read_text() == "tokenizer.json"
+    export(tmp_path / "hf", tmp_path / "own", tokenizer_from=tmp_path / "hf", extra={"generation_config.json": "{}"})
+    assert (tmp_path / "own" / "generation_config.json").read_text() == "{}"
     export(tmp_path / "hf", tmp_path / "without")
     assert set(contents(tmp_path / "without")) == {FILE, "config.json"}
 
@@ -391,6 +394,94 @@ def test_a_tensor_that_only_the_index_has_is_named(tmp_path):
     file = tmp_path / "hf" / index["weight_map"][name]
     save_file({k: v for k, v in load_file(file).items() if k != name}, file, metadata={"format": "pt"})
     refuse(tmp_path / "hf", name)
+
+
+def sharded(tmp_path):
+    """A model in several files: (directory, index)."""
+    save_model(tmp_path, "qwen2").save_pretrained(tmp_path / "hf", max_shard_size="40KB")
+    return tmp_path / "hf", json.loads((tmp_path / "hf" / INDEX).read_text())
+
+
+def test_an_index_decides_between_copies_of_a_tensor_and_unnamed_files_are_not_read(tmp_path):
+    directory, index = sharded(tmp_path)
+    before, name = parameters(directory), "model.layers.1.mlp.up_proj.weight"
+    shape = load_file(directory / index["weight_map"][name])[name].shape
+    for file in set(index["weight_map"].values()) - {index["weight_map"][name]}:  # before and after the right one
+        save_file({**load_file(directory / file), name: np.full(shape, 7, np.float32)}, directory / file)
+    save_file({"model.norm.weight": np.zeros(1, np.float32), "unknown": np.zeros(1, np.int8)},
+              directory / "model-00099-of-00099.safetensors")
+    (directory / "consolidated.safetensors").write_text("not read")
+    assert_equal(parameters(directory), before)
+    weights.check(directory)
+
+
+def test_an_index_beside_a_single_file_that_it_does_not_name_is_refused(tmp_path):
+    directory, index = sharded(tmp_path)
+    save_file({"model.norm.weight": np.zeros(1, np.float32)}, directory / FILE)
+    refuse(directory, FILE, INDEX, "remove one of the two")
+    (directory / FILE).unlink()
+    save_model(tmp_path / "single", "qwen2")
+    before = parameters(tmp_path / "single")
+    (tmp_path / "single" / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(index["weight_map"], FILE)}))
+    assert_equal(parameters(tmp_path / "single"), before)
+
+
+@pytest.mark.parametrize("file", [5, None, "../model.safetensors", "a/b.safetensors", "", ["x"]])
+def test_an_index_must_name_files_of_its_folder(file, tmp_path):
+    directory, index = sharded(tmp_path)
+    index["weight_map"]["model.norm.weight"] = file
+    (directory / INDEX).write_text(json.dumps(index))
+    refuse(directory, INDEX, "weight_map")
+
+
+def test_weights_in_another_format_are_told(model_directory):
+    (model_directory / FILE).rename(model_directory / "pytorch_model.bin")
+    refuse(model_directory, "pytorch_model.bin", FILE, "safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["I8", "U8", "I32", "I64", "BOOL", "F8_E4M3", "F8_E5M2"])
+def test_packed_or_quantised_weights_are_refused_with_tensor_and_dtype(dtype, model_directory):
+    name, size = "model.layers.1.mlp.down_proj.weight", {"I32": 4, "I64": 8}.get(dtype, 1)
+    tensors = load_file(model_directory / FILE)
+    shapes = {key: (dtype if key == name else "F32", value.shape) for key, value in tensors.items()}
+    raw_safetensors(model_directory / FILE, shapes, lambda key, shape: size if key == name else 4)
+    refuse(model_directory, name, dtype, "quantised")
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.qweight", "model.layers.0.mlp.up_proj.packed"])
+def test_packed_tensors_beside_or_instead_of_the_weights_are_told_as_such(name, model_directory):
+    rewrite(model_directory, lambda tensors: tensors.update({name: np.zeros((2, 2), np.int32)}))
+    refuse(model_directory, name, "I32", "quantised")
+
+
+def raw_safetensors(path, shapes, itemsize):
+    """A safetensors file of zeros; {name: (dtype, shape)}: NumPy does not know all of its dtypes."""
+    header, end = {}, 0
+    for name, (dtype, shape) in shapes.items():
+        start, end = end, end + itemsize(name, shape) * int(np.prod(shape))
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+
+
+@pytest.mark.parametrize("field", ["quantization_config", "compression_config"])
+@pytest.mark.parametrize("settings", [{"quant_method": "gptq", "bits": 4}, {"bits": 4}, "fp8"])
+def test_a_config_of_quantised_weights_is_refused(field, settings, model_directory):
+    config = read_hf_config(model_directory)
+    (model_directory / "config.json").write_text(json.dumps({**config, field: settings}))
+    refuse(model_directory, field, "quantised")
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.bias",
+                                  "model.layers.2.mlp.down_proj.weight", "model.norm.weight", "lm_head.weight"])
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, torch.float32), (-np.inf, torch.bfloat16),
+                                              (np.inf, torch.float16)])
+def test_weights_that_are_not_finite_are_refused_with_the_tensor_named(name, value, dtype, model_directory):
+    tensors = load_torch_file(model_directory / FILE)
+    tensors = {key: tensor.to(dtype) for key, tensor in tensors.items()}
+    tensors[name].view(-1)[-1] = value
+    save_torch_file(tensors, model_directory / FILE)
+    refuse(model_directory, name, str(value))
 
 
 # ---- a disk that fails

@@ -1,5 +1,6 @@
 """Faults between the trainer and its servers, acted out by fake servers; tests/vllm has the real ones."""
 import concurrent.futures
+import json
 import pathlib
 import threading
 import time
@@ -14,6 +15,7 @@ from srt_jax.evaluate import evaluate_model
 from srt_jax.label import label
 from srt_jax.model.config import ModelConfig
 from srt_jax.rollout import vllm_client
+from srt_jax.rollout.publish import verify
 from srt_jax.rollout.sampler import RolloutError, Sampling
 from srt_jax.rollout.vllm_client import GivenUpError, ServerFailedError
 from srt_jax.rollout.vllm_sampler import VLLMSampler
@@ -132,7 +134,7 @@ def opened():
 
     def open_sampler(servers, out, **fields):
         model = types.SimpleNamespace(directory=None, hf_config=HF_CONFIG, config=ModelConfig.from_hf(HF_CONFIG),
-                                      stop_ids=(1,))
+                                      stop_ids=(1,), exported_files={"generation_config.json": '{"eos_token_id": [1]}'})
         mesh = mesh_of()
         samplers.append(VLLMSampler(config_of(servers, out, **fields), model, decoder(mesh=mesh)[0], mesh, out))
         return samplers[-1]
@@ -156,6 +158,9 @@ def test_servers_get_the_weights_whether_paused_or_not(opened, tmp_path):
             assert rollouts.version == step and (rollouts.tokens == 3).all()
             assert {server.loaded for server in servers} == {str(tmp_path / "weights" / f"step_{step:06d}")}
             assert len({server.label for server in servers}) == 1 and servers[0].label.startswith(f"{step}-")
+            export = sampler.exports / f"step_{step:06d}"
+            assert "generation_config.json" in verify(export)["files"]
+            assert json.loads((export / "generation_config.json").read_text()) == {"eos_token_id": [1]}
 
 
 def test_another_trainers_weights_of_the_same_step_do_not_pass_as_ours(opened, tmp_path):
