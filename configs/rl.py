@@ -21,6 +21,7 @@ ALGORITHMS = {
     "reinforce": {"rl.advantage": "reinforce"},
     "reinforce_baseline": {"rl.advantage": "reinforce_baseline"},
     "reinforce_pp": {"rl.advantage": "reinforce_pp", "rl.kl": "k1"},
+    # Its paper's place and estimate of the KL; the gradient is not that of k1 in the reward (docs/algorithms.md).
     "reinforce_pp_baseline": {"rl.advantage": "reinforce_pp_baseline", "rl.kl": "k2", **KL_IN_LOSS},
     "dapo": {
         "rl.advantage": "grpo", "rl.kl_coef": 0.0, "rl.clip_high": 0.28, "rl.loss_aggregation": "token-mean",

@@ -17,6 +17,7 @@ from configs.common import experiment
 GRPO = {
     "labels.source": "ground_truth", "rl.advantage": "grpo", "rl.kl_coef": 0.0, "batch.samples_per_prompt": 8,
     "batch.prompts_per_step": 128, "batch.minibatches_per_step": 2, "optimizer.learning_rate": 5e-7,
+    "rl.dual_clip": 3.0,  # verl's default, not set in their scripts
     "prompts.instruction": "", "prompts.system": sept.SEPT["prompts.system"], "eval.every": 50,
     "optimizer.warmup_steps": 10,
 }

@@ -20,6 +20,7 @@ TTRL = {
     "batch.max_prompt_tokens": 512, "rollout.prompt_buckets": (256, 512),
     "rollout.prompts_per_call": 8,
     "rl.advantage": "grpo", "rl.kl_in": "loss",
+    "rl.dual_clip": 3.0,  # verl's default, not set in the scripts; it matters after the first of the eight updates
     "optimizer.learning_rate": 5e-7, "optimizer.schedule": "cosine", "optimizer.warmup_steps": 9,  # 3% of the steps
     "prompts.instruction": "",  # Qwen2.5-Math's chat template asks for the box
     "eval.every": 2, "eval.samples": 16, "eval.temperature": 0.6, "eval.top_p": 0.95,

@@ -93,9 +93,11 @@ def base() -> ConfigDict:
             kl_in="reward",          # reward | loss
             clip_low=0.2,            # the ratio to the old policy is clipped to [1 - clip_low, 1 + clip_high]
             clip_high=0.2,
+            dual_clip=0.0,           # largest ratio that counts where the advantage is negative, e.g. 3; 0: no limit
             tis_cap=0.0,             # cap of the weight trainer / sampler probability of a token; 0: no such weight
             entropy_coef=0.0,        # of the entropy bonus
             loss_aggregation="token-mean",
+            loss_scale=0.0,          # constant that seq-mean-token-sum-norm divides by; 0: batch.max_response_tokens
             temperature=0.0,         # of the loss's distribution; 0: the one sampled at
         ),
         optimizer=dict(

@@ -60,6 +60,8 @@ TAGS = {
     "update/weights_moved_bf16": "share of weights whose bfloat16 rounding the update changed",
     "update/learning_rate": "learning rate of the step's last update",
     "update/clip_fraction": "share of response tokens with a clipped ratio; where a step makes several updates",
+    "update/dual_clip_fraction": "share of response tokens with a ratio above rl.dual_clip and a negative advantage; "
+                                 "where it is set",
     "update/importance_weight": "mean truncated weight trainer / sampler probability; where rl.tis_cap is set",
     "update/padding": "share of padding among the tokens that the update computes",
     "update/mfu": "share of the devices' bfloat16 peak that the passes the update needs reach, padding not counted",

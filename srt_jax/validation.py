@@ -53,7 +53,8 @@ def validate(config: ConfigDict) -> None:
                   "optimizer.learning_rate", "optimizer.grad_clip", "grader.timeout", "rollout.vllm.memory_fraction",
                   "rollout.vllm.start_seconds", "rollout.vllm.seconds_per_token", "rl.clip_low", "rl.clip_high"):
         _require(_get(c, field) > 0, f"{field} is {_get(c, field)}: it must be positive.")
-    for field in ("rl.kl_coef", "rl.tis_cap", "rl.entropy_coef", "rl.temperature", "batch.resample_rounds",
+    for field in ("rl.kl_coef", "rl.tis_cap", "rl.dual_clip", "rl.loss_scale", "rl.entropy_coef", "rl.temperature",
+                  "batch.resample_rounds",
                   "rollout.temperature_steps", "rollout.slots", "reward.overlong_buffer", "optimizer.warmup_steps",
                   "optimizer.weight_decay", "optimizer.schedule_steps", "mesh.cpu_devices", "curriculum.steps",
                   "stop.patience", "rollout.vllm.max_restarts"):
@@ -164,6 +165,7 @@ def _validate_learning(c: ConfigDict) -> None:
              f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: "
              "set it to 0.")
     _validate_schedule(c)
+    _validate_loss(c)
     _require(not c.curriculum.path or c.curriculum.steps >= 1,
              f"curriculum.steps is {c.curriculum.steps}: over how many steps shall the share of hard problems grow?")
     _require(not c.curriculum.path or c.batch.resample_rounds == 0,
@@ -173,6 +175,16 @@ def _validate_learning(c: ConfigDict) -> None:
     _require(c.stop.patience == 0 or validating > 0 or c.eval.sets,
              f"stop.patience is {c.stop.patience}, but there is nothing to validate on: set stop.validation_fraction, "
              "e.g. to 0.01.")
+
+
+def _validate_loss(c: ConfigDict) -> None:
+    _require(c.rl.dual_clip == 0 or c.rl.dual_clip > 1,
+             f"rl.dual_clip is {c.rl.dual_clip}: it limits ratios above 1, so give more than 1 (3 is usual), or 0.")
+    _require(c.rl.dual_clip == 0 or c.rl.objective == "policy_gradient",
+             f"rl.dual_clip is {c.rl.dual_clip}, but rl.objective {c.rl.objective!r} clips nothing: set it to 0.")
+    _require(c.rl.loss_scale == 0 or c.rl.loss_aggregation == "seq-mean-token-sum-norm",
+             f"rl.loss_scale is {c.rl.loss_scale}, but rl.loss_aggregation {c.rl.loss_aggregation!r} divides by no "
+             "constant: set it to 0, or the aggregation to 'seq-mean-token-sum-norm'.")
 
 
 def _validate_schedule(c: ConfigDict) -> None:

@@ -117,6 +117,14 @@ def test_docstring_gives_command_hardware_time_and_outcome(module):
     assert len(file.read_text().splitlines()) <= 60
 
 
+def test_dual_clip_is_on_where_the_reproduced_code_has_it_and_makes_several_updates():
+    with_it = {"ttrl", "figures.ttrl:aime", "figures.ttrl:amc", "figures.sept_ablations:grpo", "sept_variants:grpo"}
+    for module, arguments in {(name.partition(":")[0], name.partition(":")[2]) for name in with_it} | {
+            ("srt", ""), ("rl", "ppo_clip"), ("rl", "dapo"), ("sept", ""), ("em_ft", ""), ("reasoning_gym", "vote")}:
+        on = f"{module}:{arguments}".rstrip(":") in with_it
+        assert get_config(module, arguments).rl.dual_clip == (3.0 if on else 0.0), (module, arguments)
+
+
 @pytest.mark.parametrize("method", ["srt", "ttrl", "sept", "em_ft", "sept_variants"])
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_is_asked_for_a_box(model, method):

@@ -1,12 +1,27 @@
 """Advantages of rollouts. Pure functions; returns are [P, n], the n samples of each of P prompts.
 
 R_i = r_i - kl_coef * sum_t kl_t is the return of sample i, with the KL term where it is part of the reward.
+
+Where an estimator subtracts the mean of equal values, the difference is exactly 0. The float32 mean of such values may
+differ from them in the last place, and a division by their standard deviation would make that large.
 """
 import jax
 import jax.numpy as jnp
 
 GRPO_EPS = 1e-6
 WHITEN_EPS = 1e-8
+
+
+def centred(values, mean, counted=True, axis=None):
+    """values - mean, and exactly 0 for values like those that are counted where all of these are equal.
+
+    mean and counted (bool) broadcast to values; the mean is over `axis`, None: over all. A value that is not finite
+    gives one that is not finite.
+    """
+    counted = jnp.broadcast_to(counted, jnp.shape(values))
+    highest = jnp.max(values, axis, keepdims=True, where=counted, initial=-jnp.inf)
+    lowest = jnp.min(values, axis, keepdims=True, where=counted, initial=jnp.inf)
+    return jnp.where(lowest == highest, values - highest, values - mean)
 
 
 def rloo(returns):
@@ -20,7 +35,7 @@ def rloo(returns):
 
 def dr_grpo(returns):
     """A_i = R_i - mean R of the prompt, without GRPO's division (Liu et al. 2025, Dr. GRPO)."""
-    return returns - returns.mean(1, keepdims=True)
+    return centred(returns, returns.mean(1, keepdims=True), axis=1)
 
 
 def grpo(returns):
@@ -38,7 +53,7 @@ def reinforce(returns):
 
 def reinforce_baseline(returns, trained):
     """A_i = R_i - mean R of the batch, over the rollouts that are trained on (Williams 1992). trained [P, n] bool."""
-    return returns - (returns * trained).sum() / jnp.maximum(trained.sum(), 1)
+    return centred(returns, (returns * trained).sum() / jnp.maximum(trained.sum(), 1), trained)
 
 
 def returns_to_come(rewards, kl, kl_coef, rollout):
@@ -57,11 +72,11 @@ def returns_to_come(rewards, kl, kl_coef, rollout):
 def whiten(values, mask):
     """(x - mean) / sqrt(variance + eps) over all tokens of the mask: REINFORCE++'s normalisation (Hu 2025, section 3).
 
-    values and mask [..., S]; the variance is the population's.
+    values and mask [..., S]; the variance is the population's. Equal values give 0.
     """
     tokens = jnp.maximum(mask.sum(), 1)
-    centred = values - (values * mask).sum() / tokens
-    return centred * jax.lax.rsqrt((jnp.square(centred) * mask).sum() / tokens + WHITEN_EPS)
+    found = centred(values, (values * mask).sum() / tokens, mask > 0)
+    return found * jax.lax.rsqrt((jnp.square(found) * mask).sum() / tokens + WHITEN_EPS)
 
 
 # One number per rollout, from (returns [P, n], trained [P, n]).

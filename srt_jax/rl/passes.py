@@ -19,7 +19,7 @@ from srt_jax.rl.collate import Batch
 from srt_jax.rl.update_config import UpdateConfig
 
 # Sums over tokens, and one maximum.
-MEASURED = ("loss", "entropy", "gap", "gap_max", "gap_k3", "gap_outside", "kl", "clipped", "importance")
+MEASURED = ("loss", "entropy", "gap", "gap_max", "gap_k3", "gap_outside", "kl", "clipped", "dual_clipped", "importance")
 FAR = math.log(1.25)  # trainer's over sampler's probability outside [0.8, 1.25]
 
 
@@ -104,8 +104,9 @@ def loss(config: UpdateConfig, micro: Rows, new, entropy):
         "gap_k3": (losses.k3(micro.sampler_logprobs, by_trainer) * counted).sum(),
         "gap_outside": (gap > FAR).sum(dtype=jnp.float32)}
     if config.objective == "policy_gradient":
-        value, clipped = losses.clipped_policy_gradient(new, old, micro.advantages, config.clip_low, config.clip_high)
-        measured["clipped"] = (clipped * trained).sum()
+        value, clipped, dual_clipped = losses.clipped_policy_gradient(
+            new, old, micro.advantages, config.clip_low, config.clip_high, config.dual_clip)
+        measured["clipped"], measured["dual_clipped"] = (clipped * trained).sum(), (dual_clipped * trained).sum()
         if config.tis_cap:
             weight = losses.importance_weight(by_trainer, micro.sampler_logprobs, config.tis_cap)
             value, measured["importance"] = value * weight, (weight * trained).sum()

@@ -32,8 +32,8 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
     if layout.microbatch_sequences % shards:
         raise ValueError(f"microbatch_sequences is {layout.microbatch_sequences}: the {shards} data x fsdp shards of "
                          "the mesh must divide it.")
-    if config.loss_aggregation == "seq-mean-token-sum-norm" and config.max_response_tokens < 1:
-        raise ValueError("loss_aggregation seq-mean-token-sum-norm divides by max_response_tokens: give it.")
+    if config.loss_aggregation == "seq-mean-token-sum-norm" and config.loss_scale <= 0:
+        raise ValueError("loss_aggregation seq-mean-token-sum-norm divides by loss_scale: give it.")
     state_sharding = jax.tree.map(lambda x: x.sharding, state)
     passes = Passes(graphdef, config, mesh, state_sharding.params)
 
@@ -83,7 +83,7 @@ def _prepare(config: UpdateConfig, batch: Batch, old, of_reference):
     tokens = microbatches.to_prompts(batch.response.astype(jnp.int32), batch)
     weights, denominators = losses.row_weights(
         (tokens * counted).reshape(config.layout.minibatches_per_step, -1), config.loss_aggregation,
-        config.max_response_tokens)
+        config.loss_scale)
     weights = (weights / jnp.maximum(denominators, 1)[:, None]).reshape(trained.shape)
     mask = microbatches.to_tokens(trained, batch).astype(jnp.float32)
     sequences = jnp.maximum(trained.sum(), 1)
@@ -132,6 +132,8 @@ def _measured_metrics(config: UpdateConfig, rows: Rows, sequences, sums: dict) -
         metrics |= {"kl": sums["kl"] / trained, "kl_per_sequence": sums["kl"] / sequences / config.epochs_per_step}
     if rows.old_logprobs is not None and config.objective == "policy_gradient":
         metrics["clip_fraction"] = sums["clipped"] / trained
+        if config.dual_clip:
+            metrics["dual_clip_fraction"] = sums["dual_clipped"] / trained
     if config.tis_cap and config.objective == "policy_gradient":
         metrics["importance_weight"] = sums["importance"] / trained
     return metrics

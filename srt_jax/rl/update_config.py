@@ -16,10 +16,11 @@ class UpdateConfig:
     kl_in: str = "reward"
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float = 0.0
     tis_cap: float = 0.0
     entropy_coef: float = 0.0
     loss_aggregation: str = "token-mean"
-    max_response_tokens: int = 0  # needed by seq-mean-token-sum-norm only
+    loss_scale: float = 0.0  # needed by seq-mean-token-sum-norm only
     unlabelled: str = "discard"
     old_logprobs: str = "trainer"
     head_chunk_tokens: int = 4096
@@ -27,11 +28,11 @@ class UpdateConfig:
     @classmethod
     def of(cls, config) -> "UpdateConfig":
         """From the config of an experiment."""
-        rl = ("objective", "advantage", "kl", "kl_coef", "kl_in", "clip_low", "clip_high", "tis_cap", "entropy_coef",
-              "loss_aggregation")
+        rl = ("objective", "advantage", "kl", "kl_coef", "kl_in", "clip_low", "clip_high", "dual_clip", "tis_cap",
+              "entropy_coef", "loss_aggregation")
         return cls(
             Layout.of(config.batch), epochs_per_step=config.batch.epochs_per_step,
-            max_response_tokens=config.batch.max_response_tokens, unlabelled=config.labels.unlabelled,
+            loss_scale=config.rl.loss_scale or config.batch.max_response_tokens, unlabelled=config.labels.unlabelled,
             old_logprobs=config.rollout.old_logprobs, head_chunk_tokens=config.model.head_chunk_tokens,
             **{name: config.rl[name] for name in rl})
 

@@ -13,11 +13,11 @@ from srt_jax.rl.optimizer import abstract_state, init_state, learning_rate_sched
 from srt_jax.rl.update import UpdateConfig, make_update
 from tests.tiny_decoder import decoder, direct_gradient, direct_logprobs, flat, mesh_of, place, recorded
 
-P, N, MAX_RESPONSE_TOKENS = 4, 4, 11
+P, N, SCALE = 4, 4, 11.0
 RATE = 2.0  # of plain gradient descent; large, so that the ratios of later updates reach the clip
 SGD = optax.chain(optax.trace(decay=0.0), optax.scale(-RATE))
 LABELLED = np.array([True, True, False, True])
-DEFAULTS = UpdateConfig(Layout(P, N, 4, (16,)), max_response_tokens=MAX_RESPONSE_TOKENS)
+DEFAULTS = UpdateConfig(Layout(P, N, 4, (16,)), loss_scale=SCALE)
 
 
 @functools.cache
@@ -100,7 +100,7 @@ def literal_step(config, data):
         kl = kl_of(config.kl, fixed, reference) * (mask & np.repeat(labelled, N)[:, None])
     advantages = literal_advantages(config, data, kl, trained)
     K, many = config.layout.minibatches_per_step, config.updates_per_step > 1
-    clipped = []
+    clipped, dual_clipped = [], []
     for u in range(config.updates_per_step):
         rows = np.arange(P * N) // (P * N // K) == u % K
         inside = mask & (rows & counted)[:, None]
@@ -109,7 +109,7 @@ def literal_step(config, data):
         weights = inside / {
             "token-mean": inside.sum(), "seq-mean-token-sum": sequences,
             "seq-mean-token-mean": np.maximum(lengths, 1)[:, None] * sequences,
-            "seq-mean-token-sum-norm": sequences * MAX_RESPONSE_TOKENS}[config.loss_aggregation]
+            "seq-mean-token-sum-norm": sequences * config.loss_scale}[config.loss_aggregation]
         new, _ = direct_logprobs(graphdef, params, data.tokens, 1.0)
         slope, by_entropy = np.zeros(mask.shape), np.zeros(mask.shape)
         if config.objective == "policy_gradient":
@@ -117,7 +117,9 @@ def literal_step(config, data):
             high, low = ratio > 1 + config.clip_high, ratio < 1 - config.clip_low
             bound = (high & (advantages > 0)) | (low & (advantages < 0))
             clipped += list(bound[inside & trained[:, None]])
-            slope = np.where(bound, 0.0, -advantages * ratio)
+            above = (advantages < 0) & (ratio > (config.dual_clip or np.inf))
+            dual_clipped += list(above[inside & trained[:, None]])
+            slope = np.where(bound | above, 0.0, -advantages * ratio)
             if config.tis_cap:
                 slope *= np.minimum(np.exp(old - data.logprobs), config.tis_cap)
         elif config.objective == "cross_entropy":
@@ -130,7 +132,8 @@ def literal_step(config, data):
         gradients = direct_gradient(graphdef, params, data.tokens, slope * weights, 1.0, by_entropy * weights)
         moved = {path: (value - RATE * gradients[path]).astype(np.float32) for path, value in flat(params).items()}
         params = jax.tree.unflatten(jax.tree.structure(params), moved.values())
-    return moved, {"clip_fraction": np.mean(clipped) if many and clipped else None}
+    shares = {"clip_fraction": clipped, "dual_clip_fraction": dual_clipped if config.dual_clip else []}
+    return moved, {name: np.mean(tokens) if many and tokens else None for name, tokens in shares.items()}
 
 
 def changed(**fields):
@@ -150,6 +153,9 @@ STEPS = {
     "reinforce++ with baseline": dict(advantage="reinforce_pp_baseline", kl="k2", kl_coef=KL),
     "PPO over mini-batches and epochs, clip higher": dict(
         minibatches_per_step=2, epochs_per_step=2, kl_coef=0.0, clip_low=0.1, clip_high=0.2),
+    "dual clip, over another constant": dict(
+        minibatches_per_step=2, epochs_per_step=2, kl_coef=0.0, dual_clip=1.15, advantage="grpo",
+        loss_aggregation="seq-mean-token-sum-norm", loss_scale=5.5),
     "PPO with the sampler's log-probs as old ones": dict(
         minibatches_per_step=2, kl_coef=KL, old_logprobs="sampler"),
     "truncated importance sampling": dict(tis_cap=1.2, kl_coef=0.0),
@@ -171,10 +177,11 @@ def test_the_step_is_that_of_the_formulas(name):
         assert np.linalg.norm(moved - step) <= 2e-4 * np.linalg.norm(step), path
         assert np.linalg.norm(step) > 0, path
     assert metrics["finite"] and metrics["updated"] == 1
-    assert ("clip_fraction" in metrics) == (found["clip_fraction"] is not None)
-    if found["clip_fraction"] is not None:
-        assert metrics["clip_fraction"] == pytest.approx(found["clip_fraction"], rel=1e-4)
-        assert 0.05 < metrics["clip_fraction"] < 0.9
+    for share, value in found.items():
+        assert (share in metrics) == (value is not None)
+        if value is not None:
+            assert metrics[share] == pytest.approx(value, rel=1e-4)
+            assert 0.05 < metrics[share] < 0.9
 
 
 def test_several_updates_on_several_devices_are_those_of_one():

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from srt_jax.rl import losses
-from srt_jax.rl.advantages import dr_grpo, grpo, reinforce, reinforce_baseline, returns_to_come, rloo, whiten
+from srt_jax.rl.advantages import (
+    PER_ROLLOUT,
+    dr_grpo,
+    grpo,
+    reinforce,
+    reinforce_baseline,
+    returns_to_come,
+    rloo,
+    whiten,
+)
 
 
 def literal_rloo(returns):
@@ -106,9 +115,58 @@ def test_reinforce_pp_is_the_reward_less_the_kl_to_come_whitened_over_tokens():
     np.testing.assert_allclose(found[mask], expected[mask], rtol=1e-5, atol=1e-6)
 
 
-def test_whitening_equal_values_or_nothing_stays_finite():
-    assert np.abs(whiten(jnp.full((2, 3), 0.7), jnp.ones((2, 3)))).max() < 1e-2
+def test_whitening_nothing_stays_finite():
     assert np.isfinite(whiten(jnp.ones((2, 3)), jnp.zeros((2, 3)))).all()
+
+
+# ---- equal values have no advantage, whatever float32 makes of their mean
+
+UNEVEN = (0.9, 0.1, 0.7, 1 / 3, 21 / 64, 1 - 0.3, -0.6)  # soft votes, penalties for length
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("name", [name for name in PER_ROLLOUT if name != "reinforce"])
+def test_equal_returns_have_no_advantage(name, jitted):
+    estimator = jax.jit(PER_ROLLOUT[name]) if jitted else PER_ROLLOUT[name]
+    for n in (2, 3, 16, 32, 64):
+        trained = np.ones((1, n), bool)
+        for value in UNEVEN:
+            assert (np.asarray(estimator(jnp.full((1, n), value, jnp.float32), trained)) == 0).all(), (value, n)
+
+
+def test_float32_means_of_equal_values_are_not_those_values():
+    """Why the estimators ask: 64 times 0.9 gave GRPO an advantage of 0.19 for every sample."""
+    returns = jnp.full((1, 64), 0.9, jnp.float32)
+    difference = returns - returns.mean(1, keepdims=True)
+    assert np.abs(difference / (jnp.std(returns, ddof=1) + 1e-6)).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "dr_grpo", "reinforce_pp_baseline"])
+def test_a_prompt_of_equal_returns_leaves_the_others_alone(name):
+    returns = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    every = np.ones((3, 64), bool)
+    expected = np.asarray(PER_ROLLOUT[name](jnp.asarray(returns), every))
+    returns[1] = 0.9
+    found = np.asarray(PER_ROLLOUT[name](jnp.asarray(returns), every))
+    assert (found[1] == 0).all()
+    np.testing.assert_array_equal(found[[0, 2]], expected[[0, 2]])
+
+
+def test_equal_values_among_those_trained_on_whiten_to_zero():
+    for value in UNEVEN:
+        values, mask = np.full((4, 50), value, np.float32), np.ones((4, 50), np.float32)
+        assert (np.asarray(whiten(jnp.asarray(values), jnp.asarray(mask))) == 0).all(), value
+        values[0, :10], mask[0, :10] = 5.0, 0.0  # not trained on
+        assert (np.asarray(whiten(jnp.asarray(values), jnp.asarray(mask)))[mask > 0] == 0).all(), value
+        baseline = np.asarray(reinforce_baseline(jnp.asarray(values), mask > 0))
+        assert (baseline[mask > 0] == 0).all() and (baseline[mask == 0] > 0).all(), value
+
+
+@pytest.mark.parametrize("name", [name for name in PER_ROLLOUT if name != "reinforce"])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_equal_returns_that_are_not_finite_do_not_pass_as_zero(name, value):
+    found = PER_ROLLOUT[name](jnp.full((2, 4), value, jnp.float32), np.ones((2, 4), bool))
+    assert not np.isfinite(found).any()
 
 
 def literal_ppo(logprobs, old, advantages, low, high):
@@ -128,7 +186,8 @@ def test_ppo_is_the_lower_of_the_free_and_the_bounded_surrogate(low, high):
     old = rng.normal(size=(20, 15)).astype(np.float32)
     logprobs = old + 0.3 * rng.normal(size=(20, 15)).astype(np.float32)
     advantages = rng.normal(size=(20, 15)).astype(np.float32)
-    value, clipped = losses.clipped_policy_gradient(logprobs, old, advantages, low, high)
+    value, clipped, dual = losses.clipped_policy_gradient(logprobs, old, advantages, low, high)
+    assert not dual.any()
     slope = jax.grad(lambda x: losses.clipped_policy_gradient(x, old, advantages, low, high)[0].sum())(logprobs)
     expected, expected_slope = literal_ppo(logprobs.astype(np.float64), old, advantages, low, high)
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
@@ -148,8 +207,38 @@ def test_with_the_policy_as_its_own_old_one_the_gradient_is_minus_the_advantage(
 @pytest.mark.parametrize("difference", [-1000.0, 1000.0])
 def test_a_ratio_beyond_all_measure_stays_finite(difference):
     for advantage in (-1.0, 1.0):
-        value, _ = losses.clipped_policy_gradient(jnp.float32(difference), 0.0, advantage, 0.2, 0.2)
+        value, *_ = losses.clipped_policy_gradient(jnp.float32(difference), 0.0, advantage, 0.2, 0.2)
         assert np.isfinite(value)
+
+
+def literal_dual_clip(logprobs, old, advantages, low, high, limit):
+    """PPO's loss, at a negative advantage at most limit times its size: (loss, slope, is the limit reached?)."""
+    loss, slope = literal_ppo(logprobs, old, advantages, low, high)
+    reached = np.zeros(loss.shape, bool)
+    for at in np.ndindex(loss.shape):
+        if advantages[at] < 0 and loss[at] > -limit * advantages[at]:
+            loss[at], slope[at], reached[at] = -limit * advantages[at], 0.0, True
+    return loss, slope, reached
+
+
+@pytest.mark.parametrize("limit", [1.1, 3.0])
+def test_dual_clip_bounds_the_loss_of_a_negative_advantage(limit):
+    rng = np.random.default_rng(0)
+    old = rng.normal(size=(20, 15)).astype(np.float32)
+    logprobs = old + rng.normal(size=(20, 15)).astype(np.float32)
+    advantages = rng.normal(size=(20, 15)).astype(np.float32)
+    arguments = old, advantages, 0.2, 0.28
+    value, clipped, dual = losses.clipped_policy_gradient(logprobs, *arguments, limit)
+    slope = jax.grad(lambda x: losses.clipped_policy_gradient(x, *arguments, limit)[0].sum())(logprobs)
+    expected, expected_slope, reached = literal_dual_clip(logprobs.astype(np.float64), *arguments, limit)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope, expected_slope, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(dual == 1, reached)
+    assert 0.03 < reached.mean() < 0.4
+    free, without, _ = losses.clipped_policy_gradient(logprobs, *arguments)
+    np.testing.assert_array_equal(clipped, without)  # PPO's own bound is another share
+    assert (np.asarray(value)[~reached] == np.asarray(free)[~reached]).all()
+    assert (np.asarray(value)[reached] < np.asarray(free)[reached]).all() and not (clipped * dual).any()
 
 
 def test_importance_weights_are_ratios_below_the_cap():
@@ -161,7 +250,7 @@ MASK = np.array([[0, 1, 1, 1, 0, 0],
                  [0, 0, 1, 0, 0, 0],
                  [0, 0, 0, 0, 0, 0],  # no label: counts nowhere
                  [0, 1, 1, 0, 0, 0]], np.float32)
-MAX_RESPONSE_TOKENS = 4
+SCALE = 2.5
 TERMS = np.arange(24.0).reshape(4, 6)
 
 
@@ -177,7 +266,7 @@ def literal_aggregation(terms, mask, aggregation):
         "token-mean": sum(tokens) / len(tokens),
         "seq-mean-token-sum": sum(sums) / len(sums),
         "seq-mean-token-mean": sum(means) / len(means),
-        "seq-mean-token-sum-norm": sum(sums) / len(sums) / MAX_RESPONSE_TOKENS,
+        "seq-mean-token-sum-norm": sum(sums) / len(sums) / SCALE,
     }[aggregation]
 
 
@@ -185,7 +274,7 @@ AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-
 
 
 def aggregate(terms, mask, aggregation):
-    weights, denominator = losses.row_weights(mask.sum(1).astype(np.int32), aggregation, MAX_RESPONSE_TOKENS)
+    weights, denominator = losses.row_weights(mask.sum(1).astype(np.int32), aggregation, SCALE)
     return float((terms * mask * np.asarray(weights)[:, None]).sum() / denominator)
 
 
@@ -195,18 +284,26 @@ def test_aggregation_is_the_literal_mean(aggregation):
     assert aggregate(TERMS, MASK, aggregation) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_norm_is_verls_mean_of_sums_over_a_constant():
+    """verl's agg_loss: sum over tokens, mean over sequences, over loss_scale_factor. Twice the batch, same loss."""
+    expected = np.mean((TERMS * MASK).sum(1)[MASK.any(1)]) / SCALE
+    assert aggregate(TERMS, MASK, "seq-mean-token-sum-norm") == pytest.approx(expected, rel=1e-6)
+    twice = aggregate(np.tile(TERMS, (2, 1)), np.tile(MASK, (2, 1)), "seq-mean-token-sum-norm")
+    assert twice == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_every_minibatch_has_its_own_denominator(aggregation):
     tokens = np.array([[3, 1, 0], [2, 2, 5]])
-    weights, denominators = losses.row_weights(tokens, aggregation, MAX_RESPONSE_TOKENS)
+    weights, denominators = losses.row_weights(tokens, aggregation, SCALE)
     for row, row_weights, denominator in zip(tokens, weights, denominators):
-        alone = losses.row_weights(row, aggregation, MAX_RESPONSE_TOKENS)
+        alone = losses.row_weights(row, aggregation, SCALE)
         np.testing.assert_array_equal(row_weights, alone[0])
         assert denominator == alone[1]
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_nothing_labelled_gives_a_zero_denominator_and_zero_weights(aggregation):
-    weights, denominator = losses.row_weights(np.zeros(3, np.int32), aggregation, MAX_RESPONSE_TOKENS)
+    weights, denominator = losses.row_weights(np.zeros(3, np.int32), aggregation, SCALE)
     assert denominator == 0
     assert (np.asarray(weights) == 0).all()
