@@ -12,9 +12,9 @@ from fractions import Fraction
 
 from srt_jax.grading.algebra import Algebra, rational, render
 from srt_jax.grading.canonical import key
-from srt_jax.grading.cursor import MINUS, Tree
 from srt_jax.grading.expression import approximate, close, exact, fingerprint
 from srt_jax.grading.latex import NotMathError
+from srt_jax.grading.parse import MINUS, Tree
 from srt_jax.grading.shape import Read, infinite, read, symbols
 
 Prove = Callable[[Tree, Tree], bool]

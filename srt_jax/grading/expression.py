@@ -6,8 +6,8 @@ import zlib
 from fractions import Fraction
 
 from srt_jax.grading.algebra import MAX_BITS, Algebra, Sum, atom, factor, number, rational, render
-from srt_jax.grading.cursor import Tree
 from srt_jax.grading.latex import NotMathError
+from srt_jax.grading.parse import Tree
 
 LONG = 12  # decimal places
 LARGE = 1e150  # larger values overflow in comparisons

@@ -16,8 +16,8 @@ from pathlib import Path
 from srt_jax.grading.algebra import Algebra, render
 from srt_jax.grading.canonical import cached_read, key
 from srt_jax.grading.compare import matches
-from srt_jax.grading.cursor import Tree
 from srt_jax.grading.expression import POINTS, close, exact, fingerprint
+from srt_jax.grading.parse import Tree
 from srt_jax.grading.pool import SKIPPED, Pool
 from srt_jax.grading.shape import MAX_LENGTH, Leaf, Read
 

@@ -13,10 +13,9 @@ from itertools import pairwise
 from math import gcd, lcm
 
 from srt_jax.grading.algebra import Algebra, rational, render
-from srt_jax.grading.cursor import MINUS, ONE, Tree
 from srt_jax.grading.expression import approximate, close, exact, fingerprint, is_complete
 from srt_jax.grading.latex import NotMathError, clean, group, plain, trim
-from srt_jax.grading.parse import parse
+from srt_jax.grading.parse import MINUS, ONE, Tree, parse
 from srt_jax.grading.vocabulary import CONSTANTS, FUNCTIONS, GLUED, INEQUALITIES, PHRASES, TEXT_COMMANDS
 
 MAX_MATH = 2_000  # characters; longer answers are compared as text
