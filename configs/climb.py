@@ -1,14 +1,14 @@
-"""Climbing levels: the first with answers, every later one with votes alone, each from the one before (SRT v2, figure
-5).
+"""Climbing levels: the first with answers, every later one with votes alone (SRT v2, figure 5).
 
 COMMAND   python -m srt_jax.main --config=configs/climb.py:qwen3_4b,knights_knaves
 TINY      python -m srt_jax.main --config=configs/climb.py:tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
-PAPER     Qwen3-4B-Base climbs to nearly 100% on knights_knaves_9 and improves on bitwise_arithmetic_4, with answers
-          for level 2 only. Levels 2, 3, 5, 7, 9; 2, 3, 4; and 4, 5 for family_relationships (v2, B.3).
+HARDWARE  8 H200
+PAPER     Qwen3-4B-Base has answers for level 2 only. It climbs to nearly 100% on knights_knaves_9 and improves on
+          bitwise_arithmetic_4. B.3 names the levels: 2, 3, 5, 7, 9 for knights_knaves, 2, 3, 4 for
+          bitwise_arithmetic, 4, 5 for family_relationships.
 
-One command, which goes on where it was stopped. Each level's run lies in runs/climb/NAME/level_N.
+Each level starts from the weights of the one before, and its run lies in runs/climb/NAME/level_N. The same command goes
+on where it was stopped. boxed_TASK has the authors' prompt (configs/reasoning_gym.py).
 """
 from configs import data
 from configs.common import experiment
@@ -24,11 +24,12 @@ def get_config(arguments: str = ""):
     """MODEL,TASK"""
     model, _, task = arguments.partition(",")
     task = task or ("sums" if model == "tiny" else "knights_knaves")
-    if task not in LEVELS:
+    numbers = LEVELS.get(task.removeprefix(data.BOXED))
+    if not numbers:
         raise ValueError(f"there is no task {task!r} with levels: give one of {', '.join(LEVELS)}.")
-    config = experiment("climb", f"{model or 'qwen3_4b'},{task}_{LEVELS[task][0]}", GYM, {"steps": 10, "eval.every": 5})
+    config = experiment("climb", f"{model or 'qwen3_4b'},{task}_{numbers[0]}", GYM, {"steps": 10, "eval.every": 5})
     config.out, config.name = "runs/climb", f"{model or 'qwen3_4b'}-{task}"
-    config.levels = tuple(level(task, number, number == LEVELS[task][0]) for number in LEVELS[task])
+    config.levels = tuple(level(task, number, number == numbers[0]) for number in numbers)
     return config
 
 

@@ -1,6 +1,6 @@
-"""Data by short name: what is trained on, what judges it, for how many steps of 16 prompts.
+"""Data by short name: the training set, the evaluation sets, and the number of steps of 16 prompts.
 
-The sets themselves stand in srt_jax/data/sets.py. Steps are the papers' where a comment says so, else our choice.
+srt_jax/data/sets.py says where the sets lie. Steps are the papers' where a comment says so, else our choice.
 """
 import dataclasses
 
@@ -26,27 +26,28 @@ def _on(train: str, evals: tuple[str, ...], steps: int) -> Data:
     return Data(named(train), {name: named(name) for name in evals}, steps)
 
 
-HELD_OUT = ("aime24", "aime25", "amc23")  # SRT's test sets
+HELD_OUT = ("aime24", "aime25", "amc23")  # SRT v1's figure 2 shows their mean
 SIX = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")  # SePT's
 
+SRT = {
+    "dapo": ("dapo", 1200),  # SRT shows 1200 steps
+    "math12k": ("math12k", 2250),  # three epochs: SRT collapses after two
+    "aime": ("aime_1983_2023", 574),  # ten epochs, as in SRT v1
+}
 SETS = {
-    "dapo": _on("dapo", HELD_OUT, 1200),  # SRT shows 1200 steps
-    "dapo_and_math500": _on("dapo", (*HELD_OUT, "math500"), 1200),
+    **{name: _on(train, HELD_OUT, steps) for name, (train, steps) in SRT.items()},
+    **{f"{name}_and_math500": _on(train, (*HELD_OUT, "math500"), steps) for name, (train, steps) in SRT.items()},
     "dapo_easy_by_pass_rate": _on("dapo_easy_by_pass_rate", HELD_OUT, 1087),  # three epochs, as in SRT v1, 5.3
     "dapo_easy_by_vote_share": _on("dapo_easy_by_vote_share", HELD_OUT, 1087),
-    "math12k": _on("math12k", (*HELD_OUT, "math500"), 2250),  # three epochs: SRT collapses after two
-    "aime": _on("aime_1983_2023", HELD_OUT, 574),  # ten epochs, as in SRT v1
     "big_math_llama": _on("big_math_llama", ("math500",), 2000),  # SRT v2, J.2
     "gsm8k": _on("gsm8k_train", ("gsm8k",), 467),  # one epoch
     "deepscaler": _on("deepscaler", SIX, 945),  # SePT: three epochs of steps of 128 prompts
     "openthoughts3": _on("openthoughts3_math", SIX, 945),  # as many as on DeepScaleR
     # Test-time training: the unlabelled test set is the training set.
-    "test_aime24": _on("aime24", ("aime24",), 300),
-    "test_aime25": _on("aime25", ("aime25",), 300),
-    "test_amc23": _on("amc23", ("amc23",), 300),
-    "test_amc83": _on("amc83", ("amc83",), 300),
+    **{f"test_{name}": _on(name, (name,), 300) for name in (*SIX, "amc83")},
 }
 
+BOXED = "boxed_"
 # Reasoning Gym: task -> the fields that make a level. SRT v2, B.3 uses the first three, with these levels.
 GYM = {
     "bitwise_arithmetic": lambda level: {"difficulty": level},
@@ -58,15 +59,20 @@ GYM = {
 }
 
 
-def gym_data(task: str, level: int) -> Data:
-    """2,000 problems of a Reasoning Gym task at a level, and 128 others that judge. Sizes and steps are our choice."""
+def gym_data(name: str, level: int) -> Data:
+    """2,000 problems of a Reasoning Gym task at a level, and 128 others that judge. Sizes and steps are our choice.
+
+    name: TASK asks for <answer> tags, which the tasks' own scorers document. boxed_TASK asks for a box, in the words of
+    SRT's authors (tajwarfahim/srt, branch reasoning_gym, examples/data_preprocess/reasoning_gym.py).
+    """
+    task = name.removeprefix(BOXED)
     fields = GYM[task](level)
     train = source(kind="gym", task=task, config=fields, size=2000)
     heldout = source(kind="gym", task=task, config=fields, size=128, seed=1_000_000)
-    return Data(train, {f"{task}_{level}": heldout}, 500, {
-        "prompts.instruction": gym.INSTRUCTION, "answer.style": "answer_tag", "eval.samples": 16,
-        # As texts: of many tasks two answers of one value are not one answer, and 0xbeb is no product of zeros.
-        "vote.match": "string", "reward.match": "string"})
+    asked = {} if name != task else {"prompts.instruction": gym.INSTRUCTION, "answer.style": "answer_tag"}
+    return Data(train, {f"{name}_{level}": heldout}, 500, {
+        # Answers are compared as texts: in many tasks equal values are different answers, and 0xbeb is not a product.
+        **asked, "eval.samples": 16, "vote.match": "string", "reward.match": "string"})
 
 
 def sums(terms: int = 0) -> Data:
@@ -77,17 +83,17 @@ def sums(terms: int = 0) -> Data:
 
 
 def test_sums() -> Data:
-    """30 held-out sums, to train on and to judge: test-time training in small."""
+    """30 held-out sums, to train on and to evaluate on: a small test-time training."""
     heldout = source(path="cache/miniature/heldout.jsonl", limit=30)
     return Data(heldout, {"heldout": heldout}, 30)
 
 
 def find(name: str) -> Data:
-    """The data of a short name: a key of SETS, TASK_LEVEL of Reasoning Gym, sums, sums_TERMS or test_sums."""
+    """The data of a short name: a key of SETS, [boxed_]TASK_LEVEL of Reasoning Gym, sums, sums_TERMS or test_sums."""
     if name in SETS:
         return SETS[name]
     task, _, level = name.rpartition("_")
-    if task in GYM and level.isdigit():
+    if task.removeprefix(BOXED) in GYM and level.isdigit():
         return gym_data(task, int(level))
     if name == "test_sums":
         return test_sums()

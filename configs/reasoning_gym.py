@@ -2,19 +2,18 @@ r"""Reasoning Gym at a level: ground truth, votes, or a fixed teacher's votes (S
 
 COMMAND   python -m srt_jax.main --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3
 TINY      python -m srt_jax.main --config=configs/reasoning_gym.py:vote,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
-PAPER     GRPO, lr 1e-6, KL 0.0001, 32 samples, 16 in evaluations (v2, B.3). The first level is trained with answers
-          (bitwise_arithmetic_2: 950 steps, 97%; family_relationships_4 and knights_knaves_2: 99%), the next one
-          without: votes beat the fixed teacher's by 10, 8 and 6 points (bitwise, family, knights). climb.py runs such
-          levels in one command.
+HARDWARE  8 H200
+PAPER     The runs use GRPO, learning rate 1e-6, KL 0.0001, 32 samples, and 16 in evaluations (v2, B.3). The first level
+          is trained with answers: bitwise_arithmetic_2 reaches 97% in 950 steps, family_relationships_4 and
+          knights_knaves_2 99%. The next level has none: votes beat the fixed teacher's by 10 (bitwise), 8 (family) and
+          6 points (knights). climb.py runs such levels in one command.
 
-A later level starts from the earlier one's weights, and a fixed teacher's labels from it too:
+A later level starts from the weights of the earlier one, and so do the labels of a fixed teacher:
           --config.model.path=runs/climb/qwen3_4b-knights_knaves/level_2/final
           python -m srt_jax.label --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3 \
               --config.model.path=... --out=runs/labels/qwen3_4b-knights_knaves_3.jsonl
-Data: any task of configs/data.py:GYM with a level. Sizes, 16 prompts a step, and answers in <answer> tags are our
-choice.
+TASK is any of configs/data.py:GYM. The sizes, 16 prompts a step, and <answer> tags are our choice. The branch that the
+authors released asks for a box instead; boxed_TASK_LEVEL, e.g. boxed_knights_knaves_3, is that variant.
 """
 from configs.common import experiment
 
@@ -23,7 +22,7 @@ LABELS = {"ground_truth": "ground_truth", "vote": "vote", "fixed_teacher": "file
 
 
 def get_config(arguments: str = "vote"):
-    """LABELS,MODEL,TASK_LEVEL with LABELS one of ground_truth, vote, fixed_teacher"""
+    """LABELS,MODEL,[boxed_]TASK_LEVEL with LABELS one of ground_truth, vote, fixed_teacher"""
     labels, _, rest = arguments.partition(",")
     if labels not in LABELS:
         raise ValueError(f"there are no labels {labels!r}: give one of {', '.join(LABELS)}.")

@@ -2,11 +2,11 @@
 
 COMMAND   python -m srt_jax.main --config=configs/figures/v1_fig17.py:vote_share
 TINY      python -m srt_jax.main --config=configs/figures/v1_fig17.py:vote_share,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; tiny: about a minute a curve
-PAPER     no collapse in three epochs, as with the 7B model.
+HARDWARE  8 H200
+PAPER     The runs do not collapse in three epochs, as with the 7B model.
 
-The tiny runs read what configs/curriculum.py says how to write: by both scores it is the same third of the sums.
+The tiny runs read the file that configs/curriculum.py says how to write. It is the same third of the sums by both
+scores.
 """
 from configs.common import figure
 

@@ -2,11 +2,10 @@
 
 COMMAND   python -m srt_jax.main --config=configs/figures/v1_fig2.py:srt_dapo
 TINY      python -m srt_jax.main --config=configs/figures/v1_fig2.py:srt_dapo,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; tiny: about a minute a curve
-PAPER     the two rise together; on DAPO SRT then collapses, on MATH-12k after more than two epochs.
+HARDWARE  8 H200
+PAPER     The two rise together. Then SRT collapses: on DAPO, and on MATH-12k after more than two epochs.
 
-v1's figures 10 to 12 show the same runs per test set: v1_fig10_12.py.
+The figure shows the mean over AIME24, AIME25 and AMC23. v1_fig10_12.py has the same runs test set by test set.
 """
 from configs.common import figure
 

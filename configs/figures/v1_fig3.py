@@ -1,13 +1,15 @@
-"""SRT v1, section 4.2 (figure 3) and SRT v2, figure 23: test-time training, Qwen2.5-Math-7B.
+r"""SRT v1, figure 3 (section 4.3), and SRT v2, figure 7: what the collapse on DAPO looks like.
 
-COMMAND   python -m srt_jax.main --config=configs/figures/v1_fig3.py:aime24
-TINY      python -m srt_jax.main --config=configs/figures/v1_fig3.py:aime24,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; tiny: about a minute a curve
-PAPER     small, visible gains of maj@32 over the base model's maj@32; no collapse (v2, figure 24).
+COMMAND   python -m srt_jax.main --config=configs/figures/v1_fig3.py:srt
+TINY      python -m srt_jax.main --config=configs/figures/v1_fig3.py:srt,tiny
+HARDWARE  8 H200
+PAPER     Pseudo-reward and KL jump at the step where the accuracy falls. Afterwards every response is random tokens and
+          \boxed{1}. With ground truth nothing of this happens.
+
+The curves to look at are label/pseudo_reward beside label/true_reward, label/top_answer_share and update/kl.
 """
-from configs.common import figure
+from configs.common import COLLAPSE, figure
 
 get_config = figure("v1_fig3", {
-    name: (f"test_time:qwen25_math_7b,test_{name}", {}, {}) for name in ("aime24", "aime25", "amc23")
+    method: (f"{method}:qwen25_math_7b,dapo", {}, COLLAPSE) for method in ("srt", "ground_truth")
 })

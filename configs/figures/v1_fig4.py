@@ -1,16 +1,13 @@
-r"""SRT v1, section 4.3 (figure 4) and SRT v2, figure 7: what the collapse on DAPO looks like.
+"""SRT v1, figures 4 and 5 (section 4.2), and SRT v2, figures 23 and 24: test-time training, Qwen2.5-Math-7B.
 
-COMMAND   python -m srt_jax.main --config=configs/figures/v1_fig4.py:srt
-TINY      python -m srt_jax.main --config=configs/figures/v1_fig4.py:srt,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; tiny: about a minute a curve
-PAPER     pseudo-reward and KL jump at the step where accuracy falls; afterwards random tokens and \boxed{1} for every
-          prompt. Ground truth does none of this.
-
-Watch label/pseudo_reward beside label/true_reward, label/top_answer_share and update/kl.
+COMMAND   python -m srt_jax.main --config=configs/figures/v1_fig4.py:aime24
+TINY      python -m srt_jax.main --config=configs/figures/v1_fig4.py:aime24,tiny
+HARDWARE  8 H200
+PAPER     Figure 4: maj@32 gains a little on the base model's maj@32. Figure 5 shows the dynamics of the same runs, in
+          which there is no collapse.
 """
-from configs.common import COLLAPSE, figure
+from configs.common import figure
 
 get_config = figure("v1_fig4", {
-    method: (f"{method}:qwen25_math_7b,dapo", {}, COLLAPSE) for method in ("srt", "ground_truth")
+    name: (f"test_time:qwen25_math_7b,test_{name}", {}, {}) for name in ("aime24", "aime25", "amc23")
 })

@@ -1,10 +1,9 @@
-"""SRT v1, section 5.1 (figure 6) and SRT v2, figure 25: early stopping on 1% of DAPO.
+"""SRT v1, figure 6 (section 5.1), and SRT v2, figure 25: early stopping on 1% of DAPO.
 
 COMMAND   python -m srt_jax.main --config=configs/figures/v1_fig6.py:early_stopping
 TINY      python -m srt_jax.main --config=configs/figures/v1_fig6.py:early_stopping,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; tiny: about a minute a curve
-PAPER     the peak comes at about the same step on all test sets; stopping by the 1% is near the best of each.
+HARDWARE  8 H200
+PAPER     The peak comes at about the same step on all test sets, so that stopping by the 1% is near the best of each.
 """
 from configs.common import figure
 

@@ -1,11 +1,10 @@
-"""SRT v1, section 5.2 (figure 7) and SRT v2, figure 26: labels made once by the base model.
+"""SRT v1, figure 7 (section 5.2), and SRT v2, figure 26: labels that the base model makes once.
 
 COMMAND   python -m srt_jax.main --config=configs/figures/v1_fig7.py:offline
 TINY      python -m srt_jax.main --config=configs/figures/v1_fig7.py:offline,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; tiny: about a minute a curve
-PAPER     offline labels do about as well as SRT and stay stable; more than one epoch of MATH-12k
-          collapses all the same.
+HARDWARE  8 H200
+PAPER     Offline labels do about as well as SRT and stay stable. More than one epoch of MATH-12k collapses all the
+          same.
 
 configs/offline_labels.py says how to make the labels.
 """

@@ -1,14 +1,14 @@
-"""SRT v1, section 5.3 (figure 8) and SRT v2, figures 27, 28, 30: the easiest third of DAPO.
+"""SRT v1, figures 8 and 16 (section 5.3), and SRT v2, figures 27, 28 and 30: the easiest third of DAPO.
 
 COMMAND   python -m srt_jax.main --config=configs/figures/v1_fig8.py:vote_share
 TINY      python -m srt_jax.main --config=configs/figures/v1_fig8.py:vote_share,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; tiny: about a minute a curve
-PAPER     no collapse in three epochs; as good as ground truth on all of DAPO; pseudo-reward about 0.9.
+HARDWARE  8 H200
+PAPER     The runs do not collapse in three epochs and are as good as ground truth on all of DAPO. Figure 16 shows their
+          dynamics: the pseudo-reward levels off at about 0.9.
 
-Figure 30 cuts the subsets with Qwen2.5-Math-1.5B and trains it: configs/curriculum.py says how to cut one.
-
-The tiny runs read what configs/curriculum.py says how to write: by both scores it is the same third of the sums.
+v2's figure 30 cuts the subsets with Qwen2.5-Math-1.5B and trains that model; configs/curriculum.py says how to cut one.
+The tiny runs read the file that configs/curriculum.py says how to write. It is the same third of the sums by both
+scores.
 """
 from configs.common import figure
 

@@ -1,17 +1,17 @@
-r"""SRT v2, figure 2: Reasoning Gym, an evolving teacher beside a fixed one, Qwen3-4B-Base.
+r"""SRT v2, figure 2: Reasoning Gym with an evolving teacher beside a fixed one, Qwen3-4B-Base.
 
 COMMAND   python -m srt_jax.main --config=configs/figures/v2_fig2.py:knights_knaves
 TINY      python -m srt_jax.main --config=configs/figures/v2_fig2.py:knights_knaves,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; tiny: about a minute a curve
-PAPER     avg@16 and maj@16 rise on all three tasks; SRT ends 6 (knights), 10 (bitwise) and 8 points (family) above the
-          fixed teacher. The start was trained with answers on the easiest level.
+HARDWARE  8 H200
+PAPER     avg@16 and maj@16 rise on all three tasks. SRT ends above the fixed teacher: by 6 points on knights_knaves, 10
+          on bitwise_arithmetic, 8 on family_relationships. Its start was trained with answers on the easiest level.
 
-TASK is two runs: the easiest level with answers, the next one with votes. TASK_fixed is the second of them with the
-votes of its starting point, the first one's model; when that is there, they are made from the same config:
+TASK is two runs: the easiest level with answers, then the next one with votes. TASK_fixed is the second of them with
+the votes of its starting point, which is the first one's model. Those votes are made from the same config, once that
+model is there:
           python -m srt_jax.label --config=configs/figures/v2_fig2.py:knights_knaves_fixed \
               --out=runs/labels/v2_fig2-knights_knaves_3.jsonl
-Which levels the figure shows is our reading of B.3. A tiny TASK climbs all levels of climb.py:tiny, a tiny TASK_fixed
+Which levels the figure shows is our reading of B.3. A tiny TASK climbs all levels of climb.py:tiny. A tiny TASK_fixed
 is reasoning_gym.py:fixed_teacher,tiny.
 """
 from configs.climb import LEVELS, level

@@ -2,9 +2,9 @@
 
 COMMAND   python -m srt_jax.main --config=configs/figures/v2_fig5.py:knights_knaves
 TINY      python -m srt_jax.main --config=configs/figures/v2_fig5.py:knights_knaves,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; tiny: about a minute a curve
-PAPER     knights_knaves: nearly 100% at level 9; bitwise_arithmetic: a gain at level 4. Answers for level 2 only.
+HARDWARE  8 H200
+PAPER     Answers are used for level 2 only. knights_knaves comes near 100% at level 9, bitwise_arithmetic gains at
+          level 4.
 """
 from configs.common import figure
 

@@ -2,12 +2,11 @@
 
 COMMAND   python -m srt_jax.main --config=configs/figures/v2_fig8.py:grpo
 TINY      python -m srt_jax.main --config=configs/figures/v2_fig8.py:grpo,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; tiny: about a minute a curve
-PAPER     GRPO collapses like RLOO; more KL does not help; a smaller learning rate delays it; fewer samples delay it; an
-          entropy bonus speeds it up. The text names no values: those here are our choice, about the defaults.
+HARDWARE  8 H200
+PAPER     GRPO collapses like RLOO. More KL does not help, a smaller learning rate and fewer samples delay the collapse,
+          an entropy bonus speeds it up.
 
-The tiny runs are those of the collapse, with the same field changed.
+The text names no values; those here are our choice. The tiny runs collapse too, with the same field changed.
 """
 from configs.common import COLLAPSE, figure
 
