@@ -1,4 +1,4 @@
-"""What the experiments share: a config from the name of a method, a model and a data set."""
+"""Shared by the experiments: makes a config from the names of a method, a model and a data set."""
 import importlib
 
 from ml_collections import ConfigDict
@@ -10,10 +10,10 @@ from srt_jax.config import base
 
 def experiment(method: str, arguments: str, changes: dict | None = None, tiny: dict | None = None,
                default: str = "qwen25_math_7b,dapo", tiny_data: str = "sums", by_model: dict = SRT) -> ConfigDict:
-    """The config of `MODEL,DATA`; what is left out comes from `default`, and from `tiny_data` for the model `tiny`.
+    """The config of `MODEL,DATA`. A missing part comes from `default`, or from `tiny_data` for the model `tiny`.
 
-    changes: the method's fields, by dotted name. by_model: model -> fields that the method's runs of it change. tiny:
-    fields of the model `tiny` that count last, for this method. The order is base, data, changes, model, by_model,
+    changes: the method's fields, by dotted name. by_model: model -> fields that the method changes for this model.
+    tiny: fields that the method changes for the model `tiny`. Later ones win: base, data, changes, model, by_model,
     tiny. Raises ValueError for an unknown model or data set.
     """
     model, data, *more = [*arguments.split(","), ""]
@@ -36,15 +36,15 @@ def experiment(method: str, arguments: str, changes: dict | None = None, tiny: d
     return config
 
 
-# The collapse within minutes: at four times its rate the miniature rises for some twenty steps, then hacks its reward.
+# A collapse within minutes: at four times its rate the miniature rises for some twenty steps, then hacks its reward.
 COLLAPSE = {"optimizer.learning_rate": 8e-4, "steps": 50}
 
 
 def figure(name: str, curves: dict[str, tuple]):
-    """`get_config(arguments)` of a figure: `CURVE` or `CURVE,tiny`, the first curve where there is no argument.
+    """`get_config(arguments)` of a figure. Arguments are `CURVE` or `CURVE,tiny`; without any it is the first curve.
 
-    curves: curve -> (METHOD:ARGUMENTS of the config it is a run of, fields in which it differs, fields in which its
-    tiny run does), e.g. {"kl": ("srt:qwen25_math_7b,dapo", {"rl.kl_coef": 0.01}, {})}. Runs lie in runs/<name>/<curve>.
+    curves: curve -> (METHOD:ARGUMENTS of a config, fields that the curve changes in it, fields that its tiny run
+    changes), e.g. {"kl": ("srt:qwen25_math_7b,dapo", {"rl.kl_coef": 0.01}, {})}. Runs lie in runs/<name>/<curve>.
     """
     def get_config(arguments: str = next(iter(curves))) -> ConfigDict:
         curve, _, small = arguments.partition(",")

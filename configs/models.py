@@ -57,10 +57,10 @@ MODELS = {
     },
 }
 
-# What SRT's own runs of these models change (v2, B.3). Greedily, as on Llama's model card, one sample is all there is.
+# SRT's own runs of these models change this (v2, B.3). Llama is evaluated greedily, as on its model card: one sample.
 SRT = {
     "llama31_8b_instruct": {"optimizer.learning_rate": 1e-7, "eval.temperature": 0.0, "eval.samples": 1},
     "deepseek_math_7b_instruct": {"optimizer.learning_rate": 1e-7, "eval.temperature": 0.7},
 }
-# Of other methods: asks for the box where neither the chat template nor a system prompt does.
+# SePT's and TTRL's request for a box (SePT, B.4).
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."

@@ -1,14 +1,16 @@
-r"""SePT (OSFT): cross-entropy on one's own samples, drawn colder than the loss is taken (ElementQi/SePT).
+r"""SePT (once OSFT): cross-entropy on one's own samples, drawn colder than the loss is taken (ElementQi/SePT).
 
 COMMAND   python -m srt_jax.main --config=configs/sept.py:qwen25_math_7b,deepscaler
 TINY      python -m srt_jax.main --config=configs/sept.py:tiny
-HARDWARE  8 A800 in their runs; tiny: 2 CPU cores
-TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
-PAPER     AVG (the mean of pass@1, @8, @32 over six test sets) 43.7 -> 55.0 for Qwen2.5-Math-7B, its base at its best
-          temperature; GRPO 59.1; Qwen2.5-7B 44.1 -> 50.7; Llama-3.1-8B-Instruct 38.9 -> 37.8.
+HARDWARE  8 A800 in their runs (B.1)
+PAPER     AVG is the mean of pass@1, @8 and @32 over six test sets. It rises from 43.7, the base model at its best
+          temperature, to 55.0 for Qwen2.5-Math-7B (GRPO: 59.1), from 44.1 to 50.7 for Qwen2.5-7B, and falls from 38.9
+          to 37.8 for Llama-3.1-8B-Instruct (tables 1 and 6).
 
-No label, no reward, no baseline, no KL. Temperature 0.6 -> 1 over two of three epochs; general models begin at 0.9.
-Variants: sept_variants.py, em_ft.py. The base model's best temperature, by AVG:
+There is no label, reward, baseline or KL. The sampling temperature rises from 0.6, or 0.9 for general models, to 1 over
+two of three epochs (B.1). The loss is the token mean of the released code (sept/recipe/sept/dp_actor.py); equation 1 of
+the paper sums over the tokens of a response: --config.rl.loss_aggregation=seq-mean-token-sum.
+Variants: sept_variants.py, em_ft.py. The base model's best temperature by AVG:
           python -m srt_jax.evaluate --model=Qwen/Qwen2.5-Math-7B --config=configs/sept.py \
               --temperatures=0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,1.1,1.2,1.3,1.4,1.5,1.6
 """
@@ -22,15 +24,31 @@ SEPT = {
     "batch.prompts_per_step": 128, "batch.samples_per_prompt": 1,
     "batch.minibatches_per_step": 2,  # the second on samples of one update ago
     "optimizer.learning_rate": 1e-7, "optimizer.warmup_steps": 10,
-    "prompts.instruction": "",
-    "prompts.system": BOXED,
+    "prompts.instruction": "", "prompts.system": BOXED,  # base models and Qwen2.5-Math (figure 4)
     "eval.every": 50, "checkpoint.every": 300,
 }
-# A model without a chat template has no system prompt: it is asked in the instruction.
-BY_MODEL = {model: {"prompts.instruction": BOXED} for model, fields in MODELS.items()
-            if "{instruction}" in fields.get("prompts.plain_template", "")}
-BY_MODEL["deepseek_math_7b_instruct"]["prompts.plain_template"] = (  # SePT, figure 4
-    "\n\n{instruction}\n\nUser: {problem}\n\nAssistant:")
+
+
+def prompts(model: str) -> dict:
+    """The fields of a model that is not asked in the system prompt: figure 4, and for other makers what Qwen's have."""
+    if model == "deepseek_math_7b_instruct":
+        template = "\n\n{instruction}\n\nUser: {problem}\n\nAssistant:"
+        return {"prompts.plain_template": template, "prompts.instruction": BOXED}
+    if "{instruction}" in MODELS[model].get("prompts.plain_template", ""):  # no chat template, so no system prompt
+        return {"prompts.instruction": BOXED}
+    if not model.endswith("_instruct"):
+        return {}
+    own = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." if model.startswith("qwen25") else ""
+    return {"prompts.instruction": BOXED, "prompts.system": own}  # "" leaves it to the chat template
+
+
+def is_general(model: str) -> bool:
+    """B.1: models that are not specialized in maths start at a temperature of 0.9."""
+    return model != "tiny" and "math" not in model
+
+
+PROMPTS = {model: prompts(model) for model in MODELS}
+BY_MODEL = {model: PROMPTS[model] | ({"rollout.temperature": 0.9} if is_general(model) else {}) for model in MODELS}
 TINY = {"rollout.temperature_steps": 20, "optimizer.warmup_steps": 2, "prompts.system": "",
         "optimizer.learning_rate": 6e-5}  # at equal temperatures there is noise only: a larger rate walks away on it
 

@@ -1,15 +1,14 @@
-"""What SePT is compared with: offline samples, equal temperatures, GRPO with answers.
+"""SePT's comparisons: offline samples, equal temperatures, GRPO with answers.
 
 COMMAND   python -m srt_jax.main --config=configs/sept_variants.py:offline,qwen25_math_7b,deepscaler
 TINY      python -m srt_jax.main --config=configs/sept_variants.py:offline,tiny
-HARDWARE  8 A800 in their runs; tiny: 2 CPU cores
-TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
-PAPER     AVG for Qwen2.5-Math-7B: SePT 55.0, GRPO 59.1, offline 45.5, equal ("coupled") temperatures 44.6, base 43.7.
-          Equal temperatures have an expected gradient of zero. Their offline run has another learning rate, schedule
-          and b2, too.
+HARDWARE  8 A800 in their runs
+PAPER     AVG for Qwen2.5-Math-7B is 55.0 with SePT, 59.1 with GRPO, 45.5 offline, 44.6 with equal ("coupled")
+          temperatures, and 43.7 for the base model (tables 1, 4, 5). Equal temperatures have an expected gradient of
+          zero. Their offline run also has another learning rate, schedule and b2.
 
-offline is one step: every problem is answered once by the base model, and three epochs of updates follow. Warm-up
-counts steps: theirs, over 1% of the updates, cannot be had here.
+offline is one step: the base model answers every problem once, and three epochs of updates follow. Their warm-up takes
+1% of the updates; here warm-up is counted in steps, so that there is none.
 """
 from configs import sept
 from configs.common import experiment
@@ -22,12 +21,12 @@ GRPO = {
     "optimizer.warmup_steps": 10,
 }
 VARIANTS = {
-    # 0: the loss's temperature is the sampling temperature, which only SePT itself anneals (B.1); 1 is our choice.
+    # rl.temperature 0 is the sampling temperature. Only SePT itself anneals it (B.1); that it is 1 here is our choice.
     "coupled": {**sept.SEPT, "rl.temperature": 0.0, "rollout.temperature": 1.0, "rollout.temperature_steps": 0},
     "constant": {**sept.SEPT, "rollout.temperature_steps": 0},  # no annealing
     "offline": {
         **sept.SEPT, "rollout.temperature_steps": 0, "steps": 1,
-        # A multiple of 128 that leaves room for the prompts that are too long.
+        # A multiple of 128; some of DeepScaleR's 40,315 prompts are too long.
         "batch.prompts_per_step": 39680, "batch.minibatches_per_step": 310, "batch.epochs_per_step": 3,
         "optimizer.learning_rate": 1e-5, "optimizer.schedule": "cosine", "optimizer.warmup_steps": 0,
         "optimizer.b2": 0.95,
@@ -48,5 +47,6 @@ def get_config(arguments: str = "offline"):
     variant, _, rest = arguments.partition(",")
     if variant not in VARIANTS:
         raise ValueError(f"there is no variant {variant!r}: give one of {', '.join(VARIANTS)}.")
-    return experiment(f"sept_{variant}", rest, VARIANTS[variant], TINY[variant],
-                      default="qwen25_math_7b,deepscaler", by_model=sept.BY_MODEL)
+    anneals = variant in ("constant", "offline")  # these sample at SePT's first temperature
+    return experiment(f"sept_{variant}", rest, VARIANTS[variant], TINY[variant], default="qwen25_math_7b,deepscaler",
+                      by_model=sept.BY_MODEL if anneals else sept.PROMPTS)

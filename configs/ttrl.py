@@ -1,14 +1,15 @@
-"""TTRL: test-time RL in which 64 samples vote and the first 32 are trained on (PRIME-RL/TTRL, examples/ttrl).
+"""TTRL: test-time RL in which 64 samples vote and the first 32 are trained on (PRIME-RL/TTRL, verl/examples/ttrl).
 
 COMMAND   python -m srt_jax.main --config=configs/ttrl.py:qwen25_math_1_5b,test_aime24
 TINY      python -m srt_jax.main --config=configs/ttrl.py:tiny
-HARDWARE  8 A100 with 80 GB in their runs; tiny: 2 CPU cores
-TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
-PAPER     +211% pass@1 on AIME24 for Qwen2.5-Math-7B (README); three preview runs ended at 43.3, 43.3 and 46.7. Users
-          could not reproduce the 1.5B figures (issues 40, 50): the summary has the last step and the best one.
+HARDWARE  8 A100 with 80 GB in their runs
+PAPER     pass@1 on AIME24 rises by 211% for Qwen2.5-Math-7B (README). Users could not reproduce the 1.5B figures
+          (issues 40 and 50), so that it matters which step is reported: the summary has the last one and the best one.
 
-Steps: 80 epochs of 30 problems or 30 of 83, eight problems a step. Their loader drops the rest of an epoch, this one
-does not.
+The fields are those of aime.sh, amc.sh and, for MATH-500, of the script in issue 11. Their steps are 80, 30 and 10
+epochs, of which the loader drops the incomplete last step; here an epoch has every problem, and the number of steps is
+theirs. Their learning rate moves once a step and not with every update. An answer without a box does not vote here;
+their parser falls back to the last number of the response.
 """
 from configs.common import experiment
 from configs.models import BOXED, MODELS
@@ -21,10 +22,16 @@ TTRL = {
     "rollout.prompts_per_call": 8,
     "rl.advantage": "grpo", "rl.kl_in": "loss",
     "rl.dual_clip": 3.0,  # verl's default, not set in the scripts; it matters after the first of the eight updates
-    "optimizer.learning_rate": 5e-7, "optimizer.schedule": "cosine", "optimizer.warmup_steps": 9,  # 3% of the steps
+    "optimizer.learning_rate": 5e-7, "optimizer.schedule": "cosine", "optimizer.warmup_steps": 7,  # 3% of the steps
     "prompts.instruction": "",  # Qwen2.5-Math's chat template asks for the box
     "eval.every": 2, "eval.samples": 16, "eval.temperature": 0.6, "eval.top_p": 0.95,
-    "steps": 300,
+    "steps": 240,
+}
+LONG = {"batch.max_prompt_tokens": 1024, "rollout.prompt_buckets": (256, 512, 1024)}
+BY_TEST = {
+    "test_amc83": {**LONG, "steps": 300, "optimizer.warmup_steps": 9},
+    "test_math500": {**LONG, "steps": 150, "optimizer.warmup_steps": 4, "batch.prompts_per_step": 32,
+                     "batch.minibatches_per_step": 32},
 }
 BY_MODEL = {model: {"prompts.instruction": BOXED} for model in MODELS
             if model != "tiny" and not model.startswith("qwen25_math")}  # as their users were told for Llama (issue 19)
@@ -32,6 +39,7 @@ TINY = {"batch.microbatch_sequences": 32, "optimizer.warmup_steps": 1, "optimize
 
 
 def get_config(arguments: str = ""):
-    """MODEL,DATA with a test set as data: test_aime24, test_amc83, ..."""
-    return experiment("ttrl", arguments, TTRL, TINY, default="qwen25_math_1_5b,test_aime24", tiny_data="test_sums",
-                      by_model=BY_MODEL)
+    """MODEL,DATA with a test set as data: test_aime24, test_amc83, test_math500, ..."""
+    test = arguments.partition(",")[2]
+    return experiment("ttrl", arguments, {**TTRL, **BY_TEST.get(test, {})}, TINY,
+                      default="qwen25_math_1_5b,test_aime24", tiny_data="test_sums", by_model=BY_MODEL)

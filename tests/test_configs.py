@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from configs.climb import LEVELS
 from configs.data import SETS
-from configs.models import MODELS
+from configs.models import BOXED, MODELS
 from configs.rl import ALGORITHMS
 from configs.sept_variants import VARIANTS
 from srt_jax import main
@@ -39,8 +39,9 @@ ARGUMENTS = {
     "rl": [f"{algorithm}{rest}" for algorithm in ALGORITHMS for rest in ("", ",tiny")],
     "sept_variants": [f"{variant}{rest}" for variant in VARIANTS for rest in ("", ",tiny")],
     "reasoning_gym": [f"{labels}{rest}" for labels in ("ground_truth", "vote", "fixed_teacher") for rest in (
-        "", ",tiny", ",qwen3_4b,chain_sum_3", ",qwen3_4b,number_sorting_4", ",qwen3_4b,leg_counting_3")],
-    "climb": ["", "tiny", *(f"qwen3_4b,{task}" for task in LEVELS if task != "sums")],
+        "", ",tiny", ",qwen3_4b,chain_sum_3", ",qwen3_4b,number_sorting_4", ",qwen3_4b,leg_counting_3",
+        ",qwen3_4b,boxed_bitwise_arithmetic_2")],
+    "climb": ["", "tiny", "qwen3_4b,boxed_knights_knaves", *(f"qwen3_4b,{task}" for task in LEVELS if task != "sums")],
 }
 
 
@@ -108,10 +109,10 @@ def shrink(config):
 
 
 @pytest.mark.parametrize("module", [*METHODS, *FIGURES])
-def test_docstring_gives_command_hardware_time_and_outcome(module):
+def test_docstring_gives_command_hardware_and_outcome(module):
     file = CONFIGS / (module.replace(".", "/") + ".py")
     text = importlib.import_module(f"configs.{module}").__doc__
-    assert all(f"\n{word} " in text for word in ("COMMAND", "HARDWARE", "TIME")), text
+    assert all(f"\n{word} " in text for word in ("COMMAND", "HARDWARE")), text
     assert f"--config=configs/{file.relative_to(CONFIGS)}" in text
     assert "\nPAPER " in text or "\nEXPECT " in text
     assert len(file.read_text().splitlines()) <= 60
@@ -120,7 +121,8 @@ def test_docstring_gives_command_hardware_time_and_outcome(module):
 def test_dual_clip_is_on_where_the_reproduced_code_has_it_and_makes_several_updates():
     with_it = {"ttrl", "figures.ttrl:aime", "figures.ttrl:amc", "figures.sept_ablations:grpo", "sept_variants:grpo"}
     for module, arguments in {(name.partition(":")[0], name.partition(":")[2]) for name in with_it} | {
-            ("srt", ""), ("rl", "ppo_clip"), ("rl", "dapo"), ("sept", ""), ("em_ft", ""), ("reasoning_gym", "vote")}:
+            ("figures.ttrl", "aime_7b"), ("srt", ""), ("rl", "ppo_clip"), ("rl", "dapo"), ("sept", ""), ("em_ft", ""),
+            ("reasoning_gym", "vote")}:
         on = f"{module}:{arguments}".rstrip(":") in with_it
         assert get_config(module, arguments).rl.dual_clip == (3.0 if on else 0.0), (module, arguments)
 
@@ -146,6 +148,84 @@ def test_a_model_s_numbers_in_srt_s_runs_are_not_those_of_other_methods(module, 
     config = get_config(module, arguments)
     assert (config.optimizer.learning_rate, config.eval.temperature, config.eval.samples) == (
         rate, temperature, samples)
+
+
+THREE = {"aime24", "aime25", "amc23"}
+
+
+@pytest.mark.parametrize(("figure", "data", "sets"), [
+    ("v1_fig2", "dapo", THREE), ("v1_fig2", "math12k", THREE), ("v1_fig2", "aime", THREE),
+    ("v1_fig10_12", "dapo", THREE), ("v1_fig10_12", "math12k", THREE | {"math500"}), ("v1_fig10_12", "aime", THREE),
+    *(("v1_fig13_15", data, THREE | {"math500"}) for data in ("dapo", "math12k", "aime")),
+])
+def test_a_figure_has_the_paper_s_test_sets(figure, data, sets):
+    for method in ("srt", "ground_truth"):
+        assert set(get_config(f"figures.{figure}", f"{method}_{data}").eval.sets) == sets
+
+
+def test_figures_3_and_4_of_srt_v2_evaluate_math500_with_32_samples_or_greedily():
+    curves = importlib.import_module("configs.figures.v2_fig3_4").get_config.curves
+    for curve in curves:
+        config = get_config("figures.v2_fig3_4", curve)
+        assert "math500" in config.eval.sets
+        assert (config.eval.samples, config.eval.temperature > 0) == ((1, False) if "llama" in curve else (32, True))
+
+
+@pytest.mark.parametrize(("run", "prompts", "updates", "samples", "votes", "max_prompt", "steps", "warmup"), [
+    # PRIME-RL/TTRL: verl/examples/ttrl/aime.sh, amc.sh, issue 11
+    ("qwen25_math_1_5b,test_aime24", 8, 8, 32, 64, 512, 240, 7),
+    ("qwen25_math_1_5b,test_amc83", 8, 8, 32, 64, 1024, 300, 9),
+    ("qwen25_math_1_5b,test_math500", 32, 32, 32, 64, 1024, 150, 4),
+    # tag OpenRLHF, code/scripts/ttrl_{aime,amc,math}_grpo_7b.sh
+    ("aime_7b", 16, 16, 16, 64, 1024, 60, 3), ("amc_7b", 64, 64, 16, 64, 1024, 50, 2),
+    ("math_7b", 128, 128, 16, 32, 1024, 120, 5),
+])
+def test_ttrl_s_batches_are_those_of_its_scripts(run, prompts, updates, samples, votes, max_prompt, steps, warmup):
+    config = get_config("ttrl" if "," in run else "figures.ttrl", run)
+    b = config.batch
+    assert (b.prompts_per_step, b.minibatches_per_step, b.samples_per_prompt) == (prompts, updates, samples)
+    assert (b.votes_per_prompt, b.max_prompt_tokens) == (votes, max_prompt)
+    assert (config.steps, config.optimizer.warmup_steps) == (steps, warmup)
+
+
+def test_ttrl_s_previews_have_no_kl_and_the_optimizer_of_their_code():
+    for curve, epochs, problems in (("aime_7b", 60, 30), ("amc_7b", 50, 83), ("math_7b", 40, 500)):
+        config = get_config("figures.ttrl", curve)
+        o, e = config.optimizer, config.eval
+        assert config.rl.kl_coef == 0 and (o.b1, o.b2, o.weight_decay, o.learning_rate) == (0.9, 0.95, 0.0, 5e-7)
+        assert (o.schedule, o.final_fraction) == ("cosine", 0.1)
+        assert o.schedule_steps == pytest.approx(epochs * problems / config.batch.prompts_per_step, abs=0.5)
+        assert config.steps == epochs * (problems // config.batch.prompts_per_step)  # the loader drops the rest
+        assert (e.every, e.temperature, e.samples) == (1, 0.0, 1)
+
+
+QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+
+
+@pytest.mark.parametrize(("model", "temperature", "system", "in_user_turn"), [
+    ("qwen25_math_7b", 0.6, BOXED, False), ("deepseek_math_7b_instruct", 0.6, "", True),
+    ("qwen25_7b", 0.9, BOXED, False), ("qwen25_7b_instruct", 0.9, QWEN, True), ("llama31_8b_instruct", 0.9, "", True),
+    ("smollm2_1_7b", 0.9, "", True), ("smollm2_1_7b_instruct", 0.9, "", True),
+])
+def test_sept_asks_and_samples_each_model_as_its_paper_does(model, temperature, system, in_user_turn):
+    """SePT, B.1 and figure 4, in every config of it: only SePT itself samples colder than at 1."""
+    for config, expected in [
+            (get_config("sept", f"{model},deepscaler"), temperature),
+            (get_config("sept_variants", f"constant,{model}"), temperature),
+            (get_config("sept_variants", f"offline,{model}"), temperature),
+            (get_config("sept_variants", f"coupled,{model}"), 1.0), (get_config("sept_variants", f"grpo,{model}"), 1.0),
+            (get_config("em_ft", model), 1.0)]:
+        assert (config.rollout.temperature, config.prompts.system) == (expected, system), config.name
+        assert config.prompts.instruction == (BOXED if in_user_turn else "")
+
+
+@pytest.mark.parametrize(("module", "arguments"), [
+    ("reasoning_gym", "vote,qwen3_4b,boxed_family_relationships_4"), ("climb", "qwen3_4b,boxed_family_relationships")])
+def test_the_authors_variant_of_reasoning_gym_asks_for_a_box(module, arguments):
+    config = get_config(module, arguments)
+    for level in level_configs(config) or [config]:
+        assert level.prompts.instruction == r"Let's think step by step and output the final answer within \boxed{}."
+        assert (level.answer.style, level.data.task) == ("boxed", "family_relationships")
 
 
 @pytest.mark.parametrize(("module", "arguments"), [
