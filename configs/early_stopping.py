@@ -1,15 +1,13 @@
-"""SRT that ends itself: 1% of the training data, with answers, is held out to tell when it has peaked (v1, 5.1; v2,
-I.1).
+"""SRT that stops at its peak, which 1% of the training data with answers shows (SRT v1, 5.1; SRT v2, I.1).
 
 COMMAND   python -m srt_jax.main --config=configs/early_stopping.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/early_stopping.py:tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
-PAPER     the peak comes at about the same step on all test sets, so that 1% of DAPO finds it for the others.
+HARDWARE  8 H200
+PAPER     The peak comes at about the same step on all test sets, so that 1% of DAPO finds it for the others.
 
-The run keeps the best step's weights. Without any answers: --config.stop.collapse=True --config.stop.patience=0 ends
-on label-free signs (srt_jax/collapse.py). The tiny run learns too fast on purpose, so that there is something to
-stop.
+The run keeps the weights of its best step. Where there are no answers, --config.stop.collapse=True
+--config.stop.patience=0 stops on label-free signs (srt_jax/collapse.py). The tiny run learns too fast on purpose, so
+that there is a collapse to stop.
 """
 from configs.common import COLLAPSE, experiment
 

@@ -1,12 +1,12 @@
-"""A schedule over difficulty: steps of easy problems at first, the share of hard ones growing to the data's end.
+"""A schedule over difficulty: steps begin with easy problems, and the share of hard ones grows.
 
 COMMAND   python -m srt_jax.main --config=configs/hard_schedule.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/hard_schedule.py:tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
-PAPER     not in the papers; v1's conclusion and v2, I.3 name curricula as the direction. All numbers are our choice.
+HARDWARE  8 H200
+PAPER     This is not in the papers; SRT v1's conclusion and SRT v2, I.3 name curricula as a direction. All numbers are
+          our choice.
 
-Easy is what a label file says (the same file as for offline_labels.py, which tells how to make it).
+A label file says which problems are easy. offline_labels.py reads the same file and says how to make it.
 """
 from configs.common import experiment
 

@@ -3,11 +3,10 @@ r"""The laptop miniature: a 0.25M-parameter Qwen3 on sums, teaching itself by ma
 COMMAND   launch/quickstart.sh        (makes the base model, then runs both variants and draws the figure), or
           python -m srt_jax.main --config=configs/quickstart.py              labels by majority vote (SRT)
           python -m srt_jax.main --config=configs/quickstart.py:ground_truth labels from the answers (RLVR)
-HARDWARE  2 CPU cores, 2 GB
-TIME      about 40 seconds each
+HARDWARE  2 CPU cores, 2 GB, about 40 seconds each
 EXPECT    avg@32 on 128 held-out sums rises from 0.4 by more than 0.3 with votes alone; docs/results.md has five seeds.
 
-configs/models.py holds what makes a run fit the miniature, under `tiny`.
+The entry `tiny` of configs/models.py makes a run fit the miniature.
 """
 from configs.common import experiment
 

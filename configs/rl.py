@@ -1,19 +1,18 @@
-"""The common policy-gradient algorithms, on majority votes: equations and sources stand in docs/algorithms.md.
+"""The common policy-gradient algorithms on majority votes; docs/algorithms.md has their equations and sources.
 
 COMMAND   python -m srt_jax.main --config=configs/rl.py:grpo,qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/rl.py:grpo,tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
-PAPER     SRT collapses with GRPO after about as many steps as with RLOO (v2, G.1; its KL for GRPO is in the loss,
-          B.1). The papers tried no other algorithm. The rest has the forms of its own papers, on SRT's batch, learning
-          rate and, where it uses one, KL coefficient.
+HARDWARE  8 H200
+PAPER     SRT collapses with GRPO after about as many steps as with RLOO (v2, G.1). GRPO's KL is in the loss (v2, B.1).
+          SRT's papers tried no other algorithm. The others have the forms of their own papers, and SRT's batch,
+          learning rate and, where they use one, KL coefficient.
 
-With ground truth: --config.labels.source=ground_truth. ppo_clip is PPO's clipped objective without a critic. DAPO's
-reward is +-1, here it is 0 or 1: its penalty of up to 1 for overlong responses weighs twice as much.
+--config.labels.source=ground_truth trains on answers. ppo_clip is PPO's clipped objective without a critic. DAPO's
+reward is +-1 and ours is 0 or 1, so that its penalty of up to 1 for overlong responses weighs twice as much.
 """
 from configs.common import experiment
 
-KL_IN_LOSS = {"rl.kl_in": "loss"}  # normalising a reward that holds the KL would distort it
+KL_IN_LOSS = {"rl.kl_in": "loss"}  # normalising a reward that contains the KL would distort it
 ALGORITHMS = {
     "rloo": {},
     "grpo": {"rl.advantage": "grpo", **KL_IN_LOSS},

@@ -2,11 +2,11 @@
 
 COMMAND   python -m srt_jax.main --config=configs/srt.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/srt.py:tiny
-HARDWARE  8 H200 as in the paper; tiny: 2 CPU cores
-TIME      not measured on GPUs; srt_jax.plan --topology=h200:8 estimates a step; tiny: about a minute
-PAPER     as good as ground truth at first; on DAPO a peak after 400 to 600 steps, then a collapse: at 1,200 steps
-          every prompt is answered with the same box, while pseudo-reward and KL have jumped. The released script
-          (entropy bonus and all) is srt_as_released.py.
+HARDWARE  8 H200
+PAPER     SRT is as good as ground truth at first. On DAPO it peaks after 400 to 600 steps and then collapses: at 1,200
+          steps every prompt gets the same box as its answer, and pseudo-reward and KL have jumped.
+
+srt_as_released.py has what the released script does differently, such as its entropy bonus.
 """
 from configs.common import experiment
 

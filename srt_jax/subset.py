@@ -3,10 +3,10 @@
     python -m srt_jax.subset --config=configs/X.py --labels=labels.jsonl --out=easy.jsonl
         [--by=vote_share|vote_share_parsed|pass_rate] [--fraction=0.3333] [--hardest]
 
-The problems are those of the config's data. vote_share is votes of the winner / samples, as the paper counts it (SRT
-v1, appendix A.1); vote_share_parsed is / samples with an answer; pass_rate, right samples / samples, is no longer
-label-free. Equal scores go in the order of the ids. Writes {id, problem, answer, level} in the data's order, and
-<out>.provenance.json; prints how much of the subset the other scores would have chosen.
+The problems are those of the config's data. vote_share divides the winner's votes by all samples, vote_share_parsed by
+the samples with an answer; SRT v1, appendix B.3, does not say which of them ranked its subset. pass_rate divides right
+samples by all samples and needs answers. Equal scores go in the order of the ids. Writes {id, problem, answer, level}
+in the data's order, and <out>.provenance.json; prints how much of the subset the other scores would have chosen.
 """
 import json
 import pathlib
