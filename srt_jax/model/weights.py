@@ -236,7 +236,8 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
     except (ValueError, OSError) as e:
         raise ModelError(f"{index} is damaged ({e}): copy it again.") from None
     if not isinstance(found, dict) or not found or not all(
-            isinstance(file, str) and file == pathlib.Path(file).name for file in found.values()):
+            isinstance(file, str) and file == pathlib.Path(file).name and file.endswith(".safetensors")
+            for file in found.values()):
         raise ModelError(f"{index} is damaged (its weight_map does not name a file for each tensor): copy it again.")
     if (index.parent / WEIGHTS).exists() and WEIGHTS not in found.values():
         raise ModelError(f"{index.parent} holds {WEIGHTS} as well as {INDEX}, which does not name it, so that programs "
