@@ -7,10 +7,14 @@ from absl import app, flags, logging
 
 from srt_jax.checkpoint import CheckpointError
 from srt_jax.config import ConfigError
+from srt_jax.config_types import USERS_OWN
 from srt_jax.data.base import DataError
 from srt_jax.model.config import ModelError
 from srt_jax.rollout.sampler import RolloutError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+WRONG_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+              errno.ENAMETOOLONG, errno.ELOOP)
 USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError, RolloutError)
 
 
@@ -32,10 +36,13 @@ def _guarded(main, argv) -> int:
     except USER_ERRORS as e:
         return complain(str(e))
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        return complain(f"{e.filename or 'a file'} could not be written ({e.strerror}): free some space, or change the "
-                        "output folder; the last checkpoint is whole.")
+        if e.errno in FULL:
+            return complain(f"{e.filename or 'a file'} could not be written ({e.strerror}): free some space, or change "
+                            "the output folder; the last checkpoint is whole.")
+        if e.errno in WRONG_PATH:
+            return complain(f"{e.filename or 'a file'} cannot be read or written ({e.strerror}): correct the path, or "
+                            "the permissions there.")
+        raise
 
 
 def _parse(argv):
@@ -49,6 +56,10 @@ def _parse(argv):
         wrong = re.search(r"\w+", str(e).replace("Key", "", 1)).group()
         given = next((a for a in argv if a.startswith("--config.") and wrong in a.split("=")[0]), None)
         where = given.split("=")[0].removeprefix("--config.") if given else wrong
+        section, _, key = where.rpartition(".")
+        if section.rpartition(".")[2] in USERS_OWN:
+            example = f"--config.{section}=\"{{'{key}': VALUE}}\""
+            sys.exit(complain(f"--config.{where} is no field of its own: give {example}."))
         sys.exit(complain(f"there is no config field {where!r}: srt_jax/config.py names and explains all of them."))
     except OSError as e:
         sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))

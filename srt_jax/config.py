@@ -4,6 +4,8 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from srt_jax.files import read_json_object
+
 
 class ConfigError(ValueError):
     """A config that cannot run; the message is one sentence with field, value and remedy."""
@@ -30,6 +32,7 @@ def base() -> ConfigDict:
             plain_template="{problem}",
             instruction=r"Let's think step by step and output the final answer within \boxed{}.",
             system="",
+            chat_template_kwargs=ConfigDict(),  # chat: further variables of the template, e.g. enable_thinking=False
         ),
         batch=dict(
             prompts_per_step=16,
@@ -153,6 +156,7 @@ def source(**fields) -> ConfigDict:
         kind="jsonl",                # jsonl | parquet | set (a name in srt_jax/data/sets.py) | gym
         limit=0,                     # problems kept, from the start; 0: all
         path="", prompt_column="problem", answer_column="answer", id_column="id", level_column="level",
+        duplicates="refuse",         # of an id: refuse | first (keep the first of equal rows, e.g. of DAPO's copies)
         labelled_column="",          # true/false: may this problem's answer be trained on? for labels.source mixed
         levels=(),                   # keep only problems of these levels (as text); (): of all
         name="", root="",            # set; root: folder of NAME.jsonl or NAME.parquet; "": $SRT_JAX_DATA, then the hub
@@ -214,9 +218,11 @@ def recorded(directory: pathlib.Path) -> ConfigDict:
     """The config of a run folder, with the defaults of fields that it does not know. Raises ConfigError."""
     config = base().unlock()
     try:
-        config.update(ConfigDict(json.loads((directory / "config.json").read_text())))
-    except (OSError, ValueError):
+        config.update(ConfigDict(read_json_object(directory / "config.json")))
+    except OSError:
         raise ConfigError(f"{directory} holds no config.json: name the folder of a run.") from None
+    except ValueError as e:
+        raise ConfigError(f"{directory}/config.json is damaged ({e}): restore it, or make the run anew.") from None
     except TypeError as e:
         raise ConfigError(
             f"{directory}/config.json is of another version ({e}): use the version that made the run.") from None

@@ -19,3 +19,13 @@ def read_json_object(path: pathlib.Path) -> dict:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
+
+
+def shown(value, limit: int = 60) -> str:
+    """`repr` of a value, cut so that the message stays one line."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more than 4,300 digits
+        text = f"a number of {value.bit_length()} bits"
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[:limit] + "..."

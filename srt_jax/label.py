@@ -168,6 +168,7 @@ def main(argv) -> int:
         return cli.complain("give --config=configs/X.py and --out=FILE, and no bare arguments.")
     if given.samples < 1:
         return cli.complain(f"--samples is {given.samples}: it must be at least 1.")
+    validate(given.config)
     runtime.start(given.config.mesh.cpu_devices, given.config.model.dtype)
     try:
         summary = label(given.config, pathlib.Path(given.out), given.samples)

@@ -10,6 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from srt_jax.config import ConfigError, run_directory
+from srt_jax.config_types import USERS_OWN
+from srt_jax.files import shown
 from srt_jax.prepare import prepare
 from srt_jax.runtime import is_first_process
 from srt_jax.train import train
@@ -46,10 +48,14 @@ def best_weights(config: ConfigDict, summary: dict) -> str:
 
 def level_configs(config: ConfigDict) -> list[ConfigDict]:
     """The config of each level. Raises ConfigError for a level without name, or with an unknown field."""
-    configs = []
+    configs, names = [], set()
     for changes in map(dict, config.levels):
-        if not (name := changes.pop("name", "")):
-            raise ConfigError(f"levels holds an entry without a name ({changes}): give it one.")
+        if not (name := changes.pop("name", "")) or not isinstance(name, str):
+            raise ConfigError(f"levels holds an entry without a name ({shown(changes)}): give it one, a text.")
+        if name in names:
+            raise ConfigError(f"levels holds two entries of the name {name!r}, whose runs would share a folder: rename "
+                              "one.")
+        names.add(name)
         level = config.copy_and_resolve_references()
         level.levels = ()
         _overlay(level, changes, f"levels.{name}")
@@ -72,8 +78,12 @@ def _overlay(config: ConfigDict, changes: dict, where: str) -> None:
     for key, value in changes.items():
         if key not in config:
             raise ConfigError(f"{where}.{key} is set, but there is no such config field: correct its name.")
-        if isinstance(value, dict) and key not in ("config", "sets"):  # those two hold keys of the user's own
+        if isinstance(value, dict) and isinstance(config[key], ConfigDict) and key not in (*USERS_OWN, "sets"):
             _overlay(config[key], value, f"{where}.{key}")
         else:
-            with config.unlocked():
-                config[key] = ConfigDict(value) if isinstance(value, dict) else value
+            try:
+                with config.unlocked():
+                    config[key] = ConfigDict(value) if isinstance(value, dict) else value
+            except TypeError:
+                raise ConfigError(f"{where}.{key} is {shown(value)}, which is of another type than "
+                                  f"{shown(config[key])}: correct it.") from None

@@ -13,6 +13,7 @@ import pathlib
 import time
 
 from srt_jax import runtime
+from srt_jax.files import read_json_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
     from srt_jax import miniature
 
     key = recipe_key(recipe)
-    if (out / "recipe.json").exists() and json.loads((out / "recipe.json").read_text())["key"] == key:
+    if made_by(out) == key:
         print(f"{out} holds the base model of this recipe: using it.")
         return
 
@@ -68,6 +69,14 @@ def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
              "recipe.json": json.dumps({"key": key, **dataclasses.asdict(recipe)}, indent=2) + "\n"}
     weights.save(out, state.params, miniature.HF_CONFIG, jnp.float32, tokenizer_from=tokenizer_files, extra=extra)
     print(f"base model written to {out} after {time.perf_counter() - started:.0f} s")
+
+
+def made_by(out: pathlib.Path) -> str | None:
+    """The key of the recipe that a folder's model was made by; None where there is none."""
+    try:
+        return read_json_object(out / "recipe.json").get("key")
+    except (OSError, ValueError):
+        return None
 
 
 def batch(recipe: Recipe, step: int, mesh):

@@ -1,6 +1,5 @@
 """How a run starts: what stays the same from step to step, and the state it begins or goes on with."""
 import dataclasses
-import json
 import pathlib
 import time
 from typing import Any
@@ -12,6 +11,7 @@ from srt_jax import metrics, processes
 from srt_jax.checkpoint import Checkpoints, check_same_run
 from srt_jax.collapse import Detector
 from srt_jax.config import describe, fingerprint_fields
+from srt_jax.files import read_json_object
 from srt_jax.grading.grader import Grader
 from srt_jax.loading import load_weights, open_mesh, open_sampler
 from srt_jax.model import sharding
@@ -102,7 +102,9 @@ def resolved(config: ConfigDict) -> str:
 
 def completed_summary(config: ConfigDict, directory: pathlib.Path) -> dict | None:
     """The summary of a run that was finished with this very config, else None."""
-    summary = directory / "summary.json"
-    if not summary.exists() or (directory / "config.json").read_text() != resolved(config):
-        return None
-    return json.loads(summary.read_text())
+    try:
+        if (directory / "config.json").read_bytes() == resolved(config).encode():
+            return read_json_object(directory / "summary.json")
+    except (OSError, ValueError):  # one of them is not there, or was cut short: the checkpoints say how far the run is
+        pass
+    return None

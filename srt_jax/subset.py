@@ -17,7 +17,8 @@ from ml_collections import config_flags
 from srt_jax import cli
 from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
-from srt_jax.data.base import DataError, Problem, fingerprint, shown
+from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.files import shown
 
 
 def select(rows: dict[str, dict], by: str, fraction: float, hardest: bool) -> set[str]:

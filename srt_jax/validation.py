@@ -4,6 +4,7 @@ import urllib.parse
 from ml_collections import ConfigDict
 
 from srt_jax.config import ConfigError
+from srt_jax.config_types import check_types
 
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
@@ -32,11 +33,13 @@ CHOICES = {
     "levels_from": ("final", "best"),
 }
 
+SOURCE_KINDS = ("jsonl", "parquet", "set", "gym")
 ACROSS_PROMPTS = ("reinforce", "reinforce_baseline", "reinforce_pp")  # no prompt is its own baseline
 
 
 def validate(config: ConfigDict) -> None:
     """Checks all that needs no data and no model. Raises ConfigError."""
+    check_types(config)
     c = config
     _require(c.name, "name is empty: give the run a name, e.g. --config.name=my_run.")
     _require(c.model.path, "model.path is empty: give a Hugging Face directory or hub id.")
@@ -50,7 +53,8 @@ def validate(config: ConfigDict) -> None:
                   "rollout.vllm.max_sequences"):
         _require(_get(c, field) >= 1, f"{field} is {_get(c, field)}: it must be at least 1.")
     for field in ("rollout.temperature", "rollout.temperature_end", "rollout.max_logprob_gap",
-                  "optimizer.learning_rate", "optimizer.grad_clip", "grader.timeout", "rollout.vllm.memory_fraction",
+                  "optimizer.learning_rate", "optimizer.grad_clip", "optimizer.eps", "grader.timeout",
+                  "rollout.vllm.memory_fraction",
                   "rollout.vllm.start_seconds", "rollout.vllm.seconds_per_token", "rl.clip_low", "rl.clip_high"):
         _require(_get(c, field) > 0, f"{field} is {_get(c, field)}: it must be positive.")
     for field in ("rl.kl_coef", "rl.tis_cap", "rl.dual_clip", "rl.loss_scale", "rl.entropy_coef", "rl.temperature",
@@ -62,6 +66,8 @@ def validate(config: ConfigDict) -> None:
     for field in ("labels.threshold", "labels.labelled_fraction", "curriculum.easy_fraction", "curriculum.hard_start",
                   "curriculum.hard_end", "optimizer.final_fraction"):
         _require(0 <= _get(c, field) <= 1, f"{field} is {_get(c, field)}: a share lies in [0, 1].")
+    _require(c.rl.clip_low <= 1,
+             f"rl.clip_low is {c.rl.clip_low}: a ratio of probabilities cannot fall below 0, so give at most 1.")
     for field in ("optimizer.b1", "optimizer.b2"):
         _require(0 <= _get(c, field) < 1, f"{field} is {_get(c, field)}: it lies in [0, 1).")
     for field, source in {"data": c.data, **{f"eval.sets.{name}": s for name, s in c.eval.sets.items()}}.items():
@@ -73,7 +79,12 @@ def validate(config: ConfigDict) -> None:
 
 def _validate_source(field: str, source: ConfigDict) -> None:
     """A file that is named and would not be read is another data set than the user thinks."""
-    path, kind, levels = (source.get(key) for key in ("path", "kind", "levels"))
+    path, kind, levels = source.path, source.kind, source.levels
+    _require(kind in SOURCE_KINDS, f"{field}.kind is {kind!r}: choose one of {', '.join(map(repr, SOURCE_KINDS))}.")
+    _require(source.duplicates in ("refuse", "first"),
+             f"{field}.duplicates is {source.duplicates!r}: choose one of 'refuse', 'first'.")
+    _require(source.limit >= 0, f"{field}.limit is {source.limit}: give a number of problems, or 0 for all of them.")
+    _require(kind != "gym" or source.size >= 1, f"{field}.size is {source.size}: it must be at least 1.")
     _require(not path or kind in ("jsonl", "parquet"),
              f"{field}.path is {path!r}, but {field}.kind is {kind!r}, which reads no file: set it to 'jsonl' or "
              "'parquet'.")
@@ -172,6 +183,9 @@ def _validate_learning(c: ConfigDict) -> None:
              "curriculum.path and batch.resample_rounds exclude each other: replacements come from all data; drop one.")
     validating = c.stop.validation_fraction
     _require(0 <= validating < 1, f"stop.validation_fraction is {validating}: it lies in [0, 1).")
+    _require(validating == 0 or "validation" not in c.eval.sets,
+             f"stop.validation_fraction is {validating}, whose problems are the evaluation set 'validation', and "
+             "eval.sets.validation is there, too: rename that one.")
     _require(c.stop.patience == 0 or validating > 0 or c.eval.sets,
              f"stop.patience is {c.stop.patience}, but there is nothing to validate on: set stop.validation_fraction, "
              "e.g. to 0.01.")

@@ -45,9 +45,3 @@ def fingerprint(problems: Iterable[Problem]) -> str:
         row = [problem.id, problem.prompt, problem.answer] + ([] if problem.labelled is None else [problem.labelled])
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
-
-
-def shown(value, limit: int = 60) -> str:
-    """`repr` of a value for an error message, cut to `limit` characters so that the message stays one sentence."""
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "..."

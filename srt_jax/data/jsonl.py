@@ -1,11 +1,11 @@
 """JSONL files (one JSON object per line) as problems."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from srt_jax.data.base import DataError, Problem, shown
+from srt_jax.data.base import DataError, Problem
 from srt_jax.data.rows import problems_of
+from srt_jax.files import parse_json, shown
 
 
 def load_jsonl(config) -> list[Problem]:
@@ -31,7 +31,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[int, dict]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 half = not line.endswith(b"\n")
                 what = "is the last one and looks half-written" if half else "is not valid JSON"

@@ -4,11 +4,12 @@
 by hand needs `id` and `label` only.
 """
 import hashlib
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from srt_jax.data.base import DataError, shown
+from srt_jax.data.base import DataError
+from srt_jax.files import parse_json, shown
 
 SCORES = ("vote_share", "vote_share_parsed", "pass_rate")
 
@@ -37,7 +38,7 @@ def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
 
 def _parse(line: bytes, where: str) -> dict:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise DataError(f"{where} is not JSON ({error}): write the file again.") from error
     if not isinstance(row, dict):
@@ -75,10 +76,14 @@ def rank(scores: Mapping[str, float]) -> list[str]:
 
 def require_score(path: str | Path, rows: Mapping[str, dict], name: str, wanted_by: str) -> None:
     """Raises DataError where a row lacks the score `name` that `wanted_by` needs."""
-    without = next((id for id, row in rows.items() if not isinstance(row.get(name), int | float)), None)
+    without = next((id for id, row in rows.items() if not _is_score(row.get(name))), None)
     if without is not None:
         remedy = "only problems with a known answer have one" if name == "pass_rate" else "write it with srt_jax.label"
         raise DataError(f"{wanted_by} needs {name} of all problems, but {shown(without)} in {path} has none: {remedy}.")
+
+
+def _is_score(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def fingerprint(path: str | Path) -> str:

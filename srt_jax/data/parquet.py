@@ -24,6 +24,6 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
         batches = pyarrow.parquet.ParquetFile(path).iter_batches(1024)
         for start, batch in enumerate(batches):
             yield from enumerate(batch.to_pylist(), 1 + 1024 * start)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path} cannot be read as Parquet ({reason}); write or download it again.") from error

@@ -1,13 +1,15 @@
 """From problems to prompt tokens: chat template or plain template, instruction, length limit, stop tokens."""
 
+import inspect
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from tokenizers import AddedToken
 
-from srt_jax.data.base import DataError, Problem, shown
+from srt_jax.data.base import DataError, Problem
+from srt_jax.files import shown
 
 # End-of-turn and end-of-text tokens of the model families we train. A base model may end with either, whatever its
 # config says.
@@ -25,23 +27,28 @@ class Prompts:
     plain_template: text with {problem} and, unless `instruction` is '', {instruction}; other braces stay as they are.
     instruction: in the chat template appended to the problem after a space; '' for none.
     system: the chat template's system message; None or '' leaves that to the template.
+    chat_template_kwargs: further variables of the chat template, e.g. {"enable_thinking": False}.
     """
 
     template: str = "chat"
     plain_template: str = "{problem}\n{instruction}\n"
     instruction: str = ""
     system: str | None = None
+    chat_template_kwargs: Mapping = field(default_factory=dict)
 
     @classmethod
     def of(cls, prompts_config) -> "Prompts":
         """The checked form of a dict or ConfigDict with these keys (missing ones take the defaults), or of itself."""
         if isinstance(prompts_config, cls):
             return prompts_config
-        known = [field.name for field in fields(cls)]
+        known = [f.name for f in fields(cls)]
         for name in prompts_config:
             if name not in known:
                 raise DataError(f"prompts.{name} is unknown; its keys are {', '.join(known)}.")
-        return cls(**{name: prompts_config[name] for name in prompts_config})
+        values = {name: prompts_config[name] for name in prompts_config}
+        variables = values.get("chat_template_kwargs") or {}
+        values["chat_template_kwargs"] = variables.to_dict() if hasattr(variables, "to_dict") else dict(variables)
+        return cls(**values)
 
     def __post_init__(self):
         if self.template not in ("chat", "plain"):
@@ -55,6 +62,9 @@ class Prompts:
                 f"prompts.plain_template {self.plain_template!r} lacks {{instruction}}: prompts.instruction would "
                 "be ignored; write it there, or set prompts.instruction to ''."
             )
+        if self.chat_template_kwargs:
+            raise DataError(f"prompts.chat_template_kwargs is {shown(self.chat_template_kwargs)} but prompts.template "
+                            "is 'plain', which has no variables; set it to {}, or the template to 'chat'.")
         if self.system:
             raise DataError("prompts.system is set but prompts.template is 'plain'; write it into plain_template.")
 
@@ -101,7 +111,10 @@ def load_tokenizer(path):
 
 
 def render(problem_text: str, tokenizer, prompts_config) -> str:
-    """The text that the model continues. Raises DataError for "chat" with a tokenizer that has no chat template."""
+    """The text that the model continues.
+
+    Raises DataError for "chat" with a tokenizer whose chat template is missing or fails.
+    """
     prompts = Prompts.of(prompts_config)
     if prompts.instruction and problem_text.endswith(prompts.instruction):  # verl's files hold it already
         problem_text = problem_text.removesuffix(prompts.instruction).rstrip()
@@ -115,7 +128,48 @@ def render(problem_text: str, tokenizer, prompts_config) -> str:
     content = f"{problem_text} {prompts.instruction}" if prompts.instruction else problem_text
     messages = [{"role": "system", "content": prompts.system}] if prompts.system else []
     messages.append({"role": "user", "content": content})
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DATE)
+    variables = {"date_string": _DATE, **prompts.chat_template_kwargs}
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
+    except Exception as error:  # a template is a program of somebody else's: it may raise whatever it likes
+        raise _template_failed(error, prompts) from error
+
+
+def _template_failed(error: Exception, prompts: Prompts) -> DataError:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    remedy = "leave prompts.system empty, " if prompts.system else ""
+    return DataError(f"the tokenizer's chat template fails on a prompt ({reason}); {remedy}correct the template, or "
+                     "set prompts.template to 'plain'.")
+
+
+def check_template_variables(tokenizer, prompts: Prompts) -> None:
+    """Raises DataError for a key of prompts.chat_template_kwargs that would change nothing, or another argument."""
+    if prompts.template == "plain" or not prompts.chat_template_kwargs:
+        return
+    known = _template_variables(tokenizer, prompts)
+    own = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters} - {"kwargs"}
+    for name in prompts.chat_template_kwargs:
+        if name in own:
+            raise DataError(f"prompts.chat_template_kwargs has {name!r}, which the prompts set themselves; remove it.")
+        if name not in known:
+            others = ", ".join(sorted(known - own)) or "none"
+            raise DataError(f"prompts.chat_template_kwargs has {name!r}, which the tokenizer's chat template does not "
+                            f"use; remove it, or give a variable of the template ({others}).")
+
+
+def _template_variables(tokenizer, prompts: Prompts) -> set[str]:
+    """Names that the chat template reads and does not set itself."""
+    import jinja2.meta
+
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        # The tag around an assistant's text is transformers' own: a block that is always there stands for it.
+        template = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", tokenizer.get_chat_template())
+        template = re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", template)
+        found = jinja2.meta.find_undeclared_variables(environment.parse(template))
+    except Exception as error:  # no template for prompts among several, or one that does not parse
+        raise _template_failed(error, prompts) from error
+    return found - {"raise_exception", "strftime_now"}
 
 
 def encode(
@@ -127,6 +181,7 @@ def encode(
     Raises DataError where every prompt is too long, or where one encodes to no token at all.
     """
     prompts = Prompts.of(prompts_config)
+    check_template_variables(tokenizer, prompts)
     texts = [render(problem.prompt, tokenizer, prompts) for problem in problems]
     encoded = _encode_texts(texts, tokenizer)
     lengths = [len(ids) for ids in encoded]

@@ -1,10 +1,12 @@
 """From rows with named columns to problems: what JSONL files, Parquet files and the named sets share."""
 
 import hashlib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from srt_jax.data.base import DataError, Problem, shown
+from srt_jax.data.base import DataError, Problem
+from srt_jax.files import shown
 
 _DEFAULT_COLUMNS = {"prompt": "problem", "answer": "answer", "id": "id", "level": "level"}
 # What SRT's code writes in place of an answer that training must not see (its reward_manager/self_learning.py).
@@ -15,9 +17,10 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
     """Problems of numbered rows, in order, up to `limit` (0: all) of those whose level is in `levels` ((): any).
 
     config: names of columns (`prompt_column`, `answer_column`, `id_column`, `level_column`, `labelled_column`; a dot
-    reaches into a nested column), `limit`, `levels`. A row without an id gets a hash of its prompt; a missing, null or
-    blank answer is None. A prompt may be a list of messages, of which the first user's counts. Rows of verl's format
-    (a nested `reward_model`) are understood as they are.
+    reaches into a nested column), `limit`, `levels`, `duplicates` ("refuse", or "first": later rows with the id, the
+    prompt and the answer of an earlier one are left out). A row without an id gets a hash of its prompt; a missing,
+    null or blank answer is None. A prompt may be a list of messages, of which the first user's counts. Rows of verl's
+    format (a nested `reward_model`) are understood as they are.
     path and unit ("line" or "row") are for messages, and the path's stem is the problems' source.
     Raises DataError for a row without a prompt, a value that is no scalar, a stored label that is not the true answer,
     duplicate ids, or no problem at all.
@@ -27,7 +30,7 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
     columns["labelled"] = config.get("labelled_column") or ""
     limit, levels = config.get("limit") or None, config.get("levels") or ()
     levels = {str(level) for level in (levels if isinstance(levels, list | tuple) else [levels])}
-    problems: list[Problem] = []
+    problems: dict[str, Problem] = {}
     number_of: dict[str, int] = {}
     levels_seen: set[str | None] = set()
     for number, row in rows:
@@ -36,10 +39,13 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
         if levels and problem.level not in levels:
             continue
         if problem.id in number_of:
+            same = (problem.prompt, problem.answer) == (problems[problem.id].prompt, problems[problem.id].answer)
+            if same and config.get("duplicates") == "first":
+                continue
             places = f"{path} {unit}s {number_of[problem.id]} and {number}"
-            raise DataError(_duplicate_message(places, problem.id, hashed, columns["id"]))
+            raise DataError(_duplicate_message(places, problem.id, hashed, same, columns["id"]))
         number_of[problem.id] = number
-        problems.append(problem)
+        problems[problem.id] = problem
         if len(problems) == limit:
             break
     if not problems and levels_seen:
@@ -49,7 +55,7 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
         )
     if not problems:
         raise DataError(f"{path} holds no rows; write one problem per {unit}, or name another file in `path`.")
-    return problems
+    return list(problems.values())
 
 
 def prompt_id(prompt: str) -> str:
@@ -78,6 +84,7 @@ def _problem(path: Path, place: str, row: dict, columns: dict[str, str]) -> tupl
             found = f"no column {columns['prompt']!r} (it has {', '.join(map(repr, row)) or 'no columns'})"
             remedy = "add it, or set `prompt_column`"
         raise DataError(f"{place} has {found}; {remedy}.")
+    _refuse_half_characters(place, prompt, columns["prompt"])
     scalars = {role: _text(place, row, columns[role]) for role in ("id", "answer", "level")}
     hashed = scalars["id"] is None
     problem = Problem(
@@ -108,8 +115,8 @@ def _from_verl(place: str, row: dict, columns: dict[str, str]) -> tuple[dict, di
             "`prompt_column` to 'prompt' and `answer_column` to 'reward_model.solution_hidden_during_training'.")
     if not labelled:
         answer = hidden
-    ours = {"prompt": row.get("prompt"), "answer": answer, "id": row.get("id"), "labelled": labelled}
-    return ours, {**{role: role for role in ours}, "level": columns["level"]}
+    ours = {"problem": row.get("prompt"), "answer": answer, "labelled": labelled}
+    return {**row, **ours}, {**columns, "prompt": "problem", "answer": "answer", "labelled": "labelled"}
 
 
 def _get(row: dict, column: str):
@@ -131,7 +138,18 @@ def _text(place: str, row: dict, column: str) -> str | None:
             f"{place} has {shown(value)} in column {column!r}; "
             "write a string or a number there, or name another column."
         )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"{place} has {value} in column {column!r}; write a finite number, or null for none.")
+    if isinstance(value, str):
+        _refuse_half_characters(place, value, column)
     return str(value)
+
+
+def _refuse_half_characters(place: str, text: str, column: str) -> None:
+    """JSON can write half of a surrogate pair; no tokenizer and no file in UTF-8 takes one."""
+    if not text.isascii() and (half := next((c for c in text if 0xD800 <= ord(c) <= 0xDFFF), None)):
+        raise DataError(f"{place} has half of a surrogate pair ({half!r}) in column {column!r}; write the whole "
+                        "character, or remove it.")
 
 
 def _flag(place: str, row: dict, column: str) -> bool:
@@ -141,7 +159,11 @@ def _flag(place: str, row: dict, column: str) -> bool:
     return value
 
 
-def _duplicate_message(places: str, id: str, hashed: bool, column: str) -> str:
+def _duplicate_message(places: str, id: str, hashed: bool, same: bool, column: str) -> str:
+    if same:
+        what = f"the same prompt and no {column!r}" if hashed else f"the same id {shown(id)} in column {column!r}"
+        return (f"{places} hold {what}; add an id column (or set `id_column`), remove the duplicates from the file, or "
+                "set `duplicates` to 'first'.")
     if hashed:
         return (
             f"{places} hold the same prompt and no {column!r}, so that their ids, hashes of the prompt, are equal; "

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from srt_jax.files import read_json_object
+from srt_jax.files import read_json_object, shown
 
 GENERATION_CONFIG = "generation_config.json"
 FAMILIES = ("qwen2", "qwen3", "llama")
@@ -70,7 +70,7 @@ class ModelConfig:
             raise ModelError(f"model_type is {family!r}: this decoder is one of {', '.join(FAMILIES)}.")
         _refuse_unsupported(hf)
         theta, scaling = _rope(hf)
-        attention_bias = bool(hf.get("attention_bias", False))
+        attention_bias = _flag(hf, "attention_bias")
         heads, hidden = _positive(hf, "num_attention_heads"), _positive(hf, "hidden_size")
         config = cls(
             family=family,
@@ -84,10 +84,10 @@ class ModelConfig:
             rope_theta=theta,
             rope_scaling=scaling,
             rms_norm_eps=_positive(hf, "rms_norm_eps", 1e-6, float),
-            tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
+            tie_word_embeddings=_flag(hf, "tie_word_embeddings"),
             qkv_bias=family == "qwen2" or attention_bias,
             output_bias=family != "qwen2" and attention_bias,
-            mlp_bias=family == "llama" and bool(hf.get("mlp_bias", False)),
+            mlp_bias=family == "llama" and _flag(hf, "mlp_bias"),
             qk_norm=family == "qwen3",
             max_position_embeddings=_positive(hf, "max_position_embeddings", 2048 if family == "llama" else 32768),
             initializer_range=_positive(hf, "initializer_range", 0.02, float),
@@ -131,9 +131,25 @@ def _positive(fields: dict, name: str, default=None, kind: type = int):
         value = default
     if value is None:
         raise ModelError(f"config.json has no field {name!r}, which this model needs.")
-    if isinstance(value, bool) or not isinstance(value, int | kind) or value <= 0:
-        raise ModelError(f"config.json has {name}={value!r}: it must be a positive {kind.__name__}.")
+    largest = 1e38 if kind is float else 2**31 - 1  # of 32 bits
+    if isinstance(value, bool) or not isinstance(value, int | kind) or not 0 < value <= largest:
+        raise ModelError(f"config.json has {name}={shown(value)}: it must be a positive {kind.__name__}.")
     return kind(value)
+
+
+def _flag(fields: dict, name: str) -> bool:
+    """true or false; null or no such field is false."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ModelError(f"config.json has {name}={shown(value)}: it must be true or false.")
+    return bool(value)
+
+
+def _list(fields: dict, name: str) -> list:
+    value = fields.get(name) or []
+    if not isinstance(value, list):
+        raise ModelError(f"config.json has {name}={shown(value)}: it must be a list.")
+    return value
 
 
 def _refuse_unsupported(hf: dict) -> None:
@@ -143,8 +159,8 @@ def _refuse_unsupported(hf: dict) -> None:
             raise ModelError(f"config.json has {field} ({method or settings}): quantised weights cannot be trained, "
                              "give the model in float32, bfloat16 or float16.")
     for field, value, supported in (
-        ("use_sliding_window", bool(hf.get("use_sliding_window")), False),
-        ("layer_types", sorted(set(hf.get("layer_types") or ()) - {"full_attention"}), []),
+        ("use_sliding_window", _flag(hf, "use_sliding_window"), False),
+        ("layer_types", [kind for kind in _list(hf, "layer_types") if kind != "full_attention"], []),
         ("hidden_act", hf.get("hidden_act") or "silu", "silu"),
         ("num_experts", hf.get("num_experts") or 0, 0),
         ("attention_dropout", hf.get("attention_dropout") or 0.0, 0.0),

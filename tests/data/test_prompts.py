@@ -42,6 +42,54 @@ def test_a_template_that_prints_the_date_gets_a_fixed_one(make_tokenizer):
     assert render("p", tokenizer, {**CHAT, "instruction": ""}) == "26 Jul 2024: p"
 
 
+THINKING = (
+    "{% set ns = namespace(last=0) %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}<no think>{% endif %}"
+    "{%- generation -%}{{ messages[0]['content'] }}{% endgeneration %}{{ tag | default('') }}"
+)
+
+
+def test_chat_template_kwargs_reach_the_template(make_tokenizer):
+    tokenizer, chat = make_tokenizer(chat_template=THINKING), {"template": "chat", "instruction": ""}
+    for variables, text in (({}, "p"), ({"enable_thinking": False}, "<no think>p"), ({"enable_thinking": True}, "p"),
+                            ({"enable_thinking": False, "tag": "!"}, "<no think>p!")):
+        prompts = {**chat, "chat_template_kwargs": variables}
+        assert render("p", tokenizer, prompts) == text
+        assert render("p", tokenizer, ml_collections.ConfigDict(prompts)) == text
+        _, [ids], _ = encode(problems("p"), tokenizer, ml_collections.ConfigDict(prompts), 100)
+        assert decoded(tokenizer, ids) == text
+    dated = make_tokenizer(chat_template="{{ date_string }}")
+    assert render("p", dated, {**chat, "chat_template_kwargs": {"date_string": "today"}}) == "today"
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("enable_thinkng", "which the tokenizer's chat template does not use; .* (enable_thinking, tag)"),
+    ("ns", "does not use"), ("messages", "which the prompts set themselves"), ("tokenize", "set themselves"),
+    ("add_generation_prompt", "set themselves"), ("chat_template", "set themselves"),
+])
+def test_a_template_variable_that_would_change_nothing_is_told(name, message, make_tokenizer):
+    prompts = {"template": "chat", "chat_template_kwargs": {name: False}}
+    with pytest.raises(DataError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        encode(problems("p"), make_tokenizer(chat_template=THINKING), prompts, 100)
+    with pytest.raises(DataError, match=r"chat_template_kwargs is .* but prompts.template is 'plain'"):
+        Prompts.of({**prompts, "template": "plain"})
+
+
+@pytest.mark.parametrize(("template", "reason"), [
+    ("{{ raise_exception('no system role') }}", "TemplateError: no system role"),
+    ("{% if %}", "TemplateSyntaxError"), ("{{ messages[5].content + 'x' }}", "UndefinedError"),
+    ("{{ 1 / 0 }}", "ZeroDivisionError"), ("{% for i in range(10**9) %}{% endfor %}", "OverflowError"),
+    ({"tool_use": "x"}, "ValueError"),
+])
+def test_a_template_that_fails_is_told(template, reason, make_tokenizer):
+    for extra in ({}, {"chat_template_kwargs": {"x": 1}}, {"system": "s"}):
+        if reason in ("TemplateSyntaxError", "ValueError") or "chat_template_kwargs" not in extra:
+            with pytest.raises(DataError, match=f"chat template fails on a prompt .*{reason}.*'plain'") as caught:
+                encode(problems("p"), make_tokenizer(chat_template=template), {"template": "chat", **extra}, 100)
+            assert ("prompts.system" in str(caught.value)) is ("system" in extra)
+    assert render("p", make_tokenizer(chat_template=template), {"template": "plain"})
+
+
 def test_plain_prompt(make_tokenizer):
     tokenizer = make_tokenizer(chat_template=None)
     assert render("1 + 1?", tokenizer, PLAIN) == f"Q: 1 + 1?\n{BOX}\n"
@@ -109,7 +157,7 @@ def test_prompt_without_any_token(make_tokenizer):
         ({"template": "chatml"}, "prompts.template is 'chatml'; set it to 'chat' or 'plain'."),
         (
             {"templates": "chat"},
-            "prompts.templates is unknown; its keys are template, plain_template, instruction, system.",
+            "prompts.templates is unknown; its keys are template, plain_template, instruction, system, chat_",
         ),
         ({**PLAIN, "plain_template": "Q:"}, "prompts.plain_template 'Q:' lacks {problem}"),
         ({**PLAIN, "plain_template": "{problem}"}, "prompts.instruction would be ignored"),

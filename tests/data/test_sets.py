@@ -63,6 +63,43 @@ def test_verl_rows_hide_what_training_must_not_see(tmp_path, kind):
     assert fingerprint(problems) != fingerprint(plain)  # training would differ
 
 
+def dapo(index, question, answer):
+    """A row of DAPO's file as it is published."""
+    asked = f"Solve the following math problem step by step.\n\n{question}\n\nAnswer on a line of its own."
+    return {"data_source": "math_dapo", "prompt": [{"role": "user", "content": asked}], "ability": "MATH",
+            "reward_model": {"ground_truth": answer, "style": "rule-lighteval/MATH_v2"}, "extra_info": {"index": index}}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.parametrize("columns", [{}, {"prompt_column": "prompt", "answer_column": "reward_model.ground_truth"}])
+def test_dapo_as_published_every_problem_once_by_its_index(tmp_path, kind, columns):
+    path = tmp_path / f"dapo-math-17k.{kind}"
+    write(path, *[dapo(*row) for row in [("a", "1 + 1?", "2"), ("b", "1 + 2?", "3"), ("c", "1 + 2?", "3")] * 100])
+    settings = {"kind": kind, "path": str(path), "id_column": "extra_info.index", **columns}
+    problems = load(source(**settings, duplicates="first"))
+    assert [(p.id, p.answer) for p in problems] == [("a", "2"), ("b", "3"), ("c", "3")]
+    assert [p.id for p in load(source(**settings, duplicates="first", limit=2))] == ["a", "b"]
+    without_ids = load(source(**{**settings, "id_column": "id"}, duplicates="first"))  # b and c ask the same
+    assert [(p.id, p.prompt) for p in without_ids] == [(prompt_id(p.prompt), p.prompt) for p in problems[:2]]
+    with pytest.raises(DataError, match=r"s 1 and 4 hold the same id 'a' .*set `duplicates` to 'first'\.$"):
+        load(source(**settings))
+
+
+@pytest.mark.parametrize("row", [("a", "1 + 3?", "2"), ("a", "1 + 1?", "3")])
+def test_rows_of_one_id_that_differ_are_refused_even_if_duplicates_may_be_left_out(tmp_path, row):
+    path = tmp_path / "dapo.jsonl"
+    write(path, dapo("a", "1 + 1?", "2"), dapo(*row))
+    with pytest.raises(DataError, match=r"lines 1 and 2 have the same id 'a'.*make the ids unique"):
+        load(source(path=str(path), id_column="extra_info.index", duplicates="first"))
+
+
+def test_a_verl_row_keeps_its_level_and_its_other_columns(tmp_path):
+    path = tmp_path / "train.jsonl"
+    write(path, {**verl("1 + 1?", "2"), "extra_info": {"index": 7, "level": "easy"}})
+    [problem] = load(source(path=str(path), id_column="extra_info.index", level_column="extra_info.level"))
+    assert (problem.id, problem.level) == ("7", "easy")
+
+
 def test_a_stored_label_that_is_not_the_answer_is_refused(tmp_path):
     path = tmp_path / "offline.jsonl"
     write(path, verl("1 + 1?", "2"), verl("1 + 2?", "4", "3"))
