@@ -6,8 +6,8 @@
     ... --dry_run                                                      checks config, data and model, runs nothing
     ... --profile                                                      traces steps 3 to 5 for TensorBoard's profiler
 
-The run folder <out>/<name> gets config.json, metrics.jsonl, tensorboard/, rollouts/, checkpoints/, and at the end
-final/ (a Hugging Face directory) and summary.json. The same command goes on with a run that was stopped.
+The run folder <out>/<name> gets config.json, metrics.jsonl, files for TensorBoard, rollouts/, checkpoints/, and at
+the end final/ (a Hugging Face directory) and summary.json. The same command goes on with a run that was stopped.
 """
 import os
 import sys

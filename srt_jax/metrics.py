@@ -8,12 +8,13 @@ import sys
 import time
 
 import jax
-from tensorboardX import SummaryWriter
+from ml_collections import ConfigDict
 
+from srt_jax import board
 from srt_jax.progress import duration
 
-# What each tag means; shown beside the curve in TensorBoard, and in docs/operations.md. "True" needs known answers,
-# which are used for training only where labels.source says so.
+# What each tag means; shown beside the curve and on the Text tab in TensorBoard, and in docs/operations.md. "True"
+# needs known answers, which are used for training only where labels.source says so.
 TAGS = {
     "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts",
     "label/true_reward": "share of rollouts, all that vote, that are right: avg@n on the training prompts",
@@ -75,6 +76,15 @@ TAGS = {
     "time/save": "seconds of writing checkpoints",
     "time/step": "seconds of the step, all phases",
     "time/compilations": "XLA compilations after that of the update; constant after the first checkpoint",
+    "workers/graded": "answers that were compared with a known one",
+    "workers/seconds": "seconds of grading, spent while others are sampled or after it",
+    "workers/symbolic_checks": "comparisons that needed a worker process of the grader",
+    "workers/cache_hits": "comparisons whose result was known already",
+    "workers/timeouts": "comparisons given up after grader.timeout seconds; they count as unequal",
+    "workers/crashes": "comparisons in which a worker died",
+    "workers/errors": "comparisons that raised an error",
+    "workers/skipped": "comparisons left out because the time for a step was used up",
+    "workers/restarts": "workers that were started again",
 }
 EVAL_TAGS = {
     "avg": "share of right answers among the k samples, mean over problems",
@@ -86,6 +96,33 @@ EVAL_TAGS = {
     "response_tokens": "mean response length",
     "truncated": "share of responses cut at batch.max_response_tokens",
 }
+
+
+TEXTS = {
+    "curves": "what the curves mean: this table",
+    "probes": "fixed evaluation problems with one response each, at step 0 and at the last",
+    "rollouts": "some responses of step 1 and of every evaluated step, with their votes and rewards",
+    "warning": "what looks wrong in the set-up or in the run, and what to do about it",
+}
+# Counters that are 0 in most runs: they are recorded from the first step on at which they are not.
+USUALLY_ZERO = tuple(tag for tag in TAGS if tag.startswith("workers/"))
+
+
+def curves_page() -> str:
+    """What all curves and texts mean, as Markdown: a table for each group."""
+    groups = {}
+    for tag, meaning in TAGS.items():
+        groups.setdefault(tag.split("/")[0], []).append({"curve": tag, "meaning": meaning})
+    groups["eval"] = [{"curve": f"eval/<set>/{eval_tag(name)}", "meaning": m} for name, m in EVAL_TAGS.items()]
+    groups["texts"] = [{"text": tag, "meaning": meaning} for tag, meaning in TEXTS.items()]
+    intro = ('"True" values need problems with known answers; these train nothing unless `labels.source` says so. '
+             "Charts that put related curves together are on the tab Custom Scalars.")
+    return "\n\n".join([intro, *(f"### {name}\n\n{board.table(rows)}" for name, rows in groups.items())])
+
+
+def eval_tag(name: str) -> str:
+    """The last part of an evaluation tag, with the place of its k."""
+    return f"{name}@k" if name in ("avg", "maj", "pass") else name
 
 
 def describe_tag(tag: str) -> str:
@@ -145,22 +182,29 @@ class RunLog:
         if self._path.exists():
             _keep_records(self._path, last)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=last + 1)
+        self._seen = {tag for record in read_metrics(directory) for tag in record}
+        self._board = board.Board(directory, purge_step=last + 1)
         self._started, self._first_step = time.perf_counter(), max(last, 0)
         self._live = sys.stderr.isatty()
 
+    def introduce(self, config: ConfigDict) -> None:
+        """What TensorBoard shows of a run besides its numbers: hyper-parameters, charts, the meaning of the curves."""
+        self._board.introduce(config.name, config)
+        self._board.text("curves", curves_page(), 0)
+
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Records scalars under the step; a NaN (unknown) value is left out."""
+        """Records scalars under the step, by the same tag in both places; a NaN (unknown) value is left out."""
         values = {name: float(v) for name, v in values.items() if not math.isnan(float(v))}
+        values = {name: v for name, v in values.items() if v or name in self._seen or name not in USUALLY_ZERO}
+        self._seen |= values.keys()
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step, summary_description=describe_tag(name))
+            self._board.scalar(name, value, step, describe_tag(name))
 
     def text(self, tag: str, text: str, step: int) -> None:
         """A Markdown text on TensorBoard's Text tab."""
-        self._board.add_text(tag, text, step)
-        self._board.flush()
+        self._board.text(tag, text, step)
 
     def rollouts(self, step: int, rows: list[dict]) -> None:
         """rollouts/step_N.jsonl.gz, one row per response; identical rows give identical bytes."""
@@ -192,7 +236,7 @@ class NoLog:
     def write(self, *_) -> None:
         """See RunLog."""
 
-    text = rollouts = progress = close = write
+    introduce = text = rollouts = progress = close = write
 
 
 def _keep_records(path: pathlib.Path, last_step: int) -> None:
@@ -212,14 +256,3 @@ def _keep_records(path: pathlib.Path, last_step: int) -> None:
 def read_metrics(directory) -> list[dict]:
     """The records of a run's metrics.jsonl."""
     return [json.loads(line) for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()]
-
-
-def markdown_table(rows: list[dict]) -> str:
-    """Rows with equal keys as a Markdown table; cell text is kept on one line and cannot break out of its cell."""
-    def cell(value):
-        text = str(value).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-        return " ".join(text.split())[:500]
-
-    header = list(rows[0])
-    lines = [header, ["---"] * len(header), *[[cell(row[key]) for key in header] for row in rows]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

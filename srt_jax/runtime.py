@@ -73,7 +73,7 @@ def _number(environment, name: str) -> int:
 def profiled(steps: Iterable[int], directory, enabled: bool = True) -> Iterator[int]:
     """Yields the steps; the third to the fifth are traced into `directory`, for TensorBoard's profiler.
 
-        for step in profiled(range(start + 1, last + 1), run_directory / "tensorboard", config.log.profile):
+        for step in profiled(range(start + 1, last + 1), run_directory, config.log.profile):
     """
     with contextlib.ExitStack() as trace:
         for turn, step in enumerate(steps, 1):

@@ -68,6 +68,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout)
     grader.self_test()
     log = metrics.RunLog(directory, config.steps, last_step=start or None) if is_first_process() else metrics.NoLog()
+    log.introduce(config)
     detector = Detector()
     for recorded in processes.from_first(lambda: metrics.read_metrics(directory)):
         detector.update(recorded)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax import metrics, processes, recording
+from srt_jax import board, metrics, processes, recording
 from srt_jax.checkpoint import best_step
 from srt_jax.collapse import should_stop
 from srt_jax.collect import Collected, collect, temperature_at, training_samples
@@ -58,9 +58,9 @@ def train(config: ConfigDict) -> dict:
             run.ended = end_reason(run)
             load_sampler(run, state, step)
             if is_evaluated(config, step) and str(step) not in run.record["evals"]:
-                run.log.write(step, evaluate_sets(run, step))
+                run.log.write(step, evaluate_sets(run, step) | run.phases.pop())
             pending = None
-            for following in profiled(range(step + 1, config.steps + 1), directory / "tensorboard", config.log.profile):
+            for following in profiled(range(step + 1, config.steps + 1), directory, config.log.profile):
                 if run.ended:
                     break
                 collected = take_rollouts(run, following, pending)
@@ -142,7 +142,7 @@ def train_step(run: Run, state, step: int, collected: Collected):
         "rollout/rounds": collected.rounds,
         "rollout/temperature": temperature_at(config, step),
         "update/mfu": update_mfu(run, rollouts),
-    } | {f"grader/{k}": v for k, v in run.grader.metrics().items()}
+    } | {tag: v for k, v in run.grader.metrics().items() if (tag := f"workers/{k}") in metrics.TAGS}
 
 
 def update_mfu(run: Run, rollouts) -> float:
@@ -230,8 +230,8 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
         values |= {f"eval/{eval_set.name}/{name}": value for name, value in found.items()}
         if position == 0 and step in (0, config.steps) and is_first_process():
             rows = rollout_rows(collected, run.prepared.model.tokenizer)
+            run.log.text("probes", board.table(board.shown_rows(rows, config.log.shown, per_prompt=1)), step)
             shown = rows[::config.eval.samples][:config.log.shown]
-            run.log.text("probes", metrics.markdown_table(shown), step)
             (run.directory / f"probes_step_{step:06d}.json").write_text(json.dumps(shown, indent=2) + "\n")
     run.record["evals"][str(step)] = values
     return values
@@ -239,13 +239,13 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
 
 def log_rollouts(run: Run, step: int, collected: Collected) -> None:
     """Saves the step's rollouts, and shows a few of them in TensorBoard, as often as the config asks for."""
-    saved, shown = step % run.config.log.rollouts_every == 0, step % run.config.eval.every == 0
+    saved, shown = step % run.config.log.rollouts_every == 0, step == 1 or step % run.config.eval.every == 0
     rows = rollout_rows(collected, run.prepared.model.tokenizer) if saved or shown else []
     if saved and is_first_process():
         run.log.rollouts(step, rows)
         recording.write(recording.recorded_path(run.directory, step), collected)
     if shown:
-        run.log.text("rollouts", metrics.markdown_table(rows[:run.config.log.shown]), step)
+        run.log.text("rollouts", board.table(board.shown_rows(rows, run.config.log.shown)), step)
 
 
 def progress_summary(values: dict) -> str:

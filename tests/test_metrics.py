@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from srt_jax import figures, metrics
+from srt_jax import board, figures, metrics
 from tests.helpers import REPOSITORY
 
 
@@ -14,16 +14,22 @@ def test_records_scalars_and_texts_reach_file_and_board(tmp_path):
     log = metrics.RunLog(tmp_path, total_steps=3)
     log.write(0, {"eval/set/avg@4": 0.5, "label/true_reward": math.nan})
     log.write(1, {"label/pseudo_reward": 0.25})
-    log.text("probes", metrics.markdown_table([{"problem": "1|2", "response": "a\n<b>"}]), 1)
+    log.text("probes", board.table([{"problem": "1|2", "response": "a\n<b>"}]), 1)
     log.close()
     records = metrics.read_metrics(tmp_path)
     assert records == [{"step": 0, "eval/set/avg@4": 0.5}, {"step": 1, "label/pseudo_reward": 0.25}]
-    board = EventAccumulator(str(tmp_path / "tensorboard"))
-    board.Reload()
-    assert [(e.step, e.value) for e in board.Scalars("label/pseudo_reward")] == [(1, 0.25)]
-    meaning = board.SummaryMetadata("label/pseudo_reward").summary_description
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"eval/set/avg@4", "label/pseudo_reward"}  # the very tags of the records
+    assert [(e.step, e.value) for e in events.Scalars("label/pseudo_reward")] == [(1, 0.25)]
+    meaning = events.SummaryMetadata("label/pseudo_reward").summary_description
     assert meaning == metrics.TAGS["label/pseudo_reward"]
-    assert "probes/text_summary" in board.Tags()["tensors"]
+    assert text_of(events, "probes").endswith("| 1&#124;2 | a &#60;b&#62; |")
+
+
+def text_of(events, tag):
+    """The last text of a tag."""
+    return events.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
 
 
 def test_resuming_drops_records_after_the_checkpoint_and_half_lines(tmp_path):
@@ -53,11 +59,6 @@ def test_rollout_files_are_identical_for_identical_rows(tmp_path):
     log.close()
 
 
-def test_a_table_cell_cannot_break_its_row():
-    table = metrics.markdown_table([{"a": "x|y\nz", "b": 1}])
-    assert table.splitlines()[2] == r"| x\|y z | 1 |"
-
-
 def test_phases_add_up_and_start_over():
     phases = metrics.Phases({"sample": 1.0})
     for _ in range(2):
@@ -84,7 +85,9 @@ def test_every_tag_is_explained_in_the_manual():
     for tag, meaning in metrics.TAGS.items():
         assert f"| `{tag}` | {meaning} |" in manual
     for name, meaning in metrics.EVAL_TAGS.items():
-        assert f"| `eval/<set>/{name}" in manual and meaning in manual
+        assert f"| `eval/<set>/{metrics.eval_tag(name)}` | {meaning} |" in manual
+    for text in metrics.TEXTS:
+        assert f"`{text}`" in manual
     assert metrics.describe_tag("eval/math500/avg@32") and not metrics.describe_tag("nothing")
 
 

@@ -38,7 +38,7 @@ def assert_exported_ends(directory):
 
 def records(directory):
     """metrics.jsonl without what depends on the clock or the process."""
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "grader/")) and "per_second" not in k}
+    return [{k: v for k, v in r.items() if not k.startswith(("time/", "workers/")) and "per_second" not in k}
             for r in read_metrics(directory)]
 
 
@@ -90,7 +90,7 @@ def test_steps_differ_and_the_policy_moves(miniature, tmp_path):
     assert first["update/logprob_gap_max"] < 1e-4  # the sampler's log-probs are the trainer's
     assert first["update/kl"] == pytest.approx(0, abs=1e-6)  # the policy is still the reference
     unexplained = [tag for r in read_metrics(tmp_path / "moves") for tag in r
-                   if tag != "step" and not tag.startswith("grader/") and not describe_tag(tag)]
+                   if tag != "step" and not describe_tag(tag)]
     assert not unexplained
     _, before, _ = weights.load(miniature)
     _, after, _ = weights.load(tmp_path / "moves" / "final")

@@ -70,7 +70,7 @@ def test_the_first_step_has_the_figures_of_one_process(runs):
     one, two = (records(directory) for directory in runs[:2])
     assert [r["step"] for r in two] == [r["step"] for r in one] == [0, 1]
     for a, b in zip(one, two):
-        timed = ("time/", "rollout/tokens_per_second", "grader/", "update/mfu")
+        timed = ("time/", "rollout/tokens_per_second", "workers/", "update/mfu")
         names = [name for name in a if not name.startswith(timed)]
         assert names == [name for name in b if not name.startswith(timed)]
         np.testing.assert_allclose([b[n] for n in names], [a[n] for n in names], rtol=1e-4, atol=1e-6)

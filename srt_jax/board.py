@@ -1,0 +1,172 @@
+"""TensorBoard's view of a run: curves, texts, hyper-parameters and a page of charts, in the run's own folder.
+
+The files are written with TensorBoard's own package, which takes any tag: `eval/math500/avg@32` keeps its @. A scalar
+names its data class, because TensorBoard's default data server drops the explanation of one that does not.
+"""
+import pathlib
+import re
+import time
+
+import numpy as np
+from ml_collections import ConfigDict
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalar_metadata
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.scalar import metadata as scalar_metadata
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.util import tensor_util
+
+from srt_jax.config import base
+
+FLUSH_SECONDS = 10
+OLD_FOLDER = "tensorboard"  # of a run folder: earlier versions wrote there, and the run was called <name>/tensorboard
+# Fields that every run shows in the HParams tab; of the others it shows those that differ from the base config.
+ALWAYS_SHOWN = ("model.path", "labels.source", "batch.prompts_per_step", "batch.samples_per_prompt", "rl.advantage",
+                "rl.kl_coef", "optimizer.learning_rate", "seed")
+# The page "Custom Scalars": charts with several curves each, by regular expressions that match whole tags.
+CHARTS = {
+    "Does it learn?": {
+        "reward, true and pseudo": ["label/pseudo_reward", "label/true_reward"],
+        "labels and votes": ["label/label_accuracy", "label/majority_accuracy", "label/vote_share"],
+        "evaluation: one sample": [r"eval/.*/avg@\d+"],
+        "evaluation: majority vote": [r"eval/.*/maj@\d+"],
+    },
+    "Does it collapse?": {
+        "KL to the initial model": ["update/kl"],
+        "most common answer of a step": ["label/top_answer_share"],
+        "entropy": ["update/entropy"],
+        "prompts that teach": ["label/informative", "label/labelled"],
+    },
+    "Responses": {
+        "tokens": ["rollout/response_tokens", "rollout/response_tokens_max"],
+        "cut, and with an answer": ["rollout/truncated", "label/parse_rate"],
+    },
+}
+
+
+class Board:
+    """Writes TensorBoard's event files into a run folder, so that the run has the folder's name there."""
+
+    def __init__(self, directory: pathlib.Path, purge_step: int | None = None):
+        """purge_step: the first step of a run that goes on; TensorBoard forgets what was written from there on."""
+        _move_up(directory)
+        self._writer = EventFileWriter(str(directory), flush_secs=FLUSH_SECONDS)
+        if purge_step is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=purge_step, session_log=start))
+
+    def scalar(self, tag: str, value: float, step: int, meaning: str = "") -> None:
+        """A point of the curve `tag`; `meaning` is shown beside the curve."""
+        metadata = scalar_metadata.create_summary_metadata(display_name=None, description=meaning)
+        metadata.data_class = summary_pb2.DATA_CLASS_SCALAR
+        summary = summary_pb2.Summary()
+        summary.value.add(tag=tag, simple_value=value, metadata=metadata)
+        self._add(summary, step)
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """A text on the Text tab."""
+        self._add(text_pb(tag, markdown), step)
+        self._writer.flush()
+
+    def introduce(self, name: str, config: ConfigDict) -> None:
+        """Hyper-parameters for the HParams tab, and the charts of the Custom Scalars tab."""
+        self._add(hparams_pb(hyperparameters(config), trial_id=name), 0)
+        metadata = custom_scalar_metadata.create_summary_metadata()
+        layout = summary_pb2.Summary()
+        layout.value.add(tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG, metadata=metadata,
+                         tensor=tensor_util.make_tensor_proto(_layout().SerializeToString(), dtype=np.object_))
+        self._add(layout, 0)
+
+    def close(self) -> None:
+        """Flushes everything to disk."""
+        self._writer.close()
+
+    def _add(self, summary, step: int) -> None:
+        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+
+
+def hyperparameters(config: ConfigDict) -> dict[str, str | float | bool]:
+    """The config's fields that differ from base(), by dotted name, and those of ALWAYS_SHOWN; lists become text."""
+    standard, here = _flat(base()), _flat(config)
+    return {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in here.items()
+            if name not in ("name", "out") and (name in ALWAYS_SHOWN or value != standard.get(name))}
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> dict:
+    out = {}
+    for key, value in config.items():
+        if prefix + key == "eval.sets":
+            out[prefix + key] = ", ".join(value)
+        else:
+            out |= _flat(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value}
+    return out
+
+
+def _layout() -> layout_pb2.Layout:
+    def chart(title, tags):
+        return layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{t}$" for t in tags]))
+
+    return layout_pb2.Layout(category=[
+        layout_pb2.Category(title=title, chart=[chart(*item) for item in charts.items()])
+        for title, charts in CHARTS.items()])
+
+
+def _move_up(directory: pathlib.Path) -> None:
+    """What an earlier version wrote into a folder of its own goes where this one writes: the run keeps one name."""
+    old = directory / OLD_FOLDER
+    if not old.is_dir():
+        return
+    for path in old.iterdir():
+        if not (directory / path.name).exists():
+            path.rename(directory / path.name)
+    if not any(old.iterdir()):
+        old.rmdir()
+
+
+# ---- texts
+
+
+def table(rows: list[dict]) -> str:
+    """Rows with equal keys as a Markdown table; a cell is shown as it is, on one line, and cannot break its row."""
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header), *[[_cell(row[key]) for key in header] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value) -> str:
+    """Text without any meaning in Markdown or HTML; of long text the start and, since answers stand there, the end."""
+    if isinstance(value, float):
+        value = f"{value:.3g}"
+    text = " ".join(str("" if value is None else value).split())
+    if len(text) > HEAD + TAIL:
+        text = f"{text[:HEAD]} ... {text[-TAIL:]}"
+    return re.sub(r"[&<>|\\`*_~#\[\]]", lambda match: f"&#{ord(match[0])};", text)
+
+
+HEAD, TAIL = 200, 300  # characters of a long cell that are shown
+
+
+def shown_rows(rows: list[dict], count: int, per_prompt: int = 2) -> list[dict]:
+    """The readable columns of at most `count` rollouts (evaluation.rollout_rows), `per_prompt` (1 or 2) of a prompt.
+
+    The second of a prompt is the first response with another answer, if there is one.
+    """
+    by_prompt = {}
+    for row in rows:
+        by_prompt.setdefault(row["id"], []).append(row)
+    shown = []
+    for responses in list(by_prompt.values())[:count]:
+        first = responses[0]
+        others = [row for row in responses[1:] if row["group"] != first["group"]] or responses[1:]
+        shown += [readable(row, responses) for row in (first, *others)[:per_prompt]]
+    return shown[:count]
+
+
+def readable(row: dict, responses: list[dict]) -> dict:
+    """The columns of a rollout that a person reads; `votes` is how many of the prompt's responses agree with it."""
+    same = sum(other["group"] == row["group"] for other in responses) if row["group"] >= 0 else 0
+    return {"problem": row["problem"], "response": row["response"], "answer": row["answer"],
+            "votes": f"{same} of {len(responses)}", "label": row["label"], "reward": row["reward"],
+            "true": row["true_reward"], "tokens": f"{row['tokens']}{'' if row['stopped'] else ', cut'}"}
