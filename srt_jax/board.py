@@ -135,14 +135,23 @@ def table(rows: list[dict]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def paragraphs(texts: list[str]) -> str:
+    """Plain texts as Markdown that shows them as they are."""
+    return "\n\n".join(_plain(text) for text in texts)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[&<>|\\`*_~#\[\]]", lambda match: f"&#{ord(match[0])};", text)
+
+
 def _cell(value) -> str:
-    """Text without any meaning in Markdown or HTML; of long text the start and, since answers stand there, the end."""
+    """One line of text; of long text the start and, since answers stand there, the end."""
     if isinstance(value, float):
         value = f"{value:.3g}"
     text = " ".join(str("" if value is None else value).split())
     if len(text) > HEAD + TAIL:
         text = f"{text[:HEAD]} ... {text[-TAIL:]}"
-    return re.sub(r"[&<>|\\`*_~#\[\]]", lambda match: f"&#{ord(match[0])};", text)
+    return _plain(text)
 
 
 HEAD, TAIL = 200, 300  # characters of a long cell that are shown

@@ -107,8 +107,13 @@ def temperature_at(config: ConfigDict, step: int) -> float:
     return r.temperature + min(1.0, (step - 1) / r.temperature_steps) * (r.temperature_end - r.temperature)
 
 
+def response_texts(responses, tokenizer) -> list[str]:
+    """The responses [P][n] (token ids) as one list of texts, without special tokens."""
+    return tokenizer.batch_decode([tokens for row in responses for tokens in row], skip_special_tokens=True)
+
+
 def extract_answers(responses, tokenizer, style: str) -> list[list[str | None]]:
     """The extracted answer of each of the responses [P][n] (token ids), None where there is none."""
-    texts = iter(tokenizer.batch_decode([tokens for row in responses for tokens in row], skip_special_tokens=True))
+    texts = iter(response_texts(responses, tokenizer))
     found = [[extraction.extract(next(texts), style) for _ in row] for row in responses]
     return [[answer.text if answer else None for answer in row] for row in found]

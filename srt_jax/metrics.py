@@ -184,6 +184,7 @@ class RunLog:
         self._file = self._path.open("a")
         self._seen = {tag for record in read_metrics(directory) for tag in record}
         self._board = board.Board(directory, purge_step=last + 1)
+        self._warnings = []
         self._started, self._first_step = time.perf_counter(), max(last, 0)
         self._live = sys.stderr.isatty()
 
@@ -197,10 +198,20 @@ class RunLog:
         values = {name: float(v) for name, v in values.items() if not math.isnan(float(v))}
         values = {name: v for name, v in values.items() if v or name in self._seen or name not in USUALLY_ZERO}
         self._seen |= values.keys()
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        record = {"step": step, **values}
+        if self._warnings:
+            record["warning"] = "\n".join(self._warnings)
+            self._board.text("warning", board.paragraphs(self._warnings), step)
+            self._warnings = []
+        self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.scalar(name, value, step, describe_tag(name))
+
+    def warn(self, text: str) -> None:
+        """A warning: on stderr at once, then in the next record and on TensorBoard's Text tab, as `warning`."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self._warnings.append(text)
 
     def text(self, tag: str, text: str, step: int) -> None:
         """A Markdown text on TensorBoard's Text tab."""
@@ -236,7 +247,7 @@ class NoLog:
     def write(self, *_) -> None:
         """See RunLog."""
 
-    introduce = text = rollouts = progress = close = write
+    introduce = warn = text = rollouts = progress = close = write
 
 
 def _keep_records(path: pathlib.Path, last_step: int) -> None:

@@ -11,6 +11,7 @@ from srt_jax import metrics, processes
 from srt_jax.checkpoint import Checkpoints, check_same_run
 from srt_jax.collapse import Detector
 from srt_jax.config import describe, fingerprint_fields
+from srt_jax.diagnosis import Diagnosis
 from srt_jax.files import read_json_object
 from srt_jax.grading.grader import Grader
 from srt_jax.loading import load_weights, open_mesh, open_sampler
@@ -38,6 +39,7 @@ class Run:
     checkpoints: Checkpoints
     record: dict  # identity of the run; evaluations so far by step; seconds by phase
     detector: Detector  # of a collapse; it has seen all the steps so far
+    diagnosis: Diagnosis  # of the set-up; it has, too
     phases: metrics.Phases
     compilations: metrics.CompilationCounter
     ended: str | None = None  # why the run ends before config.steps
@@ -70,11 +72,12 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     log = metrics.RunLog(directory, config.steps, last_step=start or None) if is_first_process() else metrics.NoLog()
     log.introduce(config)
     detector = Detector()
+    diagnosis = Diagnosis(config, prepared.model.tokenizer.convert_ids_to_tokens(list(prepared.model.stop_ids)))
     for recorded in processes.from_first(lambda: metrics.read_metrics(directory)):
-        detector.update(recorded)
+        diagnosis.update(recorded, detector.update(recorded))
     run = Run(
         config, prepared, directory, mesh, reference, update_config, update,
-        sampler, grader, log, checkpoints, record, detector, metrics.Phases(record["seconds"]),
+        sampler, grader, log, checkpoints, record, detector, diagnosis, metrics.Phases(record["seconds"]),
         metrics.CompilationCounter())
     if is_first_process():
         (directory / "summary.json").unlink(missing_ok=True)  # of fewer steps: what follows may be stopped

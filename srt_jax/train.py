@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from srt_jax import board, metrics, processes, recording
 from srt_jax.checkpoint import best_step
 from srt_jax.collapse import should_stop
-from srt_jax.collect import Collected, collect, temperature_at, training_samples
+from srt_jax.collect import Collected, collect, response_texts, temperature_at, training_samples
 from srt_jax.config import run_directory
 from srt_jax.evaluation import VALIDATION, evaluate, evaluation_samples, rollout_rows
 from srt_jax.model import flops, weights
@@ -70,7 +70,7 @@ def train(config: ConfigDict) -> dict:
                 step = following
                 load(run, state, step, values, pending)
                 stopping = processes.any_of(stop.requested)
-                watch(run, state, step, values, stopping)
+                watch(run, state, step, values, collected, stopping)
                 if stopping and step < config.steps:
                     raise TrainingStoppedError(
                         f"stopped after step {step}; the state is saved in {directory}: the same command goes on.")
@@ -191,9 +191,10 @@ class StopSignal:
 # ---- watch
 
 
-def watch(run: Run, state, step: int, values: dict, stopping: bool) -> None:
+def watch(run: Run, state, step: int, values: dict, collected: Collected, stopping: bool) -> None:
     """Evaluates, logs and saves what is due after a step, and decides whether the run ends here."""
     config, alarm = run.config, run.detector.update(values)
+    warn(run, values, collected, alarm)
     evaluated = is_evaluated(config, step) or bool(alarm and config.stop.collapse)
     try:
         if evaluated:
@@ -205,6 +206,15 @@ def watch(run: Run, state, step: int, values: dict, stopping: bool) -> None:
     run.ended = end_reason(run)
     if evaluated or run.ended or step % config.checkpoint.every == 0 or stopping:
         save(run, state, step)
+
+
+def warn(run: Run, values: dict, collected: Collected, alarm: str | None = None) -> None:
+    """Says what looks wrong in the metrics of these rollouts, unless it has been said."""
+    def texts():
+        return response_texts(collected.rollouts.responses(), run.prepared.model.tokenizer)
+
+    for text in run.diagnosis.update(values, alarm, texts):
+        run.log.warn(text)
 
 
 def end_reason(run: Run) -> str | None:
@@ -227,7 +237,9 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
     for position, eval_set in enumerate(run.prepared.eval_sets):
         with run.phases("eval"):
             found, collected = evaluate(eval_set, run.sampler, run.prepared.model.tokenizer, run.grader, config)
-        values |= {f"eval/{eval_set.name}/{name}": value for name, value in found.items()}
+        found = {f"eval/{eval_set.name}/{name}": value for name, value in found.items()}
+        warn(run, found, collected)
+        values |= found
         if position == 0 and step in (0, config.steps) and is_first_process():
             rows = rollout_rows(collected, run.prepared.model.tokenizer)
             run.log.text("probes", board.table(board.shown_rows(rows, config.log.shown, per_prompt=1)), step)
