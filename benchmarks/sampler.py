@@ -20,7 +20,6 @@ import statistics
 import sys
 import tempfile
 import threading
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -46,12 +45,12 @@ def in_process(model, args):
 
 
 def jax_engine(graphdef, params, mesh, args):
-    """generate(prompts, seeds) of the in-process sampler."""
-    sampler = JaxSampler(graphdef, mesh, [-1], [args.prompt_tokens], args.sequences // args.samples,  # no stop token
-                         args.slots)
+    """generate(prompts, seeds) of the in-process sampler, compiled."""
+    count, sampling = args.sequences // args.samples, Sampling(args.new_tokens)
+    sampler = JaxSampler(graphdef, mesh, [-1], [args.prompt_tokens], count, args.slots)  # no stop token
     sampler.load(params, 0)
-    return lambda prompts, seeds: sampler.generate(
-        prompts, args.samples, Sampling(args.new_tokens), seeds).lengths.sum()
+    sampler.compile([[0] * args.prompt_tokens] * count, args.samples, sampling)
+    return lambda prompts, seeds: sampler.generate(prompts, args.samples, sampling, seeds).lengths.sum()
 
 
 @contextlib.contextmanager
@@ -123,8 +122,8 @@ def main():
                 print(json.dumps(measure(name, version, generate, model, args)), flush=True)
 
 
-def measure(name: str, version: str, generate, model: str, args) -> dict:
-    """Median seconds of `repeats` calls on equal prompts."""
+def measure(name: str, version: str, generate, model: str, args, warmup: int = 1) -> dict:
+    """Median seconds of `repeats` calls on equal prompts, after `warmup` that are not counted."""
     config, count = model_config(model), args.sequences // args.samples
     prompts = np.random.default_rng(0).integers(3, config.vocab_size, (count, args.prompt_tokens)).tolist()
     steps = itertools.count()
@@ -133,17 +132,14 @@ def measure(name: str, version: str, generate, model: str, args) -> dict:
         seeds = problem_seeds(0, "train", next(steps), [str(i) for i in range(count)])
         assert generate(prompts, seeds) == args.sequences * args.new_tokens
 
-    start = time.perf_counter()
-    call()
-    first = time.perf_counter() - start
-    seconds = seconds_of(call, args.repeats, warmup=0)
+    seconds = seconds_of(call, args.repeats, warmup)
     median = statistics.median(seconds)
     result = {
         "benchmark": "sampler", "engine": name, "version": version, "devices": args.devices,
         "model": str(args.model or "random"), "dtype": args.dtype, "sequences": args.sequences,
         "prompt_tokens": args.prompt_tokens, "new_tokens": args.new_tokens, "samples": args.samples,
         "seconds": round(median, 4), "seconds_min_max": [round(seconds[0], 4), round(seconds[-1], 4)],
-        "first_call_s": round(first, 1), "new_tokens_per_s": round(args.sequences * args.new_tokens / median)}
+        "new_tokens_per_s": round(args.sequences * args.new_tokens / median)}
     return result | (bandwidth(config, median, args) if name == "jax" else {})
 
 

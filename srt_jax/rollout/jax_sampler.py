@@ -82,9 +82,10 @@ class JaxSampler:
             # Queued without waiting: the device goes on to the next call while the host unpacks this one.
             results = self._program(bucket, n, sampling)(self._params, rows, np.float32(sampling.temperature))
             pending.append((indices, results))
-        for indices, (*results, steps) in pending:
+        for indices, on_device in pending:
+            *results, steps = jax.device_get(on_device)
             for array, result in zip((tokens, logprobs, lengths, stopped), results):
-                array[indices] = self._by_prompt(np.asarray(result))[:len(indices), :n]
+                array[indices] = self._by_prompt(result)[:len(indices), :n]
             self.decode_steps += int(steps)
             for p in indices if finished else ():
                 finished(p, [row[:length] for row, length in zip(tokens[p], lengths[p])])

@@ -72,7 +72,8 @@ class VLLMSampler:
         reloaded = time.perf_counter()
         if first:
             self._sequences = self._for_each(self._sample_sequences)[0]
-        self._expected = np.asarray(self._score(params, sharding.place(self._sequences, sharding.by_rows(self._mesh))))
+        sequences = sharding.place(self._sequences, sharding.by_rows(self._mesh))
+        self._expected = jax.device_get(self._score(params, sequences))
         gaps = self._for_each(self._probe)
         self.report = {
             "publish/seconds": published.seconds,
