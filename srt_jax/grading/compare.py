@@ -14,15 +14,15 @@ from srt_jax.grading.algebra import Algebra, rational, render
 from srt_jax.grading.canonical import key
 from srt_jax.grading.expression import approximate, close, exact, fingerprint
 from srt_jax.grading.latex import NotMathError
-from srt_jax.grading.parse import MINUS, Tree
-from srt_jax.grading.shape import Read, infinite, read, symbols
+from srt_jax.grading.measures import size, unit_of, units_of
+from srt_jax.grading.parse import MINUS, Tree, symbols
+from srt_jax.grading.shape import Read, infinite, is_target, read, reduce
 
 Prove = Callable[[Tree, Tree], bool]
 SIGNIFICANT = 3  # digits a rounded answer must show
 RELATIVE = Fraction(2, 1000)  # and how far it may be off at most
 NOISE = Fraction(1, 10**9)
 SAME = 1e-12  # relative difference below which two constants are one
-_CHOICE = re.compile(r"(?:\\(?:text|math)[a-z]{0,6}\{)?(?i:option |choice |answer )?\(?([A-Z])(?:[).:]|$)")
 _UNIT = r"[mgshlLNJWVAKCF](?:\^\{?[23]\}?)?"
 _SPACED_UNIT = re.compile(rf"(.*[\d}}])(?:\\[,;: ]| ) ?(?:{_UNIT}(?:/{_UNIT})?|\\[dt]?frac\{{{_UNIT}\}}\{{{_UNIT}\}})")
 _MODULUS = re.compile(r"\(?\\p?mod(?![a-z])|\(\\(?:text|mathrm)\{ ?mod")
@@ -34,13 +34,14 @@ _HALF_DAY = 12 * 3600
 def matches(prediction: Read, gold: Read, prove: Prove) -> bool:
     """Is the prediction right?"""
     bare_lists = prediction.tree[0] == gold.tree[0] == "list"  # their keys forget the order, which may count here
-    if key(prediction.shape) == key(gold.shape) and not bare_lists:
+    if prediction.text == gold.text or (key(prediction.shape) == key(gold.shape) and not bare_lists):
         return True
     if _node(prediction.tree, gold.tree, prove) or _equations(prediction.parsed, gold.parsed):
         return True
-    choice = _CHOICE.match(prediction.text)
-    if choice and gold.tree == ("sym", choice[1]):
-        return True
+    if "quantity" in (prediction.tree[0], gold.tree[0]):
+        return _quantities(prediction, gold)
+    if (asked := _asked(prediction.parsed)) is not None and gold.parsed[0] != "rel":  # m + n = 293 for 293
+        return _node(asked, gold.tree, prove)
     p, g = (_without_unit(side) for side in (prediction, gold))
     if bool(_MODULUS.search(p.text)) != bool(_MODULUS.search(g.text)):  # 7 for 7 (mod 10)
         p, g = (read(_MODULUS.split(side.text)[0]) for side in (p, g))
@@ -178,19 +179,48 @@ def _letters(words: str) -> str:
 
 
 def _ratio(p: Tree, g: Tree, prove: Prove) -> bool:
-    """3:4 is met by 3/4 as well."""
+    """Ratios are equal up to a factor; 3:4 is met by 3/4 as well."""
+    if p[0] == g[0] and len(p[1]) == len(g[1]) > 2:
+        at = next((i for i, item in enumerate(g[1]) if approximate(item, 0) != 0), 0)
+        crosswise = [(("mul", (a, g[1][at])), ("mul", (b, p[1][at]))) for a, b in zip(p[1], g[1])]
+        return approximate(p[1][at], 0) != 0 and all(_value(a, b, prove) for a, b in crosswise)
     p, g = (("div", *t[1]) if t[0] == "ratio" and len(t[1]) == 2 else t for t in (p, g))
     return "ratio" not in (p[0], g[0]) and _items(p) is _items(g) is None and _value(p, g, prove)
 
 
-def _never(p: Tree, g: Tree, _: Prove) -> bool:
-    """Numerals in a base are equal by their keys or not at all."""
-    return False
+def _base(p: Tree, g: Tree, _: Prove) -> bool:
+    """Numerals in a base are equal by their digits and base or not at all."""
+    return p == g
+
+
+def _quantities(prediction: Read, gold: Read) -> bool:
+    """3 hours 20 minutes for 200 minutes: a measure in several units and a number in one of them."""
+    if prediction.tree[0] == gold.tree[0]:
+        return prediction.tree == gold.tree
+    whole, single = (prediction, gold) if prediction.tree[0] == "quantity" else (gold, prediction)
+    dimension, _, amount = whole.tree[1].partition(":")
+    unit = unit_of(single.text)
+    if unit is None or _items(single.tree) is not None:
+        return False
+    try:
+        value = rational(exact(single.tree, Algebra()))
+    except NotMathError:
+        return False
+    units = [unit] if unit else units_of(whole.text)
+    return value is not None and any((dimension, Fraction(amount)) == (size(u)[0], value * size(u)[1]) for u in units)
+
+
+def _asked(tree: Tree) -> Tree | None:
+    """The value in `m + n = 293`: what stands before "=" is a bare sum, difference, product or ratio of unknowns."""
+    if tree[0] != "rel" or tree[1] != ("=",):
+        return None
+    target, value = tree[2] if symbols(tree[2][0]) else reversed(tree[2])
+    return reduce(value) if is_target(target) and not symbols(value) else None
 
 
 _KINDS = {
     "percent": _percent, "time": _time, "text": _text, "ratio": _ratio, "equation": _relations, "relation": _relations,
-    "base": _never,
+    "base": _base,
 }  # fmt: skip
 
 

@@ -105,6 +105,9 @@ _RATIONAL = {
     "lcm": _whole(math.lcm, 2**MAX_BITS),
     "factorial": _whole(math.factorial, 400),
     "binom": _whole(math.comb, 1000),
+    "perm": _whole(math.perm, 1000),
+    "mod": lambda a, b: a % b if b else None,
+    "sgn": lambda v: Fraction((v > 0) - (v < 0)),
 }
 
 
@@ -252,23 +255,26 @@ def _call(name: str, args: list[complex]) -> complex:
         return _COMPLEX[name](x)
     if any(a.imag for a in args):
         raise ValueError(name)
-    reals = [a.real for a in args]
-    if name in ("max", "min"):
-        return complex(max(reals) if name == "max" else min(reals))
-    if name in ("floor", "ceil"):
-        return complex(math.floor(x.real) if name == "floor" else math.ceil(x.real))
-    if name == "factorial":
-        return complex(math.gamma(x.real + 1))
-    if name == "binom" and len(args) == 2:
-        n, k = reals
-        return complex(math.gamma(n + 1) / math.gamma(k + 1) / math.gamma(n - k + 1))
-    raise ValueError(name)
+    if name not in _REAL:
+        raise ValueError(name)
+    return complex(_REAL[name](*(a.real for a in args)))
 
 
+def _binomial(n: float, k: float) -> float:
+    return math.gamma(n + 1) / math.gamma(k + 1) / math.gamma(n - k + 1)
+
+
+_REAL = {
+    "max": lambda *values: max(values), "min": lambda *values: min(values), "floor": math.floor, "ceil": math.ceil,
+    "factorial": lambda x: math.gamma(x + 1), "binom": _binomial,
+    "perm": lambda n, k: math.gamma(n + 1) / math.gamma(n - k + 1), "mod": lambda a, b: a % b, "erf": math.erf,
+    "sgn": lambda x: (x > 0) - (x < 0),
+}  # fmt: skip
 _COMPLEX = {
     "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh,
     "exp": cmath.exp, "ln": cmath.log, "abs": lambda x: complex(abs(x)), "arcsin": cmath.asin, "arccos": cmath.acos,
     "arctan": cmath.atan, "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x),
-    "csc": lambda x: 1 / cmath.sin(x),
+    "csc": lambda x: 1 / cmath.sin(x), "arcsinh": cmath.asinh, "arccosh": cmath.acosh, "arctanh": cmath.atanh,
+    "Re": lambda x: complex(x.real), "Im": lambda x: complex(x.imag),
     "lg": cmath.log10, "log": lambda x: cmath.log(x) / 1.7320508,  # a base of its own, as in the normal form
 }  # fmt: skip

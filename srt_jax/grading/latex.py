@@ -7,7 +7,7 @@ Every regular expression here is linear on every input: each starts at a fixed c
 import re
 import unicodedata
 
-from srt_jax.grading.vocabulary import FUNCTIONS, RENAME, SPACING, STYLE, TEXT_COMMANDS, UNICODE
+from srt_jax.grading.vocabulary import ALIASES, FUNCTIONS, RENAME, SPACING, STYLE, TEXT_COMMANDS, UNICODE
 
 _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|begin|end|text|left|right|pi|cdot|times|circ|infty|pm|mathrm|boxed|overline|theta"
@@ -27,9 +27,12 @@ _TOKEN = re.compile(
     r"|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6}(?![A-Za-z0-9.]))?)"
     r"|(?P<command>\\[A-Za-z]+\*?|\\.)"
     r"|(?P<word>[A-Za-z]+)"
-    r"|(?P<symbol><=|>=|!=|==|\*\*|.)",
+    r"|(?P<symbol><=|>=|!=|==|\*\*|\+/-|.)",
     re.DOTALL,
 )
+
+
+_ITEMS = re.compile(r"[a-z](?:,| and| or) ?\d")
 
 
 class NotMathError(ValueError):
@@ -91,8 +94,11 @@ def tokenize(text: str, limit: int) -> list[Token]:
             name = RENAME.get(name, name)
             if name in TEXT_COMMANDS:
                 content, position = group(text, position)
-                upright = content in FUNCTIONS and content not in ("sec", "min")  # these two are units
-                tokens.append(("command" if upright else "text", content))
+                upright = content in FUNCTIONS or content in ALIASES
+                if upright and content not in ("sec", "min"):  # these two are units
+                    tokens.append(("command", content))
+                else:
+                    tokens += _text_tokens(content)
                 continue
             if name in ("hspace", "vspace", "phantom", "label", "tag", "color", "textcolor"):
                 _, position = group(text, position)
@@ -100,10 +106,25 @@ def tokenize(text: str, limit: int) -> list[Token]:
             kind, lexeme = ("symbol", name) if name in "<>[]()|*:/" else ("command", name)
         elif kind == "symbol" and lexeme in "$~":
             kind, lexeme = "space", " "
+        elif lexeme == "+/-":
+            kind, lexeme = "command", "pm"
         tokens.append((kind, lexeme))
         if len(tokens) > limit:
             raise NotMathError(f"more than {limit} tokens")
     return tokens
+
+
+def _text_tokens(content: str) -> list[Token]:
+    r"""`\text{ chickens and }` as the words and the "and" that separates two items, `\text{ cats, 3 dogs}` as items."""
+    if _ITEMS.search(content) is not None:
+        return tokenize(content, len(content))
+    words = content.rstrip()
+    for separator in (" and", " or"):
+        if words.endswith(separator) and words[: -len(separator)].strip(" ,"):
+            return [("text", words[: -len(separator)]), ("text", separator)]
+    if words.endswith((",", ";")) and words.strip(" ,;"):
+        return [("text", words[:-1]), ("symbol", words[-1])]
+    return [("text", content)]
 
 
 def group(text: str, position: int) -> tuple[str, int]:

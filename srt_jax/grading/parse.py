@@ -8,18 +8,22 @@ A tree is nested tuples. Expressions:
 Structures:
     ("list", items) bare commas     ("set", items)     ("tuple", brackets, items) brackets such as "(]"
     ("matrix", rows)     ("rel", operators, operands)     ("union", items)     ("percent", a)     ("ratio", items)
-    ("base", digits, base)     ("text", words)
+    ("base", digits, base)     ("text", words)     ("counted", names, items)
 """
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 
 from srt_jax.grading.latex import NotMathError, Token, plain, tokenize
+from srt_jax.grading.measures import unit_name
 from srt_jax.grading.vocabulary import (
     ALIASES,
     APPROXIMATELY,
     BASE_WORDS,
+    CALLS,
     CONSTANTS,
+    COUNTS,
     DECORATIONS,
     FIGURES,
     FUNCTIONS,
@@ -75,8 +79,34 @@ def literal(text: str) -> Tree:
     return ("num", value, len(decimals) - shift if point or exponent else None)
 
 
+def _called(name: str, arguments: tuple[Tree, ...]) -> Tree:
+    if name == "cbrt" and len(arguments) == 1:
+        return ("pow", arguments[0], ("div", ONE, ("num", Fraction(3), None)))
+    return ("fn", name, arguments)
+
+
+def symbols(tree: Tree) -> list[str]:
+    """Names of the symbols of a tree, in order of appearance."""
+    if tree[0] == "sym":
+        return [tree[1]]
+    return [name for part in tree[1:] if isinstance(part, tuple) for name in _symbols_in(part)]
+
+
+def _symbols_in(part: tuple) -> list[str]:
+    if part and isinstance(part[0], str):
+        return symbols(part)
+    return [name for item in part if isinstance(item, tuple) for name in _symbols_in(item)]
+
+
 def _product(factors: list[Tree]) -> Tree:
     return factors[0] if len(factors) == 1 else ("mul", tuple(factors))
+
+
+def _counted(names: list[str], items: list[Tree], words: set[str]) -> Tree:
+    """`9 chickens, 10 rabbits`: numbers of different things, each with its name."""
+    if "" in names or len(set(names)) < len(names) or "or" in words or any(item[0] == "rel" for item in items):
+        raise NotMathError("several units")
+    return ("counted", tuple(names), tuple(items))
 
 
 def _both(items: list[Tree], words: set[str]) -> Tree:
@@ -116,6 +146,7 @@ class Parser:
         self.units: list[str] = []  # dropped so far
         self.brackets = 0  # open brackets: thousands separators are read outside of them only
         self.bars = 0  # open |...|
+        self.sets = 0  # open \{...\}
         self.angle = 0  # inside a function's argument, where a degree sign is a factor and not a unit
 
     @property
@@ -158,16 +189,23 @@ class Parser:
     # --- structures ---------------------------------------------------------------------------------------------------
     def answer(self) -> Tree:
         """Items separated by commas, semicolons, "and", "or"; one item is itself, several are a list."""
-        start = len(self.units)
         self.separator()
+        marks = [len(self.units)]
         items, words = [self.item()], set()
         while (found := self.separator()) and self.kind != "end":
+            if "so" in found:  # the conclusion is the answer
+                if not all(item[0] == "rel" for item in items):
+                    raise NotMathError("an implication")
+                marks, items, found = [], [], found - {"so"}
             words |= found
+            marks.append(len(self.units))
             items.append(self.item())
         if len(items) == 1:
             return items[0]
-        if len(set(self.units[start:])) > 1:
-            raise NotMathError("several units")  # 5 boys and 3 girls are not 3 boys and 5 girls
+        if len(set(self.units[marks[0] :])) > 1:
+            names = [unit_name(" ".join(self.units[a:b])) for a, b in pairwise([*marks, len(self.units)])]
+            if len(set(names) - {""}) > 1:
+                return _counted(names, items, words)
         if any(item[0] == "rel" and INEQUALITIES & set(item[1]) for item in items) and words != {"or"}:
             return _both(items, words)
         return ("list", tuple(items))
@@ -182,6 +220,8 @@ class Parser:
                 found.add("or")
             elif self.is_word("and") or self.is_command("wedge") or (self.kind == "text" and self.text.strip() == "&"):
                 found.add("and")
+            elif self.is_command("Rightarrow", "implies", "therefore"):
+                found.add("so")
             else:
                 return found - {","} or found
             self.at += 1
@@ -208,7 +248,8 @@ class Parser:
         length = self.equals_sign(ahead)
         if length:
             words = [text for kind, text in ahead[:length] if kind in ("word", "text")]
-            named = len(words) == length and any(len(word) > 3 or kind == "text" for kind, word in ahead[:length])
+            long = any(kind == "text" or (len(word) > 3 and word not in GREEK) for kind, word in ahead[:length])
+            named = len(words) == length and long
             if named or _DEFINITION.fullmatch("".join(text for _, text in ahead[:length])):
                 self.at += length + 1
         if self.is_command("approx"):
@@ -233,7 +274,7 @@ class Parser:
         while self.is_command("$") or self.is_symbol("£", "€", "¥"):
             self.at += 1
         parts = [self.sum()]
-        while self.is_command("cup"):
+        while self.is_command("cup") or self.union_word():
             self.at += 1
             parts.append(self.sum())
         if len(parts) > 1:
@@ -242,7 +283,7 @@ class Parser:
             self.at += 1
             return ("without", parts[0], self.sum())
         tree = parts[0]
-        if self.is_symbol(":") and self.brackets == 0:
+        if self.is_symbol(":") and (self.sets == 0 or not symbols(tree)):  # { x : x > 3 } is a set by its property
             items = [tree]
             while self.is_symbol(":"):
                 self.at += 1
@@ -254,6 +295,12 @@ class Parser:
             tree = ("percent", tree)
         return tree
 
+    def union_word(self) -> bool:
+        """`(1,2) U (3,4)`: a U between two brackets, and the word in any place."""
+        closed = self.at > 0 and self.tokens[self.at - 1] in (("symbol", ")"), ("symbol", "]"))
+        between = closed and self.peek() in (("symbol", "("), ("symbol", "["))
+        return self.is_word("union") or (between and (self.kind, self.text) == ("word", "U"))
+
     def unit(self, tree: Tree) -> Tree:
         r"""Drop the words after a value: `10 \text{ cm}^2`, `5 apples`, `3 km/h`; "million" multiplies."""
         if self.is_symbol("/") and self.peek()[0] == "text":
@@ -261,7 +308,7 @@ class Parser:
         if self.kind not in ("text", "word") or self.is_word("and", "or", "", "percent", "percents"):
             return tree
         before = self.tokens[self.at - 1]
-        if self.kind == "word" and before[0] == "word" and len(before[1]) == 1:
+        if self.kind == "word" and before[0] == "word" and (len(before[1]) == 1 or before[1] in GREEK):
             raise NotMathError("a sentence")  # "n is even" is not n
         words: list[str] = []
         while self.kind in ("text", "word") and not self.is_word("and", "or", ""):
@@ -309,8 +356,12 @@ class Parser:
             else:
                 break
         tree = terms[0] if len(terms) == 1 else ("add", tuple(terms))
-        if self.is_command("over", "choose"):  # of plain TeX: all before it in the group, and all after it
-            tree = ("div", tree, self.sum()) if self.take() == "over" else ("fn", "binom", (tree, self.sum()))
+        if self.is_command("over"):  # of plain TeX: all before it in the group, and all after it
+            self.at += 1
+            tree = ("div", tree, self.sum())
+        elif self.is_command("choose") or self.is_word("choose"):
+            self.at += 1
+            tree = ("fn", "binom", (tree, self.sum()))
         self.depth -= 1
         return tree
 
@@ -352,7 +403,7 @@ class Parser:
                 return True
             raise NotMathError("two numbers side by side")
         if self.kind == "word":
-            return self.variables() is not None
+            return not self.union_word() and self.variables() is not None
         if self.kind == "text":
             return self.text.strip() in ("e", "i", "\\pi")
         if self.kind == "symbol":
@@ -365,7 +416,9 @@ class Parser:
         before = self.tokens[self.at - 1][0] if self.at else ""
         if word in ("sec", "min") and before == "number" and self.spaced[self.at]:
             return None
-        if word in FUNCTIONS or word in ALIASES or word in CONSTANTS or len(word) == 1:
+        if word in FUNCTIONS or word in ALIASES or word in CONSTANTS or word in GREEK or len(word) == 1:
+            return [word]
+        if word in CALLS and self.peek() == ("symbol", "("):
             return [word]
         if (glued := GLUED.fullmatch(word)) is not None:
             return [glued[1], glued[2]]
@@ -398,7 +451,7 @@ class Parser:
         length = 0
         while True:
             length = self.chain(length)
-            if self.is_symbol("!"):
+            if self.is_symbol("!") or self.is_word("factorial"):
                 self.at += 1
                 tree = ("fn", "factorial", (tree,))
             elif self.tokens[self.at - 1][0] == "number" and self.is_symbol("'", '"'):
@@ -555,8 +608,14 @@ class Parser:
         name = ALIASES.get(name, name)
         if name in FUNCTIONS:
             return self.function(name)
+        if name in CALLS and self.is_symbol("("):
+            return _called(CALLS[name], self.arguments())
         if name in CONSTANTS:
             return ("const", CONSTANTS[name])
+        return (name == "C" and self.combinations()) or self.symbol(name)
+
+    def symbol(self, name: str) -> Tree:
+        """A name with its subscript and primes; `f(x)` and `I(0)` are functions, other names stand alone."""
         if self.is_symbol("_"):
             self.at += 1
             name += "_" + self.subscript()
@@ -581,6 +640,20 @@ class Parser:
             return ("fn", name, argument[2] if argument[0] == "tuple" else (argument,))
         return ("sym", name)
 
+    def combinations(self) -> Tree | None:
+        """`C(10, 3)`: a binomial, where the two arguments count something; None (and nothing read) elsewhere."""
+        if not self.is_symbol("(") or self.spaced[self.at]:
+            return None
+        at = self.at
+        inner = self.bracket()
+        if inner[0] == "tuple" and inner[1] == "()" and len(inner[2]) == 2:
+            names, (n, k) = symbols(inner), inner[2]
+            fits = n[0] != "num" or k[0] != "num" or (n[1].denominator == k[1].denominator == 1 and 0 <= k[1] <= n[1])
+            if set(names) <= COUNTS and fits:
+                return ("fn", "binom", (n, k))
+        self.at = at
+        return None
+
     def subscript(self, signs: dict[int, None] = COMMA) -> str:
         """The subscript as a name: letters, digits and `signs` of one token or group, nothing like arithmetic."""
         parts = []
@@ -600,6 +673,8 @@ class Parser:
         exponent = base = None
         if name == "sqrt":
             return self.root()
+        if name == "log" and self.text in ("2", "10") and self.peek() == ("symbol", "(") and not self.spaced[self.at]:
+            base = literal(self.take())  # log2(8)
         if self.is_symbol("_"):
             self.at += 1
             base = self.argument(single_digit=self.text != "10")
@@ -709,6 +784,7 @@ class Parser:
             self.depth -= 1
             return ("set", ())
         self.brackets += 1
+        self.sets += 1
         self.bars += 1  # a bar ends the element, it does not open an absolute value
         inner = self.answer()
         if self.is_symbol("|", ":"):
@@ -721,6 +797,7 @@ class Parser:
             raise NotMathError("a set that is not closed")
         self.at += 1
         self.bars -= 1
+        self.sets -= 1
         self.brackets -= 1
         self.depth -= 1
         items = inner[1] if inner[0] == "list" else (inner,)
@@ -735,6 +812,8 @@ class Parser:
         if name in readers:
             return readers[name]()
         self.at += 1
+        if name in CALLS:
+            return _called(CALLS[name], self.arguments())
         if name in DECORATIONS or (name in FIGURES and self.kind in ("word", "text")):
             return self.named(f"{name}({self.subscript()})")
         if name in FUNCTIONS or name in ALIASES or name in CONSTANTS or name in GREEK:
@@ -755,6 +834,8 @@ class Parser:
         self.at += 1
         name = self.subscript()
         name = ALIASES.get(name, name)
+        if name in CALLS:
+            return _called(CALLS[name], self.arguments())
         if name not in FUNCTIONS:
             raise NotMathError("an unknown operator")
         return self.function(name)

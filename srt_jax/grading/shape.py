@@ -12,11 +12,12 @@ from fractions import Fraction
 from itertools import pairwise
 from math import gcd, lcm
 
-from srt_jax.grading.algebra import Algebra, rational, render
-from srt_jax.grading.expression import approximate, close, exact, fingerprint, is_complete
+from srt_jax.grading.algebra import Algebra, atom, rational, render
+from srt_jax.grading.expression import approximate, close, divide, exact, fingerprint, is_complete
 from srt_jax.grading.latex import NotMathError, clean, group, plain, trim
-from srt_jax.grading.parse import MINUS, ONE, Tree, parse
-from srt_jax.grading.vocabulary import CONSTANTS, FUNCTIONS, GLUED, INEQUALITIES, PHRASES, TEXT_COMMANDS
+from srt_jax.grading.measures import choice, measure
+from srt_jax.grading.parse import MINUS, ONE, Tree, parse, symbols
+from srt_jax.grading.vocabulary import CONSTANTS, FUNCTIONS, GLUED, GREEK, INEQUALITIES, PHRASES, TEXT_COMMANDS
 
 MAX_MATH = 2_000  # characters; longer answers are compared as text
 MAX_LENGTH = 10_000  # characters; longer answers are not answers
@@ -30,8 +31,13 @@ _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:(a|p)\.? ?m\.?)
 _LEAD = re.compile(r"(?:the )?(?:final )?answer(?: is)?(?: ?: ?| )(?=\S)", re.IGNORECASE)
 _ORDINAL = re.compile(r"(\d{1,9})\^?\{?(?:\\(?:text|mathrm|textrm)\{)?(?:st|nd|rd|th)\}{0,2}")
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z .'\-]*")
+_UNKNOWNS = set("xynmkt")
 _PRODUCTS = set("abcxyz")
+_NAMES = FUNCTIONS | set(CONSTANTS) | GREEK
+_DASHED = re.compile(r"^(\W{0,9}[A-J]\W{0,9}?) ?—")  # the dash after a choice, which elsewhere is a minus sign
 _MIRROR = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_OPENING, _CLOSING = {"<": "(", "<=": "["}, {"<": ")", "<=": "]"}
+_FACING = {"(": ")", "[": "]", ")": "(", "]": "["}
 
 
 @dataclass
@@ -57,6 +63,8 @@ def read(answer: str) -> Read:
     """The shape of any string. What is not mathematics is text; nothing raises."""
     if len(answer) > MAX_LENGTH:
         return _words("text", answer, answer)
+    if "—" in answer:
+        answer = _DASHED.sub(r"\1 -- ", answer)
     text = unwrap(_LEAD.sub("", clean(answer)))
     words = plain(text)
     text = PHRASES.get(words, text)
@@ -64,6 +72,10 @@ def read(answer: str) -> Read:
         text = ordinal[1]
     if (time := clock(words)) is not None:
         return _words("time", time, text)
+    if (letter := choice(text)) is not None:
+        text = letter
+    elif (amount := measure(text)) is not None:
+        return _words("quantity", f"{amount[0]}:{amount[1]}", text)
     if len(text) <= MAX_MATH and not is_word(text):
         try:
             parsed = parse(text)
@@ -118,7 +130,7 @@ def is_word(text: str) -> bool:
         _LETTERS.fullmatch(text) is not None
         and len(text) > 1
         and not set(text) <= _PRODUCTS
-        and not all(len(word) == 1 or word in FUNCTIONS or word in CONSTANTS for word in text.split())
+        and not all(len(word) == 1 or word in _NAMES for word in text.split())
         and GLUED.fullmatch(text) is None
         and re.fullmatch(r"[A-Za-z](?:'|(?: (?:and|or) [A-Za-z])*)", text) is None
     )
@@ -128,16 +140,12 @@ def is_word(text: str) -> bool:
 def reduce(tree: Tree) -> Tree:
     """The tree without names (`x =`), approximations, plus-minus signs and lists inside lists."""
     kind = tree[0]
-    if kind in ("list", "set"):
-        return collection(tree)
-    if kind == "rel":
-        return relation(tree[1], tree[2])
+    if kind in _REDUCERS:
+        return _REDUCERS[kind](tree)
     if kind == "tuple" and sum(choose_sign(item, 1) != item for item in tree[2]) == 1:  # (±1, 2) is two points
         return reduce(expand_signs(tree))
     if kind in ("add", "mul", "div"):
         tree = cell_by_cell(tree)
-    if kind == "without":
-        return punctured(reduce(tree[1]), reduce(tree[2]))
     if kind in ("tuple", "union"):
         tree = (*tree[:-1], tuple(reduce(item) for item in tree[-1]))
     elif kind == "mul" and len(tree[1]) == 2 and tree[1][0] == MINUS and tree[1][1][0] == "base":
@@ -176,8 +184,12 @@ def punctured(line: Tree, points: Tree) -> Tree:
 def collection(tree: Tree) -> Tree:
     """A list or set in its shape: assignments by name, a union of inequalities, or its members, flattened."""
     kind, items = tree
+    if kind == "list" and len(items) > 1 and (derived := conclusion(items)) is not None:
+        return reduce(derived)
     if kind == "list" and len(items) > 1 and all(i[0] == "rel" and i[1] == ("=",) and is_name(i[2][0]) for i in items):
         names = ["*".join(symbols(i[2][0])) for i in items]
+        if (points := solutions(names, [i[2][1] for i in items])) is not None:
+            return ("list", points)
         numbered = len({name.partition("_")[0] for name in names}) == 1  # x_1 = 1, x_2 = 2 are two solutions for x
         if len(set(names)) == len(names) and not numbered:
             return ("assign", tuple(names), tuple(reduce(i[2][1]) for i in items))
@@ -188,6 +200,45 @@ def collection(tree: Tree) -> Tree:
         reduced = reduce(item)
         flat.extend(reduced[1] if reduced[0] == "list" else (reduced,))
     return flat[0] if len(flat) == 1 else (kind, tuple(flat))
+
+
+def solutions(names: list[str], values: list[Tree]) -> tuple[Tree, ...] | None:
+    """`p=5, q=2; p=7, q=2` as the points (5, 2) and (7, 2), unknowns in alphabetical order; None for other lists."""
+    blocks: list[dict[str, Tree]] = [{}]
+    for name, value in zip(names, values):
+        if name in blocks[-1]:
+            blocks.append({})
+        blocks[-1][name] = reduce(value)
+    unknowns = sorted(blocks[0])
+    if len(blocks) < 2 or len(unknowns) < 2 or any(sorted(block) != unknowns for block in blocks):
+        return None
+    return tuple(("tuple", "()", tuple(block[name] for name in unknowns)) for block in blocks)
+
+
+def conclusion(items: tuple[Tree, ...]) -> Tree | None:
+    """The value of `m+n` in `m=256, n=37, m+n=293`, when it follows from the values before it; else None."""
+    if not all(item[0] == "rel" and set(item[1]) == {"="} for item in items):
+        return None
+    *given, (_, _, (target, *last)) = items
+    known = {item[2][0][1]: item[2][-1] for item in given if item[2][0][0] == "sym" and not symbols(item[2][-1])}
+    if not is_target(target) or len(known) < len(given) or any(map(symbols, last)):
+        return None
+    result = substitute(target, known)
+    return last[-1] if not symbols(result) and all(near(result, value, CHAIN) for value in last) else None
+
+
+def substitute(tree: Tree, values: dict[str, Tree]) -> Tree:
+    """The tree with values for symbols."""
+    if tree[0] == "sym":
+        return values.get(tree[1], tree)
+    return tuple(
+        part
+        if not isinstance(part, tuple) or not part
+        else substitute(part, values)
+        if isinstance(part[0], str)
+        else tuple(substitute(item, values) if isinstance(item, tuple) else item for item in part)
+        for part in tree
+    )
 
 
 def relation(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
@@ -214,7 +265,10 @@ def equality(operands: tuple[Tree, ...]) -> Tree:
     """`x = 1/2 = 0.5` is its last value that is not a decimal, `5 = x` is 5, `2x + y = 3` and `x = z` are equations."""
     named = is_name(operands[0])
     if len(operands) > 2:
-        operands = (operands[0], chained(operands[1:]))
+        value = chained(operands[1:])
+        if is_target(operands[0]) and not any(map(symbols, operands[1:])):
+            return reduce(value)  # m + n = 256 + 37 = 293
+        operands = (operands[0], value)
     if named and len(operands) == 2 and is_name(operands[1]) and operands[0] != ("sym", "y"):
         return ("equation", *operands)
     if not named and is_name(operands[-1]):
@@ -242,23 +296,94 @@ def inequality(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
     """The interval of one variable, or a relation in normal order."""
     if all(op in (">", ">=") for op in operators):
         operators, operands = tuple(_MIRROR[op] for op in reversed(operators)), operands[::-1]
-    ends = {"<": "()", "<=": "[]"}
-    if not all(op in ends for op in operators):
+    if not all(op in _CLOSING for op in operators):
         if operators == ("!=",):
             if operands[0][0] == "sym" and not symbols(operands[1]):
                 return punctured(LINE, operands[1])
             return ("relation", "!=", operands[0], operands[1])
         raise NotMathError("a mixed chain of relations")
-    if len(operands) == 3 and is_variable(operands[1]) and not symbols(operands[0]) and not symbols(operands[2]):
-        return ("tuple", ends[operators[0]][0] + ends[operators[1]][1], (operands[0], operands[2]))
-    if len(operands) == 2:
-        low, high = operands
-        if is_variable(low) and not symbols(high):
-            return ("tuple", "(" + ends[operators[0]][1], (MINUS_INFINITY, high))
-        if is_variable(high) and not symbols(low):
-            return ("tuple", ends[operators[0]][0] + ")", (low, INFINITY))
-        return ("relation", operators[0], low, high)
-    raise NotMathError("a chain of relations")
+    if len(operands) > 3:
+        raise NotMathError("a chain of relations")
+    if (interval := solved(operators, operands)) is not None:
+        return interval
+    if len(operands) == 3:
+        raise NotMathError("a chain of relations")
+    return ("relation", operators[0], *operands)
+
+
+def solved(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree | None:
+    """The interval (or union of two) that `<` and `<=` leave to one variable, if it stands there linearly; else None.
+
+    `x < 1`, `-1 < 2x <= 3`, `-x > -1`, `|x - 2| < 3`; two operands may both have the variable.
+    """
+    if len(operands) == 2 and symbols(operands[0]) and symbols(operands[1]):
+        operands = (("add", (operands[0], ("mul", (MINUS, operands[1])))), ("num", Fraction(0), None))
+    middle = [i for i, operand in enumerate(operands) if symbols(operand)]
+    if len(middle) != 1 or (len(operands) == 3 and middle != [1]):
+        return None
+    at = middle[0]
+    inside = operands[at]
+    low = (operands[at - 1], _OPENING[operators[at - 1]]) if at else (MINUS_INFINITY, "(")
+    high = (operands[at + 1], _CLOSING[operators[at]]) if at + 1 < len(operands) else (INFINITY, ")")
+    if inside[0] == "fn" and inside[1] == "abs" and len(inside[2]) == 1:
+        return _solved_absolute(inside[2][0], low, high)
+    return _solved_linear(inside, low, high)
+
+
+End = tuple[Tree, str]  # an end of an interval and its bracket
+
+
+def _solved_linear(inside: Tree, low: End, high: End) -> Tree | None:
+    if is_variable(inside):
+        return ("tuple", low[1] + high[1], (low[0], high[0]))
+    names = set(symbols(inside))
+    if len(names) != 1 or not (line := _line(inside, names.pop())):
+        return None
+    slope, shift = line
+
+    def bound(end: Tree) -> Tree:
+        if infinite(end):
+            return end if slope > 0 else ("mul", (MINUS, end)) if end == INFINITY else INFINITY
+        return ("div", ("add", (end, ("mul", (MINUS, shift)))), ("num", slope, None))
+
+    if slope < 0:
+        low, high = (high[0], _FACING[high[1]]), (low[0], _FACING[low[1]])
+    return ("tuple", low[1] + high[1], (bound(low[0]), bound(high[0])))
+
+
+def _solved_absolute(inside: Tree, low: End, high: End) -> Tree | None:
+    """low < |inside| < high: both signs of it."""
+    least = approximate(low[0], 0) if not infinite(low[0]) else complex(-1)
+    if least.real < 0 and infinite(low[0]) and not infinite(high[0]):  # |x| < 3
+        positive = approximate(high[0], 0).real > 0
+        return _solved_linear(inside, (("mul", (MINUS, high[0])), _FACING[high[1]]), high) if positive else None
+    if not least.real >= 0:
+        return None
+    minus_low = (MINUS_INFINITY if infinite(high[0]) else ("mul", (MINUS, high[0])), _FACING[high[1]])
+    minus_high = (("mul", (MINUS, low[0])), _FACING[low[1]])
+    parts = _solved_linear(inside, minus_low, minus_high), _solved_linear(inside, low, high)
+    return ("union", parts) if None not in parts else None
+
+
+def _line(tree: Tree, name: str) -> tuple[Fraction, Tree] | None:
+    """(slope, value at zero) of an expression that is slope * name + value, with a rational slope that is not 0."""
+    zero, one = (substitute(tree, {name: ("num", Fraction(n), None)}) for n in (0, 1))
+    algebra = Algebra()
+    constant = exact(zero, algebra)
+    slope = rational(algebra.add(exact(one, algebra), algebra.scale(constant, Fraction(-1))))
+    if not slope:
+        return None
+    same = algebra.add(algebra.scale(atom(name), slope), constant)
+    return (slope, zero) if render(exact(tree, algebra)) == render(same) else None
+
+
+_REDUCERS = {
+    "list": collection,
+    "set": collection,
+    "counted": lambda tree: ("assign", tree[1], tuple(reduce(item) for item in tree[2])),
+    "rel": lambda tree: relation(tree[1], tree[2]),
+    "without": lambda tree: punctured(reduce(tree[1]), reduce(tree[2])),
+}
 
 
 def infinite(tree: Tree) -> int:
@@ -269,32 +394,50 @@ def infinite(tree: Tree) -> int:
 
 
 def is_name(tree: Tree) -> bool:
-    """A symbol, a function or a tuple of them, or letters of a figure side by side (AB, |AB|, m\\angle A)."""
-    if tree[0] == "fn":
-        return tree[1] in ("f", "g", "h", "abs") and all(a[0] == "sym" or is_name(a) for a in tree[2])
-    if tree[0] == "tuple":
-        return all(is_name(item) for item in tree[2])
-    if tree[0] == "mul":
+    """What only names the value behind "=": a symbol, a function, a tuple of them, letters of a figure (AB/CD)."""
+    kind = tree[0]
+    if kind == "fn":
+        return _is_named_function(tree[1], tree[2])
+    if kind == "mul":
         return all(is_name(t) for t in tree[1]) and any(name[0].isupper() or "(" in name for name in symbols(tree))
-    return tree[0] == "sym"
+    if kind == "div":
+        return is_figure(tree[1]) and is_figure(tree[2])
+    if kind == "add":  # AB + BC; but x + y = 5 is an equation
+        return all(term[0] == "mul" and is_figure(term) for term in tree[1])
+    return kind == "sym" or (kind in ("tuple", "ratio") and all(is_name(item) for item in tree[-1]))
+
+
+def _is_named_function(name: str, arguments: tuple[Tree, ...]) -> bool:
+    """f(x), |AB|, |z|, |v|; but |x| = 5 is an equation for x."""
+    if name == "abs" and symbols(arguments[0])[:1] and symbols(arguments[0])[0][0] in _UNKNOWNS:
+        return False
+    return name in ("f", "g", "h", "abs") and all(is_name(argument) for argument in arguments)
+
+
+def is_figure(tree: Tree) -> bool:
+    """Letters side by side that name a length or an area (`AB`), or one capital letter (`S_1`)."""
+    return (tree[0] == "mul" and is_name(tree)) or (tree[0] == "sym" and (tree[1][0].isupper() or "(" in tree[1]))
+
+
+def is_target(tree: Tree) -> bool:
+    """A bare sum, difference, product or ratio of different unknowns: what a problem may ask for (`m + n`)."""
+    names = symbols(tree)
+    if len(set(names)) < max(2, len(names)):
+        return False
+    if tree[0] == "add":
+        return all(is_unknown(t[1][1] if t[0] == "mul" and t[1][0] == MINUS and len(t[1]) == 2 else t) for t in tree[1])
+    if tree[0] == "ratio":
+        return all(map(is_unknown, tree[1]))
+    return is_unknown(tree[1]) and is_unknown(tree[2]) if tree[0] == "div" else is_unknown(tree)
+
+
+def is_unknown(tree: Tree) -> bool:
+    return tree[0] == "sym" or (tree[0] == "mul" and all(t[0] == "sym" for t in tree[1]))
 
 
 def is_variable(tree: Tree) -> bool:
     """A symbol, or f(x): what a condition may be about."""
     return tree[0] == "sym" or (tree[0] == "fn" and tree[1] != "abs" and is_name(tree))
-
-
-def symbols(tree: Tree) -> list[str]:
-    """Names of the symbols of an expression, in order of appearance."""
-    if tree[0] == "sym":
-        return [tree[1]]
-    return [name for part in tree[1:] if isinstance(part, tuple) for name in _symbols_in(part)]
-
-
-def _symbols_in(part: tuple) -> list[str]:
-    if part and isinstance(part[0], str):
-        return symbols(part)
-    return [name for item in part if isinstance(item, tuple) for name in _symbols_in(item)]
 
 
 def expand_signs(tree: Tree) -> Tree:
@@ -350,10 +493,15 @@ class Reader:
         return ("leaf", key, ())
 
     def ratio(self, tree: Tree) -> Shape:
-        items = tree[1]
-        values = [rational(exact(item, self.algebra)) for item in items]
-        if None in values or not any(values):
-            return ("ratio", "", tuple(self.leaf(item) for item in items))
+        """In lowest terms where all quotients are rational; else each part over the first one that is not zero."""
+        sums = [exact(item, self.algebra) for item in tree[1]]
+        first = next((value for value in sums if value), None)
+        if first is None:
+            raise NotMathError("a ratio of zeros")
+        sums = [divide(value, first, self.algebra) for value in sums]
+        values = [rational(value) for value in sums]
+        if None in values:
+            return ("ratio", ":".join(map(render, sums)), ())
         scale = Fraction(lcm(*(v.denominator for v in values)), gcd(*(v.numerator for v in values)))
         return ("ratio", ":".join(str(v * scale) for v in values), ())
 

@@ -84,5 +84,7 @@ _FUNCTIONS = {
     "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
     "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan, "arccot": sympy.acot, "sinh": sympy.sinh,
     "cosh": sympy.cosh, "tanh": sympy.tanh, "ln": sympy.log, "exp": sympy.exp, "abs": sympy.Abs, "floor": sympy.floor,
-    "ceil": sympy.ceiling, "max": sympy.Max, "min": sympy.Min, "factorial": sympy.factorial, "binom": sympy.binomial,
+    "ceil": sympy.ceiling, "arcsinh": sympy.asinh, "arccosh": sympy.acosh, "arctanh": sympy.atanh, "sgn": sympy.sign,
+    "mod": sympy.Mod, "erf": sympy.erf, "max": sympy.Max, "min": sympy.Min, "factorial": sympy.factorial,
+    "binom": sympy.binomial,
 }  # fmt: skip

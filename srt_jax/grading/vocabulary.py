@@ -41,11 +41,20 @@ SPACING = {"!", ",", ";", ":", " ", ">", "/", "(", ")", "[", "]", "-", "\n", "\t
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "asec", "arccsc", "sinh",
     "cosh", "tanh", "ln", "log", "exp", "sqrt", "abs", "floor", "ceil", "max", "min", "gcd", "lcm", "lg",
+    "arcsinh", "arccosh", "arctanh", "sgn",
 }  # fmt: skip
+# Names that are functions only with a bracket directly after them: factorial(5), and `C(n, k)` for a binomial.
+CALLS = {
+    "factorial": "factorial", "binom": "binom", "binomial": "binom", "nCr": "binom", "comb": "binom",
+    "choose": "binom", "nPr": "perm", "perm": "perm", "mod": "mod", "sign": "sgn", "signum": "sgn", "cbrt": "cbrt",
+    "erf": "erf", "Re": "Re", "Im": "Im", "det": "det", "tr": "tr", "rank": "rank", "dim": "dim", "arg": "arg",
+}  # fmt: skip
+COUNTS = set("nmkrpijN")  # letters that C(n, k) may count with; C(x, y) is a point
 GLUED = re.compile(r"(sin|cos|tan|cot|sec|csc|ln|log|lg|exp|sqrt)([xyzuvn]|theta|pi|alpha)")  # sinx
 ALIASES = {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc",
-    "ceiling": "ceil",
+    "ceiling": "ceil", "arctg": "arctan", "arcctg": "arccot", "asinh": "arcsinh", "acosh": "arccosh",
+    "atanh": "arctanh", "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh",
 }  # fmt: skip
 CONSTANTS = {
     "pi": "pi", "infty": "inf", "infinity": "inf", "oo": "inf", "inf": "inf",

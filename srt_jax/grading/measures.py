@@ -1,0 +1,152 @@
+"""Choices with their text and measures in several units: what is read as a whole before the grammar is tried."""
+
+import re
+from fractions import Fraction
+
+# Units by dimension, each with its size in the smallest one; the names as `unit_name` gives them.
+_SIZES = {
+    "time": {"week": 604800, "day": 86400, "hour": 3600, "minute": 60, "second": 1},
+    "length": {"mile": 63360, "yard": 36, "foot": 12, "inch": 1},
+    "metric length": {"kilometer": 10**6, "meter": 1000, "centimeter": 10, "millimeter": 1},
+    "mass": {"pound": 16, "ounce": 1},
+    "metric mass": {"kilogram": 1000, "gram": 1},
+    "volume": {"gallon": 16, "quart": 4, "pint": 2, "cup": 1},
+    "money": {"dollar": 100, "cent": 1},
+    "angle": {"degree": 3600, "arcminute": 60, "arcsecond": 1},
+}
+_DIMENSIONS = {unit: dimension for dimension, sizes in _SIZES.items() for unit in sizes}
+_ABBREVIATIONS = {
+    "wk": "week", "hr": "hour", "h": "hour", "min": "minute", "sec": "second", "s": "second",
+    "mi": "mile", "yd": "yard", "ft": "foot", "feet": "foot", "in": "inch", "km": "kilometer", "metre": "meter",
+    "kilometre": "kilometer", "centimetre": "centimeter", "cm": "centimeter", "millimetre": "millimeter",
+    "mm": "millimeter", "lb": "pound", "oz": "ounce", "kg": "kilogram", "g": "gram", "gal": "gallon", "qt": "quart",
+    "pt": "pint", "buck": "dollar", "¢": "cent", "deg": "degree",
+}  # fmt: skip
+_IRREGULAR = {
+    "children": "child", "men": "man", "women": "woman", "people": "person", "mice": "mouse", "geese": "goose",
+    "teeth": "tooth", "oxen": "ox", "calves": "calf", "halves": "half", "leaves": "leaf", "pennies": "penny",
+    "dice": "die", "vertices": "vertex", "matrices": "matrix",
+}  # fmt: skip
+_TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox|textbf|mathbf)\{([^{}]*)\}")
+_LAYOUT = re.compile(r"\\[ ,;:!]|[~{}]|\\q?quad\b")
+_PART = re.compile(r"(\$?)(\d{1,12}(?:\.\d{1,6})?)(?: ?((?!and )[a-z¢]{1,12}|''|'|\"))?\.?(?: ?, and | ?, ?| and | )?")
+_DEGREES = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})|\^\\circ|°")
+_LONGEST = 100  # characters of a measure
+
+_LABELLED = re.compile(r"(?:(?i:option|choice) )?(?:\(([A-J])\)|([A-J])[).:])\s{1,9}(.{1,1000})", re.DOTALL)
+_NAMED = re.compile(r"(?i:option|choice) \(?([A-J])\)?")
+_LOOSE = re.compile(
+    r"(?:(?i:option|choice) )?\(?([A-J])\)?"
+    r"(?: ?(---?) ?(.{1,1000})|(?: - |, ?)(.{1,1000})| \(([^()]{1,1000})\))",
+    re.DOTALL,
+)
+_OPERATION = re.compile(r"[-+*/^=<>!_|:]|\\(?:cdot|times|div|le|ge|ne|in|cup|cap|to|approx|pm)(?![a-z])")
+_WORD = re.compile(r"(?:an? )?[A-Za-z][a-z'’]+(?![A-Za-z(^_=])")
+_FUNCTION = re.compile(r"(?:a ?)?(?:sin|cos|tan|cot|sec|csc|log|ln|lg|exp|sqrt|max|min|gcd|lcm|abs|and|or)\b")
+_SEVERAL = re.compile(r"(?:\b(?:and|or|not)\b|[,;&/])\s{0,3}\(?[A-J]\b(?!')")
+_DENIAL = re.compile(r"(?:is )?(?:false|no|incorrect|wrong|untrue|not (?:correct|true|right|valid|the answer))", re.I)
+
+
+def choice(text: str) -> str | None:
+    r"""The letter of a choice that is given with its text (`B. 12`, `(B) 12`, `B: 5`, `B - the second`); else None.
+
+    After a dash, a comma or in brackets the text must begin with a word, since `C - 5`, `A, B` and `A(1)` are
+    mathematics. Several letters (`A and B`), and a letter that is denied (`B: false`), are no choice.
+    """
+    if (alone := _NAMED.fullmatch(text)) is not None:
+        return alone[1]
+    if "\\" in text[:20]:
+        text = re.sub(r"\\[ ,;:]|~", " ", _TEXT.sub(r"\1", text))
+    if (match := _LABELLED.fullmatch(text)) is not None and not _OPERATION.match(match[3]):
+        letter, said = match[1] or match[2], match[3]
+        fits = not re.match(r"[A-J](?![a-z])\s*(?:[:=,]|$)", said)
+    elif (match := _LOOSE.fullmatch(text)) is not None:
+        letter, said = match[1], match[3] or match[4] or match[5]
+        fits = match[2] is not None or (_WORD.match(said) is not None and not _FUNCTION.match(said.lower()))
+    else:
+        return None
+    return letter if fits and not _SEVERAL.search(said) and not _DENIAL.fullmatch(said.strip(" .!")) else None
+
+
+def unit_name(words: str) -> str:
+    """What is counted, by one name: the singular, abbreviations written out (`hrs` is hour, `red boxes` is red box)."""
+    return " ".join(_singular(word) for word in words.split())
+
+
+def _singular(word: str) -> str:
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if word in _ABBREVIATIONS:
+        return _ABBREVIATIONS[word]
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "xes", "sses", "zes")):
+        return word[:-2]
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 2:
+        return _ABBREVIATIONS.get(word[:-1], word[:-1])
+    return word
+
+
+def measure(text: str) -> tuple[str, Fraction] | None:
+    """(dimension, amount in its smallest unit) of `3 hours and 20 minutes`, `5'3"`, `$2 and 50 cents`; else None.
+
+    Two parts at least, from the larger unit to the smaller: one part alone is a number whose unit is dropped.
+    """
+    parts = _parts(text)
+    if parts is None or len(parts) < 2:
+        return None
+    dimension = _DIMENSIONS[parts[0][1]]
+    sizes = [_SIZES[dimension].get(unit, 0) for _, unit in parts]
+    if 0 in sizes or sizes != sorted(set(sizes), reverse=True):
+        return None
+    return dimension, sum((value * size for (value, _), size in zip(parts, sizes)), Fraction(0))
+
+
+def units_of(text: str) -> list[str]:
+    """The units of a measure."""
+    return [unit for _, unit in _parts(text) or []]
+
+
+def unit_of(text: str) -> str | None:
+    """The known unit of a single value; "" where it has none, None where it has words that are no known unit."""
+    parts = _parts(text)
+    if parts is not None:
+        return parts[0][1] if len(parts) == 1 else None
+    words = re.findall(r"[a-z]+", _LAYOUT.sub(" ", _TEXT.sub(r" \1 ", re.sub(r"\\[dt]?frac", " ", text))).casefold())
+    names = {unit_name(word) for word in words}
+    return "" if not names else names.pop() if len(names) == 1 and names <= set(_DIMENSIONS) else None
+
+
+def size(unit: str) -> tuple[str, int]:
+    """(dimension, size in the smallest unit) of a known unit."""
+    dimension = _DIMENSIONS[unit]
+    return dimension, _SIZES[dimension][unit]
+
+
+def _parts(text: str) -> list[tuple[Fraction, str]] | None:
+    """Pairs of a value and a known unit that make up the whole text."""
+    if len(text) > _LONGEST:
+        return None
+    text = _LAYOUT.sub(" ", _DEGREES.sub(" degree ", _TEXT.sub(r" \1 ", text).replace("\\$", "$")))
+    text = " ".join(text.casefold().split())
+    found: list[tuple[Fraction, str]] = []
+    at = 0
+    while at < len(text):
+        match = _PART.match(text, at)
+        if match is None or not (match[1] or match[3]):
+            return None
+        unit = "dollar" if match[1] else _mark(match[3], found) or unit_name(match[3])
+        if (unit not in _DIMENSIONS and unit != "m") or (match[1] and match[3]):
+            return None
+        found.append((Fraction(match[2]), unit))
+        at = match.end()
+    minutes = any(_DIMENSIONS.get(unit) == "time" for _, unit in found)
+    return [(value, unit if unit != "m" else "minute" if minutes else "meter") for value, unit in found]
+
+
+def _mark(sign: str, before: list[tuple[Fraction, str]]) -> str | None:
+    """Feet and inches by their marks, which after degrees are minutes and seconds of arc; None for words."""
+    if sign not in ("'", '"', "''"):
+        return None
+    angle = bool(before) and before[0][1] == "degree"
+    return ("arcminute" if angle else "foot") if sign == "'" else ("arcsecond" if angle else "inch")
