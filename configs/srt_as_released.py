@@ -12,6 +12,7 @@ from configs.common import experiment
 
 DIFFERENCES = {
     "rl.entropy_coef": 0.001,  # verl's default; neither the script nor the paper mentions it
+    "answer.boxes": "last",  # of several boxes in one sentence
     "vote.match": "string",  # 1/2 and 0.5 are two candidates
     "reward.match": "verify",  # a rollout is graded against the label, whatever it voted for
     "labels.unlabelled": "zero_advantage",  # prompts without a label stay in the denominators

@@ -20,6 +20,7 @@ TTRL = {
     "batch.microbatch_sequences": 32,
     "batch.max_prompt_tokens": 512, "rollout.prompt_buckets": (256, 512),
     "rollout.prompts_per_call": 8,
+    "answer.style": "boxed,final_answer,last_number", "answer.boxes": "last",  # as their qwen_math_parser.py falls back
     "rl.advantage": "grpo", "rl.kl_in": "loss",
     "rl.dual_clip": 3.0,  # verl's default, not set in the scripts; it matters after the first of the eight updates
     "optimizer.learning_rate": 5e-7, "optimizer.schedule": "cosine", "optimizer.warmup_steps": 7,  # 3% of the steps

@@ -1,5 +1,6 @@
 """The rollouts of a step: sampled, their answers extracted and graded, prompts that teach nothing replaced."""
 import dataclasses
+import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from srt_jax.reward import labels
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
 from srt_jax.runtime import is_first_process
 
+PROMPT_END = 32  # tokens at the end of a prompt, in which a template may open the reasoning
+
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
@@ -27,7 +30,8 @@ class Collected:
 
 
 def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompts: Sequence[Sequence[int]], n: int,
-                     sampling: Sampling, seeds, style: str, settings: labels.LabelSettings | None = None) -> Collected:
+                     sampling: Sampling, seeds, form: extraction.Format, settings: labels.LabelSettings | None = None
+                     ) -> Collected:
     """n responses to each problem, and their grading, which begins while other prompts are still sampled.
 
     Of several processes all sample and the first one grades: grading has time limits, so that others might disagree.
@@ -36,7 +40,8 @@ def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompt
     grading = {}
 
     def grade(p, responses):
-        return labels.grade_rollouts([problems[p]], extract_answers([responses], tokenizer, style), grader, settings)
+        answers = extract_answers([responses], [prompts[p]], tokenizer, form)
+        return labels.grade_rollouts([problems[p]], answers, grader, settings)
 
     with ThreadPoolExecutor(1) as thread:  # one: the grader's own workers are its parallelism
         def finished(p, responses):
@@ -62,7 +67,7 @@ def collect(config: ConfigDict, prepared, sampler, grader, step: int) -> Collect
             sampler, grader, prepared.model.tokenizer, problems, [prepared.prompts[i] for i in chosen],
             *training_samples(config, step),
             problem_seeds(config.seed, "train", step, [p.id for p in problems]),
-            config.answer.style, prepared.label_settings))
+            answer_format(config), prepared.label_settings))
         found += int((~labels.uninformative(parts[-1].graded.first(b.samples_per_prompt).rewards)).sum())
         if found >= b.prompts_per_step:
             break
@@ -107,13 +112,28 @@ def temperature_at(config: ConfigDict, step: int) -> float:
     return r.temperature + min(1.0, (step - 1) / r.temperature_steps) * (r.temperature_end - r.temperature)
 
 
-def response_texts(responses, tokenizer) -> list[str]:
-    """The responses [P][n] (token ids) as one list of texts, without special tokens."""
-    return tokenizer.batch_decode([tokens for row in responses for tokens in row], skip_special_tokens=True)
+def answer_format(config: ConfigDict) -> extraction.Format:
+    """How responses show their answer, by config.answer."""
+    return extraction.Format(**config.answer)
 
 
-def extract_answers(responses, tokenizer, style: str) -> list[list[str | None]]:
-    """The extracted answer of each of the responses [P][n] (token ids), None where there is none."""
+def extract_answers(responses, prompts, tokenizer, form: extraction.Format) -> list[list[str | None]]:
+    """The extracted answer of each of the responses [P][n] to the prompts [P] (token ids), None where there is none.
+
+    Where a prompt ends inside of reasoning (many chat templates open it), so does the response begin.
+    """
     texts = iter(response_texts(responses, tokenizer))
-    found = [[extraction.extract(next(texts), style) for _ in row] for row in responses]
+    opened = [extraction.opens_reasoning(tokenizer.decode(prompt[-PROMPT_END:])) for prompt in prompts]
+    found = [[extraction.extract(next(texts), form, inside) for _ in row] for row, inside in zip(responses, opened)]
     return [[answer.text if answer else None for answer in row] for row in found]
+
+
+def response_texts(responses, tokenizer) -> list[str]:
+    """The responses [P][n] (token ids) as one list of texts, without special tokens but those around reasoning."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    tags = extraction.reasoning_tags(special)
+    texts = tokenizer.batch_decode([tokens for row in responses for tokens in row], skip_special_tokens=not tags)
+    if not tags:
+        return texts
+    others = re.compile("|".join(re.escape(token) for token in special if token not in tags) or r"(?!)")
+    return [others.sub("", text) for text in texts]

@@ -73,7 +73,13 @@ def base() -> ConfigDict:
                 max_restarts=3,      # of one server, in the whole run
             ),
         ),
-        answer=dict(style="boxed"),  # boxed | hash | answer_tag | final_answer
+        answer=dict(
+            style="boxed",           # boxed | hash | answer_tag | final_answer | last_number | json | regex, or several
+            #                          with commas between them: the first that finds an answer
+            boxes="statement",       # statement: the boxes of the last sentence are one answer | last: the last box
+            field="answer",          # json: the name of the field
+            pattern="",              # regex: with one group, the answer; the last match counts
+        ),
         labels=dict(
             source="vote",           # vote (SRT) | soft_vote | ground_truth (RLVR) | file | mixed | none (SePT)
             path="",                 # file: JSONL of {id, label}, as srt_jax.label writes it

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
-from srt_jax.grading import STYLES, extract
+from srt_jax.grading import extract
+from srt_jax.grading.answers import MARKED_STYLES
 
 # With an answer in less than a tenth of the responses 32 samples have about three votes: no majority to speak of.
 PARSE_RATE = 0.1
@@ -34,9 +35,9 @@ def fitting_style(responses: Sequence[str], style: str) -> tuple[str, float] | N
     if not responses:
         return None
     shares = {name: sum(extract(text, name) is not None for text in responses) / len(responses)
-              for name in STYLES if name != style}
-    best = max(shares, key=shares.get)
-    return (best, shares[best]) if shares[best] >= FITS else None
+              for name in MARKED_STYLES if name not in style.split(",")}
+    best = max(shares, key=shares.get, default="")
+    return (best, shares[best]) if best and shares[best] >= FITS else None
 
 
 def parse_warning(parse_rate: float, truncated: float, style: str, responses: Responses = nothing) -> str | None:
@@ -50,7 +51,7 @@ def parse_warning(parse_rate: float, truncated: float, style: str, responses: Re
     if truncated > TRUNCATED:
         return None  # they were cut before their answer: cut_warning says so
     return (f"{problem}, and no other style fits them: read some (rollouts/, or TensorBoard's Text tab), then change "
-            f"prompts.instruction and prompts.template, or answer.style ({', '.join(STYLES)}).")
+            f"prompts.instruction and prompts.template, or answer.style ({', '.join(MARKED_STYLES)}).")
 
 
 def cut_warning(truncated: float, max_response_tokens: int, stop_tokens: Sequence[str]) -> str | None:

@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.collect import Collected, sample_and_grade
+from srt_jax.collect import Collected, answer_format, sample_and_grade
 from srt_jax.data.base import Problem
 from srt_jax.reward.labels import Graded
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
@@ -27,7 +27,7 @@ def evaluate(eval_set: EvalSet, sampler, tokenizer, grader, config: ConfigDict) 
     """
     collected = sample_and_grade(
         sampler, grader, tokenizer, eval_set.problems, eval_set.prompts, *evaluation_samples(config),
-        problem_seeds(config.seed, "eval", 0, [p.id for p in eval_set.problems]), config.answer.style)
+        problem_seeds(config.seed, "eval", 0, [p.id for p in eval_set.problems]), answer_format(config))
     return metrics(collected.graded, collected.rollouts), collected
 
 

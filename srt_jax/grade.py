@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from srt_jax.grading.answers import STYLES, extract
+from srt_jax.grading.answers import BOXES, Format, extract
 from srt_jax.grading.grader import Grader
 from srt_jax.reward.vote import majority
 
@@ -84,14 +84,14 @@ def grade_pairs(rows: list[dict], grader: Grader) -> tuple[dict, list[dict]]:
     return summary, [{**row, "verdict": verdict} for row, verdict in zip(rows, verdicts)]
 
 
-def vote(rows: list[dict], grader: Grader, style: str) -> tuple[dict, list[dict]]:
+def vote(rows: list[dict], grader: Grader, form: Format) -> tuple[dict, list[dict]]:
     """Summary and per-problem records of {problem, response, gold} rows, grouped by problem text."""
     problems: dict[str, list[dict]] = {}
     for row in rows:
         problems.setdefault(row["problem"], []).append(row)
     answers = []
     for group in problems.values():
-        found = [extract(row["response"], style) for row in group]
+        found = [extract(row["response"], form) for row in group]
         answers.append([a.text if a else None for a in found])
     groups = grader.groups(answers)
     votes = [majority(a, g) for a, g in zip(answers, groups)]
@@ -125,7 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--vote", action="store_true", help="vote on the rows of --predictions")
     parser.add_argument("--predictions", metavar="FILE", help="rows {problem, response, gold}")
     parser.add_argument("--out", metavar="FILE", help="write details as JSON lines")
-    parser.add_argument("--style", choices=sorted(STYLES), default="boxed", help="how responses show their answer")
+    parser.add_argument("--style", default="boxed", help="how responses show their answer (docs/grading.md)")
+    parser.add_argument("--boxes", choices=BOXES, default="statement", help="which boxes are the answer")
+    parser.add_argument("--field", default="answer", help="of style json")
+    parser.add_argument("--pattern", default="", help="of style regex, with one group")
     parser.add_argument("--match", choices=("equivalent", "string"), default="equivalent", help="how votes compare")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
@@ -134,13 +137,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.workers < 1:
         parser.error("--workers needs to be 1 at least")
     try:
+        form = Format(options.style, options.boxes, options.field, options.pattern)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         started = time.monotonic()
         with Grader(workers=options.workers, match=options.match) as grader:
             if options.pairs:
                 summary, details = grade_pairs(read_rows(options.pairs, ("prediction", "gold")), grader)
             else:
                 rows = read_rows(options.predictions, ("problem", "response", "gold"))
-                summary, details = vote(rows, grader, options.style)
+                summary, details = vote(rows, grader, form)
             metrics = grader.metrics()
         summary["timeouts"] = int(metrics["timeouts"] + metrics["crashes"] + metrics["skipped"])
         summary["seconds"] = round(time.monotonic() - started, 3)

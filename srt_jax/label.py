@@ -53,7 +53,7 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
         "problems": len(problems), "data_fingerprint": fingerprint(problems), "prompts": config.prompts.to_dict(),
         "samples": samples, "temperature": config.rollout.temperature, "seed": config.seed,
         "max_response_tokens": config.batch.max_response_tokens, "sampler": config.rollout.sampler,
-        "dtype": config.model.dtype, "answer": config.answer.style, "match": config.vote.match,
+        "dtype": config.model.dtype, "answer": config.answer.to_dict(), "match": config.vote.match,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }))
     if out.exists():
@@ -103,7 +103,7 @@ def append(path: pathlib.Path, rows: list[dict], mode: str = "ab") -> None:
 def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: list[list[int]], samples: int,
                 partial: pathlib.Path, done: int) -> None:
     """Samples and votes on problems[done:], and appends their rows batch by batch."""
-    from srt_jax.collect import sample_and_grade
+    from srt_jax.collect import answer_format, sample_and_grade
     from srt_jax.grading.grader import Grader
     from srt_jax.loading import load_weights, open_mesh, open_sampler
     from srt_jax.rollout.sampler import Sampling, problem_seeds
@@ -122,7 +122,7 @@ def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: lis
                 batch = problems[done:done + BATCH]
                 graded = sample_and_grade(
                     sampler, grader, model.tokenizer, batch, prompts[done:done + BATCH], samples, sampling,
-                    problem_seeds(config.seed, "label", 0, [p.id for p in batch]), config.answer.style).graded
+                    problem_seeds(config.seed, "label", 0, [p.id for p in batch]), answer_format(config)).graded
                 append(partial, [row(problem, graded, p) for p, problem in enumerate(batch)])
                 done += len(batch)
                 left = (time.perf_counter() - started) / (done - first) * (len(problems) - done)

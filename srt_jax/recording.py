@@ -31,7 +31,7 @@ def write(path: pathlib.Path, collected: Collected) -> None:
     partial.rename(path)
 
 
-def read(path: pathlib.Path, problems: dict, tokenizer, grader, style: str, settings) -> Collected:
+def read(path: pathlib.Path, problems: dict, tokenizer, grader, form, settings) -> Collected:
     """The step's rollouts, graded again. `problems` by id. Raises KeyError for a problem that the data has no more."""
     with np.load(path) as saved:
         arrays = dict(saved)
@@ -39,7 +39,7 @@ def read(path: pathlib.Path, problems: dict, tokenizer, grader, style: str, sett
     rollouts = Rollouts([prompt.tolist() for prompt in np.split(arrays["prompts"], ends)],
                         **{name: arrays[name] for name in ARRAYS}, version=int(arrays["version"]))
     chosen = [problems[id] for id in arrays["ids"].tolist()]
-    answers = extract_answers(rollouts.responses(), tokenizer, style)
+    answers = extract_answers(rollouts.responses(), rollouts.prompts, tokenizer, form)
     # One by one, as they were graded while the others were sampled.
     graded = labels.join([labels.grade_rollouts([problem], [row], grader, settings)
                           for problem, row in zip(chosen, answers)])

@@ -28,6 +28,7 @@ def run_config(directory: pathlib.Path) -> ConfigDict:
 def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[str, tuple]]:
     """Step -> {metric: (recorded, replayed)} of what differs. Raises ConfigError where a step was not recorded."""
     from srt_jax import recording
+    from srt_jax.collect import answer_format
     from srt_jax.metrics import read_metrics
     from srt_jax.prepare import prepare
     from srt_jax.start import begin
@@ -48,7 +49,7 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
                 path = recording.recorded_path(directory, step)
                 if not path.exists() or step not in records:
                     raise ConfigError(f"{path} does not exist: only a run with log.rollouts_every=1 can be replayed.")
-                collected = recording.read(path, problems, prepared.model.tokenizer, run.grader, config.answer.style,
+                collected = recording.read(path, problems, prepared.model.tokenizer, run.grader, answer_format(config),
                                            prepared.label_settings)
                 state, values = train_step(run, state, step, collected)
                 differing[step] = compare(records[step], values)

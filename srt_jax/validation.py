@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import ConfigError
 from srt_jax.config_types import check_types
+from srt_jax.grading.answers import Format
 
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
@@ -15,7 +16,6 @@ CHOICES = {
     "rollout.sampler": ("jax", "vllm"),
     "rollout.old_logprobs": ("trainer", "sampler"),
     "rollout.steps_ahead": (0, 1),
-    "answer.style": ("boxed", "hash", "answer_tag", "final_answer"),
     "labels.source": ("vote", "soft_vote", "ground_truth", "file", "mixed", "none"),
     "labels.unlabelled": ("discard", "zero_advantage"),
     "vote.match": ("equivalent", "string"),
@@ -45,6 +45,7 @@ def validate(config: ConfigDict) -> None:
     _require(c.model.path, "model.path is empty: give a Hugging Face directory or hub id.")
     for field, allowed in CHOICES.items():
         _choice(c, field, allowed)
+    _validate_answer(c)
     for field in ("steps", "batch.prompts_per_step", "batch.samples_per_prompt", "batch.microbatch_sequences",
                   "batch.minibatches_per_step", "batch.epochs_per_step", "batch.max_prompt_tokens",
                   "batch.max_response_tokens", "rollout.prompts_per_call", "eval.every", "eval.samples",
@@ -75,6 +76,13 @@ def validate(config: ConfigDict) -> None:
     _validate_batch(c)
     _validate_sampling(c)
     _validate_learning(c)
+
+
+def _validate_answer(c: ConfigDict) -> None:
+    try:
+        Format(**c.answer)
+    except ValueError as error:
+        raise ConfigError(f"answer.{error}.") from error
 
 
 def _validate_source(field: str, source: ConfigDict) -> None:

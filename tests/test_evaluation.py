@@ -9,6 +9,7 @@ from srt_jax.collect import extract_answers
 from srt_jax.config import base
 from srt_jax.data.base import Problem
 from srt_jax.evaluation import EvalSet, evaluate, metrics, pass_at
+from srt_jax.grading.answers import Format
 from srt_jax.grading.grader import Grader
 from srt_jax.reward.labels import grade_rollouts
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
@@ -79,7 +80,8 @@ def test_pass_at_k_of_many_samples_does_not_overflow():
 
 
 def test_answers_are_extracted_per_problem_and_sample():
-    found = extract_answers(rollouts_of([SOLVED, SILENT]).responses(), miniature.tokenizer(), "boxed")
+    rollouts = rollouts_of([SOLVED, SILENT])
+    found = extract_answers(rollouts.responses(), rollouts.prompts, miniature.tokenizer(), Format("boxed"))
     assert found == [["8", "9", "8", None], [None] * 4]
 
 

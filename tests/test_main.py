@@ -179,6 +179,20 @@ def test_rollouts_that_cannot_be_had_are_told_in_one_sentence(capsys):
     assert capsys.readouterr().err == "error: no server is left.\n"
 
 
+@pytest.mark.parametrize(("field", "value", "says"), [
+    ("style", "boxed,nowhere", r"^answer\.style is 'boxed,nowhere'; use one of boxed, hash, "),
+    ("boxes", "first", r"^answer\.boxes is 'first'; use one of statement, last\.$"),
+    ("pattern", "(a)(b)", r"^answer\.pattern is '\(a\)\(b\)' with 2 groups"),
+])
+def test_how_answers_are_shown_is_checked(field, value, says):
+    config = base()
+    config.name, config.model.path, config.data.path = "x", "y", "z"
+    config.answer.style = "regex" if field == "pattern" else "boxed"
+    config.answer[field] = value
+    with pytest.raises(ConfigError, match=says):
+        validate(config)
+
+
 def test_the_batch_must_fit_the_mesh():
     config = base()
     config.mesh.fsdp, config.mesh.tensor = 2, 2

@@ -13,11 +13,11 @@ library is imported outside of worker processes. docs/grading.md has the rules.
 from collections.abc import Sequence
 from functools import lru_cache
 
-from srt_jax.grading.answers import STYLES, Answer, extract
+from srt_jax.grading.answers import STYLES, Answer, Format, extract
 from srt_jax.grading.canonical import canonical
 from srt_jax.grading.grader import Grader
 
-__all__ = ["STYLES", "Answer", "Grader", "canonical", "equivalent", "extract", "groups", "verify"]
+__all__ = ["STYLES", "Answer", "Format", "Grader", "canonical", "equivalent", "extract", "groups", "verify"]
 
 
 @lru_cache(maxsize=1)

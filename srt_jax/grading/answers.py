@@ -1,83 +1,250 @@
-"""Find the final answer in a model's response.
+r"""Find the final answer in a model's response.
 
 Pure string functions in linear time: a response is hostile input (a megabyte of braces must cost milliseconds). Each
-style is one function `text, start -> (start, end) | None` over the part of the response after its reasoning.
+style is one function `text, start, format -> [(start, end), ...]` over the part of the response after its reasoning:
+the spans of the answer, several where `\boxed{3}` and `\boxed{5}` are one answer of two.
 """
 
+import json
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 # `\boxed` may come doubled (`\\boxed`, from responses that were JSON-escaped twice). Escapes are consumed in pairs,
 # so `\{` never counts as a brace and a run of backslashes is read once.
 _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s$]{1,200}")
+_SPOKEN = re.compile(r"[A-Za-z]{2,}[.,;:!?`'\")\]]*")  # "inside \boxed as requested": a word and no answer
+# What a box holds that only shows the format.
+_PLACEHOLDER = re.compile(
+    r"(?:\\text\{)?\s*(?:\.{2,}|…|\\[lc]?dots|\?+|_+|\\square|\\cdot|\\,|\s"
+    r"|(?:the |your |my )?(?:final |numerical |numeric )?(?:answer|result)(?: here)?)\s*\}?",
+    re.IGNORECASE,
+)
+# What may stand between two boxes of one statement, sign by sign, and which signs connect them.
+_LAYOUT = re.compile(r"[\s$}]|\\[()\[\]:!;, ]|\\(?:text|mathrm)\s?\{")
+_CONNECTION = re.compile(r"[,;&]|\\\\|\\q?quad(?![A-Za-z])|(?:and|or)\b")
+_NEXT_NAME = re.compile(r"[A-Za-z](?:_\{?\w{1,3}\}?)?\s{0,3}&?=&?\s{0,3}")
+_PARAGRAPH = re.compile(r"\n[ \t]*\n")
+MAX_BOXES = 100  # of one statement
+_NAME = re.compile(r"([A-Za-z](?:_\{?\w{1,3}\}?)?)\s{0,3}&?=&?\s{0,3}$")
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-_FINAL_ANSWER = re.compile(r"\b(?:final\s{1,9}answer|answer)\s{1,9}is\b[ \t]{0,9}:?", re.IGNORECASE)
-_REASONING_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
-_REASONING_START = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_ANNOUNCED = re.compile(
+    r"\banswer[*_]{0,3}\s{0,9}(?:is\b(?:[*_]{0,3}\s{0,3}[:：])?|are\b:?|[:：=])"
+    r"|^[#*_>\s]{0,12}(?:the )?(?:final )?answer[*_:：\s]{0,9}$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_REMARK = re.compile(
+    r"(?:the )?(?:correct|right|wrong|incorrect|helpful|clear|useful|valid|reasonable|as follows|below|given by|to)\b",
+    re.IGNORECASE,
+)
+_DISPLAYS = (("\\[", "\\]"), ("$$", "$$"))
+_INLINE = (("\\(", "\\)"), ("$", "$"))
+_SENTENCE_END = re.compile(r"\.(?=\s|$|\*)")  # "3.5" has no space after its point
+_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3}){1,20}(?!\d)|\d{1,100})(?:\.\d{1,100})?|-?\.\d{1,100}")
+_REASONING = re.compile(
+    r"(?P<open><(?:seed:)?think(?:ing)?>|<reasoning>|\[THINK\]|<\|begin_of_thought\|>|◁think▷)"
+    r"|</(?:seed:)?think(?:ing)?>|</reasoning>|\[/THINK\]|<\|end_of_thought\|>|◁/think▷",
+    re.IGNORECASE,
+)
+_HINTS = ("think", "THINK", "Think", "reasoning>", "of_thought")
+MAX_SEARCHED = 20_000  # characters at the end of a response that a user's own pattern is tried on
+BOXES = ("statement", "last")
+
+
+@dataclass(frozen=True)
+class Format:
+    r"""How responses show their answer.
+
+    style: one of `STYLES`, or several with commas between them: the first that finds an answer. boxes: `statement`
+    (the boxes of the last statement are one answer: `\boxed{3} and \boxed{5}` is 3, 5) or `last` (the last box).
+    field: of style json. pattern: of style regex, with one group; the last match counts. Raises ValueError.
+    """
+
+    style: str = "boxed"
+    boxes: str = "statement"
+    field: str = "answer"
+    pattern: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.styles:
+            if name not in STYLES:
+                raise ValueError(f"style is {self.style!r}; use one of {', '.join(STYLES)}, or several with commas")
+        if self.boxes not in BOXES:
+            raise ValueError(f"boxes is {self.boxes!r}; use one of {', '.join(BOXES)}")
+        if "json" in self.styles and not self.field:
+            raise ValueError("field is empty; style json needs the name of the field that has the answer")
+        if "regex" not in self.styles:
+            return
+        try:
+            groups = re.compile(self.pattern).groups
+        except re.error as error:
+            raise ValueError(f"pattern is {self.pattern!r}, which is no regular expression ({error})") from error
+        if groups != 1:
+            raise ValueError(f"pattern is {self.pattern!r} with {groups} groups; put one group around the answer")
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.style.split(","))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An extracted answer: its text (stripped, never empty) and its span [start, end) in characters of the response."""
+    """An extracted answer: its text (stripped, never empty) and its span [start, end) in characters of the response.
+
+    The text is what stands there, but for several boxes, which are joined, and for strings of JSON.
+    """
 
     text: str
     start: int
     end: int
 
 
-def extract(response: str, style: str = "boxed") -> Answer | None:
-    """The final answer of `response` by one of `STYLES`, or None when there is none.
+def extract(response: str, style: str | Format = "boxed", reasoning_open: bool = False) -> Answer | None:
+    """The final answer of `response`, or None when there is none. ValueError for an unknown style.
 
     Only the part after the last `</think>` counts; reasoning that was opened and never closed has no part after it.
-    Raises KeyError on an unknown style.
+    reasoning_open: the prompt ended inside of reasoning, as those of many chat templates do.
     """
-    find = STYLES[style]
-    start = _after_reasoning(response)
-    span = None if start is None else find(response, start)
-    if span is None:
+    form = style if isinstance(style, Format) else _format(style)
+    start = _after_reasoning(response, reasoning_open)
+    if start is None:
         return None
-    left, right = span
-    text = response[left:right]
-    left += len(text) - len(text.lstrip())
-    text = text.strip()
-    return Answer(text, left, left + len(text)) if text else None
+    for name in form.styles:
+        if spans := STYLES[name](response, start, form):
+            answer = _json_answer(response, spans[0]) if name == "json" else _joined(response, spans)
+            if answer is not None:
+                return answer
+    return None
 
 
-def _after_reasoning(text: str) -> int | None:
-    if "think" not in text and "THINK" not in text:  # the usual case, without a regex pass
-        return 0
+_format = lru_cache(maxsize=16)(Format)
+
+
+def opens_reasoning(prompt: str) -> bool:
+    """Does the prompt end inside of reasoning, so that the response starts there?"""
+    last = _last(_REASONING.finditer(prompt[-1000:]))
+    return last is not None and last["open"] is not None
+
+
+def reasoning_tags(tokens: list[str]) -> list[str]:
+    """Those of `tokens` that open or close reasoning."""
+    return [token for token in tokens if _REASONING.fullmatch(token)]
+
+
+def _last(matches: Iterable[re.Match]) -> re.Match | None:
+    return next(iter(deque(matches, maxlen=1)), None)
+
+
+def _after_reasoning(text: str, opened: bool) -> int | None:
+    if not any(hint in text for hint in _HINTS):  # the usual case, without a regex pass
+        return None if opened else 0
     start = 0
-    for match in _REASONING_END.finditer(text):
+    for match in _REASONING.finditer(text):
+        opened = match["open"] is not None
         start = match.end()
-    return None if _REASONING_START.search(text, start) else start
+    return None if opened else start
 
 
-def _boxed(text: str, start: int) -> tuple[int, int] | None:
-    r"""The content of the last `\boxed{...}` or `\fbox{...}` that closes and is not empty; `\boxed 5` counts too."""
-    first = min((i for i in (text.find("\\boxed", start), text.find("\\fbox", start)) if i >= 0), default=-1)
-    if first < 0:
+def _joined(text: str, spans: list[tuple[int, int]]) -> Answer | None:
+    """One answer from its spans: each stripped, with ", " between them and a name before those that have one."""
+    pieces = []
+    for left, right in spans:
+        piece = text[left:right].strip()
+        if piece:
+            at = text.index(piece, left)
+            pieces.append((piece, at, at + len(piece)))
+    if not pieces:
         return None
-    best: tuple[int, int] | None = None
-    open_braces: list[int | None] = []  # for each open brace: where a box's content starts, None for other braces
+    words = list(dict.fromkeys(piece for piece, _, _ in pieces))
+    if len(words) > 1:
+        names = [_name_before(text, left) for left, _ in spans]
+        words = [piece for piece, _, _ in pieces]
+        if None not in names and len(names) == len(words):
+            words = [f"{name}={word}" for name, word in zip(names, words)]
+    return Answer(", ".join(words), pieces[0][1], pieces[-1][2])
+
+
+def _name_before(text: str, content: int) -> str | None:
+    """`x` of `x = \\boxed{5}`, where `content` is where the 5 stands."""
+    box = max(text.rfind("\\boxed", 0, content), text.rfind("\\fbox", 0, content))
+    match = _NAME.search(text[max(0, box - 30) : box].rstrip("\\"))
+    return match[1] if match else None
+
+
+# --- styles -----------------------------------------------------------------------------------------------------------
+@dataclass
+class _Box:
+    """A box that closes: where the command, the content and the text after it start."""
+
+    command: int
+    content: int
+    close: int
+    end: int
+
+
+def _boxed(text: str, start: int, form: Format) -> list[tuple[int, int]]:
+    r"""The boxes `\boxed{...}` (or `\fbox`) of the last statement with some; without braces, the last `\boxed 5`."""
+    boxes, bare = _boxes(text, start)
+    if not boxes:
+        return [bare] if bare else []
+    chain = [boxes[-1]]
+    if form.boxes == "statement":
+        for box in boxes[-2 : -MAX_BOXES - 1 : -1]:
+            if not _connected(text, box.end, chain[-1].command):
+                break
+            chain.append(box)
+    return [(box.content, box.close) for box in reversed(chain)]
+
+
+def _boxes(text: str, start: int) -> tuple[list[_Box], tuple[int, int] | None]:
+    r"""The boxes with braces that close and are not empty (the inner ones of nested boxes); the last `\boxed 5`."""
+    first = min((i for i in (text.find("\\boxed", start), text.find("\\fbox", start)) if i >= 0), default=-1)
+    found: list[_Box] = []
+    bare: tuple[int, int] | None = None
+    if first < 0:
+        return found, bare
+    open_braces: list[tuple[int, int] | None] = []  # a box's command and content, None for other braces
     position = first
     while (match := _BOX_TOKEN.search(text, position)) is not None:
         token, position = match[0], match.end()
         if token == "{":
             open_braces.append(None)
         elif token == "}":
-            content = open_braces.pop() if open_braces else None
-            if content is not None and (best is None or content > best[0]) and text[content : match.start()].strip():
-                best = (content, match.start())
+            box = open_braces.pop() if open_braces else None
+            if box is None or (found and found[-1].content > box[1]):
+                continue
+            content = text[box[1] : match.start()]
+            if content.strip() and not (len(content) < 60 and _PLACEHOLDER.fullmatch(content)):
+                found.append(_Box(*box, match.start(), match.end()))
         elif token.endswith(("boxed", "fbox")):
             after = position + _spaces(text, position)
             if text.startswith("{", after):
                 position = after + 1
-                open_braces.append(position)
-            elif (bare := _bare(text, after)) is not None:
-                best, position = bare, bare[1]
-    return best
+                open_braces.append((match.start(), position))
+            elif (run := _bare(text, after)) is not None:
+                bare, position = run, run[1]
+    return found, bare
+
+
+def _connected(text: str, end: int, start: int) -> bool:
+    """Do two boxes stand in one statement? Between them only a comma, "and", "or", a new row or a wide space, layout,
+    and the name of the next unknown.
+    """
+    if start - end > 60 or _PARAGRAPH.search(text, end, start):
+        return False
+    connected = False
+    while end < start:
+        match = _CONNECTION.match(text, end, start)
+        connected |= match is not None
+        match = match or _LAYOUT.match(text, end, start)
+        if match is None:
+            match = _NEXT_NAME.match(text, end, start)
+            return connected and match is not None and match.end() == start
+        end = match.end()
+    return connected
 
 
 def _spaces(text: str, position: int) -> int:
@@ -86,72 +253,136 @@ def _spaces(text: str, position: int) -> int:
 
 
 def _bare(text: str, start: int) -> tuple[int, int] | None:
-    r"""`\boxed 5`: the run of characters up to a space or a dollar sign, without closing punctuation."""
+    r"""`\boxed 5`: the run of characters up to a space or a dollar sign, without closing punctuation; no plain word."""
     match = _BARE.match(text, start)
-    if match is None:
+    if match is None or _SPOKEN.fullmatch(match[0]):
         return None
     run = match[0]
     for stop in ("\\)", "\\]", "}"):  # the end of the surrounding formula or group
         cut = run.find(stop)
         if cut >= 0 and not (stop == "}" and "{" in run[:cut]):
             run = run[:cut]
-    run = run.rstrip(".,;:")
-    return (start, start + len(run)) if run else None
+    run = run.rstrip(".,;:`'\"")
+    return (start, start + len(run)) if any(c.isalnum() for c in run) else None
 
 
-def _hash(text: str, start: int) -> tuple[int, int] | None:
+def _hash(text: str, start: int, _: Format) -> list[tuple[int, int]]:
     """`#### x`: the rest of the line after the last four hashes that have something after them."""
     end = len(text)
     while (at := text.rfind("####", start, end)) >= 0:
         stop = text.find("\n", at, end)
         stop = end if stop < 0 else stop
         if text[at + 4 : stop].strip(" \t\r#"):
-            return at + 4 + len(text[at + 4 : stop]) - len(text[at + 4 : stop].lstrip(" \t\r#")), stop
+            return [(at + 4 + len(text[at + 4 : stop]) - len(text[at + 4 : stop].lstrip(" \t\r#")), stop)]
         end = at
-    return None
+    return []
 
 
-def _answer_tag(text: str, start: int) -> tuple[int, int] | None:
+def _answer_tag(text: str, start: int, _: Format) -> list[tuple[int, int]]:
     """`<answer>x</answer>`: the last pair with something inside; an opening tag inside an open pair starts it anew."""
-    best, opened = None, None
+    best, opened = [], None
     for match in _ANSWER_TAG.finditer(text, start):
         if not match[1]:
             opened = match.end()
         elif opened is not None:
             if text[opened : match.start()].strip():
-                best = (opened, match.start())
+                best = [(opened, match.start())]
             opened = None
     return best
 
 
-def _final_answer(text: str, start: int) -> tuple[int, int] | None:
-    """`(the) final answer is x`: up to the end of the sentence or line, without the dollars around it."""
-    last = None
-    for match in _FINAL_ANSWER.finditer(text, start):
-        last = match.end()
-    if last is None:
-        return None
-    stop = text.find("\n", last)
-    left, right = last, len(text) if stop < 0 else stop
-    sentence = re.search(r"\.(?=\s|$)", text[left:right])  # "3.5" has no space after its point
-    if sentence is not None:
-        right = left + sentence.start()
-    boxed = _boxed(text[:right], left)
-    if boxed is not None:
-        return boxed
-    while left < right and text[left] in " \t:*":
+def _final_answer(text: str, start: int, form: Format) -> list[tuple[int, int]]:
+    """What follows the last "(final) answer is", "Answer:" or a heading "Final answer": the rest of the sentence or
+    line, or the next line where nothing follows on this one.
+    """
+    ends = [match.end() for match in _ANNOUNCED.finditer(text, start)]
+    for end in reversed(ends[-20:]):
+        if spans := _announced(text, end, form):
+            return spans
+    return []
+
+
+def _announced(text: str, left: int, form: Format) -> list[tuple[int, int]]:
+    limit = min(len(text), left + 2_000)
+    while left < limit and text[left] in " \t\r\n:：*_#=>":
         left += 1
-    while right > left and text[right - 1] in " \t.*":
+    for opening, closing in _DISPLAYS:  # a display may have several lines
+        if text.startswith(opening, left) and (close := text.find(closing, left + 2, limit)) > 0:
+            return _boxed(text[:close], left, form) or [(left + 2, close)]
+    stop = text.find("\n", left, limit)
+    right = limit if stop < 0 else stop
+    if (sentence := _SENTENCE_END.search(text, left, right)) is not None:
+        right = sentence.start()
+    if boxes := _boxed(text[:right], left, form):
+        return boxes
+    while right > left and text[right - 1] in " \t\r.*_":
         right -= 1
-    dollars = text[left:right]
-    if dollars.startswith("$") and (close := dollars.find("$", 1)) > 0 and not dollars.startswith("$$"):
-        return left + 1, left + close
-    return (left, right) if right > left else None
+    if right <= left or _REMARK.match(text, left, right):
+        return []
+    for opening, closing in _INLINE:
+        if text.startswith(opening, left) and text.find(closing, left + len(opening), right) == right - len(closing):
+            return [(left + len(opening), right - len(closing))]
+    return [(left, right)]
 
 
-STYLES: dict[str, Callable[[str, int], tuple[int, int] | None]] = {
+def _last_number(text: str, start: int, _: Format) -> list[tuple[int, int]]:
+    """The last number, digits in groups of three included (GSM8K's flexible form, and TTRL's last resort)."""
+    last = _last(_NUMBER.finditer(text, max(start, len(text) - MAX_SEARCHED)))
+    return [last.span()] if last else []
+
+
+def _json(text: str, start: int, form: Format) -> list[tuple[int, int]]:
+    """The value of the last `"field":` that has one: a string with its quotes, a number, or a flat list of these."""
+    key = json.dumps(form.field, ensure_ascii=False)
+    end = len(text)
+    while (at := text.rfind(key, start, end)) >= 0:
+        colon = at + len(key) + _spaces(text, at + len(key))
+        if text.startswith(":", colon):
+            value = colon + 1 + _spaces(text, colon + 1)
+            match = _JSON_VALUE.match(text, value)
+            if match is not None and match[0] not in ("null", '""', "[]", "NaN"):
+                return [match.span()]
+        end = at
+    return []
+
+
+_JSON_STRING = r'"(?:[^"\\\n]|\\.){0,10000}"'
+_JSON_NUMBER = r"-?\d{1,1000}(?:\.\d{1,1000})?(?:[eE][+-]?\d{1,4})?"
+_JSON_VALUE = re.compile(
+    rf"{_JSON_STRING}|{_JSON_NUMBER}|true|false|null|NaN"
+    rf"|\[\s{{0,9}}(?:(?:{_JSON_STRING}|{_JSON_NUMBER})\s{{0,9}},?\s{{0,9}}){{0,100}}\]"
+)
+
+
+def _json_answer(text: str, span: tuple[int, int]) -> Answer | None:
+    r"""The value as text. Models write LaTeX into JSON with one backslash or two, so that `\f` of `\frac` stays."""
+    value = text[span[0] : span[1]]
+    parts = [_unquoted(part) for part in re.findall(rf"{_JSON_STRING}|[^\s,\[\]]+", value)]
+    words = ", ".join(part for part in parts if part)
+    return Answer(words, *span) if words else None
+
+
+def _unquoted(value: str) -> str:
+    if not value.startswith('"'):
+        return value
+    return re.sub(r'\\(["/\\]|n(?![a-zA-Z]))', lambda m: "\n" if m[1] == "n" else m[1], value[1:-1]).strip()
+
+
+def _regex(text: str, start: int, form: Format) -> list[tuple[int, int]]:
+    """The group of the last match of the user's pattern."""
+    found = re.compile(form.pattern).finditer(text, max(start, len(text) - MAX_SEARCHED))
+    last = _last(match for match in found if match[1] and match[1].strip())
+    return [last.span(1)] if last else []
+
+
+STYLES: dict[str, Callable[[str, int, Format], list[tuple[int, int]]]] = {
     "boxed": _boxed,
     "hash": _hash,
     "answer_tag": _answer_tag,
     "final_answer": _final_answer,
+    "last_number": _last_number,
+    "json": _json,
+    "regex": _regex,
 }
+# Those that need no setting and find nothing in a response that does not mark its answer.
+MARKED_STYLES = ("boxed", "hash", "answer_tag", "final_answer")
