@@ -41,8 +41,9 @@ SETS = {
     "dapo_easy_by_vote_share": _on("dapo_easy_by_vote_share", HELD_OUT, 1087),
     "big_math_llama": _on("big_math_llama", ("math500",), 2000),  # SRT v2, J.2
     "gsm8k": _on("gsm8k_train", ("gsm8k",), 467),  # one epoch
-    "deepscaler": _on("deepscaler", SIX, 945),  # SePT: three epochs of steps of 128 prompts
-    "openthoughts3": _on("openthoughts3_math", SIX, 945),  # as many as on DeepScaleR
+    # SePT: three epochs of 314 steps of 128 prompts; its loader drops an incomplete last step.
+    "deepscaler": _on("deepscaler", SIX, 942),
+    "openthoughts3": _on("openthoughts3_math", SIX, 942),  # "nearly the same size" (SePT, 3.2.3)
     # Test-time training: the unlabelled test set is the training set.
     **{f"test_{name}": _on(name, (name,), 300) for name in (*SIX, "amc83")},
 }
@@ -59,8 +60,13 @@ GYM = {
 }
 
 
+GYM_STEPS = {"bitwise_arithmetic": 950}  # SRT v2, B.3 names these for level 2
+
+
 def gym_data(name: str, level: int) -> Data:
-    """2,000 problems of a Reasoning Gym task at a level, and 128 others that judge. Sizes and steps are our choice.
+    """2,000 problems of a Reasoning Gym task at a level, and 128 others to evaluate on.
+
+    The sizes are our choice, and so are the steps, 500 but for bitwise_arithmetic.
 
     name: TASK asks for <answer> tags, which the tasks' own scorers document. boxed_TASK asks for a box, in the words of
     SRT's authors (tajwarfahim/srt, branch reasoning_gym, examples/data_preprocess/reasoning_gym.py).
@@ -70,7 +76,7 @@ def gym_data(name: str, level: int) -> Data:
     train = source(kind="gym", task=task, config=fields, size=2000)
     heldout = source(kind="gym", task=task, config=fields, size=128, seed=1_000_000)
     asked = {} if name != task else {"prompts.instruction": gym.INSTRUCTION, "answer.style": "answer_tag"}
-    return Data(train, {f"{name}_{level}": heldout}, 500, {
+    return Data(train, {f"{name}_{level}": heldout}, GYM_STEPS.get(task, 500), {
         # Answers are compared as texts: in many tasks equal values are different answers, and 0xbeb is not a product.
         **asked, "eval.samples": 16, "vote.match": "string", "reward.match": "string"})
 

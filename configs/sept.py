@@ -20,7 +20,7 @@ from configs.models import BOXED, MODELS
 SEPT = {
     "labels.source": "none", "rl.objective": "cross_entropy", "rl.kl_coef": 0.0, "rl.advantage": "reinforce",
     "rl.temperature": 1.0,  # of the loss
-    "rollout.temperature": 0.6, "rollout.temperature_end": 1.0, "rollout.temperature_steps": 630,
+    "rollout.temperature": 0.6, "rollout.temperature_end": 1.0, "rollout.temperature_steps": 628,
     "batch.prompts_per_step": 128, "batch.samples_per_prompt": 1,
     "batch.minibatches_per_step": 2,  # the second on samples of one update ago
     "optimizer.learning_rate": 1e-7, "optimizer.warmup_steps": 10,

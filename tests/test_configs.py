@@ -209,8 +209,10 @@ QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 ])
 def test_sept_asks_and_samples_each_model_as_its_paper_does(model, temperature, system, in_user_turn):
     """SePT, B.1 and figure 4, in every config of it: only SePT itself samples colder than at 1."""
+    sept = get_config("sept", f"{model},deepscaler")
+    assert (sept.steps, sept.rollout.temperature_steps) == (3 * (40315 // 128), 2 * (40315 // 128))  # whole steps only
     for config, expected in [
-            (get_config("sept", f"{model},deepscaler"), temperature),
+            (sept, temperature),
             (get_config("sept_variants", f"constant,{model}"), temperature),
             (get_config("sept_variants", f"offline,{model}"), temperature),
             (get_config("sept_variants", f"coupled,{model}"), 1.0), (get_config("sept_variants", f"grpo,{model}"), 1.0),
@@ -242,6 +244,7 @@ def test_votes_on_reasoning_gym_compare_texts(module, arguments):
 @pytest.mark.parametrize("task", ["knights_knaves", "bitwise_arithmetic", "family_relationships"])
 def test_the_fixed_teacher_starts_where_the_evolving_one_does(task):
     first, second = level_configs(get_config("figures.v2_fig2", task))
+    assert first.steps == (950 if task == "bitwise_arithmetic" else 500)  # SRT v2, B.3
     fixed = get_config("figures.v2_fig2", f"{task}_fixed")
     assert (first.labels.source, second.labels.source, fixed.labels.source) == ("ground_truth", "vote", "file")
     fixed.labels = second.labels
