@@ -2,13 +2,16 @@
 import errno
 import re
 import sys
+import traceback
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from srt_jax.checkpoint import CheckpointError
 from srt_jax.config import ConfigError
-from srt_jax.config_types import USERS_OWN
+from srt_jax.config_types import USERS_OWN, check_types
 from srt_jax.data.base import DataError
+from srt_jax.files import shown
 from srt_jax.model.config import ModelError
 from srt_jax.rollout.sampler import RolloutError
 
@@ -47,13 +50,16 @@ def _guarded(main, argv) -> int:
 
 def _parse(argv):
     try:
+        logging.set_verbosity(logging.ERROR)
         arguments = flags.FLAGS(argv)
-        # A config file that cannot be loaded is only noticed when its first field is read.
-        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
-            flags.FLAGS.config.get("name")
+        logging.set_verbosity(logging.WARNING)
+        _check_config(argv)
         return arguments
+    except ConfigError as e:
+        sys.exit(complain(str(e)))
     except (AttributeError, KeyError) as e:  # a field that the locked config lacks
-        wrong = re.search(r"\w+", str(e).replace("Key", "", 1)).group()
+        wrong = re.search(r"\w+", str(e).replace("Key", "", 1))
+        wrong = wrong.group() if wrong else ""
         given = next((a for a in argv if a.startswith("--config.") and wrong in a.split("=")[0]), None)
         where = given.split("=")[0].removeprefix("--config.") if given else wrong
         section, _, key = where.rpartition(".")
@@ -66,3 +72,19 @@ def _parse(argv):
     except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as e:
         reason = " ".join(re.split(r"\w+Error: ", str(e))[-1].split()) or type(e).__name__  # of a folded traceback
         sys.exit(complain(f"the command line cannot be used: {reason}"))
+    except Exception as e:  # a config file is a program: it may raise whatever it likes
+        where = traceback.extract_tb(e.__traceback__)[-1]
+        sys.exit(complain(f"the config file fails at {where.filename}:{where.lineno} ({type(e).__name__}: {e}): "
+                          "correct it there."))
+
+
+def _check_config(argv) -> None:
+    """Raises ConfigError for a config file that makes no config; a file that cannot be loaded raises only now."""
+    if "config" not in flags.FLAGS or not any(re.match("--?config(=|$)", argument) for argument in argv):
+        return
+    config = flags.FLAGS.config
+    getattr(config, "get", None)  # raises for a file that could not be loaded
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"the config file's get_config returns {shown(config)}: let it return base() of "
+                          "srt_jax/config.py with its changes.")
+    check_types(config)

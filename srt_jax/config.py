@@ -225,6 +225,8 @@ def recorded(directory: pathlib.Path) -> ConfigDict:
     config = base().unlock()
     try:
         config.update(ConfigDict(read_json_object(directory / "config.json")))
+        for name, judge in config.eval.sets.items():
+            config.eval.sets[name] = source(**judge)
     except OSError:
         raise ConfigError(f"{directory} holds no config.json: name the folder of a run.") from None
     except ValueError as e:

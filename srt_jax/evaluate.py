@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from srt_jax import cli, runtime
 from srt_jax.config import ConfigError, base, recorded, run_directory, source
 from srt_jax.data.base import DataError
+from srt_jax.files import check_output_file
 from srt_jax.validation import validate, validate_devices
 
 AVERAGED = (1, 8, 32)  # the k of the pass@k whose mean is AVG
@@ -143,6 +144,9 @@ def main(argv) -> int:
     if not config.eval.sets:
         return cli.complain(f"--model={given.model} is no finished run with evaluation sets: finish it, or give "
                             "--data=problems.jsonl, or a config with eval.sets.")
+    validate(config)
+    if given.out:
+        check_output_file(given.out)
     temperatures = parse_temperatures(given.temperatures)
     runtime.start(config.mesh.cpu_devices, config.model.dtype)
     results = evaluate_model(config, pathlib.Path(given.out) if given.out else None, temperatures)

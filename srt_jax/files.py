@@ -1,5 +1,7 @@
-"""JSON from files that somebody else wrote."""
+"""Files: JSON that somebody else wrote, and whether a result will find its place."""
+import errno
 import json
+import os
 import pathlib
 
 
@@ -19,6 +21,27 @@ def read_json_object(path: pathlib.Path) -> dict:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
+
+
+def check_output_file(path) -> None:
+    """Raises OSError, which names the path, where no file can be made there: asked before hours of work, not after."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_output_folder(path.parent)
+
+
+def check_output_folder(folder) -> None:
+    """Raises OSError, which names the path, where the folder is not there and cannot be made, or takes no files."""
+    folder = pathlib.Path(folder).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
+    longest = os.pathconf(existing, "PC_NAME_MAX")
+    if too_long := [part for part in folder.parts if len(os.fsencode(part)) > longest]:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), too_long[0])
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
 
 
 def shown(value, limit: int = 60) -> str:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from srt_jax.files import check_output_file
 from srt_jax.grading.answers import BOXES, Format, extract
 from srt_jax.grading.grader import Grader
 from srt_jax.reward.vote import majority
@@ -140,6 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         form = Format(options.style, options.boxes, options.field, options.pattern)
     except ValueError as error:
         parser.error(str(error))
+    try:
+        if options.out:
+            check_output_file(options.out)
+    except OSError as error:
+        parser.error(f"--out={options.out} cannot be written ({error}): choose another file.")
     try:
         started = time.monotonic()
         with Grader(workers=options.workers, match=options.match) as grader:

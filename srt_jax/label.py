@@ -22,6 +22,7 @@ from srt_jax import cli, runtime
 from srt_jax.config import ConfigError, differing_fields, run_directory
 from srt_jax.data import label_file
 from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.files import check_output_file
 from srt_jax.progress import duration
 from srt_jax.reward.labels import Graded
 from srt_jax.validation import validate, validate_devices
@@ -169,6 +170,7 @@ def main(argv) -> int:
     if given.samples < 1:
         return cli.complain(f"--samples is {given.samples}: it must be at least 1.")
     validate(given.config)
+    check_output_file(given.out)
     runtime.start(given.config.mesh.cpu_devices, given.config.model.dtype)
     try:
         summary = label(given.config, pathlib.Path(given.out), given.samples)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import ConfigError
+from srt_jax.config import ConfigError, run_directory
 from srt_jax.data import label_file, overlap
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import DataError, NotHereError, Problem, fingerprint
@@ -20,6 +20,7 @@ from srt_jax.data.curriculum import Curriculum
 from srt_jax.data.prompts import encode, load_tokenizer, skip_when_decoded, stop_ids
 from srt_jax.data.split import split_validation
 from srt_jax.evaluation import VALIDATION, EvalSet
+from srt_jax.files import check_output_folder
 from srt_jax.model import attention, sharding, weights
 from srt_jax.model.config import (
     GENERATION_CONFIG,
@@ -68,7 +69,11 @@ class Prepared:
 
 
 def prepare(config: ConfigDict) -> Prepared:
-    """Loads and checks data, tokenizer and model shapes. Raises ConfigError, DataError or ModelError."""
+    """Loads and checks data, tokenizer and model shapes, and that the run folder can be made.
+
+    Raises ConfigError, DataError, ModelError or OSError.
+    """
+    check_output_folder(run_directory(config))
     model = read_model(config)
     weights.check(model.directory)
     problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)

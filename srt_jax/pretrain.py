@@ -13,7 +13,7 @@ import pathlib
 import time
 
 from srt_jax import runtime
-from srt_jax.files import read_json_object
+from srt_jax.files import check_output_folder, read_json_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +128,13 @@ def main() -> None:
         prog="python -m srt_jax.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("cache/miniature"),
                         help="folder of the model, its tokenizer and the two problem sets")
+    out = parser.parse_args().out
+    try:
+        check_output_folder(out)
+    except OSError as e:
+        parser.error(f"--out={out} cannot be made ({e}): choose another folder.")
     runtime.start(cpu_devices=2)
-    pretrain(parser.parse_args().out, Recipe())
+    pretrain(out, Recipe())
 
 
 if __name__ == "__main__":

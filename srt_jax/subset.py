@@ -18,7 +18,7 @@ from srt_jax import cli
 from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import DataError, Problem, fingerprint
-from srt_jax.files import shown
+from srt_jax.files import check_output_file, shown
 
 
 def select(rows: dict[str, dict], by: str, fraction: float, hardest: bool) -> set[str]:
@@ -83,6 +83,7 @@ def main(argv) -> int:
         return cli.complain("give --config=configs/X.py, --labels=FILE and --out=FILE, and no bare arguments.")
     if not 0 < given.fraction <= 1:
         return cli.complain(f"--fraction is {given.fraction}: it lies in (0, 1].")
+    check_output_file(given.out)
     report = subset(given.config.data, given.labels, given.by, given.fraction, given.hardest, pathlib.Path(given.out))
     print(f"{report['kept']} of {report['labelled']} problems with a label ({report['problems']} in the data): the "
           f"{report['end']} {given.fraction:.1%} by {given.by}")

@@ -92,7 +92,7 @@ def _validate_source(field: str, source: ConfigDict) -> None:
     _require(source.duplicates in ("refuse", "first"),
              f"{field}.duplicates is {source.duplicates!r}: choose one of 'refuse', 'first'.")
     _require(source.limit >= 0, f"{field}.limit is {source.limit}: give a number of problems, or 0 for all of them.")
-    _require(kind != "gym" or source.size >= 1, f"{field}.size is {source.size}: it must be at least 1.")
+    _require(source.size >= 1, f"{field}.size is {source.size}: it must be at least 1.")
     _require(not path or kind in ("jsonl", "parquet"),
              f"{field}.path is {path!r}, but {field}.kind is {kind!r}, which reads no file: set it to 'jsonl' or "
              "'parquet'.")

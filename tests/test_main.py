@@ -171,6 +171,14 @@ def test_a_run_may_go_on_at_other_servers_and_another_limit_but_not_in_another_d
     assert differing_fields(before, fingerprint_fields(config)) == ["rollout.vllm.dtype ('' there, 'float32' here)"]
 
 
+def test_template_variables_are_part_of_a_run_s_identity():
+    there, here = base(), base()
+    with here.prompts.unlocked():
+        here.prompts.chat_template_kwargs = ConfigDict({"enable_thinking": False})
+    assert differing_fields(fingerprint_fields(there), fingerprint_fields(here)) == [
+        "prompts.chat_template_kwargs.enable_thinking (None there, False here)"]
+
+
 def test_rollouts_that_cannot_be_had_are_told_in_one_sentence(capsys):
     def main(argv):
         raise RolloutError("no server is left.")

@@ -144,8 +144,8 @@ def _template_failed(error: Exception, prompts: Prompts) -> DataError:
 
 def check_template_variables(tokenizer, prompts: Prompts) -> None:
     """Raises DataError for a key of prompts.chat_template_kwargs that would change nothing, or another argument."""
-    if prompts.template == "plain" or not prompts.chat_template_kwargs:
-        return
+    if prompts.template == "plain" or not prompts.chat_template_kwargs or not tokenizer.chat_template:
+        return  # `render` tells of a template that is missing
     known = _template_variables(tokenizer, prompts)
     own = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters} - {"kwargs"}
     for name in prompts.chat_template_kwargs:

@@ -169,9 +169,10 @@ def test_bad_configs(make_tokenizer, config, message):
         render("p", make_tokenizer(), config)
 
 
-def test_chat_without_a_chat_template(make_tokenizer):
+@pytest.mark.parametrize("variables", [{}, {"chat_template_kwargs": {"x": 1}}])
+def test_chat_without_a_chat_template(make_tokenizer, variables):
     with pytest.raises(DataError, match="the tokenizer has no chat template; set it to 'plain'"):
-        encode(problems("p"), make_tokenizer(chat_template=None), CHAT, 100)
+        encode(problems("p"), make_tokenizer(chat_template=None), {**CHAT, **variables}, 100)
 
 
 def test_stop_ids(make_tokenizer):
