@@ -305,7 +305,7 @@ def quickstart(setting: Setting, record: Record) -> None:
     # On two CPU cores 0.391 before and 0.498 after ten steps (seed 0); other rounding draws other samples.
     record.row("avg@32 of the base model", base, "0.34 to 0.43", ok=setting.rehearse or 0.34 <= base <= 0.43)
     record.row(f"avg@32 after {config.steps} steps", last, "0.05 more", ok=setting.rehearse or last >= base + 0.05)
-    steps = [values for values in read_metrics(pathlib.Path(config.out) / config.name) if "time/step" in values]
+    steps = [values for values in read_metrics(pathlib.Path(config.out) / config.name) if values["step"]]
     counts = [values["time/compilations"] for values in steps[:-1]]  # the last step evaluates and saves
     record.row("compilations after the first step", f"{counts[-1] - counts[0]:.0f}", "0", ok=counts[-1] == counts[0])
     record.row("seconds of a step", statistics.median(values["time/step"] for values in steps[:-1]))

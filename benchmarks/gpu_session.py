@@ -7,11 +7,11 @@ to less than ten minutes, and what a part leaves of its time is there for the ne
 to DIR/gpu_session.jsonl as soon as it ends; its output goes to DIR/gpu_session.log; a table, DIR/gpu_session.md, comes
 last. --rehearse runs all parts on a CPU with tiny shapes: it shows that the programs run, and measures nothing.
 
-Needs one NVIDIA GPU, jax with its CUDA plug-in, flax, optax, orbax-checkpoint and transformers; no network, no vLLM. Of
-requirements.txt, such a machine may lack some pure-Python packages. Their wheels (0.4 MB) go into the folder wheels/ of
-the repository, from where the parts import them:
+Needs one NVIDIA GPU, jax with its CUDA plug-in, flax, optax, orbax-checkpoint, transformers and tensorboard; no
+network, no vLLM. Of requirements.txt, such a machine may lack some pure-Python packages. Their wheels (0.3 MB) go into
+the folder wheels/ of the repository, from where the parts import them:
 
-    python -m pip download --no-deps -d wheels ml-collections tensorboardX httpx2 httpcore2 truststore
+    python -m pip download --no-deps -d wheels ml-collections httpx2 httpcore2 truststore
 
 The parts `quickstart` and `run` need the miniature base model (1 MB), which `python -m srt_jax.pretrain` makes in
 cache/miniature, on this machine or on another. docs/gpu.md says how to read the table.

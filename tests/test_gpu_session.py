@@ -31,17 +31,19 @@ def parts(monkeypatch):
     return gpu_parts
 
 
-def test_the_rehearsal_runs_every_part(session, tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "gpu_session.py"), "--rehearse", f"--out={tmp_path}"]
+def test_the_rehearsal_runs_every_kind_of_part(session, tmp_path):
+    """The larger models are left out: a rehearsal has the same small one for all."""
+    wanted = [part for part in session.LIMITS if part not in ("update-1.5b", "update-4b", "sampler-1.5b")]
+    command = [sys.executable, str(BENCHMARKS / "gpu_session.py"), "--rehearse", f"--out={tmp_path}",
+               f"--parts={','.join(wanted)}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [json.loads(text) for text in (tmp_path / "gpu_session.jsonl").read_text().splitlines()]
-    failed = [line for line in lines if line["status"] != "ok"]
-    assert (done.returncode, failed) == (0, []), (tmp_path / "gpu_session.log").read_text()[-3000:]
-    assert [line["part"] for line in lines] == ["device", "base", *list(session.LIMITS)[1:]]
     table = (tmp_path / "gpu_session.md").read_text()
+    lines = (tmp_path / "gpu_session.jsonl").read_text().splitlines()
+    by_part = {line["part"]: line for line in map(json.loads, lines)}
+    assert done.returncode == 0 and {line["status"] for line in by_part.values()} == {"ok"}, table
+    assert list(by_part) == ["device", "base", *wanted[1:]]
     assert done.stdout.endswith(table + "\n")
-    assert all(f"| {part} | seconds |" in table for part in session.LIMITS)
-    by_part = {line["part"]: line for line in lines}
+    assert all(f"| {part} | seconds |" in table for part in wanted)
     assert len(by_part["update-0.5b"]["kernels"]) == 10
     assert by_part["sampler-0.5b"]["continuous"]["new_tokens_per_s"] > 0
     assert len(by_part["run"]["seed_1"]["true_reward"]) == 2
