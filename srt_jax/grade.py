@@ -17,6 +17,7 @@ from pathlib import Path
 
 from srt_jax.files import check_output_file
 from srt_jax.grading.answers import BOXES, Format, extract
+from srt_jax.grading.golds import LONG, bare_answer, looks_worked
 from srt_jax.grading.grader import Grader
 from srt_jax.reward.vote import majority
 
@@ -57,6 +58,36 @@ def _row(line: str, fields: Sequence[str], where: str) -> dict:
     return row
 
 
+# How rows say whether a prediction is right; 1 and 0 are True and False to a dict.
+TRUTH = {True: True, False: False, "true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+
+
+def read_pairs(path: str) -> list[dict]:
+    """Rows {prediction, gold[, correct]}; `correct` may be true, 1, "true" or the like, and null where nobody knows."""
+    rows = read_rows(path, ("prediction", "gold"))
+    for number, row in enumerate(rows, 1):
+        told = row.get("correct")
+        word = told.strip().casefold() if isinstance(told, str) else told
+        if word in (None, ""):
+            row["correct"] = None
+        elif isinstance(word, list | dict) or word not in TRUTH:
+            raise InputError(f"{path}, row {number} has {told!r} under 'correct'; write true, false or null")
+        else:
+            row["correct"] = TRUTH[word]
+    return rows
+
+
+def response_warning(rows: list[dict], form: Format) -> str | None:
+    """What to say where most predictions are whole responses and not the answers in them."""
+    texts = [row["prediction"] or "" for row in rows]
+    whole = sum(len(text) > LONG or (looks_worked(text) and extract(text, form) is not None) or "\\boxed" in text
+                for text in texts)  # fmt: skip
+    if whole * 2 <= len(texts):
+        return None
+    return (f"{whole} of {len(texts)} predictions look like whole responses, and --pairs compares answers: use --vote "
+            "--predictions with rows {problem, response, gold}, or extract the answers first.")  # fmt: skip
+
+
 def write_rows(path: str, rows: Iterable[dict]) -> None:
     """Write JSON lines under a temporary name and rename, so that a partial file never has the final name."""
     temporary = f"{path}.{os.getpid()}.tmp"
@@ -73,9 +104,12 @@ def write_rows(path: str, rows: Iterable[dict]) -> None:
 
 
 def grade_pairs(rows: list[dict], grader: Grader) -> tuple[dict, list[dict]]:
-    """Summary and details of {prediction, gold, correct} rows; agreement is null where no row says what is correct."""
-    verdicts = grader.grade([r["prediction"] for r in rows], [r["gold"] for r in rows])
-    labelled = [(r["correct"], v) for r, v in zip(rows, verdicts) if isinstance(r.get("correct"), bool)]
+    """Summary and details of {prediction, gold, correct} rows; agreement is null where no row says what is correct.
+
+    `correct` is a bool or None, as `read_pairs` makes it.
+    """
+    verdicts = grader.grade([r["prediction"] for r in rows], [bare_answer(r["gold"]) for r in rows])
+    labelled = [(r["correct"], v) for r, v in zip(rows, verdicts) if r.get("correct") is not None]
     summary = {
         "pairs": len(rows),
         "agreement": sum(c == v for c, v in labelled) / len(labelled) if labelled else None,
@@ -96,7 +130,7 @@ def vote(rows: list[dict], grader: Grader, form: Format) -> tuple[dict, list[dic
         answers.append([a.text if a else None for a in found])
     groups = grader.groups(answers)
     votes = [majority(a, g) for a, g in zip(answers, groups)]
-    golds = [[row["gold"] for row in group] for group in problems.values()]
+    golds = [[bare_answer(row["gold"]) for row in group] for group in problems.values()]
     right = grader.grade([a for group in answers for a in group], [g for group in golds for g in group])
     label_right = grader.grade([v.label for v in votes], [g[0] for g in golds])
     summary = {
@@ -150,7 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         started = time.monotonic()
         with Grader(workers=options.workers, match=options.match) as grader:
             if options.pairs:
-                summary, details = grade_pairs(read_rows(options.pairs, ("prediction", "gold")), grader)
+                rows = read_pairs(options.pairs)
+                if (warning := response_warning(rows, form)) is not None:
+                    print(f"warning: {warning}", file=sys.stderr)
+                summary, details = grade_pairs(rows, grader)
             else:
                 rows = read_rows(options.predictions, ("problem", "response", "gold"))
                 summary, details = vote(rows, grader, form)

@@ -21,6 +21,7 @@ from srt_jax.data.prompts import encode, load_tokenizer, skip_when_decoded, stop
 from srt_jax.data.split import split_validation
 from srt_jax.evaluation import VALIDATION, EvalSet
 from srt_jax.files import check_output_folder
+from srt_jax.grading.golds import looks_worked
 from srt_jax.model import attention, sharding, weights
 from srt_jax.model.config import (
     GENERATION_CONFIG,
@@ -176,7 +177,12 @@ def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict)
         raise type(e)(f"{field}: {e}") from None
     problems, prompts, filtered = encode(problems, tokenizer, config.prompts, config.batch.max_prompt_tokens)
     answered = sum(p.answer is not None for p in problems)
-    return problems, prompts, f"{field}: {problem_sources.title(source)}: {filtered}; {answered} with an answer"
+    line = f"{field}: {problem_sources.title(source)}: {filtered}; {answered} with an answer"
+    worked = [p.id for p in problems if p.answer is not None and p.metadata is None and looks_worked(p.answer)]
+    if worked:
+        line += (f"; {len(worked)} of these look like worked solutions, which no answer can match (the first has the "
+                 f"id {worked[0]}): set {field}.answer_column to a column of bare answers")
+    return problems, prompts, line
 
 
 def encode_eval_sets(config: ConfigDict, tokenizer) -> tuple[list[EvalSet], list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from srt_jax.data.base import DataError, Problem
 from srt_jax.files import shown
+from srt_jax.grading.golds import bare_answer
 
 _DEFAULT_COLUMNS = {"prompt": "problem", "answer": "answer", "id": "id", "level": "level"}
 # What SRT's code writes in place of an answer that training must not see (its reward_manager/self_learning.py).
@@ -19,7 +20,8 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
     config: names of columns (`prompt_column`, `answer_column`, `id_column`, `level_column`, `labelled_column`; a dot
     reaches into a nested column), `limit`, `levels`, `duplicates` ("refuse", or "first": later rows with the id, the
     prompt and the answer of an earlier one are left out). A row without an id gets a hash of its prompt; a missing,
-    null or blank answer is None. A prompt may be a list of messages, of which the first user's counts. Rows of verl's
+    null or blank answer is None, and one inside of a solution (`#### 5`, a box) or of `['5']` is read. A prompt may be
+    a list of messages, of which the first user's counts. Rows of verl's
     format (a nested `reward_model`) are understood as they are.
     path and unit ("line" or "row") are for messages, and the path's stem is the problems' source.
     Raises DataError for a row without a prompt, a value that is no scalar, a stored label that is not the true answer,
@@ -90,7 +92,7 @@ def _problem(path: Path, place: str, row: dict, columns: dict[str, str]) -> tupl
     problem = Problem(
         id=prompt_id(prompt) if hashed else scalars["id"],
         prompt=prompt,
-        answer=scalars["answer"],
+        answer=None if scalars["answer"] is None else bare_answer(scalars["answer"]),
         source=path.stem,
         level=scalars["level"],
         labelled=_flag(place, row, columns["labelled"]) if columns["labelled"] else None,

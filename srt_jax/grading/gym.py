@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -29,7 +30,35 @@ def _dataset(task: str, config: str):
 def scorer(task: str, config: dict) -> Callable[[str, dict], float]:
     """The scorer of a data set, as (answer, entry) -> score in [0, 1]."""
     dataset = _dataset(task, json.dumps(config, sort_keys=True))
-    return lambda answer, entry: float(dataset.score_answer(answer=answer, entry=_original(dataset, entry)))
+    allowed = GUARDS.get(task, lambda answer, right: True)
+
+    def score(answer: str, entry: dict) -> float:
+        right = str(entry["answer"])
+        if (_NO_NUMBER.search(answer) and not _NO_NUMBER.search(right)) or not allowed(answer, right):
+            return 0.0
+        value = float(dataset.score_answer(answer=answer, entry=_original(dataset, entry)))
+        return value if math.isfinite(value) else 0.0
+
+    return score
+
+
+def _is_the_word(answer: str, right: str) -> bool:
+    return answer.strip().casefold() == right.strip().casefold()
+
+
+def _is_near(answer: str, right: str) -> bool:
+    try:
+        return abs(float(answer) - float(right)) <= NEAR
+    except ValueError:
+        return True  # the task's own scorer decides
+
+
+# Scorers of reasoning-gym 0.1.25 that give full marks to junk, and what an answer must be before they are asked:
+# game_of_life_halting to any text, coin_flip to a few first digits. `nan` passes every comparison with a tolerance
+# that is written as "not farther away than" (complex_arithmetic); it is refused for all tasks.
+GUARDS: dict[str, Callable[[str, str], bool]] = {"game_of_life_halting": _is_the_word, "coin_flip": _is_near}
+NEAR = 1e-3
+_NO_NUMBER = re.compile(r"(?<![a-z])(?:nan|inf(?:inity)?)j?(?![a-z])", re.IGNORECASE)
 
 
 def _original(dataset, entry: dict) -> dict:

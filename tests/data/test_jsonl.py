@@ -177,3 +177,8 @@ def test_benchmark_files(data_dir, name, rows):
 def test_levels_of_math500(data_dir):
     levels = {problem.level for problem in jsonl(str(data_dir / "math500.jsonl"))}
     assert levels == {"1", "2", "3", "4", "5"}
+
+
+def test_answers_inside_of_solutions_and_lists_are_read(write):
+    path = write({"problem": "a", "answer": "6 times 7.\n#### 42"}, {"problem": "b", "answer": "['5']"})
+    assert [problem.answer for problem in jsonl(path)] == ["42", "5"]

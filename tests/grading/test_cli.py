@@ -100,3 +100,52 @@ def test_as_a_program_without_accelerator_libraries(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("right", [True, 1, "true", "True", "1", "yes"])
+@pytest.mark.parametrize("wrong", [False, 0, "false", "no", "0"])
+def test_correct_may_be_written_in_several_ways(tmp_path, capsys, right, wrong):
+    rows = [{"prediction": "5", "gold": "5", "correct": right}, {"prediction": "5", "gold": "6", "correct": wrong}]
+    rows.append({"prediction": "5", "gold": "6", "correct": None})
+    code, printed, _ = run(capsys, "--pairs", write(tmp_path / "p.jsonl", rows))
+    assert code == 0
+    assert json.loads(printed.splitlines()[-1])["agreement"] == 1.0
+
+
+@pytest.mark.parametrize("told", ["maybe", 2, 0.5, [True], {}])
+def test_another_correct_is_refused(tmp_path, capsys, told):
+    rows = [{"prediction": "5", "gold": "5"}, {"prediction": "5", "gold": "5", "correct": told}]
+    code, out, err = run(capsys, "--pairs", write(tmp_path / "p.jsonl", rows))
+    assert (code, out) == (2, "")
+    assert "row 2 has" in err
+    assert "under 'correct'; write true, false or null" in err
+
+
+def test_whole_responses_as_predictions_are_noticed(tmp_path, capsys):
+    rows = [{"prediction": "We add. So it is \\boxed{5}.", "gold": "5"}] * 3 + [{"prediction": "5", "gold": "5"}]
+    _, _, err = run(capsys, "--pairs", write(tmp_path / "p.jsonl", rows))
+    assert "3 of 4 predictions look like whole responses" in err
+    _, _, err = run(capsys, "--pairs", write(tmp_path / "q.jsonl", [{"prediction": "5", "gold": "5"}] * 2))
+    assert err == ""
+
+
+def test_golds_that_are_solutions_are_read(tmp_path, capsys):
+    rows = [
+        {"prediction": "42", "gold": "6 times 7.\nSo we have it.\n#### 42", "correct": True},
+        {"prediction": "5", "gold": "['5']", "correct": True},
+        {"prediction": "5", "gold": "#### 5", "correct": True},
+    ]
+    _, printed, _ = run(capsys, "--pairs", write(tmp_path / "p.jsonl", rows))
+    assert json.loads(printed.splitlines()[-1])["agreement"] == 1.0
+
+
+def test_styles_of_responses(tmp_path, capsys):
+    rows = [{"problem": "p", "response": "x = 3 and y = 7", "gold": "7"}]
+    path = write(tmp_path / "v.jsonl", rows)
+    pattern = ("--style=regex", "--pattern=y = (.)")
+    for options, accuracy in (((), 0.0), (("--style", "last_number"), 1.0), (pattern, 1.0)):
+        _, printed, _ = run(capsys, "--vote", "--predictions", path, *options)
+        assert json.loads(printed.splitlines()[-1])["accuracy"] == accuracy
+    with pytest.raises(SystemExit):
+        run(capsys, "--vote", "--predictions", path, "--style", "nowhere")
+    assert "style is 'nowhere'" in capsys.readouterr().err

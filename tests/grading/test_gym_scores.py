@@ -68,3 +68,45 @@ def test_nothing_scores_zero_and_an_unknown_task_is_an_error(gym_grader):
     assert gym_grader.grade_gym([None, "", "\x00"], [wire, wire, wire]) == [0.0, 0.0, 0.0]
     with pytest.raises(RuntimeError, match="no_such_task"):
         gym_grader.grade_gym(["5"], [{**wire, "task": "no_such_task"}])
+
+
+JUNK = ["nan", "x", "[]", "0"]
+# These make their problems or scores too slowly for a test of all tasks, or are refused as data (docs/data.md).
+LEFT_OUT = {"composite", "codeio", "futoshiki", "intermediate_integration", "rush_hour", "sokoban", "zebra_puzzles"}
+
+
+def test_no_task_gives_full_marks_to_junk(gym_grader):
+    """Every task with one problem; what equals the right answer is no junk."""
+    import reasoning_gym.factory
+
+    tasks = sorted(set(reasoning_gym.factory.DATASETS) - LEFT_OUT)
+    wires = []
+    for task in tasks:
+        entry = reasoning_gym.create_dataset(task, size=1, seed=7)[0]
+        packed = json.loads(json.dumps(entry, default=str))
+        wires.append({"task": task, "config": {"size": 1, "seed": 7}, "entry": packed})
+    right = [str(wire["entry"]["answer"]).strip().lower() for wire in wires]
+    cases = [(junk, w) for w, r in zip(wires, right) for junk in (*JUNK, r[:1]) if junk.strip() and junk.lower() != r]
+    gym_grader.metrics()
+    scores = gym_grader.grade_gym([junk for junk, _ in cases], [wire for _, wire in cases])
+    fooled = {(wire["task"], junk) for (junk, wire), score in zip(cases, scores) if score >= 1}
+    assert fooled == set()
+    assert gym_grader.metrics()["skipped"] == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "right", "junk"),
+    [
+        ("game_of_life_halting", lambda answer: answer, lambda answer: "x"),
+        ("game_of_life_halting", lambda answer: answer.lower(), lambda answer: str(answer != "True")),
+        ("coin_flip", lambda answer: answer, lambda answer: answer[:3]),
+        ("coin_flip", lambda answer: f"{float(answer):.5f}", lambda answer: "0"),
+        ("complex_arithmetic", lambda answer: answer, lambda answer: "nan"),
+        ("complex_arithmetic", lambda answer: answer.replace(" ", ""), lambda answer: "nan+nanj"),
+    ],
+)
+def test_guarded_scorers(gym_grader, task, right, junk):
+    dataset = reasoning_gym.create_dataset(task, **CONFIG)
+    wire = {"task": task, "config": CONFIG, "entry": json.loads(json.dumps(dataset[0], default=str))}
+    answer = str(dataset[0]["answer"])
+    assert gym_grader.grade_gym([right(answer), junk(answer)], [wire, wire]) == [1.0, 0.0]

@@ -1,0 +1,46 @@
+"""Known answers as files have them: what is no bare answer is read, and what cannot be read is counted."""
+
+import ast
+import re
+
+from srt_jax.grading.answers import Format, extract
+
+_WORKED = Format("boxed,answer_tag,final_answer", boxes="statement")
+LONG = 300  # characters; an answer that is longer is rarely one that a response repeats
+_SENTENCE = re.compile(r"[a-z)\]}$][.!?]\s+[A-Z\\$]")
+
+
+def bare_answer(gold: str) -> str:
+    """The answer in `#### 5`, in a solution that ends in `#### 42` or in a box, in `['5']`; others as they are."""
+    text = gold.strip()
+    if "####" in text:
+        found = extract(text, "hash")
+        return found.text if found else gold
+    if text.startswith("[") and text.endswith("]") and ("'" in text or '"' in text):
+        return _listed(text) or gold
+    if "\\boxed" in text or "\\fbox" in text or "<answer>" in text or looks_worked(text):
+        found = extract(text, _WORKED)
+        return found.text if found else gold
+    return gold
+
+
+def looks_worked(gold: str) -> bool:
+    """Is this a text of several sentences or lines, which no response's answer can match?"""
+    text = gold.strip()
+    return len(text) > LONG or (len(text) > 40 and (_SENTENCE.search(text) is not None or _has_lines_of_words(text)))
+
+
+def _has_lines_of_words(text: str) -> bool:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return len(lines) > 1 and any(re.search(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}", line) for line in lines)
+
+
+def _listed(text: str) -> str | None:
+    """`['5']` is 5 and `['3', '4']` is 3, 4: a list of texts as Python writes it; None for everything else."""
+    try:
+        items = ast.literal_eval(text) if len(text) <= 2_000 else None
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    if not isinstance(items, list) or not items or not all(isinstance(item, str) and item.strip() for item in items):
+        return None
+    return ", ".join(item.strip() for item in items)
