@@ -99,6 +99,15 @@ def test_without_a_gpu_nothing_is_measured(session, tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: there is no GPU to measure (JAX sees cpu)")
 
 
+def test_a_missing_miniature_is_told_before_anything_starts(session, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(session, "MINIATURE", session.ROOT / "cache" / "nothing")
+    monkeypatch.setattr(sys, "argv", ["gpu_session.py", f"--out={tmp_path / 'out'}", "--parts=attention,run"])
+    assert session.main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: cache/nothing is missing") and "python -m srt_jax.pretrain" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_exception_fails_its_check_and_no_other(session, parts, tmp_path):
     record = parts.Record(tmp_path / "record", 10.0)
     with record.attempt("divides"):
