@@ -14,7 +14,8 @@ DIFFERENCES = {
     "rl.entropy_coef": 0.001,  # verl's default; neither the script nor the paper mentions it
     "answer.boxes": "last",  # of several boxes in one sentence
     "vote.match": "string",  # 1/2 and 0.5 are two candidates
-    "reward.match": "verify",  # a rollout is graded against the label, whatever it voted for
+    "reward.match": "math_verify",  # a rollout is graded against the label, whatever it voted for
+    "eval.match": "math_verify",
     "labels.unlabelled": "zero_advantage",  # prompts without a label stay in the denominators
 }
 

@@ -89,7 +89,8 @@ def base() -> ConfigDict:
         ),
         vote=dict(match="equivalent"),  # how answers are compared for votes: equivalent | string
         reward=dict(
-            match="equivalent",      # how answers are compared with a label: equivalent | string | verify (directed)
+            match="equivalent",      # how answers are compared with a label: equivalent | string | verify (directed) |
+            #                          math_verify (that package, in workers without a network)
             overlong_buffer=0,       # tokens before the limit over which up to 1 is taken off the reward (DAPO)
             drop_truncated=False,    # responses cut at the limit count in the vote, not in the loss (DAPO)
         ),
@@ -125,6 +126,7 @@ def base() -> ConfigDict:
         ),
         eval=dict(
             sets=ConfigDict(),       # name -> source
+            match="verify",          # how answers are compared with known ones, in training too: verify | math_verify
             every=100,               # steps; also at step 0 and at the last
             samples=32,
             temperature=1.0,

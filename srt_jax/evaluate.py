@@ -72,7 +72,8 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
     results, rows = {}, []
     try:
         sampler.load(params, 0)
-        with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout) as grader:
+        with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
+                    truth=config.eval.match) as grader:
             grader.self_test()
             for c in configs:
                 found = results[c.eval.temperature] = {}

@@ -117,7 +117,8 @@ def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: lis
     started, first = time.perf_counter(), done
     try:
         sampler.load(params, 0)
-        with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout) as grader:
+        with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
+                    truth=config.eval.match) as grader:
             grader.self_test()
             while done < len(problems):
                 batch = problems[done:done + BATCH]

@@ -67,7 +67,8 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
         print(f"going on from step {start} of {config.steps} in {directory}")
     update = compile_update(make_update(graphdef, optimizer, update_config, mesh, state),
                             state, reference, abstract_batch(update_config.layout, mesh))
-    grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout)
+    grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
+                    truth=config.eval.match)
     grader.self_test()
     log = metrics.RunLog(directory, config.steps, last_step=start or None) if is_first_process() else metrics.NoLog()
     log.introduce(config)

@@ -1,4 +1,5 @@
 """Whether a config can run: one clear sentence with field, value and remedy, before anything expensive starts."""
+import importlib.util
 import urllib.parse
 
 from ml_collections import ConfigDict
@@ -19,7 +20,8 @@ CHOICES = {
     "labels.source": ("vote", "soft_vote", "ground_truth", "file", "mixed", "none"),
     "labels.unlabelled": ("discard", "zero_advantage"),
     "vote.match": ("equivalent", "string"),
-    "reward.match": ("equivalent", "string", "verify"),
+    "reward.match": ("equivalent", "string", "verify", "math_verify"),
+    "eval.match": ("verify", "math_verify"),
     "rl.objective": ("policy_gradient", "cross_entropy", "entropy"),
     "rl.advantage": ("rloo", "grpo", "dr_grpo", "reinforce", "reinforce_baseline", "reinforce_pp",
                      "reinforce_pp_baseline"),
@@ -46,6 +48,10 @@ def validate(config: ConfigDict) -> None:
     for field, allowed in CHOICES.items():
         _choice(c, field, allowed)
     _validate_answer(c)
+    for field in ("reward.match", "eval.match"):
+        _require(_get(c, field) != "math_verify" or importlib.util.find_spec("math_verify"),
+                 f"{field} is 'math_verify', but that package is not installed: run `pip install -r "
+                 "requirements-math-verify.txt`, or choose 'verify'.")
     for field in ("steps", "batch.prompts_per_step", "batch.samples_per_prompt", "batch.microbatch_sequences",
                   "batch.minibatches_per_step", "batch.epochs_per_step", "batch.max_prompt_tokens",
                   "batch.max_response_tokens", "rollout.prompts_per_call", "eval.every", "eval.samples",

@@ -19,15 +19,18 @@ from srt_jax.grading.compare import matches
 from srt_jax.grading.expression import POINTS, close, exact, fingerprint
 from srt_jax.grading.parse import Tree
 from srt_jax.grading.pool import SKIPPED, Pool
-from srt_jax.grading.shape import MAX_LENGTH, Leaf, Read
+from srt_jax.grading.shape import MAX_LENGTH, MAX_MATH, Leaf, Read
 
 Pair = tuple[str, str, str]  # (domain of the symbols: "real" | "positive", leaf key, leaf key)
 MATCHES = ("equivalent", "string")
+TRUTHS = ("verify", "math_verify")
 PROOF_ROUNDS = 2  # a comparison that needs more after these is a mismatch
 MAX_CANDIDATES = 2_000  # proofs that the answers to one problem may ask for; no budget pays for more
 NEIGHBOURS = 20  # that a leaf is compared with on either side, in the order of their values
 CACHE_VERSION = 1
 GYM_PATIENCE = 5  # a scorer may take this many times the time of a proof: some rebuild their puzzle
+ENGINE_BUDGET = 120.0  # seconds for all of math-verify's comparisons of a call
+MAX_REMEMBERED = 100_000  # verdicts of math-verify
 GYM_BUDGET = 120.0  # seconds for all scores of a call; a score left out would be a silent zero
 
 
@@ -37,7 +40,8 @@ class Grader:
     workers: processes for proofs and gym scorers, started when first needed. match: how `groups` compares
     ("equivalent", or "string": exact stripped text). timeout: seconds for one proof. budget: seconds for all proofs of
     a call to `groups`; `grade` may take two rounds of it. memory_mb: address space of a worker. cache_path: JSONL file
-    of proofs, read at start and appended to (runs may share it).
+    of proofs, read at start and appended to (runs may share it). truth: how `grade` compares with known answers
+    ("verify", or "math_verify": that package in isolated workers; it must be installed).
     """
 
     def __init__(
@@ -48,13 +52,19 @@ class Grader:
         memory_mb: int = 1024,
         cache_path: str | os.PathLike | None = None,
         budget: float = 3.0,
+        truth: str = "verify",
     ):
         if match not in MATCHES:
             raise ValueError(f"match is {match!r}; use one of {', '.join(MATCHES)}")
+        if truth not in TRUTHS:
+            raise ValueError(f"truth is {truth!r}; use one of {', '.join(TRUTHS)}")
         if workers < 1:
             raise ValueError(f"workers is {workers}; the grader needs one at least")
         self.match, self.timeout, self.budget = match, timeout, budget
+        self.truth = truth
         self._pool = Pool(workers, memory_mb)
+        self._isolated = Pool(workers, memory_mb, isolated=True)  # of math-verify
+        self._engine_verdicts: dict[tuple[str, str], bool] = {}
         self._counts: Counter[str] = Counter()
         self._seconds = 0.0
         self._proofs: dict[Pair, bool] = {}
@@ -89,10 +99,18 @@ class Grader:
         _same_length(answers, labels, "answers", "labels")
         return [a == b >= 0 for a, b in self.groups(list(zip(answers, labels)))]
 
-    def grade(self, predictions: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
-        """Is each prediction right, with the tolerances of docs/grading.md? None and '' are wrong."""
+    def grade(self, predictions: Sequence[str | None], golds: Sequence[str], truth: str | None = None) -> list[bool]:
+        """Is each prediction right, with the tolerances of docs/grading.md? None and '' are wrong.
+
+        truth: `verify` or `math_verify`, where it is not to be the grader's own.
+        """
         _same_length(predictions, golds, "predictions", "golds")
         started = time.monotonic()
+        if (truth or self.truth) == "math_verify":
+            verdicts = self._math_verify(predictions, golds)
+            self._counts["graded"] += len(verdicts)
+            self._seconds += time.monotonic() - started
+            return verdicts
         cases = [(self._read(p), self._read(g)) for p, g in zip(predictions, golds)]
         verdicts = [False] * len(cases)
         undecided = [i for i, (p, g) in enumerate(cases) if p is not None and g is not None]
@@ -121,6 +139,24 @@ class Grader:
         if verdicts[index]:
             wanted.update(asked)
         return verdicts[index] and bool(asked)
+
+    def _math_verify(self, predictions: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
+        """math-verify's verdicts, from isolated workers. What is too long, timed out or was not tried is wrong."""
+        pairs = [((p or "").strip(), (g or "").strip()) for p, g in zip(predictions, golds)]
+        fit = [pair for pair in dict.fromkeys(pairs) if all(0 < len(text) <= MAX_MATH for text in pair)]
+        new = [pair for pair in fit if pair not in self._engine_verdicts]
+        tasks = [{"op": "math_verify", "prediction": p, "gold": g} for p, g in new]
+        values = self._isolated.run(tasks, self.timeout, ENGINE_BUDGET)
+        self._engine_verdicts.update((pair, bool(value)) for pair, value in zip(new, values) if value is not SKIPPED)
+        verdicts = [self._engine_verdicts.get(pair, False) for pair in pairs]
+        if len(self._engine_verdicts) > MAX_REMEMBERED:
+            self._engine_verdicts.clear()
+        return verdicts
+
+    @property
+    def network(self) -> str:
+        """How math-verify's workers are kept from the network: "namespace", "blocked", "" before one has started."""
+        return self._isolated.network
 
     def grade_gym(self, answers: Sequence[str | None], entries: Sequence[dict]) -> list[float]:
         """Scores in [0, 1] by Reasoning Gym's own scorers, in the workers; 0.0 for None and for a scorer that fails
@@ -208,8 +244,8 @@ class Grader:
         parse_rate and distinct_groups (per problem) of `groups`; answers graded; symbolic_checks and cache_hits of
         proofs; timeouts, crashes, errors, skipped (out of budget) tasks and restarts of workers; seconds in all calls.
         """
-        counts, pool = self._counts, self._pool.counts
-        self._counts, self._pool.counts = Counter(), Counter()
+        counts, pool = self._counts, self._pool.counts + self._isolated.counts
+        self._counts, self._pool.counts, self._isolated.counts = Counter(), Counter(), Counter()
         seconds, self._seconds = self._seconds, 0.0
         return {
             "parse_rate": 1 - counts["unparseable"] / counts["answers"] if counts["answers"] else 1.0,
@@ -226,7 +262,7 @@ class Grader:
         for answers, expected in SELF_TEST_GROUPS:
             if self.match == "equivalent" and (ids := self.groups([answers])[0]) != expected:
                 raise RuntimeError(f"the grader groups {answers} as {ids} and not as {expected}; run tests/grading")
-        predictions, golds, expected = zip(*SELF_TEST_GRADES)
+        predictions, golds, expected = zip(*(SELF_TEST_GRADES if self.truth == "verify" else ENGINE_SELF_TEST))
         verdicts = self.grade(predictions, golds)
         wrong = [f"{p} for {g}" for p, g, e, v in zip(predictions, golds, expected, verdicts) if e != v]
         if wrong:
@@ -236,6 +272,7 @@ class Grader:
     def close(self) -> None:
         """Stop the workers. They start again if the grader is used again."""
         self._pool.close()
+        self._isolated.close()
 
     def __enter__(self) -> "Grader":
         return self
@@ -249,6 +286,7 @@ SELF_TEST_GROUPS = [
     (["\\sqrt{3+2\\sqrt{2}}", "1+\\sqrt{2}", "2.414213562"], [0, 0, 1]),  # needs a worker
     (["(1,2)", "2,1", "\\{1,2\\}"], [0, 1, 1]),
 ]
+ENGINE_SELF_TEST = [("\\frac{1}{2}", "0.5", True), ("x+1", "1+x", True), ("7", "8", False)]
 SELF_TEST_GRADES = [
     ("50\\%", "0.5", True),
     ("1,234 \\text{ cm}", "1234", True),

@@ -28,12 +28,12 @@ _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 class Worker:
     """One process and its pipes."""
 
-    def __init__(self, memory_mb: int):
+    def __init__(self, memory_mb: int, isolated: bool = False):
         root = str(Path(__file__).resolve().parents[2])
         environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
         environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "srt_jax.grading.worker", str(memory_mb)],
+            [sys.executable, "-m", "srt_jax.grading.worker", str(memory_mb), *(["--isolated"] if isolated else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -79,10 +79,14 @@ class Job:
 
 
 class Pool:
-    """`size` workers, started when first needed; counters in `counts`: timeouts, crashes, errors, skipped, restarts."""
+    """`size` workers, started when first needed; counters in `counts`: timeouts, crashes, errors, skipped, restarts.
 
-    def __init__(self, size: int, memory_mb: int):
-        self.size, self.memory_mb = size, memory_mb
+    isolated: workers without a network. `network` says how, once one has started: "namespace" or "blocked".
+    """
+
+    def __init__(self, size: int, memory_mb: int, isolated: bool = False):
+        self.size, self.memory_mb, self.isolated = size, memory_mb, isolated
+        self.network = ""
         self.counts: Counter[str] = Counter()
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
@@ -140,7 +144,7 @@ class Pool:
                 worker.stop()
                 continue
             return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
-        worker = Worker(self.memory_mb)
+        worker = Worker(self.memory_mb, self.isolated)
         with contextlib.suppress(OSError):  # it died at once: _progress finds the end of its stream and says so
             worker.send(message)
         return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
@@ -159,7 +163,7 @@ class Pool:
             return True
         for message in messages:
             if "ready" in message:
-                job.worker.ready = True
+                job.worker.ready, self.network = True, message.get("network", "")
             elif message.get("id") != job.index:
                 continue
             elif "started" in message:

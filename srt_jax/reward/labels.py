@@ -10,7 +10,7 @@ from srt_jax.data import label_file
 from srt_jax.data.base import DataError, Problem
 from srt_jax.data.split import uniform
 from srt_jax.grading.canonical import canonical
-from srt_jax.grading.grader import Grader
+from srt_jax.grading.grader import TRUTHS, Grader
 from srt_jax.reward import vote
 
 Answers = Sequence[Sequence[str | None]]
@@ -142,11 +142,11 @@ def agreement(answers: Answers, labels: Sequence[str | None], grader: Grader, ma
     """[P, n] bool: does an answer agree with its prompt's label (None: no)?
 
     equivalent, string, None (the grader's own): the label joins the grouping, and its group agrees. verify: the
-    directed comparison of ground truth, with its tolerances.
+    directed comparison of ground truth, with its tolerances. math_verify: that package's.
     """
-    if match == "verify":
+    if match in TRUTHS:
         flat = [(answer, label) for row, label in zip(answers, labels) if label is not None for answer in row]
-        verdicts = iter(grader.grade(*zip(*flat)) if flat else ())
+        verdicts = iter(grader.grade(*zip(*flat), match) if flat else ())
         return np.array([[label is not None and next(verdicts) for _ in row] for row, label in zip(answers, labels)])
     joined = grader.groups([[*row, label] for row, label in zip(answers, labels)], match)
     return np.array([[group == ids[-1] >= 0 for group in ids[:-1]] for ids in joined])
