@@ -1,15 +1,16 @@
 r"""Models by short name: the fields that make a model fit its node and its prompt format.
 
-The mesh is for one node of 8 GPUs of 141 GB; on a CPU (--dry_run) eight devices are simulated. Stop tokens need no
-entry: data/prompts.py:stop_ids collects the end tokens of tokenizer, generation config and chat template, so that a
-base model stops at <|im_end|> as well as at <|endoftext|>.
+The mesh follows the devices: the weights of larger models are split over all of them, small models are copied to each.
+Micro-batches suit one node of 8 GPUs of 141 GB. Stop tokens need no entry: data/prompts.py:stop_ids collects the end
+tokens of tokenizer, generation config and chat template, so that a base model stops at <|im_end|> as well as at
+<|endoftext|>.
 """
 
 
-def _node(path: str, fsdp: int = 8, **sections) -> dict:
-    """A model of the hub on one node; sections: further fields, e.g. batch={"microbatch_sequences": 16}."""
+def _hub(path: str, fsdp: int = -1, **sections) -> dict:
+    """A model of the hub; sections: further fields, e.g. batch={"microbatch_sequences": 16}."""
     fields = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
-    return {"model.path": path, "mesh.fsdp": fsdp, "mesh.cpu_devices": 8, **fields}
+    return {"model.path": path, "mesh.fsdp": fsdp, **fields}
 
 
 # A base model without a chat template of its own; the wording is our choice.
@@ -20,30 +21,30 @@ DEEPSEEK = {
 
 MODELS = {
     # Qwen2.5-Math: the template's own system prompt asks for a box too, as in SRT's runs; positions for 4096 tokens.
-    "qwen25_math_1_5b": _node("Qwen/Qwen2.5-Math-1.5B", fsdp=1),
-    "qwen25_math_7b": _node("Qwen/Qwen2.5-Math-7B"),
-    "qwen25_0_5b": _node("Qwen/Qwen2.5-0.5B", fsdp=1),
-    "qwen25_1_5b": _node("Qwen/Qwen2.5-1.5B", fsdp=1),
-    "qwen25_3b": _node("Qwen/Qwen2.5-3B"),
-    "qwen25_7b": _node("Qwen/Qwen2.5-7B"),
-    "qwen25_0_5b_instruct": _node("Qwen/Qwen2.5-0.5B-Instruct", fsdp=1),
-    "qwen25_1_5b_instruct": _node("Qwen/Qwen2.5-1.5B-Instruct", fsdp=1),
-    "qwen25_3b_instruct": _node("Qwen/Qwen2.5-3B-Instruct"),
-    "qwen25_7b_instruct": _node("Qwen/Qwen2.5-7B-Instruct"),
-    "qwen3_0_6b": _node("Qwen/Qwen3-0.6B-Base", fsdp=1),
-    "qwen3_1_7b": _node("Qwen/Qwen3-1.7B-Base", fsdp=1),
-    "qwen3_4b": _node("Qwen/Qwen3-4B-Base"),
-    "qwen3_8b": _node("Qwen/Qwen3-8B-Base"),
-    "qwen3_14b": _node("Qwen/Qwen3-14B-Base", batch={"microbatch_sequences": 16}),
-    "llama31_8b_instruct": _node("meta-llama/Llama-3.1-8B-Instruct"),
+    "qwen25_math_1_5b": _hub("Qwen/Qwen2.5-Math-1.5B", fsdp=1),
+    "qwen25_math_7b": _hub("Qwen/Qwen2.5-Math-7B"),
+    "qwen25_0_5b": _hub("Qwen/Qwen2.5-0.5B", fsdp=1),
+    "qwen25_1_5b": _hub("Qwen/Qwen2.5-1.5B", fsdp=1),
+    "qwen25_3b": _hub("Qwen/Qwen2.5-3B"),
+    "qwen25_7b": _hub("Qwen/Qwen2.5-7B"),
+    "qwen25_0_5b_instruct": _hub("Qwen/Qwen2.5-0.5B-Instruct", fsdp=1),
+    "qwen25_1_5b_instruct": _hub("Qwen/Qwen2.5-1.5B-Instruct", fsdp=1),
+    "qwen25_3b_instruct": _hub("Qwen/Qwen2.5-3B-Instruct"),
+    "qwen25_7b_instruct": _hub("Qwen/Qwen2.5-7B-Instruct"),
+    "qwen3_0_6b": _hub("Qwen/Qwen3-0.6B-Base", fsdp=1),
+    "qwen3_1_7b": _hub("Qwen/Qwen3-1.7B-Base", fsdp=1),
+    "qwen3_4b": _hub("Qwen/Qwen3-4B-Base"),
+    "qwen3_8b": _hub("Qwen/Qwen3-8B-Base"),
+    "qwen3_14b": _hub("Qwen/Qwen3-14B-Base", batch={"microbatch_sequences": 16}),
+    "llama31_8b_instruct": _hub("meta-llama/Llama-3.1-8B-Instruct"),
     # Llama architecture, 4096 positions, no chat template.
-    "deepseek_math_7b_instruct": _node("deepseek-ai/deepseek-math-7b-instruct", prompts=DEEPSEEK),
-    "smollm2_135m": _node("HuggingFaceTB/SmolLM2-135M", fsdp=1, prompts=QUESTION),
-    "smollm2_360m": _node("HuggingFaceTB/SmolLM2-360M", fsdp=1, prompts=QUESTION),
-    "smollm2_1_7b": _node("HuggingFaceTB/SmolLM2-1.7B", fsdp=1, prompts=QUESTION),
-    "smollm2_135m_instruct": _node("HuggingFaceTB/SmolLM2-135M-Instruct", fsdp=1),
-    "smollm2_360m_instruct": _node("HuggingFaceTB/SmolLM2-360M-Instruct", fsdp=1),
-    "smollm2_1_7b_instruct": _node("HuggingFaceTB/SmolLM2-1.7B-Instruct", fsdp=1),
+    "deepseek_math_7b_instruct": _hub("deepseek-ai/deepseek-math-7b-instruct", prompts=DEEPSEEK),
+    "smollm2_135m": _hub("HuggingFaceTB/SmolLM2-135M", fsdp=1, prompts=QUESTION),
+    "smollm2_360m": _hub("HuggingFaceTB/SmolLM2-360M", fsdp=1, prompts=QUESTION),
+    "smollm2_1_7b": _hub("HuggingFaceTB/SmolLM2-1.7B", fsdp=1, prompts=QUESTION),
+    "smollm2_135m_instruct": _hub("HuggingFaceTB/SmolLM2-135M-Instruct", fsdp=1),
+    "smollm2_360m_instruct": _hub("HuggingFaceTB/SmolLM2-360M-Instruct", fsdp=1),
+    "smollm2_1_7b_instruct": _hub("HuggingFaceTB/SmolLM2-1.7B-Instruct", fsdp=1),
     # The 0.25M-parameter miniature that python -m srt_jax.pretrain makes: any experiment on two CPU cores.
     "tiny": {
         "model.path": "cache/miniature", "model.dtype": "float32", "model.remat": "none",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One vLLM server in the foreground, for trainers that attach to it by rollout.servers: sets up .venv-vllm, then serves
 # MODEL_DIR with all the flags that a trainer needs. Usage:
-#   launch/vllm_server.sh MODEL_DIR [--port=8000] [--dtype=bfloat16] [--max_model_len=4096] [--gpu=0]
+#   launch/vllm_server.sh MODEL_DIR [--port=8000] [--dtype=auto] [--max_model_len=4096] [--gpu=0]
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_vllm_environment
 exec .venv-vllm/bin/python -m srt_jax.rollout.vllm_command "$@"

@@ -107,4 +107,6 @@ def check_same_run(there: dict, here: dict, directory) -> None:
                          ("model", "restore the initial model, or give the run another name")):
         if there.get(what) != here[what]:
             names = differing_fields(there[what], here[what]) if what == "config" else [f"{what} contents"]
-            raise CheckpointError(f"{directory} holds a run that differs in {'; '.join(names[:5])}: {remedy}.")
+            on_others = all(name.startswith(("mesh.", "batch.microbatch_sequences")) for name in names)
+            advice = "give it as many devices as it had, or give the run another name" if on_others else remedy
+            raise CheckpointError(f"{directory} holds a run that differs in {'; '.join(names[:5])}: {advice}.")

@@ -8,7 +8,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from srt_jax.checkpoint import CheckpointError
-from srt_jax.config import ConfigError
+from srt_jax.config import ConfigError, expanded
 from srt_jax.config_types import USERS_OWN, check_types
 from srt_jax.data.base import DataError
 from srt_jax.files import shown
@@ -25,6 +25,19 @@ def run(main) -> None:
     """Runs a job's main(argv) -> exit status; user errors become one sentence."""
     logging.set_verbosity(logging.WARNING)  # orbax and jax report every file and backend otherwise
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+
+
+def define_path(name: str, help: str) -> None:
+    """A flag whose value is a path as text, with the home directory for `~`; None where it is not given."""
+    flags.DEFINE(_PathParser(), name, None, help)
+
+
+class _PathParser(flags.ArgumentParser):
+    def parse(self, argument):
+        return expanded(argument)
+
+    def flag_type(self):
+        return "path"
 
 
 def complain(message: str) -> int:

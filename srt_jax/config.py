@@ -1,5 +1,6 @@
 """The base config and the arithmetic it implies; validation.py checks it. All of configs/ starts from `base()`."""
 import json
+import os
 import pathlib
 
 from ml_collections import ConfigDict
@@ -20,7 +21,7 @@ def base() -> ConfigDict:
         steps=1000,                  # RL steps; one step = one rollout batch
         model=dict(
             path="",                 # Hugging Face directory (or hub id) of the initial and reference model
-            dtype="bfloat16",        # compute dtype; master weights and optimizer are float32
+            dtype="auto",            # compute dtype: float32 | bfloat16 | auto (bfloat16, on CPUs float32)
             reference_dtype="float32",  # the reference model's weights: float32 | bfloat16
             attention="auto",        # auto | xla | cudnn | splash; auto: cudnn on GPUs, splash on TPUs, xla on CPUs
             remat="full",            # recomputed in the backward pass: none | dots | attention | full
@@ -43,7 +44,7 @@ def base() -> ConfigDict:
             resample_rounds=0,       # further batches drawn at most to replace prompts whose rewards all agree (DAPO)
             max_prompt_tokens=1024,  # longer prompts are dropped, and reported
             max_response_tokens=3072,  # the stop token included
-            microbatch_sequences=32,  # rows per forward/backward, over all devices; a row is a sequence
+            microbatch_sequences=-1,  # rows per forward/backward, over all devices; -1: 4 each, on CPUs 1
             length_buckets=(512, 1024, 2048, 4096),  # prompt + response; a micro-batch is cut to the smallest that fits
             packing=False,           # rows of the one length bucket hold as many sequences as fit, not one
         ),
@@ -119,9 +120,9 @@ def base() -> ConfigDict:
             moments_dtype="float32",  # of AdamW's moments: float32 | bfloat16
         ),
         mesh=dict(
-            data=-1,                 # -1: whatever the other two leave
-            fsdp=1,
-            tensor=1,
+            data=-1,                 # copies of the weights; -1: as many as the other two leave devices for
+            fsdp=1,                  # devices that the weights are split over; -1: all that data and tensor leave
+            tensor=1,                # devices that heads, ffn and vocabulary are split over
             cpu_devices=0,           # on a CPU: simulated devices (0: leave as it is)
         ),
         eval=dict(
@@ -188,6 +189,16 @@ def describe(config: ConfigDict, num_devices: int) -> str:
             f"{config.steps * b.prompts_per_step} prompts, {config.steps * sequences} rollouts")
 
 
+def mesh_shape(mesh: ConfigDict, num_devices: int) -> tuple[int, int, int] | None:
+    """(data, fsdp, tensor) on so many devices; None where the config's numbers do not make them."""
+    data, fsdp, tensor = mesh.data, mesh.fsdp, mesh.tensor
+    if fsdp == -1:  # where both are open, the weights are split as far as possible
+        fsdp = num_devices // (max(data, 1) * tensor)
+    if data == -1 and fsdp > 0:
+        data = num_devices // (fsdp * tensor)
+    return (data, fsdp, tensor) if data * fsdp * tensor == num_devices and min(data, fsdp) > 0 else None
+
+
 def fingerprint_fields(config: ConfigDict) -> dict:
     """The fields that must not change when a run is resumed: all but its length and what it only shows or saves.
 
@@ -215,6 +226,11 @@ def differing_fields(there: dict, here: dict, prefix: str = "") -> list[str]:
         elif x != y:
             names.append(f"{prefix}{key} ({x!r} there, {y!r} here)")
     return names
+
+
+def expanded(path: str) -> str:
+    """The path with the home directory for a `~` in front: shells put it there only where a word begins with `~`."""
+    return os.path.expanduser(path)
 
 
 def run_directory(config: ConfigDict) -> pathlib.Path:

@@ -23,7 +23,8 @@ from srt_jax import cli, runtime
 from srt_jax.config import ConfigError, base, recorded, run_directory, source
 from srt_jax.data.base import DataError
 from srt_jax.files import check_output_file
-from srt_jax.validation import validate, validate_devices
+from srt_jax.resolve import on_this_machine
+from srt_jax.validation import validate
 
 AVERAGED = (1, 8, 32)  # the k of the pass@k whose mean is AVG
 
@@ -33,6 +34,9 @@ def evaluation_config(model: str, data: str | None, config: ConfigDict | None) -
     run = pathlib.Path(model)
     if (run / "final").is_dir() and config is None:
         config = recorded(run)
+        # The run's layout, on as many devices as there are here.
+        config.mesh.data, config.mesh.fsdp = -1, -1 if config.mesh.fsdp > 1 else 1
+        config.batch.microbatch_sequences = -1
     config = (base() if config is None else config).copy_and_resolve_references()
     config.name = config.name or "evaluate"
     config.model.path = str(run / "final") if (run / "final").is_dir() else model
@@ -47,17 +51,17 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
 
     temperatures: those to compare, at 0 with one sample; none: eval.temperature.
     """
-    import jax
-
     from srt_jax.evaluation import evaluate, rollout_rows
     from srt_jax.grading.grader import Grader
     from srt_jax.loading import load_weights, open_mesh, open_sampler
     from srt_jax.prepare import encode_eval_sets, read_model
 
+    config, notes = on_this_machine(config)
+    for note in notes:
+        print(note)
     configs = [at_temperature(config, temperature) for temperature in temperatures] or [config]
     for c in configs:
         validate(c)
-    validate_devices(config, jax.device_count(), jax.process_count())
     model = read_model(config)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +153,7 @@ def main(argv) -> int:
     if given.out:
         check_output_file(given.out)
     temperatures = parse_temperatures(given.temperatures)
-    runtime.start(config.mesh.cpu_devices, config.model.dtype)
+    runtime.start(config.mesh.cpu_devices)
     results = evaluate_model(config, pathlib.Path(given.out) if given.out else None, temperatures)
     for temperature, sets in results.items():
         for name, values in sets.items():
@@ -165,9 +169,9 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("model", None, "Hugging Face directory, hub id, or the folder of a finished run.")
-    flags.DEFINE_string("data", None, "JSONL file of problems with answers, instead of the config's sets.")
+    cli.define_path("model", "Hugging Face directory, hub id, or the folder of a finished run.")
+    cli.define_path("data", "JSONL file of problems with answers, instead of the config's sets.")
     config_flags.DEFINE_config_file("config", None, "Config for prompts, lengths and sampling.")
     flags.DEFINE_list("temperatures", [], "Temperatures to compare, e.g. 0,0.6,1.0, instead of eval.temperature.")
-    flags.DEFINE_string("out", None, "JSONL file for the responses.")
+    cli.define_path("out", "JSONL file for the responses.")
     cli.run(main)

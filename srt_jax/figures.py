@@ -10,6 +10,7 @@ import argparse
 import json
 import pathlib
 
+from srt_jax.config import expanded
 from srt_jax.metrics import read_metrics
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
@@ -97,7 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m srt_jax.figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of finished runs, or that hold such")
-    parser.add_argument("--out", type=pathlib.Path, help="folder of summary.json and figure.png")
+    parser.add_argument("--out", type=lambda path: pathlib.Path(expanded(path)),
+                        help="folder of summary.json and figure.png")
     options = parser.parse_args()
     if options.out is None:
         finished = [file.parent for run in options.runs for file in run.rglob("summary.json")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from srt_jax.config import expanded
 from srt_jax.files import check_output_file
 from srt_jax.grading.answers import BOXES, Format, extract
 from srt_jax.grading.golds import LONG, bare_answer, looks_worked
@@ -156,10 +157,11 @@ def vote(rows: list[dict], grader: Grader, form: Format) -> tuple[dict, list[dic
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 where it worked, 2 for a mistake in the input."""
     parser = argparse.ArgumentParser(prog="python -m srt_jax.grade", description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", metavar="FILE", help="grade rows {prediction, gold, correct}")
+    parser.add_argument("--pairs", metavar="FILE", type=expanded,
+                        help="grade rows {prediction, gold, correct}")
     parser.add_argument("--vote", action="store_true", help="vote on the rows of --predictions")
-    parser.add_argument("--predictions", metavar="FILE", help="rows {problem, response, gold}")
-    parser.add_argument("--out", metavar="FILE", help="write details as JSON lines")
+    parser.add_argument("--predictions", metavar="FILE", type=expanded, help="rows {problem, response, gold}")
+    parser.add_argument("--out", metavar="FILE", type=expanded, help="write details as JSON lines")
     parser.add_argument("--style", default="boxed", help="how responses show their answer (docs/grading.md)")
     parser.add_argument("--boxes", choices=BOXES, default="statement", help="which boxes are the answer")
     parser.add_argument("--field", default="answer", help="of style json")

@@ -24,8 +24,9 @@ from srt_jax.data import label_file
 from srt_jax.data.base import DataError, Problem, fingerprint
 from srt_jax.files import check_output_file
 from srt_jax.progress import duration
+from srt_jax.resolve import on_this_machine
 from srt_jax.reward.labels import Graded
-from srt_jax.validation import validate, validate_devices
+from srt_jax.validation import validate
 
 BATCH = 64  # problems sampled together, written at once
 PACKAGES = ("jax", "numpy", "sympy", "transformers")
@@ -41,8 +42,9 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     from srt_jax.model import weights
     from srt_jax.prepare import encode_source, model_fingerprint, read_model
 
-    validate(config)
-    validate_devices(config, jax.device_count())
+    config, notes = on_this_machine(config)
+    for note in notes:
+        print(note)
     if jax.process_count() > 1:
         raise ConfigError(f"srt_jax.label is one process's work, and there are {jax.process_count()}: start one.")
     model = read_model(config)
@@ -172,7 +174,7 @@ def main(argv) -> int:
         return cli.complain(f"--samples is {given.samples}: it must be at least 1.")
     validate(given.config)
     check_output_file(given.out)
-    runtime.start(given.config.mesh.cpu_devices, given.config.model.dtype)
+    runtime.start(given.config.mesh.cpu_devices)
     try:
         summary = label(given.config, pathlib.Path(given.out), given.samples)
     except KeyboardInterrupt:
@@ -184,6 +186,6 @@ def main(argv) -> int:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Experiment whose model labels its data: a file in configs/.")
-    flags.DEFINE_string("out", None, "The label file.")
+    cli.define_path("out", "The label file.")
     flags.DEFINE_integer("samples", 32, "Samples of each problem, all of which vote.")
     cli.run(main)

@@ -6,24 +6,25 @@ in <out>/<name>/<level>; a level that is complete is not run again: the same com
 import json
 import pathlib
 
-import jax
 from ml_collections import ConfigDict
 
 from srt_jax.config import ConfigError, run_directory
 from srt_jax.config_types import USERS_OWN
 from srt_jax.files import shown
 from srt_jax.prepare import prepare
+from srt_jax.resolve import expand_paths, on_this_machine
 from srt_jax.runtime import is_first_process
 from srt_jax.train import train
-from srt_jax.validation import validate, validate_devices
 
 
 def train_levels(config: ConfigDict) -> list[dict]:
     """The summaries of all levels, in order; also written to <out>/<name>/levels.json."""
-    configs = level_configs(config)
+    config = expand_paths(config)
+    resolved = [on_this_machine(level) for level in level_configs(config)]
+    configs = [level for level, _ in resolved]
+    for note in dict.fromkeys(note for _, notes in resolved for note in notes):
+        print(note)
     for level in configs:
-        validate(level)
-        validate_devices(level, jax.device_count(), jax.process_count())
         prepare(checkable(level, config))
     summaries = []
     for before, level in zip([None, *configs], configs):

@@ -13,11 +13,14 @@ import os
 import sys
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
 from srt_jax.config import describe, fingerprint_fields, run_directory
-from srt_jax.validation import validate, validate_devices
+from srt_jax.resolve import on_this_machine, resolve
+from srt_jax.validation import validate
+
+SECONDS_OF_DATA = 1.0  # that a dry run spends on making the problems of a source
 
 
 def main(argv) -> int:
@@ -29,7 +32,7 @@ def main(argv) -> int:
     config = flags.FLAGS.config
     config.log.profile |= flags.FLAGS.profile
     validate(config)
-    runtime.start(config.mesh.cpu_devices, config.model.dtype)
+    runtime.start(config.mesh.cpu_devices)
     if flags.FLAGS.dry_run:
         dry_run(config)
         return 0
@@ -50,13 +53,12 @@ def dry_run(config) -> None:
 
     from srt_jax.levels import checkable, level_configs
 
-    print(config)
-    for level in level_configs(config) or [config]:
-        validate(level)
-        validate_devices(level, jax.device_count(), jax.process_count())
+    config, notes = resolve(config, jax.default_backend(), jax.device_count())
+    print("\n".join([str(config), *notes]))
+    for level, more in map(on_this_machine, level_configs(config) or [config]):
         if config.levels:
             print(f"\nlevel {level.name}, from {level.model.path}")
-        print("\n".join(check(checkable(level, config))))
+        print("\n".join([*more, *check(checkable(level, config))]))
         print(describe(level, jax.device_count()))
 
 
@@ -66,20 +68,47 @@ def check(config) -> list[str]:
     from srt_jax.data.base import NotHereError
     from srt_jax.prepare import NotOnThisMachineError, prepare, prepare_offline
 
+    whole = config
+    config, not_made = with_some_data(config)
     servers = [] if config.rollout.sampler == "jax" or config.rollout.servers else [vllm_here(config)]
     try:
         prepared = prepare(config)
     except (NotOnThisMachineError, NotHereError):
-        return [*prepare_offline(config), *servers]
-    prepared.report.extend(servers)
+        return [*prepare_offline(config), *not_made, *servers]
+    prepared.report.extend([*not_made, *servers])
     directory = run_directory(config)
     if (directory / "checkpoints").exists():
         checkpoints = Checkpoints(directory)
         if checkpoints.last_step():
-            identity = {"config": fingerprint_fields(config), **prepared.identity}
-            check_same_run(checkpoints.record()["identity"], identity, directory)
+            there = checkpoints.record()["identity"]
+            here = {"config": fingerprint_fields(whole), **prepared.identity}
+            if not_made:
+                here |= {what: there[what] for what in ("data", "prompts")}
+            check_same_run(there, here, directory)
             return [*prepared.report, f"{directory}: would go on from step {checkpoints.last_step()}"]
     return prepared.report
+
+
+def with_some_data(config) -> tuple[ConfigDict, list[str]]:
+    """(the config with as many generated problems as are made in a second each, a line for each source that lost some).
+
+    But with two steps' worth of training problems, so that one step can be made where some are held out.
+    """
+    from srt_jax.data import gym
+    from srt_jax.data.base import DataError
+
+    config, lines = config.copy_and_resolve_references(), []
+    least = {"data": 2 * config.batch.prompts_per_step}
+    for field, source in [("data", config.data), *((f"eval.sets.{name}", s) for name, s in config.eval.sets.items())]:
+        if source.kind == "gym":
+            try:
+                made, count = gym.make_some(source, SECONDS_OF_DATA, least.get(field, 1)), gym.wanted(source)
+            except DataError as e:
+                raise DataError(f"{field}: {e}") from None
+            if made < count:
+                source.limit = made
+                lines.append(f"not checked: {field}: {count - made} of {count} problems, which take long to make")
+    return config, lines
 
 
 def vllm_here(config) -> str:

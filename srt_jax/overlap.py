@@ -9,7 +9,7 @@ The first set is what one trains on. A set is a name (srt_jax/data/sets.py) or a
 import argparse
 
 from srt_jax import cli
-from srt_jax.config import source
+from srt_jax.config import expanded, source
 from srt_jax.data import overlap, problems
 from srt_jax.data.base import DataError
 
@@ -34,7 +34,7 @@ def named_or_file(text: str):
     """The source of a set's name or of a file's path."""
     kinds = {"jsonl": "jsonl", "parquet": "parquet"}
     ending = text.rpartition(".")[2]
-    return source(kind=kinds[ending], path=text) if ending in kinds else source(kind="set", name=text)
+    return source(kind=kinds[ending], path=expanded(text)) if ending in kinds else source(kind="set", name=text)
 
 
 if __name__ == "__main__":

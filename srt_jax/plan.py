@@ -21,9 +21,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, hlo, plan_table, topology, xla_flags
-from srt_jax.config import ConfigError
+from srt_jax.config import ConfigError, mesh_shape
 from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, read_hf_config
+from srt_jax.resolve import resolve
 from srt_jax.validation import validate, validate_devices
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -49,11 +50,13 @@ def plan(config: ConfigDict, where: topology.Topology, search: bool = True, prog
     """The report of a config on a topology: what --json prints. Raises ConfigError or ModelError."""
     import jax
 
+    from srt_jax import runtime
     from srt_jax.prepare import check_length
 
     model = model_shape(config.model.path)
     check_length(config, model)
     config, notes = adapt(config, where)
+    runtime.keep_precision(config.model.dtype)
     notes += tile_notes(model.hidden_size, config.mesh.fsdp, where)
     devices = topology.devices(where)
     compile_update = functools.lru_cache(functools.partial(_compile_update, config, model, where, devices, progress))
@@ -86,21 +89,21 @@ def model_shape(path: str) -> ModelConfig:
 
 
 def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, list[str]]:
-    """The config with a mesh and a micro-batch that the topology divides, all rows in the longest bucket; and notes."""
-    config, notes = config.copy_and_resolve_references(), []
-    fixed = config.mesh.fsdp * config.mesh.tensor
-    if where.num_devices % fixed or config.mesh.data not in (-1, where.num_devices // fixed):
+    """The config as it would be on the topology, with a mesh and a micro-batch that the topology divides, all rows in
+    the longest bucket; and notes.
+    """
+    config, notes = resolve(config, where.platform, where.num_devices)
+    if not mesh_shape(config.mesh, where.num_devices):
         notes.append(f"mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not make "
                      f"{where.num_devices} devices: planned with --config.mesh.fsdp={where.num_devices} "
                      "--config.mesh.tensor=1.")
-        config.mesh.fsdp, config.mesh.tensor = where.num_devices, 1
-    config.mesh.data = where.num_devices // (config.mesh.fsdp * config.mesh.tensor)
+        config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, where.num_devices, 1
+        config, more = resolve(config, where.platform, where.num_devices)
+        notes += more
     rows = config.mesh.data * config.mesh.fsdp
     per_update = config.batch.prompts_per_step * config.batch.samples_per_prompt // config.batch.minibatches_per_step
-    if per_update % rows:
-        raise ConfigError(f"the {per_update} sequences of a mini-batch cannot be split over the {rows} data x fsdp "
-                          "shards of the mesh: change batch.prompts_per_step, or use more of mesh.tensor.")
-    if config.batch.microbatch_sequences % rows or per_update % config.batch.microbatch_sequences:
+    if per_update % rows == 0 and (config.batch.microbatch_sequences % rows
+                                   or per_update % config.batch.microbatch_sequences):
         notes.append(f"batch.microbatch_sequences={config.batch.microbatch_sequences} does not suit {rows} data x fsdp "
                      f"shards: planned with {rows}.")
         config.batch.microbatch_sequences = rows
@@ -340,12 +343,9 @@ def main(argv) -> int:
         return _go_on_in_planners_environment(where)
     import jax
 
-    from srt_jax import runtime
-
     jax.config.update("jax_platforms", "cpu")  # whatever this machine has, nothing runs on it
     # Not runtime.start: a plan joins no other processes, and programs for devices that are not there cannot be kept.
     xla_flags.apply()
-    runtime.keep_precision(config.model.dtype)
     if where.platform == "cpu":
         jax.config.update("jax_num_cpu_devices", where.num_devices)
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else a second plan of a TPU is refused meanwhile

@@ -13,6 +13,7 @@ import pathlib
 import time
 
 from srt_jax import runtime
+from srt_jax.config import expanded
 from srt_jax.files import check_output_folder, read_json_object
 
 
@@ -126,7 +127,8 @@ def main() -> None:
     """Makes the base model."""
     parser = argparse.ArgumentParser(
         prog="python -m srt_jax.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("cache/miniature"),
+    parser.add_argument("--out", type=lambda path: pathlib.Path(expanded(path)),
+                        default=pathlib.Path("cache/miniature"),
                         help="folder of the model, its tokenizer and the two problem sets")
     out = parser.parse_args().out
     try:

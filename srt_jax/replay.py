@@ -31,10 +31,11 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
     from srt_jax.collect import answer_format
     from srt_jax.metrics import read_metrics
     from srt_jax.prepare import prepare
+    from srt_jax.resolve import on_this_machine
     from srt_jax.start import begin
     from srt_jax.train import train_step
 
-    config = run_config(directory)
+    config, _ = on_this_machine(run_config(directory))
     if not (directory / "metrics.jsonl").exists():
         raise ConfigError(f"--run={directory} holds no metrics.jsonl: name a run that has made steps.")
     records = {record["step"]: record for record in read_metrics(directory)}
@@ -71,7 +72,7 @@ def main(argv) -> int:
         return cli.complain("give --run=FOLDER of a run, and no bare arguments.")
     directory = pathlib.Path(given.run)
     config = run_config(directory)
-    runtime.start(config.mesh.cpu_devices, config.model.dtype)
+    runtime.start(config.mesh.cpu_devices)
     differing = replay(directory, given.steps)
     for step, names in differing.items():
         told = "; ".join(f"{name} {there!r} there, {here!r} here" for name, (there, here) in names.items())
@@ -80,6 +81,6 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("run", None, "Folder of a run with recorded rollouts.")
+    cli.define_path("run", "Folder of a run with recorded rollouts.")
     flags.DEFINE_integer("steps", None, "Replay only the first so many steps.", lower_bound=1)
     cli.run(main)

@@ -17,8 +17,8 @@ def start(cpu_devices: int = 0, dtype: str = "bfloat16") -> None:
     """Splits the CPU into simulated devices (0: leaves it whole) and keeps compiled programs between processes.
 
     The programs go to $JAX_COMPILATION_CACHE_DIR, by default cache/xla in the current folder. Where JAX for GPUs or
-    TPUs is installed, XLA's flags for them are set. `dtype` is the compute dtype. Joins the other processes of a run on
-    several hosts.
+    TPUs is installed, XLA's flags for them are set. `dtype` is the compute dtype; that of a config is known only once
+    JAX runs, and resolve.on_this_machine sets it. Joins the other processes of a run on several hosts.
     """
     xla_flags.apply()
     keep_precision(dtype)
@@ -30,8 +30,8 @@ def start(cpu_devices: int = 0, dtype: str = "bfloat16") -> None:
 
 def keep_precision(dtype: str) -> None:
     """Computes float32 as float32: matrix products of it would run in TF32 on GPUs and in bfloat16 on TPUs."""
-    if dtype == "float32":  # 16 bits need nothing, and with it TPU kernels refuse them
-        jax.config.update("jax_default_matmul_precision", "highest")
+    # 16 bits need nothing, and with it TPU kernels refuse them.
+    jax.config.update("jax_default_matmul_precision", "highest" if dtype == "float32" else None)
 
 
 def join_processes(environment) -> None:
@@ -41,8 +41,12 @@ def join_processes(environment) -> None:
     - more than one task of a SLURM step (srun), or more than one TPU_WORKER_HOSTNAMES: JAX finds the rest there;
     - SRT_PROCESSES=auto: JAX finds all by itself, as on Cloud TPU pods.
 
-    All but the first are silent on stdout. Raises ConfigError where a variable is missing or no number.
+    They reach each other directly, whatever proxy the environment names for downloads. All but the first are silent on
+    stdout. Raises ConfigError where a variable is missing or no number.
     """
+    # gRPC would ask http_proxy for the way to the first process. An empty grpc_proxy comes before it and means none.
+    environment.setdefault("grpc_proxy", "")
+    jax.config.update("jax_check_proxy_envs", False)  # its warning asks to unset the variables
     if environment.get("JAX_COORDINATOR_ADDRESS"):
         count, index = (_number(environment, name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
         # With all devices of its host; JAX's own way under SLURM is one process per device.

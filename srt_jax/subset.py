@@ -19,6 +19,7 @@ from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import DataError, Problem, fingerprint
 from srt_jax.files import check_output_file, shown
+from srt_jax.resolve import expand_paths
 
 
 def select(rows: dict[str, dict], by: str, fraction: float, hardest: bool) -> set[str]:
@@ -84,7 +85,8 @@ def main(argv) -> int:
     if not 0 < given.fraction <= 1:
         return cli.complain(f"--fraction is {given.fraction}: it lies in (0, 1].")
     check_output_file(given.out)
-    report = subset(given.config.data, given.labels, given.by, given.fraction, given.hardest, pathlib.Path(given.out))
+    source = expand_paths(given.config).data
+    report = subset(source, given.labels, given.by, given.fraction, given.hardest, pathlib.Path(given.out))
     print(f"{report['kept']} of {report['labelled']} problems with a label ({report['problems']} in the data): the "
           f"{report['end']} {given.fraction:.1%} by {given.by}")
     for name, share in report["overlap"].items():
@@ -95,9 +97,9 @@ def main(argv) -> int:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Experiment whose data is cut: a file in configs/.")
-    flags.DEFINE_string("labels", None, "A file that srt_jax.label wrote for this data.")
+    cli.define_path("labels", "A file that srt_jax.label wrote for this data.")
     flags.DEFINE_enum("by", "vote_share", label_file.SCORES, "The score.")
     flags.DEFINE_float("fraction", 1 / 3, "Share of the problems that is kept.")
     flags.DEFINE_bool("hardest", False, "Keep the hardest instead of the easiest.")
-    flags.DEFINE_string("out", None, "The JSONL file of the subset.")
+    cli.define_path("out", "The JSONL file of the subset.")
     cli.run(main)

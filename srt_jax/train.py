@@ -25,12 +25,12 @@ from srt_jax.config import run_directory
 from srt_jax.evaluation import VALIDATION, evaluate, evaluation_samples, rollout_rows
 from srt_jax.model import flops, weights
 from srt_jax.prepare import prepare
+from srt_jax.resolve import on_this_machine
 from srt_jax.reward import labels, shaping
 from srt_jax.rl.collate import collate
 from srt_jax.rollout.sampler import RolloutError
 from srt_jax.runtime import is_first_process, profiled
 from srt_jax.start import Run, begin, completed_summary
-from srt_jax.validation import validate, validate_devices
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
 
@@ -45,12 +45,13 @@ def train(config: ConfigDict) -> dict:
     Raises ConfigError, DataError, ModelError or CheckpointError before anything is computed, and TrainingStoppedError
     once it runs.
     """
-    validate(config)
-    validate_devices(config, jax.device_count(), jax.process_count())
+    config, notes = on_this_machine(config)
     directory = run_directory(config)
     if finished := processes.from_first(lambda: completed_summary(config, directory)):
         print(f"{directory} is complete ({finished['steps']} steps): nothing to do.")
         return finished
+    for note in notes:
+        print(note)
     run, state, step = begin(config, prepare(config), directory)
     # The thread is waited for last: closing the sampler ends what it samples.
     with run.grader, ThreadPoolExecutor(1) as thread, contextlib.closing(run.sampler), StopSignal() as stop:

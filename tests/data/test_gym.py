@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from srt_jax.data.base import DataError
-from srt_jax.data.gym import _plain
+from srt_jax.data.gym import _plain, load_gym, make_some
 from srt_jax.data.problems import load
 
 TASKS = {
@@ -92,6 +92,25 @@ def test_seed_config_size_and_limit():
     assert base != [problem.prompt for problem in load(source("chain_sum", {"min_terms": 4}))]
     assert base[:3] == [problem.prompt for problem in load(source("chain_sum", limit=3))]
     assert len(load(source("chain_sum", limit=50))) == 20
+
+
+def test_a_dry_run_makes_some_problems_and_a_run_the_others():
+    config = source("chain_sum", seed=77, size=50)
+    assert make_some(config, seconds=0.0, least=3) == 3
+    assert make_some(config, seconds=0.0, least=1) == 3  # those that are there
+    assert make_some({**config, "limit": 2}, seconds=0.0, least=9) == 2
+    whole = load(config)
+    assert len(whole) == 50 and make_some(config, seconds=0.0, least=0) == 50
+    assert whole[:3] == load({**config, "limit": 3}) and whole == load(config)
+
+
+def test_making_hard_problems_shows_progress(monkeypatch, capsys):
+    monkeypatch.setattr("srt_jax.data.gym.SILENT_SECONDS", -1.0)
+    load_gym(source("chain_sum", seed=78, size=9))
+    out = capsys.readouterr().out
+    assert "making chain_sum: problem 1/9" in out and "9/9" in out
+    load_gym(source("chain_sum", seed=78, size=9))
+    assert capsys.readouterr().out == ""  # kept
 
 
 def test_metadata_becomes_plain_json():

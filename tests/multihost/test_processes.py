@@ -54,6 +54,28 @@ def run(model, out: pathlib.Path, processes: int, *arguments):
     return printed
 
 
+JOIN = "from srt_jax import runtime; runtime.start(1); import jax; print('joined', jax.process_count())"
+
+
+@pytest.mark.timeout(60)
+def test_processes_join_past_a_proxy():
+    """Clusters name one for downloads; nothing answers at this one's port, and nothing needs to."""
+    proxy = f"http://localhost:{free_port()}"
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    environment |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy)
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2",
+                    "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}"}
+    started = [subprocess.Popen(
+        [sys.executable, "-c", JOIN], cwd=REPOSITORY, env=environment | {"JAX_PROCESS_ID": str(i)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(2)]
+    try:
+        printed = [process.communicate(timeout=50) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert printed[0] == ("joined 2\n", "") and printed[1] == ("", "")
+
+
 @pytest.fixture(scope="module")
 def runs(miniature, tmp_path_factory):
     """One step in one process, and in two: their folders and what the two printed."""

@@ -76,6 +76,14 @@ def fail_first(server, path="/v1/completions", times=1, status=500):
     server.fault = fault
 
 
+def test_a_proxy_in_the_environment_is_not_asked_for_the_way_to_a_server(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://localhost:9")
+    with running(2) as servers:
+        assert len(sample(servers, pytest.fail)) == len(PROMPTS)
+        assert vllm_client.version(servers[0].url) == "default"
+
+
 def test_what_a_recovery_finds_is_raised_even_after_the_last_answer():
     def slowly(server, reason):
         time.sleep(0.5)
