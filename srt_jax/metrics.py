@@ -1,4 +1,5 @@
 """Where a run's numbers go: TensorBoard, metrics.jsonl, saved rollouts, and one progress line."""
+import collections
 import contextlib
 import gzip
 import json
@@ -11,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from srt_jax import board
-from srt_jax.progress import duration
+from srt_jax.progress import Progress
 
 # What each tag means; shown beside the curve and on the Text tab in TensorBoard, and in docs/operations.md. "True"
 # needs known answers, which are used for training only where labels.source says so.
@@ -170,6 +171,50 @@ class Phases:
         return {**{f"time/{name}": s for name, s in seconds.items()}, "time/step": sum(seconds.values())}
 
 
+class Pace:
+    """How long a run still takes: steps as long as the last ones, evaluations and checkpoints at their mean cost."""
+
+    def __init__(self, total_steps: int, eval_every: int, save_every: int, evaluations: list[float] = ()):
+        """evaluations: seconds of those before the run went on."""
+        self._total, self._eval_every, self._save_every = total_steps, eval_every, save_every
+        self._steps = collections.deque(maxlen=RECENT)
+        self._evaluations, self._saves, self._first = list(evaluations), [], None
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Takes note of Phases.pop() after a step, or after the evaluation before the first one."""
+        if "time/eval" in seconds:
+            self._evaluations.append(seconds["time/eval"])
+        if "time/save" in seconds:
+            self._saves.append(seconds["time/save"])
+        if "time/update" not in seconds:
+            return
+        step = seconds["time/step"] - seconds.get("time/eval", 0.0) - seconds.get("time/save", 0.0)
+        if self._first is None:  # it may compile: it counts only as long as it is the only one
+            self._first = step
+        else:
+            self._steps.append(step)
+
+    def seconds_left(self, step: int) -> float | None:
+        """Seconds from the end of this step to the end of the last one; None before the first step."""
+        if self._first is None:
+            return None
+        evaluated = {*_multiples(self._eval_every, step, self._total), *_multiples(self._total, step, self._total)}
+        saved = evaluated | set(_multiples(self._save_every, step, self._total))
+        return (_mean(self._steps or [self._first]) * (self._total - step) + _mean(self._evaluations) * len(evaluated)
+                + _mean(self._saves) * len(saved))
+
+
+RECENT = 20  # steps whose mean is the pace: responses grow and shrink over a run
+
+
+def _multiples(every: int, after: int, last: int) -> range:
+    return range((after // every + 1) * every, last + 1, every)
+
+
+def _mean(values) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
 class RunLog:
     """Writes one record per step to metrics.jsonl and TensorBoard, and shows where the run stands."""
 
@@ -185,8 +230,7 @@ class RunLog:
         self._seen = {tag for record in read_metrics(directory) for tag in record}
         self._board = board.Board(directory, purge_step=last + 1)
         self._warnings = []
-        self._started, self._first_step = time.perf_counter(), max(last, 0)
-        self._live = sys.stderr.isatty()
+        self._progress = None  # from the first step on
 
     def introduce(self, config: ConfigDict) -> None:
         """What TensorBoard shows of a run besides its numbers: hyper-parameters, charts, the meaning of the curves."""
@@ -210,7 +254,10 @@ class RunLog:
 
     def warn(self, text: str) -> None:
         """A warning: on stderr at once, then in the next record and on TensorBoard's Text tab, as `warning`."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        if self._progress:
+            self._progress.note(f"warning: {text}")
+        else:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
         self._warnings.append(text)
 
     def text(self, tag: str, text: str, step: int) -> None:
@@ -225,18 +272,20 @@ class RunLog:
         partial.write_bytes(gzip.compress(data, compresslevel=1, mtime=0))
         partial.rename(path)
 
-    def progress(self, step: int, summary: str) -> None:
-        """One line, rewritten in place on a terminal: step, summary, and the time that is left."""
-        done = step - self._first_step
-        left = (time.perf_counter() - self._started) / max(done, 1) * (self.total_steps - step)
-        line = f"step {step}/{self.total_steps}  {summary}  ETA {duration(left)}"
-        if self._live:
-            print(f"\r\033[K{line}", end="" if step < self.total_steps else "\n", file=sys.stderr, flush=True)
-        elif step % max(1, self.total_steps // 20) == 0 or step == self.total_steps:
-            print(line, file=sys.stderr, flush=True)
+    def progress(self, step: int, summary: str, left: float | None = None) -> None:
+        """The progress line; left: seconds until the last step ends. At least 20 in a run, and one a minute."""
+        self._progress = self._progress or Progress(self.total_steps, "step")
+        self._progress.update(step, summary, left, now=step % max(1, self.total_steps // 20) == 0)
+
+    def pause(self) -> None:
+        """No progress line until the next one: an evaluation shows its own."""
+        if self._progress:
+            self._progress.pause()
 
     def close(self) -> None:
-        """Flushes everything to disk."""
+        """Flushes everything to disk, and ends the progress line."""
+        if self._progress:
+            self._progress.close()
         self._file.close()
         self._board.close()
 
@@ -247,7 +296,7 @@ class NoLog:
     def write(self, *_) -> None:
         """See RunLog."""
 
-    introduce = warn = text = rollouts = progress = close = write
+    introduce = warn = text = rollouts = progress = pause = close = write
 
 
 def _keep_records(path: pathlib.Path, last_step: int) -> None:

@@ -1,4 +1,5 @@
 """How far long work has come and when it will end: one line, rewritten in place on a terminal. Needs no JAX."""
+import contextlib
 import sys
 import threading
 import time
@@ -33,18 +34,23 @@ class Progress:
         self._created = clock()
         self._first, self._done, self._summary = None, 0.0, ""  # _first: (seconds, done) that the pace counts from
         self._written, self._open = None, False  # seconds of the last line; does the cursor stand in a line?
+        self._end, self._paused = None, False  # _end: seconds of the end that an update gave
         self._closed, self._lock = threading.Event(), threading.RLock()
         self._thread = threading.Thread(target=self._repeat, name=f"progress: {what}", daemon=True)
         self._thread.start()
 
-    def update(self, done: float, summary: str = "") -> None:
-        """Takes note of `done` (never less than before), and writes the line where one is due."""
+    def update(self, done: float, summary: str = "", left: float | None = None, now: bool = False) -> None:
+        """Takes note of `done` (never less than before), and writes the line where one is due, or `now`.
+
+        left: seconds until the end, where the caller knows more than the mean pace tells.
+        """
         with self._lock:
             self._done, self._summary = done, summary
+            self._end, self._paused = None if left is None else self._clock() + left, False
             if self._first is None:
                 self._first = (self._clock(), done)
                 self._write()
-            elif done >= self.total or self._clock() - self._written >= self._every:
+            elif now or done >= self.total or self._clock() - self._written >= self._every:
                 self._write()
 
     def restart(self) -> None:
@@ -52,6 +58,13 @@ class Progress:
         with self._lock:
             if self._first is not None:
                 self._first = (self._clock(), self._done)
+
+    def pause(self) -> None:
+        """Nothing is written until the next update: something else has a line of its own."""
+        with self._lock:
+            if self._open:
+                print(file=self._stream, flush=True)
+            self._open, self._paused = False, True
 
     def note(self, text: str) -> None:
         """A line that stays, above the progress line."""
@@ -61,8 +74,10 @@ class Progress:
                 self._write()
 
     def seconds_left(self) -> float | None:
-        """Seconds until the end at the mean pace; None where there is no pace yet, or nothing left."""
+        """Seconds until the end, by the last update or at the mean pace; None where no pace is known, or none left."""
         with self._lock:
+            if self._end is not None and self._done < self.total:
+                return max(0.0, self._end - self._clock())
             if self._first is None or self._done <= self._first[1] or self._done >= self.total:
                 return None
             started, before = self._first
@@ -90,7 +105,7 @@ class Progress:
         return "  ".join(part for part in parts if part)
 
     def _write(self) -> None:
-        if self._closed.is_set():
+        if self._closed.is_set() or self._paused:
             return
         self._written, self._open = self._clock(), self._live
         print(f"\r\033[K{self.line()}" if self._live else self.line(), end="" if self._live else "\n",
@@ -102,6 +117,29 @@ class Progress:
             with self._lock:
                 if self._written is not None and self._clock() - self._written >= self._every:
                     self._write()
+
+
+@contextlib.contextmanager
+def announced(text: str, every: float = EVERY):
+    """Says on stdout what begins, every `every` seconds that it goes on, and how long it took: `text` is a participle.
+
+        with announced("compiling the update"): ...
+    """
+    started, ended = time.monotonic(), threading.Event()
+
+    def repeat():
+        while not ended.wait(every):
+            print(f"{text} ... {duration(time.monotonic() - started)}", flush=True)
+
+    print(f"{text} ...", flush=True)
+    thread = threading.Thread(target=repeat, name=text, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    print(f"{text}: done after {time.monotonic() - started:.0f} s", flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,6 @@
 """How a run starts: what stays the same from step to step, and the state it begins or goes on with."""
 import dataclasses
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from srt_jax.grading.grader import Grader
 from srt_jax.loading import load_weights, open_mesh, open_sampler
 from srt_jax.model import sharding
 from srt_jax.prepare import Prepared
+from srt_jax.progress import announced
 from srt_jax.rl.collate import abstract_batch
 from srt_jax.rl.optimizer import experiment_optimizer, init_state
 from srt_jax.rl.update import UpdateConfig, make_update
@@ -41,6 +41,7 @@ class Run:
     detector: Detector  # of a collapse; it has seen all the steps so far
     diagnosis: Diagnosis  # of the set-up; it has, too
     phases: metrics.Phases
+    pace: metrics.Pace
     compilations: metrics.CompilationCounter
     ended: str | None = None  # why the run ends before config.steps
 
@@ -79,6 +80,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     run = Run(
         config, prepared, directory, mesh, reference, update_config, update,
         sampler, grader, log, checkpoints, record, detector, diagnosis, metrics.Phases(record["seconds"]),
+        pace(config, record),
         metrics.CompilationCounter())
     if is_first_process():
         (directory / "summary.json").unlink(missing_ok=True)  # of fewer steps: what follows may be stopped
@@ -94,10 +96,15 @@ def reference_weights(config: ConfigDict, prepared: Prepared, mesh: jax.sharding
 
 def compile_update(update, *arguments):
     """The update's one program, compiled before the loop so that no step does."""
-    start = time.perf_counter()
-    compiled = update.lower(*arguments).compile()
-    print(f"the update is compiled, after {time.perf_counter() - start:.0f} s", flush=True)
-    return compiled
+    with announced("compiling the update"):
+        return update.lower(*arguments).compile()
+
+
+def pace(config: ConfigDict, record: dict) -> metrics.Pace:
+    """The pace of a run, which knows the mean cost of the evaluations in the record."""
+    done = len(record["evals"])
+    before = [record["seconds"].get("eval", 0.0) / done] * done if done else []
+    return metrics.Pace(config.steps, config.eval.every, config.checkpoint.every, before)
 
 
 def resolved(config: ConfigDict) -> str:

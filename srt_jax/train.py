@@ -25,6 +25,7 @@ from srt_jax.config import run_directory
 from srt_jax.evaluation import VALIDATION, evaluate, evaluation_samples, rollout_rows
 from srt_jax.model import flops, weights
 from srt_jax.prepare import prepare
+from srt_jax.progress import announced
 from srt_jax.resolve import on_this_machine
 from srt_jax.reward import labels, shaping
 from srt_jax.rl.collate import collate
@@ -54,12 +55,14 @@ def train(config: ConfigDict) -> dict:
         print(note)
     run, state, step = begin(config, prepare(config), directory)
     # The thread is waited for last: closing the sampler ends what it samples.
-    with run.grader, ThreadPoolExecutor(1) as thread, contextlib.closing(run.sampler), StopSignal() as stop:
+    with (contextlib.closing(run.log), run.grader, ThreadPoolExecutor(1) as thread, contextlib.closing(run.sampler),
+          StopSignal() as stop):
         try:
             run.ended = end_reason(run)
             load_sampler(run, state, step)
             if is_evaluated(config, step) and str(step) not in run.record["evals"]:
-                run.log.write(step, evaluate_sets(run, step) | run.phases.pop())
+                run.log.write(step, evaluate_sets(run, step) | pop_seconds(run))
+            run.log.progress(step, "")
             pending = None
             for following in profiled(range(step + 1, config.steps + 1), directory, config.log.profile):
                 if run.ended:
@@ -84,13 +87,12 @@ def train(config: ConfigDict) -> dict:
 
 def load_sampler(run: Run, state, step: int) -> None:
     """The sampler gets its first weights and compiles for all prompts there are, so that no step does."""
-    start = time.perf_counter()
-    run.sampler.load(state.params, step)
-    if step < run.config.steps and not run.ended:
-        run.sampler.compile(run.prepared.prompts, *training_samples(run.config, step + 1))
-        for eval_set in run.prepared.eval_sets:
-            run.sampler.compile(eval_set.prompts, *evaluation_samples(run.config))
-    print(f"the sampler is ready, after {time.perf_counter() - start:.0f} s", flush=True)
+    with announced("preparing the sampler"):
+        run.sampler.load(state.params, step)
+        if step < run.config.steps and not run.ended:
+            run.sampler.compile(run.prepared.prompts, *training_samples(run.config, step + 1))
+            for eval_set in run.prepared.eval_sets:
+                run.sampler.compile(eval_set.prompts, *evaluation_samples(run.config))
 
 
 def collect_step(run: Run, step: int) -> Collected:
@@ -201,12 +203,19 @@ def watch(run: Run, state, step: int, values: dict, collected: Collected, stoppi
         if evaluated:
             values |= evaluate_sets(run, step)
     finally:
-        values |= run.phases.pop() | {"time/compilations": run.compilations.count} | run.sampler.report
+        values |= pop_seconds(run) | {"time/compilations": run.compilations.count} | run.sampler.report
         run.log.write(step, values)
-    run.log.progress(step, progress_summary(values))
+    run.log.progress(step, progress_summary(values), run.pace.seconds_left(step))
     run.ended = end_reason(run)
     if evaluated or run.ended or step % config.checkpoint.every == 0 or stopping:
         save(run, state, step)
+
+
+def pop_seconds(run: Run) -> dict[str, float]:
+    """`time/*` since the last call, which the pace of the run takes note of."""
+    seconds = run.phases.pop()
+    run.pace.add(seconds)
+    return seconds
 
 
 def warn(run: Run, values: dict, collected: Collected, alarm: str | None = None) -> None:
@@ -235,6 +244,7 @@ def is_evaluated(config: ConfigDict, step: int) -> bool:
 def evaluate_sets(run: Run, step: int) -> dict[str, float]:
     """`eval/<set>/<metric>` of every evaluation set; also kept in the run's record, and shown as probes at the ends."""
     config, values = run.config, {}
+    run.log.pause()
     for position, eval_set in enumerate(run.prepared.eval_sets):
         with run.phases("eval"):
             found, collected = evaluate(eval_set, run.sampler, run.prepared.model.tokenizer, run.grader, config)

@@ -4,9 +4,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from srt_jax import board, figures, metrics
+from srt_jax.config import base
+from srt_jax.start import pace
 from tests.helpers import REPOSITORY
 
 
@@ -117,3 +120,53 @@ def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["figures", str(tmp_path)])
     figures.main()
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def simulate(total, eval_every, save_every, cost, first=0.0, start=0, evaluations=()):
+    """[(seconds that a run says are left after a step, those that are)] for made-up costs of step, eval and save."""
+    pace, now, said = metrics.Pace(total, eval_every, save_every, list(evaluations)), 0.0, []
+    step_cost, eval_cost, save_cost = cost
+    if start == 0:
+        pace.add({"time/eval": eval_cost, "time/step": eval_cost})
+        now += eval_cost
+    pending = 0.0
+    for step in range(start + 1, total + 1):
+        work = step_cost(step) + (first if step == start + 1 else 0)
+        evaluated = step % eval_every == 0 or step == total
+        seconds = {"time/update": work} | ({"time/eval": eval_cost} if evaluated else {}) | (
+            {"time/save": pending} if pending else {})
+        now += work + (eval_cost if evaluated else 0)
+        pace.add(seconds | {"time/step": sum(seconds.values())})
+        said.append((pace.seconds_left(step), now))
+        pending = save_cost if evaluated or step % save_every == 0 else 0.0
+        now += pending
+    return [(left, now - at) for left, at in said]
+
+
+def test_the_eta_counts_steps_evaluations_and_checkpoints():
+    """An evaluation of a minute, steps of 10 s, the first of which compiles for 5 minutes."""
+    found = simulate(100, 25, 10, (lambda step: 10.0, 60.0, 5.0), first=300.0)
+    for step, (said, true) in enumerate(found, 1):
+        if 1 < step < 11:  # no checkpoint has been measured yet
+            assert said == (100 - step) * 10 + 4 * 60
+        if 11 <= step:
+            assert said == pytest.approx(true, abs=5.1), step
+    assert found[0][0] == 99 * 310 + 240  # all that is known
+
+
+def test_the_eta_follows_responses_that_grow_and_knows_evaluations_of_before():
+    found = simulate(400, 400, 400, (lambda step: 1.0 if step < 200 else 3.0, 0.0, 0.0))
+    assert found[-100][0] == pytest.approx(found[-100][1])
+    resumed = simulate(60, 10, 100, (lambda step: 2.0, 50.0, 0.0), start=50, evaluations=[50.0] * 6)
+    assert [said for said, _ in resumed] == [18 + 50, 16 + 50, 14 + 50, 12 + 50, 10 + 50, 8 + 50, 6 + 50, 4 + 50, 52, 0]
+    assert all(said == true for said, true in resumed)
+    assert metrics.Pace(5, 1, 1).seconds_left(0) is None
+
+
+def test_a_run_that_goes_on_knows_what_an_evaluation_costs():
+    config = base()
+    config.steps, config.eval.every, config.checkpoint.every = 4, 1, 1
+    for evals, left in (({}, 3 * 2.0), ({"0": {}, "1": {}}, 3 * 2.0 + 3 * 5.0)):
+        known = pace(config, {"evals": evals, "seconds": {"eval": 10.0} if evals else {}})
+        known.add({"time/update": 2.0, "time/step": 2.0})
+        assert known.seconds_left(1) == left

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from srt_jax.progress import Progress, duration
+from srt_jax.progress import Progress, announced, duration
 
 
 class Clock:
@@ -90,3 +90,39 @@ def test_a_line_comes_although_the_work_reports_nothing():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3723, "1:02:03")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_an_eta_that_the_caller_knows_counts_down(clock):
+    with Progress(10, "step", io.StringIO(), clock=clock) as progress:
+        progress.update(1, "", left=100)
+        clock.seconds += 30
+        assert progress.seconds_left() == 70 and progress.line() == "step 1/10  elapsed 0:30  ETA 1:10"
+        clock.seconds += 90
+        assert progress.seconds_left() == 0  # later than it was thought
+        progress.update(10, "", left=0)
+        assert progress.seconds_left() is None
+
+
+def test_now_is_at_once_and_a_pause_is_silent(clock):
+    stream = io.StringIO()
+    with Progress(10, "step", stream, clock=clock) as progress:
+        for step in (1, 2, 3):
+            progress.update(step, now=step == 3)
+        assert [line[:9] for line in stream.getvalue().splitlines()] == ["step 1/10", "step 3/10"]
+        progress.pause()
+        clock.seconds += 100
+        time.sleep(1.2)  # the thread that repeats the line has looked at the clock
+        assert stream.getvalue().count("\n") == 2
+        progress.update(4)
+        assert stream.getvalue().count("\n") == 3
+
+
+def test_what_takes_long_is_announced_and_repeated(capsys):
+    with announced("compiling", every=0.05):
+        time.sleep(0.2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "compiling ..." and lines[1] == "compiling ... 0:00" and len(lines) >= 4
+    assert lines[-1] == "compiling: done after 0 s"
+    with pytest.raises(ValueError), announced("compiling"):
+        raise ValueError
+    assert capsys.readouterr().out == "compiling ...\n"

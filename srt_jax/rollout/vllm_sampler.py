@@ -152,6 +152,8 @@ class VLLMSampler:
     def _start(self) -> None:
         for server in self._servers:
             server.start(self._published.path)
+            if not server.attached:
+                print(f"{server.name} starts, which takes a minute or more; its log is {server.log}", flush=True)
         for server in self._servers:
             try:
                 server.wait()
