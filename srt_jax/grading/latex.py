@@ -7,7 +7,7 @@ Every regular expression here is linear on every input: each starts at a fixed c
 import re
 import unicodedata
 
-from srt_jax.grading.vocabulary import ALIASES, FUNCTIONS, RENAME, SPACING, STYLE, TEXT_COMMANDS, UNICODE
+from srt_jax.grading.vocabulary import ALIASES, FUNCTIONS, GREEK, RENAME, SPACING, STYLE, TEXT_COMMANDS, UNICODE
 
 _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|begin|end|text|left|right|pi|cdot|times|circ|infty|pm|mathrm|boxed|overline|theta"
@@ -94,7 +94,7 @@ def tokenize(text: str, limit: int) -> list[Token]:
             name = RENAME.get(name, name)
             if name in TEXT_COMMANDS:
                 content, position = group(text, position)
-                upright = content in FUNCTIONS or content in ALIASES
+                upright = content in FUNCTIONS or content in ALIASES or content in GREEK
                 if upright and content not in ("sec", "min"):  # these two are units
                     tokens.append(("command", content))
                 else:

@@ -28,12 +28,28 @@ _IRREGULAR = {
     "dice": "die", "vertices": "vertex", "matrices": "matrix",
 }  # fmt: skip
 _TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox|textbf|mathbf)\{([^{}]*)\}")
+_COMBINATION = re.compile(r"(?:\{\})?[\^_]?\{?(\d{1,4})\}?([CP])_?\{?(\d{1,4})\}?")
+_NUMBERS = {word: str(n) for n, word in enumerate(
+    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
+)}  # fmt: skip
+_NUMBER_WORD = "|".join(_NUMBERS)
+_WORDY = re.compile(rf"\b(?:{_NUMBER_WORD})\b|[a-z] ?[:=] ?\d", re.IGNORECASE)
+_ITEM_ENDS = re.compile(r" ?[,;] ?(?:and )?| and | ?\\?& ?")
+_COUNT = re.compile(
+    rf"(?P<number>\d{{1,9}}|{_NUMBER_WORD}) (?P<things>[a-z]{{3,20}}(?: [a-z]{{3,20}}){{0,2}})", re.IGNORECASE
+)
+_NAMED_COUNT = re.compile(
+    rf"(?P<things>[a-z]{{3,20}}(?: [a-z]{{3,20}})?) ?[:=] ?(?P<number>\d{{1,9}}|{_NUMBER_WORD})", re.IGNORECASE
+)
 _LAYOUT = re.compile(r"\\[ ,;:!]|[~{}]|\\q?quad\b")
 _PART = re.compile(r"(\$?)(\d{1,12}(?:\.\d{1,6})?)(?: ?((?!and )[a-z¢]{1,12}|''|'|\"))?\.?(?: ?, and | ?, ?| and | )?")
 _DEGREES = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})|\^\\circ|°")
 _LONGEST = 100  # characters of a measure
 
-_LABELLED = re.compile(r"(?:(?i:option|choice) )?(?:\(([A-J])\)|([A-J])[).:])\s{1,9}(.{1,1000})", re.DOTALL)
+_LABELLED = re.compile(
+    r"(?:(?i:option|choice) )?(?:\(([A-J])\)[).:]?|([A-J])[).:])(?:\s{1,9}|(?<=:)(?=\d))(.{1,1000})", re.DOTALL
+)
 _NAMED = re.compile(r"(?i:option|choice) \(?([A-J])\)?")
 _LOOSE = re.compile(
     r"(?:(?i:option|choice) )?\(?([A-J])\)?"
@@ -66,6 +82,26 @@ def choice(text: str) -> str | None:
     else:
         return None
     return letter if fits and not _SEVERAL.search(said) and not _DENIAL.fullmatch(said.strip(" .!")) else None
+
+
+def combination(text: str) -> str:
+    """`10C3`, `{}_{10}C_3`, `^{10}P_3` as LaTeX or a call; other texts as they are."""
+    match = _COMBINATION.fullmatch(text)
+    if match is None:
+        return text
+    return f"\\binom{{{match[1]}}}{{{match[3]}}}" if match[2] == "C" else f"perm({match[1]},{match[3]})"
+
+
+def counted(text: str) -> str:
+    """`nine cats and ten dogs` and `cats: 9, dogs: 10` as `9 cats, 10 dogs`; other texts as they are."""
+    if len(text) > _LONGEST or _WORDY.search(text) is None:
+        return text
+    parts = _ITEM_ENDS.split(_TEXT.sub(r"\1", text))
+    items = [_COUNT.fullmatch(part.strip()) or _NAMED_COUNT.fullmatch(part.strip()) for part in parts]
+    if not 2 <= len(items) <= 8 or None in items:
+        return text
+    numbers = [match["number"].casefold() for match in items]
+    return ", ".join(f"{_NUMBERS.get(n, n)} {match['things']}" for n, match in zip(numbers, items))
 
 
 def unit_name(words: str) -> str:

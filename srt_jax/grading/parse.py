@@ -40,6 +40,7 @@ from srt_jax.grading.vocabulary import (
     SHORT_UNITS,
 )
 
+CONCLUDING = ("so", "thus", "hence", "therefore")
 MAX_TOKENS = 1500
 MAX_DEPTH = 40
 MAX_CHAIN = 20
@@ -146,6 +147,7 @@ class Parser:
         self.units: list[str] = []  # dropped so far
         self.brackets = 0  # open brackets: thousands separators are read outside of them only
         self.bars = 0  # open |...|
+        self.rows = 0  # open matrices, in which "&" separates cells
         self.sets = 0  # open \{...\}
         self.angle = 0  # inside a function's argument, where a degree sign is a factor and not a unit
 
@@ -218,9 +220,9 @@ class Parser:
                 found.add(",")
             elif self.is_word("or") or self.is_command("vee", "lor"):
                 found.add("or")
-            elif self.is_word("and") or self.is_command("wedge") or (self.kind == "text" and self.text.strip() == "&"):
+            elif self.is_word("and", "&") or self.is_command("wedge") or (self.is_symbol("&") and self.rows == 0):
                 found.add("and")
-            elif self.is_command("Rightarrow", "implies", "therefore"):
+            elif self.is_command("Rightarrow", "implies", "therefore") or self.is_word(*CONCLUDING):
                 found.add("so")
             else:
                 return found - {","} or found
@@ -283,6 +285,9 @@ class Parser:
             self.at += 1
             return ("without", parts[0], self.sum())
         tree = parts[0]
+        if tree[0] == "num" and self.is_word("to") and self.peek()[0] == "number":
+            self.at += 1
+            return ("ratio", (tree, self.sum()))
         if self.is_symbol(":") and (self.sets == 0 or not symbols(tree)):  # { x : x > 3 } is a set by its property
             items = [tree]
             while self.is_symbol(":"):
@@ -424,7 +429,7 @@ class Parser:
             return [glued[1], glued[2]]
         unit = word in SHORT_UNITS or (before == "number" and len(word) == 3)
         sentence = before == "word" or (self.peek()[0] == "word" and self.spaced[self.at + 1])
-        if len(word) >= 4 or word in ("and", "or") or (self.spaced[self.at] and unit) or sentence:
+        if len(word) >= 4 or word in ("and", "or", "to") or (self.spaced[self.at] and unit) or sentence:
             return None
         return list(word)
 
@@ -789,7 +794,9 @@ class Parser:
         inner = self.answer()
         if self.is_symbol("|", ":"):
             self.at += 1
+            bars, self.bars = self.bars, 0
             condition = self.answer()
+            self.bars = bars
             if condition[0] != "rel" or inner[0] not in ("sym", "rel"):
                 raise NotMathError("a set by its property")
             inner = ("list", (condition,))
@@ -853,6 +860,7 @@ class Parser:
             self.subscript(LAYOUT)
         self.descend()
         self.brackets += 1
+        self.rows += 1
         rows: list[tuple[Tree, ...]] = []
         while not self.is_command("end"):
             if self.is_command("\\"):
@@ -871,6 +879,7 @@ class Parser:
         if self.subscript(LAYOUT) != environment:
             raise NotMathError("another environment ends")
         self.brackets -= 1
+        self.rows -= 1
         self.depth -= 1
         if not rows or len({len(row) for row in rows}) > 1:
             raise NotMathError("rows of different lengths")

@@ -15,7 +15,7 @@ from math import gcd, lcm
 from srt_jax.grading.algebra import Algebra, atom, rational, render
 from srt_jax.grading.expression import approximate, close, divide, exact, fingerprint, is_complete
 from srt_jax.grading.latex import NotMathError, clean, group, plain, trim
-from srt_jax.grading.measures import choice, measure
+from srt_jax.grading.measures import choice, combination, counted, measure
 from srt_jax.grading.parse import MINUS, ONE, Tree, parse, symbols
 from srt_jax.grading.vocabulary import CONSTANTS, FUNCTIONS, GLUED, GREEK, INEQUALITIES, PHRASES, TEXT_COMMANDS
 
@@ -28,7 +28,11 @@ Shape = tuple
 INFINITY, MINUS_INFINITY = ("const", "inf"), ("mul", (MINUS, ("const", "inf")))
 LINE = ("tuple", "()", (MINUS_INFINITY, INFINITY))
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:(a|p)\.? ?m\.?)?")
-_LEAD = re.compile(r"(?:the )?(?:final )?answer(?: is)?(?: ?: ?| )(?=\S)", re.IGNORECASE)
+_LEAD = re.compile(
+    r"(?:the )?(?:final )?answer(?: is)?(?: ?: ?| )(?=\S)"
+    r"|(?:thus|so|hence|therefore),? (?=\S)|there (?:are|were) (?=\d)",
+    re.IGNORECASE,
+)
 _ORDINAL = re.compile(r"(\d{1,9})\^?\{?(?:\\(?:text|mathrm|textrm)\{)?(?:st|nd|rd|th)\}{0,2}")
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z .'\-]*")
 _UNKNOWNS = set("xynmkt")
@@ -72,6 +76,7 @@ def read(answer: str) -> Read:
         text = ordinal[1]
     if (time := clock(words)) is not None:
         return _words("time", time, text)
+    text = combination(counted(text))
     if (letter := choice(text)) is not None:
         text = letter
     elif (amount := measure(text)) is not None:
@@ -220,8 +225,12 @@ def conclusion(items: tuple[Tree, ...]) -> Tree | None:
     if not all(item[0] == "rel" and set(item[1]) == {"="} for item in items):
         return None
     *given, (_, _, (target, *last)) = items
-    known = {item[2][0][1]: item[2][-1] for item in given if item[2][0][0] == "sym" and not symbols(item[2][-1])}
-    if not is_target(target) or len(known) < len(given) or any(map(symbols, last)):
+    known: dict[str, Tree] = {}
+    for _, _, (name, *values) in given:
+        names, ends = (name[2], values[-1][2:]) if name[0] == "tuple" else ((name,), ((values[-1],),))
+        if ends and len(names) == len(ends[0]) and all(n[0] == "sym" for n in names):
+            known |= {n[1]: value for n, value in zip(names, ends[0])}
+    if not is_target(target) or any(map(symbols, [*last, *known.values()])):
         return None
     result = substitute(target, known)
     return last[-1] if not symbols(result) and all(near(result, value, CHAIN) for value in last) else None
@@ -264,6 +273,9 @@ def relation(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
 def equality(operands: tuple[Tree, ...]) -> Tree:
     """`x = 1/2 = 0.5` is its last value that is not a decimal, `5 = x` is 5, `2x + y = 3` and `x = z` are equations."""
     named = is_name(operands[0])
+    if len(operands) > 2:  # S = a + b = 7
+        rest = [o for o in operands[1:-1] if not is_target(o) or not named or symbols(operands[-1])]
+        operands = (operands[0], *rest, operands[-1])
     if len(operands) > 2:
         value = chained(operands[1:])
         if is_target(operands[0]) and not any(map(symbols, operands[1:])):

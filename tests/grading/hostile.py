@@ -118,7 +118,9 @@ PIECES = [
     "\\%", "|", "!", "e", "i", "\\infty", "\\cup", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "\\\\", "\\sin",
     "\\log", "ln", "abc", "10^{9}", "999", "^\\circ", "'", "\\overline", "\\left", "\\right", "$", "\\$", "\\binom",
     "...", "\\in", ":", "½", "²", "√", "⟦", "⟧", "\\boxed{", "e5", "\\lfloor", "\\rfloor", "million", "p.m.", "or",
-    "\\ldots", "f(x)", "\\vec", "\\max", " ", "\ud800",
+    "\\ldots", "f(x)", "\\vec", "\\max", " ", "\ud800", "theta", "choose", "C(", "A)", "B: ", "E - the ",
+    " — ", "feet ", "3 hours ", "cats ", "\\Rightarrow", "U", "\\text{ and }", "mod(", "log2(", "|x|", ">", "\\ge",
+    "x=", "m+n=", "factorial", "+/-", "\\det",
 ]  # fmt: skip
 
 
