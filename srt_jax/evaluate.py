@@ -13,6 +13,7 @@ base model's temperature is found). At temperature 0 there is one sample, and so
 """
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,6 +52,7 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
 
     temperatures: those to compare, at 0 with one sample; none: eval.temperature.
     """
+    from srt_jax.diagnosis import Diagnosis
     from srt_jax.evaluation import evaluate, rollout_rows
     from srt_jax.grading.grader import Grader
     from srt_jax.loading import load_weights, open_mesh, open_sampler
@@ -74,6 +76,7 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
     # A folder of its own: the run itself may be under way, and its exports are not ours.
     sampler = open_sampler(config, model, graphdef, mesh, run_directory(config) / "evaluate")
     results, rows = {}, []
+    diagnosis = Diagnosis(config, model.tokenizer.convert_ids_to_tokens(list(model.stop_ids)))
     try:
         sampler.load(params, 0)
         with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
@@ -83,6 +86,7 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
                 found = results[c.eval.temperature] = {}
                 for eval_set in eval_sets:
                     found[eval_set.name], collected = evaluate(eval_set, sampler, model.tokenizer, grader, c)
+                    warn(diagnosis, eval_set.name, found[eval_set.name], collected, model.tokenizer)
                     rows += [{"set": eval_set.name, "temperature": c.eval.temperature, **row}
                              for row in rollout_rows(collected, model.tokenizer)]
     finally:
@@ -92,6 +96,15 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         partial.rename(out)
     return results
+
+
+def warn(diagnosis, name: str, values: dict[str, float], collected, tokenizer) -> None:
+    """Says on stderr what looks wrong in a set's metrics, each kind once: no answers found, responses cut."""
+    from srt_jax.collect import response_texts
+
+    tagged = {f"eval/{name}/{metric}": value for metric, value in values.items()}
+    for text in diagnosis.update(tagged, responses=lambda: response_texts(collected.rollouts.responses(), tokenizer)):
+        print(f"warning: {name}: {text}", file=sys.stderr, flush=True)
 
 
 def at_temperature(config: ConfigDict, temperature: float) -> ConfigDict:

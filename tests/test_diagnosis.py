@@ -11,6 +11,7 @@ from srt_jax.diagnosis import (
     fitting_style,
     parse_warning,
 )
+from srt_jax.evaluate import evaluate_model
 from srt_jax.metrics import read_metrics
 from srt_jax.train import train
 from tests.helpers import small_config
@@ -137,3 +138,13 @@ def test_a_real_run_with_the_wrong_answer_style_says_so_once(miniature, tmp_path
     assert len(said) == 1
     assert "answer.style='hash' finds an answer in none of the responses; answer.style='boxed' would" in said[0]
     assert [record.get("warning") for record in read_metrics(tmp_path / "wrong")] == [said[0][9:], None, None]
+
+
+def test_an_evaluation_with_the_wrong_answer_style_says_so_once(miniature, tmp_path, capfd):
+    config = small_config(miniature, tmp_path, name="wrong", steps=1)
+    config.answer.style = "hash"
+    with config.eval.unlocked():
+        config.eval.sets.again = config.eval.sets.heldout
+    evaluate_model(config, None)
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(said) == 1 and said[0].startswith("warning: ") and "answer.style='boxed' would find one in" in said[0]
