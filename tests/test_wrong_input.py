@@ -8,6 +8,7 @@ import re
 import runpy
 import shutil
 import sys
+import warnings
 
 import numpy as np
 import pyarrow
@@ -314,7 +315,9 @@ def command(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", [f"srt_jax.{job}", *arguments])
         before = set(flags.FLAGS)
         try:
-            runpy.run_module(f"srt_jax.{job}", run_name="__main__")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the module is imported already
+                runpy.run_module(f"srt_jax.{job}", run_name="__main__")
             status = 0
         except SystemExit as e:
             status = e.code or 0
