@@ -1,8 +1,10 @@
-"""Chips by name: peak arithmetic, memory and links, from their vendors' data sheets. Imports nothing.
+"""Chips by name: peak arithmetic, memory and links, from their vendors' data sheets; the memory that is there.
 
 Peaks are dense bfloat16 (no sparsity). `memory` is what a program can have, a little less than what is sold.
 """
 import dataclasses
+import os
+import pathlib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Chip:
 
 GB, GIB, TERA = 1e9, 2**30, 1e12
 GPUS_PER_NODE = 8
+CPU_MEMORY_FRACTION = 0.7  # of main memory that sampling is cut to: the rest is for Python, graders and others
 BETWEEN_NODES = 50 * GB  # bytes/s of one GPU to other nodes: one 400 Gb/s adapter each
 
 CHIPS = {
@@ -53,3 +56,26 @@ def interconnect(name: str, shape: tuple[int, ...]) -> float:
     if chip.torus == 3:
         closed = [all(closed)] * 3
     return chip.link * max(1, sum(1 + ring for size, ring in zip(shape, closed) if size > 1))
+
+
+def machine_memory() -> float:
+    """Bytes of main memory: the machine's, or the limit of this process's control group where that is less."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # of cgroup version 2, of version 1
+        try:
+            found.append(int((pathlib.Path("/sys/fs/cgroup") / file).read_text()))
+        except (OSError, ValueError):  # no such version, or "max"
+            continue
+    return float(min(found))
+
+
+def device_memory(device, local_devices: int) -> float | None:
+    """Bytes of a jax.Device that a process can have, whatever lies there now; None where nothing tells.
+
+    local_devices: of this process, among which a CPU's memory is divided.
+    """
+    if device.platform == "cpu":
+        return machine_memory() / local_devices
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    chip = chip_of(device.device_kind)
+    return float(limit) if limit else chip and chip.memory

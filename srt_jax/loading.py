@@ -4,6 +4,7 @@ import pathlib
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from srt_jax import budget
 from srt_jax.model import attention, sharding, weights
 from srt_jax.prepare import Model
 from srt_jax.rollout.jax_sampler import JaxSampler
@@ -24,18 +25,16 @@ def load_weights(config: ConfigDict, model: Model, mesh: Mesh):
     return graphdef, params
 
 
-def open_sampler(config: ConfigDict, model: Model, graphdef, mesh: Mesh, directory: pathlib.Path) -> Sampler:
+def open_sampler(config: ConfigDict, model: Model, graphdef, mesh: Mesh, directory: pathlib.Path,
+                 training: bool = False) -> Sampler:
     """The sampler of rollout.sampler, without weights yet; `directory` is for its logs and exports.
+
+    training: an optimizer and a reference share the devices with it.
 
     Raises ConfigError where it can be told that it will not sample.
     """
-    return SAMPLERS[config.rollout.sampler](config, model, graphdef, mesh, directory)
-
-
-def _jax_sampler(config, model, graphdef, mesh, directory):
-    del directory
+    if config.rollout.sampler == "vllm":
+        return VLLMSampler(config, model, graphdef, mesh, directory)
     r = config.rollout
-    return JaxSampler(graphdef, mesh, model.stop_ids, r.prompt_buckets, r.prompts_per_call, r.slots)
-
-
-SAMPLERS = {"jax": _jax_sampler, "vllm": VLLMSampler}
+    return JaxSampler(graphdef, mesh, model.stop_ids, r.prompt_buckets, r.prompts_per_call, r.slots,
+                      budget.sampler_memory(config, model.config, training))

@@ -20,7 +20,7 @@ import time
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from srt_jax import cli, hlo, plan_table, topology, xla_flags
+from srt_jax import cli, hardware, hlo, plan_table, topology, xla_flags
 from srt_jax.config import ConfigError, mesh_shape
 from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, read_hf_config
@@ -235,7 +235,7 @@ def _compile(lowered, held: dict, resident: dict, where, progress, what: str, tr
 def available(where: topology.Topology) -> float:
     """Bytes of memory that JAX can have on one device; on a CPU, its part of the machine's."""
     if where.chip is None:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / where.num_devices
+        return hardware.machine_memory() / where.num_devices
     return where.chip.memory * (xla_flags.GPU_MEMORY_FRACTION if where.platform == "cuda" else 1.0)
 
 
@@ -288,41 +288,66 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
     """Figures of sampling a step's rollouts in this process; every response has the longest length.
 
     Optimizer and reference stay in memory meanwhile (`resident`: bytes of the update). One compiled call serves
-    rollout.prompts_per_call prompts; a step makes as many calls as its prompts need.
+    rollout.prompts_per_call prompts, or as many samples as fit; a step makes as many calls as its prompts need.
     """
     from srt_jax.collect import training_samples
 
-    b, slots, (n, sampling) = config.batch, config.rollout.slots, training_samples(config, 1)
-    calls = -(-b.prompts_per_step // config.rollout.prompts_per_call)
-    at_a_time = min(b.prompts_per_step, config.rollout.prompts_per_call) * n
-    turns = -(-at_a_time // slots) if slots else 1
-    lowered, held = lower_sampler(config, model, devices, n, sampling)
+    b, (n, sampling) = config.batch, training_samples(config, 1)
     resident = {kind: resident[kind] for kind in ("optimizer", "reference")}
+    cut, (begin, advance), parameters = lower_sampler(
+        config, model, devices, n, sampling, available(where) - sum(resident.values()))
+    calls = -(-b.prompts_per_step // cut.prompts) * -(-n // cut.samples)
+    turns = -(-min(b.prompts_per_step, cut.prompts) * cut.samples // cut.slots) if cut.slots else 1
 
     def trips(program, loop):
         """With slots decoding has a loop inside: that which hands free slots their next requests, about once a step."""
-        decodes = not slots or program.has_loop(loop)
+        decodes = not cut.slots or program.has_loop(loop)
         return turns * b.max_response_tokens if decodes else 1
 
-    compiled = _compile(lowered, held, resident, where, progress, "sampler", trips)
-    compiled = dataclasses.replace(
-        compiled, collective_bytes={kind: calls * size for kind, size in compiled.collective_bytes.items()},
-        received_bytes=calls * compiled.received_bytes, received_seconds=calls * compiled.received_seconds,
-        memory_bytes=calls * compiled.memory_bytes)
+    held = {"parameters": parameters}
+    programs = [_compile(begin, held, resident, where, progress, "sampler, prefill", trips),
+                _compile(advance, {}, held | resident, where, progress, "sampler, decoding", trips)]
     prompts = [b.max_prompt_tokens] * b.prompts_per_step
     required = flops.sampling(model, prompts, [[b.max_response_tokens] * n] * b.prompts_per_step)
     required /= where.num_devices
-    return program_report(compiled, where, required, required)
+    return program_report(_joined(programs, held | resident, calls), where, required, required) | {
+        "calls": calls, "prompts_per_call": cut.prompts, "samples_per_call": cut.samples, "slots": cut.slots}
 
 
-def lower_sampler(config: ConfigDict, model: ModelConfig, devices, n: int, sampling):
-    """(one lowered call of the sampler for n samples of each prompt, bytes per device of its parameters)."""
+def _joined(programs: list[Compiled], held: dict, calls: int) -> Compiled:
+    """`calls` turns of programs that run one after the other: the larger one's memory, the sum of what they move.
+
+    held: bytes by kind that lie in memory throughout; all else counts as temporary.
+    """
+    totals = [program.bytes["total"] for program in programs]
+    largest = None if None in totals else max(totals)
+    left = None if largest is None else largest - sum(held.values())
+    collective = {}
+    for program in programs:
+        for kind, size in program.collective_bytes.items():
+            collective[kind] = collective.get(kind, 0) + calls * size
+
+    def together(field):
+        return sum(getattr(program, field) for program in programs)
+
+    return Compiled(all(program.fits for program in programs), held | {"temporaries": left, "total": largest},
+                    collective, calls * together("received_bytes"), calls * together("received_seconds"),
+                    calls * together("memory_bytes"), together("seconds"))
+
+
+def lower_sampler(config: ConfigDict, model: ModelConfig, devices, n: int, sampling, memory_bytes: float):
+    """(the shape of a sampler call for n samples of each prompt, its two programs lowered, bytes per device of the
+    parameters); memory_bytes: for the call and the parameters.
+    """
     from srt_jax.rollout.jax_sampler import JaxSampler
 
     mesh, graphdef, params = abstract_model(config, model, devices)
+    parameters = bytes_per_device(params)
     rollout = config.rollout
-    sampler = JaxSampler(graphdef, mesh, [0], rollout.prompt_buckets, rollout.prompts_per_call, rollout.slots)
-    return sampler.lower(params, n, sampling), {"parameters": bytes_per_device(params)}
+    sampler = JaxSampler(graphdef, mesh, [0], rollout.prompt_buckets, rollout.prompts_per_call, rollout.slots,
+                         memory_bytes - parameters)
+    cut, programs = sampler.lower(params, n, sampling)
+    return cut, programs, parameters
 
 
 # ---- command line

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from srt_jax import budget
 from srt_jax.config import ConfigError, run_directory
 from srt_jax.data import label_file, overlap
 from srt_jax.data import problems as problem_sources
@@ -91,7 +92,8 @@ def prepare(config: ConfigDict) -> Prepared:
     settings = LabelSettings.of(config)
     report = [f"model: {model.directory} ({model.config.family}, {model.config.num_params:,} parameters)", line,
               labels.describe(problems, settings), *report,
-              f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}"]
+              f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}",
+              budget.report(config, model.config)]
     labels_path = config.labels.path if config.labels.source == "file" else ""
     files = [path for path in (labels_path, config.curriculum.path) if path]
     identity = {"data": fingerprint(problems), "model": model_fingerprint(model.directory),
@@ -157,7 +159,8 @@ def prepare_offline(config: ConfigDict) -> list[str]:
         shapes = read_hf_config(pathlib.Path(config.model.path)) if here else json.loads(shipped.read_text())
         model_config = ModelConfig.from_hf(shapes)
         check_fit(config, model_config)
-        report = [f"model: {config.model.path} ({model_config.family}, {model_config.num_params:,} parameters)"]
+        report = [f"model: {config.model.path} ({model_config.family}, {model_config.num_params:,} parameters)",
+                  budget.report(config, model_config)]
     else:
         report = [f"not checked: model, {config.model.path} is not on this machine (offline)"]
     try:

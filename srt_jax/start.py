@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from srt_jax import metrics, processes
+from srt_jax import budget, metrics, processes
 from srt_jax.checkpoint import Checkpoints, check_same_run
 from srt_jax.collapse import Detector
 from srt_jax.config import describe, fingerprint_fields
@@ -43,6 +43,7 @@ class Run:
     phases: metrics.Phases
     pace: metrics.Pace
     compilations: metrics.CompilationCounter
+    stop: Any = None  # its `requested` tells whether a signal asks the run to stop
     ended: str | None = None  # why the run ends before config.steps
 
 
@@ -56,13 +57,14 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     print(describe(config, jax.device_count()))
     print("\n".join(prepared.report))
 
+    budget.check(config, prepared.model.config)
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, prepared.model, mesh)
     print(sharding.describe(mesh, params))
     reference = reference_weights(config, prepared, mesh) if config.rl.kl_coef else None
     update_config, optimizer = UpdateConfig.of(config), experiment_optimizer(config)
     state = init_state(params, optimizer, mesh)
-    sampler = open_sampler(config, prepared.model, graphdef, mesh, directory)  # it refuses what it can before compiling
+    sampler = open_sampler(config, prepared.model, graphdef, mesh, directory, training=True)  # it refuses what it can
     if start:
         state = checkpoints.restore(state)
         print(f"going on from step {start} of {config.steps} in {directory}")

@@ -1,4 +1,7 @@
 """The decoder as sampling uses it: weights copied and gathered once per call, a prefill, one token at a time."""
+from typing import Any
+
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,6 +10,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srt_jax.model import sharding
 from srt_jax.model.config import inverse_frequencies
 from srt_jax.model.paths import map_with_path
+
+
+@flax.struct.dataclass
+class Fixed:
+    """What a call keeps from its beginning to its end: gathered weights in the compute dtype, the graph definitions
+    that go with them, and the prompts' keys and values.
+    """
+    weights: Any
+    prompt_kv: tuple[jax.Array, jax.Array]
+    graphs: Any = flax.struct.field(pytree_node=False)
 
 
 def compute_copy(params, graphdef, mesh: Mesh):
@@ -31,11 +44,26 @@ def gathered(params, mesh: Mesh, prefix: str = "", layer: int | None = None):
     Weights that stayed split over fsdp would cross the network for every token.
     """
     def gather(path, x):
-        spec = sharding.parameter_sharding(mesh, prefix + path, x.shape).spec
-        spec = PartitionSpec(*(axis if axis == "tensor" else None for axis in spec[0 if layer is None else 1:]))
-        return jax.lax.with_sharding_constraint(x if layer is None else x[layer], NamedSharding(mesh, spec))
+        where = _gathered_sharding(mesh, prefix + path, x.shape, stacked=layer is not None)
+        return jax.lax.with_sharding_constraint(x if layer is None else x[layer], where)
 
     return map_with_path(gather, params)
+
+
+def gathered_shardings(weights, mesh: Mesh, prefix: str = "", num_layers: int | None = None):
+    """Where `gathered` puts such weights; num_layers: of the stack that the weights of one layer come from."""
+    def where(path, x):
+        shape = x.shape if num_layers is None else (num_layers, *x.shape)
+        return _gathered_sharding(mesh, prefix + path, shape, stacked=num_layers is not None)
+
+    return map_with_path(where, weights)
+
+
+def _gathered_sharding(mesh: Mesh, path: str, shape, stacked: bool) -> NamedSharding:
+    """shape: of the whole stack where the weights are those of one layer of it."""
+    spec = sharding.parameter_sharding(mesh, path, shape).spec
+    return NamedSharding(mesh, PartitionSpec(
+        *(axis if axis == "tensor" else None for axis in spec[1 if stacked else 0:])))
 
 
 def off_mesh(graphdef, params):
@@ -56,13 +84,15 @@ def prefill(graphdef, params, tokens):
 
 
 def split_layers(graphdef, params, mesh: Mesh):
-    """((graph, weights) of the decoder without its layers, (graph of a layer, weights of each)), all gathered."""
+    """The decoder without its layers, and its layers one by one: ((graph of the first, graph of a layer),
+    (weights of the first, weights of each layer)), all gathered.
+    """
     model = off_mesh(graphdef, params)
     layer, stacked = nnx.split(model.layers)
     model.layers = None
     rest, others = nnx.split(model)
     layers = [gathered(stacked, mesh, "layers.", i) for i in range(model.config.num_layers)]
-    return (rest, gathered(others, mesh)), (layer, layers)
+    return (rest, layer), (gathered(others, mesh), layers)
 
 
 def next_logits(model, layers, tokens, positions, attend, caches):

@@ -63,6 +63,7 @@ class Rollouts:
 
 ARRAYS = ("tokens", "lengths", "logprobs", "stopped")
 Finished = Callable[[int, list[np.ndarray]], None]  # (index of a prompt, its n responses)
+Advanced = Callable[[float, int], None]  # (share of the work that is done, tokens sampled so far)
 
 
 class Sampler(Protocol):
@@ -76,11 +77,14 @@ class Sampler(Protocol):
         """Compiles what `generate` needs for such prompts with the loaded weights, so that it need not."""
 
     def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling,
-                 seeds: Sequence[int], finished: Finished | None = None) -> Rollouts:
+                 seeds: Sequence[int], finished: Finished | None = None,
+                 advanced: Advanced | None = None) -> Rollouts:
         """n responses per prompt; seeds [P] come from `problem_seeds`, sample i of a prompt draws from (seed, i).
 
         `finished(p, responses)` is called once for every prompt, in the caller's thread and in any order, as soon as
         all its responses (token ids without padding) are on the host: grading can begin while others are sampled.
+        `advanced(share, tokens)` is called in the caller's thread, at least every few seconds where that can be known:
+        the share of the work done never falls, and reaches 1 at the end. What it raises ends the sampling.
         """
 
     def close(self) -> None:

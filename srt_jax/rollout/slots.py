@@ -1,4 +1,4 @@
-"""A fixed number of sequences decodes at a time; when one ends, its slot takes the next request of a queue.
+"""Continuous batching: a fixed number of sequences decodes at a time; one that ends makes room for the next request.
 
 A request is one sample of one prompt. Every row shard of the mesh (data x fsdp) has its own prompts, queue and slots,
 and works through them by itself: nothing moves between shards, and a shard that is done does not wait. A prompt's keys
@@ -11,13 +11,15 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from srt_jax.model import attention, sharding
-from srt_jax.rollout.decoding import next_logits, prefill, split_layers
+from srt_jax.model.memory import PREFILL_TOKENS
+from srt_jax.rollout.decoding import Fixed, gathered_shardings, next_logits, prefill, split_layers
 from srt_jax.rollout.drawing import draw, sample_keys
 
-PREFILL_TOKENS = 8192  # prompt tokens per device that are computed at a time
+ROWS = Spec(sharding.ROWS)
 KV = Spec(None, sharding.ROWS, "tensor")  # where a cache [L, rows, K, ...] lies
 
 
@@ -26,8 +28,8 @@ class State:
     """Of one shard. A slot without a request has request Q, and what it computes is dropped.
 
     request, token (to feed next), t (tokens drawn so far) [W]; kv: of each layer the pair of keys and values
-    [W, K, C, H], of which the first prompt length - 1 + t are filled; next: requests taken so far; steps: decoding
-    steps so far; the results by request: tokens, logprobs [Q, T], lengths, stopped [Q].
+    [W, K, C, H], of which the first prompt length - 1 + t are filled; next [1]: requests taken so far; steps [1]:
+    decoding steps so far; the results by request: tokens, logprobs [Q, T], lengths, stopped [Q].
     """
     request: jax.Array
     token: jax.Array
@@ -41,8 +43,9 @@ class State:
     stopped: jax.Array
 
 
-def sample(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids, num_slots):
-    """Prompts -> tokens, logprobs [P, n, T]; lengths, stopped [P, n]; the most decoding steps of a shard []."""
+def begin(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids, num_slots):
+    """Prefill, and the first requests in their slots: (what stays fixed while decoding, State of every shard)."""
+    del temperature, stop_ids
     config = nnx.merge(graphdef, params).config
     prompt_kv = _prefill(params, prompts.tokens, graphdef, mesh)
     P, S = prompts.tokens.shape
@@ -50,15 +53,47 @@ def sample(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_id
     kv_shape = (slots, config.num_kv_heads, S + sampling.max_tokens, config.head_dim)
     kv = [tuple(sharding.constrain(jnp.zeros(kv_shape, prompt_kv[0].dtype), mesh, Spec(*KV[1:])) for _ in range(2))
           for _ in range(config.num_layers)]
-    (graph, weights), (layer, layers) = split_layers(graphdef, params, mesh)
-    # Each shard by itself over data and fsdp; the compiler goes on to split the work of a shard over `tensor`.
-    decode = jax.shard_map(
-        functools.partial(_decode, graph=graph, layer=layer, n=n, sampling=sampling, stops=stop_ids),
-        mesh=mesh, axis_names=set(sharding.ROWS), check_vma=False,
-        in_specs=(Spec(), Spec(sharding.ROWS), Spec(None, sharding.ROWS), Spec(sharding.ROWS), Spec()),
-        out_specs=Spec(sharding.ROWS))
-    *results, steps = decode((weights, layers), prompts, prompt_kv, kv, temperature)
-    return *results, steps.max()
+    first = _by_shard(functools.partial(_first, n=n, max_tokens=sampling.max_tokens), mesh,
+                      (ROWS, Spec(None, sharding.ROWS), ROWS))
+    graphs, weights = split_layers(graphdef, params, mesh)
+    return Fixed(weights, prompt_kv, (graphs, mesh)), first(prompts, prompt_kv, kv)
+
+
+def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampling, stop_ids):
+    """Decodes until all requests have ended, or `until` decoding steps are made since `begin`.
+
+    Returns (State, [the most steps of a shard so far, whether any request is left, tokens so far]).
+    """
+    graphs, mesh = fixed.graphs
+    decode = _by_shard(functools.partial(_decode, graphs=graphs, n=n, sampling=sampling, stops=stop_ids), mesh,
+                       (Spec(), ROWS, Spec(None, sharding.ROWS), ROWS, Spec(), Spec()))
+    s = decode(fixed.weights, prompts, fixed.prompt_kv, state, temperature, until)
+    left = (s.request < len(s.tokens) // sharding.num_row_shards(mesh)).any()
+    return s, jnp.stack([s.steps.max(), left.astype(jnp.int32), s.lengths.sum()])
+
+
+def results(state: State, n: int):
+    """tokens, logprobs [P, n, T]; lengths, stopped [P, n]."""
+    return tuple(x.reshape(-1, n, *x.shape[1:]) for x in (state.tokens, state.logprobs, state.lengths, state.stopped))
+
+
+def shardings(mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
+    """Where the arrays of `begin` lie, by their shapes."""
+    def at(spec, tree):
+        return jax.tree.map(lambda x: NamedSharding(mesh, sharding.fit(mesh, spec, x.shape)), tree)
+
+    others, layers = fixed.weights
+    weights = (gathered_shardings(others, mesh),
+               [gathered_shardings(layer, mesh, "layers.", len(layers)) for layer in layers])
+    rows = jax.tree.map(lambda _: sharding.by_rows(mesh), state)
+    return (fixed.replace(weights=weights, prompt_kv=at(KV, fixed.prompt_kv)),
+            rows.replace(kv=at(Spec(*KV[1:]), state.kv)))
+
+
+def _by_shard(function, mesh, in_specs):
+    """Each shard by itself over data and fsdp; the compiler goes on to split the work of a shard over `tensor`."""
+    return jax.shard_map(function, mesh=mesh, axis_names=set(sharding.ROWS), check_vma=False, in_specs=in_specs,
+                         out_specs=ROWS)
 
 
 def _prefill(params, tokens, graphdef, mesh):
@@ -77,28 +112,48 @@ def _prefill(params, tokens, graphdef, mesh):
     return jax.tree.map(join, jax.lax.map(lambda tokens: prefill(graphdef, params, tokens)[1], chunks))
 
 
-def _decode(params, prompts, prompt_kv, kv, temperature, *, graph, layer, n, sampling, stops):
-    """One shard: `prompts`, `prompt_kv` [L, P, K, S, H] and the empty cache `kv` are its own part."""
-    model, layers = nnx.merge(graph, params[0]), [nnx.merge(layer, weights) for weights in params[1]]
-    P, T, W = prompts.lengths.shape[0], sampling.max_tokens, kv[0][0].shape[0]
-    Q = P * n
-    keys = sample_keys(prompts.seeds, prompts.first, n).reshape(Q)
-    wanted = (jnp.arange(n) < prompts.samples[:, None]).reshape(Q)
-    queue, queued = jnp.argsort(~wanted, stable=True), wanted.sum()
+def _requests(prompts, n: int):
+    """(indices of the requests that are wanted, then of the others [Q]; how many are wanted; each prompt's last token).
+    """
+    wanted = (jnp.arange(n) < prompts.samples[:, None]).reshape(-1)
     last_token = jnp.take_along_axis(prompts.tokens, jnp.maximum(prompts.lengths - 1, 0)[:, None], 1)[:, 0]
-    stop_ids = jnp.asarray(stops)
+    return jnp.argsort(~wanted, stable=True), wanted.sum(), last_token
+
+
+def _refill(s: State, prompt_kv, n: int, requests) -> State:
+    """Free slots take the next requests: a prompt's cache, and its last token to feed."""
+    Q, (queue, queued, last_token) = len(s.tokens), requests
 
     def waiting(s: State):
-        return (s.next < queued) & (s.request == Q).any()
+        return (s.next[0] < queued) & (s.request == Q).any()
 
     def take(s: State) -> State:
-        """The next request goes to the first free slot: its prompt's cache, and the prompt's last token to feed."""
-        slot, request = (s.request == Q).argmax(), queue[s.next]
+        slot, request = (s.request == Q).argmax(), queue[s.next[0]]
         row = request // n
         kv = [tuple(jax.lax.dynamic_update_slice(cache, source[i, row][None], (slot, 0, 0, 0))
                     for cache, source in zip(pair, prompt_kv)) for i, pair in enumerate(s.kv)]
         return s.replace(request=s.request.at[slot].set(request), token=s.token.at[slot].set(last_token[row]),
                          t=s.t.at[slot].set(0), kv=kv, next=s.next + 1)
+
+    return jax.lax.while_loop(waiting, take, s)
+
+
+def _first(prompts, prompt_kv, kv, *, n, max_tokens) -> State:
+    """One shard: its first requests in the empty cache `kv`; `prompts` and `prompt_kv` [L, P, K, S, H] are its part."""
+    Q, W = prompts.lengths.shape[0] * n, kv[0][0].shape[0]
+    zeros = functools.partial(jnp.zeros, dtype=jnp.int32)
+    state = State(jnp.full(W, Q, jnp.int32), zeros(W), zeros(W), kv, zeros(1), zeros(1),
+                  zeros((Q, max_tokens)), jnp.zeros((Q, max_tokens)), zeros(Q), jnp.zeros(Q, bool))
+    return _refill(state, prompt_kv, n, _requests(prompts, n))
+
+
+def _decode(params, prompts, prompt_kv, state: State, temperature, until, *, graphs, n, sampling, stops) -> State:
+    """One shard: decodes until its requests have ended, or it has made `until` steps."""
+    (graph, layer), (others, layers) = graphs, params
+    model, layers = nnx.merge(graph, others), [nnx.merge(layer, weights) for weights in layers]
+    T, (Q, W) = sampling.max_tokens, (len(state.tokens), len(state.request))
+    keys = sample_keys(prompts.seeds, prompts.first, n).reshape(Q)
+    stop_ids, requests = jnp.asarray(stops), _requests(prompts, n)
 
     def step(s: State) -> State:
         """Feeds the current token of every slot and draws the next; then ended slots take new requests."""
@@ -120,15 +175,9 @@ def _decode(params, prompts, prompt_kv, kv, temperature, *, graph, layer, n, sam
             kv=[tuple(cache.at[jnp.arange(W), :, kept].set(new, mode="drop") for cache, new in zip(*pairs))
                 for pairs in zip(s.kv, new_kv)],
             request=jnp.where(ended, Q, s.request), token=token, t=s.t + 1, steps=s.steps + 1)
-        return jax.lax.while_loop(waiting, take, s)
+        return _refill(s, prompt_kv, n, requests)
 
-    zeros = functools.partial(jnp.zeros, dtype=jnp.int32)
-    state = State(jnp.full(W, Q, jnp.int32), zeros(W), zeros(W), kv, zeros(()), zeros(()),
-                  zeros((Q, T)), jnp.zeros((Q, T)), zeros(Q), jnp.zeros(Q, bool))
-    s = jax.lax.while_loop(waiting, take, state)
-    s = jax.lax.while_loop(lambda s: (s.request < Q).any(), step, s)
-    return (s.tokens.reshape(P, n, T), s.logprobs.reshape(P, n, T), s.lengths.reshape(P, n), s.stopped.reshape(P, n),
-            s.steps[None])
+    return jax.lax.while_loop(lambda s: (s.request < Q).any() & (s.steps[0] < until), step, state)
 
 
 def _attend(q, k, v, cache, lengths):

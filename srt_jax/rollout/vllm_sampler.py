@@ -22,7 +22,7 @@ from srt_jax.config import ConfigError, fingerprint_fields
 from srt_jax.model import sharding
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.rollout import publish, vllm_client, vllm_server
-from srt_jax.rollout.sampler import Finished, RolloutError, Rollouts, Sampling
+from srt_jax.rollout.sampler import Advanced, Finished, RolloutError, Rollouts, Sampling
 from srt_jax.rollout.vllm_client import GivenUpError, ServerFailedError
 from srt_jax.rollout.vllm_command import Settings
 
@@ -88,8 +88,14 @@ class VLLMSampler:
     def compile(self, *_) -> None:
         """The servers compile when they start."""
 
-    def generate(self, prompts, n: int, sampling: Sampling, seeds, finished: Finished | None = None) -> Rollouts:
-        """Rollouts in the order of the prompts. Raises RolloutError where no server is left, or one serves others."""
+    def generate(self, prompts, n: int, sampling: Sampling, seeds, finished: Finished | None = None,
+                 advanced: Advanced | None = None) -> Rollouts:
+        """Rollouts in the order of the prompts. Raises RolloutError where no server is left, or one serves others.
+
+        `advanced` follows each prompt that is finished.
+        """
+        if advanced:
+            finished = _counting(finished, advanced, len(prompts))
         tokens = np.zeros((len(prompts), n, sampling.max_tokens), np.int32)
         logprobs = np.zeros(tokens.shape, np.float32)
         lengths, stopped = np.zeros(tokens.shape[:2], np.int32), np.zeros(tokens.shape[:2], bool)
@@ -310,3 +316,17 @@ def _make_score(graphdef, mesh):
         return token_logprobs(model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], mesh=mesh)[0]
 
     return jax.jit(score, out_shardings=sharding.replicated(mesh))
+
+
+def _counting(finished: Finished | None, advanced: Advanced, prompts: int) -> Finished:
+    """`finished` that also tells `advanced` how many of the prompts, and how many tokens, there are so far."""
+    done, tokens = 0, 0
+
+    def both(p, responses):
+        nonlocal done, tokens
+        done, tokens = done + 1, tokens + sum(len(response) for response in responses)
+        if finished:
+            finished(p, responses)
+        advanced(done / prompts, tokens)
+
+    return both

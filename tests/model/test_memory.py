@@ -1,4 +1,7 @@
-"""What a forward and backward pass holds: by remat policy, by micro-batch (by vocabulary: test_token_logprobs)."""
+"""What a forward and backward pass holds: by remat policy, by micro-batch (by vocabulary: test_token_logprobs).
+
+And what is counted for a sampler call before anything is compiled, beside what XLA takes.
+"""
 import functools
 import itertools
 
@@ -8,10 +11,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from srt_jax.model import decoder
+from srt_jax import budget, hardware, plan
+from srt_jax.config import ConfigError, base
+from srt_jax.model import decoder, memory, sharding
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.logprobs import token_logprobs
-from srt_jax.model.paths import flat_paths
+from srt_jax.model.paths import flat_paths, map_with_path
+from srt_jax.rollout.jax_sampler import Cut, JaxSampler
+from srt_jax.rollout.sampler import RolloutError, Sampling
 
 S, D, L, CHUNK_TOKENS = 128, 64, 6, 64
 REMATS = ("none", "attention", "dots", "full")
@@ -93,3 +100,106 @@ def test_memory_grows_linearly_with_the_micro_batch():
     """Half a micro-batch more takes half as much more, whatever else there is."""
     four, eight, sixteen = (temporaries(rows=rows) for rows in (4, 8, 16))
     assert 1.8 < sixteen / eight < 2.2 and 1.8 < eight / four < 2.4
+
+
+# ---- what is counted before anything is compiled
+
+REAL = ModelConfig.from_hf({  # the proportions of SmolLM2-135M, fewer layers
+    "model_type": "llama", "vocab_size": 8192, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True})
+
+
+def on_one_device(dtype):
+    """(mesh, graph definition, abstract parameters) of that model."""
+    mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    graphdef, shapes = decoder.abstract(REAL, dtype, "full", "xla", mesh)
+    return mesh, graphdef, map_with_path(lambda path, x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)), shapes)
+
+
+def peak(compiled):
+    """Bytes of arguments, results that do not lie where an argument was, and temporaries."""
+    m = compiled.memory_analysis()
+    return m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
+
+
+@pytest.mark.parametrize(("dtype", "prompts", "samples", "S", "T", "slots"), [
+    ("float32", 4, 8, 128, 512, 0), ("bfloat16", 1, 4, 512, 1024, 0), ("float32", 16, 1, 256, 64, 0),
+    ("bfloat16", 4, 8, 128, 512, 8), ("float32", 4, 4, 512, 128, 16)])
+def test_a_sampler_call_takes_what_is_counted_for_it(dtype, prompts, samples, S, T, slots):
+    mesh, graphdef, params = on_one_device(dtype)
+    sampler = JaxSampler(graphdef, mesh, [0], (S,), prompts, slots)
+    cut, (begin, advance) = sampler.lower(params, samples, Sampling(T))
+    assert cut == Cut(prompts, samples, slots, 1)
+    parameters = 4 * REAL.num_params
+    taken = max(peak(begin.compile()), peak(advance.compile()) + parameters)
+    counted = sum(memory.sampler_call(REAL, dtype, memory.Call(prompts, samples, S, T, slots)).values()) + parameters
+    assert counted == pytest.approx(taken, rel=0.15)
+
+
+def update_config(**changes):
+    """An update of 16 sequences of 256 tokens in micro-batches of 4."""
+    config = base()
+    config.update_from_flattened_dict({
+        "name": "memory", "model.dtype": "float32", "batch.prompts_per_step": 4, "batch.samples_per_prompt": 4,
+        "batch.microbatch_sequences": 4, "batch.length_buckets": (256,), "batch.max_prompt_tokens": 64,
+        "batch.max_response_tokens": 192, "rollout.prompt_buckets": (64,), **changes})
+    return config
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"model.remat": "none", "model.dtype": "bfloat16"}, {"batch.minibatches_per_step": 2, "model.remat": "dots"},
+    {"optimizer.moments_dtype": "bfloat16", "model.remat": "attention"}], ids=str)
+def test_an_update_takes_what_is_counted_for_it(changes):
+    config = update_config(**changes)
+    lowered, held = plan.lower_update(config, REAL, jax.devices()[:1])
+    resident = budget.resident(config, REAL, training=True)
+    assert sum(resident.values()) == pytest.approx(sum(held.values()) - held["batch"], rel=1e-3)
+    c = config
+    counted = sum(resident.values()) + memory.update(REAL, c.model.dtype, memory.Update(
+        4, 256, c.model.head_chunk_tokens, c.model.remat, many=c.batch.minibatches_per_step > 1,
+        moments=c.optimizer.moments_dtype))
+    assert counted == pytest.approx(peak(lowered.compile()), rel=0.15)
+
+
+@pytest.mark.parametrize(("name", "devices", "remat", "rows", "total"), [
+    ("Qwen2.5-Math-7B", 8, "full", 4, 34.3), ("Qwen2.5-Math-7B", 8, "none", 2, 105.7),
+    ("Qwen3-14B-Base", 8, "full", 2, 56.3), ("Qwen2.5-Math-7B", 4, "none", 1, 88.3),
+    ("Qwen3-14B-Base", 4, "dots", 2, 132.4), ("Qwen3-4B-Base", 1, "none", 1, 131.8)])
+def test_updates_on_h200s_take_what_is_counted_for_them(name, devices, remat, rows, total):
+    """total: GB per device that XLA counted when it compiled these for H200 (docs/results.md), 4,096 tokens a row."""
+    model, config = plan.model_shape(name), update_config(**{"mesh.fsdp": devices})
+    counted = memory.update(model, "bfloat16", memory.Update(
+        rows, 4096, 4096, remat, "cudnn", fsdp=devices, platform="gpu"))
+    assert (sum(budget.resident(config, model, True).values()) + counted) / 1e9 == pytest.approx(total, rel=0.15)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch):
+    """The dry run says how much a step takes; the run itself is refused, with the numbers and the fields."""
+    model, config = plan.model_shape("Qwen2.5-Math-7B"), update_config()
+    monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 24e9)  # of which each of 8 devices has its part
+    line = budget.report(config, model)
+    assert "sampling one response takes" in line and "it does not fit here" in line
+    with pytest.raises(RolloutError, match=r"lower batch\.max_response_tokens or batch"):
+        budget.check(config, model)
+    config.rollout.sampler = "vllm"
+    with pytest.raises(ConfigError, match=r"takes about 2\d\d\.\d GB \(weights 30\.5, optimizer 60\.9, reference 30\.5"
+                                          r", update .*\), and each device has 24\.0 GB: lower batch\.microbatch_"):
+        budget.check(config, model)
+    monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 240e9)
+    budget.check(config, model)
+    assert "it does not fit" not in budget.report(config, model)
+    small = plan.model_shape("SmolLM2-135M")
+    monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 8e9)
+    assert budget.report(config, small) == (
+        "memory: a step takes about 3.9 GB of the 8.0 GB here on each device (weights 0.5, optimizer 1.1, reference "
+        "0.5, update 1.7)")
+
+
+def test_the_memory_that_is_there_is_the_machines_or_the_control_groups(monkeypatch):
+    whole = hardware.machine_memory()
+    assert 1e8 < whole < 1e14
+    monkeypatch.setattr(hardware.pathlib.Path, "read_text", lambda self: "500000000\n")
+    assert hardware.machine_memory() == 5e8
+    monkeypatch.setattr(hardware.pathlib.Path, "read_text", lambda self: "max\n")
+    assert hardware.machine_memory() >= whole

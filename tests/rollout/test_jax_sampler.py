@@ -10,9 +10,10 @@ from scipy import stats
 from srt_jax.metrics import CompilationCounter
 from srt_jax.model import attention
 from srt_jax.rl.collate import Layout, assemble
+from srt_jax.rollout import jax_sampler
 from srt_jax.rollout.drawing import truncate
-from srt_jax.rollout.jax_sampler import JaxSampler
-from srt_jax.rollout.sampler import Sampling, problem_seeds
+from srt_jax.rollout.jax_sampler import Cut, JaxSampler
+from srt_jax.rollout.sampler import RolloutError, Sampling, problem_seeds
 from tests.tiny_decoder import VOCAB, decoder, direct_logprobs, mesh_of, place
 
 STOPS = (3, 17, 30)
@@ -275,6 +276,73 @@ def test_more_samples_begin_with_the_same_ones():
     few, many = generate(SHORT, n=3), generate(SHORT, n=40)
     assert np.array_equal(many.tokens[:, :3], few.tokens)
     assert not np.array_equal(many.tokens[:, 3], few.tokens[:, 0])
+
+
+def limited(memory_bytes, slots=0, mesh_shape=(1, 1, 1), **changes):
+    """One whose calls may take only so much."""
+    graphdef, params = decoder(**changes)
+    mesh = mesh_of(*mesh_shape)
+    made = JaxSampler(graphdef, mesh, STOPS, (8, 4), 4, slots, memory_bytes)
+    made.load(place(params, mesh), 11)
+    return made
+
+
+def needed(cut, bucket=8):
+    return sampler().bytes_of(cut, bucket, Sampling(T))
+
+
+CUTS = [Cut(2, 6, 0, 1), Cut(1, 3, 0, 1), Cut(4, 6, 2, 1), Cut(1, 2, 1, 1)]
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+def test_how_the_work_is_cut_into_calls_does_not_matter(cut):
+    """Fewer prompts at a time, fewer samples, fewer slots: sample i of a prompt draws from (seed, i) in any call."""
+    bucket = 8 if cut.slots else 4
+    by, reported = limited(needed(cut, bucket), slots=4 if cut.slots else 0), []
+    found, expected = generate(SHORT, n=6, by=by), generate(SHORT, n=6)
+    assert by.cut(bucket, 6, Sampling(T)) == cut
+    assert np.array_equal(found.tokens, expected.tokens) and np.array_equal(found.stopped, expected.stopped)
+    assert np.abs(found.logprobs - expected.logprobs).max() < 1e-5
+    by.generate(SHORT, 6, Sampling(T), seeds_of(SHORT), lambda p, responses: reported.append((p, len(responses))))
+    assert sorted(reported) == [(p, 6) for p in range(len(SHORT))]
+
+
+def test_a_cut_is_the_largest_that_fits_on_a_mesh_too():
+    whole = sampler((2, 2, 2)).cut(8, 40, Sampling(T))
+    assert whole == Cut(4, 40, 0, 4)
+    by = limited(sampler((2, 2, 2)).bytes_of(whole, 8, Sampling(T)) - 1, mesh_shape=(2, 2, 2))
+    assert by.cut(8, 40, Sampling(T)) == Cut(2, 40, 0, 4)
+    one = generate(SHORT, n=6, by=limited(needed(Cut(1, 1, 0, 1), 4), mesh_shape=(2, 1, 1)))
+    assert np.array_equal(one.tokens, generate(SHORT, n=6).tokens)
+
+
+def test_what_cannot_fit_is_refused_with_the_number_and_the_field():
+    with pytest.raises(RolloutError, match=r"takes 0\.0 GB .* 0\.0 GB are left .*: lower batch.max_response_tokens"):
+        generate(by=limited(1000))
+
+
+@pytest.mark.parametrize("slots", [0, 2])
+def test_decoding_in_pieces_changes_nothing(slots, monkeypatch):
+    """One decoding step at a time, and all at once."""
+    by = limited(None, slots)
+    monkeypatch.setattr(jax_sampler, "PIECE_SECONDS", 1e9)
+    at_once, pieces = generate(by=by), []
+    monkeypatch.setattr(jax_sampler, "PIECE_SECONDS", 0.0)
+    found = by.generate(PROMPTS, 3, Sampling(T), seeds_of(PROMPTS), advanced=lambda *piece: pieces.append(piece))
+    assert same(found, at_once) and len(pieces) >= T
+    shares, tokens = zip(*pieces)
+    assert list(shares) == sorted(shares) and shares[-1] == pytest.approx(1)
+    assert list(tokens) == sorted(tokens) and tokens[-1] == found.lengths.sum()
+
+
+def test_what_the_report_raises_ends_the_sampling():
+    """And the next call begins afresh."""
+    def stop(share, tokens):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sampler().generate(PROMPTS, 3, Sampling(T), seeds_of(PROMPTS), advanced=stop)
+    assert same(generate(), generate())
 
 
 def test_a_longer_limit_goes_on_where_the_shorter_one_cut():

@@ -1,0 +1,115 @@
+"""Bytes of one device that sampling and an update take, counted from the model's shape, before anything is compiled.
+
+Checked against XLA's own count (`memory_analysis`) of the compiled programs on CPUs, which compute a bfloat16 product
+in float32, and so hold all its operands twice. Elsewhere nothing is held twice.
+"""
+import dataclasses
+
+from srt_jax.model.config import ModelConfig
+
+FLOAT = 4  # bytes of a float32
+SIZES = {"float32": 4, "bfloat16": 2}
+PREFILL_TOKENS = 8192  # continuous batching: prompt tokens per device that are computed at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What one device does in a sampler call.
+
+    rows prompts of prompt_tokens (padded), samples of each, response_tokens at most; slots: sequences decoded at a time
+    (0: all); fsdp, tensor: axes of the mesh; platform: of jax.Device.
+    """
+    rows: int
+    samples: int
+    prompt_tokens: int
+    response_tokens: int
+    slots: int = 0
+    fsdp: int = 1
+    tensor: int = 1
+    platform: str = "cpu"
+
+    @property
+    def active(self) -> int:
+        """Sequences that decode at a time."""
+        return min(self.slots, self.rows * self.samples) if self.slots else self.rows * self.samples
+
+
+def sampler_call(model: ModelConfig, dtype: str, call: Call) -> dict[str, float]:
+    """Bytes at the peak of a call, beside the parameters: weights in the compute dtype, cache, results, temporaries.
+
+    The peak is that of the larger of its two programs. The prefill holds a second copy of the weights where they are
+    cast, the prompts' activations and their attention scores; decoding holds the logits of all active sequences, and
+    the random numbers that draw from them.
+    """
+    size, native = SIZES[dtype], dtype == "float32" or call.platform != "cpu"
+    weights = model.num_params * size / call.tensor
+    per_token = 2 * model.num_layers * _shared(model.num_kv_heads, call.tensor) * model.head_dim * size
+    prompts = per_token * call.rows * call.prompt_tokens
+    if call.slots:
+        cache = per_token * call.active * (call.prompt_tokens + call.response_tokens)
+    else:
+        cache = per_token * call.active * call.response_tokens
+    results = 2 * FLOAT * call.rows * call.samples * call.response_tokens
+    drawing = 3 * FLOAT * call.active * model.vocab_size / call.tensor  # logits, random numbers, their sum
+    at_first = _prefill(model, dtype, call) + (prompts if call.slots else drawing)
+    if dtype != "float32":
+        at_first += weights / call.fsdp
+    decoding = drawing + (0 if call.slots else cache / model.num_layers)
+    if not native:
+        at_first += FLOAT * model.vocab_size * model.hidden_size
+        decoding += FLOAT / size * (weights + prompts + cache)
+    return {"weights": weights, "cache": prompts + cache, "results": results, "temporaries": max(at_first, decoding)}
+
+
+def _prefill(model: ModelConfig, dtype: str, call: Call) -> float:
+    """Activations of the prompts that are computed at a time; the scores too where attention is plain XLA."""
+    tokens = call.rows * call.prompt_tokens
+    if call.slots:
+        tokens = min(tokens, max(PREFILL_TOKENS, call.prompt_tokens))
+    scores = tokens * call.prompt_tokens * _shared(model.num_heads, call.tensor) if call.platform == "cpu" else 0
+    return FLOAT * (scores + tokens * (model.hidden_size + model.intermediate_size / call.tensor))
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """What one device does in an update.
+
+    rows of length tokens go through a forward and backward pass at a time, head_tokens of them through the head; remat:
+    model.remat; kernel: of attention; many: does a step make several updates?; moments: dtype of AdamW's moments.
+    """
+    rows: int
+    length: int
+    head_tokens: int
+    remat: str = "full"
+    kernel: str = "xla"
+    many: bool = False
+    moments: str = "float32"
+    fsdp: int = 1
+    tensor: int = 1
+    platform: str = "cpu"
+
+
+def update(model: ModelConfig, dtype: str, at: Update) -> float:
+    """Bytes at the peak of an update, beside parameters, optimizer and reference: gradients, activations, logits.
+
+    The gradients take three times the parameters: their sum, those of one micro-batch, and the step that AdamW makes of
+    them. Several updates go round in a loop that holds parameters and moments once more.
+    """
+    size = FLOAT if at.platform == "cpu" else SIZES[dtype]
+    parameters = FLOAT * model.num_params / (at.fsdp * at.tensor)
+    copies = 3 + 3 * at.many + 2 * (at.moments != "float32")
+    tokens = at.rows * at.length
+    scores = _shared(model.num_heads, at.tensor) * at.length if at.kernel == "xla" else 0
+    D, F = model.hidden_size, model.intermediate_size / at.tensor
+    qkv = (_shared(model.num_heads, at.tensor) + 2 * _shared(model.num_kv_heads, at.tensor)) * model.head_dim
+    everything = 2 * qkv + 7 * D + 5 * F  # numbers per token that the forward pass of a layer makes, without scores
+    kept = {"full": D, "dots": D + qkv + 2 * F, "attention": everything, "none": everything + 2 * scores}[at.remat]
+    one_layer = 10 * D + 6 * F + 3 * scores
+    gathered = 2 * size * model.num_params / at.tensor / model.num_layers if at.fsdp > 1 else 0
+    logits = FLOAT * min(tokens, at.head_tokens) * model.vocab_size / at.tensor
+    return copies * parameters + gathered + size * tokens * (model.num_layers * kept + one_layer) + logits
+
+
+def _shared(heads: int, tensor: int) -> float:
+    """Heads of one device: they stay whole where the axis does not divide them."""
+    return heads / tensor if heads % tensor == 0 else heads
