@@ -13,7 +13,7 @@ from srt_jax.data.base import Problem
 from srt_jax.data.batching import refill_order
 from srt_jax.grading import answers as extraction
 from srt_jax.reward import labels
-from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
+from srt_jax.rollout.sampler import Advanced, Rollouts, Sampling, problem_seeds
 from srt_jax.runtime import is_first_process
 
 PROMPT_END = 32  # tokens at the end of a prompt, in which a template may open the reasoning
@@ -30,10 +30,11 @@ class Collected:
 
 
 def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompts: Sequence[Sequence[int]], n: int,
-                     sampling: Sampling, seeds, form: extraction.Format, settings: labels.LabelSettings | None = None
-                     ) -> Collected:
+                     sampling: Sampling, seeds, form: extraction.Format, settings: labels.LabelSettings | None = None,
+                     advanced: Advanced | None = None) -> Collected:
     """n responses to each problem, and their grading, which begins while other prompts are still sampled.
 
+    `advanced` goes to the sampler. What it raises, or a signal does, ends sampling and grading.
     Of several processes all sample and the first one grades: grading has time limits, so that others might disagree.
     """
     started = time.perf_counter()
@@ -43,13 +44,17 @@ def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompt
         answers = extract_answers([responses], [prompts[p]], tokenizer, form)
         return labels.grade_rollouts([problems[p]], answers, grader, settings)
 
-    with ThreadPoolExecutor(1) as thread:  # one: the grader's own workers are its parallelism
-        def finished(p, responses):
-            grading[p] = thread.submit(grade, p, responses)
+    thread = ThreadPoolExecutor(1)  # one: the grader's own workers are its parallelism
 
-        rollouts = sampler.generate(prompts, n, sampling, seeds, finished if is_first_process() else None)
+    def finished(p, responses):
+        grading[p] = thread.submit(grade, p, responses)
+
+    try:
+        rollouts = sampler.generate(prompts, n, sampling, seeds, finished if is_first_process() else None, advanced)
         sampled = time.perf_counter()
         graded = processes.from_first(lambda: labels.join([grading[p].result() for p in range(len(problems))]))
+    finally:
+        thread.shutdown(cancel_futures=True)
     return Collected(problems, rollouts, graded,
                      {"sample": sampled - started, "grade": time.perf_counter() - sampled})
 

@@ -2,11 +2,14 @@
 
     python -m srt_jax.evaluate --model=runs/quickstart/srt                       the run's own evaluation sets
     python -m srt_jax.evaluate --model=DIR --data=problems.jsonl --config=configs/X.py [--config.eval.samples=8]
+    python -m srt_jax.evaluate --model=DIR --data=problems.jsonl --limit=32 --samples=4 --max_tokens=512   a first look
     python -m srt_jax.evaluate --model=DIR --config=configs/X.py --temperatures=0,0.2,0.4,0.6,0.8,1.0  which is best?
 
 The config gives prompt template, lengths, sampling and answer style: that of the run where --model is one, else that of
 --config. --data replaces its evaluation sets by one JSONL file of {problem, answer}. Prints a table and, as the last
-line, one JSON object; --out also writes every response with its answer and grade.
+line, one JSON object; --out also writes every response with its answer and grade. Without a config the chat template
+and the paper's lengths are used, as far as the model's positions reach. A call of the sampler is cut to the memory that
+is there (docs/operations.md). Ctrl-C ends it within seconds, with status 130; --out is then not written.
 
 --temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets (SePT: how the
 base model's temperature is found). At temperature 0 there is one sample, and so pass@1 only.
@@ -20,7 +23,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from srt_jax import cli, runtime
+from srt_jax import cli, interrupt, runtime
 from srt_jax.config import ConfigError, base, recorded, run_directory, source
 from srt_jax.data.base import DataError
 from srt_jax.files import check_output_file
@@ -30,8 +33,9 @@ from srt_jax.validation import validate
 AVERAGED = (1, 8, 32)  # the k of the pass@k whose mean is AVG
 
 
-def evaluation_config(model: str, data: str | None, config: ConfigDict | None) -> ConfigDict:
-    """The config to evaluate by. For a run: its own, with its final weights."""
+def evaluation_config(model: str, data: str | None, config: ConfigDict | None, limit: int | None = None,
+                      samples: int | None = None, max_tokens: int | None = None) -> ConfigDict:
+    """The config to evaluate by. For a run: its own, with its final weights; limit, samples, max_tokens: the flags."""
     run = pathlib.Path(model)
     if (run / "final").is_dir() and config is None:
         config = recorded(run)
@@ -44,23 +48,54 @@ def evaluation_config(model: str, data: str | None, config: ConfigDict | None) -
     if data:
         with config.eval.unlocked():
             config.eval.sets = ConfigDict({pathlib.Path(data).stem: source(path=data)})
+    for eval_set in config.eval.sets.values() if limit else ():
+        eval_set.limit = limit
+    config.eval.samples = samples or config.eval.samples
+    if max_tokens:
+        set_lengths(config, config.batch.max_prompt_tokens, max_tokens)
     return config
 
 
-def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: Sequence[float] = ()) -> dict:
+def set_lengths(config: ConfigDict, prompt: int, response: int) -> None:
+    """Prompts and responses of at most so many tokens, and buckets that go with them."""
+    b, r = config.batch, config.rollout
+    b.max_prompt_tokens, b.max_response_tokens = prompt, response
+    b.length_buckets = (prompt + response,)  # of an update; evaluation makes none
+    r.prompt_buckets = (*(size for size in r.prompt_buckets if size < prompt), prompt)
+
+
+def shorten(config: ConfigDict, positions: int) -> str | None:
+    """Shortens lengths that nobody gave to the model's positions, and says so; None where they are within them."""
+    prompt, response = config.batch.max_prompt_tokens, config.batch.max_response_tokens
+    if prompt + response <= positions:
+        return None
+    prompt = min(prompt, max(1, positions // 4))
+    set_lengths(config, prompt, min(response, positions - prompt))
+    return (f"lengths: the model has {positions} positions: prompts of at most {prompt} tokens, responses of at most "
+            f"{config.batch.max_response_tokens}")
+
+
+def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: Sequence[float] = (),
+                   shortens: bool = False) -> dict:
     """{temperature: {set: metrics}} of config.model.path on the config's evaluation sets; `out` gets the responses.
 
-    temperatures: those to compare, at 0 with one sample; none: eval.temperature.
+    temperatures: those to compare, at 0 with one sample; none: eval.temperature. shortens: the config's lengths are
+    defaults, which give way where the model has fewer positions.
     """
     from srt_jax.diagnosis import Diagnosis
-    from srt_jax.evaluation import evaluate, rollout_rows
+    from srt_jax.evaluation import evaluate_all, rollout_rows
     from srt_jax.grading.grader import Grader
     from srt_jax.loading import load_weights, open_mesh, open_sampler
-    from srt_jax.prepare import encode_eval_sets, read_model
+    from srt_jax.model.config import ModelConfig, read_hf_config
+    from srt_jax.prepare import encode_eval_sets, find_model, read_model
 
+    if shortens:
+        positions = ModelConfig.from_hf(read_hf_config(find_model(config.model.path))).max_position_embeddings
+        if line := shorten(config, positions):
+            print(line, flush=True)
     config, notes = on_this_machine(config)
     for note in notes:
-        print(note)
+        print(note, flush=True)
     configs = [at_temperature(config, temperature) for temperature in temperatures] or [config]
     for c in configs:
         validate(c)
@@ -68,7 +103,7 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
     eval_sets, report = encode_eval_sets(config, model.tokenizer)
-    print("\n".join(report))
+    print("\n".join(report), flush=True)
     if temperatures and (silent := [s.name for s in eval_sets if not any(p.answer or p.metadata for p in s.problems)]):
         raise DataError(f"--temperatures compares by right answers, but {', '.join(silent)} has none: leave it out.")
     mesh = open_mesh(config)
@@ -84,11 +119,12 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
             grader.self_test()
             for c in configs:
                 found = results[c.eval.temperature] = {}
-                for eval_set in eval_sets:
-                    found[eval_set.name], collected = evaluate(eval_set, sampler, model.tokenizer, grader, c)
-                    warn(diagnosis, eval_set.name, found[eval_set.name], collected, model.tokenizer)
-                    rows += [{"set": eval_set.name, "temperature": c.eval.temperature, **row}
-                             for row in rollout_rows(collected, model.tokenizer)]
+                at = f" at temperature {c.eval.temperature:g}" if temperatures else ""
+                for name, found[name], collected in evaluate_all(
+                        eval_sets, sampler, model.tokenizer, grader, c, at):
+                    warn(diagnosis, name, found[name], collected, model.tokenizer)
+                    rows += [{"set": name, "temperature": c.eval.temperature, **row}
+                             for row in (rollout_rows(collected, model.tokenizer) if out else ())]
     finally:
         sampler.close()
     if out and runtime.is_first_process():
@@ -158,7 +194,10 @@ def main(argv) -> int:
     given = flags.FLAGS
     if len(argv) > 1 or not given.model:
         return cli.complain("give --model=DIRECTORY, and no other bare arguments.")
-    config = evaluation_config(given.model, given.data, given.config)
+    for name in ("limit", "samples", "max_tokens"):
+        if given[name].value is not None and given[name].value < 1:
+            return cli.complain(f"--{name} is {given[name].value}: it must be at least 1.")
+    config = evaluation_config(given.model, given.data, given.config, given.limit, given.samples, given.max_tokens)
     if not config.eval.sets:
         return cli.complain(f"--model={given.model} is no finished run with evaluation sets: finish it, or give "
                             "--data=problems.jsonl, or a config with eval.sets.")
@@ -167,11 +206,14 @@ def main(argv) -> int:
         check_output_file(given.out)
     temperatures = parse_temperatures(given.temperatures)
     runtime.start(config.mesh.cpu_devices)
-    results = evaluate_model(config, pathlib.Path(given.out) if given.out else None, temperatures)
-    for temperature, sets in results.items():
-        for name, values in sets.items():
-            at = f" at temperature {temperature:g}" if temperatures else ""
-            print(f"{name}{at}: " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    own_lengths = given.config is None and given.max_tokens is None
+    return interrupt.run(lambda: show(config, temperatures, evaluate_model(
+        config, pathlib.Path(given.out) if given.out else None, temperatures, own_lengths)),
+        "interrupted: nothing is written; the same command begins again.")
+
+
+def show(config: ConfigDict, temperatures: Sequence[float], results: dict[float, dict]) -> int:
+    """Prints what comes after the lines of the sets: a table of the temperatures, and one JSON object."""
     if not temperatures:
         print(json.dumps({"model": config.model.path, "sets": results[config.eval.temperature]}))
     else:
@@ -186,5 +228,8 @@ if __name__ == "__main__":
     cli.define_path("data", "JSONL file of problems with answers, instead of the config's sets.")
     config_flags.DEFINE_config_file("config", None, "Config for prompts, lengths and sampling.")
     flags.DEFINE_list("temperatures", [], "Temperatures to compare, e.g. 0,0.6,1.0, instead of eval.temperature.")
+    flags.DEFINE_integer("limit", None, "Problems of each set, from its start.")
+    flags.DEFINE_integer("samples", None, "Samples of each problem: eval.samples.")
+    flags.DEFINE_integer("max_tokens", None, "Tokens of a response: batch.max_response_tokens.")
     cli.define_path("out", "JSONL file for the responses.")
     cli.run(main)

@@ -1,13 +1,19 @@
 """avg@k, maj@k and pass@k on named problem sets."""
 import dataclasses
+import io
+import sys
+import time
+from collections.abc import Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax.collect import Collected, answer_format, sample_and_grade
 from srt_jax.data.base import Problem
+from srt_jax.progress import Progress
 from srt_jax.reward.labels import Graded
-from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
+from srt_jax.rollout.sampler import Advanced, Rollouts, Sampling, problem_seeds
+from srt_jax.runtime import is_first_process
 
 VALIDATION = "validation"  # the evaluation set that is held out of the training problems
 
@@ -20,14 +26,53 @@ class EvalSet:
     prompts: list[list[int]]
 
 
-def evaluate(eval_set: EvalSet, sampler, tokenizer, grader, config: ConfigDict) -> tuple[dict[str, float], Collected]:
-    """Metrics of one set by config.eval, and its graded rollouts.
+def evaluate_all(eval_sets: list[EvalSet], sampler, tokenizer, grader, config: ConfigDict, at: str = "",
+                 after: float = 0.0, check=None) -> Iterator[tuple[str, dict[str, float], Collected]]:
+    """(name, metrics, graded rollouts) of each set as soon as it is known, with a line of progress meanwhile.
+
+    A line on stdout tells each set's metrics. at: what the lines say of the occasion; after: seconds before which there
+    is no progress line; check() is called every second or so and may raise to end the evaluation.
+    """
+    if not eval_sets:
+        return
+    sizes = [len(s.problems) * config.eval.samples for s in eval_sets]
+    stream = sys.stderr if is_first_process() else io.StringIO()
+    with Progress(sum(sizes), f"evaluation{at}", stream, after=after, percent=True) as progress:
+        progress.update(0, "preparing the sampler")
+        for eval_set in eval_sets:
+            sampler.compile(eval_set.prompts, *evaluation_samples(config))
+        progress.restart()
+        before = 0
+        for eval_set, size in zip(eval_sets, sizes):
+            started = time.perf_counter()
+
+            def advanced(share, tokens, name=eval_set.name, before=before, size=size, started=started):
+                if check:
+                    check()
+                rate = tokens / (time.perf_counter() - started)
+                progress.update(before + share * size, f"{name}  {tokens:,} tokens  {rate:,.0f} tokens/s")
+
+            values, collected = evaluate(eval_set, sampler, tokenizer, grader, config, advanced)
+            progress.note(f"{eval_set.name}{at}: {describe(values)}", sys.stdout)
+            yield eval_set.name, values, collected
+            before += size
+
+
+def describe(values: dict[str, float]) -> str:
+    """Metrics on one line."""
+    return "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+
+def evaluate(eval_set: EvalSet, sampler, tokenizer, grader, config: ConfigDict,
+             advanced: Advanced | None = None) -> tuple[dict[str, float], Collected]:
+    """Metrics of one set by config.eval, and its graded rollouts; `advanced` goes to the sampler.
 
     The random numbers depend on (seed, problem, sample), not on the step: a curve over training compares equal draws.
     """
     collected = sample_and_grade(
         sampler, grader, tokenizer, eval_set.problems, eval_set.prompts, *evaluation_samples(config),
-        problem_seeds(config.seed, "eval", 0, [p.id for p in eval_set.problems]), answer_format(config))
+        problem_seeds(config.seed, "eval", 0, [p.id for p in eval_set.problems]), answer_format(config),
+        advanced=advanced)
     return metrics(collected.graded, collected.rollouts), collected
 
 

@@ -7,23 +7,23 @@ trains on these labels; srt_jax.subset and curriculum.path read the scores. The 
 others {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts, parse_rate, n}; pass_rate and
 label_correct are null where no answer is known. The same command goes on after a kill, from <out>.partial.
 """
+import contextlib
 import importlib.metadata
 import json
 import os
 import pathlib
-import sys
-import time
+from collections.abc import Callable
 
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from srt_jax import cli, runtime
+from srt_jax import cli, interrupt, runtime
 from srt_jax.config import ConfigError, differing_fields, run_directory
 from srt_jax.data import label_file
 from srt_jax.data.base import DataError, Problem, fingerprint
 from srt_jax.files import check_output_file
-from srt_jax.progress import duration
+from srt_jax.progress import Progress
 from srt_jax.resolve import on_this_machine
 from srt_jax.reward.labels import Graded
 from srt_jax.validation import validate
@@ -116,25 +116,30 @@ def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: lis
     # A folder of its own: a run of this name may be under way, and its exports are not ours.
     sampler = open_sampler(config, model, graphdef, mesh, run_directory(config) / "label")
     sampling = Sampling(config.batch.max_response_tokens, config.rollout.temperature)
-    started, first = time.perf_counter(), done
-    try:
+    with Progress(len(problems), "problem") as progress, contextlib.closing(sampler):
+        progress.update(done, "preparing the sampler")
         sampler.load(params, 0)
+        sampler.compile(prompts[done:], samples, sampling)
+        progress.restart()
         with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
                     truth=config.eval.match) as grader:
             grader.self_test()
+            shares = ""
             while done < len(problems):
                 batch = problems[done:done + BATCH]
                 graded = sample_and_grade(
                     sampler, grader, model.tokenizer, batch, prompts[done:done + BATCH], samples, sampling,
-                    problem_seeds(config.seed, "label", 0, [p.id for p in batch]), answer_format(config)).graded
+                    problem_seeds(config.seed, "label", 0, [p.id for p in batch]), answer_format(config),
+                    advanced=_within(progress, done, len(batch), shares)).graded
                 append(partial, [row(problem, graded, p) for p, problem in enumerate(batch)])
                 done += len(batch)
-                left = (time.perf_counter() - started) / (done - first) * (len(problems) - done)
-                shares = np.mean([v.share for v in graded.votes])
-                print(f"problem {done}/{len(problems)}  share {shares:.3f}  ETA {duration(left)}", file=sys.stderr,
-                      flush=True)
-    finally:
-        sampler.close()
+                shares = f"share {np.mean([v.share for v in graded.votes]):.3f}"
+                progress.update(done, shares)
+
+
+def _within(progress: Progress, done: int, batch: int, summary: str) -> Callable[[float, int], None]:
+    """Shows how far sampling is within a batch of problems, of which `done` came before."""
+    return lambda share, tokens: progress.update(done + share * batch, summary)
 
 
 def row(problem: Problem, graded: Graded, p: int) -> dict:
@@ -166,7 +171,7 @@ def summarise(path: pathlib.Path) -> dict:
 
 
 def main(argv) -> int:
-    """Labels, and prints the summary as the last line; 2 for a mistake in the input, 1 where it was interrupted."""
+    """Labels, and prints the summary as the last line; 2 for a mistake in the input, 130 where it was interrupted."""
     given = flags.FLAGS
     if len(argv) > 1 or not given.config or not given.out:
         return cli.complain("give --config=configs/X.py and --out=FILE, and no bare arguments.")
@@ -175,13 +180,12 @@ def main(argv) -> int:
     validate(given.config)
     check_output_file(given.out)
     runtime.start(given.config.mesh.cpu_devices)
-    try:
-        summary = label(given.config, pathlib.Path(given.out), given.samples)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on after the last batch.", file=sys.stderr)
-        return 1
-    print(json.dumps({"out": given.out, **summary}))
-    return 0
+
+    def work() -> int:
+        print(json.dumps({"out": given.out, **label(given.config, pathlib.Path(given.out), given.samples)}))
+        return 0
+
+    return interrupt.run(work, "interrupted: the same command goes on after the last whole batch.")
 
 
 if __name__ == "__main__":

@@ -26,11 +26,14 @@ class Progress:
     """
 
     def __init__(self, total: float, what: str, stream: TextIO | None = None, every: float = EVERY,
-                 clock=time.monotonic):
-        """total: in the unit of `what`, in which `update` counts; stream: None is stderr; clock: returns seconds."""
+                 after: float = 0.0, percent: bool = False, clock=time.monotonic):
+        """total: in the unit of `what`, in which `update` counts; stream: None is stderr; after: seconds before which
+        there is no line, so that short work has none; percent: show no numbers but their ratio; clock: returns seconds.
+        """
         self.total, self.what, self._stream = total, what, stream or sys.stderr
         self._live = self._stream.isatty()
         self._every, self._clock = (EVERY_LIVE if self._live else every), clock
+        self._after, self._percent = after, percent
         self._created = clock()
         self._first, self._done, self._summary = None, 0.0, ""  # _first: (seconds, done) that the pace counts from
         self._written, self._open = None, False  # seconds of the last line; does the cursor stand in a line?
@@ -49,8 +52,7 @@ class Progress:
             self._end, self._paused = None if left is None else self._clock() + left, False
             if self._first is None:
                 self._first = (self._clock(), done)
-                self._write()
-            elif now or done >= self.total or self._clock() - self._written >= self._every:
+            if now or self._due() or (done >= self.total and self._written is not None):
                 self._write()
 
     def restart(self) -> None:
@@ -66,10 +68,12 @@ class Progress:
                 print(file=self._stream, flush=True)
             self._open, self._paused = False, True
 
-    def note(self, text: str) -> None:
-        """A line that stays, above the progress line."""
+    def note(self, text: str, stream: TextIO | None = None) -> None:
+        """A line that stays, above the progress line; in another stream, where that is given."""
         with self._lock:
-            print(f"\r\033[K{text}" if self._open else text, file=self._stream, flush=True)
+            if self._live:  # whoever's line stands there
+                print("\r\033[K", end="", file=self._stream, flush=True)
+            print(text, file=stream or self._stream, flush=True)
             if self._open:
                 self._write()
 
@@ -100,9 +104,15 @@ class Progress:
     def line(self) -> str:
         """The line as it stands now."""
         left = self.seconds_left()
-        parts = [f"{self.what} {self._done:.0f}/{self.total:.0f}", self._summary,
+        done = f"{self._done / self.total:.0%}" if self._percent else f"{self._done:.0f}/{self.total:.0f}"
+        parts = [f"{self.what} {done}", self._summary,
                  f"elapsed {duration(self._clock() - self._created)}", "" if left is None else f"ETA {duration(left)}"]
         return "  ".join(part for part in parts if part)
+
+    def _due(self) -> bool:
+        if self._written is None:
+            return self._first is not None and self._clock() - self._created >= self._after
+        return self._clock() - self._written >= self._every
 
     def _write(self) -> None:
         if self._closed.is_set() or self._paused:
@@ -115,7 +125,7 @@ class Progress:
         """Writes the line again where nothing has been written for a while."""
         while not self._closed.wait(min(1.0, self._every)):
             with self._lock:
-                if self._written is not None and self._clock() - self._written >= self._every:
+                if self._due():
                     self._write()
 
 

@@ -9,7 +9,6 @@ an evaluation at step s sees s updates.
 import contextlib
 import importlib.metadata
 import json
-import signal
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -22,7 +21,8 @@ from srt_jax.checkpoint import best_step
 from srt_jax.collapse import should_stop
 from srt_jax.collect import Collected, collect, response_texts, temperature_at, training_samples
 from srt_jax.config import run_directory
-from srt_jax.evaluation import VALIDATION, evaluate, evaluation_samples, rollout_rows
+from srt_jax.evaluation import VALIDATION, evaluate_all, evaluation_samples, rollout_rows
+from srt_jax.interrupt import Signals
 from srt_jax.model import flops, weights
 from srt_jax.prepare import prepare
 from srt_jax.progress import announced
@@ -33,6 +33,7 @@ from srt_jax.rollout.sampler import RolloutError
 from srt_jax.runtime import is_first_process, profiled
 from srt_jax.start import Run, begin, completed_summary
 
+EVALUATION_SHOWN_AFTER = 5.0  # seconds; a shorter evaluation has no progress line
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
 
 
@@ -56,8 +57,9 @@ def train(config: ConfigDict) -> dict:
     run, state, step = begin(config, prepare(config), directory)
     # The thread is waited for last: closing the sampler ends what it samples.
     with (contextlib.closing(run.log), run.grader, ThreadPoolExecutor(1) as thread, contextlib.closing(run.sampler),
-          StopSignal() as stop):
+          stop_signals() as stop):
         try:
+            run.stop = stop
             run.ended = end_reason(run)
             load_sampler(run, state, step)
             if is_evaluated(config, step) and str(step) not in run.record["evals"]:
@@ -78,6 +80,10 @@ def train(config: ConfigDict) -> dict:
                 if stopping and step < config.steps:
                     raise TrainingStoppedError(
                         f"stopped after step {step}; the state is saved in {directory}: the same command goes on.")
+        except StopRequestedError:
+            save(run, state, step)
+            raise TrainingStoppedError(f"stopped in the evaluation after step {step}; {directory} holds what there is: "
+                                       "the same command goes on, and evaluates again.") from None
         except RolloutError as e:
             save(run, state, step)
             saved = f"The state after step {step} is saved in {directory}" if step else "Nothing is trained yet"
@@ -170,25 +176,13 @@ def load(run: Run, state, step: int, values: dict, pending) -> None:
             raise
 
 
-class StopSignal:
-    """Ctrl-C or SIGTERM ends the run after the step that is under way; a second Ctrl-C ends it at once."""
+def stop_signals() -> Signals:
+    """Ctrl-C or SIGTERM ends the run after the step that is under way; a second one ends it at once."""
+    return Signals("finishing this step, then saving; once more ends the run at once ...", leave=False)
 
-    def __init__(self):
-        self.requested = False
 
-    def __enter__(self):
-        self._before = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_):
-        for s, handler in self._before.items():
-            signal.signal(s, handler)
-
-    def _request(self, signum, frame):
-        if self.requested:
-            signal.default_int_handler(signum, frame)
-        self.requested = True
-        print("\nfinishing this step, then saving ...", flush=True)
+class StopRequestedError(Exception):
+    """An evaluation was left because a signal asked the run to stop; the evaluation is made when the run goes on."""
 
 
 # ---- watch
@@ -242,22 +236,34 @@ def is_evaluated(config: ConfigDict, step: int) -> bool:
 
 
 def evaluate_sets(run: Run, step: int) -> dict[str, float]:
-    """`eval/<set>/<metric>` of every evaluation set; also kept in the run's record, and shown as probes at the ends."""
-    config, values = run.config, {}
+    """`eval/<set>/<metric>` of every evaluation set; also kept in the run's record, and shown as probes at the ends.
+
+    Raises StopRequestedError where a signal asks the run of one process to stop meanwhile.
+    """
+    config, values, tokenizer = run.config, {}, run.prepared.model.tokenizer
+
+    def check():
+        if run.stop.requested and jax.process_count() == 1:
+            raise StopRequestedError
+
     run.log.pause()
-    for position, eval_set in enumerate(run.prepared.eval_sets):
-        with run.phases("eval"):
-            found, collected = evaluate(eval_set, run.sampler, run.prepared.model.tokenizer, run.grader, config)
-        found = {f"eval/{eval_set.name}/{name}": value for name, value in found.items()}
-        warn(run, found, collected)
-        values |= found
-        if position == 0 and step in (0, config.steps) and is_first_process():
-            rows = rollout_rows(collected, run.prepared.model.tokenizer)
-            run.log.text("probes", board.table(board.shown_rows(rows, config.log.shown, per_prompt=1)), step)
-            shown = rows[::config.eval.samples][:config.log.shown]
-            (run.directory / f"probes_step_{step:06d}.json").write_text(json.dumps(shown, indent=2) + "\n")
+    with run.phases("eval"):
+        for name, found, collected in evaluate_all(run.prepared.eval_sets, run.sampler, tokenizer, run.grader, config,
+                                                   f" after step {step}", EVALUATION_SHOWN_AFTER, check):
+            if not values and step in (0, config.steps) and is_first_process():
+                show_probes(run, step, rollout_rows(collected, tokenizer))
+            tagged = {f"eval/{name}/{metric}": value for metric, value in found.items()}
+            warn(run, tagged, collected)
+            values |= tagged
     run.record["evals"][str(step)] = values
     return values
+
+
+def show_probes(run: Run, step: int, rows: list[dict]) -> None:
+    """One response to each of the first evaluation problems, in TensorBoard and in a file."""
+    shown = rows[::run.config.eval.samples][:run.config.log.shown]
+    run.log.text("probes", board.table(board.shown_rows(rows, run.config.log.shown, per_prompt=1)), step)
+    (run.directory / f"probes_step_{step:06d}.json").write_text(json.dumps(shown, indent=2) + "\n")
 
 
 def log_rollouts(run: Run, step: int, collected: Collected) -> None:

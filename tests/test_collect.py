@@ -83,7 +83,7 @@ def test_prompts_whose_rewards_agree_are_replaced(miniature, tmp_path):
 class Sampled:
     """A sampler whose sample i of a problem writes token i."""
 
-    def generate(self, prompts, n, sampling, seeds, finished):
+    def generate(self, prompts, n, sampling, seeds, finished, advanced=None):
         tokens = np.tile(np.arange(n, dtype=np.int32)[None, :, None], (len(prompts), 1, 1))
         for p, rows in enumerate(tokens):
             finished(p, list(rows))

@@ -1,7 +1,10 @@
 """Comparing temperatures: the averages by hand, and the miniature's best temperature from the command line."""
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -12,10 +15,11 @@ from srt_jax.evaluate import (
     compare,
     evaluation_config,
     parse_temperatures,
+    shorten,
     sweep_table,
 )
 from srt_jax.resolve import resolve
-from srt_jax.validation import validate_devices
+from srt_jax.validation import validate, validate_devices
 from tests.helpers import REPOSITORY
 
 ONE = {"avg@32": 0.2, "pass@2": 0.3, "pass@8": 0.5, "pass@32": 0.8, "maj@32": 0.3}
@@ -65,6 +69,47 @@ def test_a_run_of_a_node_is_evaluated_on_whatever_is_here(tmp_path):
         here, _ = resolve(evaluation_config(str(tmp_path), None, None), "cpu", 2)
         assert (here.mesh.data, here.mesh.fsdp, here.model.dtype) == (*found, "bfloat16")  # it computes as the run did
         validate_devices(here, 2)
+
+
+def test_flags_stand_for_fields():
+    config = evaluation_config("model", "problems.jsonl", None, limit=32, samples=4, max_tokens=5000)
+    validate(config)  # buckets go with the lengths
+    assert config.eval.sets.problems.path == "problems.jsonl" and config.eval.sets.problems.limit == 32
+    assert (config.eval.samples, config.batch.max_response_tokens, config.batch.max_prompt_tokens) == (4, 5000, 1024)
+    plain = evaluation_config("model", "problems.jsonl", None)
+    assert (plain.eval.samples, plain.eval.sets.problems.limit) == (base().eval.samples, 0)
+
+
+def test_lengths_that_nobody_gave_are_shortened_to_the_models_positions():
+    config = evaluation_config("model", "problems.jsonl", None)
+    assert shorten(config, 4096) is None and config.batch.max_response_tokens == 3072
+    assert shorten(config, 2048) == (
+        "lengths: the model has 2048 positions: prompts of at most 512 tokens, responses of at most 1536")
+    assert shorten(config, 2048) is None
+    validate(config)
+    assert tuple(config.rollout.prompt_buckets) == (256, 512)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_how_far_it_is_and_stops_within_seconds(miniature, tmp_path, number):
+    """2,000 samples each, so that it is under way when the signal comes; --out is not written in part."""
+    out = tmp_path / "rows.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "srt_jax.evaluate", f"--model={miniature}", "--config=configs/quickstart.py",
+         f"--config.eval.sets.heldout.path={miniature / 'heldout.jsonl'}", "--samples=2000", "--limit=128",
+         f"--out={out}"], cwd=REPOSITORY, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True)
+    first = process.stderr.readline()
+    assert first.startswith("evaluation 0%  preparing the sampler")
+    time.sleep(5)
+    started = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert time.monotonic() - started < 20  # 3 s where the machine has nothing else to do
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "interrupted: nothing is written; the same command begins again."
+    assert "Traceback" not in errors and not list(tmp_path.iterdir())
 
 
 @pytest.mark.timeout(240)

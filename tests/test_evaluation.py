@@ -50,7 +50,7 @@ class Replay:
     def __init__(self, problems):
         self.problems, self.calls = problems, []
 
-    def generate(self, prompts, n, sampling, seeds, finished):
+    def generate(self, prompts, n, sampling, seeds, finished, advanced=None):
         self.calls.append((prompts, n, sampling, [int(s) for s in seeds]))
         rollouts = rollouts_of(self.problems)
         for p, responses in reversed(list(enumerate(rollouts.responses()))):  # the order they end in is nobody's

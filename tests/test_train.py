@@ -190,13 +190,17 @@ def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(minia
 
 
 def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_another_is_as_good(
-        miniature, tmp_path, monkeypatch):
+        miniature, tmp_path, monkeypatch, capsys):
+    """An evaluation that a signal or a failure ends is made when the run goes on."""
     config = small_config(with_another_end(miniature, tmp_path / "model"), tmp_path, name="best", steps=3)
     config.eval.every = 1
     real, failed = train_module.evaluate_sets, []
 
     def fails_once(run, step):
-        if step == 2 and not failed:
+        if step == 1 and not failed:
+            failed.append(step)
+            run.stop.requested = True  # as a signal does while it samples
+        elif step == 2 and failed == [1]:
             failed.append(step)
             raise RolloutError("no server.")
         return real(run, step)
@@ -204,8 +208,12 @@ def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_anot
     monkeypatch.setattr(train_module, "evaluate_sets", fails_once)
     monkeypatch.setattr(train_module, "scores", lambda run: {
         step: score for step, score in enumerate((0.1, 0.9, 0.9, 0.1)) if str(step) in run.record["evals"]})
+    with pytest.raises(TrainingStoppedError, match=r"stopped in the evaluation after step 1; .*evaluates again"):
+        train(config)
     with pytest.raises(TrainingStoppedError, match="after step 2 is saved"):
         train(config)
+    shown = capsys.readouterr().out
+    assert [f"heldout after step {step}: " in shown for step in (0, 1, 2)] == [True, True, False]
     assert train(config)["best"]["step"] == 2
     assert_exported_ends(tmp_path / "best" / "best")
     assert_exported_ends(tmp_path / "best" / "final")

@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM, also while the main thread is where Python runs no handlers."""
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.helpers import REPOSITORY
+
+# Stands for a compiled program that runs for minutes: the main thread waits in C, for a lock that it holds itself.
+BUSY = ("import ctypes; print('ready', flush=True); lock = ctypes.create_string_buffer(64); "
+        "[ctypes.CDLL(None).pthread_mutex_lock(lock) for _ in range(2)]")
+ASLEEP = "import time; print('ready', flush=True); time.sleep(60)"
+
+
+def interrupted(body, *signals, leave=True, grace=1.0):
+    """(exit status, stderr, seconds from the first signal to the end) of a process that gets signals in its work."""
+    script = (f"from srt_jax import interrupt\ninterrupt.GRACE = {grace}\n"
+              f"def work():\n    {body}\n    return 0\n"
+              + ("raise SystemExit(interrupt.run(work, 'interrupted: nothing is written.'))" if leave else
+                 "with interrupt.Signals('finishing', leave=False) as s:\n    work()\nprint(s.requested)"))
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    started = time.monotonic()
+    for number in signals:
+        time.sleep(0.2)
+        process.send_signal(number)
+    rest, errors = process.communicate(timeout=30)
+    return process.returncode, errors.strip(), time.monotonic() - started, rest.strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_sentence_and_status_130_at_once(number):
+    status, errors, seconds, _ = interrupted(ASLEEP, number, grace=20.0)
+    assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < 5
+
+
+def test_a_main_thread_that_does_not_answer_is_left_after_the_grace():
+    status, errors, seconds, _ = interrupted(BUSY, signal.SIGINT)
+    assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < 10
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_a_second_ctrl_c_ends_it_at_once(leave):
+    status, _, seconds, _ = interrupted(BUSY, signal.SIGINT, signal.SIGINT, leave=leave, grace=50.0)
+    assert status == 130 and seconds < 5
+
+
+def test_a_run_that_finishes_its_step_only_learns_that_it_shall_stop():
+    body = "import time; print('ready', flush=True); time.sleep(1)"
+    status, errors, _, rest = interrupted(body, signal.SIGTERM, leave=False)
+    assert (status, errors, rest) == (0, "finishing", "True")
