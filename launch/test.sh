@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
-# Sets up .venv with the test requirements, and .venv-vllm, and runs all tests; without a vLLM for this machine those of
-# tests/vllm are skipped. Arguments go to pytest, e.g. launch/test.sh tests/rl -k rloo
+# Sets up .venv with the test requirements, and .venv-vllm, and runs all tests in two processes; without a vLLM for this
+# machine those of tests/vllm are skipped. With --fast it leaves out whole runs, several hosts and vLLM: three minutes.
+# Other arguments go to pytest, e.g. launch/test.sh tests/rl -k rloo, or launch/test.sh -n 0 --pdb for one process.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment requirements-test.txt
-make_vllm_environment || true
+if [ "${1:-}" = --fast ]; then
+    shift
+    set -- -m "not slow" "$@"
+else
+    make_vllm_environment || true
+fi
 
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 .venv/bin/ruff check --quiet .
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"

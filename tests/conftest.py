@@ -1,4 +1,9 @@
-"""Fixtures of all tests. Every test sees eight simulated devices, and builds its meshes from the first few of them."""
+"""Fixtures of all tests, the two tiers, and what each file costs.
+
+Every test sees eight simulated devices, and builds its meshes from the first few of them.
+"""
+import collections
+import fcntl
 import os
 import subprocess
 import sys
@@ -9,16 +14,72 @@ import pytest
 
 from srt_jax import runtime
 from srt_jax.grading import Grader
+from srt_jax.pretrain import Recipe, pretrain
 from tests.helpers import REPOSITORY
 
+SLOW_FOLDERS = ("tests/vllm", "tests/multihost")
+# Two processes share the tests, each takes one file at a time. These take longest, so they start first.
+LONGEST = ("tests/vllm", "tests/test_train.py", "tests/test_configs.py", "tests/test_gpu_session.py", "tests/multihost",
+           "tests/rl/test_algorithms.py", "tests/model/test_sharding.py")
+
 runtime.start(cpu_devices=8)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: left out by launch/test.sh --fast; so is every test of the miniature")
+    if not hasattr(config, "workerinput"):  # not in a process that another one has started to share the tests
+        config.pluginmanager.register(FileCosts())
+
+
+def pytest_collection_modifyitems(config, items):
+    """Marks the slow tests. Where two processes share the tests, a file stays in one, and all of tests/vllm does."""
+    for item in items:
+        if item.nodeid.startswith(SLOW_FOLDERS) or "miniature" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            file = item.nodeid.split("::")[0]
+            item.add_marker(pytest.mark.xdist_group("vllm" if file.startswith("tests/vllm") else file))
+        if config.getoption("dist") == "loadgroup":
+            items.sort(key=lambda item: [not item.nodeid.startswith(name) for name in LONGEST])
+
+
+class FileCosts:
+    """Prints the seconds of the files that took longest: set-up, tests and tear-down, by the wall clock."""
+
+    SHOWN = 10
+
+    def __init__(self):
+        self.seconds = collections.Counter()
+
+    def pytest_runtest_logreport(self, report):
+        self.seconds[report.nodeid.split("::")[0]] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter):
+        terminalreporter.section("seconds by file")
+        for file, seconds in self.seconds.most_common(self.SHOWN):
+            terminalreporter.write_line(f"{seconds:7.1f}  {file}")
+        rest = self.seconds.most_common()[self.SHOWN:]
+        terminalreporter.write_line(f"{sum(seconds for _, seconds in rest):7.1f}  {len(rest)} other files")
+        terminalreporter.write_line(f"{self.seconds.total():7.1f}  in all")
 
 
 @pytest.fixture(scope="session")
 def miniature():
     """The miniature base model, made once (about a minute and a half) and kept in the project's cache folder."""
     directory = REPOSITORY / "cache" / "miniature"
-    subprocess.run([sys.executable, "-m", "srt_jax.pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True)
+    directory.parent.mkdir(exist_ok=True)
+    with open(directory.with_name(".miniature.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other process of the tests makes it, or waits until it is made
+        subprocess.run([sys.executable, "-m", "srt_jax.pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+    """The miniature after two steps of its pre-training: all of its files, for tests that need no right answers."""
+    directory = tmp_path_factory.mktemp("models") / "untrained"
+    pretrain(directory, Recipe(steps=2, warmup_steps=1))
     return directory
 
 

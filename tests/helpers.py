@@ -1,7 +1,8 @@
-"""Shared by the tests of whole runs: a small experiment on the miniature base model."""
+"""Shared by tests: a small experiment on the miniature base model, and which cases of a test are fast."""
 import json
 import pathlib
 
+import pytest
 from ml_collections import ConfigDict
 
 from srt_jax.config import base, source
@@ -25,6 +26,12 @@ def small_config(model: pathlib.Path, out: pathlib.Path, name: str, steps: int) 
         config.eval.sets.heldout = source(path=str(model / "heldout.jsonl"), limit=8)
     config.eval.samples, config.eval.every, config.checkpoint.every = 4, 100, 100
     return config
+
+
+def fast_cases(cases, *fast) -> list:
+    """All cases as parameters of a test; those that are not named stay out of `launch/test.sh --fast`."""
+    assert {*fast} <= {*cases}, f"no such case among {list(cases)}"
+    return [pytest.param(case, marks=() if case in fast else pytest.mark.slow) for case in cases]
 
 
 def from_json(text: str) -> ConfigDict:

@@ -31,6 +31,7 @@ def parts(monkeypatch):
     return gpu_parts
 
 
+@pytest.mark.slow
 def test_the_rehearsal_runs_every_kind_of_part(session, tmp_path):
     """The larger models are left out: a rehearsal has the same small one for all."""
     wanted = [part for part in session.LIMITS if part not in ("update-1.5b", "update-4b", "sampler-1.5b")]

@@ -10,8 +10,8 @@ from srt_jax.train import train
 from tests.helpers import small_config
 
 
-def test_a_recorded_run_is_replayed_bit_for_bit(miniature, tmp_path):
-    config = small_config(miniature, tmp_path, name="run", steps=3)
+def test_a_recorded_run_is_replayed_bit_for_bit(untrained, tmp_path):
+    config = small_config(untrained, tmp_path, name="run", steps=3)
     config.batch.resample_rounds = 1  # takes labels away
     train(config)
     directory = tmp_path / "run"

@@ -64,6 +64,7 @@ def layers_in_a_loop(monkeypatch):
     monkeypatch.setattr(decoder, "UNROLL_BELOW", 0)
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_loss_nor_gradients():
     _, shapes, _ = loss_of()
     rng = np.random.default_rng(0)

@@ -12,10 +12,11 @@ from srt_jax.model import decoder, sharding
 from srt_jax.model.config import ModelConfig, ModelError
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.model.paths import flat_paths
+from tests.helpers import fast_cases
 
 # No two of these numbers, nor their halves, are alike: a dimension of the compiled program tells what it is.
 B, S, D, F, V, L = 8, 20, 32, 56, 88, 3
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
+MESHES = fast_cases([(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)], (2, 2, 2))
 
 
 def model_config(**changes):

@@ -11,6 +11,7 @@ from srt_jax.model import sharding
 from srt_jax.rl.collate import Layout, abstract_batch, batch_sharding
 from srt_jax.rl.optimizer import abstract_state, init_state, learning_rate_schedule, make_optimizer
 from srt_jax.rl.update import UpdateConfig, make_update
+from tests.helpers import fast_cases
 from tests.tiny_decoder import decoder, direct_gradient, direct_logprobs, flat, mesh_of, place, recorded
 
 P, N, SCALE = 4, 4, 11.0
@@ -166,7 +167,10 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+FAST = ("grpo with KL k3 in the loss", "reinforce++", "PPO over mini-batches and epochs, clip higher")
+
+
+@pytest.mark.parametrize("name", fast_cases(STEPS, *FAST))
 def test_the_step_is_that_of_the_formulas(name):
     config, data = changed(**STEPS[name]), rollouts()
     state, metrics = run(config, data)
@@ -184,6 +188,7 @@ def test_the_step_is_that_of_the_formulas(name):
             assert 0.05 < metrics[share] < 0.9
 
 
+@pytest.mark.slow
 def test_several_updates_on_several_devices_are_those_of_one():
     """Mini-batches, whitened advantages and importance weights over data=2 x fsdp=2, in buckets."""
     config = changed(minibatches_per_step=2, kl_coef=KL, advantage="reinforce_pp", tis_cap=1.2)

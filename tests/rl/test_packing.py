@@ -13,6 +13,7 @@ from srt_jax.rl.collate import Layout, abstract_batch, batch_sharding
 from srt_jax.rl.optimizer import abstract_state, init_state
 from srt_jax.rl.passes import Passes
 from srt_jax.rl.update import UpdateConfig, make_update
+from tests.helpers import fast_cases
 from tests.tiny_decoder import decoder, flat, mesh_of, place, recorded
 
 P, N, S = 4, 4, 24
@@ -77,7 +78,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", fast_cases(STEPS, "grpo, KL in the loss, importance weights"))
 def test_packed_rows_make_the_same_update(name):
     fields = dict(STEPS[name])
     minibatches = fields.pop("minibatches", 1)
@@ -91,6 +92,7 @@ def test_packed_rows_make_the_same_update(name):
 IN_THE_REWARD = UpdateConfig(PACKED, kl_coef=KL)
 
 
+@pytest.mark.slow
 def test_eight_devices_make_the_update_of_one():
     """With micro-batches of 8 rows, some of which hold nothing."""
     layout = dataclasses.replace(PACKED, microbatch_sequences=8)

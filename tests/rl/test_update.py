@@ -11,6 +11,7 @@ from srt_jax.model import sharding
 from srt_jax.rl.collate import Layout, abstract_batch, batch_sharding
 from srt_jax.rl.optimizer import abstract_state, init_state, learning_rate_schedule, make_optimizer
 from srt_jax.rl.update import UpdateConfig, make_update
+from tests.helpers import fast_cases
 from tests.tiny_decoder import decoder, direct_gradient, direct_logprobs, flat, mesh_of, place, recorded
 
 P, N = 4, 4
@@ -163,11 +164,12 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", fast_cases(VARIANTS, "two buckets", "data=2 x fsdp=2 x tensor=2"))
 def test_how_it_is_computed_does_not_matter(name):
     assert_same_update(step(**VARIANTS[name])(recorded()), baseline())
 
 
+@pytest.mark.slow
 def test_buckets_spare_padding():
     widest, bucketed = baseline()[1], step(**VARIANTS["micro-batches of 1, in buckets"])(recorded())[1]
     assert bucketed["padding"] < 0.7 * widest["padding"]
