@@ -10,7 +10,10 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from srt_jax.grading.canonical import canonical
 
 # `\boxed` may come doubled (`\\boxed`, from responses that were JSON-escaped twice). Escapes are consumed in pairs,
 # so `\{` never counts as a brace and a run of backslashes is read once.
@@ -49,7 +52,6 @@ _REASONING = re.compile(
     r"|</(?:seed:)?think(?:ing)?>|</reasoning>|\[/THINK\]|<\|end_of_thought\|>|◁/think▷",
     re.IGNORECASE,
 )
-_HINTS = ("think", "THINK", "Think", "reasoning>", "of_thought")
 MAX_SEARCHED = 20_000  # characters at the end of a response that a user's own pattern is tried on
 BOXES = ("statement", "last")
 
@@ -85,7 +87,7 @@ class Format:
         if groups != 1:
             raise ValueError(f"pattern is {self.pattern!r} with {groups} groups; put one group around the answer")
 
-    @property
+    @cached_property
     def styles(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.style.split(","))
 
@@ -108,7 +110,7 @@ def extract(response: str, style: str | Format = "boxed", reasoning_open: bool =
     Only the part after the last `</think>` counts; reasoning that was opened and never closed has no part after it.
     reasoning_open: the prompt ended inside of reasoning, as those of many chat templates do.
     """
-    form = style if isinstance(style, Format) else _format(style)
+    form = _format(style) if isinstance(style, str) else style
     start = _after_reasoning(response, reasoning_open)
     if start is None:
         return None
@@ -138,8 +140,14 @@ def _last(matches: Iterable[re.Match]) -> re.Match | None:
     return next(iter(deque(matches, maxlen=1)), None)
 
 
+def _may_have_tags(text: str) -> bool:
+    if "<" in text and ("hink" in text or "HINK" in text or "easoning>" in text or "hought" in text):
+        return True
+    return "THINK]" in text or "◁" in text
+
+
 def _after_reasoning(text: str, opened: bool) -> int | None:
-    if not any(hint in text for hint in _HINTS):  # the usual case, without a regex pass
+    if not _may_have_tags(text):  # the usual case, without a regex pass
         return None if opened else 0
     start = 0
     for match in _REASONING.finditer(text):
@@ -150,6 +158,12 @@ def _after_reasoning(text: str, opened: bool) -> int | None:
 
 def _joined(text: str, spans: list[tuple[int, int]]) -> Answer | None:
     """One answer from its spans: each stripped, with ", " between them and a name before those that have one."""
+    if len(spans) == 1:
+        left, right = spans[0]
+        while left < right and text[left].isspace():
+            left += 1
+        piece = text[left:right].rstrip()
+        return Answer(piece, left, left + len(piece)) if piece else None
     pieces = []
     for left, right in spans:
         piece = text[left:right].strip()
@@ -158,8 +172,8 @@ def _joined(text: str, spans: list[tuple[int, int]]) -> Answer | None:
             pieces.append((piece, at, at + len(piece)))
     if not pieces:
         return None
-    words = list(dict.fromkeys(piece for piece, _, _ in pieces))
-    if len(words) > 1:
+    words = [pieces[-1][0]]
+    if len({canonical(piece) for piece, _, _ in pieces}) > 1:  # else one answer in two forms
         names = [_name_before(text, left) for left, _ in spans]
         words = [piece for piece, _, _ in pieces]
         if None not in names and len(names) == len(words):
@@ -175,8 +189,7 @@ def _name_before(text: str, content: int) -> str | None:
 
 
 # --- styles -----------------------------------------------------------------------------------------------------------
-@dataclass
-class _Box:
+class _Box(NamedTuple):
     """A box that closes: where the command, the content and the text after it start."""
 
     command: int
@@ -191,7 +204,7 @@ def _boxed(text: str, start: int, form: Format) -> list[tuple[int, int]]:
     if not boxes:
         return [bare] if bare else []
     chain = [boxes[-1]]
-    if form.boxes == "statement":
+    if form.boxes == "statement" and len(boxes) > 1:
         for box in boxes[-2 : -MAX_BOXES - 1 : -1]:
             if not _connected(text, box.end, chain[-1].command):
                 break
@@ -213,13 +226,12 @@ def _boxes(text: str, start: int) -> tuple[list[_Box], tuple[int, int] | None]:
         if token == "{":
             open_braces.append(None)
         elif token == "}":
-            box = open_braces.pop() if open_braces else None
-            if box is None or (found and found[-1].content > box[1]):
+            if not open_braces or (box := open_braces.pop()) is None or (found and found[-1].content > box[1]):
                 continue
             content = text[box[1] : match.start()]
-            if content.strip() and not (len(content) < 60 and _PLACEHOLDER.fullmatch(content)):
+            if content[:1].isdigit() or (content.strip() and not _is_placeholder(content)):
                 found.append(_Box(*box, match.start(), match.end()))
-        elif token.endswith(("boxed", "fbox")):
+        elif len(token) > 2:
             after = position + _spaces(text, position)
             if text.startswith("{", after):
                 position = after + 1
@@ -227,6 +239,10 @@ def _boxes(text: str, start: int) -> tuple[list[_Box], tuple[int, int] | None]:
             elif (run := _bare(text, after)) is not None:
                 bare, position = run, run[1]
     return found, bare
+
+
+def _is_placeholder(content: str) -> bool:
+    return len(content) < 60 and _PLACEHOLDER.fullmatch(content) is not None
 
 
 def _connected(text: str, end: int, start: int) -> bool:

@@ -36,6 +36,7 @@ _NUMBERS = {word: str(n) for n, word in enumerate(
 _NUMBER_WORD = "|".join(_NUMBERS)
 _WORDY = re.compile(rf"\b(?:{_NUMBER_WORD})\b|[a-z] ?[:=] ?\d", re.IGNORECASE)
 _ITEM_ENDS = re.compile(r" ?[,;] ?(?:and )?| and | ?\\?& ?")
+_ITEM_SIGNS = (",", ";", "&", " and ")
 _COUNT = re.compile(
     rf"(?P<number>\d{{1,9}}|{_NUMBER_WORD}) (?P<things>[a-z]{{3,20}}(?: [a-z]{{3,20}}){{0,2}})", re.IGNORECASE
 )
@@ -45,6 +46,7 @@ _NAMED_COUNT = re.compile(
 _LAYOUT = re.compile(r"\\[ ,;:!]|[~{}]|\\q?quad\b")
 _PART = re.compile(r"(\$?)(\d{1,12}(?:\.\d{1,6})?)(?: ?((?!and )[a-z¢]{1,12}|''|'|\"))?\.?(?: ?, and | ?, ?| and | )?")
 _DEGREES = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})|\^\\circ|°")
+_SEVERAL_UNITS = re.compile(r"\d[^\d+*/=(]{0,30}[a-z'°][^\d+*/=(]{0,30}\d")  # what every measure has, and little else
 _LONGEST = 100  # characters of a measure
 
 _LABELLED = re.compile(
@@ -56,6 +58,7 @@ _LOOSE = re.compile(
     r"(?: ?(---?) ?(.{1,1000})|(?: - |, ?)(.{1,1000})| \(([^()]{1,1000})\))",
     re.DOTALL,
 )
+_CHOICE_STARTS = frozenset("ABCDEFGHIJ(\\oOcC")
 _OPERATION = re.compile(r"[-+*/^=<>!_|:]|\\(?:cdot|times|div|le|ge|ne|in|cup|cap|to|approx|pm)(?![a-z])")
 _WORD = re.compile(r"(?:an? )?[A-Za-z][a-z'’]+(?![A-Za-z(^_=])")
 _FUNCTION = re.compile(r"(?:a ?)?(?:sin|cos|tan|cot|sec|csc|log|ln|lg|exp|sqrt|max|min|gcd|lcm|abs|and|or)\b")
@@ -69,6 +72,8 @@ def choice(text: str) -> str | None:
     After a dash, a comma or in brackets the text must begin with a word, since `C - 5`, `A, B` and `A(1)` are
     mathematics. Several letters (`A and B`), and a letter that is denied (`B: false`), are no choice.
     """
+    if text[:1] not in _CHOICE_STARTS or len(text) < 3:
+        return None
     if (alone := _NAMED.fullmatch(text)) is not None:
         return alone[1]
     if "\\" in text[:20]:
@@ -86,7 +91,7 @@ def choice(text: str) -> str | None:
 
 def combination(text: str) -> str:
     """`10C3`, `{}_{10}C_3`, `^{10}P_3` as LaTeX or a call; other texts as they are."""
-    match = _COMBINATION.fullmatch(text)
+    match = _COMBINATION.fullmatch(text) if "C" in text or "P" in text else None
     if match is None:
         return text
     return f"\\binom{{{match[1]}}}{{{match[3]}}}" if match[2] == "C" else f"perm({match[1]},{match[3]})"
@@ -94,7 +99,7 @@ def combination(text: str) -> str:
 
 def counted(text: str) -> str:
     """`nine cats and ten dogs` and `cats: 9, dogs: 10` as `9 cats, 10 dogs`; other texts as they are."""
-    if len(text) > _LONGEST or _WORDY.search(text) is None:
+    if not any(sign in text for sign in _ITEM_SIGNS) or len(text) > _LONGEST or _WORDY.search(text) is None:
         return text
     parts = _ITEM_ENDS.split(_TEXT.sub(r"\1", text))
     items = [_COUNT.fullmatch(part.strip()) or _NAMED_COUNT.fullmatch(part.strip()) for part in parts]
@@ -128,7 +133,7 @@ def measure(text: str) -> tuple[str, Fraction] | None:
 
     Two parts at least, from the larger unit to the smaller: one part alone is a number whose unit is dropped.
     """
-    parts = _parts(text)
+    parts = _parts(text) if _SEVERAL_UNITS.search(text) else None
     if parts is None or len(parts) < 2:
         return None
     dimension = _DIMENSIONS[parts[0][1]]

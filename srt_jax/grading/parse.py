@@ -40,7 +40,12 @@ from srt_jax.grading.vocabulary import (
     SHORT_UNITS,
 )
 
-CONCLUDING = ("so", "thus", "hence", "therefore")
+SEPARATING_WORDS = {
+    "": ",", "or": "or", "and": "and", "&": "and", "so": "so", "thus": "so", "hence": "so", "therefore": "so",
+}  # fmt: skip
+SEPARATING_COMMANDS = {
+    "\\": ",", "vee": "or", "lor": "or", "wedge": "and", "Rightarrow": "so", "implies": "so", "therefore": "so",
+}  # fmt: skip
 MAX_TOKENS = 1500
 MAX_DEPTH = 40
 MAX_CHAIN = 20
@@ -215,18 +220,19 @@ class Parser:
     def separator(self) -> set[str]:
         """Consume what stands between two items; "," stands for all marks."""
         found: set[str] = set()
-        while True:
-            if self.is_symbol(",", ";") or self.is_command("\\") or self.is_word(""):
-                found.add(",")
-            elif self.is_word("or") or self.is_command("vee", "lor"):
-                found.add("or")
-            elif self.is_word("and", "&") or self.is_command("wedge") or (self.is_symbol("&") and self.rows == 0):
-                found.add("and")
-            elif self.is_command("Rightarrow", "implies", "therefore") or self.is_word(*CONCLUDING):
-                found.add("so")
-            else:
-                return found - {","} or found
+        while (sign := self.separating()) is not None:
+            found.add(sign)
             self.at += 1
+        return found - {","} or found
+
+    def separating(self) -> str | None:
+        """What the token at hand separates items by: "," (for all marks), "and", "or", "so"; None where it does not."""
+        kind, text = self.tokens[self.at]
+        if kind == "symbol":
+            return "," if text in ",;" else "and" if text == "&" and self.rows == 0 else None
+        if kind == "command":
+            return SEPARATING_COMMANDS.get(text)
+        return SEPARATING_WORDS.get(plain(text)) if kind in ("word", "text") else None
 
     def item(self) -> Tree:
         """One relation, expression, interval, set ... with its unit dropped."""

@@ -30,7 +30,7 @@ LINE = ("tuple", "()", (MINUS_INFINITY, INFINITY))
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d)(?::([0-5]\d))?)? ?(?:(a|p)\.? ?m\.?)?")
 _LEAD = re.compile(
     r"(?:the )?(?:final )?answer(?: is)?(?: ?: ?| )(?=\S)"
-    r"|(?:thus|so|hence|therefore),? (?=\S)|there (?:are|were) (?=\d)",
+    r"|^(?:thus|so|hence|therefore),? (?=\S)|^there (?:are|were) (?=\d)",
     re.IGNORECASE,
 )
 _ORDINAL = re.compile(r"(\d{1,9})\^?\{?(?:\\(?:text|mathrm|textrm)\{)?(?:st|nd|rd|th)\}{0,2}")

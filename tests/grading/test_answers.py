@@ -102,6 +102,7 @@ SEVERAL = [  # the boxes of one statement are one answer
     ("\\boxed{3},\n\\boxed{5}", "3, 5"),
     ("\\begin{aligned} x&=\\boxed{3}\\\\ y&=\\boxed{5}\\end{aligned}", "x=3, y=5"),
     (r"$\boxed{5}$, $\boxed{5}$", "5"),
+    (r"$\boxed{\frac12}$ or $\boxed{0.5}$", "0.5"),
     (r"First \boxed{2}. Then \boxed{3} and \boxed{5}.", "3, 5"),
     (r"\boxed{3}. \boxed{5}", "5"),
     (r"\boxed{3} \boxed{5}", "5"),
