@@ -6,6 +6,7 @@ from fractions import Fraction
 # Units by dimension, each with its size in the smallest one; the names as `unit_name` gives them.
 _SIZES = {
     "time": {"week": 604800, "day": 86400, "hour": 3600, "minute": 60, "second": 1},
+    "calendar": {"year": 12, "month": 1},
     "length": {"mile": 63360, "yard": 36, "foot": 12, "inch": 1},
     "metric length": {"kilometer": 10**6, "meter": 1000, "centimeter": 10, "millimeter": 1},
     "mass": {"pound": 16, "ounce": 1},
@@ -16,7 +17,8 @@ _SIZES = {
 }
 _DIMENSIONS = {unit: dimension for dimension, sizes in _SIZES.items() for unit in sizes}
 _ABBREVIATIONS = {
-    "wk": "week", "hr": "hour", "h": "hour", "min": "minute", "sec": "second", "s": "second",
+    "yr": "year", "mo": "month", "wk": "week",
+    "hr": "hour", "h": "hour", "min": "minute", "sec": "second", "s": "second",
     "mi": "mile", "yd": "yard", "ft": "foot", "feet": "foot", "in": "inch", "km": "kilometer", "metre": "meter",
     "kilometre": "kilometer", "centimetre": "centimeter", "cm": "centimeter", "millimetre": "millimeter",
     "mm": "millimeter", "lb": "pound", "oz": "ounce", "kg": "kilogram", "g": "gram", "gal": "gallon", "qt": "quart",

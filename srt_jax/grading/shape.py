@@ -366,7 +366,8 @@ def _solved_linear(inside: Tree, low: End, high: End) -> Tree | None:
 def _solved_absolute(inside: Tree, low: End, high: End) -> Tree | None:
     """low < |inside| < high: both signs of it."""
     least = approximate(low[0], 0) if not infinite(low[0]) else complex(-1)
-    if least.real < 0 and infinite(low[0]) and not infinite(high[0]):  # |x| < 3
+    no_low = infinite(low[0]) or (least == 0 and low[1] == "[")
+    if no_low and not infinite(high[0]):  # |x| < 3
         positive = approximate(high[0], 0).real > 0
         return _solved_linear(inside, (("mul", (MINUS, high[0])), _FACING[high[1]]), high) if positive else None
     if not least.real >= 0:
