@@ -166,7 +166,8 @@ def read_tensor(params, name: str, dtype):
     value = flat[path] if path in flat else flat["embedding"]  # a tied head
     value = _stored(value, layer, jnp.dtype(dtype), transposed)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
-        return _gather(value.sharding.mesh)(value)
+        # One at a time: of several that are under way at once, processes on CPUs may wait for different ones forever.
+        return jax.block_until_ready(_gather(value.sharding.mesh)(value))
     return value
 
 
