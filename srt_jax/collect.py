@@ -55,6 +55,7 @@ def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompt
         graded = processes.from_first(lambda: labels.join([grading[p].result() for p in range(len(problems))]))
     finally:
         thread.shutdown(cancel_futures=True)
+    graded = labels.shaped(graded, rollouts.lengths, rollouts.stopped, settings)
     return Collected(problems, rollouts, graded,
                      {"sample": sampled - started, "grade": time.perf_counter() - sampled})
 
@@ -62,8 +63,9 @@ def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompt
 def collect(config: ConfigDict, prepared, sampler, grader, step: int) -> Collected:
     """The rollouts that step `step` (from 1) trains on: batch.prompts_per_step prompts, all their votes.
 
-    With batch.resample_rounds prompts whose trained samples all have one reward are replaced by those of further
-    batches (DAPO's dynamic sampling, Yu et al. 2025, section 3.2); where these run out, the rest stays in, unlabelled.
+    With batch.resample_rounds prompts whose trained samples all agree with the label alike are replaced by those of
+    further batches (DAPO's dynamic sampling, Yu et al. 2025, eq. 11, which counts right answers and not the penalty for
+    length); where these run out, the rest stays in, unlabelled.
     """
     b, parts, found = config.batch, [], 0
     for chosen in draws(config, prepared, step):
@@ -73,7 +75,7 @@ def collect(config: ConfigDict, prepared, sampler, grader, step: int) -> Collect
             *training_samples(config, step),
             problem_seeds(config.seed, "train", step, [p.id for p in problems]),
             answer_format(config), prepared.label_settings))
-        found += int((~labels.uninformative(parts[-1].graded.first(b.samples_per_prompt).rewards)).sum())
+        found += int((~labels.uninformative(parts[-1].graded.first(b.samples_per_prompt).agreement)).sum())
         if found >= b.prompts_per_step:
             break
     return _most_informative(parts, b) if b.resample_rounds else parts[0]
@@ -96,7 +98,7 @@ def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
     problems = [problem for part in parts for problem in part.problems]
     rollouts = Rollouts.join([part.rollouts for part in parts])
     graded = labels.join([part.graded for part in parts])
-    dull = labels.uninformative(graded.first(batch.samples_per_prompt).rewards)
+    dull = labels.uninformative(graded.first(batch.samples_per_prompt).agreement)
     kept = np.argsort(dull, kind="stable")[:batch.prompts_per_step].reshape(-1, batch.minibatches_per_step).T.ravel()
     graded = dataclasses.replace(graded, labelled=graded.labelled & ~dull).take(kept)
     seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds}

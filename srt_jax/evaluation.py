@@ -84,7 +84,7 @@ def evaluation_samples(config: ConfigDict) -> tuple[int, Sampling]:
 
 def metrics(graded: Graded, rollouts: Rollouts) -> dict[str, float]:
     """avg@k, maj@k, pass@k (means over problems with a known answer), vote share, parse rate, length, truncation."""
-    k = graded.rewards.shape[1]
+    k = graded.true_rewards.shape[1]
     out = {
         "vote_share": float(np.mean([v.share for v in graded.votes])),
         "parse_rate": float(np.mean([v.parsed for v in graded.votes]) / k),
@@ -113,6 +113,7 @@ def rollout_rows(collected: Collected, tokenizer) -> list[dict]:
             rows.append({
                 "id": problem.id, "sample": i, "problem": problem.prompt, "response": next(texts), "answer": answer,
                 "group": graded.groups[p][i], "label": graded.labels[p], "reward": float(graded.rewards[p, i]),
+                "agreement": float(graded.agreement[p, i]), "kept": bool(graded.kept[p, i]),
                 "true_reward": None if np.isnan(true) else float(true), "tokens": int(rollouts.lengths[p, i]),
                 "stopped": bool(rollouts.stopped[p, i]), "logprob": float(rollouts.logprobs[p, i].sum()),
             })

@@ -17,12 +17,14 @@ from srt_jax.progress import Progress
 # What each tag means; shown beside the curve and on the Text tab in TensorBoard, and in docs/operations.md. "True"
 # needs known answers, which are used for training only where labels.source says so.
 TAGS = {
-    "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts",
+    "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts, as it is trained on",
+    "label/agreement": "the same without the penalty for length: mean agreement with the label",
     "label/true_reward": "share of rollouts, all that vote, that are right: avg@n on the training prompts",
     "label/majority_accuracy": "share of votes whose winner is right: maj@n on the training prompts",
     "label/majority_gain": "majority accuracy minus true reward: what is left to learn from the vote",
     "label/label_accuracy": "share of labels that are right",
-    "label/reward_accuracy": "1 - mean |reward - true reward| of the trained rollouts; can be high with wrong labels",
+    "label/reward_accuracy": "1 - mean |agreement - true reward| of the trained rollouts; can be high with wrong "
+                             "labels",
     "label/labelled": "share of prompts that got a label",
     "label/from_answers": "share of prompts rewarded by their known answer: 1 for ground_truth, between for mixed",
     "label/informative": "share of prompts with a label and trained rollouts whose rewards differ",

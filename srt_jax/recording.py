@@ -43,5 +43,6 @@ def read(path: pathlib.Path, problems: dict, tokenizer, grader, form, settings) 
     # One by one, as they were graded while the others were sampled.
     graded = labels.join([labels.grade_rollouts([problem], [row], grader, settings)
                           for problem, row in zip(chosen, answers)])
+    graded = labels.shaped(graded, rollouts.lengths, rollouts.stopped, settings)
     graded.labelled[:] = arrays["labelled"]  # resampling may have taken labels away
     return Collected(chosen, rollouts, graded, {"sample": 1.0, "grade": 0.0}, int(arrays["rounds"]))

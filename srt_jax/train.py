@@ -27,7 +27,7 @@ from srt_jax.model import flops, weights
 from srt_jax.prepare import prepare
 from srt_jax.progress import announced
 from srt_jax.resolve import on_this_machine
-from srt_jax.reward import labels, shaping
+from srt_jax.reward import labels
 from srt_jax.rl.collate import collate
 from srt_jax.rollout.sampler import RolloutError
 from srt_jax.runtime import is_first_process, profiled
@@ -126,11 +126,8 @@ def train_step(run: Run, state, step: int, collected: Collected):
     config, n = run.config, run.config.batch.samples_per_prompt
     rollouts, graded = collected.rollouts.first(n), collected.graded.first(n)
     with run.phases("update"):
-        rewards = graded.rewards + shaping.overlong_penalty(
-            rollouts.lengths, config.batch.max_response_tokens, config.reward.overlong_buffer)
-        batch = collate(rollouts, rewards, graded.labelled, run.update_config.layout, run.mesh,
-                        config.rl.temperature or temperature_at(config, step),
-                        shaping.kept(rollouts.stopped, config.reward.drop_truncated))
+        batch = collate(rollouts, graded.rewards, graded.labelled, run.update_config.layout, run.mesh,
+                        config.rl.temperature or temperature_at(config, step), graded.kept)
         state, update_metrics = run.update(state, run.reference, batch)
         update_metrics = jax.device_get(update_metrics)
     with run.phases("log"):

@@ -137,7 +137,8 @@ def test_mini_batches_get_equally_many_informative_prompts():
     config = base()
     config.batch.update(dict(prompts_per_step=4, samples_per_prompt=2, minibatches_per_step=2))
     part = dataclasses.replace(few, graded=dataclasses.replace(
-        few.graded, rewards=np.array([[1, 1], [0, 1], [1, 0], [0, 0]])))
+        few.graded, agreement=np.array([[1, 1], [0, 1], [1, 0], [0, 0]]),
+        rewards=np.array([[1, 0.5], [0, 1], [1, 0], [0, -1]])))  # lengths do not make a prompt informative
     dealt = _most_informative([part], config.batch)
     assert dealt.graded.labelled.tolist() == [True, False] * 2  # a mini-batch is a half
 

@@ -1,4 +1,7 @@
-"""From answers to labels and rewards, with the true reward beside the pseudo-reward wherever an answer is known."""
+"""From answers to labels and rewards, with the true reward beside the pseudo-reward wherever an answer is known.
+
+`Graded` holds the rewards and labels that are logged, saved and trained on: nothing changes them after `shaped`.
+"""
 import collections
 import dataclasses
 import itertools
@@ -11,18 +14,19 @@ from srt_jax.data.base import DataError, Problem
 from srt_jax.data.split import uniform
 from srt_jax.grading.canonical import canonical
 from srt_jax.grading.grader import TRUTHS, Grader
-from srt_jax.reward import vote
+from srt_jax.reward import shaping, vote
 
 Answers = Sequence[Sequence[str | None]]
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelSettings:
-    """Where labels come from, and how answers are compared with them.
+    """Where labels come from, how answers are compared with them, and what the length of a response does.
 
     source: vote | soft_vote | ground_truth | file | mixed | none; threshold: least vote share of a label; match: of an
     answer and a voted or filed label, None: as votes are compared; labelled_fraction: for mixed, of the problems whose
-    answer is used, drawn by (seed, id), 0: Problem.labelled says which; filed: {problem id: label}.
+    answer is used, drawn by (seed, id), 0: Problem.labelled says which; filed: {problem id: label}. overlong_buffer,
+    max_response_tokens, drop_truncated: of shaping.py.
     """
     source: str = "vote"
     threshold: float = 0.0
@@ -30,13 +34,17 @@ class LabelSettings:
     labelled_fraction: float = 0.0
     seed: int = 0
     filed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    overlong_buffer: int = 0
+    max_response_tokens: int = 0
+    drop_truncated: bool = False
 
     @classmethod
     def of(cls, config) -> "LabelSettings":
         """Those of a config, its label file read. Raises DataError."""
         c = config.labels
         filed = label_file.labels(c.path, c.threshold) if c.source == "file" else {}
-        return cls(c.source, c.threshold, config.reward.match, c.labelled_fraction, config.seed, filed)
+        return cls(c.source, c.threshold, config.reward.match, c.labelled_fraction, config.seed, filed,
+                   config.reward.overlong_buffer, config.batch.max_response_tokens, config.reward.drop_truncated)
 
     def source_of(self, problem: Problem) -> str:
         """The source of this problem's label: `mixed` is ground truth for some problems and the vote for the others."""
@@ -54,16 +62,20 @@ class Graded:
     """The outcome of P prompts with n answers each.
 
     groups: group id of each answer, -1 where unparseable; votes, sources and labels: one per prompt, the label None
-    where there is none; rewards [P, n] in [0, 1]: agreement with the label; labelled [P]: False where there is nothing
-    to reward by (discarded from the loss); true_rewards [P, n]: agreement with the known answer; majority_correct and
-    label_correct [P]: is the vote's winner right, is the label; NaN where no answer is known, or there is no label.
+    where there is none; agreement [P, n] in [0, 1]: with the label; rewards [P, n]: what is trained on, agreement and
+    the penalty for length; kept [P, n] bool: does the response count in the loss; labelled [P]: False where there is
+    nothing to reward by (discarded from the loss); true_rewards [P, n]: agreement with the known answer;
+    majority_correct and label_correct [P]: is the vote's winner right, is the label; NaN where no answer is known, or
+    there is no label.
     """
     answers: list[list[str | None]]
     groups: list[list[int]]
     votes: list[vote.Vote]
     sources: list[str]
     labels: list[str | None]
+    agreement: np.ndarray
     rewards: np.ndarray
+    kept: np.ndarray
     labelled: np.ndarray
     true_rewards: np.ndarray
     majority_correct: np.ndarray
@@ -73,7 +85,7 @@ class Graded:
         """The first n samples of each prompt, with the label of all of them (TTRL: many vote, some are trained on)."""
         return dataclasses.replace(
             self, answers=[row[:n] for row in self.answers], groups=[row[:n] for row in self.groups],
-            rewards=self.rewards[:, :n], true_rewards=self.true_rewards[:, :n])
+            **{name: getattr(self, name)[:, :n] for name in ("agreement", "rewards", "kept", "true_rewards")})
 
     def take(self, indices: Sequence[int]) -> "Graded":
         """These prompts, in this order."""
@@ -93,7 +105,10 @@ def _fields(graded: Graded) -> list:
 
 def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]], grader: Grader,
                    settings: LabelSettings | None = None) -> Graded:
-    """Votes, labels, rewards and true rewards of the answers [P][n] to P problems; without settings: by vote."""
+    """Votes, labels, rewards and true rewards of the answers [P][n] to P problems; without settings: by vote.
+
+    The rewards are the agreement: lengths count in `shaped` only.
+    """
     settings = settings or LabelSettings()
     groups = grader.groups(answers)
     votes = [vote.majority(a, g, settings.threshold) for a, g in zip(answers, groups)]
@@ -107,9 +122,21 @@ def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]],
     has_label = np.array([label is not None for label in labels])
     labelled = np.where(from_answers, ~np.isnan(true[:, 0]), has_label | (settings.source == "none"))
     label_correct = np.where(from_answers & labelled, 1.0, np.where(has_label, label_correct, np.nan))
-    rewards = np.where(from_answers[:, None], np.nan_to_num(true), _label_rewards(
+    agreed = np.where(from_answers[:, None], np.nan_to_num(true), _label_rewards(
         answers, groups, votes, sources, labels, grader, settings)).astype(np.float32)
-    return Graded(answers, groups, votes, sources, labels, rewards, labelled, true, majority_correct, label_correct)
+    return Graded(answers, groups, votes, sources, labels, agreed, agreed, np.ones(agreed.shape, bool), labelled, true,
+                  majority_correct, label_correct)
+
+
+def shaped(graded: Graded, lengths: np.ndarray, stopped: np.ndarray, settings: LabelSettings | None = None) -> Graded:
+    """The grading with what the lengths [P, n] of the responses, and whether they `stopped` [P, n], do to it.
+
+    Without settings, as in evaluations: nothing.
+    """
+    s = settings or LabelSettings()
+    penalty = shaping.overlong_penalty(lengths, s.max_response_tokens, s.overlong_buffer)
+    return dataclasses.replace(graded, rewards=graded.agreement + penalty,
+                               kept=shaping.kept(stopped, s.drop_truncated))
 
 
 LABELS = {
@@ -184,7 +211,7 @@ def true_rewards(problems: Sequence[Problem], answers: Answers, grader: Grader) 
 
 
 def uninformative(rewards: np.ndarray) -> np.ndarray:
-    """[P] bool: all rewards [P, n] of the prompt are alike (DAPO, section 3.2).
+    """[P] bool: all rewards [P, n] of the prompt are alike (DAPO, section 3.2, of its agreement with the answer).
 
     Where each prompt is its own baseline they give no gradient; what a KL in the reward adds is left aside.
     """
@@ -227,11 +254,12 @@ def metrics(graded: Graded, trained: Graded | None = None) -> dict[str, float]:
     winners = collections.Counter(canonical(_winner(v)) for v in votes if v.counts)
     return {
         "label/pseudo_reward": trained.rewards[labelled].mean() if labelled.any() else 0.0,
+        "label/agreement": trained.agreement[labelled].mean() if labelled.any() else 0.0,
         "label/true_reward": _mean(true[known]),
         "label/majority_accuracy": _mean(graded.majority_correct[known]),
         "label/majority_gain": _mean(graded.majority_correct[known]) - _mean(true[known]),
         "label/label_accuracy": _mean(graded.label_correct[judged]),
-        "label/reward_accuracy": _mean(1 - np.abs(trained.rewards[judged] - trained.true_rewards[judged])),
+        "label/reward_accuracy": _mean(1 - np.abs(trained.agreement[judged] - trained.true_rewards[judged])),
         "label/labelled": labelled.mean(),
         "label/from_answers": np.mean([source == "ground_truth" for source in graded.sources]),
         "label/informative": np.mean(labelled & ~uninformative(trained.rewards)),

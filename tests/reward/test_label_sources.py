@@ -217,6 +217,32 @@ def test_overlong_penalty_is_dapo_equation_13():
     assert not shaping.overlong_penalty(lengths, 20, 0).any()
 
 
+def test_the_penalty_is_in_the_reward_and_not_in_the_agreement(grader):
+    settings = LabelSettings(overlong_buffer=8, max_response_tokens=20, drop_truncated=True)
+    lengths = np.array([[4, 16, 20, 20], [4, 12, 13, 20], [1, 2, 3, 4], [20] * 4])
+    stopped = lengths < 20
+    plain = grade_rollouts(PROBLEMS, ANSWERS, grader, settings)
+    found = labels.shaped(plain, lengths, stopped, settings)
+    np.testing.assert_array_equal(found.rewards, [[1, 0.5, -1, 0], [1, 1, -0.125, -1], [0, 1, 1, 0], [-1] * 4])
+    np.testing.assert_array_equal(found.kept, stopped)
+    assert_same(dataclasses.replace(found, rewards=plain.rewards, kept=plain.kept), plain)
+    measured, unshaped = metrics(found), metrics(plain)
+    assert measured.pop("label/pseudo_reward") == pytest.approx(found.rewards[:3].mean())  # the fourth has no label
+    assert measured.pop("label/agreement") == unshaped.pop("label/pseudo_reward") == unshaped.pop("label/agreement")
+    assert measured == unshaped  # reward accuracy, too
+    assert_same(labels.shaped(found, lengths, stopped), labels.shaped(plain, lengths, stopped))  # as in an evaluation
+    assert_same(found.take([1]), labels.shaped(plain.take([1]), lengths[1:2], stopped[1:2], settings))
+    assert_same(found.first(3), labels.shaped(plain.first(3), lengths[:, :3], stopped[:, :3], settings))
+
+
+def test_the_shaping_of_a_config_reaches_the_rewards():
+    config = base()
+    assert LabelSettings.of(config) == LabelSettings(match="equivalent", max_response_tokens=3072)
+    config.reward.overlong_buffer, config.reward.drop_truncated, config.batch.max_response_tokens = 5, True, 100
+    settings = LabelSettings.of(config)
+    assert (settings.overlong_buffer, settings.drop_truncated, settings.max_response_tokens) == (5, True, 100)
+
+
 def test_truncated_responses_are_kept_or_not():
     stopped = np.array([[True, False], [False, True]])
     assert shaping.kept(stopped, drop_truncated=True).tolist() == stopped.tolist()

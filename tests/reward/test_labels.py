@@ -86,6 +86,7 @@ def test_string_votes_split_what_is_equal(graded):
 def test_metrics_by_hand(graded):
     expected = {
         "pseudo_reward": 7 / 12,  # right, unknown, wrong
+        "agreement": 7 / 12,
         "true_reward": 3 / 12,  # right, silent, wrong
         "majority_accuracy": 1 / 3,
         "majority_gain": 1 / 3 - 3 / 12,

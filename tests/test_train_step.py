@@ -1,0 +1,207 @@
+"""One whole step of training against NumPy, and without each of the fields that it hands on to the update.
+
+The expected numbers come from the responses alone: votes, rewards and log-probs are worked out here again.
+"""
+import dataclasses
+import gzip
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from srt_jax import recording
+from srt_jax import train as train_module
+from srt_jax.collect import collect
+from srt_jax.config import base
+from srt_jax.model import weights
+from srt_jax.prepare import prepare
+from srt_jax.rl.update import UpdateConfig
+from srt_jax.start import begin
+from tests.helpers import small_config
+from tests.tiny_decoder import direct_gradient, direct_logprobs
+
+TRAINED, VOTES, LIMIT, BUFFER, THRESHOLD = 4, 8, 12, 6, 0.55
+TEMPERATURE, KL_COEF, CAP = 0.9, 0.3, 1.1
+
+
+def experiment(miniature, out):
+    """Votes beyond the trained samples, unlabelled prompts, cut and penalised responses, KL and importance weights."""
+    config = small_config(miniature, out, name="step", steps=1)
+    config.batch.samples_per_prompt, config.batch.votes_per_prompt = TRAINED, VOTES
+    config.batch.max_response_tokens, config.labels.threshold = LIMIT, THRESHOLD
+    config.reward.overlong_buffer, config.reward.drop_truncated = BUFFER, True
+    config.rollout.temperature, config.rollout.old_logprobs = TEMPERATURE, "trainer"
+    config.rl.kl_coef, config.rl.tis_cap = KL_COEF, CAP
+    return config
+
+
+class Step:
+    """A run whose policy has left the reference and the sampler; calling it makes its first step again."""
+
+    def __init__(self, config, out):
+        prepared = prepare(config)
+        self.out, self.prepared = out, prepared
+        self.run, state, _ = begin(config, prepared, out)
+        self.run.sampler.load(state.params, 0)
+        self.collected = collect(config, prepared, self.run.sampler, self.run.grader, 1)
+        rng = np.random.default_rng(0)
+        self.moved = jax.tree.map(lambda x: np.asarray(x) + 0.05 * np.asarray(x).std() * rng.standard_normal(
+            x.shape).astype(np.float32), state.params)
+        self.initial = jax.tree.map(np.asarray, state.params)
+        self.state = state
+
+    def __call__(self):
+        params = jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), self.moved, self.state.params)
+        self.state, values = train_module.train_step(
+            self.run, self.state.replace(params=params), 1, self.collected)
+        return {name: float(value) for name, value in values.items()}
+
+
+@pytest.fixture(scope="module")
+def step(miniature, tmp_path_factory):
+    out = tmp_path_factory.mktemp("step")
+    made = Step(experiment(miniature, out), out)
+    with made.run.grader:
+        yield made
+    made.run.log.close()
+    made.run.checkpoints.close()
+
+
+def saved_rows(out):
+    return [json.loads(line) for line in gzip.decompress((out / "rollouts/step_000001.jsonl.gz").read_bytes()).split(
+        b"\n") if line]
+
+
+def by_hand(row, group):
+    """(labelled, agreement, reward, kept) of a row, from the answers and lengths of its prompt's samples."""
+    answers = [other["answer"] for other in group]
+    texts = [answer for answer in answers if answer is not None]
+    winner = max(texts, key=lambda text: (texts.count(text), -answers.index(text))) if texts else None
+    labelled = winner is not None and texts.count(winner) / VOTES >= THRESHOLD
+    agreement = float(labelled and row["answer"] == winner)
+    over = row["tokens"] - (LIMIT - BUFFER)
+    return labelled, agreement, agreement - min(max(over, 0) / BUFFER, 1), row["response"].endswith("<eos>")
+
+
+@pytest.fixture(scope="module")
+def expected(step, miniature):
+    """The metrics of the step in NumPy: the token mean of -A c over labelled, kept responses, and its gradient."""
+    step()
+    rows, rollouts = saved_rows(step.out), step.collected.rollouts
+    P = len(rollouts.prompts)
+    groups = [rows[p * VOTES:(p + 1) * VOTES] for p in range(P)]
+    truth = [[by_hand(row, group) for row in group[:TRAINED]] for group in groups]
+    labelled, agreement, rewards, kept = (np.array([[row[i] for row in group] for group in truth]) for i in range(4))
+    width = max(map(len, rollouts.prompts)) + LIMIT
+    tokens, mask, sampled = (np.zeros((P * TRAINED, width), kind) for kind in (np.int32, bool, np.float64))
+    for b in range(P * TRAINED):
+        p, i = divmod(b, TRAINED)
+        prompt, length = rollouts.prompts[p], rollouts.lengths[p, i]
+        end = len(prompt) + length
+        tokens[b, :len(prompt)], tokens[b, len(prompt):end] = prompt, rollouts.tokens[p, i, :length]
+        mask[b, len(prompt):end], sampled[b, len(prompt):end] = True, rollouts.logprobs[p, i, :length]
+    graphdef, _, _ = weights.load(miniature)
+    policy, _ = direct_logprobs(graphdef, step.moved, tokens, TEMPERATURE)
+    reference, _ = direct_logprobs(graphdef, step.initial, tokens, TEMPERATURE)
+    k3 = np.minimum(np.exp(reference - policy) - (reference - policy) - 1, 10) * mask * np.repeat(
+        labelled, TRAINED, 0).reshape(P, TRAINED, TRAINED)[:, 0].reshape(-1)[:, None]
+    returns = np.where(labelled, rewards, 0) - KL_COEF * k3.sum(1).reshape(P, TRAINED)
+    advantages = np.array([[returns[p, i] - np.delete(returns[p], i).mean() for i in range(TRAINED)] for p in range(P)])
+    inside = mask & (labelled & kept).reshape(-1)[:, None]
+    slope = np.where(inside, -advantages.reshape(-1)[:, None] * np.minimum(np.exp(policy - sampled), CAP), 0)
+    slope /= inside.sum()
+    gradient = direct_gradient(graphdef, step.moved, tokens, slope, TEMPERATURE)
+    sequences = (labelled & kept).sum()
+    return {
+        "update/loss": slope.sum(), "update/grad_norm": np.sqrt(sum((g**2).sum() for g in gradient.values())),
+        "update/return": (returns * (labelled & kept)).sum() / sequences,
+        "update/kl": (k3 * inside).sum() / inside.sum(),
+        "update/importance_weight": (np.minimum(np.exp(policy - sampled), CAP) * inside).sum() / inside.sum(),
+        "label/pseudo_reward": rewards[labelled[:, 0]].mean(), "label/agreement": agreement[labelled[:, 0]].mean(),
+        "label/labelled": labelled[:, 0].mean(),
+        "rollout/response_tokens": rollouts.lengths[:, :TRAINED].mean(),
+    }
+
+
+def test_the_step_is_computed_from_its_responses(step, expected):
+    found = step()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-3), name
+
+
+def test_the_reward_that_is_saved_is_the_one_that_is_trained(step, expected):
+    rows = saved_rows(step.out)
+    groups = [rows[p * VOTES:(p + 1) * VOTES] for p in range(len(rows) // VOTES)]
+    for group in groups:
+        for row in group:
+            labelled, agreement, reward, kept = by_hand(row, group)
+            assert (row["label"] is not None, row["agreement"], row["kept"]) == (labelled, agreement, kept)
+            assert row["reward"] == pytest.approx(reward, abs=1e-6)
+    # The step has all that could be lost: prompts without a label, cut and penalised responses among the trained.
+    trained = [row for group in groups for row in group[:TRAINED]]
+    assert {(row["kept"], row["label"] is None) for row in trained} >= {(True, True), (True, False), (False, False)}
+    assert any(row["reward"] < row["agreement"] for row in trained if row["label"] and row["kept"])
+
+
+def test_the_recorded_step_is_graded_to_the_same_rewards(step, expected):
+    problems = {problem.id: problem for problem in step.collected.problems}
+    again = recording.read(recording.recorded_path(step.out, 1), problems, step.prepared.model.tokenizer,
+                           step.run.grader, step.run.config.answer.style, step.prepared.label_settings)
+    for field in dataclasses.fields(again.graded):
+        np.testing.assert_equal(getattr(again.graded, field.name), getattr(step.collected.graded, field.name))
+
+
+# What a step hands on, each taken away: a change of collate's arguments by name.
+LOST = {
+    "the penalty for length": lambda step, given: {"rewards": step.collected.graded.first(TRAINED).agreement},
+    "the labels of some prompts": lambda step, given: {"labelled": np.ones_like(given["labelled"])},
+    "which responses are kept": lambda step, given: {"kept": None},
+    "the temperature": lambda step, given: {"temperature": 1.0},
+    "the sampler's log-probs": lambda step, given: {"rollouts": dataclasses.replace(
+        given["rollouts"], logprobs=given["rollouts"].logprobs - 1)},
+    "which samples are trained on": lambda step, given: {"rollouts": step.collected.rollouts.take(
+        np.arange(len(given["rollouts"].prompts))[::-1]).first(TRAINED)},
+    "the rewards": lambda step, given: {"rewards": given["rewards"][::-1]},
+}
+ARGUMENTS = ("rollouts", "rewards", "labelled", "layout", "mesh", "temperature", "kept")
+
+
+def assert_differs(found, expected):
+    assert found["update/grad_norm"] != pytest.approx(expected["update/grad_norm"], rel=0.01)
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_nothing_that_a_step_hands_on_can_be_lost(step, expected, monkeypatch, lost):
+    collate = train_module.collate
+    monkeypatch.setattr(train_module, "collate", lambda *args: collate(**(
+        (given := dict(zip(ARGUMENTS, args, strict=True))) | LOST[lost](step, given))))
+    assert_differs(step(), expected)
+
+
+def test_the_reference_cannot_be_lost(step, expected, monkeypatch):
+    moved = jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), step.moved, step.run.reference)
+    monkeypatch.setattr(step.run, "reference", moved)
+    assert_differs(step(), expected)
+
+
+def test_the_loss_has_a_temperature_of_its_own(step, expected, monkeypatch):
+    config = step.run.config.copy_and_resolve_references()
+    config.rl.temperature = TEMPERATURE
+    config.rollout.temperature = 0.5
+    monkeypatch.setattr(step.run, "config", config)
+    assert step()["update/grad_norm"] == pytest.approx(expected["update/grad_norm"], rel=1e-3)
+    config.rl.temperature = 1.0
+    assert_differs(step(), expected)
+
+
+def test_every_field_of_rl_reaches_the_update():
+    """But the temperature, which a batch carries."""
+    other = {"objective": "entropy", "advantage": "grpo", "kl": "k1", "kl_in": "loss",
+             "loss_aggregation": "seq-mean-token-sum"}
+    for field, value in base().rl.items():
+        config = base()
+        with config.unlocked():
+            config.rl[field] = other.get(field, value if isinstance(value, str) else value + 1.5)
+        assert (UpdateConfig.of(config) == UpdateConfig.of(base())) == (field == "temperature"), field
+    assert UpdateConfig.of(base()).loss_scale == 3072
