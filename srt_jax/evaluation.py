@@ -15,8 +15,6 @@ from srt_jax.reward.labels import Graded
 from srt_jax.rollout.sampler import Advanced, Rollouts, Sampling, problem_seeds
 from srt_jax.runtime import is_first_process
 
-VALIDATION = "validation"  # the evaluation set that is held out of the training problems
-
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:

@@ -3,48 +3,131 @@
     python -m srt_jax.figures --out=runs/quickstart runs/quickstart/srt runs/quickstart/ground_truth
     python -m srt_jax.figures runs/tiny
 
-Writes <out>/summary.json and <out>/figure.png, and prints the table; the runs must share their first evaluation set.
-Without --out it prints a line for each finished run in the folders, oldest first, beside its own base.
+Writes <out>/summary.json and <out>/figure.png, and prints the table. The figure has a curve of each run for every
+evaluation set that has answers, and for the mean over those sets that all the runs have (SRT v1, Fig. 2), the held-out
+training problems left out. Without --out it prints a line for each finished run in the folders, oldest first, beside
+its own base.
 """
 import argparse
 import json
+import math
 import pathlib
 
 from srt_jax.config import expanded
-from srt_jax.metrics import read_metrics
+from srt_jax.metrics import MEAN, VALIDATION, by_set, mean_over_sets, read_metrics
 
-COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
-CURVES = ("avg", "maj", "label/pseudo_reward", "label/label_accuracy")
-TITLES = ("accuracy of one sample (avg@{k})", "accuracy of the vote (maj@{k})", "pseudo-reward", "label accuracy")
+COLUMNS = 4  # panels of a row
+TRAINING = {"label/pseudo_reward": "pseudo-reward", "label/label_accuracy": "label accuracy"}
+
+
+class FiguresError(ValueError):
+    """Runs that cannot be put side by side; the message is one sentence."""
+
+
+def names_of(runs: list[pathlib.Path]) -> list[str]:
+    """The folders' own names, with as many of the folders around them as tell them apart."""
+    depth, paths = 1, [run.resolve() for run in runs]
+    while True:
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names) or depth > max(len(path.parts) for path in paths):
+            return names
+        depth += 1
 
 
 def summarise(runs: list[pathlib.Path]) -> dict:
-    """base and one entry per run: the last step's metrics, the best step apart; seconds by phase; versions."""
-    summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
-    out = {"base": summaries[0]["base"]}
-    for run, summary in zip(runs, summaries):
-        out[run.name] = {**summary["last"], "best": summary["best"], "steps": summary["steps"]}
-    out["seconds"] = {run.name: summary["seconds"] for run, summary in zip(runs, summaries)}
-    out["versions"] = summaries[0]["versions"]
-    return strip_set_names(out)
+    """What is known of the runs; raises FiguresError where they cannot be compared.
+
+    k: samples of a problem; sets: those with answers that all runs have, no held-out training problems among them;
+    base: metrics by set, of each different base; runs: by name the metrics by set of the `last` and the `best` step,
+    the latter with its `step`, and the number of `steps`; seconds by phase; versions.
+    """
+    names = names_of(runs)
+    summaries = dict(zip(names, (json.loads((run / "summary.json").read_text()) for run in runs)))
+    k, sets = samples(summaries), common_sets(summaries)
+    bases = {name: evaluations(summary["base"], sets) for name, summary in summaries.items()}
+    first = next(iter(bases.values()))
+    alike = all(base == first for base in bases.values())
+    return {
+        "k": k, "sets": sets,
+        "base": {"base": first} if alike else {f"base of {name}": base for name, base in bases.items()},
+        "runs": {name: {
+            "last": evaluations(s["last"], sets), "steps": s["steps"],
+            "best": {"step": s["best"].get("step"), **evaluations(s["best"], sets)} if s["best"] else {},
+        } for name, s in summaries.items()},
+        "seconds": {name: s["seconds"] for name, s in summaries.items()},
+        "versions": {name: s["versions"] for name, s in summaries.items()},
+    }
 
 
-def strip_set_names(summary: dict) -> dict:
-    """`eval/<set>/avg@32` -> `avg@32`: the runs put side by side share one evaluation set."""
-    return {key.rsplit("/", 1)[-1]: strip_set_names(value) if isinstance(value, dict) else value
-            for key, value in summary.items()}
+def answered(metrics: dict) -> dict[str, dict[str, float]]:
+    """{set: metrics} of the evaluation sets that have answers, their mean not among them."""
+    return {name: values for name, values in by_set(metrics).items()
+            if name != MEAN and any(metric.startswith("avg@") for metric in values)}
 
 
-def table(summary: dict, k: int) -> str:
-    """base and runs as rows; avg, maj and pass at k of the last step, and the best avg with its step."""
+def evaluations(metrics: dict, sets: list[str]) -> dict[str, dict[str, float]]:
+    """{set: metrics} of the sets with answers; with several `sets`, all of them there, also their mean."""
+    found = answered(metrics)
+    if any(name not in found for name in sets):
+        return found
+    mean = mean_over_sets({f"eval/{name}/{metric}": v for name in sets for metric, v in found[name].items()})
+    return found | by_set(mean)
+
+
+def samples(summaries: dict[str, dict]) -> int | None:
+    """k of avg@k, the same in all runs; None where no set has answers."""
+    found = {name: largest_k(s["last"] | s["base"]) for name, s in summaries.items()}
+    known = {k for k in found.values() if k}
+    if len(known) > 1:
+        raise FiguresError(f"the runs draw different numbers of samples, {found}: maj@k and pass@k of different k "
+                           "cannot be compared, so give runs with one eval.samples.")
+    return next(iter(known), None)
+
+
+def largest_k(metrics: dict) -> int:
+    """k of avg@k; 0 where there is none."""
+    return max((int(metric[4:]) for values in answered(metrics).values() for metric in values
+                if metric.startswith("avg@")), default=0)
+
+
+def common_sets(summaries: dict[str, dict]) -> list[str]:
+    """The evaluation sets with answers that all runs have, in the first run's order; no training problems."""
+    own = {name: [s for s in answered(summary["last"] | summary["base"]) if s != VALIDATION]
+           for name, summary in summaries.items()}
+    first = next(iter(own.values()))
+    common = [name for name in first if all(name in sets for sets in own.values())]
+    if any(own.values()) and not common:
+        raise FiguresError(f"the runs share no evaluation set with answers: {own}. Give runs that do.")
+    return common
+
+
+def table(summary: dict) -> str:
+    """base and runs as rows, one for each set and one for the mean; avg, maj and pass at k of the last step, and the
+    best step's avg.
+    """
+    k, several = summary["k"], len(all_sets(summary)) > 1
+    if k is None:
+        return "no evaluation set has answers."
     columns = [f"avg@{k}", f"maj@{k}", f"pass@{k}"]
-    lines = [f"{'':<14}" + "".join(f"{c:>10}" for c in columns) + f"{'best avg':>12}{'at step':>9}"]
-    for name in [n for n in summary if n not in ("seconds", "versions")]:
-        row = summary[name]
-        best = row.get("best")
-        tail = f"{best[columns[0]]:>12.3f}{best['step']:>9}" if best else ""
-        lines.append(f"{name:<14}" + "".join(f"{row[c]:>10.3f}" for c in columns) + tail)
+    rows = [(name, base, {}) for name, base in summary["base"].items()]
+    rows += [(name, run["last"], run["best"]) for name, run in summary["runs"].items()]
+    width = max(14, *(len(name) + 2 for name, *_ in rows))
+    set_width = max(len(name) for name in [*all_sets(summary), MEAN]) + 2 if several else 0
+    lines = [" " * width + (f"{'set':<{set_width}}" if several else "")
+             + "".join(f"{c:>10}" for c in columns) + f"{'best avg':>12}{'at step':>9}"]
+    for name, last, best in rows:
+        for eval_set, values in last.items():
+            tail = f"{best[eval_set][columns[0]]:>12.3f}{best['step']:>9}" if eval_set in best else ""
+            lines.append(f"{name:<{width}}" + (f"{eval_set:<{set_width}}" if several else "")
+                         + "".join(f"{values[c]:>10.3f}" for c in columns) + tail)
+    if len(summary["sets"]) > 1:
+        lines.append(f"\n{MEAN}: over {', '.join(summary['sets'])}")
     return "\n".join(lines)
+
+
+def all_sets(summary: dict) -> list[str]:
+    """All sets with answers, of whatever run, in order of appearance."""
+    return list(dict.fromkeys(name for run in summary["runs"].values() for name in run["last"] if name != MEAN))
 
 
 def lines(runs: list[pathlib.Path]) -> str:
@@ -62,33 +145,56 @@ def lines(runs: list[pathlib.Path]) -> str:
 
 
 def avg_and_maj(metrics: dict) -> tuple[float, float]:
-    """Of the first evaluation set that is no validation split, at its largest k."""
-    def value(kind):
-        found = (v for key, v in metrics.items() if f"/{kind}@" in key and "validation" not in key)
-        return next(found, float("nan"))
-
-    return value("avg"), value("maj")
+    """Of the mean over a run's own evaluation sets with answers, training problems left out, or of its only set."""
+    sets, k = [name for name in answered(metrics) if name != VALIDATION], largest_k(metrics)
+    values = evaluations(metrics, sets).get(MEAN if len(sets) > 1 else "".join(sets[:1]), {})
+    return values.get(f"avg@{k}", float("nan")), values.get(f"maj@{k}", float("nan"))
 
 
-def draw(runs: list[pathlib.Path], path: pathlib.Path, k: int) -> None:
-    """Four panels over the steps of each run: avg@k, maj@k, pseudo-reward, label accuracy."""
+def panels(summary: dict) -> list[tuple[str, str, str]]:
+    """(title, evaluation set or "", metric) of each panel: means or the only set, training, then the sets."""
+    k, sets = summary["k"], summary["sets"]
+    found = []
+    if len(sets) > 1:
+        found += [(f"mean of {len(sets)} sets ({metric})", MEAN, metric) for metric in (f"avg@{k}", f"maj@{k}")]
+    elif sets:
+        found += [(f"accuracy of one sample (avg@{k})", sets[0], f"avg@{k}"),
+                  (f"accuracy of the vote (maj@{k})", sets[0], f"maj@{k}")]
+    found += [(title, "", tag) for tag, title in TRAINING.items()]
+    others = [name for name in all_sets(summary) if [name] != sets]  # a single set is in the first panels
+    return found + [(f"{name} (avg@{k})", name, f"avg@{k}") for name in others]
+
+
+def points(records: list[dict], sets: list[str], eval_set: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of a panel's curve, from the steps that have it."""
+    if not eval_set:
+        return [(r["step"], r[metric]) for r in records if metric in r]
+    found = ((r["step"], evaluations(r, sets).get(eval_set, {})) for r in records)
+    return [(step, values[metric]) for step, values in found if metric in values]
+
+
+def draw(runs: list[pathlib.Path], path: pathlib.Path, summary: dict) -> None:
+    """Panels over the steps, one curve per run in each."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(16, 3.8), constrained_layout=True)
-    for run, colour in zip(runs, COLOURS):
-        records = read_metrics(run)
-        for axis, curve in zip(axes, CURVES):
-            points = [(r["step"], value) for r in records for name, value in r.items()
-                      if name == curve or (name.startswith("eval/") and name.endswith(f"/{curve}@{k}"))]
-            axis.plot(*zip(*points), color=colour, label=run.name.replace("_", " "),
-                      marker="o" if "/" not in curve else None, markersize=4)
-    for axis, title in zip(axes, TITLES):
-        axis.set(title=title.format(k=k), xlabel="step", ylim=(0, 1.02))
+    drawn = panels(summary)
+    rows = math.ceil(len(drawn) / COLUMNS)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(16, 3.8 * rows + 0.4), constrained_layout=True, squeeze=False)
+    for position, (name, run) in enumerate(zip(summary["runs"], runs)):
+        records, style = read_metrics(run), ("-", "--", ":", "-.")[position // 10 % 4]
+        for axis, (_, eval_set, metric) in zip(axes.flat, drawn):
+            found = points(records, summary["sets"], eval_set, metric)
+            axis.plot(*(zip(*found) if found else ((), ())), color=f"C{position % 10}", linestyle=style,
+                      label=name.replace("_", " "), marker="o" if eval_set else None, markersize=4)
+    for axis, (title, *_) in zip(axes.flat, drawn):
+        axis.set(title=title, xlabel="step", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
-    axes[0].legend(loc="lower right")
+    for axis in axes.flat[len(drawn):]:
+        axis.set_axis_off()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(5, len(runs)))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -110,12 +216,15 @@ def main() -> None:
     for run in options.runs:
         if not (run / "summary.json").exists():
             parser.error(f"{run} has no summary.json: name folders of finished runs")
-    summary = summarise(options.runs)
-    k = max(int(name.split("@")[1]) for name in summary["base"] if name.startswith("avg@"))
+    runs = list(dict.fromkeys(options.runs))
+    try:
+        summary = summarise(runs)
+    except FiguresError as e:
+        parser.error(str(e))
     options.out.mkdir(parents=True, exist_ok=True)
+    draw(runs, options.out / "figure.png", summary)
     (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    draw(options.runs, options.out / "figure.png", k)
-    print(table(summary, k))
+    print(table(summary))
     print(f"\n{options.out}/figure.png and summary.json written; curves: tensorboard --logdir {options.out}")
 
 

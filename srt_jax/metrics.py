@@ -89,6 +89,8 @@ TAGS = {
     "workers/skipped": "comparisons left out because the time for a step was used up",
     "workers/restarts": "workers that were started again",
 }
+VALIDATION = "validation"  # the evaluation set that is held out of the training problems
+MEAN = "mean"  # in the place of an evaluation set: the mean over the others
 EVAL_TAGS = {
     "avg": "share of right answers among the k samples, mean over problems",
     "maj": "share of problems whose majority vote over k samples is right",
@@ -117,6 +119,8 @@ def curves_page() -> str:
     for tag, meaning in TAGS.items():
         groups.setdefault(tag.split("/")[0], []).append({"curve": tag, "meaning": meaning})
     groups["eval"] = [{"curve": f"eval/<set>/{eval_tag(name)}", "meaning": m} for name, m in EVAL_TAGS.items()]
+    groups["eval"].append({"curve": f"eval/{MEAN}/<metric>@k", "meaning": "plain mean over the evaluation sets that "
+                           "have answers, without the validation set"})
     groups["texts"] = [{"text": tag, "meaning": meaning} for tag, meaning in TEXTS.items()]
     intro = ('"True" values need problems with known answers; these train nothing unless `labels.source` says so. '
              "Charts that put related curves together are on the tab Custom Scalars.")
@@ -131,8 +135,32 @@ def eval_tag(name: str) -> str:
 def describe_tag(tag: str) -> str:
     """What a tag means; evaluation tags are `eval/<set>/<metric>` or `eval/<set>/<metric>@k`. '' for unknown ones."""
     if tag.startswith("eval/"):
-        return EVAL_TAGS.get(tag.rsplit("/", 1)[1].partition("@")[0], "")
+        meaning = EVAL_TAGS.get(tag.rsplit("/", 1)[1].partition("@")[0], "")
+        return f"mean over the evaluation sets: {meaning}" if meaning and tag.startswith(f"eval/{MEAN}/") else meaning
     return TAGS.get(tag, "")
+
+
+def by_set(values: dict[str, float]) -> dict[str, dict[str, float]]:
+    """{set: {metric: value}} of the values `eval/<set>/<metric>`."""
+    found = {}
+    for tag, value in values.items():
+        if tag.startswith("eval/"):
+            name, _, metric = tag.removeprefix("eval/").rpartition("/")
+            found.setdefault(name, {})[metric] = value
+    return found
+
+
+def mean_over_sets(values: dict[str, float]) -> dict[str, float]:
+    """`eval/mean/<metric>@k`: the plain mean of avg@k, maj@k and pass@k over the evaluation sets that have answers.
+
+    SRT v1 shows it in Fig. 2. The validation set, of training problems, does not count; {} for fewer than two sets.
+    """
+    sets = [metrics for name, metrics in by_set(values).items()
+            if name not in (MEAN, VALIDATION) and any(metric.startswith("avg@") for metric in metrics)]
+    if len(sets) < 2:
+        return {}
+    return {f"eval/{MEAN}/{metric}": sum(metrics[metric] for metrics in sets) / len(sets)
+            for metric in sets[0] if "@" in metric and all(metric in metrics for metrics in sets)}
 
 
 class CompilationCounter:

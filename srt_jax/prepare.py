@@ -20,9 +20,10 @@ from srt_jax.data.batching import batch_indices
 from srt_jax.data.curriculum import Curriculum
 from srt_jax.data.prompts import encode, load_tokenizer, skip_when_decoded, stop_ids
 from srt_jax.data.split import split_validation
-from srt_jax.evaluation import VALIDATION, EvalSet
+from srt_jax.evaluation import EvalSet
 from srt_jax.files import check_output_folder
 from srt_jax.grading.golds import looks_worked
+from srt_jax.metrics import VALIDATION
 from srt_jax.model import attention, sharding, weights
 from srt_jax.model.config import (
     GENERATION_CONFIG,

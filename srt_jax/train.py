@@ -21,7 +21,7 @@ from srt_jax.checkpoint import best_step
 from srt_jax.collapse import should_stop
 from srt_jax.collect import Collected, collect, response_texts, temperature_at, training_samples
 from srt_jax.config import run_directory
-from srt_jax.evaluation import VALIDATION, evaluate_all, evaluation_samples, rollout_rows
+from srt_jax.evaluation import evaluate_all, evaluation_samples, rollout_rows
 from srt_jax.interrupt import Signals
 from srt_jax.model import flops, weights
 from srt_jax.prepare import prepare
@@ -233,7 +233,8 @@ def is_evaluated(config: ConfigDict, step: int) -> bool:
 
 
 def evaluate_sets(run: Run, step: int) -> dict[str, float]:
-    """`eval/<set>/<metric>` of every evaluation set; also kept in the run's record, and shown as probes at the ends.
+    """`eval/<set>/<metric>` of every evaluation set and `eval/mean/<metric>` of several; also kept in the run's record,
+    and shown as probes at the ends.
 
     Raises StopRequestedError where a signal asks the run of one process to stop meanwhile.
     """
@@ -252,6 +253,7 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
             tagged = {f"eval/{name}/{metric}": value for metric, value in found.items()}
             warn(run, tagged, collected)
             values |= tagged
+    values |= metrics.mean_over_sets(values)
     run.record["evals"][str(step)] = values
     return values
 
@@ -293,9 +295,10 @@ def scores(run: Run) -> dict[int, float]:
 
 def score(evals: dict, config: ConfigDict) -> float | None:
     """What the best step is chosen by: avg@k on the validation set, else its mean over the sets that have answers."""
-    found = {name: v for name, v in evals.items() if name.endswith(f"/avg@{config.eval.samples}")}
-    validation = f"eval/{VALIDATION}/avg@{config.eval.samples}"
-    return found.get(validation, float(np.mean(list(found.values()))) if found else None)
+    avg = f"avg@{config.eval.samples}"
+    found = {name: values[avg] for name, values in metrics.by_set(evals).items()
+             if avg in values and name != metrics.MEAN}
+    return found.get(metrics.VALIDATION, float(np.mean(list(found.values()))) if found else None)
 
 
 def save(run: Run, state, step: int) -> None:

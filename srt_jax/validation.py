@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from srt_jax.config import ConfigError, mesh_shape
 from srt_jax.config_types import check_types
 from srt_jax.grading.answers import Format
+from srt_jax.metrics import MEAN
 
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
@@ -203,6 +204,8 @@ def _validate_learning(c: ConfigDict) -> None:
     _require(validating == 0 or "validation" not in c.eval.sets,
              f"stop.validation_fraction is {validating}, whose problems are the evaluation set 'validation', and "
              "eval.sets.validation is there, too: rename that one.")
+    _require(MEAN not in c.eval.sets,
+             f"eval.sets.{MEAN} has the name of the mean over the evaluation sets: give the set another.")
     _require(c.stop.patience == 0 or validating > 0 or c.eval.sets,
              f"stop.patience is {c.stop.patience}, but there is nothing to validate on: set stop.validation_fraction, "
              "e.g. to 0.01.")

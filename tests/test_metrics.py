@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from srt_jax import board, figures, metrics
+from srt_jax import board, metrics
 from srt_jax.config import base
 from srt_jax.start import pace
 from tests.helpers import REPOSITORY
@@ -92,34 +92,6 @@ def test_every_tag_is_explained_in_the_manual():
     for text in metrics.TEXTS:
         assert f"`{text}`" in manual
     assert metrics.describe_tag("eval/math500/avg@32") and not metrics.describe_tag("nothing")
-
-
-def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
-    evals = {f"eval/held/{m}@4": v for m, v in (("avg", 0.5), ("maj", 0.75), ("pass", 1.0))}
-    for name in ("srt", "ground_truth"):
-        log = metrics.RunLog(tmp_path / name, total_steps=1)
-        log.write(0, evals)
-        log.write(1, {**evals, "label/pseudo_reward": 0.5, "label/label_accuracy": 0.9})
-        log.close()
-        (tmp_path / name / "summary.json").write_text(json.dumps({
-            "steps": 1, "base": evals, "last": {**evals, "eval/held/avg@4": 0.6}, "best": {"step": 1, **evals},
-            "seconds": {"sample": 1.0}, "versions": {"jax": "1"}}))
-    runs = [tmp_path / "srt", tmp_path / "ground_truth"]
-    summary = figures.summarise(runs)
-    assert summary["base"]["avg@4"] == 0.5 and summary["srt"]["avg@4"] == 0.6
-    assert summary["srt"]["best"] == {"step": 1, "avg@4": 0.5, "maj@4": 0.75, "pass@4": 1.0}
-    assert figures.table(summary, 4).splitlines()[2].split() == ["srt", "0.600", "0.750", "1.000", "0.500", "1"]
-    head, row = figures.lines([tmp_path / "srt"]).splitlines()
-    assert head.split()[:3] == ["run", "steps", "base"]
-    assert row.split()[1:] == ["1", "0.500", "0.750", "0.600", "0.750", "0.500", "1", "1"]
-    figures.draw(runs, tmp_path / "figure.png", 4)
-    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
-    (tmp_path / "summary.json").write_text(json.dumps(summary))  # of both, beside them: no run
-    for run in runs:
-        (run / "config.json").write_text("{}")
-    monkeypatch.setattr("sys.argv", ["figures", str(tmp_path)])
-    figures.main()
-    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def simulate(total, eval_every, save_every, cost, first=0.0, start=0, evaluations=()):

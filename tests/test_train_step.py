@@ -12,7 +12,7 @@ import pytest
 
 from srt_jax import recording
 from srt_jax import train as train_module
-from srt_jax.collect import collect
+from srt_jax.collect import answer_format, collect
 from srt_jax.config import base
 from srt_jax.model import weights
 from srt_jax.prepare import prepare
@@ -147,7 +147,7 @@ def test_the_reward_that_is_saved_is_the_one_that_is_trained(step, expected):
 def test_the_recorded_step_is_graded_to_the_same_rewards(step, expected):
     problems = {problem.id: problem for problem in step.collected.problems}
     again = recording.read(recording.recorded_path(step.out, 1), problems, step.prepared.model.tokenizer,
-                           step.run.grader, step.run.config.answer.style, step.prepared.label_settings)
+                           step.run.grader, answer_format(step.run.config), step.prepared.label_settings)
     for field in dataclasses.fields(again.graded):
         np.testing.assert_equal(getattr(again.graded, field.name), getattr(step.collected.graded, field.name))
 
