@@ -257,7 +257,8 @@ class RunLog:
         if self._path.exists():
             _keep_records(self._path, last)
         self._file = self._path.open("a")
-        self._seen = {tag for record in read_metrics(directory) for tag in record}
+        records = read_metrics(directory)
+        self._seen, self._last = {tag for record in records for tag in record}, records[-1] if records else {}
         self._board = board.Board(directory, purge_step=last + 1)
         self._warnings = []
         self._progress = None  # from the first step on
@@ -268,7 +269,11 @@ class RunLog:
         self._board.text("curves", curves_page(), 0)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Records scalars under the step, by the same tag in both places; a NaN (unknown) value is left out."""
+        """Records scalars under the step, by the same tag in both places; a NaN (unknown) value is left out.
+
+        A second record of the last step becomes one with the first, and its seconds are added: an evaluation that was
+        stopped is made when the run goes on.
+        """
         values = {name: float(v) for name, v in values.items() if not math.isnan(float(v))}
         values = {name: v for name, v in values.items() if v or name in self._seen or name not in USUALLY_ZERO}
         self._seen |= values.keys()
@@ -277,10 +282,15 @@ class RunLog:
             record["warning"] = "\n".join(self._warnings)
             self._board.text("warning", board.paragraphs(self._warnings), step)
             self._warnings = []
+        if self._last.get("step") == step:
+            self._file.close()
+            _keep_records(self._path, step - 1)
+            self._file, record = self._path.open("a"), _joined(self._last, record)
+        self._last = record
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.scalar(name, value, step, describe_tag(name))
+        for name in values:
+            self._board.scalar(name, record[name], step, describe_tag(name))
 
     def warn(self, text: str) -> None:
         """A warning: on stderr at once, then in the next record and on TensorBoard's Text tab, as `warning`."""
@@ -327,6 +337,16 @@ class NoLog:
         """See RunLog."""
 
     introduce = warn = text = rollouts = progress = pause = close = write
+
+
+def _joined(first: dict, second: dict) -> dict:
+    """Two records of one step as one."""
+    joined = first | second
+    joined |= {tag: first[tag] + second[tag] for tag in first.keys() & second.keys()
+               if tag.startswith("time/") and tag != "time/compilations"}
+    if "warning" in first and "warning" in second:
+        joined["warning"] = f"{first['warning']}\n{second['warning']}"
+    return joined
 
 
 def _keep_records(path: pathlib.Path, last_step: int) -> None:

@@ -62,8 +62,9 @@ def train(config: ConfigDict) -> dict:
             run.stop = stop
             run.ended = end_reason(run)
             load_sampler(run, state, step)
-            if is_evaluated(config, step) and str(step) not in run.record["evals"]:
+            if is_evaluated(run, step) and str(step) not in run.record["evals"]:
                 run.log.write(step, evaluate_sets(run, step) | pop_seconds(run))
+                run.ended = end_reason(run)
             run.log.progress(step, "")
             pending = None
             for following in profiled(range(step + 1, config.steps + 1), directory, config.log.profile):
@@ -189,7 +190,7 @@ def watch(run: Run, state, step: int, values: dict, collected: Collected, stoppi
     """Evaluates, logs and saves what is due after a step, and decides whether the run ends here."""
     config, alarm = run.config, run.detector.update(values)
     warn(run, values, collected, alarm)
-    evaluated = is_evaluated(config, step) or bool(alarm and config.stop.collapse)
+    evaluated = is_evaluated(run, step)
     try:
         if evaluated:
             values |= evaluate_sets(run, step)
@@ -227,9 +228,10 @@ def end_reason(run: Run) -> str | None:
     return None
 
 
-def is_evaluated(config: ConfigDict, step: int) -> bool:
-    """Is there an evaluation after this step?"""
-    return step % config.eval.every == 0 or step == config.steps
+def is_evaluated(run: Run, step: int) -> bool:
+    """Is there an evaluation after this step? Also where a collapse ends the run."""
+    config = run.config
+    return step % config.eval.every == 0 or step == config.steps or bool(run.detector.alarm and config.stop.collapse)
 
 
 def evaluate_sets(run: Run, step: int) -> dict[str, float]:

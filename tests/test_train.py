@@ -18,6 +18,7 @@ from srt_jax import train as train_module
 from srt_jax.checkpoint import CheckpointError, Checkpoints
 from srt_jax.metrics import describe_tag, read_metrics
 from srt_jax.model import weights
+from srt_jax.replay import replay
 from srt_jax.rollout.sampler import RolloutError
 from srt_jax.train import TrainingStoppedError, train
 from tests.helpers import REPOSITORY, small_config
@@ -217,6 +218,34 @@ def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_anot
     assert train(config)["best"]["step"] == 2
     assert_exported_ends(tmp_path / "best" / "best")
     assert_exported_ends(tmp_path / "best" / "final")
+
+
+def test_a_run_stopped_in_an_evaluation_goes_on_as_if_it_had_not_been(miniature, tmp_path, monkeypatch):
+    """It ends after the same step, keeps one record of each step, and can be replayed."""
+    config = small_config(miniature, tmp_path, name="patient", steps=3)
+    config.eval.every = config.stop.patience = config.log.rollouts_every = 1
+    real = train_module.evaluate_sets
+
+    def stopped_once(run, step):
+        run.stop.requested = step == 1 and "1" not in evaluated  # as a signal does while it samples
+        evaluated.append(str(step))
+        return real(run, step)
+
+    def alike(run):
+        return dict.fromkeys(map(int, run.record["evals"]), 0.5)
+
+    evaluated = []
+    monkeypatch.setattr(train_module, "evaluate_sets", stopped_once)
+    monkeypatch.setattr(train_module, "scores", alike)
+    with pytest.raises(TrainingStoppedError, match="stopped in the evaluation after step 1"):
+        train(config)
+    before = read_metrics(tmp_path / "patient")[1]
+    assert train(config)["steps"] == 1  # the evaluation brought nothing better than that of step 0
+    assert evaluated == ["0", "1", "1"]
+    zero, one = read_metrics(tmp_path / "patient")
+    assert one.keys() > before.keys() and "eval/heldout/avg@4" in one
+    assert one["time/step"] > before["time/step"] and one["label/vote_share"] == before["label/vote_share"]
+    assert zero["step"] == 0 and replay(tmp_path / "patient") == {1: {}}
 
 
 def test_self_training_improves_the_miniature(miniature, tmp_path):
