@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
 from srt_jax.config import describe, fingerprint_fields, run_directory
-from srt_jax.resolve import on_this_machine, resolve
+from srt_jax.resolve import expand_paths, on_this_machine, resolve
 from srt_jax.validation import validate
 
 SECONDS_OF_DATA = 1.0  # that a dry run spends on making the problems of a source
@@ -53,12 +53,13 @@ def dry_run(config) -> None:
 
     from srt_jax.levels import checkable, level_configs
 
-    config, notes = resolve(config, jax.default_backend(), jax.device_count())
-    print("\n".join([str(config), *notes]))
-    for level, more in map(on_this_machine, level_configs(config) or [config]):
-        if config.levels:
+    whole, notes = resolve(config, jax.default_backend(), jax.device_count())
+    print("\n".join([str(whole), *notes]))
+    # As in train_levels, a level follows the hardware by itself: it may have another batch.
+    for level, more in map(on_this_machine, level_configs(expand_paths(config)) or [whole]):
+        if whole.levels:
             print(f"\nlevel {level.name}, from {level.model.path}")
-        print("\n".join([*more, *check(checkable(level, config))]))
+        print("\n".join([*more, *check(checkable(level, whole))]))
         print(describe(level, jax.device_count()))
 
 

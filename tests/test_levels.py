@@ -7,6 +7,7 @@ from srt_jax import levels
 from srt_jax.config import ConfigError, source
 from srt_jax.data.base import DataError
 from srt_jax.levels import best_weights, level_configs, train_levels
+from srt_jax.main import dry_run
 from srt_jax.metrics import read_metrics
 from srt_jax.train import TrainingStoppedError
 from tests.helpers import small_config
@@ -71,6 +72,18 @@ def test_one_command_climbs_and_goes_on_where_it_was_stopped(miniature, tmp_path
     second = json.loads((tmp_path / "climb/second/config.json").read_text())
     assert second["model"]["path"] == str(tmp_path / "climb/first/final")
     assert len(read_metrics(tmp_path / "climb/second")) == 4
+
+
+def test_a_dry_run_lets_each_level_follow_the_hardware_by_itself(miniature, tmp_path, monkeypatch, capsys):
+    """As a run does: the mesh that the whole config comes to would not make the devices with this level's."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = climbing(miniature, tmp_path)
+    config.mesh.data, config.mesh.fsdp = -1, -1
+    config.levels = (*config.levels, dict(name="wide", mesh=dict(tensor=2)))
+    dry_run(config)
+    shown = capsys.readouterr().out
+    assert "mesh.fsdp: -1 -> 8 on 8 CPU devices" in shown
+    assert "mesh.fsdp: -1 -> 4 on 8 CPU devices" in shown.partition("level climb/wide, from ")[2]
 
 
 def test_every_level_is_checked_before_the_first_runs(miniature, tmp_path):
