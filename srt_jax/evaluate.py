@@ -93,7 +93,7 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
         positions = ModelConfig.from_hf(read_hf_config(find_model(config.model.path))).max_position_embeddings
         if line := shorten(config, positions):
             print(line, flush=True)
-    config, notes = on_this_machine(config)
+    config, notes = on_this_machine(config, trains=False)
     for note in notes:
         print(note, flush=True)
     configs = [at_temperature(config, temperature) for temperature in temperatures] or [config]
@@ -122,7 +122,8 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
                 at = f" at temperature {c.eval.temperature:g}" if temperatures else ""
                 for name, found[name], collected in evaluate_all(
                         eval_sets, sampler, model.tokenizer, grader, c, at):
-                    warn(diagnosis, name, found[name], collected, model.tokenizer)
+                    if runtime.is_first_process():
+                        warn(diagnosis, name, found[name], collected, model.tokenizer)
                     rows += [{"set": name, "temperature": c.eval.temperature, **row}
                              for row in (rollout_rows(collected, model.tokenizer) if out else ())]
     finally:

@@ -42,7 +42,7 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     from srt_jax.model import weights
     from srt_jax.prepare import encode_source, model_fingerprint, read_model
 
-    config, notes = on_this_machine(config)
+    config, notes = on_this_machine(config, trains=False)
     for note in notes:
         print(note)
     if jax.process_count() > 1:

@@ -15,16 +15,17 @@ SOURCE_PATHS = ("path", "root")
 ROWS, ROWS_ON_CPU = 4, 1
 
 
-def on_this_machine(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
+def on_this_machine(config: ConfigDict, trains: bool = True) -> tuple[ConfigDict, list[str]]:
     """(the resolved and checked config, a line for each field that followed the hardware). Starts JAX's backend.
 
-    Also sets JAX's matrix products to the precision of the compute dtype. Raises ConfigError.
+    trains: does the job make updates, whose batch the devices must divide? Also sets JAX's matrix products to the
+    precision of the compute dtype. Raises ConfigError.
     """
     import jax
 
     validate(config)
     config, notes = resolve(config, jax.default_backend(), jax.device_count())
-    validate_devices(config, jax.device_count(), jax.process_count())
+    validate_devices(config, jax.device_count(), jax.process_count(), trains)
     runtime.keep_precision(config.model.dtype)
     return config, notes
 

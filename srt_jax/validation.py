@@ -232,8 +232,11 @@ def _validate_schedule(c: ConfigDict) -> None:
                  "'cosine' or 'linear'.")
 
 
-def validate_devices(config: ConfigDict, num_devices: int, num_processes: int = 1) -> None:
-    """Checks that the mesh fits the devices, the batch the mesh, and the sampler the processes. Raises ConfigError."""
+def validate_devices(config: ConfigDict, num_devices: int, num_processes: int = 1, trains: bool = True) -> None:
+    """Checks that the mesh fits the devices, the batch the mesh, and the sampler the processes. Raises ConfigError.
+
+    trains: a job that makes no updates needs no batch that the devices divide.
+    """
     _require(num_processes == 1 or config.rollout.sampler == "jax",
              f"rollout.sampler is {config.rollout.sampler!r}, which one process drives, and there are {num_processes}: "
              "set it to 'jax', or start one process.")
@@ -242,10 +245,10 @@ def validate_devices(config: ConfigDict, num_devices: int, num_processes: int = 
                     "devices that are here: set mesh.fsdp to -1, which follows them, or mesh.cpu_devices on a CPU.")
     rows, b = shape[0] * shape[1], config.batch
     minibatch = b.prompts_per_step * b.samples_per_prompt // b.minibatches_per_step
-    _require(minibatch % rows == 0,
+    _require(not trains or minibatch % rows == 0,
              f"the {minibatch} sequences of a mini-batch cannot be split over the {rows} data x fsdp shards of the "
              "mesh: change batch.prompts_per_step, or use more of mesh.tensor.")
-    for field in ("batch.microbatch_sequences", "rollout.slots"):
+    for field in ("batch.microbatch_sequences", "rollout.slots") if trains else ("rollout.slots",):
         _require(_get(config, field) in (-1, 0) or _get(config, field) % rows == 0,
                  f"{field} is {_get(config, field)}, which the {rows} data x fsdp shards do not divide: "
                  f"choose a multiple of {rows}.")

@@ -80,6 +80,7 @@ def test_a_mini_batch_that_the_devices_cannot_share_is_refused():
     config, _ = resolve(config_of(), "gpu", 6)
     with pytest.raises(ConfigError, match="the 512 sequences of a mini-batch cannot be split over the 6 data x fsdp"):
         validate_devices(config, 6)
+    validate_devices(config, 6, trains=False)  # an evaluation, or labelling
 
 
 def test_a_mesh_that_does_not_make_the_devices_is_refused_with_the_remedy():
