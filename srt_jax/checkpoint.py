@@ -8,6 +8,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from srt_jax.config import differing_fields
 
+# Fields that follow the devices where the config leaves them open.
+FOLLOW_HARDWARE = ("mesh.", "batch.microbatch_sequences", "model.dtype")
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written, or that belongs to another run; one sentence for the user."""
@@ -107,6 +110,7 @@ def check_same_run(there: dict, here: dict, directory) -> None:
                          ("model", "restore the initial model, or give the run another name")):
         if there.get(what) != here[what]:
             names = differing_fields(there[what], here[what]) if what == "config" else [f"{what} contents"]
-            on_others = all(name.startswith(("mesh.", "batch.microbatch_sequences")) for name in names)
-            advice = "give it as many devices as it had, or give the run another name" if on_others else remedy
+            on_others = all(name.startswith(FOLLOW_HARDWARE) for name in names)
+            advice = ("give it the devices that it had, or set these fields to what they were there, or give the run "
+                      "another name" if on_others else remedy)
             raise CheckpointError(f"{directory} holds a run that differs in {'; '.join(names[:5])}: {advice}.")

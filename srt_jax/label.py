@@ -52,11 +52,12 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
     print(line)
     provenance = json.loads(json.dumps({
-        "model": config.model.path, "model_fingerprint": model_fingerprint(model.directory),
+        "model": config.model.path, "model_fingerprint": model_fingerprint(model),
         "problems": len(problems), "data_fingerprint": fingerprint(problems), "prompts": config.prompts.to_dict(),
         "samples": samples, "temperature": config.rollout.temperature, "seed": config.seed,
         "max_response_tokens": config.batch.max_response_tokens, "sampler": config.rollout.sampler,
-        "dtype": config.model.dtype, "answer": config.answer.to_dict(), "match": config.vote.match,
+        "dtype": sampling_dtype(config), "answer": config.answer.to_dict(), "match": config.vote.match,
+        "truth": config.eval.match,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }))
     if out.exists():
@@ -72,6 +73,12 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     summary = summarise(partial)
     partial.rename(out)
     return summary
+
+
+def sampling_dtype(config: ConfigDict) -> str:
+    """The dtype that the responses are sampled in: servers may have another than the trainer."""
+    served = config.rollout.vllm.dtype if config.rollout.sampler == "vllm" else ""
+    return served or config.model.dtype
 
 
 def begin(partial: pathlib.Path, provenance: dict) -> int:

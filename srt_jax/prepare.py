@@ -97,7 +97,7 @@ def prepare(config: ConfigDict) -> Prepared:
               budget.report(config, model.config)]
     labels_path = config.labels.path if config.labels.source == "file" else ""
     files = [path for path in (labels_path, config.curriculum.path) if path]
-    identity = {"data": fingerprint(problems), "model": model_fingerprint(model.directory),
+    identity = {"data": fingerprint(problems), "model": model_fingerprint(model),
                 "prompts": prompts_fingerprint(prompts, eval_sets),
                 "labels": [label_file.fingerprint(path) for path in files]}
     return Prepared(model, problems, prompts, settings, indices, eval_sets, identity, report)
@@ -226,10 +226,14 @@ def prompts_fingerprint(prompts: list[list[int]], eval_sets: list[EvalSet]) -> s
     return digest.hexdigest()
 
 
-def model_fingerprint(directory: pathlib.Path) -> str:
-    """sha256 over config.json and the headers and sizes of the weight files: cheap, and another model differs in it."""
-    digest = hashlib.sha256((directory / "config.json").read_bytes())
-    for file in weights.weight_files(directory):
+def model_fingerprint(model: Model) -> str:
+    """sha256 over config.json, the stop tokens, and the headers and sizes of the weight files.
+
+    It is cheap, and another model differs in it.
+    """
+    digest = hashlib.sha256((model.directory / "config.json").read_bytes())
+    digest.update(json.dumps(sorted(model.stop_ids)).encode())
+    for file in weights.weight_files(model.directory):
         with open(file, "rb") as f:
             start = f.read(1 << 20)
             f.seek(max(0, file.stat().st_size - (1 << 20)))

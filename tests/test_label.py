@@ -44,6 +44,7 @@ def test_every_problem_has_its_row(labelled):
     problems = problem_sources.load(config.data)
     assert list(rows) == [p.id for p in problems]
     assert provenance["samples"] == SAMPLES and provenance["seed"] == config.seed
+    assert provenance["dtype"] == "float32" and provenance["truth"] == "verify"
     assert len(provenance["model_fingerprint"]) == len(provenance["data_fingerprint"]) == 64
     for p, row in zip(problems, rows.values()):
         votes = row["counts"]

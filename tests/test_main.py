@@ -308,6 +308,14 @@ def test_an_evaluation_set_or_tokenizer_that_changed_is_another_run(miniature, t
     assert [name for name in before if before[name] != after[name]] == ["prompts"]
 
 
+def test_other_stop_tokens_make_another_run(miniature, tmp_path):
+    config = copied(miniature, tmp_path)
+    before = prepare(config).identity
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 1, 2]}))
+    after = prepare(config).identity
+    assert [name for name in before if before[name] != after[name]] == ["model"]
+
+
 def test_ground_truth_without_answers(miniature, tmp_path):
     config = copied(miniature, tmp_path)
     config.labels.source, config.data.answer_column = "ground_truth", "solution"
