@@ -8,8 +8,10 @@ import os
 import signal
 import socket
 import threading
+import time
 
 GRACE = 3.0  # seconds that the main thread has to leave what it does
+SAME = 0.5  # seconds in which a second signal is the first one again: launchers pass on what the whole group received
 STATUS = 130  # 128 + SIGINT, as shells have it
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -19,11 +21,13 @@ class Signals:
 
     The first one sets `requested` and prints `message`. With `leave` it also raises KeyboardInterrupt in the main
     thread, and ends the process with status 130 where that has not come to its end after GRACE seconds. A second one
-    ends the process at once. Child processes must notice by themselves that their parent is gone.
+    ends the process at once, unless it follows within SAME seconds. Child processes must notice by themselves that
+    their parent is gone.
     """
 
     def __init__(self, message: str, leave: bool):
         self.requested, self._message, self._leave = False, message, leave
+        self._raised = False
         self._unsaid = threading.Lock()  # whoever gets it tells the message
 
     def __enter__(self):
@@ -44,7 +48,8 @@ class Signals:
 
     def _in_main_thread(self, *_) -> None:
         self._note()
-        if self._leave:
+        if self._leave and not self._raised:  # a second one would end the cleaning up
+            self._raised = True
             raise KeyboardInterrupt
 
     def _note(self) -> None:
@@ -58,10 +63,12 @@ class Signals:
         if not self._next():
             return  # the block was left
         self._note()
+        asked = time.monotonic()
         self._received.settimeout(GRACE if self._leave else None)
         try:
-            if not self._next():
-                return
+            while time.monotonic() - asked < SAME:
+                if not self._next():
+                    return
         except TimeoutError:
             pass
         os._exit(STATUS)

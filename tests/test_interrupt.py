@@ -14,7 +14,7 @@ BUSY = ("import ctypes; print('ready', flush=True); lock = ctypes.create_string_
 ASLEEP = "import time; print('ready', flush=True); time.sleep(60)"
 
 
-def interrupted(body, *signals, leave=True, grace=1.0):
+def interrupted(body, *signals, leave=True, grace=1.0, apart=0.2):
     """(exit status, stderr, seconds from the first signal to the end) of a process that gets signals in its work."""
     script = (f"from srt_jax import interrupt\ninterrupt.GRACE = {grace}\n"
               f"def work():\n    {body}\n    return 0\n"
@@ -25,7 +25,7 @@ def interrupted(body, *signals, leave=True, grace=1.0):
     assert process.stdout.readline() == "ready\n"
     started = time.monotonic()
     for number in signals:
-        time.sleep(0.2)
+        time.sleep(apart)
         process.send_signal(number)
     rest, errors = process.communicate(timeout=30)
     return process.returncode, errors.strip(), time.monotonic() - started, rest.strip()
@@ -44,8 +44,15 @@ def test_a_main_thread_that_does_not_answer_is_left_after_the_grace():
 
 @pytest.mark.parametrize("leave", [True, False])
 def test_a_second_ctrl_c_ends_it_at_once(leave):
-    status, _, seconds, _ = interrupted(BUSY, signal.SIGINT, signal.SIGINT, leave=leave, grace=50.0)
+    status, _, seconds, _ = interrupted(BUSY, signal.SIGINT, signal.SIGINT, leave=leave, grace=50.0, apart=0.7)
     assert status == 130 and seconds < 5
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_a_signal_that_a_launcher_passes_on_as_well_is_one_signal(leave):
+    body = "import time; print('ready', flush=True)\n    try: time.sleep(1)\n    finally: time.sleep(1); print('saved')"
+    status, errors, _, rest = interrupted(body, signal.SIGINT, signal.SIGINT, leave=leave, apart=0.05, grace=20.0)
+    assert errors.count("\n") == 0 and "saved" in rest and status == (130 if leave else 0)
 
 
 def test_a_run_that_finishes_its_step_only_learns_that_it_shall_stop():
