@@ -61,16 +61,16 @@ def step(config: ConfigDict, model: ModelConfig) -> dict[str, float]:
     data, fsdp, tensor = _mesh(config)
     mesh, shards = {"fsdp": fsdp, "tensor": tensor}, data * fsdp
     found, b, platform = resident(config, model, training=True), config.batch, devices[0].platform
+    kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
     if config.rollout.sampler == "jax":
         whole = jax_sampler.Cut(config.rollout.prompts_per_call, b.votes_per_prompt or b.samples_per_prompt,
                                 config.rollout.slots, shards)
 
         def call(cut):
             return sum(jax_sampler.bytes_per_device(model, config.model.dtype, cut, config.rollout.prompt_buckets[-1],
-                                                    b.max_response_tokens, mesh, platform).values())
+                                                    b.max_response_tokens, mesh, platform, kernel).values())
 
         found["sampler"] = call(jax_sampler.largest_cut(whole, call, sampler_memory(config, model, training=True)))
-    kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
     found["update"] = memory.update(model, config.model.dtype, memory.Update(
         max(1, b.microbatch_sequences // shards), max(b.length_buckets), config.model.head_chunk_tokens,
         config.model.remat, kernel, b.minibatches_per_step * b.epochs_per_step > 1, config.optimizer.moments_dtype,

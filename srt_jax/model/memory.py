@@ -17,7 +17,7 @@ class Call:
     """What one device does in a sampler call.
 
     rows prompts of prompt_tokens (padded), samples of each, response_tokens at most; slots: sequences decoded at a time
-    (0: all); fsdp, tensor: axes of the mesh; platform: of jax.Device.
+    (0: all); fsdp, tensor: axes of the mesh; platform: of jax.Device; kernel: of the prompts' attention.
     """
     rows: int
     samples: int
@@ -27,6 +27,7 @@ class Call:
     fsdp: int = 1
     tensor: int = 1
     platform: str = "cpu"
+    kernel: str = "xla"
 
     @property
     def active(self) -> int:
@@ -66,7 +67,7 @@ def _prefill(model: ModelConfig, dtype: str, call: Call) -> float:
     tokens = call.rows * call.prompt_tokens
     if call.slots:
         tokens = min(tokens, max(PREFILL_TOKENS, call.prompt_tokens))
-    scores = tokens * call.prompt_tokens * _shared(model.num_heads, call.tensor) if call.platform == "cpu" else 0
+    scores = tokens * call.prompt_tokens * _shared(model.num_heads, call.tensor) if call.kernel == "xla" else 0
     return FLOAT * (scores + tokens * (model.hidden_size + model.intermediate_size / call.tensor))
 
 

@@ -109,11 +109,11 @@ def largest_cut(whole: Cut, bytes_of, memory_bytes: float | None) -> Cut:
 
 
 def bytes_per_device(model, dtype: str, cut: Cut, prompt_tokens: int, response_tokens: int, mesh_shape,
-                     platform: str) -> dict[str, float]:
-    """What a call takes beside the parameters, by kind; mesh_shape: size by axis."""
+                     platform: str, kernel: str) -> dict[str, float]:
+    """What a call takes beside the parameters, by kind; mesh_shape: size by axis; kernel: of attention."""
     return memory.sampler_call(model, dtype, memory.Call(
         cut.rows // cut.shards, cut.share, prompt_tokens, response_tokens, cut.slots // cut.shards, mesh_shape["fsdp"],
-        mesh_shape["tensor"], platform))
+        mesh_shape["tensor"], platform, kernel))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +250,7 @@ class JaxSampler:
         """Bytes per device of such a call, beside the parameters."""
         model = nnx.merge(self._graphdef, self._params)
         return sum(bytes_per_device(model.config, model.dtype.name, cut, bucket, sampling.max_tokens, self._mesh.shape,
-                                    self._mesh.devices.flat[0].platform).values())
+                                    self._mesh.devices.flat[0].platform, model.kernel).values())
 
     def _rows(self, prompts, seeds, n: int, bucket: int, cut: Cut, indices, first: int) -> Prompts:
         """The rows of a call; row p * rows_per_prompt + j holds the j-th part of its samples of prompt indices[p]."""

@@ -138,6 +138,15 @@ def test_a_sampler_call_takes_what_is_counted_for_it(dtype, prompts, samples, S,
     assert counted == pytest.approx(taken, rel=0.15)
 
 
+def test_a_prefill_holds_the_scores_where_attention_is_plain_xla_on_whatever_device():
+    """As on a GPU in float32: cuDNN computes 16 bits only."""
+    takes = {(platform, kernel): memory.sampler_call(REAL, "float32", memory.Call(
+        16, 1, 1024, 64, platform=platform, kernel=kernel))["temporaries"]
+        for platform, kernel in (("cpu", "xla"), ("gpu", "xla"), ("gpu", "cudnn"))}
+    scores = 4 * 16 * 1024 * 1024 * REAL.num_heads
+    assert takes["gpu", "xla"] == takes["cpu", "xla"] == takes["gpu", "cudnn"] + scores
+
+
 def update_config(**changes):
     """An update of 16 sequences of 256 tokens in micro-batches of 4."""
     config = base()
