@@ -22,6 +22,7 @@ from srt_jax.config import ConfigError, base, recorded, source
 from srt_jax.data import label_file
 from srt_jax.data.base import DataError
 from srt_jax.data.problems import load
+from srt_jax.data.rows import prompt_id
 from srt_jax.levels import level_configs
 from srt_jax.model.config import ModelConfig, ModelError
 from srt_jax.start import completed_summary
@@ -231,13 +232,34 @@ def test_text_in_parquet_that_is_not_utf_8(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["problem", "id", "answer", "level"])
-@pytest.mark.parametrize("value", ["\ud800", "a\udfffb", [1], {"a": 1}, True, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", ["\ud800", "a\udfffb", [1], {"a": 1}, True])
 def test_values_of_a_row_that_cannot_be_used(column, value, tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"problem": "p", column: value}) + "\n")
     with pytest.raises(DataError) as caught:
         load(source(path=str(path)))
     assert f"{path} line 1" in sentence(caught) and repr(column) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_problem_is_text(value, tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"problem": value}) + "\n")
+    with pytest.raises(DataError) as caught:
+        load(source(path=str(path)))
+    assert f"{path} line 1" in sentence(caught)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_a_missing_answer_id_or_level(value, kind, tmp_path):
+    path, row = tmp_path / f"p.{kind}", {"problem": "p", "id": value, "answer": value, "level": value}
+    if kind == "jsonl":
+        path.write_text(json.dumps(row) + "\n")
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    [problem] = load(source(kind=kind, path=str(path)))
+    assert (problem.answer, problem.level) == (None, None) and problem.id == prompt_id("p")
 
 
 @pytest.mark.parametrize("row", [{"id": 5, "label": "x"}, {"id": "a"}, {"id": "a", "label": 5}, {"label": "x"}, [], 3])

@@ -130,9 +130,13 @@ def _get(row: dict, column: str):
 
 
 def _text(place: str, row: dict, column: str) -> str | None:
-    """A string or number of the row as text (5 -> "5", 142.0 -> "142.0"); None where it is missing, null or blank."""
+    """A string or number of the row as text (5 -> "5", 142.0 -> "142.0"); None where it is missing, null, blank, NaN or
+    infinite: data frames write NaN for a missing value.
+    """
     value = _get(row, column)
     if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     # bool is an int to Python; a true/false answer is written as a string by everyone who means it.
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -140,8 +144,6 @@ def _text(place: str, row: dict, column: str) -> str | None:
             f"{place} has {shown(value)} in column {column!r}; "
             "write a string or a number there, or name another column."
         )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"{place} has {value} in column {column!r}; write a finite number, or null for none.")
     if isinstance(value, str):
         _refuse_half_characters(place, value, column)
     return str(value)
