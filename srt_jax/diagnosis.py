@@ -69,10 +69,11 @@ def alike_warning(metrics: dict[str, float], labels: ConfigDict) -> str:
     if metrics.get("label/labelled", 1) == 0:
         return (f"{found}: no prompt has a label. Lower labels.threshold ({labels.threshold}), or see whether the "
                 "responses have answers (label/parse_rate).")
-    if metrics["label/pseudo_reward"] > 0.999:
+    agreement = metrics.get("label/agreement", metrics["label/pseudo_reward"])  # early records have the latter only
+    if agreement > 0.999:
         return (f"{found}: every response agrees with its label. Take harder problems or a higher "
                 "rollout.temperature, or stop here.")
-    if metrics["label/pseudo_reward"] < 0.001:
+    if agreement < 0.001:
         return (f"{found}: no response agrees with its label. Take easier problems, and compare some labels with the "
                 "answers in rollouts/.")
     return f"{found}. Take problems that the model solves sometimes, or more batch.samples_per_prompt."

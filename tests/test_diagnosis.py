@@ -77,6 +77,7 @@ def test_evaluations_count_and_each_kind_is_said_once():
     ({"label/pseudo_reward": 1.0}, "Take harder problems"),
     ({"label/pseudo_reward": 0.0}, "Take easier problems"),
     ({"label/pseudo_reward": 0.5}, "samples_per_prompt"),
+    ({"label/pseudo_reward": 0.0, "label/agreement": 1.0}, "Take harder problems"),  # all cut, and so penalised
 ])
 def test_rewards_that_are_all_alike_are_said_after_some_steps(changed, remedy):
     d = diagnosis(**{"labels.threshold": 0.9})
