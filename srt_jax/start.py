@@ -43,7 +43,7 @@ class Run:
     phases: metrics.Phases
     pace: metrics.Pace
     compilations: metrics.CompilationCounter
-    stop: Any = None  # its `requested` tells whether a signal asks the run to stop
+    stop: Any = None  # its `requested` tells whether a signal asks the run to stop; None: signals are not watched
     ended: str | None = None  # why the run ends before config.steps
 
 

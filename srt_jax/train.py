@@ -243,7 +243,7 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
     config, values, tokenizer = run.config, {}, run.prepared.model.tokenizer
 
     def check():
-        if run.stop.requested and jax.process_count() == 1:
+        if run.stop and run.stop.requested and jax.process_count() == 1:
             raise StopRequestedError
 
     run.log.pause()
