@@ -21,7 +21,7 @@ from tensorboard.util import tensor_util
 from srt_jax.config import base
 
 FLUSH_SECONDS = 10
-OLD_FOLDER = "tensorboard"  # of a run folder: earlier versions wrote there, and the run was called <name>/tensorboard
+OLD_FOLDER = "tensorboard"  # earlier versions wrote there, and TensorBoard called the run <name>/tensorboard
 # Fields that every run shows in the HParams tab; of the others it shows those that differ from the base config.
 ALWAYS_SHOWN = ("model.path", "labels.source", "batch.prompts_per_step", "batch.samples_per_prompt", "rl.advantage",
                 "rl.kl_coef", "optimizer.learning_rate", "seed")

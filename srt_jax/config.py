@@ -165,7 +165,7 @@ def source(**fields) -> ConfigDict:
         kind="jsonl",                # jsonl | parquet | set (a name in srt_jax/data/sets.py) | gym
         limit=0,                     # problems kept, from the start; 0: all
         path="", prompt_column="problem", answer_column="answer", id_column="id", level_column="level",
-        duplicates="refuse",         # of an id: refuse | first (keep the first of equal rows, e.g. of DAPO's copies)
+        duplicates="refuse",         # rows with one id: refuse | first (keeps the first of equal rows, e.g. DAPO's)
         labelled_column="",          # true/false: may this problem's answer be trained on? for labels.source mixed
         levels=(),                   # keep only problems of these levels (as text); (): of all
         name="", root="",            # set; root: folder of NAME.jsonl or NAME.parquet; "": $SRT_JAX_DATA, then the hub

@@ -60,7 +60,7 @@ def set_lengths(config: ConfigDict, prompt: int, response: int) -> None:
     """Prompts and responses of at most so many tokens, and buckets that go with them."""
     b, r = config.batch, config.rollout
     b.max_prompt_tokens, b.max_response_tokens = prompt, response
-    b.length_buckets = (prompt + response,)  # of an update; evaluation makes none
+    b.length_buckets = (prompt + response,)  # an update needs them, an evaluation does not
     r.prompt_buckets = (*(size for size in r.prompt_buckets if size < prompt), prompt)
 
 

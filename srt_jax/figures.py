@@ -145,7 +145,10 @@ def lines(runs: list[pathlib.Path]) -> str:
 
 
 def avg_and_maj(metrics: dict) -> tuple[float, float]:
-    """Of the mean over a run's own evaluation sets with answers, training problems left out, or of its only set."""
+    """avg@k and maj@k: the mean over a run's own evaluation sets with answers, or the values of its only set.
+
+    The held-out training problems do not count.
+    """
     sets, k = [name for name in answered(metrics) if name != VALIDATION], largest_k(metrics)
     values = evaluations(metrics, sets).get(MEAN if len(sets) > 1 else "".join(sets[:1]), {})
     return values.get(f"avg@{k}", float("nan")), values.get(f"maj@{k}", float("nan"))

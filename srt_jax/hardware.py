@@ -20,7 +20,7 @@ class Chip:
 
 GB, GIB, TERA = 1e9, 2**30, 1e12
 GPUS_PER_NODE = 8
-CPU_MEMORY_FRACTION = 0.7  # of main memory that sampling is cut to: the rest is for Python, graders and others
+CPU_MEMORY_FRACTION = 0.7  # sampling gets this share of main memory; Python, graders and others get the rest
 BETWEEN_NODES = 50 * GB  # bytes/s of one GPU to other nodes: one 400 Gb/s adapter each
 
 CHIPS = {

@@ -28,7 +28,7 @@ class Signals:
     def __init__(self, message: str, leave: bool):
         self.requested, self._message, self._leave = False, message, leave
         self._raised = False
-        self._unsaid = threading.Lock()  # whoever gets it tells the message
+        self._unsaid = threading.Lock()  # the thread that acquires it prints the message
 
     def __enter__(self):
         self._received, self._pipe = socket.socketpair()

@@ -50,7 +50,7 @@ class Model:
     config: ModelConfig
     tokenizer: object
     stop_ids: tuple[int, ...]
-    generation_config: dict  # of exports: the directory's own, with stop_ids as the tokens that end a response
+    generation_config: dict  # exports get it: the directory's own, with stop_ids as the tokens that end a response
 
     @property
     def exported_files(self) -> dict[str, str]:

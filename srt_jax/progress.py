@@ -71,7 +71,7 @@ class Progress:
     def note(self, text: str, stream: TextIO | None = None) -> None:
         """A line that stays, above the progress line; in another stream, where that is given."""
         with self._lock:
-            if self._live:  # whoever's line stands there
+            if self._live:  # a line stands there: this one's, or another's
                 print("\r\033[K", end="", file=self._stream, flush=True)
             print(text, file=stream or self._stream, flush=True)
             if self._open:

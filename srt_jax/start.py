@@ -39,7 +39,7 @@ class Run:
     checkpoints: Checkpoints
     record: dict  # identity of the run; evaluations so far by step; seconds by phase
     detector: Detector  # of a collapse; it has seen all the steps so far
-    diagnosis: Diagnosis  # of the set-up; it has, too
+    diagnosis: Diagnosis  # warns where the set-up looks wrong; it has seen them, too
     phases: metrics.Phases
     pace: metrics.Pace
     compilations: metrics.CompilationCounter

@@ -27,7 +27,7 @@ _FOLLOW_SET_ORDER = {
 # Reasoning Gym's scorers read what stands between these tags; pass it as the prompts' `instruction`.
 INSTRUCTION = "Think step by step, then write the final answer, and nothing else, inside <answer> </answer> tags."
 
-SILENT_SECONDS = 5.0  # of making problems without a word
+SILENT_SECONDS = 5.0  # problems that take longer to make show their progress
 
 
 def load_gym(config) -> list[Problem]:

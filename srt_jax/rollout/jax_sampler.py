@@ -27,7 +27,7 @@ from srt_jax.rollout import drawing, slots, together
 from srt_jax.rollout.decoding import compute_copy
 from srt_jax.rollout.sampler import Advanced, Finished, RolloutError, Rollouts, Sampling
 
-PIECE_SECONDS = 1.0  # of decoding between two looks at the host; several processes agree on PIECE_STEPS instead
+PIECE_SECONDS = 1.0  # a piece decodes for so long; several processes agree on PIECE_STEPS instead
 PIECE_STEPS = 256
 
 

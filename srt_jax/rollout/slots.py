@@ -25,7 +25,7 @@ KV = Spec(None, sharding.ROWS, "tensor")  # where a cache [L, rows, K, ...] lies
 
 @flax.struct.dataclass
 class State:
-    """Of one shard. A slot without a request has request Q, and what it computes is dropped.
+    """The state of one shard. A slot without a request has request Q, and its results are dropped.
 
     request, token (to feed next), t (tokens drawn so far) [W]; kv: of each layer the pair of keys and values
     [W, K, C, H], of which the first prompt length - 1 + t are filled; next [1]: requests taken so far; steps [1]:
