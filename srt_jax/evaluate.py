@@ -6,10 +6,11 @@
     python -m srt_jax.evaluate --model=DIR --config=configs/X.py --temperatures=0,0.2,0.4,0.6,0.8,1.0  which is best?
 
 The config gives prompt template, lengths, sampling and answer style: that of the run where --model is one, else that of
---config. --data replaces its evaluation sets by one JSONL file of {problem, answer}. Prints a table and, as the last
-line, one JSON object; --out also writes every response with its answer and grade. Without a config the chat template
-and the paper's lengths are used, as far as the model's positions reach. A call of the sampler is cut to the memory that
-is there (docs/operations.md). Ctrl-C ends it within seconds, with status 130; --out is then not written.
+--config. --data replaces its evaluation sets by one JSONL or Parquet file with the columns problem and answer, or those
+that --prompt_column and --answer_column name. Prints a table and, as the last line, one JSON object; --out also writes
+every response with its answer and grade. Without a config the chat template and the paper's lengths are used, as far as
+the model's positions reach. A call of the sampler is cut to the memory that is there (docs/operations.md). Ctrl-C ends
+it within seconds, with status 130; --out is then not written.
 
 --temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets (SePT: how the
 base model's temperature is found). At temperature 0 there is one sample, and so pass@1 only.
@@ -34,8 +35,12 @@ AVERAGED = (1, 8, 32)  # the k of the pass@k whose mean is AVG
 
 
 def evaluation_config(model: str, data: str | None, config: ConfigDict | None, limit: int | None = None,
-                      samples: int | None = None, max_tokens: int | None = None) -> ConfigDict:
-    """The config to evaluate by. For a run: its own, with its final weights; limit, samples, max_tokens: the flags."""
+                      samples: int | None = None, max_tokens: int | None = None,
+                      **columns: str | None) -> ConfigDict:
+    """The config to evaluate by. For a run: its own, with its final weights.
+
+    limit, samples, max_tokens, and as columns prompt_column and answer_column: the flags, None where not given.
+    """
     run = pathlib.Path(model)
     if (run / "final").is_dir() and config is None:
         config = recorded(run)
@@ -47,13 +52,19 @@ def evaluation_config(model: str, data: str | None, config: ConfigDict | None, l
     config.model.path = str(run / "final") if (run / "final").is_dir() else model
     if data:
         with config.eval.unlocked():
-            config.eval.sets = ConfigDict({pathlib.Path(data).stem: source(path=data)})
+            config.eval.sets = ConfigDict({pathlib.Path(data).stem: source(**file_source(data, **columns))})
     for eval_set in config.eval.sets.values() if limit else ():
         eval_set.limit = limit
     config.eval.samples = samples or config.eval.samples
     if max_tokens:
         set_lengths(config, config.batch.max_prompt_tokens, max_tokens)
     return config
+
+
+def file_source(path: str, **columns: str | None) -> dict:
+    """The fields of a source that reads a file, by its ending, and the columns that are given."""
+    kind = "parquet" if pathlib.Path(path).suffix == ".parquet" else "jsonl"
+    return {"kind": kind, "path": path, **{name: column for name, column in columns.items() if column}}
 
 
 def set_lengths(config: ConfigDict, prompt: int, response: int) -> None:
@@ -198,7 +209,11 @@ def main(argv) -> int:
     for name in ("limit", "samples", "max_tokens"):
         if given[name].value is not None and given[name].value < 1:
             return cli.complain(f"--{name} is {given[name].value}: it must be at least 1.")
-    config = evaluation_config(given.model, given.data, given.config, given.limit, given.samples, given.max_tokens)
+    columns = {name: given[name].value for name in ("prompt_column", "answer_column")}
+    if any(columns.values()) and not given.data:
+        return cli.complain("--prompt_column and --answer_column are columns of --data: give it, too.")
+    config = evaluation_config(given.model, given.data, given.config, given.limit, given.samples, given.max_tokens,
+                               **columns)
     if not config.eval.sets:
         return cli.complain(f"--model={given.model} is no finished run with evaluation sets: finish it, or give "
                             "--data=problems.jsonl, or a config with eval.sets.")
@@ -226,7 +241,9 @@ def show(config: ConfigDict, temperatures: Sequence[float], results: dict[float,
 
 if __name__ == "__main__":
     cli.define_path("model", "Hugging Face directory, hub id, or the folder of a finished run.")
-    cli.define_path("data", "JSONL file of problems with answers, instead of the config's sets.")
+    cli.define_path("data", "JSONL or Parquet file of problems with answers, instead of the config's sets.")
+    flags.DEFINE_string("prompt_column", None, "Column of --data that holds the problems, where not `problem`.")
+    flags.DEFINE_string("answer_column", None, "Column of --data that holds the answers, where not `answer`.")
     config_flags.DEFINE_config_file("config", None, "Config for prompts, lengths and sampling.")
     flags.DEFINE_list("temperatures", [], "Temperatures to compare, e.g. 0,0.6,1.0, instead of eval.temperature.")
     flags.DEFINE_integer("limit", None, "Problems of each set, from its start.")

@@ -7,8 +7,11 @@ import sys
 import time
 
 import pytest
+from pyarrow import Table, parquet
 
 from srt_jax.config import ConfigError, base
+from srt_jax.data.base import DataError
+from srt_jax.data.problems import load
 from srt_jax.evaluate import (
     at_temperature,
     averages,
@@ -78,6 +81,23 @@ def test_flags_stand_for_fields():
     assert (config.eval.samples, config.batch.max_response_tokens, config.batch.max_prompt_tokens) == (4, 5000, 1024)
     plain = evaluation_config("model", "problems.jsonl", None)
     assert (plain.eval.samples, plain.eval.sets.problems.limit) == (base().eval.samples, 0)
+
+
+@pytest.mark.parametrize("name, kind", [("problems.jsonl", "jsonl"), ("problems.parquet", "parquet")])
+def test_a_file_of_either_kind_with_columns_of_any_name(tmp_path, name, kind):
+    """As the hub has them: Parquet, and the columns of the set's own choice."""
+    rows = [{"question": "What is 1 + 1?", "solution": "2"}]
+    path = tmp_path / name
+    if kind == "parquet":
+        parquet.write_table(Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows[0]) + "\n")
+    config = evaluation_config("model", str(path), None, prompt_column="question", answer_column="solution")
+    validate(config)
+    [problem] = load(config.eval.sets.problems)
+    assert (problem.prompt, problem.answer) == ("What is 1 + 1?", "2")
+    with pytest.raises(DataError, match=r"has no column 'problem' .*'question', 'solution'.* set `prompt_column`"):
+        load(evaluation_config("model", str(path), None).eval.sets.problems)
 
 
 def test_lengths_that_nobody_gave_are_shortened_to_the_models_positions():
