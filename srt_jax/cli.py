@@ -83,6 +83,9 @@ def _parse(argv):
     except OSError as e:
         sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))
     except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as e:
+        if (field := re.search(r"Unknown command line flag '(config\.[^']*)'", str(e))) and not _names_config(argv):
+            sys.exit(complain(f"--{field.group(1)} needs a config to change: give one before it, e.g. "
+                              "--config=configs/srt.py."))
         reason = " ".join(re.split(r"\w+Error: ", str(e))[-1].split()) or type(e).__name__  # of a folded traceback
         sys.exit(complain(f"the command line cannot be used: {reason}"))
     except Exception as e:  # a config file is a program: it may raise whatever it likes
@@ -91,9 +94,14 @@ def _parse(argv):
                           "correct it there."))
 
 
+def _names_config(argv) -> bool:
+    """Whether --config itself is given, not only fields of it."""
+    return any(re.match("--?config(=|$)", argument) for argument in argv)
+
+
 def _check_config(argv) -> None:
     """Raises ConfigError for a config file that makes no config; a file that cannot be loaded raises only now."""
-    if "config" not in flags.FLAGS or not any(re.match("--?config(=|$)", argument) for argument in argv):
+    if "config" not in flags.FLAGS or not _names_config(argv):
         return
     config = flags.FLAGS.config
     getattr(config, "get", None)  # raises for a file that could not be loaded

@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import pathlib
+import textwrap
 
 
 def parse_json(data: bytes):
@@ -52,3 +53,10 @@ def shown(value, limit: int = 60) -> str:
         text = f"a number of {value.bit_length()} bits"
     text = " ".join(text.split())
     return text if len(text) <= limit else text[:limit] + "..."
+
+
+def download_failure(error: Exception) -> str:
+    """Why the hub gave nothing, as one short text: its errors are paragraphs that hold the cause after `Got: `."""
+    text = str(error)
+    _, got, cause = text.partition("Got: ")
+    return textwrap.shorten(cause.splitlines()[0] if got and cause else text, 120, placeholder=" ...")

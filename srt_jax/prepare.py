@@ -21,7 +21,7 @@ from srt_jax.data.curriculum import Curriculum
 from srt_jax.data.prompts import encode, load_tokenizer, skip_when_decoded, stop_ids
 from srt_jax.data.split import split_validation
 from srt_jax.evaluation import EvalSet
-from srt_jax.files import check_output_folder
+from srt_jax.files import check_output_folder, download_failure
 from srt_jax.grading.golds import looks_worked
 from srt_jax.metrics import VALIDATION
 from srt_jax.model import attention, sharding, weights
@@ -178,7 +178,10 @@ def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict)
     try:
         problems = problem_sources.load(source)
     except DataError as e:
-        raise type(e)(f"{field}: {e}") from None
+        message = f"{field}: {e}"
+        if isinstance(e, NotHereError) and field.startswith("eval."):
+            message = message.removesuffix(".") + ", or evaluate on no set: --config.eval.sets={}."
+        raise type(e)(message) from None
     problems, prompts, filtered = encode(problems, tokenizer, config.prompts, config.batch.max_prompt_tokens)
     answered = sum(p.answer is not None for p in problems)
     line = f"{field}: {problem_sources.title(source)}: {filtered}; {answered} with an answer"
@@ -210,10 +213,10 @@ def find_model(path: str) -> pathlib.Path:
     try:
         return pathlib.Path(snapshot_download(path, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
-        reason = " ".join(str(e).split())[:80]
         raise NotOnThisMachineError(
-            f"model.path {path!r} is no local directory and could not be downloaded as a hub model ({reason}): give a "
-            "directory that exists; launch/quickstart.sh makes the miniature's.") from None
+            f"model.path {path!r} is no local directory and could not be downloaded as a hub model "
+            f"({download_failure(e)}): give a directory that exists; launch/quickstart.sh makes the miniature's."
+        ) from None
 
 
 def prompts_fingerprint(prompts: list[list[int]], eval_sets: list[EvalSet]) -> str:

@@ -386,6 +386,8 @@ def command(monkeypatch, capsys, tmp_path):
     ("evaluate", []), ("evaluate", ["--model="]), ("evaluate", ["--model=/nothing", "--data=/nothing"]),
     ("evaluate", ["--model=cache/miniature"]), ("evaluate", ["--model=cache/miniature", "--data=/nothing"]),
     ("evaluate", ["--model=cache/miniature", "--data=README.md", QUICKSTART]),
+    ("evaluate", ["--model=cache/miniature", "--prompt_column=question", QUICKSTART]),
+    ("evaluate", ["--model=cache/miniature", "--data=README.md", "--config.prompts.template=plain"]),
     *(("evaluate", ["--model=cache/miniature", QUICKSTART, f"--temperatures={value}"]) for value in (
         "x", "nan", "inf", "-1", "0,", "1e300")),
     ("replay", []), ("replay", ["--run=/nothing"]), ("replay", ["--run=configs"]), ("replay", ["--run=x", "--steps=0"]),

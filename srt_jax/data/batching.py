@@ -18,8 +18,8 @@ def batch_indices(num_problems: int, prompts_per_step: int, seed: int, step: int
     """
     if not 1 <= prompts_per_step <= num_problems:
         raise DataError(
-            f"prompts_per_step is {prompts_per_step} but the data set has {num_problems} problems; "
-            f"set prompts_per_step between 1 and {num_problems}, or give more problems."
+            f"batch.prompts_per_step is {prompts_per_step} but the data set has {num_problems} problems; "
+            f"set it between 1 and {num_problems}, or give more problems."
         )
     epoch, start = divmod(step * prompts_per_step, num_problems)
     now = _epoch_order(num_problems, prompts_per_step, seed, epoch)[start : start + prompts_per_step]

@@ -36,6 +36,8 @@ def jsonl_rows(path: Path) -> Iterator[tuple[int, dict]]:
                 half = not line.endswith(b"\n")
                 what = "is the last one and looks half-written" if half else "is not valid JSON"
                 remedy = "write the file again or delete that line" if half else "correct or delete that line"
+                if number == 1:  # rather another format than a slip: CSV, or one JSON array over many lines
+                    remedy = "a JSONL file has one JSON object on each line"
                 raise DataError(f"{path} line {number} {what} ({error}); {remedy}.") from error
             if not isinstance(row, dict):
                 raise DataError(

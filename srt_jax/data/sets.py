@@ -15,6 +15,7 @@ from srt_jax.data.base import DataError, NotHereError, Problem
 from srt_jax.data.jsonl import jsonl_rows
 from srt_jax.data.parquet import parquet_rows
 from srt_jax.data.rows import problems_of, user_text
+from srt_jax.files import download_failure
 
 # The hub's own conversion of every public data set, whatever the format of its files: <config>/<split>/0000.parquet.
 _REVISION = "refs/convert/parquet"
@@ -140,10 +141,9 @@ def _download(name: str, named: NamedSet) -> list[Path]:
         copy = snapshot_download(
             named.hub, repo_type="dataset", revision=_REVISION, allow_patterns=[f"{folder}/*.parquet"])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:80]
         raise NotHereError(
-            f"the data set {name!r} ({named.hub} on the hub) could not be downloaded ({reason}): go online, or put "
-            f"{name}.jsonl or {name}.parquet into a folder and name it in `root` or in SRT_JAX_DATA."
+            f"the data set {name!r} ({named.hub} on the hub) could not be downloaded ({download_failure(error)}): "
+            f"go online, or put {name}.jsonl or {name}.parquet into a folder and name it in `root` or in SRT_JAX_DATA."
         ) from None
     files = sorted((Path(copy) / folder).glob("*.parquet"))
     if not files:

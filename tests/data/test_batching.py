@@ -89,7 +89,7 @@ def test_a_caller_may_change_what_it_got():
 
 @pytest.mark.parametrize("prompts_per_step", [0, 31])
 def test_more_prompts_than_problems_is_an_error(prompts_per_step):
-    message = f"prompts_per_step is {prompts_per_step} but the data set has 30 problems; .* between 1 and 30"
+    message = f"batch.prompts_per_step is {prompts_per_step} but the data set has 30 problems; .* between 1 and 30"
     with pytest.raises(DataError, match=message):
         batch_indices(30, prompts_per_step, 0, 0)
 

@@ -99,6 +99,8 @@ def test_last_line_cut_inside_a_character(write, tmp_path):
 
 def test_broken_line_in_the_middle(write):
     refused(write({"problem": "a"}, '{"problem": b}', {"problem": "c"}), "line 2", "not valid JSON")
+    for other in ("problem,answer\n1+1,2", "[\n {}\n]"):  # CSV; one array over many lines
+        refused(write(other), "line 1", "a JSONL file has one JSON object on each line")
 
 
 @pytest.mark.parametrize("row", ["[1, 2]", '"text"', "3"])

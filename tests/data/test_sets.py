@@ -13,6 +13,8 @@ from srt_jax.data.base import DataError, NotHereError, Problem, fingerprint
 from srt_jax.data.problems import load, title
 from srt_jax.data.prompts import encode, render
 from srt_jax.data.rows import prompt_id
+from srt_jax.files import download_failure
+from srt_jax.prepare import encode_eval_sets
 
 INSTRUCTION = r"Let's think step by step and output the final answer within \boxed{}."
 
@@ -178,8 +180,21 @@ def test_offline_and_unknown(folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
     with pytest.raises(NotHereError, match=r"'dapo' \(ftajwar/.* could not be downloaded .* dapo.jsonl or dapo.parq"):
         named("dapo")
+    config = base()
+    with config.eval.unlocked():
+        config.eval.sets.aime24 = source(kind="set", name="aime24")
+    with pytest.raises(NotHereError, match=r"eval\.sets\.aime24: .* SRT_JAX_DATA, or .*--config\.eval\.sets=\{\}\.$"):
+        encode_eval_sets(config, None)
     with pytest.raises(DataError, match="`name` is 'dap': set it to one of dapo, "):
         named("dap")
+
+
+def test_why_a_download_failed_is_one_short_text():
+    cause = "ConnectError: [Errno -2] Name or service not known"
+    paragraph = f"Got: {cause}\nAn error happened while trying to locate the files on the Hub and we cannot find the "
+    assert download_failure(OSError(paragraph)) == cause
+    assert download_failure(OSError("")) == "" and len(download_failure(OSError("word " * 100))) <= 120
+    assert download_failure(OSError("word " * 100)).endswith("word ...")
 
 
 def test_what_the_hub_s_cache_holds_is_read(folder, monkeypatch):
