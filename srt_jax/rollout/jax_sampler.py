@@ -102,10 +102,14 @@ def largest_cut(whole: Cut, bytes_of, memory_bytes: float | None) -> Cut:
     for cut in whole.smaller():
         if (needed := bytes_of(cut)) <= memory_bytes:
             return cut
-    left = max(0.0, memory_bytes) / 1e9
+    if memory_bytes <= 0:  # shorter responses would not help
+        raise RolloutError(
+            "the weights, with optimizer and reference in training, leave no memory for sampling: split them over more "
+            "devices with mesh.fsdp, or choose a smaller model.")
     raise RolloutError(
-        f"sampling one response takes {needed / 1e9:.1f} GB beside the parameters, and {left:.1f} GB are left for it "
-        "on each device: lower batch.max_response_tokens or batch.max_prompt_tokens, or choose a smaller model.")
+        f"sampling one response takes {needed / 1e9:.1f} GB beside the parameters, and {memory_bytes / 1e9:.1f} GB are "
+        "left for it on each device: lower batch.max_response_tokens or batch.max_prompt_tokens, or choose a smaller "
+        "model.")
 
 
 def bytes_per_device(model, dtype: str, cut: Cut, prompt_tokens: int, response_tokens: int, mesh_shape,

@@ -319,6 +319,9 @@ def test_a_cut_is_the_largest_that_fits_on_a_mesh_too():
 def test_what_cannot_fit_is_refused_with_the_number_and_the_field():
     with pytest.raises(RolloutError, match=r"takes 0\.0 GB .* 0\.0 GB are left .*: lower batch.max_response_tokens"):
         generate(by=limited(1000))
+    for left in (0, -1e9):  # shorter responses would not help
+        with pytest.raises(RolloutError, match=r"no memory for sampling: .* mesh\.fsdp, or choose a smaller model"):
+            jax_sampler.largest_cut(Cut(4, 2, 0, 1), lambda cut: 1.0, left)
 
 
 @pytest.mark.parametrize("slots", [0, 2])
