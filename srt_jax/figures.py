@@ -210,6 +210,9 @@ def main() -> None:
     parser.add_argument("--out", type=lambda path: pathlib.Path(expanded(path)),
                         help="folder of summary.json and figure.png")
     options = parser.parse_args()
+    for run in options.runs:
+        if not run.is_dir():
+            parser.error(f"{run} is no folder: name folders of runs, or one that holds them")
     if options.out is None:
         finished = [file.parent for run in options.runs for file in run.rglob("summary.json")
                     if (file.parent / "config.json").exists()]  # not a summary of several runs

@@ -398,7 +398,8 @@ def command(monkeypatch, capsys, tmp_path):
     ("plan", [QUICKSTART, "--topology=h200:8", "--config.rl.kl_coef=nan"]),
     ("overlap", []), ("overlap", ["nothing", "nothing"]), ("overlap", ["README.md", "README.md"]),
     ("overlap", ["configs", "configs"]),
-    ("figures", []), ("figures", ["configs", "--out=x"]), ("figures", ["README.md", "--out=x"]),
+    ("figures", []), ("figures", ["nothing"]), ("figures", ["configs", "--out=x"]),
+    ("figures", ["README.md", "--out=x"]),
     ("pretrain", ["--out=README.md"]), ("pretrain", ["--out=README.md/x"]), ("pretrain", ["--nothing"]),
     ("grade", ["--pairs=README.md", "--out=configs"]), ("grade", ["--pairs=README.md", "--out=README.md/x"]),
     *((job, [*arguments, "--out=configs"]) for job, arguments in (
