@@ -20,6 +20,8 @@ WRONG_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST
               errno.ENAMETOOLONG, errno.ELOOP)
 USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError, RolloutError)
 
+flags.disclaim_key_flags()  # the flags of define_path belong to the job that calls it, and stand in its --help
+
 
 def run(main) -> None:
     """Runs a job's main(argv) -> exit status; user errors become one sentence."""

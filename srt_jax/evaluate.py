@@ -7,10 +7,10 @@
 
 The config gives prompt template, lengths, sampling and answer style: that of the run where --model is one, else that of
 --config. --data replaces its evaluation sets by one JSONL or Parquet file with the columns problem and answer, or those
-that --prompt_column and --answer_column name. Prints a table and, as the last line, one JSON object; --out also writes
-every response with its answer and grade. Without a config the chat template and the paper's lengths are used, as far as
-the model's positions reach. A call of the sampler is cut to the memory that is there (docs/operations.md). Ctrl-C ends
-it within seconds, with status 130; --out is then not written.
+that --prompt_column and --answer_column name. Prints a line for each set and, at the end, one JSON object; --out also
+writes every response with its answer and grade. Without a config the chat template and the paper's lengths are used, as
+far as the model's positions reach. A call of the sampler is cut to the memory that is there (docs/operations.md).
+Ctrl-C ends it within seconds, with status 130; --out is then not written.
 
 --temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets (SePT: how the
 base model's temperature is found). At temperature 0 there is one sample, and so pass@1 only.

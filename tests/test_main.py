@@ -107,6 +107,14 @@ def test_help_names_the_flags():
     assert "--config" in done.stdout and "--[no]dry_run" in done.stdout and "--config.batch" in done.stdout
 
 
+@pytest.mark.parametrize("job, paths", [
+    ("evaluate", ("model", "data", "out")), ("label", ("out",)), ("subset", ("labels", "out")), ("replay", ("run",))])
+def test_help_of_a_job_names_the_flags_that_are_paths(job, paths):
+    done = run("--help", job=job)
+    flags = [line.split(":")[0].strip() for line in done.stdout.splitlines()]
+    assert {f"--{path}" for path in paths} < set(flags), done.stdout[-1000:]
+
+
 def test_evaluate_scores_a_model_directory_and_writes_the_responses(miniature, tmp_path):
     data = tmp_path / "four.jsonl"
     data.write_text("".join(line + "\n" for line in (miniature / "heldout.jsonl").read_text().splitlines()[:4]))
