@@ -9,13 +9,20 @@ import subprocess
 import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+GIVEN = dict(os.environ)
+# Most of the suite is compiling. LLVM's optimisation takes two thirds of it, and is not what the tests are about;
+# `XLA_FLAGS= launch/test.sh` leaves it on. Every program is kept, and so equal ones compile once. Processes that tests
+# start inherit both.
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-import pytest
+import pytest  # noqa: E402
 
-from srt_jax import runtime
-from srt_jax.grading import Grader
-from srt_jax.pretrain import Recipe, pretrain
-from tests.helpers import REPOSITORY
+from srt_jax import runtime  # noqa: E402
+from srt_jax.grading import Grader  # noqa: E402
+from srt_jax.pretrain import Recipe, pretrain  # noqa: E402
+from tests.helpers import REPOSITORY  # noqa: E402
 
 SLOW_FOLDERS = ("tests/vllm", "tests/multihost")
 # Two processes share the tests, each takes one file at a time. These take longest, so they start first.
@@ -71,7 +78,8 @@ def miniature():
     directory.parent.mkdir(exist_ok=True)
     with open(directory.with_name(".miniature.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other process of the tests makes it, or waits until it is made
-        subprocess.run([sys.executable, "-m", "srt_jax.pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True)
+        subprocess.run([sys.executable, "-m", "srt_jax.pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True,
+                       env=GIVEN)  # it stays, so it is made as a user makes it
     return directory
 
 

@@ -78,6 +78,7 @@ def test_remat_changes_neither_loss_nor_gradients():
             np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max(), err_msg=path)
 
 
+@pytest.mark.slow
 def test_each_remat_holds_less_than_the_one_before():
     held = [temporaries(remat=remat) for remat in REMATS]
     assert all(before > 1.3 * after for before, after in itertools.pairwise(held)), held

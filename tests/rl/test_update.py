@@ -294,7 +294,7 @@ def test_the_last_token_is_trained_on():
 # ---- where things lie
 
 
-@pytest.mark.parametrize("variant", ["two buckets", "fsdp=4 x tensor=2, in buckets"])
+@pytest.mark.parametrize("variant", fast_cases(["two buckets", "fsdp=4 x tensor=2, in buckets"], "two buckets"))
 def test_state_is_donated_and_the_new_one_lies_where_the_old_one_did(variant):
     program = step(**VARIANTS[variant])
     state = program.state()
