@@ -179,6 +179,12 @@ def test_nothing_that_a_step_hands_on_can_be_lost(step, expected, monkeypatch, l
     assert_differs(step(), expected)
 
 
+def test_an_evaluation_needs_nobody_who_watches_signals(step):
+    """As in benchmarks, which take a run's steps one by one."""
+    assert step.run.stop is None
+    assert "eval/heldout/avg@4" in train_module.evaluate_sets(step.run, 1)
+
+
 def test_the_reference_cannot_be_lost(step, expected, monkeypatch):
     moved = jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), step.moved, step.run.reference)
     monkeypatch.setattr(step.run, "reference", moved)
