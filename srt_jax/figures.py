@@ -13,8 +13,8 @@ import json
 import math
 import pathlib
 
-from srt_jax.config import expanded
-from srt_jax.metrics import MEAN, VALIDATION, by_set, mean_over_sets, read_metrics
+from srt_jax.config import MEAN, VALIDATION, expanded
+from srt_jax.metrics import by_set, mean_over_sets, read_metrics
 
 COLUMNS = 4  # panels of a row
 TRAINING = {"label/pseudo_reward": "pseudo-reward", "label/label_accuracy": "label accuracy"}

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from srt_jax import board
+from srt_jax.config import MEAN, VALIDATION
 from srt_jax.progress import Progress
 
 # What each tag means; shown beside the curve and on the Text tab in TensorBoard, and in docs/operations.md. "True"
@@ -89,8 +90,6 @@ TAGS = {
     "workers/skipped": "comparisons left out because the time for a step was used up",
     "workers/restarts": "workers that were started again",
 }
-VALIDATION = "validation"  # the evaluation set that is held out of the training problems
-MEAN = "mean"  # in the place of an evaluation set: the mean over the others
 EVAL_TAGS = {
     "avg": "share of right answers among the k samples, mean over problems",
     "maj": "share of problems whose majority vote over k samples is right",

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax import budget
-from srt_jax.config import ConfigError, run_directory
+from srt_jax.config import VALIDATION, ConfigError, run_directory
 from srt_jax.data import label_file, overlap
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import DataError, NotHereError, Problem, fingerprint
@@ -23,7 +23,6 @@ from srt_jax.data.split import split_validation
 from srt_jax.evaluation import EvalSet
 from srt_jax.files import check_output_folder, download_failure
 from srt_jax.grading.golds import looks_worked
-from srt_jax.metrics import VALIDATION
 from srt_jax.model import attention, sharding, weights
 from srt_jax.model.config import (
     GENERATION_CONFIG,

@@ -20,7 +20,7 @@ from srt_jax import board, metrics, processes, recording
 from srt_jax.checkpoint import best_step
 from srt_jax.collapse import should_stop
 from srt_jax.collect import Collected, collect, response_texts, temperature_at, training_samples
-from srt_jax.config import run_directory
+from srt_jax.config import MEAN, VALIDATION, run_directory
 from srt_jax.evaluation import evaluate_all, evaluation_samples, rollout_rows
 from srt_jax.interrupt import Signals
 from srt_jax.model import flops, weights
@@ -299,8 +299,8 @@ def score(evals: dict, config: ConfigDict) -> float | None:
     """What the best step is chosen by: avg@k on the validation set, else its mean over the sets that have answers."""
     avg = f"avg@{config.eval.samples}"
     found = {name: values[avg] for name, values in metrics.by_set(evals).items()
-             if avg in values and name != metrics.MEAN}
-    return found.get(metrics.VALIDATION, float(np.mean(list(found.values()))) if found else None)
+             if avg in values and name != MEAN}
+    return found.get(VALIDATION, float(np.mean(list(found.values()))) if found else None)
 
 
 def save(run: Run, state, step: int) -> None:

@@ -4,10 +4,9 @@ import urllib.parse
 
 from ml_collections import ConfigDict
 
-from srt_jax.config import ConfigError, mesh_shape
+from srt_jax.config import MEAN, ConfigError, mesh_shape
 from srt_jax.config_types import check_types
 from srt_jax.grading.answers import Format
-from srt_jax.metrics import MEAN
 
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
