@@ -2,7 +2,6 @@
 import dataclasses
 import io
 import sys
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +9,7 @@ from ml_collections import ConfigDict
 
 from srt_jax.collect import Collected, answer_format, sample_and_grade
 from srt_jax.data.base import Problem
-from srt_jax.progress import Progress
+from srt_jax.progress import Progress, SamplerProgress
 from srt_jax.reward.labels import Graded
 from srt_jax.rollout.sampler import Advanced, Rollouts, Sampling, problem_seeds
 from srt_jax.runtime import is_first_process
@@ -39,18 +38,10 @@ def evaluate_all(eval_sets: list[EvalSet], sampler, tokenizer, grader, config: C
         progress.update(0, "preparing the sampler")
         for eval_set in eval_sets:
             sampler.compile(eval_set.prompts, *evaluation_samples(config))
-        progress.restart()
         before = 0
         for eval_set, size in zip(eval_sets, sizes):
-            started = time.perf_counter()
-
-            def advanced(share, tokens, name=eval_set.name, before=before, size=size, started=started):
-                if check:
-                    check()
-                rate = tokens / (time.perf_counter() - started)
-                progress.update(before + share * size, f"{name}  {tokens:,} tokens  {rate:,.0f} tokens/s")
-
-            values, collected = evaluate(eval_set, sampler, tokenizer, grader, config, advanced)
+            values, collected = evaluate(eval_set, sampler, tokenizer, grader, config, SamplerProgress(
+                progress, before, size, eval_set.name, check))
             progress.note(f"{eval_set.name}{at}: {describe(values)}", sys.stdout)
             yield eval_set.name, values, collected
             before += size

@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Callable
 
 import numpy as np
 from absl import flags
@@ -23,7 +22,7 @@ from srt_jax.config import ConfigError, differing_fields, run_directory
 from srt_jax.data import label_file
 from srt_jax.data.base import DataError, Problem, fingerprint
 from srt_jax.files import check_output_file
-from srt_jax.progress import Progress
+from srt_jax.progress import Progress, SamplerProgress
 from srt_jax.resolve import on_this_machine
 from srt_jax.reward.labels import Graded
 from srt_jax.validation import validate
@@ -127,7 +126,6 @@ def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: lis
         progress.update(done, "preparing the sampler")
         sampler.load(params, 0)
         sampler.compile(prompts[done:], samples, sampling)
-        progress.restart()
         with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
                     truth=config.eval.match) as grader:
             grader.self_test()
@@ -137,16 +135,11 @@ def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: lis
                 graded = sample_and_grade(
                     sampler, grader, model.tokenizer, batch, prompts[done:done + BATCH], samples, sampling,
                     problem_seeds(config.seed, "label", 0, [p.id for p in batch]), answer_format(config),
-                    advanced=_within(progress, done, len(batch), shares)).graded
+                    advanced=SamplerProgress(progress, done, len(batch), shares)).graded
                 append(partial, [row(problem, graded, p) for p, problem in enumerate(batch)])
                 done += len(batch)
                 shares = f"share {np.mean([v.share for v in graded.votes]):.3f}"
                 progress.update(done, shares)
-
-
-def _within(progress: Progress, done: int, batch: int, summary: str) -> Callable[[float, int], None]:
-    """Shows how far sampling is within a batch of problems, of which `done` came before."""
-    return lambda share, tokens: progress.update(done + share * batch, summary)
 
 
 def row(problem: Problem, graded: Graded, p: int) -> dict:

@@ -22,7 +22,7 @@ class Progress:
     terminal the line is rewritten every second.
 
     The time left is the mean pace since the first update times what is left. So neither start-up nor the first,
-    compiling piece of work counts: call `update(0)` only where the work itself begins, or call `restart` there.
+    compiling piece of work counts: call `update(0)` only where the work itself begins, or call `begin` there.
     """
 
     def __init__(self, total: float, what: str, stream: TextIO | None = None, every: float = EVERY,
@@ -38,6 +38,7 @@ class Progress:
         self._first, self._done, self._summary = None, 0.0, ""  # _first: (seconds, done) that the pace counts from
         self._written, self._open = None, False  # seconds of the last line; does the cursor stand in a line?
         self._end, self._paused = None, False  # _end: seconds of the end that an update gave
+        self._begun = False
         self._closed, self._lock = threading.Event(), threading.RLock()
         self._thread = threading.Thread(target=self._repeat, name=f"progress: {what}", daemon=True)
         self._thread.start()
@@ -55,11 +56,11 @@ class Progress:
             if now or self._due() or (done >= self.total and self._written is not None):
                 self._write()
 
-    def restart(self) -> None:
-        """The pace counts from here on: what came before was compilation, or another kind of work."""
+    def begin(self) -> None:
+        """The pace counts from the first call of this on: what came before was compilation, or another kind of work."""
         with self._lock:
-            if self._first is not None:
-                self._first = (self._clock(), self._done)
+            if not self._begun and self._first is not None:
+                self._begun, self._first = True, (self._clock(), self._done)
 
     def pause(self) -> None:
         """Nothing is written until the next update: something else has a line of its own."""
@@ -150,6 +151,31 @@ def announced(text: str, every: float = EVERY):
         ended.set()
         thread.join()
     print(f"{text}: done after {time.monotonic() - started:.0f} s", flush=True)
+
+
+class SamplerProgress:
+    """A sampler's `advanced` callback: tells `progress` how far a call has come, and its tokens a second.
+
+    before and size: what was done before the call, and what the call does, in the unit of `progress`; name: what the
+    line says first; check(), if given, may raise to end the call. The rate counts from the first piece of decoding on,
+    and so does the pace: before it come the prompts, and every program is used for the first time.
+    """
+
+    def __init__(self, progress: Progress, before: float, size: float, name: str = "", check=None):
+        self._progress, self._before, self._size, self._name, self._check = progress, before, size, name, check
+        self._first: tuple[int, float] | None = None  # (tokens, seconds) after the first piece
+
+    def __call__(self, share: float, tokens: int) -> None:
+        if self._check:
+            self._check()
+        now, rate = time.perf_counter(), ""
+        if self._first is not None and now > self._first[1]:
+            rate = f"{(tokens - self._first[0]) / (now - self._first[1]):,.0f} tokens/s"
+        parts = self._name, f"{tokens:,} tokens", rate
+        self._progress.update(self._before + share * self._size, "  ".join(part for part in parts if part))
+        if self._first is None:
+            self._first = tokens, now
+            self._progress.begin()
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from srt_jax.progress import Progress, announced, duration
+from srt_jax.progress import Progress, SamplerProgress, announced, duration
 
 
 class Clock:
@@ -50,7 +50,7 @@ def test_the_eta_counts_neither_start_up_nor_the_first_compiling_step(clock):
             progress.update(step)
         assert progress.seconds_left() == pytest.approx(80)
         clock.seconds += 500
-        progress.restart()
+        progress.begin()
         clock.seconds += 20
         progress.update(4)
         assert progress.seconds_left() == pytest.approx(140)
@@ -59,6 +59,24 @@ def test_the_eta_counts_neither_start_up_nor_the_first_compiling_step(clock):
         clock.seconds += 3
         progress.update(6)
         assert progress.seconds_left() == pytest.approx(12)
+
+
+def test_the_prompts_of_a_sampler_are_no_part_of_its_pace(clock, monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", clock)
+    stream = io.StringIO()
+    with Progress(100, "evaluation", stream, every=0, clock=clock) as progress:
+        progress.update(0, "preparing the sampler")
+        first, second = (SamplerProgress(progress, before, 50, name) for before, name in ((0, "a"), (50, "b")))
+        clock.seconds += 60  # prompts and the first step of decoding
+        first(0.02, 64)
+        assert progress.seconds_left() is None
+        clock.seconds += 10
+        first(0.12, 384)
+        assert progress.seconds_left() == pytest.approx(10 / 5 * 94)
+        clock.seconds += 10
+        second(0.02, 64)
+        assert progress.seconds_left() == pytest.approx(20 / 50 * 49)  # the pace goes on from the set before
+    assert "a  384 tokens  32 tokens/s" in stream.getvalue() and "ETA 3:08" in stream.getvalue()
 
 
 def test_a_terminal_sees_one_line_and_notes_above_it(clock):
