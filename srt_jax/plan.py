@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from srt_jax import cli, hardware, hlo, plan_table, topology, xla_flags
 from srt_jax.config import ConfigError, mesh_shape
 from srt_jax.model import flops
-from srt_jax.model.config import ModelConfig, read_hf_config
+from srt_jax.model.config import ModelConfig, read_hf_config, shipped_shape
 from srt_jax.resolve import resolve
 from srt_jax.validation import validate, validate_devices
 
@@ -81,11 +81,11 @@ def model_shape(path: str) -> ModelConfig:
     """From a local directory, or the shapes of known hub models. Raises ModelError or ConfigError."""
     if pathlib.Path(path).is_dir():
         return ModelConfig.from_hf(read_hf_config(path))
-    shipped = pathlib.Path(__file__).parent / "model" / "hf" / f"{path.rsplit('/', 1)[-1]}.json"
-    if not shipped.exists():
+    shape = shipped_shape(path)
+    if shape is None:
         raise ConfigError(f"model.path is {path!r}, whose shape is not known: give a Hugging Face directory (its "
                           "config.json is enough) or a model of srt_jax/model/hf.")
-    return ModelConfig.from_hf(json.loads(shipped.read_text()))
+    return shape
 
 
 def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, list[str]]:

@@ -30,6 +30,7 @@ from srt_jax.model.config import (
     ModelError,
     read_generation_config,
     read_hf_config,
+    shipped_shape,
 )
 from srt_jax.reward import labels
 from srt_jax.reward.labels import LabelSettings
@@ -148,28 +149,39 @@ def check_length(config: ConfigDict, model_config: ModelConfig) -> None:
 
 
 def prepare_offline(config: ConfigDict) -> list[str]:
-    """Lines of report where the model or the data is on the hub and not on this machine: what can be checked is.
+    """Lines of report where the model or some data is on the hub and not on this machine: what is here is checked.
 
-    The shapes of a hub model are known from model/hf. Raises ConfigError, DataError or ModelError.
+    The shapes of a known hub model are part of the package. Raises ConfigError, DataError or ModelError.
     """
-    name = config.model.path.rsplit("/", 1)[-1]
-    shipped = pathlib.Path(__file__).parent / "model" / "hf" / f"{name}.json"
-    here = pathlib.Path(config.model.path).is_dir()
-    if here or shipped.exists():
-        shapes = read_hf_config(pathlib.Path(config.model.path)) if here else json.loads(shipped.read_text())
-        model_config = ModelConfig.from_hf(shapes)
-        check_fit(config, model_config)
-        report = [f"model: {config.model.path} ({model_config.family}, {model_config.num_params:,} parameters)",
-                  budget.report(config, model_config)]
-    else:
-        report = [f"not checked: model, {config.model.path} is not on this machine (offline)"]
+    tokenizer, unchecked = None, ["label files"]
     try:
-        problems = problem_sources.load(config.data)
-        batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
-        report.append(f"data: {problem_sources.title(config.data)}: {len(problems)} problems")
-    except NotHereError:
-        report.append(f"not checked: data: {problem_sources.title(config.data)} (offline)")
-    return [*report, "not checked: weights, tokenizer, prompt lengths, label files, evaluation sets (offline)"]
+        model = read_model(config)
+        weights.check(model.directory)
+        shape, tokenizer = model.config, model.tokenizer
+    except NotOnThisMachineError:
+        shape, unchecked = shipped_shape(config.model.path), ["weights", "tokenizer", "prompt lengths", *unchecked]
+        if shape:
+            check_fit(config, shape)
+    if shape:
+        report = [f"model: {config.model.path} ({shape.family}, {shape.num_params:,} parameters)",
+                  budget.report(config, shape)]
+    else:
+        report = [f"not checked: model.path: {config.model.path} is not on this machine (offline)"]
+    for field, source in [("data", config.data), *((f"eval.sets.{name}", s) for name, s in config.eval.sets.items())]:
+        title = problem_sources.title(source)
+        try:
+            if tokenizer:
+                problems, _, line = encode_source(field, source, tokenizer, config)
+            else:
+                problems = problem_sources.load(source)
+                line = f"{field}: {title}: {len(problems)} problems"
+        except NotHereError:
+            report.append(f"not checked: {field}: {title} is not on this machine: the run will download it (offline)")
+            continue
+        if field == "data":
+            batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
+        report.append(line)
+    return [*report, f"not checked: {', '.join(unchecked)} (offline)"]
 
 
 def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict):

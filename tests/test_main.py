@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from srt_jax import cli
 from srt_jax import config as config_module
-from srt_jax.config import ConfigError, base, describe, differing_fields, fingerprint_fields
+from srt_jax.config import ConfigError, base, describe, differing_fields, fingerprint_fields, source
 from srt_jax.data.base import DataError
+from srt_jax.main import check
 from srt_jax.model.config import ModelError
 from srt_jax.prepare import prepare
 from srt_jax.resolve import resolve
@@ -67,10 +68,28 @@ def test_dry_run_of_a_hub_model_says_what_it_did_not_check(miniature, tmp_path):
     assert "7,615,616,512 parameters" in done.stdout and "train.jsonl: 2048 problems" in done.stdout
     assert "not checked: weights, tokenizer" in done.stdout and "512 sequences" in done.stdout
     unknown = run(*arguments, "--config.model.path=nobody/nothing")
-    assert unknown.returncode == 0 and "not checked: model, nobody/nothing" in unknown.stdout
+    assert unknown.returncode == 0 and "not checked: model.path: nobody/nothing" in unknown.stdout
     long = run(*arguments, "--config.model.path=Qwen/Qwen2.5-Math-7B", "--config.batch.max_response_tokens=8192",
                "--config.batch.length_buckets=(9000,)")
     assert long.returncode == 2 and "has positions for 4096" in long.stderr
+
+
+def test_a_dry_run_names_the_sets_that_are_not_here_and_checks_the_rest(miniature, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("SRT_JAX_DATA", str(tmp_path))
+    config = small_config(miniature, tmp_path, "run", 1)
+    with config.eval.unlocked():
+        config.eval.sets.aime24 = source(kind="set", name="aime24")
+    report = check(config)
+    assert any(re.match(r"not checked: eval\.sets\.aime24: .*aime24.* is not on this machine", line) for line in report)
+    assert any(re.match(r"data: .*: all 64 prompts fit", line) for line in report)
+    assert any(line.startswith("eval.sets.heldout: ") for line in report)
+    assert report[-1] == "not checked: label files (offline)"
+    config.model.path = str(tmp_path / "model")  # the same, with a tokenizer that does not read
+    shutil.copytree(miniature, config.model.path)
+    (tmp_path / "model/tokenizer.json").write_text("{")
+    with pytest.raises((DataError, ModelError), match="tokenizer"):
+        check(config)
 
 
 def test_a_dry_run_of_hard_generated_levels_is_quick():

@@ -1,5 +1,6 @@
 """The shape of a decoder, read from a Hugging Face `config.json`."""
 import dataclasses
+import json
 import math
 import pathlib
 
@@ -98,6 +99,12 @@ class ModelConfig:
             raise ModelError(f"num_attention_heads={config.num_heads} is not a multiple of "
                              f"num_key_value_heads={config.num_kv_heads}.")
         return config
+
+
+def shipped_shape(hub_id: str) -> ModelConfig | None:
+    """The shape of a known hub model, which is part of the package; None for an unknown one."""
+    path = pathlib.Path(__file__).parent / "hf" / f"{hub_id.rsplit('/', 1)[-1]}.json"
+    return ModelConfig.from_hf(json.loads(path.read_text())) if path.exists() else None
 
 
 def read_hf_config(directory: str | pathlib.Path) -> dict:
