@@ -190,9 +190,15 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch)
     model, config = plan.model_shape("Qwen2.5-Math-7B"), update_config()
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 24e9)  # of which each of 8 devices has its part
     line = budget.report(config, model)
-    assert "sampling one response takes" in line and "it does not fit here" in line
-    with pytest.raises(RolloutError, match=r"lower batch\.max_response_tokens or batch"):
+    assert "leave no memory for sampling" in line and "it does not fit here" in line
+    with pytest.raises(RolloutError, match="leave no memory for sampling: split them over more"):
         budget.check(config, model)
+    monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 220e9)  # a little more than the parameters take
+    config.batch.max_response_tokens = 500_000
+    with pytest.raises(RolloutError, match=r"sampling one response takes .* lower batch\.max_response_tokens or batch"):
+        budget.check(config, model)
+    config.batch.max_response_tokens = update_config().batch.max_response_tokens
+    monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 24e9)
     config.rollout.sampler = "vllm"
     with pytest.raises(ConfigError, match=r"takes about 2\d\d\.\d GB \(weights 30\.5, optimizer 60\.9, reference 30\.5"
                                           r", update .*\), and each device has 24\.0 GB: lower batch\.microbatch_"):
