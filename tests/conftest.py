@@ -39,16 +39,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Marks the slow tests. Where two processes share the tests, a file stays in one, and all of tests/vllm does."""
+    """Marks the slow tests. Where two processes share the tests, the files that take longest come first."""
     for item in items:
         if item.nodeid.startswith(SLOW_FOLDERS) or "miniature" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            file = item.nodeid.split("::")[0]
-            item.add_marker(pytest.mark.xdist_group("vllm" if file.startswith("tests/vllm") else file))
-        if config.getoption("dist") == "loadgroup":
-            items.sort(key=lambda item: [not item.nodeid.startswith(name) for name in LONGEST])
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: [not item.nodeid.startswith(name) for name in LONGEST])
 
 
 class FileCosts:

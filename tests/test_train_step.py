@@ -21,7 +21,7 @@ from srt_jax.start import begin
 from tests.helpers import small_config
 from tests.tiny_decoder import direct_gradient, direct_logprobs
 
-TRAINED, VOTES, LIMIT, BUFFER, THRESHOLD = 4, 8, 12, 6, 0.55
+TRAINED, VOTES, LIMIT, BUFFER, THRESHOLD = 4, 8, 12, 6, 0.45
 TEMPERATURE, KL_COEF, CAP = 0.9, 0.3, 1.1
 
 
@@ -44,7 +44,9 @@ class Step:
         self.out, self.prepared = out, prepared
         self.run, state, _ = begin(config, prepared, out)
         self.run.sampler.load(state.params, 0)
-        self.collected = collect(config, prepared, self.run.sampler, self.run.grader, 1)
+        # Which draws have all that could be lost depends on the base model, whose bits differ between machines.
+        draws = (collect(config, prepared, self.run.sampler, self.run.grader, draw) for draw in range(1, 60))
+        self.collected = next(collected for collected in draws if complete(collected.graded.first(TRAINED)))
         rng = np.random.default_rng(0)
         self.moved = jax.tree.map(lambda x: np.asarray(x) + 0.05 * np.asarray(x).std() * rng.standard_normal(
             x.shape).astype(np.float32), state.params)
@@ -56,6 +58,20 @@ class Step:
         self.state, values = train_module.train_step(
             self.run, self.state.replace(params=params), 1, self.collected)
         return {name: float(value) for name, value in values.items()}
+
+
+def complete(graded) -> bool:
+    """Does all that a step hands on matter here?
+
+    A prompt with a label has responses that are kept and cut, that agree and do not, of several lengths; a prompt
+    without one has some that are kept, and would be rewarded differently.
+    """
+    def varies(values):
+        return (values != values[:, :1]).any(1)
+
+    labelled, kept = graded.labelled, graded.kept
+    both = kept.any(1) & ~kept.all(1) & varies(graded.agreement) & varies(graded.agreement - graded.rewards)
+    return (labelled & both).any() and (~labelled & kept.any(1) & varies(graded.rewards)).any()
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +184,8 @@ ARGUMENTS = ("rollouts", "rewards", "labelled", "layout", "mesh", "temperature",
 
 
 def assert_differs(found, expected):
-    assert found["update/grad_norm"] != pytest.approx(expected["update/grad_norm"], rel=0.01)
+    """By more than the step itself may."""
+    assert found["update/grad_norm"] != pytest.approx(expected["update/grad_norm"], rel=1e-3)
 
 
 @pytest.mark.parametrize("lost", LOST)
