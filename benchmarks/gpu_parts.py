@@ -579,7 +579,10 @@ def runs(setting: Setting, record: Record) -> None:
     for what in ("base", "last"):
         record.row(f"avg@32 {'before' if what == 'base' else f'after {steps} steps'}, mean and range over seeds",
                    spread([f[what] for f in found]))
-    record.row("least gain of a seed", min(gains), "> 0.3", ok=setting.rehearse or min(gains) > 0.3)
+    if setting.rehearse:  # a few steps of an untrained model gain nothing
+        record.row("least gain of a seed", min(gains))
+    else:
+        record.row("least gain of a seed", min(gains), "> 0.3", ok=min(gains) > 0.3)
     curve = [statistics.mean(values) for values in zip(*(f["true_reward"] for f in found))]
     record.figures(curve=[round(value, 4) for value in curve])
     record.row("true reward at every tenth step, mean over seeds", " ".join(f"{value:.3f}" for value in curve[::10]))
