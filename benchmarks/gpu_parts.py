@@ -90,7 +90,8 @@ def device(setting: Setting, record: Record) -> None:
     in_use = nvidia_smi("memory.used")
     import jax
 
-    from srt_jax import hardware, runtime, xla_flags
+    from srt_jax import runtime
+    from srt_jax.runtime import hardware, xla_flags
 
     runtime.start()
     found = jax.devices()[0]
@@ -293,7 +294,7 @@ def compare_gradients(found, exact) -> tuple[float, float]:
 def quickstart(setting: Setting, record: Record) -> None:
     """The miniature's run: two steps without an implicit transfer to the host, then ten steps as a user runs them."""
     from srt_jax import runtime
-    from srt_jax.metrics import read_metrics
+    from srt_jax.run.metrics import read_metrics
     from srt_jax.train import train
 
     runtime.start(dtype="float32")
@@ -333,7 +334,7 @@ def guarded_steps(setting: Setting, record: Record) -> None:
 
     from srt_jax import train
     from srt_jax.config import run_directory
-    from srt_jax.prepare import prepare
+    from srt_jax.run.prepare import prepare
 
     config = experiment(setting, "guarded", steps=2)
     run, state, _ = train.begin(config, prepare(config), run_directory(config))
@@ -352,7 +353,7 @@ def guarded_steps(setting: Setting, record: Record) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """One way to compile an update, and the bytes that `python -m srt_jax.plan` says it takes."""
+    """One way to compile an update, and the bytes that `python -m srt_jax plan` says it takes."""
     remat: str
     micro: int
     planned_bytes: float
@@ -558,7 +559,7 @@ def runs(setting: Setting, record: Record) -> None:
     """The miniature's quickstart with up to 32 seeds, one after another, as many as there is time for."""
     from srt_jax import runtime, train
     from srt_jax.config import run_directory
-    from srt_jax.prepare import prepare
+    from srt_jax.run.prepare import prepare
 
     runtime.start(dtype="float32")
     seeds, steps = (2, 2) if setting.rehearse else (32, 50)
@@ -591,10 +592,11 @@ def runs(setting: Setting, record: Record) -> None:
 
 def one_seed(setting: Setting, run, steps: int, seed: int) -> dict:
     """One run from the base weights, its programs compiled already: accuracies, rewards and seconds by step."""
-    from srt_jax import metrics, train
-    from srt_jax.loading import load_weights
-    from srt_jax.prepare import prepare
+    from srt_jax import train
     from srt_jax.rl.optimizer import experiment_optimizer, init_state
+    from srt_jax.run import metrics
+    from srt_jax.run.loading import load_weights
+    from srt_jax.run.prepare import prepare
 
     config = experiment(setting, "seeds", steps, seed)
     run = dataclasses.replace(run, config=config, prepared=prepare(config), phases=metrics.Phases(),
@@ -621,11 +623,12 @@ def spread(values: list[float]) -> str:
 
 def base(setting: Setting, record: Record) -> None:
     """A rehearsal's miniature: one layer, and a few steps of the recipe."""
-    from srt_jax import miniature, runtime
-    from srt_jax.pretrain import Recipe, pretrain
+    from srt_jax import runtime
+    from srt_jax.miniature import task
+    from srt_jax.miniature.pretrain import Recipe, pretrain
 
     runtime.start()
-    miniature.HF_CONFIG["num_hidden_layers"] = 1  # it compiles faster
+    task.HF_CONFIG["num_hidden_layers"] = 1  # it compiles faster
     recipe = Recipe(steps=4, warmup_steps=1)
     pretrain(setting.miniature, recipe)
     record.row("steps of pre-training", recipe.steps)

@@ -13,7 +13,7 @@ the folder wheels/ of the repository, from where the parts import them:
 
     python -m pip download --no-deps -d wheels ml-collections httpx2 httpcore2 truststore
 
-The parts `quickstart` and `run` need the miniature base model (1 MB), which `python -m srt_jax.pretrain` makes in
+The parts `quickstart` and `run` need the miniature base model (1 MB), which `python -m srt_jax pretrain` makes in
 cache/miniature, on this machine or on another. docs/gpu.md says how to read the table.
 """
 import argparse
@@ -156,7 +156,7 @@ def main() -> int:
     wanted = [part for part in LIMITS if part in args.parts and part != "device"]
     if not args.rehearse and not (MINIATURE / "config.json").exists() and set(wanted) & set(WITH_MINIATURE):
         print(f"error: {MINIATURE.relative_to(ROOT)} is missing, which the parts {' and '.join(WITH_MINIATURE)} train: "
-              "make it with `python -m srt_jax.pretrain` here or elsewhere, or leave them out with --parts.",
+              "make it with `python -m srt_jax pretrain` here or elsewhere, or leave them out with --parts.",
               file=sys.stderr)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from srt_jax.grading.algebra import factor
 from srt_jax.grading.answers import extract
 from srt_jax.grading.canonical import remembered
 from srt_jax.grading.grader import Grader
-from srt_jax.reward.vote import majority
+from srt_jax.reward.votes import majority
 from tests.grading.hostile import HOSTILE, TEMPTING
 
 BESIDE = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"

@@ -1,4 +1,4 @@
-"""The tables of docs/planning.md: python -m srt_jax.plan for the papers' batch (512 x 4096) on several machines.
+"""The tables of docs/planning.md: python -m srt_jax plan for the papers' batch (512 x 4096) on several machines.
 
     python benchmarks/plans.py [--only NAME] [--out runs/plans.jsonl]
 
@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FSDP_7B = 32  # on TPUs: 64 would leave 56 rows of a weight to a chip, no whole tiles (the note of srt_jax.plan)
+FSDP_7B = 32  # on TPUs: 64 would leave 56 rows of a weight to a chip, no whole tiles (the note of srt plan)
 VLLM = "--config.rollout.sampler=vllm"  # on GPUs rollouts come from servers
 
 
@@ -77,7 +77,7 @@ def main():
     done = dict(map(json.loads, args.out.read_text().splitlines())) if args.out.exists() else {}
     for name in (name for name in CASES if args.only in name):
         if name not in done:
-            command = [sys.executable, "-m", "srt_jax.plan", "--json", *CASES[name]]
+            command = [sys.executable, "-m", "srt_jax", "plan", "--json", *CASES[name]]
             found = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
             if found.returncode > 1 or not found.stdout:
                 sys.exit(f"error: {' '.join(command)} failed.")

@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from srt_jax import miniature
+from srt_jax.miniature import task
 from srt_jax.model import sharding, weights
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import Decoder
 from srt_jax.rl.collate import Layout, collate
 from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
 from srt_jax.rl.update import UpdateConfig, make_update
-from srt_jax.rollout.jax_sampler import JaxSampler
+from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 
 
@@ -113,7 +113,7 @@ def matmul_rate() -> float:
 
 def random_model(directory: pathlib.Path) -> pathlib.Path:
     """A 0.8M-parameter Qwen3 with random weights."""
-    config = miniature.HF_CONFIG | {"hidden_size": 128, "intermediate_size": 384}
+    config = task.HF_CONFIG | {"hidden_size": 128, "intermediate_size": 384}
     _, params = nnx.split(Decoder(ModelConfig.from_hf(config), nnx.Rngs(0)))
     weights.save(directory, params, config, jnp.float32)
     return directory

@@ -28,9 +28,10 @@ import numpy as np
 from common import choose_kernel, load_model, model_config, peak_bytes, seconds_of
 from rl_step import random_model
 
-from srt_jax import miniature, runtime
+from srt_jax import runtime
+from srt_jax.miniature import task
 from srt_jax.model import flops, sharding
-from srt_jax.rollout.jax_sampler import JaxSampler
+from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 
 # An engine is a context that gives (its name and version, generate(prompts, seeds) -> number of new tokens).
@@ -56,9 +57,9 @@ def jax_engine(graphdef, params, mesh, args):
 @contextlib.contextmanager
 def vllm(directory, args):
     """A server of .venv-vllm, asked over HTTP as in a run."""
-    from srt_jax.rollout import vllm_client
-    from srt_jax.rollout.vllm_command import Settings
-    from srt_jax.rollout.vllm_server import Server
+    from srt_jax.rollout.vllm import client as vllm_client
+    from srt_jax.rollout.vllm.command import Settings
+    from srt_jax.rollout.vllm.server import Server
 
     python = pathlib.Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
     length = args.prompt_tokens + args.new_tokens
@@ -116,7 +117,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         model = args.model or random_model(pathlib.Path(scratch) / "model")
         if not args.model:
-            miniature.tokenizer().save_pretrained(model)  # vLLM does not start without one
+            task.tokenizer().save_pretrained(model)  # vLLM does not start without one
         for name in args.engines:
             with ENGINES[name](model, args) as (version, generate):
                 print(json.dumps(measure(name, version, generate, model, args)), flush=True)

@@ -22,7 +22,7 @@ import numpy as np
 from srt_jax.model import sharding
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import create
-from srt_jax.rollout.jax_sampler import JaxSampler
+from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 
 PROMPT_TOKENS = 16

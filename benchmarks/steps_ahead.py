@@ -23,9 +23,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from ml_collections import ConfigDict
 
 from srt_jax import runtime
-from srt_jax.metrics import read_metrics
-from srt_jax.rollout.vllm_command import HOST, Settings
-from srt_jax.rollout.vllm_server import Server
+from srt_jax.rollout.vllm.command import HOST, Settings
+from srt_jax.rollout.vllm.server import Server
+from srt_jax.run.metrics import read_metrics
 from srt_jax.train import train
 
 MEASURED_FROM = 3  # the steps before warm up

@@ -22,13 +22,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
 
-from srt_jax import miniature
 from srt_jax.config import base
-from srt_jax.loading import open_mesh
+from srt_jax.miniature import task
 from srt_jax.model import decoder, weights
 from srt_jax.model.config import ModelConfig
-from srt_jax.prepare import read_model
-from srt_jax.rollout.vllm_sampler import VLLMSampler
+from srt_jax.rollout.vllm.sampler import VLLMSampler
+from srt_jax.run.loading import open_mesh
+from srt_jax.run.prepare import read_model
 
 SHAPES = pathlib.Path(__file__).parents[1] / "srt_jax" / "model" / "hf"
 UPDATE_SECONDS = 3  # stands for the update before an export: vLLM's workers spin a second after a request
@@ -53,7 +53,7 @@ def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args
     mesh = open_mesh(config)
     graphdef, params = decoder.create(ModelConfig.from_hf(hf_config), 0, mesh, args.dtype)
     if not (scratch / "model").exists():
-        miniature.tokenizer().save_pretrained(scratch / "tokenizer")
+        task.tokenizer().save_pretrained(scratch / "tokenizer")
         weights.save(scratch / "model", params, hf_config, args.dtype, tokenizer_from=scratch / "tokenizer")
     sampler = VLLMSampler(config, read_model(config), graphdef, mesh, scratch / "run")
     reports, copies = [], []

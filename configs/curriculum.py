@@ -8,9 +8,9 @@ PAPER     The third is chosen by pass rate, which uses answers, or by vote share
           on all of DAPO. The released subsets are Qwen2.5-Math-7B's. B.3 does not say whether the vote share divides by
           all samples or by those with an answer; ours divides by all.
 
-srt_jax.subset cuts a third of one's own from a label file of any model. The tiny run needs one:
-          python -m srt_jax.label --config=configs/srt.py:tiny --out=runs/labels/tiny-sums.jsonl
-          python -m srt_jax.subset --config=configs/srt.py:tiny --labels=runs/labels/tiny-sums.jsonl \
+srt subset cuts a third of one's own from a label file of any model. The tiny run needs one:
+          python -m srt_jax label --config=configs/srt.py:tiny --out=runs/labels/tiny-sums.jsonl
+          python -m srt_jax subset --config=configs/srt.py:tiny --labels=runs/labels/tiny-sums.jsonl \
               --by=vote_share --fraction=0.33333 --out=runs/labels/tiny-sums-easy.jsonl
 """
 from configs.common import experiment

@@ -6,8 +6,8 @@ HARDWARE  8 H200
 PAPER     The peak comes at about the same step on all test sets, so that 1% of DAPO finds it for the others.
 
 The run keeps the weights of its best step. Where there are no answers, --config.stop.collapse=True
---config.stop.patience=0 stops on label-free signs (srt_jax/collapse.py). The tiny run learns too fast on purpose, so
-that there is a collapse to stop.
+--config.stop.patience=0 stops on label-free signs (srt_jax/run/collapse.py). The tiny run learns too fast on purpose,
+so that there is a collapse to stop.
 """
 from configs.common import COLLAPSE, experiment
 

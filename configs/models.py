@@ -45,7 +45,7 @@ MODELS = {
     "smollm2_135m_instruct": _hub("HuggingFaceTB/SmolLM2-135M-Instruct", fsdp=1),
     "smollm2_360m_instruct": _hub("HuggingFaceTB/SmolLM2-360M-Instruct", fsdp=1),
     "smollm2_1_7b_instruct": _hub("HuggingFaceTB/SmolLM2-1.7B-Instruct", fsdp=1),
-    # The 0.25M-parameter miniature that python -m srt_jax.pretrain makes: any experiment on two CPU cores.
+    # The 0.25M-parameter miniature that python -m srt_jax pretrain makes: any experiment on two CPU cores.
     "tiny": {
         "model.path": "cache/miniature", "model.dtype": "float32", "model.remat": "none",
         "prompts.template": "plain", "prompts.plain_template": "{problem}=", "prompts.instruction": "",

@@ -7,9 +7,9 @@ PAPER     The runs are as good as SRT and far more stable, yet they lack what an
           epoch of MATH-12k collapsed all the same (v2, I.2).
 
 The labels come first, from the config whose labels are votes:
-          python -m srt_jax.label --config=configs/srt.py:qwen25_math_7b,dapo \
+          python -m srt_jax label --config=configs/srt.py:qwen25_math_7b,dapo \
               --out=runs/labels/qwen25_math_7b-dapo.jsonl
-          python -m srt_jax.label --config=configs/srt.py:tiny --out=runs/labels/tiny-sums.jsonl
+          python -m srt_jax label --config=configs/srt.py:tiny --out=runs/labels/tiny-sums.jsonl
 """
 from configs.common import experiment
 

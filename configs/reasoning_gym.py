@@ -10,7 +10,7 @@ PAPER     The runs use GRPO, learning rate 1e-6, KL 0.0001, 32 samples, and 16 i
 
 A later level starts from the weights of the earlier one, and so do the labels of a fixed teacher:
           --config.model.path=runs/climb/qwen3_4b-knights_knaves/level_2/final
-          python -m srt_jax.label --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3 \
+          python -m srt_jax label --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3 \
               --config.model.path=... --out=runs/labels/qwen3_4b-knights_knaves_3.jsonl
 TASK is any of configs/data.py:GYM. The sizes, 16 prompts a step, and <answer> tags are our choice. The branch that the
 authors released asks for a box instead; boxed_TASK_LEVEL, e.g. boxed_knights_knaves_3, is that variant.

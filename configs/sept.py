@@ -11,7 +11,7 @@ There is no label, reward, baseline or KL. The sampling temperature rises from 0
 two of three epochs (B.1). The loss is the token mean of the released code (sept/recipe/sept/dp_actor.py); equation 1 of
 the paper sums over the tokens of a response: --config.rl.loss_aggregation=seq-mean-token-sum.
 Variants: sept_variants.py, em_ft.py. The base model's best temperature by AVG:
-          python -m srt_jax.evaluate --model=Qwen/Qwen2.5-Math-7B --config=configs/sept.py \
+          python -m srt_jax evaluate --model=Qwen/Qwen2.5-Math-7B --config=configs/sept.py \
               --temperatures=0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,1.1,1.2,1.3,1.4,1.5,1.6
 """
 from configs.common import experiment

@@ -16,7 +16,7 @@ done
 make_environment
 
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
-.venv/bin/python -m srt_jax.pretrain --out=cache/miniature
+.venv/bin/python -m srt_jax pretrain --out=cache/miniature
 .venv/bin/python -m srt_jax.main --config=configs/quickstart.py --config.out="$out" "$@"
 .venv/bin/python -m srt_jax.main --config=configs/quickstart.py:ground_truth --config.out="$out" "$@"
-.venv/bin/python -m srt_jax.figures --out="$out" "$out/srt" "$out/ground_truth"
+.venv/bin/python -m srt_jax figures --out="$out" "$out/srt" "$out/ground_truth"

@@ -10,13 +10,13 @@ for argument in "$@"; do
     case $argument in --config.out=*) out=${argument#*=} ;; esac
 done
 labels=runs/labels
-.venv/bin/python -m srt_jax.pretrain --out=cache/miniature
+.venv/bin/python -m srt_jax pretrain --out=cache/miniature
 for set in tiny-sums:srt.py:tiny tiny-sums_4:reasoning_gym.py:vote,tiny; do
     [ -e "$labels/${set%%:*}.jsonl" ] ||
-        .venv/bin/python -m srt_jax.label --config="configs/${set#*:}" --out="$labels/${set%%:*}.jsonl"
+        .venv/bin/python -m srt_jax label --config="configs/${set#*:}" --out="$labels/${set%%:*}.jsonl"
 done
 [ -e $labels/tiny-sums-easy.jsonl ] ||
-    .venv/bin/python -m srt_jax.subset --config=configs/srt.py:tiny --labels=$labels/tiny-sums.jsonl \
+    .venv/bin/python -m srt_jax subset --config=configs/srt.py:tiny --labels=$labels/tiny-sums.jsonl \
         --by=vote_share --fraction=0.33333 --out=$labels/tiny-sums-easy.jsonl
 
 for config in \
@@ -35,4 +35,4 @@ for config in \
     echo "== configs/$config"
     .venv/bin/python -m srt_jax.main --config="configs/$config" --config.out="$out" "$@"
 done
-.venv/bin/python -m srt_jax.figures "$out"
+.venv/bin/python -m srt_jax figures "$out"

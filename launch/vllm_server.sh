@@ -4,4 +4,4 @@
 #   launch/vllm_server.sh MODEL_DIR [--port=8000] [--dtype=auto] [--max_model_len=4096] [--gpu=0]
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_vllm_environment
-exec .venv-vllm/bin/python -m srt_jax.rollout.vllm_command "$@"
+exec .venv-vllm/bin/python -m srt_jax.rollout.vllm.command "$@"

@@ -7,13 +7,13 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from srt_jax.checkpoint import CheckpointError
 from srt_jax.config import ConfigError, expanded
-from srt_jax.config_types import USERS_OWN, check_types
+from srt_jax.config.types import USERS_OWN, check_types
 from srt_jax.data.base import DataError
 from srt_jax.files import shown
 from srt_jax.model.config import ModelError
 from srt_jax.rollout.sampler import RolloutError
+from srt_jax.run.checkpoint import CheckpointError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 WRONG_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
@@ -81,7 +81,8 @@ def _parse(argv):
         if section.rpartition(".")[2] in USERS_OWN:
             example = f"--config.{section}=\"{{'{key}': VALUE}}\""
             sys.exit(complain(f"--config.{where} is no field of its own: give {example}."))
-        sys.exit(complain(f"there is no config field {where!r}: srt_jax/config.py names and explains all of them."))
+        sys.exit(complain(f"there is no config field {where!r}: srt_jax/config/fields.py names and explains "
+                         "all of them."))
     except OSError as e:
         sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))
     except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as e:
@@ -109,5 +110,5 @@ def _check_config(argv) -> None:
     getattr(config, "get", None)  # raises for a file that could not be loaded
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"the config file's get_config returns {shown(config)}: let it return base() of "
-                          "srt_jax/config.py with its changes.")
+                          "srt_jax/config/fields.py with its changes.")
     check_types(config)

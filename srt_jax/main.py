@@ -17,8 +17,8 @@ from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
 from srt_jax.config import describe, fingerprint_fields, run_directory
-from srt_jax.resolve import expand_paths, on_this_machine, resolve
-from srt_jax.validation import validate
+from srt_jax.config.resolve import expand_paths, on_this_machine, resolve
+from srt_jax.config.validation import validate
 
 SECONDS_OF_DATA = 1.0  # that a dry run spends on making the problems of a source
 
@@ -65,9 +65,9 @@ def dry_run(config) -> None:
 
 def check(config) -> list[str]:
     """Lines of report on all that a run checks before it computes."""
-    from srt_jax.checkpoint import Checkpoints, check_same_run
     from srt_jax.data.base import NotHereError
-    from srt_jax.prepare import NotOnThisMachineError, prepare, prepare_offline
+    from srt_jax.run.checkpoint import Checkpoints, check_same_run
+    from srt_jax.run.prepare import NotOnThisMachineError, prepare, prepare_offline
 
     whole = config
     config, not_made = with_some_data(config)
@@ -114,7 +114,7 @@ def with_some_data(config) -> tuple[ConfigDict, list[str]]:
 
 def vllm_here(config) -> str:
     """A line on the environment of the vLLM servers, which another machine than the run's need not have."""
-    from srt_jax.rollout.vllm_command import ServerSetupError, package
+    from srt_jax.rollout.vllm.command import ServerSetupError, package
 
     try:
         return f"vLLM: {config.rollout.vllm.python} has {package(config.rollout.vllm.python)}"

@@ -16,22 +16,22 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax import board, metrics, processes, recording
-from srt_jax.checkpoint import best_step
-from srt_jax.collapse import should_stop
-from srt_jax.collect import Collected, collect, response_texts, temperature_at, training_samples
 from srt_jax.config import MEAN, VALIDATION, run_directory
-from srt_jax.evaluation import evaluate_all, evaluation_samples, rollout_rows
-from srt_jax.interrupt import Signals
+from srt_jax.config.resolve import on_this_machine
 from srt_jax.model import flops, weights
-from srt_jax.prepare import prepare
-from srt_jax.progress import announced
-from srt_jax.resolve import on_this_machine
 from srt_jax.reward import labels
 from srt_jax.rl.collate import collate
 from srt_jax.rollout.sampler import RolloutError
-from srt_jax.runtime import is_first_process, profiled
-from srt_jax.start import Run, begin, completed_summary
+from srt_jax.run import board, metrics, recording
+from srt_jax.run.checkpoint import best_step
+from srt_jax.run.collapse import should_stop
+from srt_jax.run.evaluation import evaluate_all, evaluation_samples, rollout_rows
+from srt_jax.run.interrupt import Signals
+from srt_jax.run.prepare import prepare
+from srt_jax.run.progress import announced
+from srt_jax.run.rollouts import Collected, collect, response_texts, temperature_at, training_samples
+from srt_jax.run.setup import Run, begin, completed_summary
+from srt_jax.runtime import is_first_process, processes, profiled
 
 EVALUATION_SHOWN_AFTER = 5.0  # seconds; a shorter evaluation has no progress line
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")

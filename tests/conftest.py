@@ -21,7 +21,7 @@ import pytest  # noqa: E402
 
 from srt_jax import runtime  # noqa: E402
 from srt_jax.grading import Grader  # noqa: E402
-from srt_jax.pretrain import Recipe, pretrain  # noqa: E402
+from srt_jax.miniature.pretrain import Recipe, pretrain  # noqa: E402
 from tests.helpers import REPOSITORY  # noqa: E402
 
 SLOW_FOLDERS = ("tests/vllm", "tests/multihost")
@@ -74,7 +74,7 @@ def miniature():
     directory.parent.mkdir(exist_ok=True)
     with open(directory.with_name(".miniature.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other process of the tests makes it, or waits until it is made
-        subprocess.run([sys.executable, "-m", "srt_jax.pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True,
+        subprocess.run([sys.executable, "-m", "srt_jax", "pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True,
                        env=GIVEN)  # it stays, so it is made as a user makes it
     return directory
 

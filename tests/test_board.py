@@ -15,8 +15,8 @@ import urllib.request
 import pytest
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from srt_jax import board, metrics
 from srt_jax.config import base, source
+from srt_jax.run import board, metrics
 
 JSON = {"Content-Type": "application/json"}
 

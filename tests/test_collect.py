@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from srt_jax.collect import _most_informative, collect, draws, temperature_at
 from srt_jax.config import base
 from srt_jax.data.base import Problem
 from srt_jax.data.batching import batch_indices
 from srt_jax.grading.grader import Grader
-from srt_jax.metrics import read_metrics
 from srt_jax.reward.labels import LabelSettings, metrics
 from srt_jax.rollout.sampler import Rollouts
+from srt_jax.run.metrics import read_metrics
+from srt_jax.run.rollouts import _most_informative, collect, draws, temperature_at
 from srt_jax.train import train
 from tests.helpers import small_config
 

@@ -20,13 +20,13 @@ from configs.rl import ALGORITHMS
 from configs.sept_variants import VARIANTS
 from srt_jax import main
 from srt_jax.config import describe
+from srt_jax.config.resolve import resolve
+from srt_jax.config.validation import validate, validate_devices
 from srt_jax.data.base import Problem
 from srt_jax.data.prompts import Prompts
 from srt_jax.grading.grader import Grader
 from srt_jax.levels import checkable, level_configs
-from srt_jax.resolve import resolve
 from srt_jax.reward.labels import LabelSettings, grade_rollouts
-from srt_jax.validation import validate, validate_devices
 from tests.helpers import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"

@@ -10,9 +10,11 @@ import pytest
 from pyarrow import Table, parquet
 
 from srt_jax.config import ConfigError, base
+from srt_jax.config.resolve import resolve
+from srt_jax.config.validation import validate, validate_devices
 from srt_jax.data.base import DataError
 from srt_jax.data.problems import load
-from srt_jax.evaluate import (
+from srt_jax.jobs.evaluate import (
     at_temperature,
     averages,
     compare,
@@ -21,8 +23,6 @@ from srt_jax.evaluate import (
     shorten,
     sweep_table,
 )
-from srt_jax.resolve import resolve
-from srt_jax.validation import validate, validate_devices
 from tests.helpers import REPOSITORY
 
 ONE = {"avg@32": 0.2, "pass@2": 0.3, "pass@8": 0.5, "pass@32": 0.8, "maj@32": 0.3}
@@ -116,7 +116,7 @@ def test_it_says_how_far_it_is_and_stops_within_seconds(miniature, tmp_path, num
     """2,000 samples each, so that it is under way when the signal comes; --out is not written in part."""
     out = tmp_path / "rows.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "srt_jax.evaluate", f"--model={miniature}", "--config=configs/quickstart.py",
+        [sys.executable, "-m", "srt_jax", "evaluate", f"--model={miniature}", "--config=configs/quickstart.py",
          f"--config.eval.sets.heldout.path={miniature / 'heldout.jsonl'}", "--samples=2000", "--limit=128",
          f"--out={out}"], cwd=REPOSITORY, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True)
@@ -136,7 +136,7 @@ def test_it_says_how_far_it_is_and_stops_within_seconds(miniature, tmp_path, num
 def test_the_miniature_at_three_temperatures(miniature, tmp_path):
     """A flatter distribution finds more with many samples and less with one, so that the best lies in between."""
     done = subprocess.run(
-        [sys.executable, "-m", "srt_jax.evaluate", f"--model={miniature}", "--config=configs/quickstart.py",
+        [sys.executable, "-m", "srt_jax", "evaluate", f"--model={miniature}", "--config=configs/quickstart.py",
          f"--config.eval.sets.heldout.path={miniature / 'heldout.jsonl'}", "--config.eval.sets.heldout.limit=32",
          "--temperatures=0,0.7,3", f"--out={tmp_path / 'rows.jsonl'}"],
         cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -4,15 +4,15 @@ import math
 import numpy as np
 import pytest
 
-from srt_jax import miniature
-from srt_jax.collect import extract_answers
 from srt_jax.config import base
 from srt_jax.data.base import Problem
-from srt_jax.evaluation import EvalSet, evaluate, metrics, pass_at
 from srt_jax.grading.answers import Format
 from srt_jax.grading.grader import Grader
+from srt_jax.miniature import task
 from srt_jax.reward.labels import grade_rollouts
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
+from srt_jax.run.evaluation import EvalSet, evaluate, metrics, pass_at
+from srt_jax.run.rollouts import extract_answers
 
 SOLVED, UNSOLVED, OPEN, SILENT = (
     Problem("solved", "3+5", "8", "test"), Problem("unsolved", "9+9", "18", "test"),
@@ -33,7 +33,7 @@ def grader():
 
 def rollouts_of(problems):
     """The responses above as token ids, the stop token included; the last of each problem is cut short of it."""
-    encoded = [[miniature.tokenizer().encode(text, add_special_tokens=False) + [1] * (i < 3)
+    encoded = [[task.tokenizer().encode(text, add_special_tokens=False) + [1] * (i < 3)
                 for i, text in enumerate(TEXTS[problem.id])] for problem in problems]
     lengths = np.array([[len(row) for row in rows] for rows in encoded], np.int32).reshape(-1, 4)
     tokens = np.zeros((len(problems), 4, 24), np.int32)
@@ -63,7 +63,7 @@ def run(problems, grader, seed=0):
     eval_set = EvalSet("sums", problems, [[5], [6], [7], [8]][:len(problems)])
     config = base()
     config.seed, config.eval.samples, config.batch.max_response_tokens = seed, 4, 24
-    values, collected = evaluate(eval_set, sampler, miniature.tokenizer(), grader, config)
+    values, collected = evaluate(eval_set, sampler, task.tokenizer(), grader, config)
     return values, collected.rollouts, collected.graded, sampler.calls
 
 
@@ -81,7 +81,7 @@ def test_pass_at_k_of_many_samples_does_not_overflow():
 
 def test_answers_are_extracted_per_problem_and_sample():
     rollouts = rollouts_of([SOLVED, SILENT])
-    found = extract_answers(rollouts.responses(), rollouts.prompts, miniature.tokenizer(), Format("boxed"))
+    found = extract_answers(rollouts.responses(), rollouts.prompts, task.tokenizer(), Format("boxed"))
     assert found == [["8", "9", "8", None], [None] * 4]
 
 

@@ -4,10 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from srt_jax import figures, metrics
 from srt_jax.config import ConfigError, base
+from srt_jax.config.validation import validate
+from srt_jax.jobs import figures
+from srt_jax.run import metrics
 from srt_jax.train import train
-from srt_jax.validation import validate
 from tests.helpers import small_config
 
 BASE = {"aime24": 0.1, "math500": 0.5, "amc23": 0.3}

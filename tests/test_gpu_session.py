@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srt_jax import hardware, xla_flags
 from srt_jax.model import attention
+from srt_jax.runtime import hardware, xla_flags
 from tests.helpers import REPOSITORY
 
 BENCHMARKS = REPOSITORY / "benchmarks"
@@ -105,7 +105,7 @@ def test_a_missing_miniature_is_told_before_anything_starts(session, tmp_path, m
     monkeypatch.setattr(sys, "argv", ["gpu_session.py", f"--out={tmp_path / 'out'}", "--parts=attention,run"])
     assert session.main() == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: cache/nothing is missing") and "python -m srt_jax.pretrain" in error
+    assert error.startswith("error: cache/nothing is missing") and "python -m srt_jax pretrain" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from srt_jax import hlo
+from srt_jax.plan import hlo
 from tests.tiny_decoder import mesh_of
 
 D = 64

@@ -16,7 +16,7 @@ ASLEEP = "import time; print('ready', flush=True); time.sleep(60)"
 
 def interrupted(body, *signals, leave=True, grace=1.0, apart=0.2):
     """(exit status, stderr, seconds from the first signal to the end) of a process that gets signals in its work."""
-    script = (f"from srt_jax import interrupt\ninterrupt.GRACE = {grace}\n"
+    script = (f"from srt_jax.run import interrupt\ninterrupt.GRACE = {grace}\n"
               f"def work():\n    {body}\n    return 0\n"
               + ("raise SystemExit(interrupt.run(work, 'interrupted: nothing is written.'))" if leave else
                  "with interrupt.Signals('finishing', leave=False) as s:\n    work()\nprint(s.requested)"))

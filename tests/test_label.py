@@ -9,13 +9,13 @@ import time
 import numpy as np
 import pytest
 
-from srt_jax import label as label_module
 from srt_jax.config import ConfigError
 from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import DataError, Problem
 from srt_jax.grading.grader import Grader
-from srt_jax.label import label
+from srt_jax.jobs import label as label_module
+from srt_jax.jobs.label import label
 from srt_jax.reward.labels import LabelSettings, grade_rollouts
 from tests.helpers import REPOSITORY, small_config
 
@@ -104,7 +104,7 @@ def test_killed_and_resumed_it_is_the_same_file(labelled, tmp_path):
     script.write_text(f"from tests.helpers import from_json\n"
                       f"def get_config():\n    return from_json({config.to_json_best_effort()!r})\n")
     out, partial = tmp_path / "labels.jsonl", tmp_path / "labels.jsonl.partial"
-    command = [sys.executable, "-m", "srt_jax.label", f"--config={script}", f"--out={out}", f"--samples={SAMPLES}",
+    command = [sys.executable, "-m", "srt_jax", "label", f"--config={script}", f"--out={out}", f"--samples={SAMPLES}",
                "--config.mesh.cpu_devices=8"]  # as many as this process has
     process = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -13,19 +13,19 @@ from ml_collections import ConfigDict
 from srt_jax import cli
 from srt_jax import config as config_module
 from srt_jax.config import ConfigError, base, describe, differing_fields, fingerprint_fields, source
+from srt_jax.config.resolve import resolve
+from srt_jax.config.validation import validate, validate_devices
 from srt_jax.data.base import DataError
 from srt_jax.main import check
 from srt_jax.model.config import ModelError
-from srt_jax.prepare import prepare
-from srt_jax.resolve import resolve
 from srt_jax.rollout.sampler import RolloutError
-from srt_jax.validation import validate, validate_devices
+from srt_jax.run.prepare import prepare
 from tests.helpers import REPOSITORY, small_config
 
 
-def run(*arguments, job="main"):
+def run(*arguments, job="train"):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
-    return subprocess.run([sys.executable, "-m", f"srt_jax.{job}", *arguments], cwd=REPOSITORY, env=environment,
+    return subprocess.run([sys.executable, "-m", "srt_jax", job, *arguments], cwd=REPOSITORY, env=environment,
                           capture_output=True, text=True, check=False, timeout=120)
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from srt_jax import board, metrics
 from srt_jax.config import base
-from srt_jax.start import pace
+from srt_jax.run import board, metrics
+from srt_jax.run.setup import pace
 from tests.helpers import REPOSITORY
 
 

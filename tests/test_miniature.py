@@ -3,40 +3,40 @@ import jax
 import numpy as np
 from transformers import AutoTokenizer
 
-from srt_jax import miniature, pretrain
 from srt_jax.grading.answers import extract
+from srt_jax.miniature import pretrain, task
 from srt_jax.model import sharding
 
 
 def test_solutions_without_slips_are_right_and_fit():
     rng = np.random.default_rng(0)
-    tokenizer = miniature.tokenizer()
+    tokenizer = task.tokenizer()
     for _ in range(300):
-        terms = miniature.random_terms(rng)
-        text = miniature.solution_text(terms, rng, slip_rate=0.0)
+        terms = task.random_terms(rng)
+        text = task.solution_text(terms, rng, slip_rate=0.0)
         assert extract(text).text == str(sum(terms))
         assert text.split(".")[0].split(",") == [str(t) for t in np.cumsum(terms)[1:]]
-        assert len(tokenizer(text)["input_ids"]) < miniature.MAX_RESPONSE_TOKENS
-        assert len(tokenizer(miniature.problem_text(terms) + "=")["input_ids"]) <= miniature.MAX_PROMPT_TOKENS
+        assert len(tokenizer(text)["input_ids"]) < task.MAX_RESPONSE_TOKENS
+        assert len(tokenizer(task.problem_text(terms) + "=")["input_ids"]) <= task.MAX_PROMPT_TOKENS
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 def test_slips_spoil_about_as_many_answers_as_their_rate_says():
     rng = np.random.default_rng(1)
     terms = [5, 5, 5, 5]  # three additions, never near zero
-    right = [extract(miniature.solution_text(terms, rng, 0.15)).text == "20" for _ in range(4000)]
+    right = [extract(task.solution_text(terms, rng, 0.15)).text == "20" for _ in range(4000)]
     # All three additions right: 0.85^3 = 0.614; two slips that cancel out add a little.
     assert 0.60 < np.mean(right) < 0.65
 
 
 def test_heldout_problems_are_neither_trained_on_nor_pretrained_on():
-    heldout, train = miniature.problem_sets()
+    heldout, train = task.problem_sets()
     assert len(heldout) == 128 and len(train) == 2048
     assert not {tuple(t) for t in heldout} & {tuple(t) for t in train}
-    texts = {miniature.problem_text(t) + "=" for t in heldout}
+    texts = {task.problem_text(t) + "=" for t in heldout}
     batch = pretrain.batch(pretrain.Recipe(), 3, sharding.make_mesh(devices=jax.devices()[:1]))
     asked = (np.asarray(batch.rollout) >= 0) & ~np.asarray(batch.response)
-    prompts = {miniature.tokenizer().decode(tokens[mask]) for tokens, mask in zip(
+    prompts = {task.tokenizer().decode(tokens[mask]) for tokens, mask in zip(
         np.concatenate(batch.tokens), np.concatenate(asked))}
     assert len(prompts) > 50 and not prompts & texts
 

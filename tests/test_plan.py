@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from srt_jax import plan, plan_table, topology
 from srt_jax.config import ConfigError, base
+from srt_jax.config.validation import validate
 from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, ModelError
-from srt_jax.validation import validate
+from srt_jax.plan import programs, table, topology
 from tests.helpers import REPOSITORY
 from tests.plan_environment import needs_plan_environment
 
@@ -52,7 +52,7 @@ def parameter_bytes(fsdp):
 
 @pytest.fixture(scope="module")
 def fsdp_plan(directory):
-    return plan.plan(small(directory, fsdp=8, cpu_devices=8), CPU, search=False, progress=print)
+    return programs.plan(small(directory, fsdp=8, cpu_devices=8), CPU, search=False, progress=print)
 
 
 def test_the_report_has_what_it_promises(fsdp_plan):
@@ -74,7 +74,7 @@ def test_bytes_per_device(fsdp_plan):
 def test_a_reference_in_16_bits_takes_half(directory, fsdp_plan):
     config = small(directory, fsdp=8, cpu_devices=8)
     config.model.reference_dtype = "bfloat16"
-    _, held = plan.lower_update(plan.adapt(config, CPU)[0], MODEL, jax.devices())
+    _, held = programs.lower_update(programs.adapt(config, CPU)[0], MODEL, jax.devices())
     assert held["reference"] == fsdp_plan["bytes_per_device"]["reference"] / 2
 
 
@@ -82,7 +82,7 @@ def test_slots_that_the_topology_does_not_divide_are_refused(directory):
     config = small(directory, sampler="jax")
     config.rollout.slots = 12
     with pytest.raises(ConfigError, match=r"rollout\.slots is 12, which the 8 data x fsdp shards do not divide"):
-        plan.adapt(config, CPU)
+        programs.adapt(config, CPU)
 
 
 def test_flops_per_device(fsdp_plan):
@@ -103,25 +103,25 @@ def test_collectives_of_two_micro_batches(fsdp_plan):
 def test_packed_rows_are_planned_as_if_each_sequence_filled_one(directory, fsdp_plan):
     config = small(directory, fsdp=8, cpu_devices=8)
     config.batch.length_buckets, config.batch.packing = (64,), True
-    packed = plan.plan(config, CPU, search=False, progress=print)
+    packed = programs.plan(config, CPU, search=False, progress=print)
     assert packed["flops_per_device"] == fsdp_plan["flops_per_device"]
     gathered, expected = (x["collective_bytes_per_device"]["all-gather"] for x in (packed, fsdp_plan))
     assert gathered == pytest.approx(expected, rel=0.01)
 
 
 def test_table_shows_the_figures(fsdp_plan):
-    text = plan_table.table(fsdp_plan)
+    text = table.table(fsdp_plan)
     assert "on cpu:8: 8 devices, mesh data 1, fsdp 8, tensor 1" in text
     assert "remat full, micro-batches of 16 sequences" in text
     assert f"{fsdp_plan['flops_per_device']:.3e}" in text
 
 
 def test_a_mesh_and_a_micro_batch_that_do_not_suit_are_replaced_and_said(directory):
-    config, notes = plan.adapt(small(directory, microbatch=4, fsdp=3), CPU)
+    config, notes = programs.adapt(small(directory, microbatch=4, fsdp=3), CPU)
     assert (config.mesh.data, config.mesh.fsdp, config.mesh.tensor) == (1, 8, 1)
     assert config.batch.microbatch_sequences == 8
     assert "--config.mesh.fsdp=8" in notes[0] and "planned with 8" in notes[1]
-    config, notes = plan.adapt(small(directory, fsdp=2, tensor=2), CPU)
+    config, notes = programs.adapt(small(directory, fsdp=2, tensor=2), CPU)
     assert (config.mesh.data, notes) == (2, [])
 
 
@@ -129,7 +129,7 @@ def test_sequences_that_the_devices_cannot_share_are_refused(directory):
     config = small(directory, microbatch=8)
     config.batch.prompts_per_step, config.batch.samples_per_prompt = 3, 4
     with pytest.raises(ConfigError, match=r"12 sequences of a mini-batch.*8 data x fsdp"):
-        plan.adapt(config, CPU)
+        programs.adapt(config, CPU)
 
 
 @pytest.mark.parametrize("limits, expected", [
@@ -145,27 +145,27 @@ def test_search(directory, limits, expected):
 
     def compile_update(remat, microbatch):
         tried.append((remat, microbatch))
-        return plan.Compiled(microbatch // 8 <= limits[remat], {}, {}, 0, 0, 0, 0)
+        return programs.Compiled(microbatch // 8 <= limits[remat], {}, {}, 0, 0, 0, 0)
 
-    config, _ = plan.adapt(small(directory), CPU)
-    assert plan.largest(config, list(limits), compile_update) == expected
+    config, _ = programs.adapt(small(directory), CPU)
+    assert programs.largest(config, list(limits), compile_update) == expected
     assert len(set(tried)) <= 4 + 2
 
 
 def test_memory_that_is_too_small_does_not_fit(directory, monkeypatch):
-    monkeypatch.setattr(plan, "available", lambda where: 1e5)
+    monkeypatch.setattr(programs, "available", lambda where: 1e5)
     lowered = jax.jit(lambda x: jnp.tanh(x @ x)).lower(jax.ShapeDtypeStruct((256, 256), jnp.float32))
-    compiled = plan._compile(lowered, {"parameters": 4 * 256 * 256}, {}, CPU, print, "a product")
+    compiled = programs._compile(lowered, {"parameters": 4 * 256 * 256}, {}, CPU, print, "a product")
     assert not compiled.fits
     assert compiled.bytes["total"] >= 2 * 4 * 256 * 256
-    report = plan.report(plan.adapt(small(directory), CPU)[0], MODEL, CPU, ("full", 16), compiled)
-    assert "NO, of 0.0 GB" in dict(plan_table.rows(report))["fits"]
+    report = programs.report(programs.adapt(small(directory), CPU)[0], MODEL, CPU, ("full", 16), compiled)
+    assert "NO, of 0.0 GB" in dict(table.rows(report))["fits"]
 
 
 def test_the_sampler_of_this_process_is_planned_too(directory, fsdp_plan):
     resident = fsdp_plan["bytes_per_device"]
-    sampler = plan.sampler_report(
-        plan.adapt(small(directory, "jax"), CPU)[0], MODEL, CPU, jax.devices()[:8], resident, print)
+    sampler = programs.sampler_report(
+        programs.adapt(small(directory, "jax"), CPU)[0], MODEL, CPU, jax.devices()[:8], resident, print)
     assert sampler["fits"]
     found = sampler["bytes_per_device"]
     assert found["total"] > found["parameters"] + resident["optimizer"] + resident["reference"]
@@ -173,7 +173,7 @@ def test_the_sampler_of_this_process_is_planned_too(directory, fsdp_plan):
     # Each of 48 steps reads the weights at least once; nothing else of this size happens.
     weights = 4 * (12 * flops.layer_weights(MODEL) + 512 * 256)
     assert 47 * weights < sampler["memory_traffic_per_device"] < 4 * 48 * weights
-    assert "sampler" in plan_table.table(fsdp_plan | {"sampler": sampler})
+    assert "sampler" in table.table(fsdp_plan | {"sampler": sampler})
 
 
 def test_a_sampler_with_slots_decodes_until_all_requests_had_one(directory):
@@ -181,7 +181,7 @@ def test_a_sampler_with_slots_decodes_until_all_requests_had_one(directory):
     config = small(directory, "jax")
     config.rollout.slots, config.batch.votes_per_prompt = 16, 12
     resident = {"optimizer": 0, "reference": 0}
-    sampler = plan.sampler_report(plan.adapt(config, CPU)[0], MODEL, CPU, jax.devices()[:8], resident, print)
+    sampler = programs.sampler_report(programs.adapt(config, CPU)[0], MODEL, CPU, jax.devices()[:8], resident, print)
     assert sampler["flops_per_device"] == flops.sampling(MODEL, [16] * 4, [[48] * 12] * 4) / 8
     weights = 4 * (12 * flops.layer_weights(MODEL) + 512 * 256)
     assert 3 * 47 * weights < sampler["memory_traffic_per_device"] < 4 * 3 * 48 * weights
@@ -189,33 +189,33 @@ def test_a_sampler_with_slots_decodes_until_all_requests_had_one(directory):
 
 def test_what_a_tpu_gathers_awkwardly_is_said():
     where = topology.parse("v5p:4x8x8")
-    assert "into 56 rows, no multiple of 16" in plan.tile_notes(3584, 64, where)[0]
-    assert plan.tile_notes(3584, 32, where) == plan.tile_notes(3584, 64, CPU) == []
+    assert "into 56 rows, no multiple of 16" in programs.tile_notes(3584, 64, where)[0]
+    assert programs.tile_notes(3584, 32, where) == programs.tile_notes(3584, 64, CPU) == []
 
 
 def test_model_shapes(directory):
-    assert plan.model_shape(str(directory)) == MODEL
-    assert plan.model_shape("Qwen/Qwen2.5-Math-7B").num_params == 7_615_616_512
+    assert programs.model_shape(str(directory)) == MODEL
+    assert programs.model_shape("Qwen/Qwen2.5-Math-7B").num_params == 7_615_616_512
     with pytest.raises(ConfigError, match="'no/such-model', whose shape is not known"):
-        plan.model_shape("no/such-model")
+        programs.model_shape("no/such-model")
     with pytest.raises(ModelError, match=r"config\.json does not exist"):
-        plan.model_shape(str(directory.parent))
+        programs.model_shape(str(directory.parent))
 
 
 def test_sequences_beyond_the_models_positions_are_refused(directory):
     config = small(directory)
     config.batch.max_response_tokens, config.batch.length_buckets = 40_000, (41_000,)
     with pytest.raises(ConfigError, match=r"is 40016, but .* has positions for 32768"):
-        plan.plan(config, CPU)
+        programs.plan(config, CPU)
 
 
 def test_heads_that_the_mesh_cannot_split_are_refused(directory):
     with pytest.raises(ModelError, match=r"mesh\.tensor is 4.*2 key/value heads"):
-        plan.plan(small(directory, fsdp=2, tensor=4), CPU)
+        programs.plan(small(directory, fsdp=2, tensor=4), CPU)
 
 
 def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "srt_jax.plan", *arguments], cwd=REPOSITORY, text=True,
+    return subprocess.run([sys.executable, "-m", "srt_jax", "plan", *arguments], cwd=REPOSITORY, text=True,
                           capture_output=True, check=False)
 
 

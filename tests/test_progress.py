@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from srt_jax.progress import Progress, SamplerProgress, announced, duration
+from srt_jax.run.progress import Progress, SamplerProgress, announced, duration
 
 
 class Clock:

@@ -2,10 +2,10 @@
 import numpy as np
 import pytest
 
-from srt_jax import recording
 from srt_jax.config import ConfigError
-from srt_jax.metrics import read_metrics
-from srt_jax.replay import replay
+from srt_jax.jobs.replay import replay
+from srt_jax.run import recording
+from srt_jax.run.metrics import read_metrics
 from srt_jax.train import train
 from tests.helpers import small_config
 

@@ -8,7 +8,7 @@ import pytest
 from srt_jax.config import source
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import DataError
-from srt_jax.subset import overlaps, select, subset
+from srt_jax.jobs.subset import overlaps, select, subset
 from tests.helpers import REPOSITORY
 
 SCORES = {  # vote_share, vote_share_parsed, pass_rate
@@ -76,7 +76,7 @@ def test_what_cannot_be_cut_is_said_and_leaves_nothing(files, tmp_path):
 
 def test_command_line(files, tmp_path):
     data, labels = files
-    command = [sys.executable, "-m", "srt_jax.subset", "--config=configs/quickstart.py", f"--labels={labels}",
+    command = [sys.executable, "-m", "srt_jax", "subset", "--config=configs/quickstart.py", f"--labels={labels}",
                f"--config.data.path={data}", f"--out={tmp_path / 'easy.jsonl'}"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -3,9 +3,9 @@ import subprocess
 
 import pytest
 
-from srt_jax import topology
 from srt_jax.config import ConfigError
-from srt_jax.hardware import interconnect
+from srt_jax.plan import topology
+from srt_jax.runtime.hardware import interconnect
 from tests.helpers import REPOSITORY
 from tests.plan_environment import needs_plan_environment, python
 

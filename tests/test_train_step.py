@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from srt_jax import recording
 from srt_jax import train as train_module
-from srt_jax.collect import answer_format, collect
 from srt_jax.config import base
 from srt_jax.model import weights
-from srt_jax.prepare import prepare
 from srt_jax.rl.update import UpdateConfig
-from srt_jax.start import begin
+from srt_jax.run import recording
+from srt_jax.run.prepare import prepare
+from srt_jax.run.rollouts import answer_format, collect
+from srt_jax.run.setup import begin
 from tests.helpers import small_config
 from tests.tiny_decoder import direct_gradient, direct_logprobs
 

@@ -5,7 +5,6 @@ All in one process: a command line runs as its module does, in the flags' own na
 import json
 import os
 import re
-import runpy
 import shutil
 import sys
 import warnings
@@ -17,16 +16,16 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from srt_jax import cli, main, runtime
+from srt_jax import __main__, cli, main, runtime
 from srt_jax.config import ConfigError, base, recorded, source
+from srt_jax.config.validation import validate
 from srt_jax.data import label_file
 from srt_jax.data.base import DataError
 from srt_jax.data.problems import load
 from srt_jax.data.rows import prompt_id
 from srt_jax.levels import level_configs
 from srt_jax.model.config import ModelConfig, ModelError
-from srt_jax.start import completed_summary
-from srt_jax.validation import validate
+from srt_jax.run.setup import completed_summary
 from tests.helpers import REPOSITORY, small_config
 
 HUGE = 10**400
@@ -328,18 +327,18 @@ QUICKSTART = "--config=configs/quickstart.py"
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
-    """command(job, *arguments) -> (exit status, stdout, stderr) of python -m srt_jax.JOB."""
+    """command(job, *arguments) -> (exit status, stdout, stderr) of python -m srt_jax JOB."""
     monkeypatch.setattr(runtime, "start", lambda *_: None)  # the test's process has its devices already
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(REPOSITORY)
 
     def run(job, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"srt_jax.{job}", *arguments])
+        monkeypatch.setattr(sys, "argv", ["srt", job, *arguments])
         before = set(flags.FLAGS)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that the module is imported already
-                runpy.run_module(f"srt_jax.{job}", run_name="__main__")
+                __main__.main()
             status = 0
         except SystemExit as e:
             status = e.code or 0
@@ -356,7 +355,7 @@ def command(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("job", "arguments"), [
-    *(("main", [QUICKSTART, "--dry_run", argument]) for argument in (
+    *(("train", [QUICKSTART, "--dry_run", argument]) for argument in (
         "--config.steps=1.5", "--config.steps=None", "--config.steps=1e3", "--config.steps=", "--config.steps=-1",
         f"--config.steps={10**20}", "--config.seed=x", "--config.rl.kl_coef=nan", "--config.rl.kl_coef=inf",
         "--config.rl.kl_coef=x", "--config.rl.clip_low=1.5", "--config.optimizer.learning_rate=-inf",
@@ -371,9 +370,9 @@ def command(monkeypatch, capsys, tmp_path):
         "--config.prompts.chat_template_kwargs.enable_thinking=False", "--config.prompts.template=chat",
         "--config.name=", "--config.mesh.cpu_devices=x", "--config.rollout.servers=3", "--config.rollout.vllm.gpus=a",
         "--dry_run=3", "--nothing", "--profile=x", "stray")),
-    ("main", []), ("main", ["--config="]), ("main", ["--config=configs"]), ("main", ["--config=README.md"]),
-    ("main", ["--config=configs/srt.py:nothing"]), ("main", ["--config=configs/srt.py:tiny,nothing"]),
-    ("main", ["--config=srt_jax/cli.py"]),
+    ("train", []), ("train", ["--config="]), ("train", ["--config=configs"]), ("train", ["--config=README.md"]),
+    ("train", ["--config=configs/srt.py:nothing"]), ("train", ["--config=configs/srt.py:tiny,nothing"]),
+    ("train", ["--config=srt_jax/cli.py"]),
     ("label", []), ("label", [QUICKSTART]), ("label", ["--out=x"]), ("label", [QUICKSTART, "--out=x", "--samples=0"]),
     ("label", [QUICKSTART, "--out=x", "--samples=1.5"]), ("label", [QUICKSTART, "--out=x", "stray"]),
     ("label", [QUICKSTART, "--out=x", "--config.rollout.temperature=inf"]),
@@ -406,7 +405,7 @@ def command(monkeypatch, capsys, tmp_path):
         ("label", [QUICKSTART]), ("subset", [QUICKSTART, "--labels=cache/miniature/train.jsonl"]),
         ("evaluate", ["--model=cache/miniature", QUICKSTART]))),
     ("evaluate", ["--model=cache/miniature", QUICKSTART, "--out=README.md/x"]),
-    *(("main", [QUICKSTART, "--dry_run", argument]) for argument in (
+    *(("train", [QUICKSTART, "--dry_run", argument]) for argument in (
         "--config.out=README.md", f"--config.name={'x' * 300}", "--config.name=a\0b")),
     ("grade", []), ("grade", ["--pairs=/nothing"]), ("grade", ["--pairs=README.md"]), ("grade", ["--pairs=configs"]),
     ("grade", ["--vote"]), ("grade", ["--predictions=/nothing"]), ("grade", ["--predictions=README.md", "--style=x"]),
@@ -433,7 +432,7 @@ def test_a_wrong_command_line(job, arguments, command, miniature):
 ])
 def test_a_config_file_that_is_wrong(text, command, tmp_path):
     (tmp_path / "config.py").write_bytes(text.encode("latin-1"))
-    for job, more in (("main", ["--dry_run"]), ("label", ["--out=x"]), ("evaluate", ["--model=cache/miniature"]),
+    for job, more in (("train", ["--dry_run"]), ("label", ["--out=x"]), ("evaluate", ["--model=cache/miniature"]),
                       ("subset", ["--labels=x", "--out=x"]), ("plan", ["--topology=h200:8"])):
         status, out, err = command(job, f"--config={tmp_path}/config.py", *more)
         assert status == 2 and err.count("\n") == 1 and err.startswith("error: "), (job, status, out, err)
@@ -441,7 +440,7 @@ def test_a_config_file_that_is_wrong(text, command, tmp_path):
 
 def test_no_array_is_made_for_input_that_is_refused(command, monkeypatch):
     """The refusals above come before any weights are read."""
-    from srt_jax import loading
+    from srt_jax.run import loading
     monkeypatch.setattr(loading, "load_weights", lambda *_: pytest.fail("weights were read"))
-    assert command("main", QUICKSTART, "--config.rl.kl_coef=nan")[0] == 2
+    assert command("train", QUICKSTART, "--config.rl.kl_coef=nan")[0] == 2
     assert np.isfinite(base().rl.kl_coef)

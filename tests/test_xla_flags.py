@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from srt_jax import xla_flags
+from srt_jax.runtime import xla_flags
 from tests.helpers import REPOSITORY
 from tests.plan_environment import needs_plan_environment, python
 

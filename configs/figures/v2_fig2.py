@@ -9,7 +9,7 @@ PAPER     avg@16 and maj@16 rise on all three tasks. SRT ends above the fixed te
 TASK is two runs: the easiest level with answers, then the next one with votes. TASK_fixed is the second of them with
 the votes of its starting point, which is the first one's model. Those votes are made from the same config, once that
 model is there:
-          python -m srt_jax.label --config=configs/figures/v2_fig2.py:knights_knaves_fixed \
+          python -m srt_jax label --config=configs/figures/v2_fig2.py:knights_knaves_fixed \
               --out=runs/labels/v2_fig2-knights_knaves_3.jsonl
 Which levels the figure shows is our reading of B.3. A tiny TASK climbs all levels of climb.py:tiny. A tiny TASK_fixed
 is reasoning_gym.py:fixed_teacher,tiny.

@@ -56,7 +56,7 @@ def pools(problems: Sequence[Problem], easiest_first: Sequence[str], easy_fracti
         scored = set(easiest_first)
         without = next(problem.id for problem in problems if problem.id not in scored)
         raise DataError(f"{len(problems) - len(ranked)} of {len(problems)} problems have no row in {path}, e.g. "
-                        f"{shown(without)}: label this data with srt_jax.label.")
+                        f"{shown(without)}: label this data with srt label.")
     cut = round_half_up(easy_fraction * len(ranked))
     return np.sort(np.array(ranked[:cut], np.int64)), np.sort(np.array(ranked[cut:], np.int64))
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from srt_jax.data.base import DataError, Problem
 from srt_jax.files import shown
-from srt_jax.progress import Progress
+from srt_jax.run.progress import Progress
 
 # Seen in reasoning-gym 0.1.25: these follow the order of Python sets, which differs from process to process unless
 # PYTHONHASHSEED is fixed. Every other task but codeio gave the same problems in three processes.

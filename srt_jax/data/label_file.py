@@ -1,6 +1,6 @@
 """Pseudo-labels on disk: JSON lines of {id, label, ...}, below an optional header {"provenance": {...}}.
 
-`python -m srt_jax.label` writes them, with each vote's shares and, where answers are known, the pass rate; a file made
+`python -m srt_jax label` writes them, with each vote's shares and, where answers are known, the pass rate; a file made
 by hand needs `id` and `label` only.
 """
 import hashlib
@@ -18,7 +18,7 @@ def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
     """(provenance, {problem id: row}) of a label file. Raises DataError for anything that is not one."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"the label file {path} does not exist: write it with python -m srt_jax.label.")
+        raise DataError(f"the label file {path} does not exist: write it with python -m srt_jax label.")
     provenance, rows = {}, {}
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
@@ -32,7 +32,7 @@ def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
             raise DataError(f"{path} line {number} labels {shown(row['id'])} again: keep one row for each problem.")
         rows[row["id"]] = row
     if not rows:
-        raise DataError(f"{path} holds no labels: write it with python -m srt_jax.label.")
+        raise DataError(f"{path} holds no labels: write it with python -m srt_jax label.")
     return provenance, rows
 
 
@@ -78,7 +78,7 @@ def require_score(path: str | Path, rows: Mapping[str, dict], name: str, wanted_
     """Raises DataError where a row lacks the score `name` that `wanted_by` needs."""
     without = next((id for id, row in rows.items() if not _is_score(row.get(name))), None)
     if without is not None:
-        remedy = "only problems with a known answer have one" if name == "pass_rate" else "write it with srt_jax.label"
+        remedy = "only problems with a known answer have one" if name == "pass_rate" else "write it with srt label"
         raise DataError(f"{wanted_by} needs {name} of all problems, but {shown(without)} in {path} has none: {remedy}.")
 
 

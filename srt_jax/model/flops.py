@@ -11,8 +11,8 @@ XLA's own cost analysis cannot be used: it counts a loop's body once, and knows 
 """
 import numpy as np
 
-from srt_jax import hardware
 from srt_jax.model.config import ModelConfig
+from srt_jax.runtime import hardware
 
 
 def layer_weights(config: ModelConfig) -> int:

@@ -14,7 +14,8 @@ from srt_jax.data.base import DataError, Problem
 from srt_jax.data.split import uniform
 from srt_jax.grading.canonical import canonical
 from srt_jax.grading.grader import TRUTHS, Grader
-from srt_jax.reward import shaping, vote
+from srt_jax.reward import shaping
+from srt_jax.reward.votes import Vote, majority, soft_votes
 
 Answers = Sequence[Sequence[str | None]]
 
@@ -70,7 +71,7 @@ class Graded:
     """
     answers: list[list[str | None]]
     groups: list[list[int]]
-    votes: list[vote.Vote]
+    votes: list[Vote]
     sources: list[str]
     labels: list[str | None]
     agreement: np.ndarray
@@ -111,7 +112,7 @@ def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]],
     """
     settings = settings or LabelSettings()
     groups = grader.groups(answers)
-    votes = [vote.majority(a, g, settings.threshold) for a, g in zip(answers, groups)]
+    votes = [majority(a, g, settings.threshold) for a, g in zip(answers, groups)]
     sources = [settings.source_of(problem) for problem in problems]
     labels = [LABELS[source](problem, v, settings) for source, problem, v in zip(sources, problems, votes)]
     # One call grades the samples, each vote's winner and each label: the workers see all there is to do at once.
@@ -180,10 +181,10 @@ def agreement(answers: Answers, labels: Sequence[str | None], grader: Grader, ma
 
 
 def _soft_by_group(answers: Answers, groups) -> np.ndarray:
-    return np.array([vote.soft_votes(row, ids) for row, ids in zip(answers, groups)])
+    return np.array([soft_votes(row, ids) for row, ids in zip(answers, groups)])
 
 
-def _soft_by_match(answers: Answers, votes: Sequence[vote.Vote], grader: Grader, match: str) -> np.ndarray:
+def _soft_by_match(answers: Answers, votes: Sequence[Vote], grader: Grader, match: str) -> np.ndarray:
     """The shares of all groups whose earliest answer the sample agrees with, as in the released code."""
     out = np.zeros((len(answers), len(answers[0])))
     for k in range(max(v.distinct for v in votes)):
@@ -231,7 +232,7 @@ def describe(problems: Sequence[Problem], settings: LabelSettings) -> str:
         count = sum(p.id in settings.filed for p in problems)
         if not count:
             raise DataError("labels.path labels none of the problems of data: write labels for this data with "
-                            "srt_jax.label, or use the data it was written for.")
+                            "srt_jax.jobs.label, or use the data it was written for.")
     elif settings.source == "mixed":
         count = sum(settings.source_of(p) == "ground_truth" for p in problems)
         if not count:
@@ -277,7 +278,7 @@ def _has_answer(problem: Problem) -> bool:
     return problem.answer is not None or problem.metadata is not None
 
 
-def _winner(v: vote.Vote) -> str | None:
+def _winner(v: Vote) -> str | None:
     """The text of the largest group, below the threshold too; None where nobody could be parsed."""
     return v.representatives[v.counts.index(max(v.counts))] if v.counts else None
 

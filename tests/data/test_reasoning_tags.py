@@ -2,8 +2,8 @@
 import pytest
 from tokenizers import decoders
 
-from srt_jax.collect import extract_answers
 from srt_jax.grading.answers import Format
+from srt_jax.run.rollouts import extract_answers
 
 TAGS = ("<think>", "</think>")
 USUAL = ("<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>")

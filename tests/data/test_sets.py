@@ -6,7 +6,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from srt_jax import overlap as overlap_job
 from srt_jax.config import base, source
 from srt_jax.data import overlap, sets
 from srt_jax.data.base import DataError, NotHereError, Problem, fingerprint
@@ -14,7 +13,8 @@ from srt_jax.data.problems import load, title
 from srt_jax.data.prompts import encode, render
 from srt_jax.data.rows import prompt_id
 from srt_jax.files import download_failure
-from srt_jax.prepare import encode_eval_sets
+from srt_jax.jobs import overlap as overlap_job
+from srt_jax.run.prepare import encode_eval_sets
 
 INSTRUCTION = r"Let's think step by step and output the final answer within \boxed{}."
 

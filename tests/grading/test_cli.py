@@ -1,4 +1,4 @@
-"""python -m srt_jax.grade: one JSON object at the end, one clear sentence when the input is wrong."""
+"""python -m srt_jax grade: one JSON object at the end, one clear sentence when the input is wrong."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from srt_jax.grade import main
+from srt_jax.jobs.grade import main
 
 
 def write(path, rows):
@@ -95,7 +95,7 @@ def test_arguments(capsys):
 def test_as_a_program_without_accelerator_libraries(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prediction": "1", "gold": "1", "correct": True}])
     script = (
-        "import sys; from srt_jax.grade import main; code = main(['--pairs', sys.argv[1]]); "
+        "import sys; from srt_jax.jobs.grade import main; code = main(['--pairs', sys.argv[1]]); "
         "print(sorted({'jax', 'torch', 'sympy', 'math_verify'} & set(sys.modules))); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)

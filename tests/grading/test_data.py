@@ -8,7 +8,7 @@ import pytest
 
 from srt_jax.grading.answers import extract
 from srt_jax.grading.canonical import canonical
-from srt_jax.reward.vote import majority
+from srt_jax.reward.votes import majority
 
 # Excused by a rule of ours (docs/grading.md): a tuple in brackets is ordered; the suite's own switch compares it as a
 # set.

@@ -10,9 +10,9 @@ import pytest
 from hostile import HOSTILE
 
 from srt_jax.config import ConfigError, base
+from srt_jax.config.validation import validate
 from srt_jax.grading.grader import Grader
 from srt_jax.reward.labels import agreement
-from srt_jax.validation import validate
 from tests.helpers import REPOSITORY
 
 pytest.importorskip("math_verify", reason="math-verify is not installed")

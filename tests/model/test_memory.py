@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from srt_jax import budget, hardware, plan
 from srt_jax.config import ConfigError, base
 from srt_jax.model import decoder, memory, sharding
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.model.paths import flat_paths, map_with_path
-from srt_jax.rollout.jax_sampler import Cut, JaxSampler
+from srt_jax.plan import programs
+from srt_jax.rollout.jax.sampler import Cut, JaxSampler
 from srt_jax.rollout.sampler import RolloutError, Sampling
+from srt_jax.run import budget
+from srt_jax.runtime import hardware
 
 S, D, L, CHUNK_TOKENS = 128, 64, 6, 64
 REMATS = ("none", "attention", "dots", "full")
@@ -163,7 +165,7 @@ def update_config(**changes):
     {"optimizer.moments_dtype": "bfloat16", "model.remat": "attention"}], ids=str)
 def test_an_update_takes_what_is_counted_for_it(changes):
     config = update_config(**changes)
-    lowered, held = plan.lower_update(config, REAL, jax.devices()[:1])
+    lowered, held = programs.lower_update(config, REAL, jax.devices()[:1])
     resident = budget.resident(config, REAL, training=True)
     assert sum(resident.values()) == pytest.approx(sum(held.values()) - held["batch"], rel=1e-3)
     c = config
@@ -179,7 +181,7 @@ def test_an_update_takes_what_is_counted_for_it(changes):
     ("Qwen3-14B-Base", 4, "dots", 2, 132.4), ("Qwen3-4B-Base", 1, "none", 1, 131.8)])
 def test_updates_on_h200s_take_what_is_counted_for_them(name, devices, remat, rows, total):
     """total: GB per device that XLA counted when it compiled these for H200 (docs/results.md), 4,096 tokens a row."""
-    model, config = plan.model_shape(name), update_config(**{"mesh.fsdp": devices})
+    model, config = programs.model_shape(name), update_config(**{"mesh.fsdp": devices})
     counted = memory.update(model, "bfloat16", memory.Update(
         rows, 4096, 4096, remat, "cudnn", fsdp=devices, platform="gpu"))
     assert (sum(budget.resident(config, model, True).values()) + counted) / 1e9 == pytest.approx(total, rel=0.15)
@@ -187,7 +189,7 @@ def test_updates_on_h200s_take_what_is_counted_for_them(name, devices, remat, ro
 
 def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch):
     """The dry run says how much a step takes; the run itself is refused, with the numbers and the fields."""
-    model, config = plan.model_shape("Qwen2.5-Math-7B"), update_config()
+    model, config = programs.model_shape("Qwen2.5-Math-7B"), update_config()
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 24e9)  # of which each of 8 devices has its part
     line = budget.report(config, model)
     assert "leave no memory for sampling" in line and "it does not fit here" in line
@@ -206,7 +208,7 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch)
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 240e9)
     budget.check(config, model)
     assert "it does not fit" not in budget.report(config, model)
-    small = plan.model_shape("SmolLM2-135M")
+    small = programs.model_shape("SmolLM2-135M")
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 8e9)
     assert budget.report(config, small) == (
         "memory: a step takes about 3.9 GB of the 8.0 GB here on each device (weights 0.5, optimizer 1.1, reference "

@@ -2,7 +2,7 @@
 
 import pytest
 
-from srt_jax.reward.vote import majority, soft_votes
+from srt_jax.reward.votes import majority, soft_votes
 
 
 def test_shares_and_counts():

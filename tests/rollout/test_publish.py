@@ -7,14 +7,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from srt_jax.model import weights
-from srt_jax.rollout import publish
-from srt_jax.rollout.publish import ExportError
+from srt_jax.rollout.vllm import export as vllm_export
+from srt_jax.rollout.vllm.export import ExportError
 from tests.tiny_decoder import HF_CONFIG, decoder
 
 
 def export(directory, step, dtype="float32", seed=0):
     params = jax.device_put(decoder(seed=seed)[1])
-    return publish.publish(params, step, directory, HF_CONFIG, dtype, None, "hash")
+    return vllm_export.publish(params, step, directory, HF_CONFIG, dtype, None, "hash")
 
 
 def flip(path, offset):
@@ -30,7 +30,7 @@ def test_an_export_holds_the_weights_and_its_manifest_tells_all_of_them(dtype, t
     done = export(tmp_path, 7, dtype)
     assert done.path == tmp_path / "step_000007" and done.step == 7
     assert done.bytes == sum(f.stat().st_size for f in done.path.iterdir())
-    manifest = publish.verify(done.path)
+    manifest = vllm_export.verify(done.path)
     assert manifest["step"] == 7 and manifest["config_hash"] == "hash"
     files = sorted(done.path.glob("*.safetensors"))
     assert len(files) > 2
@@ -58,14 +58,14 @@ def test_a_bit_changed_anywhere_in_any_file_is_noticed(tmp_path):
             before = file.read_bytes()
             flip(file, offset)
             try:
-                manifest = publish.verify(path)
+                manifest = vllm_export.verify(path)
             except ExportError as error:
                 assert str(path) in str(error) and str(error).endswith(".") and "\n" not in str(error)
             else:  # white space of the manifest
-                assert file.name == publish.MANIFEST
+                assert file.name == vllm_export.MANIFEST
                 assert {**json.loads(before), "xxh3_64": 0} == {**manifest, "xxh3_64": 0}
             file.write_bytes(before)
-    publish.verify(path)
+    vllm_export.verify(path)
 
 
 def test_a_file_cut_short_or_missing_is_named(tmp_path):
@@ -73,17 +73,17 @@ def test_a_file_cut_short_or_missing_is_named(tmp_path):
     file = path / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
-    for check in (publish.check_sizes, publish.verify):
+    for check in (vllm_export.check_sizes, vllm_export.verify):
         with pytest.raises(ExportError, match=rf"model.safetensors has {len(whole) - 1} bytes, its manifest tells"):
             check(path)
     file.unlink()
     with pytest.raises(ExportError, match=r"model.safetensors does not exist"):
-        publish.verify(path)
+        vllm_export.verify(path)
     file.write_bytes(whole)
-    publish.verify(path)
-    (path / publish.MANIFEST).unlink()
+    vllm_export.verify(path)
+    (path / vllm_export.MANIFEST).unlink()
     with pytest.raises(ExportError, match="no complete export"):
-        publish.verify(path)
+        vllm_export.verify(path)
 
 
 def test_two_tensors_that_change_places_are_noticed(tmp_path):
@@ -92,9 +92,9 @@ def test_two_tensors_that_change_places_are_noticed(tmp_path):
     text = file.read_bytes()
     a, b = b"layers.0.mlp.gate_proj", b"layers.1.mlp.gate_proj"
     file.write_bytes(text.replace(a, b"X" * len(a)).replace(b, a).replace(b"X" * len(a), b))
-    assert publish.check_sizes(path)
+    assert vllm_export.check_sizes(path)
     with pytest.raises(ExportError, match=r"model.safetensors has not the checksum that its manifest tells"):
-        publish.verify(path)
+        vllm_export.verify(path)
 
 
 def test_a_label_names_the_step_and_the_weights(tmp_path):
@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_old_exports_go(tmp_path):
     for step in (1, 2, 3, 10):
         export(tmp_path, step)
-    publish.prune(tmp_path, 2)
+    vllm_export.prune(tmp_path, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000003", "step_000010"]
 
 

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from srt_jax.metrics import CompilationCounter
 from srt_jax.model import sharding
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import abstract
 from srt_jax.model.paths import map_with_path
-from srt_jax.rollout.jax_sampler import JaxSampler
+from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
+from srt_jax.run.metrics import CompilationCounter
 from tests.tiny_decoder import HF_CONFIG, decoder, mesh_of, place
 
 STOPS = (3, 17, 30)

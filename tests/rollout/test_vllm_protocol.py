@@ -11,14 +11,14 @@ from ml_collections import ConfigDict
 
 from srt_jax import train as train_module
 from srt_jax.config import ConfigError, base
-from srt_jax.evaluate import evaluate_model
-from srt_jax.label import label
+from srt_jax.jobs.evaluate import evaluate_model
+from srt_jax.jobs.label import label
 from srt_jax.model.config import ModelConfig
-from srt_jax.rollout import vllm_client
-from srt_jax.rollout.publish import verify
 from srt_jax.rollout.sampler import RolloutError, Sampling
-from srt_jax.rollout.vllm_client import GivenUpError, ServerFailedError
-from srt_jax.rollout.vllm_sampler import VLLMSampler
+from srt_jax.rollout.vllm import client as vllm_client
+from srt_jax.rollout.vllm.client import GivenUpError, ServerFailedError
+from srt_jax.rollout.vllm.export import verify
+from srt_jax.rollout.vllm.sampler import VLLMSampler
 from tests.helpers import small_config
 from tests.rollout.fake_vllm import choice, running
 from tests.tiny_decoder import HF_CONFIG, decoder, mesh_of, place

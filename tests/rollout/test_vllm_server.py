@@ -8,9 +8,9 @@ import time
 import psutil
 import pytest
 
-from srt_jax.rollout import vllm_server
-from srt_jax.rollout.vllm_client import GivenUpError, ServerFailedError
-from srt_jax.rollout.vllm_command import Settings
+from srt_jax.rollout.vllm import server as vllm_server
+from srt_jax.rollout.vllm.client import GivenUpError, ServerFailedError
+from srt_jax.rollout.vllm.command import Settings
 
 # A worker that heeds nothing but SIGKILL, in the server's process group; its number is on the first line of the log.
 STUBBORN = """

@@ -13,9 +13,9 @@ import pytest
 from vllm_support import PYTHON, START_SECONDS, changed, open_vllm_sampler, vllm_config
 
 from srt_jax.config import ConfigError
-from srt_jax.rollout import vllm_client
 from srt_jax.rollout.sampler import RolloutError, Sampling, problem_seeds
-from srt_jax.rollout.vllm_command import free_port
+from srt_jax.rollout.vllm import client as vllm_client
+from srt_jax.rollout.vllm.command import free_port
 from tests.helpers import REPOSITORY
 
 PROMPTS = [[3 + p % 9, 13, 3 + p // 9] for p in range(24)]

@@ -6,8 +6,8 @@ import pytest
 from vllm_support import open_vllm_sampler, started, vllm_config
 
 from srt_jax.config import ConfigError
-from srt_jax.rollout import vllm_server
-from srt_jax.rollout.vllm_command import command, environment
+from srt_jax.rollout.vllm import server as vllm_server
+from srt_jax.rollout.vllm.command import command, environment
 
 
 def without(line, *flags):

@@ -12,10 +12,12 @@ from srt_jax.config import ConfigError
 from srt_jax.model import weights
 from srt_jax.model.config import ModelConfig, read_hf_config
 from srt_jax.model.decoder import abstract
-from srt_jax.rollout import publish, vllm_client, vllm_server
-from srt_jax.rollout.jax_sampler import JaxSampler
+from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import RolloutError, Sampling, problem_seeds
-from srt_jax.rollout.vllm_command import free_port
+from srt_jax.rollout.vllm import client as vllm_client
+from srt_jax.rollout.vllm import export as vllm_export
+from srt_jax.rollout.vllm import server as vllm_server
+from srt_jax.rollout.vllm.command import free_port
 from tests.tiny_decoder import direct_logprobs
 
 PROMPTS = [[3, 13, 5], [4, 13, 8, 13, 9], [5], [10, 14, 8, 18]]  # the last is a sum, whose answers end
@@ -137,7 +139,7 @@ def test_weights_that_are_not_the_trainers_end_the_run_with_both_numbers(opened,
 def test_a_damaged_export_reaches_no_server(opened, server, monkeypatch):
     sampler, _, params, _ = opened
     before = sampler.generate(PROMPTS, 2, Sampling(18), SEEDS)
-    write = publish.publish
+    write = vllm_export.publish
 
     def cut_short(*args):
         done = write(*args)
@@ -147,15 +149,15 @@ def test_a_damaged_export_reaches_no_server(opened, server, monkeypatch):
 
     def wrong_checksum(*args):
         done = write(*args)
-        manifest = publish.verify(done.path)
+        manifest = vllm_export.verify(done.path)
         manifest["tensors"]["model.norm.weight"]["xxh3_64"] = "0" * 16
-        manifest["xxh3_64"] = publish._checksum_of(manifest)
+        manifest["xxh3_64"] = vllm_export._checksum_of(manifest)
         (done.path / "manifest.json").write_text(json.dumps(manifest))
         return done
 
     for damage, words in ((cut_short, "was cut short or changed"), (wrong_checksum, "model.norm.weight has not the")):
         with monkeypatch.context() as patch:
-            patch.setattr(publish, "publish", damage)
+            patch.setattr(vllm_export, "publish", damage)
             with pytest.raises(RolloutError, match=words):
                 sampler.load(changed(params, 3), 2)
         assert vllm_client.version(server.url).startswith("1-")

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from vllm_support import started, vllm_config
 
-from srt_jax.metrics import read_metrics
 from srt_jax.model import weights
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import abstract
-from srt_jax.rollout import publish, vllm_client
+from srt_jax.rollout.vllm import client as vllm_client
+from srt_jax.rollout.vllm import export as vllm_export
+from srt_jax.run.metrics import read_metrics
 from srt_jax.train import TrainingStoppedError, train
 
 COMMON = {"vocab_size": 25, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -94,7 +95,7 @@ def test_one_step_ahead_rollouts_come_from_the_weights_of_the_step_before(server
 
 def test_a_run_that_a_damaged_export_stopped_goes_on_where_it_was(server, miniature, tmp_path, monkeypatch):
     config = vllm_config(miniature, tmp_path, "run", [server.url])
-    write = publish.publish
+    write = vllm_export.publish
 
     def damage(params, step, *rest):
         done = write(params, step, *rest)
@@ -104,7 +105,7 @@ def test_a_run_that_a_damaged_export_stopped_goes_on_where_it_was(server, miniat
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "publish", damage)
+        patch.setattr(vllm_export, "publish", damage)
         with pytest.raises(TrainingStoppedError, match=r"cut short or changed. The state after step 2 is saved"):
             train(config)
     summary = train(config)

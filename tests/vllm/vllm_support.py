@@ -4,12 +4,12 @@ import contextlib
 import jax
 import numpy as np
 
-from srt_jax.loading import load_weights, open_mesh
 from srt_jax.model import weights
-from srt_jax.prepare import read_model
-from srt_jax.rollout import vllm_server
-from srt_jax.rollout.vllm_command import Settings
-from srt_jax.rollout.vllm_sampler import VLLMSampler
+from srt_jax.rollout.vllm import server as vllm_server
+from srt_jax.rollout.vllm.command import Settings
+from srt_jax.rollout.vllm.sampler import VLLMSampler
+from srt_jax.run.loading import load_weights, open_mesh
+from srt_jax.run.prepare import read_model
 from tests.helpers import REPOSITORY, small_config
 
 PYTHON = REPOSITORY / ".venv-vllm" / "bin" / "python"

@@ -1,0 +1,38 @@
+"""The command `srt JOB ...`, also `python -m srt_jax JOB ...`: runs one of the project's programs."""
+import difflib
+import runpy
+import sys
+
+JOBS = {
+    "train": ("srt_jax.main", "train a model: one experiment of configs/"),
+    "evaluate": ("srt_jax.jobs.evaluate", "avg@k, maj@k and pass@k of a model or a run"),
+    "label": ("srt_jax.jobs.label", "write pseudo-labels by a frozen model's votes"),
+    "subset": ("srt_jax.jobs.subset", "choose problems by the scores of a label file"),
+    "overlap": ("srt_jax.jobs.overlap", "count problems that two data sources share"),
+    "grade": ("srt_jax.jobs.grade", "grade or vote on answers and responses of your own"),
+    "figures": ("srt_jax.jobs.figures", "put runs side by side in a table and a figure"),
+    "replay": ("srt_jax.jobs.replay", "repeat a run's updates from its recorded rollouts, bit for bit"),
+    "plan": ("srt_jax.jobs.plan", "compile a run for hardware that is not there: does it fit?"),
+    "pretrain": ("srt_jax.miniature.pretrain", "make the base model of the miniature"),
+}
+
+
+def main() -> None:
+    """Runs the job that the first argument names, with the other arguments; exit status 2 where there is no such job.
+    """
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print("usage: srt JOB [OPTIONS], srt JOB --help\n")
+        print("\n".join(f"  {name:<10} {what}" for name, (_, what) in JOBS.items()))
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in JOBS:
+        near = difflib.get_close_matches(arguments[0], JOBS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(JOBS)}."
+        print(f"error: there is no job {arguments[0]!r}: {hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"srt {arguments[0]}", *arguments[1:]]
+    runpy.run_module(JOBS[arguments[0]][0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""avg@k, maj@k and pass@k of a model: a Hugging Face directory, a hub id, or a finished run.
+
+    python -m srt_jax evaluate --model=runs/quickstart/srt                       the run's own evaluation sets
+    python -m srt_jax evaluate --model=DIR --data=problems.jsonl --config=configs/X.py [--config.eval.samples=8]
+    python -m srt_jax evaluate --model=DIR --data=problems.jsonl --limit=32 --samples=4 --max_tokens=512   a first look
+    python -m srt_jax evaluate --model=DIR --config=configs/X.py --temperatures=0,0.2,0.4,0.6,0.8,1.0  which is best?
+
+The config gives prompt template, lengths, sampling and answer style: that of the run where --model is one, else that of
+--config. --data replaces its evaluation sets by one JSONL or Parquet file with the columns problem and answer, or those
+that --prompt_column and --answer_column name. Prints a line for each set and, at the end, one JSON object; --out also
+writes every response with its answer and grade. Without a config the chat template and the paper's lengths are used, as
+far as the model's positions reach. A call of the sampler is cut to the memory that is there (docs/operations.md).
+Ctrl-C ends it within seconds, with status 130; --out is then not written.
+
+--temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets (SePT: how the
+base model's temperature is found). At temperature 0 there is one sample, and so pass@1 only.
+"""
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from srt_jax import cli, runtime
+from srt_jax.config import ConfigError, base, recorded, run_directory, source
+from srt_jax.config.resolve import on_this_machine
+from srt_jax.config.validation import validate
+from srt_jax.data.base import DataError
+from srt_jax.files import check_output_file
+from srt_jax.run import interrupt
+
+AVERAGED = (1, 8, 32)  # the k of the pass@k whose mean is AVG
+
+
+def evaluation_config(model: str, data: str | None, config: ConfigDict | None, limit: int | None = None,
+                      samples: int | None = None, max_tokens: int | None = None,
+                      **columns: str | None) -> ConfigDict:
+    """The config to evaluate by. For a run: its own, with its final weights.
+
+    limit, samples, max_tokens, and as columns prompt_column and answer_column: the flags, None where not given.
+    """
+    run = pathlib.Path(model)
+    if (run / "final").is_dir() and config is None:
+        config = recorded(run)
+        # The run's layout, on as many devices as there are here.
+        config.mesh.data, config.mesh.fsdp = -1, -1 if config.mesh.fsdp > 1 else 1
+        config.batch.microbatch_sequences = -1
+    config = (base() if config is None else config).copy_and_resolve_references()
+    config.name = config.name or "evaluate"
+    config.model.path = str(run / "final") if (run / "final").is_dir() else model
+    if data:
+        with config.eval.unlocked():
+            config.eval.sets = ConfigDict({pathlib.Path(data).stem: source(**file_source(data, **columns))})
+    for eval_set in config.eval.sets.values() if limit else ():
+        eval_set.limit = limit
+    config.eval.samples = samples or config.eval.samples
+    if max_tokens:
+        set_lengths(config, config.batch.max_prompt_tokens, max_tokens)
+    return config
+
+
+def file_source(path: str, **columns: str | None) -> dict:
+    """The fields of a source that reads a file, by its ending, and the columns that are given."""
+    kind = "parquet" if pathlib.Path(path).suffix == ".parquet" else "jsonl"
+    return {"kind": kind, "path": path, **{name: column for name, column in columns.items() if column}}
+
+
+def set_lengths(config: ConfigDict, prompt: int, response: int) -> None:
+    """Prompts and responses of at most so many tokens, and buckets that go with them."""
+    b, r = config.batch, config.rollout
+    b.max_prompt_tokens, b.max_response_tokens = prompt, response
+    b.length_buckets = (prompt + response,)  # an update needs them, an evaluation does not
+    r.prompt_buckets = (*(size for size in r.prompt_buckets if size < prompt), prompt)
+
+
+def shorten(config: ConfigDict, positions: int) -> str | None:
+    """Shortens lengths that nobody gave to the model's positions, and says so; None where they are within them."""
+    prompt, response = config.batch.max_prompt_tokens, config.batch.max_response_tokens
+    if prompt + response <= positions:
+        return None
+    prompt = min(prompt, max(1, positions // 4))
+    set_lengths(config, prompt, min(response, positions - prompt))
+    return (f"lengths: the model has {positions} positions: prompts of at most {prompt} tokens, responses of at most "
+            f"{config.batch.max_response_tokens}")
+
+
+def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: Sequence[float] = (),
+                   shortens: bool = False) -> dict:
+    """{temperature: {set: metrics}} of config.model.path on the config's evaluation sets; `out` gets the responses.
+
+    temperatures: those to compare, at 0 with one sample; none: eval.temperature. shortens: the config's lengths are
+    defaults, which give way where the model has fewer positions.
+    """
+    from srt_jax.grading.grader import Grader
+    from srt_jax.model.config import ModelConfig, read_hf_config
+    from srt_jax.run.diagnosis import Diagnosis
+    from srt_jax.run.evaluation import evaluate_all, rollout_rows
+    from srt_jax.run.loading import load_weights, open_mesh, open_sampler
+    from srt_jax.run.prepare import encode_eval_sets, find_model, read_model
+
+    if shortens:
+        positions = ModelConfig.from_hf(read_hf_config(find_model(config.model.path))).max_position_embeddings
+        if line := shorten(config, positions):
+            print(line, flush=True)
+    config, notes = on_this_machine(config, trains=False)
+    for note in notes:
+        print(note, flush=True)
+    configs = [at_temperature(config, temperature) for temperature in temperatures] or [config]
+    for c in configs:
+        validate(c)
+    model = read_model(config)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    eval_sets, report = encode_eval_sets(config, model.tokenizer)
+    print("\n".join(report), flush=True)
+    if temperatures and (silent := [s.name for s in eval_sets if not any(p.answer or p.metadata for p in s.problems)]):
+        raise DataError(f"--temperatures compares by right answers, but {', '.join(silent)} has none: leave it out.")
+    mesh = open_mesh(config)
+    graphdef, params = load_weights(config, model, mesh)
+    # A folder of its own: the run itself may be under way, and its exports are not ours.
+    sampler = open_sampler(config, model, graphdef, mesh, run_directory(config) / "evaluate")
+    results, rows = {}, []
+    diagnosis = Diagnosis(config, model.tokenizer.convert_ids_to_tokens(list(model.stop_ids)))
+    try:
+        sampler.load(params, 0)
+        with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
+                    truth=config.eval.match) as grader:
+            grader.self_test()
+            for c in configs:
+                found = results[c.eval.temperature] = {}
+                at = f" at temperature {c.eval.temperature:g}" if temperatures else ""
+                for name, found[name], collected in evaluate_all(
+                        eval_sets, sampler, model.tokenizer, grader, c, at):
+                    if runtime.is_first_process():
+                        warn(diagnosis, name, found[name], collected, model.tokenizer)
+                    rows += [{"set": name, "temperature": c.eval.temperature, **row}
+                             for row in (rollout_rows(collected, model.tokenizer) if out else ())]
+    finally:
+        sampler.close()
+    if out and runtime.is_first_process():
+        partial = out.with_name(f".{out.name}.partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial.rename(out)
+    return results
+
+
+def warn(diagnosis, name: str, values: dict[str, float], collected, tokenizer) -> None:
+    """Says on stderr what looks wrong in a set's metrics, each kind once: no answers found, responses cut."""
+    from srt_jax.run.rollouts import response_texts
+
+    tagged = {f"eval/{name}/{metric}": value for metric, value in values.items()}
+    for text in diagnosis.update(tagged, responses=lambda: response_texts(collected.rollouts.responses(), tokenizer)):
+        print(f"warning: {name}: {text}", file=sys.stderr, flush=True)
+
+
+def at_temperature(config: ConfigDict, temperature: float) -> ConfigDict:
+    """The config of one temperature of a comparison. Raises ConfigError where there are too few samples for AVG."""
+    if config.eval.samples < max(AVERAGED):
+        raise ConfigError(f"eval.samples is {config.eval.samples}: --temperatures compares by pass@{max(AVERAGED)}: "
+                          f"give at least {max(AVERAGED)}.")
+    config = config.copy_and_resolve_references()
+    config.eval.temperature = temperature
+    if temperature == 0:
+        config.eval.samples = 1
+    return config
+
+
+def parse_temperatures(texts: Sequence[str]) -> list[float]:
+    """Numbers, each once, in the order given. Raises ConfigError."""
+    try:
+        return list(dict.fromkeys(float(text) for text in texts))
+    except ValueError as e:
+        raise ConfigError(f"--temperatures is {','.join(texts)}: give numbers with commas between them.") from e
+
+
+def averages(sets: dict[str, dict], k: int) -> dict[str, float]:
+    """pass@1 (which is avg@k), pass@8 and pass@32 as means over the sets, and AVG; those that k samples can tell."""
+    found = {"pass@1": np.mean([values[f"avg@{k}"] for values in sets.values()])}
+    found |= {f"pass@{j}": np.mean([values[f"pass@{j}"] for values in sets.values()]) for j in AVERAGED[1:] if j <= k}
+    if k >= max(AVERAGED):
+        found["AVG"] = np.mean([found[f"pass@{j}"] for j in AVERAGED])
+    return {name: float(value) for name, value in found.items()}
+
+
+def compare(results: dict[float, dict], samples: int) -> tuple[dict[float, dict], float | None]:
+    """({temperature: averages}, the temperature with the largest AVG, the lower of two alike)."""
+    found = {t: averages(sets, 1 if t == 0 else samples) for t, sets in results.items()}
+    compared = [t for t in sorted(found) if "AVG" in found[t]]
+    return found, max(compared, key=lambda t: found[t]["AVG"]) if compared else None
+
+
+def sweep_table(found: dict[float, dict]) -> str:
+    """One line per temperature."""
+    names = [*(f"pass@{j}" for j in AVERAGED), "AVG"]
+    lines = [f"{'temperature':<12}" + "".join(f"{name:>9}" for name in names)]
+    for temperature, values in found.items():
+        cells = (f"{values[name]:.3f}" if name in values else "-" for name in names)
+        lines.append(f"{temperature:<12g}" + "".join(f"{cell:>9}" for cell in cells))
+    return "\n".join(lines)
+
+
+def main(argv) -> int:
+    """Evaluates, prints the table and the JSON line; 2 for a mistake in the input."""
+    given = flags.FLAGS
+    if len(argv) > 1 or not given.model:
+        return cli.complain("give --model=DIRECTORY, and no other bare arguments.")
+    for name in ("limit", "samples", "max_tokens"):
+        if given[name].value is not None and given[name].value < 1:
+            return cli.complain(f"--{name} is {given[name].value}: it must be at least 1.")
+    columns = {name: given[name].value for name in ("prompt_column", "answer_column")}
+    if any(columns.values()) and not given.data:
+        return cli.complain("--prompt_column and --answer_column are columns of --data: give it, too.")
+    config = evaluation_config(given.model, given.data, given.config, given.limit, given.samples, given.max_tokens,
+                               **columns)
+    if not config.eval.sets:
+        return cli.complain(f"--model={given.model} is no finished run with evaluation sets: finish it, or give "
+                            "--data=problems.jsonl, or a config with eval.sets.")
+    validate(config)
+    if given.out:
+        check_output_file(given.out)
+    temperatures = parse_temperatures(given.temperatures)
+    runtime.start(config.mesh.cpu_devices)
+    own_lengths = given.config is None and given.max_tokens is None
+    return interrupt.run(lambda: show(config, temperatures, evaluate_model(
+        config, pathlib.Path(given.out) if given.out else None, temperatures, own_lengths)),
+        "interrupted: nothing is written; the same command begins again.")
+
+
+def show(config: ConfigDict, temperatures: Sequence[float], results: dict[float, dict]) -> int:
+    """Prints what comes after the lines of the sets: a table of the temperatures, and one JSON object."""
+    if not temperatures:
+        print(json.dumps({"model": config.model.path, "sets": results[config.eval.temperature]}))
+    else:
+        found, best = compare(results, config.eval.samples)
+        print(sweep_table(found))
+        print(json.dumps({"model": config.model.path, "best": best, "temperatures": found}))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.define_path("model", "Hugging Face directory, hub id, or the folder of a finished run.")
+    cli.define_path("data", "JSONL or Parquet file of problems with answers, instead of the config's sets.")
+    flags.DEFINE_string("prompt_column", None, "Column of --data that holds the problems, where not `problem`.")
+    flags.DEFINE_string("answer_column", None, "Column of --data that holds the answers, where not `answer`.")
+    config_flags.DEFINE_config_file("config", None, "Config for prompts, lengths and sampling.")
+    flags.DEFINE_list("temperatures", [], "Temperatures to compare, e.g. 0,0.6,1.0, instead of eval.temperature.")
+    flags.DEFINE_integer("limit", None, "Problems of each set, from its start.")
+    flags.DEFINE_integer("samples", None, "Samples of each problem: eval.samples.")
+    flags.DEFINE_integer("max_tokens", None, "Tokens of a response: batch.max_response_tokens.")
+    cli.define_path("out", "JSONL file for the responses.")
+    cli.run(main)

@@ -1,0 +1,209 @@
+"""Grade or vote on your own data, from the command line.
+
+    python -m srt_jax grade --pairs FILE [--out DETAILS]              rows {"prediction", "gold"[, "correct"]}
+    python -m srt_jax grade --vote --predictions FILE [--out DETAILS] rows {"problem", "response", "gold"}
+
+Files are JSON lines. The last line of standard output is one JSON object; `--out` writes one JSON line per pair or
+per problem.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from srt_jax.config import expanded
+from srt_jax.files import check_output_file
+from srt_jax.grading.answers import BOXES, Format, extract
+from srt_jax.grading.golds import LONG, bare_answer, looks_worked
+from srt_jax.grading.grader import Grader
+from srt_jax.reward.votes import majority
+
+
+class InputError(ValueError):
+    """Something the user can put right; the message says where and how."""
+
+
+def read_rows(path: str, fields: Sequence[str]) -> list[dict]:
+    """The rows of a JSONL file, objects with string `fields`. InputError names the file, the line and the remedy."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    rows.append(_row(line, fields, f"{path}, line {number}"))
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}); give the path of a JSONL file") from error
+    if not rows:
+        raise InputError(f"{path} has no rows; it needs JSON lines with {', '.join(fields)}")
+    return rows
+
+
+def _row(line: str, fields: Sequence[str], where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON ({error}); write one JSON object per line") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where} is not a JSON object; write one object with {', '.join(fields)} per line")
+    for field in fields:
+        if field == "prediction" and row.get(field, "") is None:  # a response without an answer: wrong, not an error
+            continue
+        if type(row.get(field)) in (int, float):
+            row[field] = str(row[field])
+        if not isinstance(row.get(field), str):
+            raise InputError(f"{where} has no text under {field!r}; each row needs {', '.join(fields)} as strings")
+    return row
+
+
+# How rows say whether a prediction is right; 1 and 0 are True and False to a dict.
+TRUTH = {True: True, False: False, "true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+
+
+def read_pairs(path: str) -> list[dict]:
+    """Rows {prediction, gold[, correct]}; `correct` may be true, 1, "true" or the like, and null where nobody knows."""
+    rows = read_rows(path, ("prediction", "gold"))
+    for number, row in enumerate(rows, 1):
+        told = row.get("correct")
+        word = told.strip().casefold() if isinstance(told, str) else told
+        if word in (None, ""):
+            row["correct"] = None
+        elif isinstance(word, list | dict) or word not in TRUTH:
+            raise InputError(f"{path}, row {number} has {told!r} under 'correct'; write true, false or null")
+        else:
+            row["correct"] = TRUTH[word]
+    return rows
+
+
+def response_warning(rows: list[dict], form: Format) -> str | None:
+    """What to say where most predictions are whole responses and not the answers in them."""
+    texts = [row["prediction"] or "" for row in rows]
+    whole = sum(len(text) > LONG or (looks_worked(text) and extract(text, form) is not None) or "\\boxed" in text
+                for text in texts)  # fmt: skip
+    if whole * 2 <= len(texts):
+        return None
+    return (f"{whole} of {len(texts)} predictions look like whole responses, and --pairs compares answers: use --vote "
+            "--predictions with rows {problem, response, gold}, or extract the answers first.")  # fmt: skip
+
+
+def write_rows(path: str, rows: Iterable[dict]) -> None:
+    """Write JSON lines under a temporary name and rename, so that a partial file never has the final name."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="ascii") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}); choose another --out") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def grade_pairs(rows: list[dict], grader: Grader) -> tuple[dict, list[dict]]:
+    """Summary and details of {prediction, gold, correct} rows; agreement is null where no row says what is correct.
+
+    `correct` is a bool or None, as `read_pairs` makes it.
+    """
+    verdicts = grader.grade([r["prediction"] for r in rows], [bare_answer(r["gold"]) for r in rows])
+    labelled = [(r["correct"], v) for r, v in zip(rows, verdicts) if r.get("correct") is not None]
+    summary = {
+        "pairs": len(rows),
+        "agreement": sum(c == v for c, v in labelled) / len(labelled) if labelled else None,
+        "false_accepts": sum(v and not c for c, v in labelled),
+        "false_rejects": sum(c and not v for c, v in labelled),
+    }
+    return summary, [{**row, "verdict": verdict} for row, verdict in zip(rows, verdicts)]
+
+
+def vote(rows: list[dict], grader: Grader, form: Format) -> tuple[dict, list[dict]]:
+    """Summary and per-problem records of {problem, response, gold} rows, grouped by problem text."""
+    problems: dict[str, list[dict]] = {}
+    for row in rows:
+        problems.setdefault(row["problem"], []).append(row)
+    answers = []
+    for group in problems.values():
+        found = [extract(row["response"], form) for row in group]
+        answers.append([a.text if a else None for a in found])
+    groups = grader.groups(answers)
+    votes = [majority(a, g) for a, g in zip(answers, groups)]
+    golds = [[bare_answer(row["gold"]) for row in group] for group in problems.values()]
+    right = grader.grade([a for group in answers for a in group], [g for group in golds for g in group])
+    label_right = grader.grade([v.label for v in votes], [g[0] for g in golds])
+    summary = {
+        "problems": len(problems),
+        "responses": len(rows),
+        "parsed": sum(v.parsed for v in votes),
+        "accuracy": sum(right) / len(rows),
+        "maj_accuracy": sum(label_right) / len(votes),
+        "mean_vote_share": sum(v.share for v in votes) / len(votes),
+    }
+    verdicts = iter(right)
+    details = [
+        {
+            "problem": problem, "gold": gold[0], "label": v.label, "label_correct": ok, "share": v.share,
+            "share_parsed": v.share_parsed, "tie": v.tie, "counts": v.counts, "representatives": v.representatives,
+            "answers": answer, "groups": group, "correct": [next(verdicts) for _ in answer],
+        }
+        for problem, gold, v, ok, answer, group in zip(problems, golds, votes, label_right, answers, groups)
+    ]  # fmt: skip
+    return summary, details
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; 0 where it worked, 2 for a mistake in the input."""
+    parser = argparse.ArgumentParser(prog="python -m srt_jax grade", description=__doc__.partition("\n")[0])
+    parser.add_argument("--pairs", metavar="FILE", type=expanded,
+                        help="grade rows {prediction, gold, correct}")
+    parser.add_argument("--vote", action="store_true", help="vote on the rows of --predictions")
+    parser.add_argument("--predictions", metavar="FILE", type=expanded, help="rows {problem, response, gold}")
+    parser.add_argument("--out", metavar="FILE", type=expanded, help="write details as JSON lines")
+    parser.add_argument("--style", default="boxed", help="how responses show their answer (docs/grading.md)")
+    parser.add_argument("--boxes", choices=BOXES, default="statement", help="which boxes are the answer")
+    parser.add_argument("--field", default="answer", help="of style json")
+    parser.add_argument("--pattern", default="", help="of style regex, with one group")
+    parser.add_argument("--match", choices=("equivalent", "string"), default="equivalent", help="how votes compare")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args(arguments)
+    if bool(options.pairs) == options.vote or options.vote != bool(options.predictions):
+        parser.error("give either --pairs FILE, or --vote with --predictions FILE")
+    if options.workers < 1:
+        parser.error("--workers needs to be 1 at least")
+    try:
+        form = Format(options.style, options.boxes, options.field, options.pattern)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        if options.out:
+            check_output_file(options.out)
+    except OSError as error:
+        parser.error(f"--out={options.out} cannot be written ({error}): choose another file.")
+    try:
+        started = time.monotonic()
+        with Grader(workers=options.workers, match=options.match) as grader:
+            if options.pairs:
+                rows = read_pairs(options.pairs)
+                if (warning := response_warning(rows, form)) is not None:
+                    print(f"warning: {warning}", file=sys.stderr)
+                summary, details = grade_pairs(rows, grader)
+            else:
+                rows = read_rows(options.predictions, ("problem", "response", "gold"))
+                summary, details = vote(rows, grader, form)
+            metrics = grader.metrics()
+        summary["timeouts"] = int(metrics["timeouts"] + metrics["crashes"] + metrics["skipped"])
+        summary["seconds"] = round(time.monotonic() - started, 3)
+        if options.out:
+            write_rows(options.out, details)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

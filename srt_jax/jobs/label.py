@@ -1,0 +1,196 @@
+"""Pseudo-labels by a frozen model: samples every problem, votes, and writes one JSON line for each.
+
+    python -m srt_jax label --config=configs/X.py[:args] --out=labels.jsonl [--samples=32] [--config.model.path=DIR]
+
+The model is the config's model.path, the problems its data. With labels.source=file and labels.path=labels.jsonl a run
+trains on these labels; srt subset and curriculum.path read the scores. The first line holds the provenance, the
+others {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts, parse_rate, n}; pass_rate and
+label_correct are null where no answer is known. The same command goes on after a kill, from <out>.partial.
+"""
+import contextlib
+import importlib.metadata
+import json
+import os
+import pathlib
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from srt_jax import cli, runtime
+from srt_jax.config import ConfigError, differing_fields, run_directory
+from srt_jax.config.resolve import on_this_machine
+from srt_jax.config.validation import validate
+from srt_jax.data import label_file
+from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.files import check_output_file
+from srt_jax.reward.labels import Graded
+from srt_jax.run import interrupt
+from srt_jax.run.progress import Progress, SamplerProgress
+
+BATCH = 64  # problems sampled together, written at once
+PACKAGES = ("jax", "numpy", "sympy", "transformers")
+
+
+def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
+    """Writes the label file, or goes on with it; returns `summarise` of it.
+
+    Raises ConfigError, DataError or ModelError before anything is sampled, RolloutError where no server samples.
+    """
+    import jax
+
+    from srt_jax.model import weights
+    from srt_jax.run.prepare import encode_source, model_fingerprint, read_model
+
+    config, notes = on_this_machine(config, trains=False)
+    for note in notes:
+        print(note)
+    if jax.process_count() > 1:
+        raise ConfigError(f"srt_jax.jobs.label is one process's work, and there are {jax.process_count()}: start one.")
+    model = read_model(config)
+    weights.check(model.directory)
+    problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
+    print(line)
+    provenance = json.loads(json.dumps({
+        "model": config.model.path, "model_fingerprint": model_fingerprint(model),
+        "problems": len(problems), "data_fingerprint": fingerprint(problems), "prompts": config.prompts.to_dict(),
+        "samples": samples, "temperature": config.rollout.temperature, "seed": config.seed,
+        "max_response_tokens": config.batch.max_response_tokens, "sampler": config.rollout.sampler,
+        "dtype": sampling_dtype(config), "answer": config.answer.to_dict(), "match": config.vote.match,
+        "truth": config.eval.match,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }))
+    if out.exists():
+        check_provenance(out, label_file.read(out)[0], provenance)
+        print(f"{out} is complete: nothing to do.")
+        return summarise(out)
+    partial = out.with_name(f"{out.name}.partial")
+    done = begin(partial, provenance)
+    if done:
+        print(f"going on after {done} of {len(problems)} problems")
+    if done < len(problems):
+        sample_rows(config, model, problems, prompts, samples, partial, done)
+    summary = summarise(partial)
+    partial.rename(out)
+    return summary
+
+
+def sampling_dtype(config: ConfigDict) -> str:
+    """The dtype that the responses are sampled in: servers may have another than the trainer."""
+    served = config.rollout.vllm.dtype if config.rollout.sampler == "vllm" else ""
+    return served or config.model.dtype
+
+
+def begin(partial: pathlib.Path, provenance: dict) -> int:
+    """Rows that an earlier call has written in whole batches; everything after them is cut off. 0: starts the file."""
+    lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
+    if not lines or not lines[0].endswith(b"\n"):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        append(partial, [{"provenance": provenance}], mode="wb")
+        return 0
+    check_provenance(partial, json.loads(lines[0])["provenance"], provenance)
+    whole = sum(line.endswith(b"\n") for line in lines[1:])
+    done = whole // BATCH * BATCH
+    os.truncate(partial, sum(map(len, lines[:1 + done])))
+    return done
+
+
+def check_provenance(path: pathlib.Path, there: dict, here: dict) -> None:
+    """Raises DataError where a file was written, or begun, with something else."""
+    if different := differing_fields(there, here):
+        raise DataError(f"{path} holds labels that differ in {'; '.join(different[:5])}: choose another --out, or "
+                        "delete it.")
+
+
+def append(path: pathlib.Path, rows: list[dict], mode: str = "ab") -> None:
+    """Writes JSON lines and waits until they are on the disk."""
+    with path.open(mode) as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: list[list[int]], samples: int,
+                partial: pathlib.Path, done: int) -> None:
+    """Samples and votes on problems[done:], and appends their rows batch by batch."""
+    from srt_jax.grading.grader import Grader
+    from srt_jax.rollout.sampler import Sampling, problem_seeds
+    from srt_jax.run.loading import load_weights, open_mesh, open_sampler
+    from srt_jax.run.rollouts import answer_format, sample_and_grade
+
+    mesh = open_mesh(config)
+    graphdef, params = load_weights(config, model, mesh)
+    # A folder of its own: a run of this name may be under way, and its exports are not ours.
+    sampler = open_sampler(config, model, graphdef, mesh, run_directory(config) / "label")
+    sampling = Sampling(config.batch.max_response_tokens, config.rollout.temperature)
+    with Progress(len(problems), "problem") as progress, contextlib.closing(sampler):
+        progress.update(done, "preparing the sampler")
+        sampler.load(params, 0)
+        sampler.compile(prompts[done:], samples, sampling)
+        with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
+                    truth=config.eval.match) as grader:
+            grader.self_test()
+            shares = ""
+            while done < len(problems):
+                batch = problems[done:done + BATCH]
+                graded = sample_and_grade(
+                    sampler, grader, model.tokenizer, batch, prompts[done:done + BATCH], samples, sampling,
+                    problem_seeds(config.seed, "label", 0, [p.id for p in batch]), answer_format(config),
+                    advanced=SamplerProgress(progress, done, len(batch), shares)).graded
+                append(partial, [row(problem, graded, p) for p, problem in enumerate(batch)])
+                done += len(batch)
+                shares = f"share {np.mean([v.share for v in graded.votes]):.3f}"
+                progress.update(done, shares)
+
+
+def row(problem: Problem, graded: Graded, p: int) -> dict:
+    """What the file says about one problem."""
+    v, n = graded.votes[p], len(graded.answers[p])
+    known = not np.isnan(graded.true_rewards[p, 0])
+    return {
+        "id": problem.id, "label": v.label, "vote_share": v.share, "vote_share_parsed": v.share_parsed, "tie": v.tie,
+        "pass_rate": float(graded.true_rewards[p].sum()) / n if known else None,
+        "label_correct": bool(graded.majority_correct[p]) if known else None,
+        "counts": dict(zip(v.representatives, v.counts)), "parse_rate": v.parsed / n, "n": n,
+    }
+
+
+def summarise(path: pathlib.Path) -> dict:
+    """Means over the rows of a label file; pass_rate (avg@n) and label_accuracy (maj@n) where answers are known."""
+    rows = label_file.read(path)[1].values()
+    known = [r for r in rows if r["pass_rate"] is not None]
+
+    def mean(name, of):
+        return float(np.mean([r[name] for r in of])) if of else None
+
+    return {
+        "problems": len(rows), "labelled": sum(r["label"] is not None for r in rows),
+        "vote_share": mean("vote_share", rows), "vote_share_parsed": mean("vote_share_parsed", rows),
+        "parse_rate": mean("parse_rate", rows), "pass_rate": mean("pass_rate", known),
+        "label_accuracy": mean("label_correct", known),
+    }
+
+
+def main(argv) -> int:
+    """Labels, and prints the summary as the last line; 2 for a mistake in the input, 130 where it was interrupted."""
+    given = flags.FLAGS
+    if len(argv) > 1 or not given.config or not given.out:
+        return cli.complain("give --config=configs/X.py and --out=FILE, and no bare arguments.")
+    if given.samples < 1:
+        return cli.complain(f"--samples is {given.samples}: it must be at least 1.")
+    validate(given.config)
+    check_output_file(given.out)
+    runtime.start(given.config.mesh.cpu_devices)
+
+    def work() -> int:
+        print(json.dumps({"out": given.out, **label(given.config, pathlib.Path(given.out), given.samples)}))
+        return 0
+
+    return interrupt.run(work, "interrupted: the same command goes on after the last whole batch.")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Experiment whose model labels its data: a file in configs/.")
+    cli.define_path("out", "The label file.")
+    flags.DEFINE_integer("samples", 32, "Samples of each problem, all of which vote.")
+    cli.run(main)

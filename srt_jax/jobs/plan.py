@@ -1,0 +1,71 @@
+"""Compiles a run's programs for hardware that is not there: does it fit, and what would a step cost?
+
+    python -m srt_jax plan --config=configs/srt.py:qwen25_math_7b,dapo --topology=h200:8
+    ... --topology=v5p:4x4x4 --config.mesh.fsdp=32 --json      any field can be set; one JSON object instead of a table
+    ... --microbatch=16                                        this micro-batch only, no search for the largest
+
+TPUs and GPUs need .venv-plan (the command says how to make it) and are compiled there; cpu:N needs nothing.
+docs/planning.md says what is assumed.
+"""
+import functools
+import json
+import os
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from srt_jax import cli
+from srt_jax.config.validation import validate
+from srt_jax.plan import table, topology
+from srt_jax.plan.programs import plan
+from srt_jax.runtime import xla_flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PYTHON = ROOT / ".venv-plan" / "bin" / "python"
+
+
+def main(argv) -> int:
+    """Prints the plan; 0 where the config fits, 1 where it does not, 2 for a mistake in the input."""
+    given = flags.FLAGS
+    if len(argv) > 1:
+        return cli.complain(f"unexpected argument {argv[1]!r}: fields are set with --config.FIELD=VALUE.")
+    if given.config is None or given.topology is None:
+        return cli.complain("give --config=configs/X.py and --topology, one like " + topology.EXAMPLES + ".")
+    where, config = topology.parse(given.topology), given.config
+    if given.microbatch:
+        config.batch.microbatch_sequences = given.microbatch
+    validate(config)
+    if not topology.compiler_is_here(where):
+        return _go_on_in_planners_environment(where)
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # whatever this machine has, nothing runs on it
+    # Not runtime.start: a plan joins no other processes, and programs for devices that are not there cannot be kept.
+    xla_flags.apply()
+    if where.platform == "cpu":
+        jax.config.update("jax_num_cpu_devices", where.num_devices)
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else a second plan of a TPU is refused meanwhile
+    progress = functools.partial(print, file=sys.stderr, flush=True)
+    result = plan(config, where, search=not given.microbatch, progress=progress)
+    print(json.dumps(result) if given.json else table.table(result))
+    return 0 if result["fits"] else 1
+
+
+def _go_on_in_planners_environment(where: topology.Topology) -> int:
+    """Runs the same command in .venv-plan. Returns only where that cannot be."""
+    if PYTHON.exists() and pathlib.Path(sys.prefix).resolve() != PYTHON.parents[1].resolve():
+        os.execv(PYTHON, [str(PYTHON), "-m", "srt_jax", "plan", *sys.argv[1:]])
+    return cli.complain(
+        f"--topology={where.name} needs compilers that are not installed (5 GB). In {ROOT}:\n"
+        "    python3.12 -m venv .venv-plan\n    .venv-plan/bin/python -m pip install -r requirements-plan.txt")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/, arguments after a colon.")
+    flags.DEFINE_string("topology", None, f"Devices to compile for, e.g. {topology.EXAMPLES}.")
+    flags.DEFINE_bool("json", False, "One JSON object instead of a table.")
+    flags.DEFINE_integer("microbatch", None, "Sequences of a micro-batch; without it the largest that fits is sought.",
+                         lower_bound=1)
+    cli.run(main)

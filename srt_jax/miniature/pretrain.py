@@ -1,0 +1,143 @@
+"""Makes the miniature base model: a tiny Qwen3 that has read worked sums with slips in them (task.py).
+
+    python -m srt_jax pretrain --out=cache/miniature
+
+Takes about a minute and a half on two cores and is skipped where the folder already holds the model of the same
+recipe. The training step is the RL update itself, with cross-entropy as its objective.
+"""
+import argparse
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+
+from srt_jax import runtime
+from srt_jax.config import expanded
+from srt_jax.files import check_output_folder, read_json_object
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the base is made; part of the cache key."""
+    steps: int = 1400
+    batch_sequences: int = 64
+    microbatch_sequences: int = 32
+    learning_rate: float = 5e-3
+    warmup_steps: int = 20
+    slip_rate: float = 0.3
+    seed: int = 0
+
+
+def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
+    """Trains and writes the base model; returns at once where `out` was made by this recipe."""
+    from srt_jax.miniature import task
+
+    key = recipe_key(recipe)
+    if made_by(out) == key:
+        print(f"{out} holds the base model of this recipe: using it.")
+        return
+
+    import jax.numpy as jnp
+
+    from srt_jax.model import decoder, sharding, weights
+    from srt_jax.model.config import ModelConfig
+    from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
+    from srt_jax.rl.update import UpdateConfig, make_update
+
+    started = time.perf_counter()
+    mesh = sharding.make_mesh()
+    graphdef, params = decoder.create(ModelConfig.from_hf(task.HF_CONFIG), recipe.seed, mesh)
+    schedule = learning_rate_schedule(recipe.learning_rate, "cosine", recipe.warmup_steps, recipe.steps)
+    optimizer = make_optimizer(schedule, b1=0.9, b2=0.98, eps=1e-8, weight_decay=0.0, grad_clip=1.0)
+    state = init_state(params, optimizer, mesh)
+    config = UpdateConfig(layout(recipe), objective="cross_entropy", kl_coef=0.0)
+    update = make_update(graphdef, optimizer, config, mesh, state)
+    for step in range(recipe.steps):
+        state, metrics = update(state, None, batch(recipe, step, mesh))
+        if step % 50 == 49:
+            seconds = time.perf_counter() - started
+            print(f"step {step + 1}/{recipe.steps}  entropy {float(metrics['entropy']):.3f}  "
+                  f"ETA {seconds / (step + 1) * (recipe.steps - step - 1):.0f} s", flush=True)
+    if not jnp.isfinite(metrics["loss"]):
+        raise RuntimeError("pre-training diverged: the loss is not finite.")
+
+    tokenizer_files = out.with_name(f".{out.name}.tokenizer")
+    task.tokenizer().save_pretrained(tokenizer_files)
+    (tokenizer_files / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "pad_token_id": 0}))
+    heldout, train = task.problem_sets()
+    extra = {"heldout.jsonl": task.jsonl(heldout), "train.jsonl": task.jsonl(train),
+             "recipe.json": json.dumps({"key": key, **dataclasses.asdict(recipe)}, indent=2) + "\n"}
+    weights.save(out, state.params, task.HF_CONFIG, jnp.float32, tokenizer_from=tokenizer_files, extra=extra)
+    print(f"base model written to {out} after {time.perf_counter() - started:.0f} s")
+
+
+def made_by(out: pathlib.Path) -> str | None:
+    """The key of the recipe that a folder's model was made by; None where there is none."""
+    try:
+        return read_json_object(out / "recipe.json").get("key")
+    except (OSError, ValueError):
+        return None
+
+
+def batch(recipe: Recipe, step: int, mesh):
+    """Worked sums as a batch in which every response token counts alike; a pure function of (seed, step)."""
+    import numpy as np
+
+    from srt_jax.miniature import task
+    from srt_jax.rl.collate import collate
+    from srt_jax.rollout.sampler import Rollouts
+
+    rng = np.random.Generator(np.random.Philox(key=(recipe.seed, step)))
+    heldout = set(map(tuple, task.problem_sets()[0]))
+    tokenizer = task.tokenizer()
+    prompts, responses = [], []
+    while len(prompts) < recipe.batch_sequences:
+        terms = task.random_terms(rng)
+        if tuple(terms) not in heldout:
+            prompts.append(task.problem_text(terms) + "=")
+            responses.append(task.solution_text(terms, rng, recipe.slip_rate) + tokenizer.eos_token)
+    prompts, responses = tokenizer(prompts)["input_ids"], tokenizer(responses)["input_ids"]
+    tokens = np.zeros((len(prompts), 1, task.MAX_RESPONSE_TOKENS), np.int32)
+    for row, response in zip(tokens[:, 0], responses):
+        row[:len(response)] = response
+    lengths = np.array([[len(r)] for r in responses], np.int32)
+    rollouts = Rollouts(prompts, tokens, lengths, np.zeros(tokens.shape, np.float32), lengths > 0, 0)
+    return collate(rollouts, np.zeros((len(prompts), 1)), np.zeros(len(prompts), bool), layout(recipe), mesh)
+
+
+def layout(recipe: Recipe):
+    """One bucket: the sums are short."""
+    from srt_jax.miniature import task
+    from srt_jax.rl.collate import Layout
+
+    return Layout(recipe.batch_sequences, 1, recipe.microbatch_sequences,
+                  (task.MAX_PROMPT_TOKENS + task.MAX_RESPONSE_TOKENS,))
+
+
+def recipe_key(recipe: Recipe) -> str:
+    """Changes with the recipe and with the code that makes the data."""
+    from srt_jax.miniature import task
+
+    code = pathlib.Path(task.__file__).read_bytes()
+    return hashlib.sha256(code + json.dumps(dataclasses.asdict(recipe)).encode()).hexdigest()[:16]
+
+
+def main() -> None:
+    """Makes the base model."""
+    parser = argparse.ArgumentParser(
+        prog="python -m srt_jax pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=lambda path: pathlib.Path(expanded(path)),
+                        default=pathlib.Path("cache/miniature"),
+                        help="folder of the model, its tokenizer and the two problem sets")
+    out = parser.parse_args().out
+    try:
+        check_output_folder(out)
+    except OSError as e:
+        parser.error(f"--out={out} cannot be made ({e}): choose another folder.")
+    runtime.start(cpu_devices=2)
+    pretrain(out, Recipe())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""Compiles a run's programs for hardware that is not there: does it fit, and what would a step cost?
+
+Lowers and compiles the real update, and the in-process sampler where rollout.sampler is 'jax', with abstract arrays: no
+weights, no accelerator, a few GB of memory. docs/planning.md says what is assumed.
+"""
+import dataclasses
+import functools
+import pathlib
+import re
+import time
+
+from ml_collections import ConfigDict
+
+from srt_jax.config import ConfigError, mesh_shape
+from srt_jax.config.resolve import resolve
+from srt_jax.config.validation import validate_devices
+from srt_jax.model import flops
+from srt_jax.model.config import ModelConfig, read_hf_config, shipped_shape
+from srt_jax.plan import hlo, topology
+from srt_jax.runtime import hardware, xla_flags
+
+# From the lightest, that computes nothing again in the backward pass, to the heaviest, that computes all of it.
+REMATS = ("none", "attention", "dots", "full")
+TILE = 16  # rows of a TPU's tile of bfloat16
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A program on one device. bytes: by kind, in the device's memory, "total" among them; None: not known."""
+    fits: bool
+    bytes: dict[str, float | None]
+    collective_bytes: dict[str, float]
+    received_bytes: float
+    received_seconds: float  # at the links' peak
+    memory_bytes: float
+    seconds: float  # of compiling
+
+
+def plan(config: ConfigDict, where: topology.Topology, search: bool = True, progress=print) -> dict:
+    """The report of a config on a topology: what --json prints. Raises ConfigError or ModelError."""
+    import jax
+
+    from srt_jax import runtime
+    from srt_jax.run.prepare import check_length
+
+    model = model_shape(config.model.path)
+    check_length(config, model)
+    config, notes = adapt(config, where)
+    runtime.keep_precision(config.model.dtype)
+    notes += tile_notes(model.hidden_size, config.mesh.fsdp, where)
+    devices = topology.devices(where)
+    compile_update = functools.lru_cache(functools.partial(_compile_update, config, model, where, devices, progress))
+    chosen = (config.model.remat, config.batch.microbatch_sequences)
+    update = report(config, model, where, chosen, compile_update(*chosen))
+    result = {
+        "topology": where.name, "devices": where.num_devices, "model": config.model.path,
+        "mesh": {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")}, "notes": notes,
+        "versions": {"jax": jax.__version__}, **update}
+    if config.rollout.sampler == "jax":
+        result["sampler"] = sampler_report(config, model, where, devices, update["bytes_per_device"], progress)
+        result["fits"] = update["fits"] and result["sampler"]["fits"]
+    if search:
+        # Kernels other than XLA never hold the scores: remat "attention" is "none".
+        remats = [remat for remat in REMATS if remat != "attention" or kernel_of(config, model, where) == "xla"]
+        found = largest(config, remats, compile_update)
+        result["largest"] = found and report(config, model, where, found, compile_update(*found))
+    return result
+
+
+def model_shape(path: str) -> ModelConfig:
+    """From a local directory, or the shapes of known hub models. Raises ModelError or ConfigError."""
+    if pathlib.Path(path).is_dir():
+        return ModelConfig.from_hf(read_hf_config(path))
+    shape = shipped_shape(path)
+    if shape is None:
+        raise ConfigError(f"model.path is {path!r}, whose shape is not known: give a Hugging Face directory (its "
+                          "config.json is enough) or a model of srt_jax/model/hf.")
+    return shape
+
+
+def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, list[str]]:
+    """The config as it would be on the topology, with a mesh and a micro-batch that the topology divides, all rows in
+    the longest bucket; and notes.
+    """
+    config, notes = resolve(config, where.platform, where.num_devices)
+    if not mesh_shape(config.mesh, where.num_devices):
+        notes.append(f"mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not make "
+                     f"{where.num_devices} devices: planned with --config.mesh.fsdp={where.num_devices} "
+                     "--config.mesh.tensor=1.")
+        config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, where.num_devices, 1
+        config, more = resolve(config, where.platform, where.num_devices)
+        notes += more
+    rows = config.mesh.data * config.mesh.fsdp
+    per_update = config.batch.prompts_per_step * config.batch.samples_per_prompt // config.batch.minibatches_per_step
+    if per_update % rows == 0 and (config.batch.microbatch_sequences % rows
+                                   or per_update % config.batch.microbatch_sequences):
+        notes.append(f"batch.microbatch_sequences={config.batch.microbatch_sequences} does not suit {rows} data x fsdp "
+                     f"shards: planned with {rows}.")
+        config.batch.microbatch_sequences = rows
+    config.batch.length_buckets = (max(config.batch.length_buckets),)
+    validate_devices(config, where.num_devices)
+    return config, notes
+
+
+def tile_notes(hidden_size: int, fsdp: int, where: topology.Topology) -> list[str]:
+    """A note where a TPU's share of a weight is no whole number of tiles."""
+    rows = hidden_size // fsdp
+    if where.platform != "tpu" or rows % TILE == 0:
+        return []
+    return [f"mesh.fsdp={fsdp} cuts the hidden size of {hidden_size} into {rows} rows, no multiple of {TILE}: the "
+            "compiler gathers such weights by adding up whole ones, twice the traffic; less of mesh.fsdp avoids it."]
+
+
+def largest(config: ConfigDict, remats: list[str], compile_update) -> tuple[str, int] | None:
+    """The lightest remat that fits at all, and the largest micro-batch that fits with it; None where none does.
+
+    Tries the remats with one row per device, then halves the range of micro-batches: at most len(remats) +
+    log2(micro-batches) programs.
+    """
+    rows = config.mesh.data * config.mesh.fsdp
+    per_update = config.batch.prompts_per_step * config.batch.samples_per_prompt // config.batch.minibatches_per_step
+    sizes = [size for size in range(rows, per_update + 1, rows) if per_update % size == 0]
+    lightest = next((remat for remat in remats if compile_update(remat, sizes[0]).fits), None)
+    if lightest is None:
+        return None
+    low, high = 0, len(sizes)  # sizes[low] fits, sizes[high] does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if compile_update(lightest, sizes[middle]).fits else (low, middle)
+    return lightest, sizes[low]
+
+
+# ---- programs
+
+
+def _compile_update(config, model, where, devices, progress, remat: str, microbatch: int) -> Compiled:
+    """The update at this remat and micro-batch."""
+    config = config.copy_and_resolve_references()
+    config.model.remat, config.batch.microbatch_sequences = remat, microbatch
+    lowered, held = lower_update(config, model, devices)
+    b = config.batch
+    # With packing the number of micro-batches is data. At most, as here, every sequence fills a row.
+    most = b.prompts_per_step * b.samples_per_prompt // b.minibatches_per_step // microbatch
+    trips = (lambda program, loop: most) if b.packing else None
+    what = f"update, remat={remat}, micro-batches of {microbatch}"
+    return _compile(lowered, held, {}, where, progress, what, trips)
+
+
+def lower_update(config: ConfigDict, model: ModelConfig, devices):
+    """(the lowered update, bytes per device of what it is given by kind)."""
+    import jax
+
+    from srt_jax.rl.collate import abstract_batch
+    from srt_jax.rl.optimizer import abstract_state, experiment_optimizer
+    from srt_jax.rl.update import UpdateConfig, make_update
+
+    mesh, graphdef, params = abstract_model(config, model, devices)
+    optimizer, settings = experiment_optimizer(config), UpdateConfig.of(config)
+    state = abstract_state(params, optimizer, mesh)
+    reference = None
+    if settings.scores_reference:
+        reference = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, config.model.reference_dtype, sharding=x.sharding), params)
+    batch = abstract_batch(settings.layout, mesh)
+    held = {"parameters": params, "optimizer": state.opt_state, "reference": reference, "batch": batch}
+    return (make_update(graphdef, optimizer, settings, mesh, state).lower(state, reference, batch),
+            {kind: bytes_per_device(tree) for kind, tree in held.items()})
+
+
+def abstract_model(config: ConfigDict, model: ModelConfig, devices):
+    """(mesh, graph definition, parameters as abstract arrays on the mesh)."""
+    import jax
+
+    from srt_jax.model import attention, decoder, sharding, weights
+
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
+    sharding.check_mesh(model, config.mesh.tensor)
+    kernel = attention.choose(config.model.attention, devices[0].platform, config.model.dtype, model.head_dim)
+    graphdef, shapes = decoder.abstract(model, config.model.dtype, config.model.remat, kernel, mesh)
+    return mesh, graphdef, weights.map_with_path(lambda path, x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)), shapes)
+
+
+def bytes_per_device(tree) -> int:
+    """Of abstract arrays with shardings."""
+    import jax
+    import numpy as np
+
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _compile(lowered, held: dict, resident: dict, where, progress, what: str, trips=None) -> Compiled:
+    """held: bytes of the arguments; resident: of what else lies in memory meanwhile; both by kind.
+
+    trips(program, loop): how often a loop runs whose trip count is data.
+    """
+    import jax
+
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        needed = re.search(r"([\d.]+)G\) exceeds available", str(e))
+        total = float(needed.group(1)) * 2**30 if needed else None
+        result = Compiled(False, held | resident | {"temporaries": None, "total": total}, {}, 0.0, 0.0, 0.0, 0.0)
+    else:
+        memory = compiled.memory_analysis()
+        # The compiler's count of the arguments: on TPUs tiles pad some of them.
+        total = (memory.argument_size_in_bytes + sum(resident.values()) + memory.output_size_in_bytes
+                 - memory.alias_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
+        program = hlo.Program(compiled.as_text(), trips)
+        result = Compiled(
+            total <= available(where), held | resident | {"temporaries": memory.temp_size_in_bytes, "total": total},
+            program.collective_bytes(), program.received_bytes(), where.receiving_seconds(program.received_bytes),
+            program.memory_bytes(), 0.0)
+    result = dataclasses.replace(result, seconds=time.perf_counter() - start)
+    size = "more than there is" if result.bytes["total"] is None else f"{result.bytes['total'] / 1e9:.2f} GB"
+    progress(f"compiled in {result.seconds:.0f} s: {what}: {size} per device, "
+             f"{'fits' if result.fits else 'does not fit'}")
+    return result
+
+
+def available(where: topology.Topology) -> float:
+    """Bytes of memory that JAX can have on one device; on a CPU, its part of the machine's."""
+    if where.chip is None:
+        return hardware.machine_memory() / where.num_devices
+    return where.chip.memory * (xla_flags.GPU_MEMORY_FRACTION if where.platform == "cuda" else 1.0)
+
+
+# ---- reports
+
+
+def report(config: ConfigDict, model: ModelConfig, where, candidate: tuple[str, int], compiled: Compiled) -> dict:
+    """Figures of the update at one remat and micro-batch; every sequence has the longest length."""
+    from srt_jax.rl.update import UpdateConfig
+
+    remat, microbatch = candidate
+    settings = UpdateConfig.of(config)
+    lengths = [max(config.batch.length_buckets)] * settings.layout.sequences
+    passes = flops.update(model, lengths, settings.scores_policy, settings.scores_reference, settings.epochs_per_step)
+    rows_per_device = microbatch // (config.mesh.data * config.mesh.fsdp)
+    one_chunk = rows_per_device * (lengths[0] - 1) <= settings.head_chunk_tokens
+    again = flops.recomputed(model, lengths, remat, kernel_of(config, model, where), one_chunk)
+    again *= settings.epochs_per_step
+    required = sum(passes.values()) / where.num_devices
+    executed = required + again / where.num_devices
+    return {"remat": remat, "microbatch_sequences": microbatch, **program_report(compiled, where, required, executed)}
+
+
+def kernel_of(config: ConfigDict, model: ModelConfig, where: topology.Topology) -> str:
+    """xla | cudnn | splash, as the model would choose on the topology."""
+    from srt_jax.model import attention
+
+    return attention.choose(config.model.attention, where.platform, config.model.dtype, model.head_dim)
+
+
+def program_report(compiled: Compiled, where: topology.Topology, required: float, executed: float) -> dict:
+    """Figures of one program: memory, FLOPs per device required and executed, bytes, and the roofs over its time."""
+    result = {
+        "fits": compiled.fits, "bytes_per_device": compiled.bytes,
+        "bytes_available_per_device": available(where), "flops_per_device": required,
+        "executed_flops_per_device": executed, "collective_bytes_per_device": compiled.collective_bytes,
+        "received_bytes_per_device": compiled.received_bytes, "memory_traffic_per_device": compiled.memory_bytes,
+        "step_seconds": None, "bound_by": None, "roofs_seconds": None, "mfu_at_roof": None,
+        "compile_seconds": round(compiled.seconds, 1)}
+    if where.chip is None or compiled.bytes["temporaries"] is None:
+        return result
+    roofs = {"compute": executed / where.chip.flops, "memory": compiled.memory_bytes / where.chip.bandwidth,
+             "interconnect": compiled.received_seconds}
+    bound = max(roofs, key=roofs.get)
+    return result | {"step_seconds": roofs[bound], "bound_by": bound, "roofs_seconds": roofs,
+                     "mfu_at_roof": required / where.chip.flops / roofs[bound]}
+
+
+def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resident: dict, progress) -> dict:
+    """Figures of sampling a step's rollouts in this process; every response has the longest length.
+
+    Optimizer and reference stay in memory meanwhile (`resident`: bytes of the update). One compiled call serves
+    rollout.prompts_per_call prompts, or as many samples as fit; a step makes as many calls as its prompts need.
+    """
+    from srt_jax.run.rollouts import training_samples
+
+    b, (n, sampling) = config.batch, training_samples(config, 1)
+    resident = {kind: resident[kind] for kind in ("optimizer", "reference")}
+    cut, (begin, advance), parameters = lower_sampler(
+        config, model, devices, n, sampling, available(where) - sum(resident.values()))
+    calls = -(-b.prompts_per_step // cut.prompts) * -(-n // cut.samples)
+    turns = -(-min(b.prompts_per_step, cut.prompts) * cut.samples // cut.slots) if cut.slots else 1
+
+    def trips(program, loop):
+        """With slots decoding has a loop inside: that which hands free slots their next requests, about once a step."""
+        decodes = not cut.slots or program.has_loop(loop)
+        return turns * b.max_response_tokens if decodes else 1
+
+    held = {"parameters": parameters}
+    programs = [_compile(begin, held, resident, where, progress, "sampler, prefill", trips),
+                _compile(advance, {}, held | resident, where, progress, "sampler, decoding", trips)]
+    prompts = [b.max_prompt_tokens] * b.prompts_per_step
+    required = flops.sampling(model, prompts, [[b.max_response_tokens] * n] * b.prompts_per_step)
+    required /= where.num_devices
+    return program_report(_joined(programs, held | resident, calls), where, required, required) | {
+        "calls": calls, "prompts_per_call": cut.prompts, "samples_per_call": cut.samples, "slots": cut.slots}
+
+
+def _joined(programs: list[Compiled], held: dict, calls: int) -> Compiled:
+    """`calls` turns of programs that run one after the other: the larger one's memory, the sum of what they move.
+
+    held: bytes by kind that lie in memory throughout; all else counts as temporary.
+    """
+    totals = [program.bytes["total"] for program in programs]
+    largest = None if None in totals else max(totals)
+    left = None if largest is None else largest - sum(held.values())
+    collective = {}
+    for program in programs:
+        for kind, size in program.collective_bytes.items():
+            collective[kind] = collective.get(kind, 0) + calls * size
+
+    def together(field):
+        return sum(getattr(program, field) for program in programs)
+
+    return Compiled(all(program.fits for program in programs), held | {"temporaries": left, "total": largest},
+                    collective, calls * together("received_bytes"), calls * together("received_seconds"),
+                    calls * together("memory_bytes"), together("seconds"))
+
+
+def lower_sampler(config: ConfigDict, model: ModelConfig, devices, n: int, sampling, memory_bytes: float):
+    """(the shape of a sampler call for n samples of each prompt, its two programs lowered, bytes per device of the
+    parameters); memory_bytes: for the call and the parameters.
+    """
+    from srt_jax.rollout.jax.sampler import JaxSampler
+
+    mesh, graphdef, params = abstract_model(config, model, devices)
+    parameters = bytes_per_device(params)
+    rollout = config.rollout
+    sampler = JaxSampler(graphdef, mesh, [0], rollout.prompt_buckets, rollout.prompts_per_call, rollout.slots,
+                         memory_bytes - parameters)
+    cut, programs = sampler.lower(params, n, sampling)
+    return cut, programs, parameters

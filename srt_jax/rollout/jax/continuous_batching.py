@@ -1,0 +1,198 @@
+"""Continuous batching: a fixed number of sequences decodes at a time; one that ends makes room for the next request.
+
+A request is one sample of one prompt. Every row shard of the mesh (data x fsdp) has its own prompts, queue and slots,
+and works through them by itself: nothing moves between shards, and a shard that is done does not wait. A prompt's keys
+and values are computed once and copied into a slot with each of its requests. Letters: P prompts (rows) of n samples,
+Q = P * n requests, W slots, S prompt tokens, T response tokens, C = S + T cached tokens of a slot.
+"""
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from srt_jax.model import attention, sharding
+from srt_jax.model.memory import PREFILL_TOKENS
+from srt_jax.rollout.jax.decoding import Fixed, gathered_shardings, next_logits, prefill, split_layers
+from srt_jax.rollout.jax.sampling import draw, sample_keys
+
+ROWS = Spec(sharding.ROWS)
+KV = Spec(None, sharding.ROWS, "tensor")  # where a cache [L, rows, K, ...] lies
+
+
+@flax.struct.dataclass
+class State:
+    """The state of one shard. A slot without a request has request Q, and its results are dropped.
+
+    request, token (to feed next), t (tokens drawn so far) [W]; kv: of each layer the pair of keys and values
+    [W, K, C, H], of which the first prompt length - 1 + t are filled; next [1]: requests taken so far; steps [1]:
+    decoding steps so far; the results by request: tokens, logprobs [Q, T], lengths, stopped [Q].
+    """
+    request: jax.Array
+    token: jax.Array
+    t: jax.Array
+    kv: list[tuple[jax.Array, jax.Array]]
+    next: jax.Array
+    steps: jax.Array
+    tokens: jax.Array
+    logprobs: jax.Array
+    lengths: jax.Array
+    stopped: jax.Array
+
+
+def begin(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids, num_slots):
+    """Prefill, and the first requests in their slots: (what stays fixed while decoding, State of every shard)."""
+    del temperature, stop_ids
+    config = nnx.merge(graphdef, params).config
+    prompt_kv = _prefill(params, prompts.tokens, graphdef, mesh)
+    P, S = prompts.tokens.shape
+    slots = min(num_slots, P * n)  # both are multiples of the shards
+    kv_shape = (slots, config.num_kv_heads, S + sampling.max_tokens, config.head_dim)
+    kv = [tuple(sharding.constrain(jnp.zeros(kv_shape, prompt_kv[0].dtype), mesh, Spec(*KV[1:])) for _ in range(2))
+          for _ in range(config.num_layers)]
+    first = _by_shard(functools.partial(_first, n=n, max_tokens=sampling.max_tokens), mesh,
+                      (ROWS, Spec(None, sharding.ROWS), ROWS))
+    graphs, weights = split_layers(graphdef, params, mesh)
+    return Fixed(weights, prompt_kv, (graphs, mesh)), first(prompts, prompt_kv, kv)
+
+
+def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampling, stop_ids):
+    """Decodes until all requests have ended, or `until` decoding steps are made since `begin`.
+
+    Returns (State, [the most steps of a shard so far, whether any request is left, tokens so far]).
+    """
+    graphs, mesh = fixed.graphs
+    decode = _by_shard(functools.partial(_decode, graphs=graphs, n=n, sampling=sampling, stops=stop_ids), mesh,
+                       (Spec(), ROWS, Spec(None, sharding.ROWS), ROWS, Spec(), Spec()))
+    s = decode(fixed.weights, prompts, fixed.prompt_kv, state, temperature, until)
+    left = (s.request < len(s.tokens) // sharding.num_row_shards(mesh)).any()
+    return s, jnp.stack([s.steps.max(), left.astype(jnp.int32), s.lengths.sum()])
+
+
+def results(state: State, n: int):
+    """tokens, logprobs [P, n, T]; lengths, stopped [P, n]."""
+    return tuple(x.reshape(-1, n, *x.shape[1:]) for x in (state.tokens, state.logprobs, state.lengths, state.stopped))
+
+
+def shardings(mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
+    """Where the arrays of `begin` lie, by their shapes."""
+    def at(spec, tree):
+        return jax.tree.map(lambda x: NamedSharding(mesh, sharding.fit(mesh, spec, x.shape)), tree)
+
+    others, layers = fixed.weights
+    weights = (gathered_shardings(others, mesh),
+               [gathered_shardings(layer, mesh, "layers.", len(layers)) for layer in layers])
+    rows = jax.tree.map(lambda _: sharding.by_rows(mesh), state)
+    return (fixed.replace(weights=weights, prompt_kv=at(KV, fixed.prompt_kv)),
+            rows.replace(kv=at(Spec(*KV[1:]), state.kv)))
+
+
+def _by_shard(function, mesh, in_specs):
+    """Each shard by itself over data and fsdp; the compiler goes on to split the work of a shard over `tensor`."""
+    return jax.shard_map(function, mesh=mesh, axis_names=set(sharding.ROWS), check_vma=False, in_specs=in_specs,
+                         out_specs=ROWS)
+
+
+def _prefill(params, tokens, graphdef, mesh):
+    """tokens [P, S] -> the pair of keys and values [L, P, K, S, H]; a few prompts of every shard at a time."""
+    shards, (P, S) = sharding.num_row_shards(mesh), tokens.shape
+    local = P // shards
+    chunk = next(c for c in range(max(1, min(local, PREFILL_TOKENS // S)), 0, -1) if local % c == 0)
+    chunks = tokens.reshape(shards, local // chunk, chunk, S).swapaxes(0, 1).reshape(-1, shards * chunk, S)
+    chunks = sharding.constrain(chunks, mesh, Spec(None, sharding.ROWS))
+
+    def join(kv):  # [chunks, L, shards * chunk, S, K, H]
+        L, K, H = kv.shape[1], *kv.shape[4:]
+        kv = kv.reshape(-1, L, shards, chunk, S, K, H).transpose(1, 2, 0, 3, 5, 4, 6).reshape(L, P, K, S, H)
+        return sharding.constrain(kv, mesh, KV)
+
+    return jax.tree.map(join, jax.lax.map(lambda tokens: prefill(graphdef, params, tokens)[1], chunks))
+
+
+def _requests(prompts, n: int):
+    """(indices of the requests that are wanted, then of the others [Q]; how many are wanted; each prompt's last token).
+    """
+    wanted = (jnp.arange(n) < prompts.samples[:, None]).reshape(-1)
+    last_token = jnp.take_along_axis(prompts.tokens, jnp.maximum(prompts.lengths - 1, 0)[:, None], 1)[:, 0]
+    return jnp.argsort(~wanted, stable=True), wanted.sum(), last_token
+
+
+def _refill(s: State, prompt_kv, n: int, requests) -> State:
+    """Free slots take the next requests: a prompt's cache, and its last token to feed."""
+    Q, (queue, queued, last_token) = len(s.tokens), requests
+
+    def waiting(s: State):
+        return (s.next[0] < queued) & (s.request == Q).any()
+
+    def take(s: State) -> State:
+        slot, request = (s.request == Q).argmax(), queue[s.next[0]]
+        row = request // n
+        kv = [tuple(jax.lax.dynamic_update_slice(cache, source[i, row][None], (slot, 0, 0, 0))
+                    for cache, source in zip(pair, prompt_kv)) for i, pair in enumerate(s.kv)]
+        return s.replace(request=s.request.at[slot].set(request), token=s.token.at[slot].set(last_token[row]),
+                         t=s.t.at[slot].set(0), kv=kv, next=s.next + 1)
+
+    return jax.lax.while_loop(waiting, take, s)
+
+
+def _first(prompts, prompt_kv, kv, *, n, max_tokens) -> State:
+    """One shard: its first requests in the empty cache `kv`; `prompts` and `prompt_kv` [L, P, K, S, H] are its part."""
+    Q, W = prompts.lengths.shape[0] * n, kv[0][0].shape[0]
+    zeros = functools.partial(jnp.zeros, dtype=jnp.int32)
+    state = State(jnp.full(W, Q, jnp.int32), zeros(W), zeros(W), kv, zeros(1), zeros(1),
+                  zeros((Q, max_tokens)), jnp.zeros((Q, max_tokens)), zeros(Q), jnp.zeros(Q, bool))
+    return _refill(state, prompt_kv, n, _requests(prompts, n))
+
+
+def _decode(params, prompts, prompt_kv, state: State, temperature, until, *, graphs, n, sampling, stops) -> State:
+    """One shard: decodes until its requests have ended, or it has made `until` steps."""
+    (graph, layer), (others, layers) = graphs, params
+    model, layers = nnx.merge(graph, others), [nnx.merge(layer, weights) for weights in layers]
+    T, (Q, W) = sampling.max_tokens, (len(state.tokens), len(state.request))
+    keys = sample_keys(prompts.seeds, prompts.first, n).reshape(Q)
+    stop_ids, requests = jnp.asarray(stops), _requests(prompts, n)
+
+    def step(s: State) -> State:
+        """Feeds the current token of every slot and draws the next; then ended slots take new requests."""
+        position = jnp.maximum(prompts.lengths[s.request // n] - 1 + s.t, 0)  # of the token that is fed
+        logits, new_kv = next_logits(
+            model, layers, s.token, position,
+            lambda q, k, v, cache: (_attend(q, k, v, cache, position), (k, v)), s.kv)
+        token, logprob = draw(keys[s.request], s.t, logits, temperature, sampling)
+        stopped = (token[:, None] == stop_ids).any(-1)
+        ended = stopped | (s.t + 1 == T)
+        at = (s.request, s.t)  # an empty slot's lies outside, and is dropped
+        # Hangs on the token, so that a cache is written after it is read: else the compiler would copy it first.
+        kept = jnp.where(ended, s.kv[0][0].shape[2], position)
+        s = s.replace(
+            tokens=s.tokens.at[at].set(token, mode="drop"),
+            logprobs=s.logprobs.at[at].set(logprob, mode="drop"),
+            lengths=s.lengths.at[s.request].set(s.t + 1, mode="drop"),
+            stopped=s.stopped.at[s.request].set(stopped, mode="drop"),
+            kv=[tuple(cache.at[jnp.arange(W), :, kept].set(new, mode="drop") for cache, new in zip(*pairs))
+                for pairs in zip(s.kv, new_kv)],
+            request=jnp.where(ended, Q, s.request), token=token, t=s.t + 1, steps=s.steps + 1)
+        return _refill(s, prompt_kv, n, requests)
+
+    return jax.lax.while_loop(lambda s: (s.request < Q).any() & (s.steps[0] < until), step, state)
+
+
+def _attend(q, k, v, cache, lengths):
+    """One new token of each slot against the first `lengths` [W] cached ones, and itself.
+
+    q [W, N, H], k and v [W, K, H] of the new token; cache a pair [W, K, C, H]. Returns [W, N, H].
+    """
+    W, N, H = q.shape
+    K = k.shape[1]
+    cached_k, cached_v = cache
+    q = q.reshape(W, K, N // K, H) * H**-0.5
+    to_cached = jnp.einsum("wkgh,wkch->wkgc", q, cached_k, preferred_element_type=jnp.float32)
+    to_self = jnp.einsum("wkgh,wkh->wkg", q, k, preferred_element_type=jnp.float32)[..., None]
+    filled = jnp.arange(cached_k.shape[2]) < lengths[:, None]
+    to_cached = jnp.where(filled[:, None, None], to_cached, attention.MASKED)
+    weights = jax.nn.softmax(jnp.concatenate([to_cached, to_self], -1), -1).astype(q.dtype)
+    out = jnp.einsum("wkgc,wkch->wkgh", weights[..., :-1], cached_v) + weights[..., -1:] * v[:, :, None]
+    return out.reshape(W, N, H)

@@ -1,0 +1,113 @@
+"""Static batching: all samples of a call decode together, in step, until the longest has ended.
+
+The samples of a prompt share its keys and values: the cache is one prompt part [L, P, S, K, H] and one response part
+[L, P, n, T, K, H]. Letters: P prompts, n samples of each, S prompt tokens, T response tokens; others as in
+model/decoder.py.
+"""
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from srt_jax.model import attention, sharding
+from srt_jax.rollout.jax.decoding import Fixed, gathered, gathered_shardings, off_mesh, prefill
+from srt_jax.rollout.jax.sampling import draw, sample_keys
+
+PROMPT_KV = PartitionSpec(None, sharding.ROWS, None, "tensor")
+RESPONSE_KV = PartitionSpec(None, sharding.ROWS, None, None, "tensor")
+
+
+@flax.struct.dataclass
+class State:
+    """All samples of a call.
+
+    t: tokens drawn so far of each []; token: the last of them, which is not in the cache yet [P, n]; done [P, n]; kv:
+    the pair of keys and values [L, P, n, T, K, H] of the responses; the results: tokens, logprobs [P, n, T],
+    lengths [P, n].
+    """
+    t: jax.Array
+    token: jax.Array
+    done: jax.Array
+    kv: tuple[jax.Array, jax.Array]
+    tokens: jax.Array
+    logprobs: jax.Array
+    lengths: jax.Array
+
+
+def begin(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids):
+    """Prefill and the first token: (what stays fixed while decoding, State)."""
+    weights = gathered(params, mesh)
+    model = off_mesh(graphdef, weights)
+    size, T, config = prompts.lengths.shape[0], sampling.max_tokens, model.config
+    hidden, prompt_kv = prefill(graphdef, params, prompts.tokens)
+    last = jnp.take_along_axis(hidden, jnp.maximum(prompts.lengths - 1, 0)[:, None, None], 1)  # [P, 1, D]
+    logits = jnp.broadcast_to(model.logits(last), (size, n, config.vocab_size))
+    token, logprob = draw(sample_keys(prompts.seeds, prompts.first, n), 0, logits, temperature, sampling)
+    kv_shape = (config.num_layers, size, n, T, config.num_kv_heads, config.head_dim)
+    state = State(
+        t=jnp.ones((), jnp.int32), token=token,
+        done=_stops(token, stop_ids) | ~_wanted(prompts, n),
+        kv=tuple(sharding.constrain(jnp.zeros(kv_shape, model.dtype), mesh, RESPONSE_KV) for _ in range(2)),
+        tokens=jnp.zeros((size, n, T), jnp.int32).at[..., 0].set(token),
+        logprobs=jnp.zeros((size, n, T)).at[..., 0].set(logprob), lengths=jnp.ones((size, n), jnp.int32))
+    return Fixed(weights, prompt_kv, graphdef), state
+
+
+def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampling, stop_ids):
+    """Decodes until all samples have ended, or `until` decoding steps are made since `begin`.
+
+    Returns (State, [steps so far, whether any sample goes on, tokens so far]).
+    """
+    model = off_mesh(fixed.graphs, fixed.weights)
+    size, T = prompts.lengths.shape[0], sampling.max_tokens
+    keys = sample_keys(prompts.seeds, prompts.first, n)
+
+    def step(s: State) -> State:
+        """Feeds the last token of every sample and draws the next; finished samples go along and are not kept."""
+        t = s.t
+        positions = jnp.broadcast_to(prompts.lengths[:, None] + t - 1, (size, n))
+
+        def attend(q, k, v, cache):
+            prompt_kv, response_kv = cache
+            return attention.decode_step(q, k, v, prompt_kv, prompts.lengths, response_kv, t - 1), (k, v)
+
+        hidden, new_kv = model.run_layers(s.token, positions, attend, (fixed.prompt_kv, s.kv))
+        token, logprob = draw(keys, t, model.logits(hidden), temperature, sampling)
+        token = jnp.where(s.done, 0, token)
+        return State(
+            t=t + 1, token=token, done=s.done | _stops(token, stop_ids),
+            kv=tuple(old.at[:, :, :, t - 1].set(new) for old, new in zip(s.kv, new_kv)),
+            tokens=s.tokens.at[..., t].set(token),
+            logprobs=s.logprobs.at[..., t].set(jnp.where(s.done, 0.0, logprob)), lengths=s.lengths + ~s.done)
+
+    def goes_on(s: State):
+        return (s.t < T) & ~s.done.all()
+
+    s = jax.lax.while_loop(lambda s: goes_on(s) & (s.t <= until), step, state)
+    sampled = (s.lengths * _wanted(prompts, n)).sum()
+    return s, jnp.stack([s.t - 1, goes_on(s).astype(jnp.int32), sampled])
+
+
+def results(state: State, n: int):
+    """tokens, logprobs [P, n, T]; lengths, stopped [P, n]."""
+    del n
+    return state.tokens, state.logprobs, state.lengths, state.done
+
+
+def shardings(mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
+    """Where the arrays of `begin` lie, by their shapes."""
+    def at(spec, tree):
+        return jax.tree.map(lambda x: NamedSharding(mesh, sharding.fit(mesh, spec, x.shape)), tree)
+
+    rows = jax.tree.map(lambda _: sharding.by_rows(mesh), state)
+    return (fixed.replace(weights=gathered_shardings(fixed.weights, mesh), prompt_kv=at(PROMPT_KV, fixed.prompt_kv)),
+            rows.replace(t=sharding.replicated(mesh), kv=at(RESPONSE_KV, state.kv)))
+
+
+def _stops(token, stop_ids):
+    return (token[..., None] == jnp.asarray(stop_ids)).any(-1)
+
+
+def _wanted(prompts, n):
+    """[P, n]: is this a sample that is asked for?"""
+    return jnp.arange(n) < prompts.samples[:, None]

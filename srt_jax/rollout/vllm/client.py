@@ -1,0 +1,267 @@
+"""HTTP with vLLM servers: token ids in, token ids and log-probs out; one request per prompt, spread over servers."""
+import asyncio
+import dataclasses
+import functools
+import math
+import ssl
+import threading
+
+import httpx2
+import numpy as np
+
+from srt_jax.rollout.sampler import Finished, RolloutError, Sampling
+from srt_jax.rollout.vllm.command import MODEL_NAME
+
+BASE_SECONDS = 60.0  # of every time limit; what grows with the work comes on top
+RELOAD_BYTES_PER_SECOND = 50e6  # a disk slower than that counts as hung
+
+
+class ServerFailedError(Exception):
+    """A server that did not answer as it should; its work can be done again."""
+
+
+class GivenUpError(RolloutError):
+    """A server that was restarted too often, or did not come back; the others may go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Responses:
+    """The n responses to one prompt: token ids and log-probs [length] each; stopped [n] bool."""
+    tokens: list[np.ndarray]
+    logprobs: list[np.ndarray]
+    stopped: list[bool]
+
+
+def completion(prompt, n: int, sampling: Sampling, seed: int, stop_ids) -> dict:
+    """The request for n responses. Every field that shapes the distribution is given, none is left to the server.
+
+    Child i of a request draws from seed + i, so seeds are spaced by n: (seed, i) never meets another problem's.
+    """
+    if sampling.temperature == 0:
+        n = 1  # all the same; vLLM takes no more than one
+    return {
+        "model": MODEL_NAME, "prompt": [int(t) for t in prompt], "n": n, "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": 0.0,
+        "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": 0, "logit_bias": {},
+        "watermarking": False, "seed": int(seed) % (2**63 // n) * n, "logprobs": 0, "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+        "stop": [], "stop_token_ids": [int(i) for i in stop_ids], "ignore_eos": True,  # just the trainer's stop tokens
+        "skip_special_tokens": False,
+    }
+
+
+def read_completion(answer: dict, request: dict, n: int) -> Responses:
+    """The n responses of an answer. Raises ServerFailedError where it is not whole, or not what was asked for."""
+    try:
+        choices = sorted(answer["choices"], key=lambda c: c["index"])
+        tokens = [np.asarray(c["token_ids"], np.int32) for c in choices]
+        logprobs = [np.asarray(c["logprobs"]["token_logprobs"], np.float32) for c in choices]
+        reasons = [c["finish_reason"] for c in choices]
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
+        raise ServerFailedError(f"an answer without token ids and log-probs ({type(e).__name__} {e})") from None
+    longest = request["max_tokens"]
+    whole = len(choices) == request["n"] and all(
+        len(t) == len(p) and 0 < len(t) <= longest and np.isfinite(p).all()
+        and (reason == "stop" or (reason == "length" and len(t) == longest))
+        for t, p, reason in zip(tokens, logprobs, reasons))
+    if not whole:
+        raise ServerFailedError(f"an incomplete answer ({len(choices)} of {request['n']} responses, {reasons} after "
+                                f"{[len(t) for t in tokens]} of {longest} tokens)"[:300])
+    copies = n // request["n"]  # the one response at temperature 0 counts n times
+    return Responses(tokens * copies, logprobs * copies, [reason == "stop" for reason in reasons] * copies)
+
+
+# ---- one server, one request at a time
+
+
+def call(url: str, method: str, path: str, *, seconds: float = BASE_SECONDS, **more) -> dict:
+    """The JSON answer of an endpoint, {} for an empty one. Raises ServerFailedError; RolloutError where it refuses."""
+    try:
+        with httpx2.Client(timeout=seconds, trust_env=False, verify=_tls()) as client:
+            return _read(client.request(method, url + path, **more))
+    except httpx2.RequestError as e:
+        raise ServerFailedError(f"{path}: {type(e).__name__} {e}".strip()) from None
+
+
+def complete(url: str, request: dict, seconds: float = BASE_SECONDS) -> dict:
+    """The answer to one completion request."""
+    return call(url, "POST", "/v1/completions", seconds=seconds, json=request)
+
+
+def score(url: str, sequences: np.ndarray, seconds: float) -> np.ndarray:
+    """log p of tokens 1 ... of each sequence, given those before: [B, S] -> [B, S - 1], at temperature 1.
+
+    Raises ServerFailedError where the answer does not tell them.
+    """
+    request = completion(sequences[0], 1, Sampling(1), 0, ()) | {"prompt": sequences.tolist(), "prompt_logprobs": 0}
+    answer = complete(url, request, seconds)
+    try:
+        choices = sorted(answer["choices"], key=lambda c: c["index"])
+        return np.asarray([[at[str(token)]["logprob"] for at, token in zip(
+            choice["prompt_logprobs"][1:], tokens[1:], strict=True)]
+            for choice, tokens in zip(choices, sequences.tolist(), strict=True)], np.float32)
+    except (KeyError, TypeError, ValueError) as e:
+        raise ServerFailedError(f"an answer without the prompt's log-probs ({type(e).__name__} {e})") from None
+
+
+def version(url: str) -> str:
+    """The label of the weights that a server serves. Raises ServerFailedError where it tells none."""
+    return _version_in(call(url, "GET", "/weight_info"))
+
+
+def _version_in(answer: dict) -> str:
+    try:
+        return answer["weight_version"]
+    except (KeyError, TypeError):
+        raise ServerFailedError("/weight_info: an answer without weight_version") from None
+
+
+def update_weights(url: str, directory, label: str, num_bytes: int) -> None:
+    """Has a server read an export and answer from it, whether it was paused or not.
+
+    Raises ServerFailedError where it does not: it may then be paused, or have read a part. RolloutError where it
+    refuses.
+    """
+    # Requests that are still there belong to nobody. The caches of the old weights go with the pause.
+    call(url, "POST", "/pause", params={"mode": "abort", "clear_cache": "true"})
+    call(url, "POST", "/collective_rpc", seconds=BASE_SECONDS + num_bytes / RELOAD_BYTES_PER_SECOND, json={
+        "method": "reload_weights", "kwargs": {"weights_path": str(directory)}})
+    call(url, "POST", "/update_weight_version", json={"new_version": label})
+    call(url, "POST", "/resume")
+
+
+def is_healthy(url: str, seconds: float) -> bool:
+    """Whether the server says that it is well and samples a token within the time."""
+    try:
+        call(url, "GET", "/health", seconds=5)
+        request = completion([0], 1, Sampling(1), 0, ())
+        read_completion(complete(url, request, seconds), request, 1)
+    except (ServerFailedError, RolloutError):
+        return False
+    return True
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Made once: it takes longer than a request."""
+    return ssl.create_default_context()
+
+
+def _read(response) -> dict:
+    if response.status_code >= 500:
+        raise ServerFailedError(f"HTTP {response.status_code} {_reason(response)}")
+    if response.status_code >= 400:
+        raise RolloutError(f"{response.url} refused a request (HTTP {response.status_code}: {_reason(response)}).")
+    try:
+        return response.json() if response.content else {}
+    except ValueError:
+        raise RolloutError(f"{response.url} answers with something that is not JSON.") from None
+
+
+def _reason(response) -> str:
+    return " ".join(response.text.split())[:300]
+
+
+# ---- many requests
+
+
+def sample(servers, requests: list[dict], n: int, *, label: str, seconds: float, concurrency: int, recover,
+           closed: threading.Event, finished: Finished | None = None) -> list[Responses]:
+    """The responses to every request, in order: each is asked for until it is answered whole, and counted once.
+
+    Servers pull requests as they get done with others, at most `concurrency` at a time. An answer counts only if the
+    server serves the weights `label` after it: new weights drop all requests, so they were its weights throughout. A
+    server that fails, or takes longer than `seconds`, loses what it was asked, which goes back to the queue;
+    recover(server, reason) returns the concurrent future of bringing it back. This returns only when nothing is being
+    recovered any more: an unproven server never meets the next requests.
+    `finished(p, tokens)` is called in this thread as soon as request p is answered.
+
+    Raises RolloutError for other weights, for what recover raises - GivenUpError only once no server is left - and soon
+    after `closed` is set; a recovery may then still be under way.
+    """
+    return asyncio.run(_sample(servers, requests, n, label, seconds, concurrency, recover, closed, finished))
+
+
+async def _sample(servers, requests, n, label, seconds, concurrency, recover, closed, finished):
+    waiting, results = asyncio.Queue(), [None] * len(requests)
+    for p in range(len(requests)):
+        waiting.put_nowait(p)
+    missing, recovering = set(range(len(requests))), set()
+    complete = asyncio.Event()
+    # At most its share at first, so that the first server does not take it all.
+    workers_per_server = max(1, min(concurrency, math.ceil(len(requests) / len(servers))))
+
+    async def work(server, client):
+        while True:
+            p = await waiting.get()
+            try:
+                result = await _answer(server, client, requests[p], n, label, seconds)
+            except BaseException:
+                waiting.put_nowait(p)
+                raise
+            results[p] = result
+            missing.remove(p)
+            if finished:
+                finished(p, result.tokens)
+            if not missing:
+                complete.set()
+
+    async def serve(server):
+        while True:
+            limits = httpx2.Limits(max_connections=None)
+            async with httpx2.AsyncClient(timeout=None, limits=limits, trust_env=False, verify=_tls()) as client:
+                workers = [asyncio.create_task(work(server, client)) for _ in range(workers_per_server)]
+                try:
+                    await asyncio.gather(*workers)
+                except ServerFailedError as e:
+                    reason = e
+                finally:
+                    await _cancel(workers)
+            recovering.add(server)
+            try:
+                await asyncio.wrap_future(recover(server, reason))
+            finally:
+                recovering.remove(server)
+
+    tasks = {asyncio.create_task(serve(server)) for server in servers}
+    done = asyncio.create_task(complete.wait())
+    try:
+        while missing or recovering:
+            await asyncio.wait({done, *tasks} if missing else tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            if closed.is_set():
+                raise RolloutError("the sampler was closed while it sampled.")
+            for task in [t for t in tasks if t.done()]:
+                tasks.remove(task)
+                _raise_unless_given_up(task, tasks)
+    finally:
+        await _cancel([done, *tasks])
+    return results
+
+
+async def _answer(server, client, request, n, label, seconds) -> Responses:
+    """The answer to one request from the weights `label`. Raises ServerFailedError; RolloutError for other weights."""
+    try:
+        async with asyncio.timeout(seconds):
+            answer = _read(await client.post(f"{server.url}/v1/completions", json=request))
+            served = _version_in(_read(await client.get(f"{server.url}/weight_info")))
+    except (TimeoutError, httpx2.RequestError) as e:
+        raise ServerFailedError(f"{type(e).__name__} {e} after up to {seconds:.0f} s".strip()) from None
+    if served != label:
+        raise RolloutError(f"{server.name} serves weights version {served!r}, not {label!r}: somebody else restarted "
+                           "or updated it.")
+    return read_completion(answer, request, n)
+
+
+def _raise_unless_given_up(task, others) -> None:
+    """Raises what ended a server's task, unless it is one server that cannot be recovered while others go on."""
+    error = task.exception()
+    if isinstance(error, GivenUpError) and others:
+        print(f"going on without it: {error}", flush=True)
+    else:
+        raise error
+
+
+async def _cancel(tasks) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

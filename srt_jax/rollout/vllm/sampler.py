@@ -1,0 +1,334 @@
+"""Rollouts from vLLM servers in other processes.
+
+`load` is export -> pause -> reload -> resume on every server -> probe: the servers' log-probs of fixed token sequences
+against the trainer's own. A wrong or stale weight ends the run there.
+"""
+import collections
+import concurrent.futures
+import hashlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import threading
+import time
+
+import jax
+import numpy as np
+from flax import nnx
+
+from srt_jax.config import ConfigError, fingerprint_fields
+from srt_jax.model import sharding
+from srt_jax.model.logprobs import token_logprobs
+from srt_jax.rollout.sampler import Advanced, Finished, RolloutError, Rollouts, Sampling
+from srt_jax.rollout.vllm import client as vllm_client
+from srt_jax.rollout.vllm import export as vllm_export
+from srt_jax.rollout.vllm import server as vllm_server
+from srt_jax.rollout.vllm.client import GivenUpError, ServerFailedError
+from srt_jax.rollout.vllm.command import Settings
+
+PROBE_SEQUENCES, PROBE_TOKENS = 8, 64
+OVERCOMMIT = 1.5  # requests sent to a server, relative to what it decodes at a time: so that it never runs dry
+SPARED = 3  # failed requests between two loads after which a server that is well is not restarted
+WELL_SECONDS = 20.0  # for such a server to sample a token
+
+
+class VLLMSampler:
+    """Samples through HTTP from servers that are started here, or named by rollout.servers.
+
+    `report` holds figures of the last load: seconds and bytes/s of the export, seconds of reload and probe, its gaps.
+    """
+
+    def __init__(self, config, model, graphdef, mesh, directory):
+        """`model`: directory, hf_config, config, stop_ids and exported_files of the initial model; `directory`: the
+        run folder.
+
+        Raises ConfigError for what can be told before there are weights: no vLLM here, a server that is not one.
+        """
+        self._config, self._model, self._mesh = config, model, mesh
+        self._max_model_len = config.batch.max_prompt_tokens + config.batch.max_response_tokens
+        self.exports = exports_folder(config, pathlib.Path(directory).absolute())
+        self._dtype = config.rollout.vllm.dtype or config.model.dtype
+        fields = json.dumps(fingerprint_fields(config), sort_keys=True)
+        self._config_hash = hashlib.sha256(fields.encode()).hexdigest()[:16]
+        self._score = _make_score(graphdef, mesh)
+        self._servers = self._make_servers(pathlib.Path(directory))
+        self._published = self._sequences = self._expected = None
+        self._probed = {}  # server: the export it was probed with last, what was expected and what was found
+        self._spared = collections.Counter()
+        self._threads = concurrent.futures.ThreadPoolExecutor(len(self._servers))
+        self._under_way, self._closed = [], threading.Event()
+        self.report = {}
+
+    def load(self, params, version: int) -> None:
+        """Publishes the weights and has every server serve them; the first time starts, or checks, the servers.
+
+        Raises RolloutError where they do not get there, ConfigError for servers elsewhere that do not fit the run.
+        """
+        published = vllm_export.publish(params, version, self.exports, self._model.hf_config, self._dtype,
+                                    self._model.directory, self._config_hash, self._model.exported_files)
+        first, self._published = self._published is None, published
+        start = time.perf_counter()
+        self._serve(first)
+        reloaded = time.perf_counter()
+        if first:
+            self._sequences = self._for_each(self._sample_sequences)[0]
+        sequences = sharding.place(self._sequences, sharding.by_rows(self._mesh))
+        self._expected = jax.device_get(self._score(params, sequences))
+        gaps = self._for_each(self._probe)
+        self.report = {
+            "publish/seconds": published.seconds,
+            "publish/bytes_per_second": published.bytes / published.seconds,
+            "publish/reload_seconds": reloaded - start,
+            "publish/probe_seconds": time.perf_counter() - reloaded,
+            "publish/probe_gap_mean": max(gap for gap, _ in gaps),
+            "publish/probe_gap_max": max(gap for _, gap in gaps),
+        }
+        vllm_export.prune(self.exports, self._config.rollout.vllm.keep)
+
+    def compile(self, *_) -> None:
+        """The servers compile when they start."""
+
+    def generate(self, prompts, n: int, sampling: Sampling, seeds, finished: Finished | None = None,
+                 advanced: Advanced | None = None) -> Rollouts:
+        """Rollouts in the order of the prompts. Raises RolloutError where no server is left, or one serves others.
+
+        `advanced` follows each prompt that is finished.
+        """
+        if advanced:
+            finished = _counting(finished, advanced, len(prompts))
+        tokens = np.zeros((len(prompts), n, sampling.max_tokens), np.int32)
+        logprobs = np.zeros(tokens.shape, np.float32)
+        lengths, stopped = np.zeros(tokens.shape[:2], np.int32), np.zeros(tokens.shape[:2], bool)
+        version = self._published.step
+        for p, responses in enumerate(self._ask(prompts, n, sampling, seeds, finished)):
+            for i, (ids, values) in enumerate(zip(responses.tokens, responses.logprobs)):
+                tokens[p, i, :len(ids)], logprobs[p, i, :len(ids)], lengths[p, i] = ids, values, len(ids)
+            stopped[p] = responses.stopped
+        return Rollouts([list(p) for p in prompts], tokens, lengths, logprobs, stopped, version)
+
+    def close(self) -> None:
+        """Stops the servers that were started here, and removes exports outside of the run folder.
+
+        A `generate` of another thread ends soon, by RolloutError.
+        """
+        self._closed.set()
+        stopping = True
+        while stopping:  # a server that was just being restarted may come up once more
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                list(pool.map(lambda server: server.stop(), self._servers))
+            stopping = concurrent.futures.wait(self._under_way, 1.0).not_done
+        for server in self._servers:
+            server.stop()
+        self._threads.shutdown()
+        if self._config.rollout.vllm.weights_directory:
+            shutil.rmtree(self.exports, ignore_errors=True)
+
+    # ---- servers
+
+    def _make_servers(self, run_directory: pathlib.Path) -> list:
+        settings = self._config.rollout.vllm
+        limits = dict(start_seconds=settings.start_seconds, max_restarts=settings.max_restarts)
+        if self._config.rollout.servers:
+            servers = [vllm_server.Attached(url, **limits) for url in self._config.rollout.servers]
+            for server in servers:
+                if server.answers():  # else it may be starting: the first load waits for it
+                    vllm_server.check(server.url, self._model.config, self._max_model_len)
+            return servers
+        shared = Settings(settings.python, self._dtype, self._max_model_len, settings.max_sequences,
+                          settings.memory_fraction, max(1, (os.cpu_count() or 1) // settings.num_servers))
+        gpus = settings.gpus or [None] * settings.num_servers
+        servers = [vllm_server.Server(f"vLLM server {i}", shared, run_directory / "vllm" / f"server_{i}.log", **limits,
+                                      gpu=gpus[i], seed=i) for i in range(settings.num_servers)]
+        if len(servers) > 1 and not settings.gpus and servers[0].kind == "vllm":
+            raise ConfigError(f"rollout.vllm.gpus is (), so that all {len(servers)} rollout.vllm.num_servers would "
+                              "take the first GPU: give a GPU for each, e.g. (4, 5).")
+        return servers
+
+    def _serve(self, first: bool) -> None:
+        """Every server serves the published weights."""
+        vllm_export.verify(self._published.path)
+        self._spared.clear()
+        if first:
+            self._start()
+        self._for_each(self._update)
+        if first:
+            for server in self._servers:
+                self._check_answers(server)
+
+    def _start(self) -> None:
+        for server in self._servers:
+            server.start(self._published.path)
+            if not server.attached:
+                print(f"{server.name} starts, which takes a minute or more; its log is {server.log}", flush=True)
+        for server in self._servers:
+            try:
+                server.wait()
+            except ServerFailedError as e:  # one that never ran gets no other try
+                raise RolloutError(str(e)) from None
+            self._check(server)
+
+    def _check(self, server) -> None:
+        if server.attached:
+            vllm_server.check(server.url, self._model.config, self._max_model_len)
+
+    def _check_answers(self, server) -> None:
+        if server.attached:
+            vllm_server.check_answers(server.url, self._model.config.vocab_size)
+
+    def _update(self, server) -> None:
+        vllm_client.update_weights(
+            server.url, self._published.path, self._published.label, self._published.bytes)
+
+    def _for_each(self, work) -> list:
+        """work(server) of all servers at once; those that are given up are left out from now on.
+
+        Raises RolloutError where none is left.
+        """
+        futures, results, left = [self._submit(self._attempt, server, work) for server in self._servers], [], []
+        for server, future in zip(self._servers, futures):
+            try:
+                results.append(future.result())
+                left.append(server)
+            except GivenUpError as e:
+                error = e
+                print(f"going on without it: {error}", flush=True)
+        if not left:
+            raise error
+        self._servers = left
+        return results
+
+    def _submit(self, *work) -> concurrent.futures.Future:
+        """In a thread that `close` waits for, whoever else has stopped waiting."""
+        if self._closed.is_set():
+            raise RolloutError("the sampler is closed.")
+        future = self._threads.submit(*work)
+        self._under_way = [*(f for f in self._under_way if not f.done()), future]
+        return future
+
+    def _attempt(self, server, work, reason=None):
+        """work(server); one that fails, or has failed for a reason, is first brought back with the published weights.
+
+        Raises GivenUpError where that is done for nothing, and what else is no failure of the server.
+        """
+        while True:
+            if self._closed.is_set():
+                raise RolloutError("the sampler is closed.")
+            try:
+                if reason:
+                    self._bring_back(server, reason)
+                return work(server)
+            except ServerFailedError as e:
+                reason = e
+
+    def _bring_back(self, server, reason) -> None:
+        try:
+            vllm_export.verify(self._published.path)
+        except vllm_export.ExportError as e:
+            raise RolloutError(
+                f"{server.name} failed ({reason}), and the export to restart it from is damaged: {e}") from None
+        server.restart(self._published.path, reason)
+        try:
+            self._check(server)
+            self._update(server)
+            self._check_answers(server)
+        except ConfigError as e:  # it came back as another one
+            raise GivenUpError(f"{server.name} failed ({reason}) and came back unfit: {e}") from None
+
+    # ---- samples
+
+    def _ask(self, prompts, n, sampling, seeds, finished):
+        requests = [vllm_client.completion(prompt, n, sampling, seed, self._model.stop_ids)
+                    for prompt, seed in zip(prompts, seeds)]
+        settings = self._config.rollout.vllm
+        return vllm_client.sample(
+            self._servers, requests, n, label=self._published.label, finished=finished, closed=self._closed,
+            recover=lambda server, reason: self._submit(self._recover, server, reason),
+            seconds=vllm_client.BASE_SECONDS + settings.seconds_per_token * sampling.max_tokens,
+            concurrency=max(1, math.ceil(OVERCOMMIT * settings.max_sequences / n)))
+
+    def _recover(self, server, reason) -> None:
+        """Makes a server fit to sample again after a failed request. Raises RolloutError where it cannot be."""
+        if self._spared[server.name] < SPARED and self._is_well(server):  # a dropped connection, say
+            self._spared[server.name] += 1
+            print(f"{server.name} failed ({reason}), but is well: it is asked again", flush=True)
+        else:
+            self._attempt(server, self._probe, reason)
+
+    def _is_well(self, server) -> bool:
+        try:
+            return (vllm_client.is_healthy(server.url, WELL_SECONDS)
+                    and vllm_client.version(server.url) == self._published.label)
+        except (ServerFailedError, RolloutError):
+            return False
+
+    # ---- probe
+
+    def _sample_sequences(self, server) -> np.ndarray:
+        """[B, S] token sequences that the first weights sampled: likely ones, so that rounding stays small."""
+        rows = math.lcm(PROBE_SEQUENCES, sharding.num_row_shards(self._mesh))
+        length = min(PROBE_TOKENS, self._max_model_len - 1)
+        first = self._model.stop_ids[0]
+        request = vllm_client.completion([first], PROBE_SEQUENCES, Sampling(length - 1), 0, ())
+        answer = vllm_client.complete(server.url, request, self._config.rollout.vllm.start_seconds)
+        sampled = np.stack(vllm_client.read_completion(answer, request, PROBE_SEQUENCES).tokens)
+        sampled = np.pad(sampled, ((0, 0), (1, 0)), constant_values=first)
+        return np.resize(sampled, (rows, length)).astype(np.int32)
+
+    def _probe(self, server) -> tuple[float, float]:
+        """(mean, max) |log-prob difference| between server and trainer.
+
+        Raises RolloutError where it is too large, or the server's log-probs stayed when the weights changed.
+        """
+        sequences, expected = self._sequences[:PROBE_SEQUENCES], self._expected[:PROBE_SEQUENCES]
+        found = vllm_client.score(server.url, sequences, vllm_client.BASE_SECONDS
+                                  + self._config.rollout.vllm.seconds_per_token * sequences.shape[1])
+        gap, limit = np.abs(found - expected), self._config.rollout.max_logprob_gap
+        if not gap.mean() <= limit:
+            raise RolloutError(
+                f"{server.name} does not serve the weights of step {self._published.step}: to the probe's tokens it "
+                f"gives a mean log-prob of {found.mean():.4f}, the trainer {expected.mean():.4f}, a mean gap of "
+                f"{gap.mean():.4f} where rollout.max_logprob_gap is {limit}; look for another model, dtype or a failed "
+                "reload in its log.")
+        tensors, expected_before, found_before = self._probed.get(server.name, (self._published.tensors, None, None))
+        # An update may be too small for the limit above, but not to change a single one of hundreds of log-probs when
+        # it changed most of the trainer's.
+        if (tensors != self._published.tensors and np.array_equal(found, found_before)
+                and (expected != expected_before).mean() > 0.5):
+            raise RolloutError(
+                f"{server.name} still serves the weights before those of step {self._published.step}: its log-probs of "
+                "the probe's tokens are the same to the last bit; look for a failed reload in its log.")
+        self._probed[server.name] = self._published.tensors, expected, found
+        return float(gap.mean()), float(gap.max())
+
+
+def exports_folder(config, directory: pathlib.Path) -> pathlib.Path:
+    """Where a run with this folder publishes: no two runs in the same place, whatever their names."""
+    if elsewhere := config.rollout.vllm.weights_directory:
+        mark = hashlib.sha256(str(directory).encode()).hexdigest()[:8]
+        return pathlib.Path(elsewhere).absolute() / f"{config.name}-{mark}"
+    return directory / "weights"
+
+
+def _make_score(graphdef, mesh):
+    """score(params, tokens [B, S]) -> log-probs [B, S - 1] of all but the first, as the trainer computes them."""
+    def score(params, tokens):
+        model = nnx.merge(graphdef, params)
+        return token_logprobs(model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], mesh=mesh)[0]
+
+    return jax.jit(score, out_shardings=sharding.replicated(mesh))
+
+
+def _counting(finished: Finished | None, advanced: Advanced, prompts: int) -> Finished:
+    """`finished` that also tells `advanced` how many of the prompts, and how many tokens, there are so far."""
+    done, tokens = 0, 0
+
+    def both(p, responses):
+        nonlocal done, tokens
+        done, tokens = done + 1, tokens + sum(len(response) for response in responses)
+        if finished:
+            finished(p, responses)
+        advanced(done / prompts, tokens)
+
+    return both

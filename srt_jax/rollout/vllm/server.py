@@ -1,0 +1,274 @@
+"""vLLM servers in processes of their own: started, watched, restarted and stopped here, or attached by URL."""
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from srt_jax.config import ConfigError
+from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
+from srt_jax.rollout.sampler import RolloutError, Sampling
+from srt_jax.rollout.vllm import client as vllm_client
+from srt_jax.rollout.vllm.client import GivenUpError, ServerFailedError
+from srt_jax.rollout.vllm.command import HOST, ServerSetupError, Settings, command, environment, free_port, package
+
+GUARD = pathlib.Path(__file__).with_name("guard.py")
+STOP_SECONDS = 10.0
+EMPTY_SECONDS = 5.0  # until killed processes are gone; some inits let them lie as zombies
+PORT_TRIES = 3
+OTHER_MODEL = "start it with the model of this run (model.path)"
+COMPARED = 20  # log-probs of a token, vLLM's own limit: the first two may be equal
+BY_SCRIPT = "start it by launch/vllm_server.sh, which sets all that a trainer needs"
+
+
+class Server:
+    """A server process of this run. Nothing of it outlives this process, however that ends (rollout/guard.py)."""
+    attached = False
+
+    def __init__(self, name: str, settings: Settings, log: pathlib.Path, *, start_seconds: float, max_restarts: int,
+                 gpu: int | None = None, seed: int = 0, choose_port=free_port):
+        self.name, self.log, self.process, self.url = name, log, None, ""
+        self._settings, self._gpu, self._seed, self._choose_port = settings, gpu, seed, choose_port
+        self._start_seconds, self._max_restarts, self._restarts = start_seconds, max_restarts, 0
+        try:
+            self.kind = package(settings.python)
+        except ServerSetupError as e:
+            raise ConfigError(str(e)) from None
+        self._model, self._log_from, self._deadline = None, 0, 0.0
+
+    def start(self, model) -> None:
+        """Starts it on a Hugging Face directory; `wait` tells when it can be used."""
+        self._model = model
+        port = self._choose_port()
+        self.url = f"http://{HOST}:{port}"
+        line = command(self._settings, self.kind, model, port, self._seed)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "ab") as log:
+            log.write(f"\n==== {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(line)}\n".encode())
+            log.flush()
+            self._log_from = log.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), *line], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, env=environment(self._settings, self.kind, self._gpu),
+                start_new_session=True)
+        self._deadline = time.monotonic() + self._start_seconds
+
+    def wait(self) -> None:
+        """Returns once it samples. Raises ServerFailedError where it ends, or takes longer than start_seconds."""
+        tries = 1
+        while not vllm_client.is_healthy(self.url, max(5.0, self._deadline - time.monotonic())):
+            process = self.process
+            if process is None:  # another thread closes the sampler
+                raise ServerFailedError(f"{self.name} was stopped while it started")
+            if process.poll() is not None:
+                if self._port_was_taken() and tries < PORT_TRIES:  # by another program, after it was found free
+                    tries += 1
+                    self.start(self._model)
+                    continue
+                raise ServerFailedError(f"{self.name} ended while it started ({self._last_error()}): look at "
+                                        f"{self.log}.")
+            if time.monotonic() > self._deadline:
+                self.stop(0)
+                raise ServerFailedError(f"{self.name} did not answer within {self._start_seconds:.0f} s: look at "
+                                        f"{self.log}, or raise rollout.vllm.start_seconds.")
+            time.sleep(0.5)
+
+    def restart(self, model, reason) -> None:
+        """Ends what is left of it and starts it anew. Raises ServerFailedError where that fails, too.
+
+        Raises GivenUpError after too many restarts.
+        """
+        self.stop(0)
+        if self._restarts >= self._max_restarts:
+            raise GivenUpError(
+                f"{self.name} failed again ({reason}) after {self._restarts} restarts (rollout.vllm.max_restarts): "
+                f"look at {self.log}.")
+        self._restarts += 1
+        print(f"{self.name} failed ({reason}): restart {self._restarts} of {self._max_restarts}", flush=True)
+        self.start(model)
+        self.wait()
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Ends the whole process group: politely if it may take that long, then for good."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        if seconds and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(seconds)
+        deadline = time.monotonic() + EMPTY_SECONDS
+        with contextlib.suppress(ProcessLookupError):  # even if the guard has ended: what it guarded may live on
+            while time.monotonic() < deadline:  # the next server needs the memory of this one
+                os.killpg(process.pid, signal.SIGKILL)
+                process.poll()
+                time.sleep(0.05)
+        process.wait()
+
+    def _tail(self) -> str:
+        with open(self.log, "rb") as log:
+            log.seek(self._log_from)
+            return log.read().decode(errors="replace")
+
+    def _port_was_taken(self) -> bool:
+        return "address already in use" in self._tail().lower()
+
+    def _last_error(self) -> str:
+        lines = [line.strip() for line in self._tail().splitlines() if "Error" in line]
+        return lines[-1][-300:] if lines else "it wrote no error"
+
+
+class Attached:
+    """A server that was started elsewhere: it is checked, used, and never started or stopped."""
+    attached = True
+
+    def __init__(self, url: str, *, start_seconds: float, max_restarts: int):
+        self.name = self.url = url.rstrip("/")
+        self._start_seconds, self._left, self._deadline = start_seconds, max_restarts, 0.0
+
+    def answers(self) -> bool:
+        """Whether anybody does, and be it with a refusal."""
+        try:
+            vllm_client.call(self.url, "GET", "/v1/models", seconds=10)
+        except ServerFailedError:
+            return False
+        except RolloutError:
+            pass
+        return True
+
+    def start(self, model) -> None:
+        """It was started elsewhere, perhaps just now."""
+        self._deadline = time.monotonic() + self._start_seconds
+
+    def wait(self) -> None:
+        """Returns once it answers, whoever it is. Raises ConfigError where nobody does within start_seconds."""
+        while not self.answers():
+            if time.monotonic() > self._deadline:
+                raise ConfigError(f"rollout.servers: nobody answers at {self.url}: correct the URL, or {BY_SCRIPT}.")
+            time.sleep(1.0)
+
+    def restart(self, model, reason) -> None:
+        """Waits until it says that it is well. Raises GivenUpError where it fails too often, or stays away."""
+        if self._left <= 0:
+            raise GivenUpError(f"{self.url} failed too often ({reason}; rollout.vllm.max_restarts): look at its log; "
+                               f"it must serve the model of this run and see {model} under this very path "
+                               "(rollout.vllm.weights_directory).")
+        self._left -= 1
+        print(f"{self.url} failed ({reason}): waiting for it", flush=True)
+        self.start(model)
+        while True:
+            try:
+                vllm_client.call(self.url, "GET", "/health", seconds=5)
+                return
+            except ServerFailedError:
+                if time.monotonic() > self._deadline:
+                    raise GivenUpError(f"{self.url} failed ({reason}) and did not come back: start it again.") from None
+                time.sleep(1.0)
+
+    def stop(self, seconds: float = 0) -> None:
+        """It goes on without us; nobody waits for it any longer."""
+        self._deadline = 0.0
+
+
+def check(url: str, model: ModelConfig, max_model_len: int) -> None:
+    """Raises ConfigError, with the remedy, for what cannot serve the rollouts of this run.
+
+    Asks for no sample: a server may still be paused by a trainer that was killed.
+    """
+    with _answering(url):
+        served = _models(url)
+        name, length = served.get("id"), served.get("max_model_len") or 0
+        if name != vllm_client.MODEL_NAME:
+            raise ConfigError(f"rollout.servers: {url} serves a model named {name!r}, not {vllm_client.MODEL_NAME!r}: "
+                              f"{BY_SCRIPT}.")
+        if length < max_model_len:
+            raise ConfigError(f"rollout.servers: {url} takes {length} tokens, but batch.max_prompt_tokens + "
+                              f"batch.max_response_tokens is {max_model_len}: start it with that --max_model_len.")
+        _check_folder(url, served.get("root") or "", model)
+        _check_endpoints(url)
+
+
+def check_answers(url: str, vocab_size: int) -> None:
+    """Raises ConfigError, with the remedy, where samples of a server that has the run's weights are not as asked."""
+    with _answering(url):
+        _check_vocabulary(url, vocab_size)
+        _check_sampling(url)
+
+
+@contextlib.contextmanager
+def _answering(url: str):
+    try:
+        yield
+    except (ServerFailedError, RolloutError) as e:
+        raise ConfigError(f"rollout.servers: {url} does not answer as it should ({e}): look at its log, or "
+                          f"{BY_SCRIPT}.") from None
+
+
+def _models(url: str) -> dict:
+    try:
+        served = vllm_client.call(url, "GET", "/v1/models", seconds=10)["data"][0]
+        if served["owned_by"] != "vllm":
+            raise KeyError("owned_by")
+        return served
+    except (ServerFailedError, RolloutError, LookupError, TypeError) as e:
+        raise ConfigError(f"rollout.servers: {url} is no vLLM server ({e}): correct the URL, or {BY_SCRIPT}.") from None
+
+
+def _check_folder(url: str, root: str, model: ModelConfig) -> None:
+    """By its config.json, where that can be read."""
+    if not (pathlib.Path(root) / "config.json").exists():
+        return
+    try:
+        if ModelConfig.from_hf(read_hf_config(root)) == model:
+            return
+    except ModelError:
+        pass
+    raise ConfigError(f"rollout.servers: {url} serves {root}, whose config.json is another model's: {OTHER_MODEL}.")
+
+
+def _check_vocabulary(url: str, vocab_size: int) -> None:
+    for token, known in ((vocab_size - 1, True), (vocab_size, False)):
+        request = vllm_client.completion([token], 1, Sampling(1), 0, ())
+        try:
+            vllm_client.complete(url, request)
+            accepted = True
+        except RolloutError:
+            accepted = False
+        if accepted != known:
+            raise ConfigError(f"rollout.servers: {url} serves another vocabulary than the {vocab_size} tokens of "
+                              f"model.path ({'refuses' if known else 'knows'} token {token}): {OTHER_MODEL}.")
+
+
+def _check_endpoints(url: str) -> None:
+    try:
+        vllm_client.version(url)
+        vllm_client.call(url, "GET", "/is_paused")
+    except RolloutError:
+        raise ConfigError(f"rollout.servers: {url} has no endpoints to reload weights: start it with "
+                          f"VLLM_SERVER_DEV_MODE=1 in its environment; launch/vllm_server.sh does.") from None
+
+
+def _check_sampling(url: str) -> None:
+    """The log-probs of the likeliest tokens tell how the server treats temperature, and what it fills in."""
+    bare = {"model": vllm_client.MODEL_NAME, "prompt": [0], "max_tokens": 1, "seed": 0,
+            "return_tokens_as_token_ids": True}
+
+    def likeliest(request):
+        answer = vllm_client.complete(url, request | {"logprobs": COMPARED})
+        try:
+            return sorted(answer["choices"][0]["logprobs"]["top_logprobs"][0].values(), reverse=True)
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise ServerFailedError("an answer without top_logprobs") from None
+
+    one, two = (likeliest(vllm_client.completion([0], 1, Sampling(1, t), 0, ())) for t in (1.0, 2.0))
+    gaps = one[0] - one[-1], two[0] - two[-1]
+    if abs(gaps[0] - 2 * gaps[1]) > abs(gaps[0] - gaps[1]):  # tempered log-probs lie half as far apart
+        raise ConfigError(f"rollout.servers: {url} returns log-probs from before the temperature: start it with "
+                          "--logprobs-mode processed_logprobs; launch/vllm_server.sh does.")
+    left_out = likeliest(bare)
+    if max(abs(a - b) for a, b in zip(one, left_out)) > 1e-2:
+        raise ConfigError(f"rollout.servers: {url} fills in sampling fields from the model's generation_config.json "
+                          f"(log-probs {left_out[:2]} ... instead of {one[:2]} ...): start it with --generation-config "
+                          "vllm; launch/vllm_server.sh does.")

@@ -1,0 +1,116 @@
+"""Whether a run fits in the memory of the devices that are here, before any weights are loaded.
+
+All figures are per device, counted from shapes (model/memory.py), within about 15% of what XLA takes. They depend on
+the config and on how much memory the hardware has, never on how much of it is free: how sampling is cut into calls
+follows from them, and another cut may round differently.
+"""
+import jax
+from ml_collections import ConfigDict
+
+from srt_jax.config import ConfigError, mesh_shape
+from srt_jax.model import attention, memory
+from srt_jax.model.config import ModelConfig
+from srt_jax.rollout.jax import sampler as jax_sampler
+from srt_jax.rollout.sampler import RolloutError
+from srt_jax.runtime import hardware, processes
+
+GB = 1e9
+TOLERANCE = 1.15  # the figures may be so much too high: only what lies further beyond the memory is refused
+
+
+def resident(config: ConfigDict, model: ModelConfig, training: bool) -> dict[str, float]:
+    """Bytes that stay on each device: float32 parameters; in training AdamW's moments and the reference, too."""
+    _, fsdp, tensor = _mesh(config)
+    share = model.num_params / (fsdp * tensor)
+    found = {"weights": memory.FLOAT * share}
+    if training:
+        found["optimizer"] = 2 * memory.SIZES[config.optimizer.moments_dtype] * share
+        if config.rl.kl_coef:
+            found["reference"] = memory.SIZES[config.model.reference_dtype] * share
+    return found
+
+
+def _mesh(config: ConfigDict) -> tuple[int, int, int]:
+    """(data, fsdp, tensor) on the devices that are here, or as the config has it where these do not make it."""
+    return mesh_shape(config.mesh, jax.device_count()) or (1, max(1, config.mesh.fsdp), config.mesh.tensor)
+
+
+def available() -> float | None:
+    """Bytes of each device, the same in all processes; None where nothing tells."""
+    return processes.from_first(lambda: hardware.device_memory(jax.local_devices()[0], jax.local_device_count()))
+
+
+def sampler_memory(config: ConfigDict, model: ModelConfig, training: bool) -> float | None:
+    """Bytes that a call of the in-process sampler may take on each device, beside what stays there.
+
+    On a CPU Python, the graders and other programs get their part.
+    """
+    if (there := available()) is None:
+        return None
+    if jax.devices()[0].platform == "cpu":
+        there *= hardware.CPU_MEMORY_FRACTION
+    return there - sum(resident(config, model, training).values())
+
+
+def step(config: ConfigDict, model: ModelConfig) -> dict[str, float]:
+    """Bytes per device of a training step: what stays, and what the sampler and the update take in turn.
+
+    Raises RolloutError where not even one response can be sampled.
+    """
+    devices = jax.devices()
+    data, fsdp, tensor = _mesh(config)
+    mesh, shards = {"fsdp": fsdp, "tensor": tensor}, data * fsdp
+    found, b, platform = resident(config, model, training=True), config.batch, devices[0].platform
+    kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
+    if config.rollout.sampler == "jax":
+        whole = jax_sampler.Cut(config.rollout.prompts_per_call, b.votes_per_prompt or b.samples_per_prompt,
+                                config.rollout.slots, shards)
+
+        def call(cut):
+            return sum(jax_sampler.bytes_per_device(model, config.model.dtype, cut, config.rollout.prompt_buckets[-1],
+                                                    b.max_response_tokens, mesh, platform, kernel).values())
+
+        found["sampler"] = call(jax_sampler.largest_cut(whole, call, sampler_memory(config, model, training=True)))
+    found["update"] = memory.update(model, config.model.dtype, memory.Update(
+        max(1, b.microbatch_sequences // shards), max(b.length_buckets), config.model.head_chunk_tokens,
+        config.model.remat, kernel, b.minibatches_per_step * b.epochs_per_step > 1, config.optimizer.moments_dtype,
+        platform=platform, **mesh))
+    return found
+
+
+def report(config: ConfigDict, model: ModelConfig) -> str:
+    """One line: how much memory a training step takes here, and whether that fits."""
+    try:
+        kinds = step(config, model)
+    except RolloutError as e:
+        return f"memory: it does not fit here: {e}"
+    there, taken = available(), total(kinds)
+    parts = ", ".join(f"{kind} {_gb(size)}" for kind, size in kinds.items())
+    where = "" if there is None else f" of the {there / GB:.1f} GB here"
+    if there is None or taken <= there:
+        fits = ""
+    else:
+        fits = ": it may not fit here" if taken <= TOLERANCE * there else ": it does not fit here"
+    return f"memory: a step takes about {_gb(taken)} GB{where} on each device ({parts}){fits}"
+
+
+def _gb(size: float) -> str:
+    """Gigabytes, with three digits behind the point where there is nothing before it."""
+    return f"{size / GB:.1f}" if size >= 0.1 * GB else f"{size / GB:.3f}"
+
+
+def total(kinds: dict[str, float]) -> float:
+    """The peak: sampler and update take turns."""
+    return sum(kinds.values()) - min(kinds.get("sampler", 0.0), kinds["update"])
+
+
+def check(config: ConfigDict, model: ModelConfig) -> None:
+    """Raises ConfigError where the update cannot fit, RolloutError where sampling cannot."""
+    kinds, there = step(config, model), available()
+    if there is None or total(kinds) <= TOLERANCE * there:
+        return
+    parts = ", ".join(f"{kind} {_gb(size)}" for kind, size in kinds.items())
+    raise ConfigError(
+        f"a step takes about {total(kinds) / GB:.1f} GB ({parts}), and each device has {there / GB:.1f} GB: lower "
+        f"batch.microbatch_sequences ({config.batch.microbatch_sequences}) or model.head_chunk_tokens "
+        f"({config.model.head_chunk_tokens}), set model.remat to 'full', or use more devices with mesh.fsdp.")

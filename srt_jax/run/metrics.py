@@ -1,0 +1,367 @@
+"""Where a run's numbers go: TensorBoard, metrics.jsonl, saved rollouts, and one progress line."""
+import collections
+import contextlib
+import gzip
+import json
+import math
+import pathlib
+import sys
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from srt_jax.config import MEAN, VALIDATION
+from srt_jax.run import board
+from srt_jax.run.progress import Progress
+
+# What each tag means; shown beside the curve and on the Text tab in TensorBoard, and in docs/operations.md. "True"
+# needs known answers, which are used for training only where labels.source says so.
+TAGS = {
+    "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts, as it is trained on",
+    "label/agreement": "the same without the penalty for length: mean agreement with the label",
+    "label/true_reward": "share of rollouts, all that vote, that are right: avg@n on the training prompts",
+    "label/majority_accuracy": "share of votes whose winner is right: maj@n on the training prompts",
+    "label/majority_gain": "majority accuracy minus true reward: what is left to learn from the vote",
+    "label/label_accuracy": "share of labels that are right",
+    "label/reward_accuracy": "1 - mean |agreement - true reward| of the trained rollouts; can be high with wrong "
+                             "labels",
+    "label/labelled": "share of prompts that got a label",
+    "label/from_answers": "share of prompts rewarded by their known answer: 1 for ground_truth, between for mixed",
+    "label/informative": "share of prompts with a label and trained rollouts whose rewards differ",
+    "label/vote_share": "votes of the winner / n",
+    "label/vote_share_parsed": "votes of the winner / parseable answers",
+    "label/ties": "share of tied votes",
+    "label/parse_rate": "share of responses with an answer",
+    "label/distinct_answers": "groups of equivalent answers per prompt",
+    "label/top_answer_share": "share of prompts with the most common winner of the step; nears 1 in a collapse",
+    "rollout/response_tokens": "mean response length, stop token included",
+    "rollout/response_tokens_max": "longest response",
+    "rollout/truncated": "share of responses cut at batch.max_response_tokens",
+    "rollout/weights_version": "updates behind the weights that sampled",
+    "rollout/temperature": "the rollouts' sampling temperature",
+    "rollout/rounds": "batches drawn for the step; more than 1 with batch.resample_rounds",
+    "rollout/tokens_per_second": "sampled tokens / seconds of sampling",
+    "publish/seconds": "vllm: seconds of the export for the servers",
+    "publish/bytes_per_second": "vllm: bytes of the export / its seconds",
+    "publish/reload_seconds": "vllm: seconds until all servers have read it, checksums included",
+    "publish/probe_seconds": "vllm: seconds of the comparison with the trainer's log-probs",
+    "publish/probe_gap_mean": "vllm: mean |server's - trainer's log-prob| of the probe's tokens, worst server",
+    "publish/probe_gap_max": "vllm: largest |server's - trainer's log-prob| of the probe's tokens",
+    "update/loss": "policy-gradient loss; near 0 by construction, since advantages sum to 0: watch the rewards",
+    "update/grad_norm": "global gradient norm before clipping, mean over the step's updates",
+    "update/finite": "1 where every loss and gradient of the step is finite",
+    "update/updated": "share of the step's updates that were made; 0 where nothing was labelled",
+    "update/entropy": "entropy of the policy per response token, nats",
+    "update/kl": "estimated KL to the reference per response token, nats; not measured where rl.kl_coef is 0",
+    "update/kl_per_sequence": "estimated KL to the reference summed over a response, nats",
+    "update/return": "reward minus kl_coef x kl_per_sequence",
+    "update/advantage_abs": "mean absolute advantage of a response token",
+    "update/logprob_gap_mean": "mean |sampler's - trainer's log-prob| of samples: rounding, at equal temperatures and "
+                               "weights",
+    "update/logprob_gap_max": "largest |sampler's - trainer's log-prob| of the sampled tokens",
+    "update/logprob_gap_k3": "estimated KL of the sampler to the trainer per sampled token, nats",
+    "update/logprob_gap_outside": "share of sampled tokens with trainer / sampler probability outside [0.8, 1.25]",
+    "update/weights_moved_bf16": "share of weights whose bfloat16 rounding the update changed",
+    "update/learning_rate": "learning rate of the step's last update",
+    "update/clip_fraction": "share of response tokens with a clipped ratio; where a step makes several updates",
+    "update/dual_clip_fraction": "share of response tokens with a ratio above rl.dual_clip and a negative advantage; "
+                                 "where it is set",
+    "update/importance_weight": "mean truncated weight trainer / sampler probability; where rl.tis_cap is set",
+    "update/padding": "share of padding among the tokens that the update computes",
+    "update/mfu": "share of the devices' bfloat16 peak that the passes the update needs reach, padding not counted",
+    "time/sample": "seconds of sampling; grading goes on meanwhile",
+    "time/grade": "seconds of grading after the last sample",
+    "time/wait": "seconds of waiting for rollouts that were sampled during the step before (rollout.steps_ahead)",
+    "time/load": "seconds until the sampler has the new weights",
+    "time/update": "seconds of collation and update",
+    "time/log": "seconds of writing rollouts",
+    "time/eval": "seconds of evaluation",
+    "time/save": "seconds of writing checkpoints",
+    "time/step": "seconds of the step, all phases",
+    "time/compilations": "XLA compilations after that of the update; constant after the first checkpoint",
+    "workers/graded": "answers that were compared with a known one",
+    "workers/seconds": "seconds of grading, spent while others are sampled or after it",
+    "workers/symbolic_checks": "comparisons that needed a worker process of the grader",
+    "workers/cache_hits": "comparisons whose result was known already",
+    "workers/timeouts": "comparisons given up after grader.timeout seconds; they count as unequal",
+    "workers/crashes": "comparisons in which a worker died",
+    "workers/errors": "comparisons that raised an error",
+    "workers/skipped": "comparisons left out because the time for a step was used up",
+    "workers/restarts": "workers that were started again",
+}
+EVAL_TAGS = {
+    "avg": "share of right answers among the k samples, mean over problems",
+    "maj": "share of problems whose majority vote over k samples is right",
+    "pass": "unbiased estimate that one of k samples is right",
+    "vote_share": "votes of the winner / k",
+    "parse_rate": "share of responses with an answer",
+    "distinct_answers": "groups of equivalent answers per problem",
+    "response_tokens": "mean response length",
+    "truncated": "share of responses cut at batch.max_response_tokens",
+}
+
+
+TEXTS = {
+    "curves": "what the curves mean: this table",
+    "probes": "fixed evaluation problems with one response each, at step 0 and at the last",
+    "rollouts": "some responses of step 1 and of every evaluated step, with their votes and rewards",
+    "warning": "what looks wrong in the set-up or in the run, and what to do about it",
+}
+# Counters that are 0 in most runs: they are recorded from the first step on at which they are not.
+USUALLY_ZERO = tuple(tag for tag in TAGS if tag.startswith("workers/"))
+
+
+def curves_page() -> str:
+    """What all curves and texts mean, as Markdown: a table for each group."""
+    groups = {}
+    for tag, meaning in TAGS.items():
+        groups.setdefault(tag.split("/")[0], []).append({"curve": tag, "meaning": meaning})
+    groups["eval"] = [{"curve": f"eval/<set>/{eval_tag(name)}", "meaning": m} for name, m in EVAL_TAGS.items()]
+    groups["eval"].append({"curve": f"eval/{MEAN}/<metric>@k", "meaning": "plain mean over the evaluation sets that "
+                           "have answers, without the validation set"})
+    groups["texts"] = [{"text": tag, "meaning": meaning} for tag, meaning in TEXTS.items()]
+    intro = ('"True" values need problems with known answers; these train nothing unless `labels.source` says so. '
+             "Charts that put related curves together are on the tab Custom Scalars.")
+    return "\n\n".join([intro, *(f"### {name}\n\n{board.table(rows)}" for name, rows in groups.items())])
+
+
+def eval_tag(name: str) -> str:
+    """The last part of an evaluation tag, with the place of its k."""
+    return f"{name}@k" if name in ("avg", "maj", "pass") else name
+
+
+def describe_tag(tag: str) -> str:
+    """What a tag means; evaluation tags are `eval/<set>/<metric>` or `eval/<set>/<metric>@k`. '' for unknown ones."""
+    if tag.startswith("eval/"):
+        meaning = EVAL_TAGS.get(tag.rsplit("/", 1)[1].partition("@")[0], "")
+        return f"mean over the evaluation sets: {meaning}" if meaning and tag.startswith(f"eval/{MEAN}/") else meaning
+    return TAGS.get(tag, "")
+
+
+def by_set(values: dict[str, float]) -> dict[str, dict[str, float]]:
+    """{set: {metric: value}} of the values `eval/<set>/<metric>`."""
+    found = {}
+    for tag, value in values.items():
+        if tag.startswith("eval/"):
+            name, _, metric = tag.removeprefix("eval/").rpartition("/")
+            found.setdefault(name, {})[metric] = value
+    return found
+
+
+def mean_over_sets(values: dict[str, float]) -> dict[str, float]:
+    """`eval/mean/<metric>@k`: the plain mean of avg@k, maj@k and pass@k over the evaluation sets that have answers.
+
+    SRT v1 shows it in Fig. 2. The validation set, of training problems, does not count; {} for fewer than two sets.
+    """
+    sets = [metrics for name, metrics in by_set(values).items()
+            if name not in (MEAN, VALIDATION) and any(metric.startswith("avg@") for metric in metrics)]
+    if len(sets) < 2:
+        return {}
+    return {f"eval/{MEAN}/{metric}": sum(metrics[metric] for metrics in sets) / len(sets)
+            for metric in sets[0] if "@" in metric and all(metric in metrics for metrics in sets)}
+
+
+class CompilationCounter:
+    """Counts XLA compilations of this process from now on; after warm-up there must be none."""
+
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_) -> None:
+        del seconds
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+
+class Phases:
+    """Wall-clock seconds of the named phases of a step: `with phases("sample"): ...`. `total` never starts over."""
+
+    def __init__(self, total: dict[str, float] | None = None):
+        self.seconds, self.total = {}, dict(total or {})
+
+    @contextlib.contextmanager
+    def __call__(self, name: str):
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add({name: time.perf_counter() - start})
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Counts seconds that were measured elsewhere."""
+        for name, s in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + s
+            self.total[name] = self.total.get(name, 0.0) + s
+
+    def pop(self) -> dict[str, float]:
+        """`time/<phase>` since the last call, and their sum as `time/step`."""
+        seconds, self.seconds = self.seconds, {}
+        return {**{f"time/{name}": s for name, s in seconds.items()}, "time/step": sum(seconds.values())}
+
+
+class Pace:
+    """How long a run still takes: steps as long as the last ones, evaluations and checkpoints at their mean cost."""
+
+    def __init__(self, total_steps: int, eval_every: int, save_every: int, evaluations: list[float] = ()):
+        """evaluations: seconds of those before the run went on."""
+        self._total, self._eval_every, self._save_every = total_steps, eval_every, save_every
+        self._steps = collections.deque(maxlen=RECENT)
+        self._evaluations, self._saves, self._first = list(evaluations), [], None
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Takes note of Phases.pop() after a step, or after the evaluation before the first one."""
+        if "time/eval" in seconds:
+            self._evaluations.append(seconds["time/eval"])
+        if "time/save" in seconds:
+            self._saves.append(seconds["time/save"])
+        if "time/update" not in seconds:
+            return
+        step = seconds["time/step"] - seconds.get("time/eval", 0.0) - seconds.get("time/save", 0.0)
+        if self._first is None:  # it may compile: it counts only as long as it is the only one
+            self._first = step
+        else:
+            self._steps.append(step)
+
+    def seconds_left(self, step: int) -> float | None:
+        """Seconds from the end of this step to the end of the last one; None before the first step."""
+        if self._first is None:
+            return None
+        evaluated = {*_multiples(self._eval_every, step, self._total), *_multiples(self._total, step, self._total)}
+        saved = evaluated | set(_multiples(self._save_every, step, self._total))
+        return (_mean(self._steps or [self._first]) * (self._total - step) + _mean(self._evaluations) * len(evaluated)
+                + _mean(self._saves) * len(saved))
+
+
+RECENT = 20  # steps whose mean is the pace: responses grow and shrink over a run
+
+
+def _multiples(every: int, after: int, last: int) -> range:
+    return range((after // every + 1) * every, last + 1, every)
+
+
+def _mean(values) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+class RunLog:
+    """Writes one record per step to metrics.jsonl and TensorBoard, and shows where the run stands."""
+
+    def __init__(self, directory: pathlib.Path, total_steps: int, last_step: int | None = None):
+        """last_step: of the checkpoint a run goes on from; what was recorded after it is dropped. None: afresh."""
+        self.directory, self.total_steps = directory, total_steps
+        (directory / "rollouts").mkdir(parents=True, exist_ok=True)
+        self._path = directory / "metrics.jsonl"
+        last = -1 if last_step is None else last_step
+        if self._path.exists():
+            _keep_records(self._path, last)
+        self._file = self._path.open("a")
+        records = read_metrics(directory)
+        self._seen, self._last = {tag for record in records for tag in record}, records[-1] if records else {}
+        self._board = board.Board(directory, purge_step=last + 1)
+        self._warnings = []
+        self._progress = None  # from the first step on
+
+    def introduce(self, config: ConfigDict) -> None:
+        """What TensorBoard shows of a run besides its numbers: hyper-parameters, charts, the meaning of the curves."""
+        self._board.introduce(config.name, config)
+        self._board.text("curves", curves_page(), 0)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Records scalars under the step, by the same tag in both places; a NaN (unknown) value is left out.
+
+        A second record of the last step becomes one with the first, and its seconds are added: an evaluation that was
+        stopped is made when the run goes on.
+        """
+        values = {name: float(v) for name, v in values.items() if not math.isnan(float(v))}
+        values = {name: v for name, v in values.items() if v or name in self._seen or name not in USUALLY_ZERO}
+        self._seen |= values.keys()
+        record = {"step": step, **values}
+        if self._warnings:
+            record["warning"] = "\n".join(self._warnings)
+            self._board.text("warning", board.paragraphs(self._warnings), step)
+            self._warnings = []
+        if self._last.get("step") == step:
+            self._file.close()
+            _keep_records(self._path, step - 1)
+            self._file, record = self._path.open("a"), _joined(self._last, record)
+        self._last = record
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name in values:
+            self._board.scalar(name, record[name], step, describe_tag(name))
+
+    def warn(self, text: str) -> None:
+        """A warning: on stderr at once, then in the next record and on TensorBoard's Text tab, as `warning`."""
+        if self._progress:
+            self._progress.note(f"warning: {text}")
+        else:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+        self._warnings.append(text)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """A Markdown text on TensorBoard's Text tab."""
+        self._board.text(tag, text, step)
+
+    def rollouts(self, step: int, rows: list[dict]) -> None:
+        """rollouts/step_N.jsonl.gz, one row per response; identical rows give identical bytes."""
+        path = self.directory / "rollouts" / f"step_{step:06d}.jsonl.gz"
+        partial = path.with_suffix(".partial")
+        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        partial.write_bytes(gzip.compress(data, compresslevel=1, mtime=0))
+        partial.rename(path)
+
+    def progress(self, step: int, summary: str, left: float | None = None) -> None:
+        """The progress line; left: seconds until the last step ends. At least 20 in a run, and one a minute."""
+        self._progress = self._progress or Progress(self.total_steps, "step")
+        self._progress.update(step, summary, left, now=step % max(1, self.total_steps // 20) == 0)
+
+    def pause(self) -> None:
+        """No progress line until the next one: an evaluation shows its own."""
+        if self._progress:
+            self._progress.pause()
+
+    def close(self) -> None:
+        """Flushes everything to disk, and ends the progress line."""
+        if self._progress:
+            self._progress.close()
+        self._file.close()
+        self._board.close()
+
+
+class NoLog:
+    """What the processes of a run that are not the first one write: nothing."""
+
+    def write(self, *_) -> None:
+        """See RunLog."""
+
+    introduce = warn = text = rollouts = progress = pause = close = write
+
+
+def _joined(first: dict, second: dict) -> dict:
+    """Two records of one step as one."""
+    joined = first | second
+    joined |= {tag: first[tag] + second[tag] for tag in first.keys() & second.keys()
+               if tag.startswith("time/") and tag != "time/compilations"}
+    if "warning" in first and "warning" in second:
+        joined["warning"] = f"{first['warning']}\n{second['warning']}"
+    return joined
+
+
+def _keep_records(path: pathlib.Path, last_step: int) -> None:
+    """Drops records after `last_step` and a half-written last line."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    partial.rename(path)
+
+
+def read_metrics(directory) -> list[dict]:
+    """The records of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()]

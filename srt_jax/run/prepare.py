@@ -1,0 +1,255 @@
+"""All of a run that can be checked before compute starts: data, tokenizer, model shapes, run folder."""
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from srt_jax.config import VALIDATION, ConfigError, run_directory
+from srt_jax.data import label_file, overlap
+from srt_jax.data import problems as problem_sources
+from srt_jax.data.base import DataError, NotHereError, Problem, fingerprint
+from srt_jax.data.batching import batch_indices
+from srt_jax.data.curriculum import Curriculum
+from srt_jax.data.prompts import encode, load_tokenizer, skip_when_decoded, stop_ids
+from srt_jax.data.split import split_validation
+from srt_jax.files import check_output_folder, download_failure
+from srt_jax.grading.golds import looks_worked
+from srt_jax.model import attention, sharding, weights
+from srt_jax.model.config import (
+    GENERATION_CONFIG,
+    ModelConfig,
+    ModelError,
+    read_generation_config,
+    read_hf_config,
+    shipped_shape,
+)
+from srt_jax.reward import labels
+from srt_jax.reward.labels import LabelSettings
+from srt_jax.run import budget
+from srt_jax.run.evaluation import EvalSet
+
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+
+
+class NotOnThisMachineError(ModelError):
+    """A hub model that is neither in the local cache nor can be downloaded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A Hugging Face directory and what was read from it; no weights."""
+    directory: pathlib.Path
+    hf_config: dict
+    config: ModelConfig
+    tokenizer: object
+    stop_ids: tuple[int, ...]
+    generation_config: dict  # exports get it: the directory's own, with stop_ids as the tokens that end a response
+
+    @property
+    def exported_files(self) -> dict[str, str]:
+        """Text files of an export by name, in place of the directory's own: generation ends where training's did."""
+        return {GENERATION_CONFIG: json.dumps(self.generation_config, indent=2) + "\n"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A checked run: everything on the host, nothing compiled."""
+    model: Model
+    problems: list[Problem]
+    prompts: list[list[int]]
+    label_settings: LabelSettings
+    indices: Callable[[int], np.ndarray]  # the problems of the n-th batch, from 0
+    eval_sets: list[EvalSet]
+    identity: dict  # what a checkpoint must agree with: fingerprints of data, prompts, model and label files
+    report: list[str]  # one line per thing found out
+
+
+def prepare(config: ConfigDict) -> Prepared:
+    """Loads and checks data, tokenizer and model shapes, and that the run folder can be made.
+
+    Raises ConfigError, DataError, ModelError or OSError.
+    """
+    check_output_folder(run_directory(config))
+    model = read_model(config)
+    weights.check(model.directory)
+    problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
+    eval_sets, report = encode_eval_sets(config, model.tokenizer)
+    if config.stop.validation_fraction:
+        held_out = {p.id for p in split_validation(problems, config.stop.validation_fraction, config.seed)[1]}
+        validation = [p.id in held_out for p in problems]
+        eval_sets.insert(0, EvalSet(VALIDATION, *_where(validation, problems, prompts)))
+        problems, prompts = _where([not held for held in validation], problems, prompts)
+        report.append(f"eval.sets.{VALIDATION}: {len(held_out)} training problems, held out")
+    report += [overlap.report(f"overlap: eval.sets.{s.name}", problems, s.problems) for s in eval_sets]
+    indices = _order(config, problems)
+    indices(0)  # raises where there are too few problems
+    settings = LabelSettings.of(config)
+    report = [f"model: {model.directory} ({model.config.family}, {model.config.num_params:,} parameters)", line,
+              labels.describe(problems, settings), *report,
+              f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}",
+              budget.report(config, model.config)]
+    labels_path = config.labels.path if config.labels.source == "file" else ""
+    files = [path for path in (labels_path, config.curriculum.path) if path]
+    identity = {"data": fingerprint(problems), "model": model_fingerprint(model),
+                "prompts": prompts_fingerprint(prompts, eval_sets),
+                "labels": [label_file.fingerprint(path) for path in files]}
+    return Prepared(model, problems, prompts, settings, indices, eval_sets, identity, report)
+
+
+def _where(mask: list[bool], *lists):
+    return tuple([x for x, wanted in zip(values, mask) if wanted] for values in lists)
+
+
+def _order(config: ConfigDict, problems: list[Problem]) -> Callable[[int], np.ndarray]:
+    """The function from a batch's number to the indices of its problems."""
+    if config.curriculum.path:
+        return Curriculum.of(config, problems).indices
+    return functools.partial(batch_indices, len(problems), config.batch.prompts_per_step, config.seed)
+
+
+def read_model(config: ConfigDict) -> Model:
+    """The model of model.path, checked against the config."""
+    directory = find_model(config.model.path)
+    hf_config = read_hf_config(directory)
+    model_config = ModelConfig.from_hf(hf_config)
+    check_fit(config, model_config)
+    tokenizer = load_tokenizer(str(directory))
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= model_config.vocab_size:
+        raise ModelError(f"{directory}: the tokenizer has ids up to {largest}, but the embedding only "
+                         f"{model_config.vocab_size} rows: use the tokenizer that belongs to the model.")
+    generation_config = read_generation_config(directory)
+    stops = stop_ids(tokenizer, generation_config, hf_config, model_config.vocab_size)
+    skip_when_decoded(tokenizer, stops)
+    return Model(directory, hf_config, model_config, tokenizer, stops,
+                 {**generation_config, "eos_token_id": list(stops)})
+
+
+def check_fit(config: ConfigDict, model_config: ModelConfig) -> None:
+    """Raises ConfigError or ModelError where lengths, mesh or attention do not go with the model or this machine."""
+    sharding.check_mesh(model_config, config.mesh.tensor)
+    attention.choose(config.model.attention, jax.default_backend(), config.model.dtype, model_config.head_dim)
+    check_length(config, model_config)
+
+
+def check_length(config: ConfigDict, model_config: ModelConfig) -> None:
+    """Raises ConfigError where prompt and response may exceed the model's positions."""
+    longest = config.batch.max_prompt_tokens + config.batch.max_response_tokens
+    if longest > model_config.max_position_embeddings:
+        raise ConfigError(
+            f"batch.max_prompt_tokens + batch.max_response_tokens is {longest}, but {config.model.path} has positions "
+            f"for {model_config.max_position_embeddings}: shorten one of them.")
+
+
+def prepare_offline(config: ConfigDict) -> list[str]:
+    """Lines of report where the model or some data is on the hub and not on this machine: what is here is checked.
+
+    The shapes of a known hub model are part of the package. Raises ConfigError, DataError or ModelError.
+    """
+    tokenizer, unchecked = None, ["label files"]
+    try:
+        model = read_model(config)
+        weights.check(model.directory)
+        shape, tokenizer = model.config, model.tokenizer
+    except NotOnThisMachineError:
+        shape, unchecked = shipped_shape(config.model.path), ["weights", "tokenizer", "prompt lengths", *unchecked]
+        if shape:
+            check_fit(config, shape)
+    if shape:
+        report = [f"model: {config.model.path} ({shape.family}, {shape.num_params:,} parameters)",
+                  budget.report(config, shape)]
+    else:
+        report = [f"not checked: model.path: {config.model.path} is not on this machine (offline)"]
+    for field, source in [("data", config.data), *((f"eval.sets.{name}", s) for name, s in config.eval.sets.items())]:
+        title = problem_sources.title(source)
+        try:
+            if tokenizer:
+                problems, _, line = encode_source(field, source, tokenizer, config)
+            else:
+                problems = problem_sources.load(source)
+                line = f"{field}: {title}: {len(problems)} problems"
+        except NotHereError:
+            report.append(f"not checked: {field}: {title} is not on this machine: the run will download it (offline)")
+            continue
+        if field == "data":
+            batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
+        report.append(line)
+    return [*report, f"not checked: {', '.join(unchecked)} (offline)"]
+
+
+def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict):
+    """(problems, prompt tokens, one line of report) of a data source; `field` is its name in the config."""
+    try:
+        problems = problem_sources.load(source)
+    except DataError as e:
+        message = f"{field}: {e}"
+        if isinstance(e, NotHereError) and field.startswith("eval."):
+            message = message.removesuffix(".") + ", or evaluate on no set: --config.eval.sets={}."
+        raise type(e)(message) from None
+    problems, prompts, filtered = encode(problems, tokenizer, config.prompts, config.batch.max_prompt_tokens)
+    answered = sum(p.answer is not None for p in problems)
+    line = f"{field}: {problem_sources.title(source)}: {filtered}; {answered} with an answer"
+    worked = [p.id for p in problems if p.answer is not None and p.metadata is None and looks_worked(p.answer)]
+    if worked:
+        line += (f"; {len(worked)} of these look like worked solutions, which no answer can match (the first has the "
+                 f"id {worked[0]}): set {field}.answer_column to a column of bare answers")
+    return problems, prompts, line
+
+
+def encode_eval_sets(config: ConfigDict, tokenizer) -> tuple[list[EvalSet], list[str]]:
+    """The evaluation sets of a config, and a line of report for each."""
+    sets, report = [], []
+    for name, source in config.eval.sets.items():
+        problems, prompts, line = encode_source(f"eval.sets.{name}", source, tokenizer, config)
+        sets.append(EvalSet(name, problems, prompts))
+        report.append(line)
+    return sets, report
+
+
+def find_model(path: str) -> pathlib.Path:
+    """A local Hugging Face directory, or the local copy of a hub model, downloaded if need be. Raises ModelError."""
+    if pathlib.Path(path).is_dir():
+        return pathlib.Path(path)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ModelError(f"model.path {path!r} does not exist: give a Hugging Face directory or a hub id.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    try:
+        return pathlib.Path(snapshot_download(path, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
+        raise NotOnThisMachineError(
+            f"model.path {path!r} is no local directory and could not be downloaded as a hub model "
+            f"({download_failure(e)}): give a directory that exists; launch/quickstart.sh makes the miniature's."
+        ) from None
+
+
+def prompts_fingerprint(prompts: list[list[int]], eval_sets: list[EvalSet]) -> str:
+    """sha256 over the tokens of all prompts and the problems of the evaluation sets: what the model is asked."""
+    digest = hashlib.sha256()
+    for ids in itertools.chain(prompts, *(s.prompts for s in eval_sets)):
+        digest.update(np.array([len(ids), *ids], np.int64).tobytes())
+    for eval_set in eval_sets:
+        digest.update(f"{eval_set.name}\n{fingerprint(eval_set.problems)}\n".encode())
+    return digest.hexdigest()
+
+
+def model_fingerprint(model: Model) -> str:
+    """sha256 over config.json, the stop tokens, and the headers and sizes of the weight files.
+
+    It is cheap, and another model differs in it.
+    """
+    digest = hashlib.sha256((model.directory / "config.json").read_bytes())
+    digest.update(json.dumps(sorted(model.stop_ids)).encode())
+    for file in weights.weight_files(model.directory):
+        with open(file, "rb") as f:
+            start = f.read(1 << 20)
+            f.seek(max(0, file.stat().st_size - (1 << 20)))
+            digest.update(start + f.read() + str(file.stat().st_size).encode())
+    return digest.hexdigest()
