@@ -1,4 +1,5 @@
 """What the benchmarks share: a model by its folder or by the name of its shape, times of calls, peak memory."""
+
 import json
 import pathlib
 import resource

@@ -2,6 +2,7 @@
 
 What a part finds out is written to its record line by line, so that nothing is lost where it is stopped later.
 """
+
 import argparse
 import concurrent.futures
 import contextlib
@@ -42,8 +43,17 @@ class Record:
     def row(self, what: str, found, wanted="", ok: bool | None = None, target: bool = False) -> None:
         """One line of the table. ok: whether a check held, None for a figure; a target may be missed."""
         found = f"{found:.4g}" if isinstance(found, float) else str(found)
-        self.figures(rows=[{"what": what, "found": found, "wanted": str(wanted), "ok": None if ok is None else bool(ok),
-                            "target": target}])
+        self.figures(
+            rows=[
+                {
+                    "what": what,
+                    "found": found,
+                    "wanted": str(wanted),
+                    "ok": None if ok is None else bool(ok),
+                    "target": target,
+                }
+            ]
+        )
 
     def left(self) -> float:
         """Seconds until the part is stopped."""
@@ -67,6 +77,7 @@ def one_line(e: BaseException) -> str:
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """How a part runs: small shapes for a rehearsal on a CPU, whose miniature is that of the part `base`."""
+
     rehearse: bool
     scratch: pathlib.Path
 
@@ -85,8 +96,11 @@ class Setting:
 
 def device(setting: Setting, record: Record) -> None:
     """What machine this is, and how far its peaks can be reached."""
-    record.figures(python=platform.python_version(), driver=nvidia_smi("driver_version"),
-                   versions={name: found for name in PACKAGES if (found := version(name))})
+    record.figures(
+        python=platform.python_version(),
+        driver=nvidia_smi("driver_version"),
+        versions={name: found for name in PACKAGES if (found := version(name))},
+    )
     in_use = nvidia_smi("memory.used")
     import jax
 
@@ -112,10 +126,14 @@ def device(setting: Setting, record: Record) -> None:
     with record.attempt("peaks"):
         flops, bandwidth = peaks(256 if setting.rehearse else 8192, 2**20 if setting.rehearse else 2**31)
         record.figures(matmul_flops=flops, copy_bandwidth=bandwidth)
-        record.row("bfloat16 matrix product", f"{flops / 1e12:.1f} TFLOP/s",
-                   f"peak {chip.flops / 1e12:.0f}" if chip else "")
-        record.row("copy, bytes read and written", f"{bandwidth / 1e9:.0f} GB/s",
-                   f"peak {chip.bandwidth / 1e9:.0f}" if chip else "")
+        record.row(
+            "bfloat16 matrix product", f"{flops / 1e12:.1f} TFLOP/s", f"peak {chip.flops / 1e12:.0f}" if chip else ""
+        )
+        record.row(
+            "copy, bytes read and written",
+            f"{bandwidth / 1e9:.0f} GB/s",
+            f"peak {chip.bandwidth / 1e9:.0f}" if chip else "",
+        )
 
 
 def version(package: str) -> str | None:
@@ -150,8 +168,10 @@ def peaks(size: int, copied_bytes: int) -> tuple[float, float]:
         return seconds_of(lambda: call(x).block_until_ready(), 10)[0]
 
     x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)  # random: zeros run faster than real numbers
-    return (2 * size**3 / best(jax.jit(lambda x: x @ x), x),
-            2 * copied_bytes / best(jax.jit(lambda x: x + 1), jnp.zeros(copied_bytes // 4)))
+    return (
+        2 * size**3 / best(jax.jit(lambda x: x @ x), x),
+        2 * copied_bytes / best(jax.jit(lambda x: x + 1), jnp.zeros(copied_bytes // 4)),
+    )
 
 
 def attention(setting: Setting, record: Record) -> None:
@@ -230,8 +250,10 @@ def attention_errors(kernel: str, q, k, v, by_out, segments):
 
     with jax.default_matmul_precision("highest"):
         exact = passes("xla", jnp.float32)
-    return [jnp.stack([jnp.linalg.norm(x - y) / jnp.linalg.norm(y) for x, y in zip(passes(name, jnp.bfloat16), exact)])
-            for name in (kernel, "xla")]
+    return [
+        jnp.stack([jnp.linalg.norm(x - y) / jnp.linalg.norm(y) for x, y in zip(passes(name, jnp.bfloat16), exact)])
+        for name in (kernel, "xla")
+    ]
 
 
 def precision(setting: Setting, record: Record) -> None:
@@ -245,8 +267,12 @@ def precision(setting: Setting, record: Record) -> None:
     record.row("gradient: its norm over that of float32", ratio, "0.97 to 1.03", ok=0.97 <= ratio <= 1.03)
     for name, limit in (("entropy", 0.01), ("kl", 0.02), ("grad_norm", 0.03)):
         error = abs(float(low[name]) - float(exact[name])) / max(abs(float(exact[name])), 1e-9)
-        record.row(f"{name}: {float(low[name]):.5g}, in float32 {float(exact[name]):.5g}", error, f"<= {limit}",
-                   ok=error <= limit)
+        record.row(
+            f"{name}: {float(low[name]):.5g}, in float32 {float(exact[name]):.5g}",
+            error,
+            f"<= {limit}",
+            ok=error <= limit,
+        )
 
 
 def one_gradient(setting: Setting, dtype: str):
@@ -354,6 +380,7 @@ def guarded_steps(setting: Setting, record: Record) -> None:
 @dataclasses.dataclass(frozen=True)
 class Planned:
     """One way to compile an update, and the bytes that `python -m srt_jax plan` says it takes."""
+
     remat: str
     micro: int
     planned_bytes: float
@@ -366,6 +393,7 @@ class Shape:
     plans: the lightest remat that fits with its largest micro-batch, and what is compiled if that does not fit after
     all. docs/gpu.md has the commands that gave them, for h100:1, and h200:1 for the 4B model, with jax 0.11.2.
     """
+
     model: str
     batch: int
     target: float | None
@@ -385,8 +413,15 @@ def update_case(setting: Setting, shape: Shape, planned: Planned):
 
     if setting.rehearse:
         return update.Case(setting.model(shape.model), batch=8, length=28, micro=4, samples=4, dtype="bfloat16")
-    return update.Case(shape.model, batch=shape.batch, length=4096, micro=planned.micro, samples=16, dtype="bfloat16",
-                       remat=planned.remat)
+    return update.Case(
+        shape.model,
+        batch=shape.batch,
+        length=4096,
+        micro=planned.micro,
+        samples=16,
+        dtype="bfloat16",
+        remat=planned.remat,
+    )
 
 
 def measure_update(part: str, setting: Setting, record: Record) -> None:
@@ -436,8 +471,13 @@ def run_update(setting: Setting, record: Record, shape: Shape, planned: Planned)
     record.row("tokens/s", figures["tokens_per_s"])
     record.row("TFLOP/s", figures["tflop_per_s"])
     if figures["mfu"] is not None:
-        record.row("MFU", figures["mfu"], shape.target and f">= {shape.target}",
-                   ok=shape.target and figures["mfu"] >= shape.target, target=True)
+        record.row(
+            "MFU",
+            figures["mfu"],
+            shape.target and f">= {shape.target}",
+            ok=shape.target and figures["mfu"] >= shape.target,
+            target=True,
+        )
     record.row("peak memory", gb(figures["peak_bytes"]), f"{gb(planned.planned_bytes)}, as planned")
     with record.attempt("kernels of an update"):
         slowest_kernels(record, found.step)
@@ -464,13 +504,23 @@ def measure_sampler(model: str, setting: Setting, record: Record) -> None:
     from srt_jax.model import sharding
 
     runtime.start(dtype="bfloat16")
-    args = types.SimpleNamespace(model=setting.model(model), dtype="bfloat16", sequences=512, prompt_tokens=256,
-                                 new_tokens=1024, samples=32, slots=0, devices=1, repeats=1)
+    args = types.SimpleNamespace(
+        model=setting.model(model),
+        dtype="bfloat16",
+        sequences=512,
+        prompt_tokens=256,
+        new_tokens=1024,
+        samples=32,
+        slots=0,
+        devices=1,
+        repeats=1,
+    )
     if setting.rehearse:
         args.sequences, args.prompt_tokens, args.new_tokens, args.samples = 8, 8, 8, 4
     mesh = sharding.make_mesh()
-    graphdef, params = load_model(args.model, mesh, args.dtype,
-                                  kernel=choose_kernel("auto", args.dtype, model_config(args.model)))
+    graphdef, params = load_model(
+        args.model, mesh, args.dtype, kernel=choose_kernel("auto", args.dtype, model_config(args.model))
+    )
     for name, slots in (("continuous", args.sequences), ("static", 0)):
         with record.attempt(f"{name} batching"):
             args.slots = slots
@@ -486,8 +536,13 @@ def measure_sampler(model: str, setting: Setting, record: Record) -> None:
             record.row(f"{name} batching: compiled in", f"{compile_s:.1f} s")
             record.row(f"{name} batching: new tokens/s", found["new_tokens_per_s"])
             if found["mbu"] is not None:
-                record.row(f"{name} batching: share of the bandwidth roof", found["mbu"], ">= 0.5",
-                           ok=found["mbu"] >= 0.5, target=True)
+                record.row(
+                    f"{name} batching: share of the bandwidth roof",
+                    found["mbu"],
+                    ">= 0.5",
+                    ok=found["mbu"] >= 0.5,
+                    target=True,
+                )
             record.row(f"{name} batching: peak memory so far", gb(found["peak_bytes"]))
             del generate
 
@@ -499,8 +554,12 @@ def determinism(setting: Setting, record: Record) -> None:
         with record.attempt(f"an update {name} {FLAGS}"):
             found[name] = repeated_updates(setting, record, name, flags)
             same = found[name]["digests"][0] == found[name]["digests"][1]
-            record.row(f"an update twice from the same weights, {name} the flag", "equal bits" if same else "differ",
-                       "equal bits" if flags else "", ok=same if flags else None)
+            record.row(
+                f"an update twice from the same weights, {name} the flag",
+                "equal bits" if same else "differ",
+                "equal bits" if flags else "",
+                ok=same if flags else None,
+            )
             record.row(f"seconds of an update {name} the flag", found[name]["seconds"])
     record.figures(determinism=found, flags=FLAGS)
     if len(found) == 2:
@@ -512,8 +571,15 @@ def determinism(setting: Setting, record: Record) -> None:
 def repeated_updates(setting: Setting, record: Record, name: str, flags: str) -> dict:
     """What `repeat` records: in a process of its own, since flags are read once. Raises RuntimeError where it fails."""
     path = setting.scratch / f"repeat-{name}.jsonl"
-    command = [sys.executable, __file__, "repeat", f"--record={path}", f"--seconds={record.left():.1f}",
-               f"--scratch={setting.scratch}", *["--rehearse"] * setting.rehearse]
+    command = [
+        sys.executable,
+        __file__,
+        "repeat",
+        f"--record={path}",
+        f"--seconds={record.left():.1f}",
+        f"--scratch={setting.scratch}",
+        *["--rehearse"] * setting.rehearse,
+    ]
     environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
     status = subprocess.run(command, env=environment, check=False).returncode
     found = json.loads(path.read_text().splitlines()[-1]) if path.exists() else {}
@@ -578,8 +644,10 @@ def runs(setting: Setting, record: Record) -> None:
     record.row("seeds", len(found), f"{seeds}, where there is time", ok=len(found) == seeds, target=True)
     gains = [f["last"] - f["base"] for f in found]
     for what in ("base", "last"):
-        record.row(f"avg@32 {'before' if what == 'base' else f'after {steps} steps'}, mean and range over seeds",
-                   spread([f[what] for f in found]))
+        record.row(
+            f"avg@32 {'before' if what == 'base' else f'after {steps} steps'}, mean and range over seeds",
+            spread([f[what] for f in found]),
+        )
     if setting.rehearse:  # a few steps of an untrained model gain nothing
         record.row("least gain of a seed", min(gains))
     else:
@@ -599,8 +667,9 @@ def one_seed(setting: Setting, run, steps: int, seed: int) -> dict:
     from srt_jax.run.prepare import prepare
 
     config = experiment(setting, "seeds", steps, seed)
-    run = dataclasses.replace(run, config=config, prepared=prepare(config), phases=metrics.Phases(),
-                              record={"evals": {}})
+    run = dataclasses.replace(
+        run, config=config, prepared=prepare(config), phases=metrics.Phases(), record={"evals": {}}
+    )
     params = load_weights(config, run.prepared.model, run.mesh)[1]
     state = init_state(params, experiment_optimizer(config), run.mesh)
     run.sampler.load(state.params, 0)
@@ -635,11 +704,17 @@ def base(setting: Setting, record: Record) -> None:
 
 
 PARTS = {
-    "device": device, "base": base, "attention": attention, "precision": precision, "quickstart": quickstart,
+    "device": device,
+    "base": base,
+    "attention": attention,
+    "precision": precision,
+    "quickstart": quickstart,
     **{part: functools.partial(measure_update, part) for part in SHAPES},
     "sampler-0.5b": functools.partial(measure_sampler, "Qwen2.5-0.5B"),
     "sampler-1.5b": functools.partial(measure_sampler, "Qwen2.5-1.5B"),
-    "determinism": determinism, "repeat": repeat, "run": runs,
+    "determinism": determinism,
+    "repeat": repeat,
+    "run": runs,
 }
 
 
@@ -656,8 +731,9 @@ def main() -> int:
     try:
         PARTS[args.part](Setting(args.rehearse, args.scratch), record)
     except ModuleNotFoundError as e:
-        record.figures(error=f"{e.name} is not installed: benchmarks/gpu_session.py says which wheels to put into "
-                             "wheels/.")
+        record.figures(
+            error=f"{e.name} is not installed: benchmarks/gpu_session.py says which wheels to put into wheels/."
+        )
         return 1
     except Exception as e:
         traceback.print_exc()

@@ -16,6 +16,7 @@ the folder wheels/ of the repository, from where the parts import them:
 The parts `quickstart` and `run` need the miniature base model (1 MB), which `python -m srt_jax pretrain` makes in
 cache/miniature, on this machine or on another. docs/gpu.md says how to read the table.
 """
+
 import argparse
 import contextlib
 import dataclasses
@@ -54,6 +55,7 @@ WITH_MINIATURE = ("quickstart", "run")
 @dataclasses.dataclass
 class Session:
     """Where the parts write, and when the whole must have ended."""
+
     out: pathlib.Path
     scratch: pathlib.Path
     rehearse: bool
@@ -65,8 +67,15 @@ class Session:
         self.granted += limit
         seconds = self.started + self.granted - time.monotonic()
         record = self.scratch / f"{part}.jsonl"
-        command = [sys.executable, str(ROOT / "benchmarks" / "gpu_parts.py"), part, f"--record={record}",
-                   f"--seconds={seconds:.1f}", f"--scratch={self.scratch}", *["--rehearse"] * self.rehearse]
+        command = [
+            sys.executable,
+            str(ROOT / "benchmarks" / "gpu_parts.py"),
+            part,
+            f"--record={record}",
+            f"--seconds={seconds:.1f}",
+            f"--scratch={self.scratch}",
+            *["--rehearse"] * self.rehearse,
+        ]
         print(f"{part}: at most {seconds:.0f} s ...", file=sys.stderr, flush=True)
         start = time.monotonic()
         status, tail = self._watched(command, part, seconds)
@@ -84,8 +93,15 @@ class Session:
             log.write(f"\n==== {part}\n".encode())
             log.flush()
             begin = log.tell()
-            process = subprocess.Popen(command, cwd=ROOT, env=environment(self.rehearse), stdin=subprocess.DEVNULL,
-                                       stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment(self.rehearse),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             try:
                 status = process.wait(seconds)
             except subprocess.TimeoutExpired:
@@ -103,9 +119,12 @@ def environment(rehearse: bool) -> dict[str, str]:
     """The parts' environment: wheels are imported as they lie there, since all are pure Python."""
     wheels = [str(wheel) for wheel in sorted((ROOT / "wheels").glob("*.whl"))]
     path = os.pathsep.join([*wheels, *filter(None, [os.environ.get("PYTHONPATH")])])
-    fixed = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1",
-             "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
-             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # small programs, too: later parts have the same ones
+    fixed = {
+        "PYTHONPATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # small programs, too: later parts have the same ones
     return os.environ | fixed | ({"JAX_PLATFORMS": "cpu"} if rehearse else {})
 
 
@@ -134,15 +153,22 @@ def table(lines: list[dict]) -> str:
     """All rows of all parts as Markdown, below one line on the machine."""
     device = next((line for line in lines if line["part"] == "device"), {})
     versions = ", ".join(f"{name} {version}" for name, version in device.get("versions", {}).items())
-    head = [f"{device.get('kind', 'no device')}; {time.strftime('%Y-%m-%d')}; {versions}", "",
-            "| part | what | found | wanted | |", "|---|---|---|---|---|"]
+    head = [
+        f"{device.get('kind', 'no device')}; {time.strftime('%Y-%m-%d')}; {versions}",
+        "",
+        "| part | what | found | wanted | |",
+        "|---|---|---|---|---|",
+    ]
     return "\n".join([*head, *(row for line in lines for row in table_rows(line))]) + "\n"
 
 
 def table_rows(line: dict) -> list[str]:
     """Of one part: its end first, then each row."""
-    end = {"ok": "", "failed": f"failed: {line['error']}" if "error" in line else "a check failed",
-           "skipped": f"skipped: {line.get('reason')}"}[line["status"]]
+    end = {
+        "ok": "",
+        "failed": f"failed: {line['error']}" if "error" in line else "a check failed",
+        "skipped": f"skipped: {line.get('reason')}",
+    }[line["status"]]
     rows = [[line["part"], "seconds", f"{line['seconds']} of {line['limit_s']}", end, line["status"]]]
     for row in line["rows"]:
         verdict = {None: "", True: "ok", False: "missed" if row["target"] else "FAILED"}[row["ok"]]
@@ -155,9 +181,11 @@ def main() -> int:
     args = parse()
     wanted = [part for part in LIMITS if part in args.parts and part != "device"]
     if not args.rehearse and not (MINIATURE / "config.json").exists() and set(wanted) & set(WITH_MINIATURE):
-        print(f"error: {MINIATURE.relative_to(ROOT)} is missing, which the parts {' and '.join(WITH_MINIATURE)} train: "
-              "make it with `python -m srt_jax pretrain` here or elsewhere, or leave them out with --parts.",
-              file=sys.stderr)
+        print(
+            f"error: {MINIATURE.relative_to(ROOT)} is missing, which the parts {' and '.join(WITH_MINIATURE)} train: "
+            "make it with `python -m srt_jax pretrain` here or elsewhere, or leave them out with --parts.",
+            file=sys.stderr,
+        )
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     for name in ("gpu_session.jsonl", "gpu_session.log", "gpu_session.md"):
@@ -168,8 +196,10 @@ def main() -> int:
         lines = [session.run("device", LIMITS["device"])]
         if not args.rehearse and lines[0].get("platform") != "gpu":
             reason = lines[0].get("error") or f"JAX sees {lines[0].get('kind', 'nothing')}"
-            print(f"error: there is no GPU to measure ({reason}): install the CUDA plug-in of jax, or give --rehearse.",
-                  file=sys.stderr)
+            print(
+                f"error: there is no GPU to measure ({reason}): install the CUDA plug-in of jax, or give --rehearse.",
+                file=sys.stderr,
+            )
             return 2
         try:
             if args.rehearse:
@@ -185,8 +215,13 @@ def main() -> int:
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", type=_parts, default=tuple(LIMITS), metavar="PART,...",
-                        help=f"of {', '.join(LIMITS)}; `device` always runs")
+    parser.add_argument(
+        "--parts",
+        type=_parts,
+        default=tuple(LIMITS),
+        metavar="PART,...",
+        help=f"of {', '.join(LIMITS)}; `device` always runs",
+    )
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs" / "gpu_session", metavar="DIR")
     parser.add_argument("--rehearse", action="store_true")
     return parser.parse_args()

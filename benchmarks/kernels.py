@@ -1,4 +1,5 @@
 """The slowest kernels of a program, from a trace of JAX's profiler: plain JSON, no plug-in of TensorBoard needed."""
+
 import collections
 import gzip
 import json
@@ -39,8 +40,11 @@ def slowest(trace: dict, top: int) -> dict:
     processes = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
     threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}
     of_device = {key: name for key, name in threads.items() if processes.get(key[0], "").startswith("/device:")}
-    lines = ({key for key, name in of_device.items() if name.startswith("Stream")} or set(of_device)
-             or {key for key, name in threads.items() if name.startswith("tf_XLA")})
+    lines = (
+        {key for key, name in of_device.items() if name.startswith("Stream")}
+        or set(of_device)
+        or {key for key, name in threads.items() if name.startswith("tf_XLA")}
+    )
     total, calls = collections.Counter(), collections.Counter()
     for e in events:
         if e.get("ph") == "X" and (e["pid"], e.get("tid")) in lines and not e["name"].startswith(NO_KERNELS):
@@ -49,6 +53,10 @@ def slowest(trace: dict, top: int) -> dict:
     if not total:
         raise ValueError(f"the trace has no kernels; its lines are {sorted(set(threads.values()))[:8]}.")
     whole = total.total()
-    return {"kernel_ms": round(whole, 3), "kernels": [
-        {"name": name[:120], "ms": round(ms, 3), "calls": calls[name], "share": round(ms / whole, 4)}
-        for name, ms in total.most_common(top)]}
+    return {
+        "kernel_ms": round(whole, 3),
+        "kernels": [
+            {"name": name[:120], "ms": round(ms, 3), "calls": calls[name], "share": round(ms / whole, 4)}
+            for name, ms in total.most_common(top)
+        ],
+    }

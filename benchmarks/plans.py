@@ -5,6 +5,7 @@
 Needs .venv-plan (docs/planning.md), no accelerator; minutes of compiling per row. Prints one line of Markdown per plan
 as soon as it is there; --out keeps the whole reports, and what it holds already is not compiled again.
 """
+
 import argparse
 import json
 import pathlib
@@ -23,14 +24,26 @@ def paper(model: str, topology: str, *fields: str) -> list[str]:
 
 def lightest(model: str, topology: str, chips: int, fsdp: int) -> list[str]:
     """The update from no remat and one sequence per chip: where the search begins."""
-    return paper(model, topology, VLLM, f"--config.mesh.fsdp={fsdp}", "--config.model.remat=none",
-                 f"--config.batch.microbatch_sequences={chips}")
+    return paper(
+        model,
+        topology,
+        VLLM,
+        f"--config.mesh.fsdp={fsdp}",
+        "--config.model.remat=none",
+        f"--config.batch.microbatch_sequences={chips}",
+    )
 
 
 def scaled(topology: str, chips: int) -> list[str]:
     """32 sequences per chip, whatever their number; parameters over 16 chips, full remat, one sequence per chip."""
-    return paper("qwen25_math_7b", topology, VLLM, "--config.mesh.fsdp=16",
-                 f"--config.batch.prompts_per_step={chips}", f"--microbatch={chips}")
+    return paper(
+        "qwen25_math_7b",
+        topology,
+        VLLM,
+        "--config.mesh.fsdp=16",
+        f"--config.batch.prompts_per_step={chips}",
+        f"--microbatch={chips}",
+    )
 
 
 CASES = {
@@ -46,25 +59,41 @@ CASES = {
     "14B v5p:4x4x4": lightest("qwen3_14b", "v5p:4x4x4", 64, 64),
     "7B v6e:8x8": lightest("qwen25_math_7b", "v6e:8x8", 64, FSDP_7B),
     "14B v6e:8x8": lightest("qwen3_14b", "v6e:8x8", 64, 64),
-    "7B v5p:4x4x4, own sampler": paper("qwen25_math_7b", "v5p:4x4x4", "--config.mesh.fsdp=16", "--config.mesh.tensor=4",
-                                       "--config.rollout.prompts_per_call=32", "--config.rollout.slots=256",
-                                       "--microbatch=32"),
+    "7B v5p:4x4x4, own sampler": paper(
+        "qwen25_math_7b",
+        "v5p:4x4x4",
+        "--config.mesh.fsdp=16",
+        "--config.mesh.tensor=4",
+        "--config.rollout.prompts_per_call=32",
+        "--config.rollout.slots=256",
+        "--microbatch=32",
+    ),
 }
 
 
 def row(name: str, what: str, entry: dict) -> str:
     """One line of the table; a sampler has no remat and no micro-batch."""
     memory, gb = entry["bytes_per_device"], 1e9
-    cells = [name, what, entry.get("remat", "-"), entry.get("microbatch_sequences", "-"),
-             "yes" if entry["fits"] else "no"]
+    cells = [
+        name,
+        what,
+        entry.get("remat", "-"),
+        entry.get("microbatch_sequences", "-"),
+        "yes" if entry["fits"] else "no",
+    ]
     total = memory["total"] and f"{memory['total'] / gb:.1f}"
     if entry["roofs_seconds"] is None:
         return "| " + " | ".join(map(str, [*cells, total or "-", *["-"] * 6])) + " |"
     held = sum(memory[kind] for kind in ("parameters", "optimizer", "reference") if kind in memory)
     roofs, collectives = entry["roofs_seconds"], sum(entry["collective_bytes_per_device"].values())
-    cells += [total, f"{held / gb:.1f}", f"{memory['temporaries'] / gb:.1f}", f"{collectives / gb:.0f}",
-              *(f"{roofs[roof]:.1f}" for roof in ("compute", "memory", "interconnect")),
-              f"{entry['mfu_at_roof']:.0%}"]
+    cells += [
+        total,
+        f"{held / gb:.1f}",
+        f"{memory['temporaries'] / gb:.1f}",
+        f"{collectives / gb:.0f}",
+        *(f"{roofs[roof]:.1f}" for roof in ("compute", "memory", "interconnect")),
+        f"{entry['mfu_at_roof']:.0%}",
+    ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

@@ -8,6 +8,7 @@ float32. MODEL_DIR is a Hugging Face directory; without it a random 0.8M-paramet
 medians in seconds, new tokens/s, the FLOPs of the matrix products, and `floor`, their time at the rate that a large
 matrix product reaches here.
 """
+
 import argparse
 import json
 import pathlib
@@ -74,13 +75,25 @@ def main():
     median = {name: statistics.median(values) for name, values in seconds.items()}
     flops = step_flops(config, args)
     rate = matmul_rate()
-    print(json.dumps({
-        "benchmark": "rl_step", "jax": jax.__version__, "devices": args.devices, "micro": args.micro, "old": args.old,
-        "sequences": args.prompts * args.samples, **{f"{k}_s": round(v, 4) for k, v in median.items()},
-        "step_min_s": round(min(seconds["step"]), 4), "step_max_s": round(max(seconds["step"]), 4),
-        "new_tokens_per_s": round(args.prompts * args.samples * args.new_tokens / median["sample"]),
-        "gflop": {k: round(v / 1e9, 1) for k, v in flops.items()}, "machine_gflop_per_s": round(rate / 1e9),
-        "floor_s": round(sum(flops.values()) / rate, 4)}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "rl_step",
+                "jax": jax.__version__,
+                "devices": args.devices,
+                "micro": args.micro,
+                "old": args.old,
+                "sequences": args.prompts * args.samples,
+                **{f"{k}_s": round(v, 4) for k, v in median.items()},
+                "step_min_s": round(min(seconds["step"]), 4),
+                "step_max_s": round(max(seconds["step"]), 4),
+                "new_tokens_per_s": round(args.prompts * args.samples * args.new_tokens / median["sample"]),
+                "gflop": {k: round(v / 1e9, 1) for k, v in flops.items()},
+                "machine_gflop_per_s": round(rate / 1e9),
+                "floor_s": round(sum(flops.values()) / rate, 4),
+            }
+        )
+    )
 
 
 def step_flops(config: ModelConfig, args) -> dict[str, float]:

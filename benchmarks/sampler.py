@@ -10,6 +10,7 @@ batching). `devices` is the number of simulated devices of jax, and of threads o
 the test requirements. HTTP counts in vllm's time, starting it does not. Prints one JSON line per engine; medians, the
 first call left out. mbu is the share of the memory bandwidth that the bytes of model/flops.py reach, null on a CPU.
 """
+
 import argparse
 import contextlib
 import importlib.metadata
@@ -71,11 +72,20 @@ def vllm(directory, args):
             raise RuntimeError(f"{server.name} failed: {reason}")
 
         def generate(prompts, seeds):
-            requests = [vllm_client.completion(prompt, args.samples, Sampling(args.new_tokens), seed, ())
-                        for prompt, seed in zip(prompts, seeds)]
+            requests = [
+                vllm_client.completion(prompt, args.samples, Sampling(args.new_tokens), seed, ())
+                for prompt, seed in zip(prompts, seeds)
+            ]
             answers = vllm_client.sample(
-                [server], requests, args.samples, label=vllm_client.version(server.url), seconds=600,
-                concurrency=len(requests), recover=fail, closed=threading.Event())
+                [server],
+                requests,
+                args.samples,
+                label=vllm_client.version(server.url),
+                seconds=600,
+                concurrency=len(requests),
+                recover=fail,
+                closed=threading.Event(),
+            )
             return sum(len(tokens) for answer in answers for tokens in answer.tokens)
 
         try:
@@ -100,10 +110,19 @@ def hf(directory, args):
     def generate(prompts, seeds):
         torch.manual_seed(int(seeds[0]))
         ids = torch.tensor(prompts)
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0,
-                             top_p=1.0, min_new_tokens=args.new_tokens, max_new_tokens=args.new_tokens,
-                             num_return_sequences=args.samples, pad_token_id=0)
-        return out[:, ids.shape[1]:].numel()
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            min_new_tokens=args.new_tokens,
+            max_new_tokens=args.new_tokens,
+            num_return_sequences=args.samples,
+            pad_token_id=0,
+        )
+        return out[:, ids.shape[1] :].numel()
 
     yield f"transformers {importlib.metadata.version('transformers')}", generate
 
@@ -136,11 +155,20 @@ def measure(name: str, version: str, generate, model: str, args, warmup: int = 1
     seconds = seconds_of(call, args.repeats, warmup)
     median = statistics.median(seconds)
     result = {
-        "benchmark": "sampler", "engine": name, "version": version, "devices": args.devices,
-        "model": str(args.model or "random"), "dtype": args.dtype, "sequences": args.sequences,
-        "prompt_tokens": args.prompt_tokens, "new_tokens": args.new_tokens, "samples": args.samples,
-        "seconds": round(median, 4), "seconds_min_max": [round(seconds[0], 4), round(seconds[-1], 4)],
-        "new_tokens_per_s": round(args.sequences * args.new_tokens / median)}
+        "benchmark": "sampler",
+        "engine": name,
+        "version": version,
+        "devices": args.devices,
+        "model": str(args.model or "random"),
+        "dtype": args.dtype,
+        "sequences": args.sequences,
+        "prompt_tokens": args.prompt_tokens,
+        "new_tokens": args.new_tokens,
+        "samples": args.samples,
+        "seconds": round(median, 4),
+        "seconds_min_max": [round(seconds[0], 4), round(seconds[-1], 4)],
+        "new_tokens_per_s": round(args.sequences * args.new_tokens / median),
+    }
     return result | (bandwidth(config, median, args) if name == "jax" else {})
 
 
@@ -150,11 +178,21 @@ def bandwidth(config, seconds: float, args) -> dict:
     turns = -(-args.sequences // args.slots) if args.slots else 1
     # Continuous batching computes the first token in a step of its own, static batching in the prefill.
     steps = turns * (args.new_tokens - (not args.slots))
-    moved = flops.decoding_bytes(config, [args.prompt_tokens] * count, [[args.new_tokens] * args.samples] * count,
-                                 steps, shared=not args.slots, itemsize=jax.numpy.dtype(args.dtype).itemsize)
+    moved = flops.decoding_bytes(
+        config,
+        [args.prompt_tokens] * count,
+        [[args.new_tokens] * args.samples] * count,
+        steps,
+        shared=not args.slots,
+        itemsize=jax.numpy.dtype(args.dtype).itemsize,
+    )
     mbu = flops.mbu(moved, seconds, jax.devices())
-    return {"slots": args.slots, "decoding_gb": round(moved / 1e9, 3), "mbu": mbu and round(mbu, 4),
-            "peak_bytes": peak_bytes()}
+    return {
+        "slots": args.slots,
+        "decoding_gb": round(moved / 1e9, 3),
+        "mbu": mbu and round(mbu, 4),
+        "peak_bytes": peak_bytes(),
+    }
 
 
 def parse():

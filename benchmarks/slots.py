@@ -7,6 +7,7 @@ A random two-layer model whose stop tokens have probability 1 / mean_tokens: the
 responses of reasoning models have one. Both decode `slots` sequences at a time. Steps are counts, the same on every
 machine; seconds are the median of the repeats. Prints one JSON line.
 """
+
 import argparse
 import json
 import pathlib
@@ -27,8 +28,16 @@ from srt_jax.rollout.sampler import Sampling, problem_seeds
 
 PROMPT_TOKENS = 16
 STOPS = 8
-MODEL = {"model_type": "qwen3", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True}
+MODEL = {
+    "model_type": "qwen3",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "tie_word_embeddings": True,
+}
 
 
 def main():
@@ -53,14 +62,27 @@ def main():
             seconds.append(time.perf_counter() - start)
         found[name] = (rollouts, sampler.decode_steps, statistics.median(seconds[1:]))  # the first one compiles
     lengths = found["slots"][0].lengths
-    print(json.dumps({
-        "benchmark": "slots", "jax": jax.__version__, "devices": args.devices, "sequences": lengths.size,
-        "at_a_time": args.slots, "tokens_mean": round(float(lengths.mean()), 1),
-        "tokens_median": float(np.median(lengths)), "tokens_max": int(lengths.max()),
-        "equal_samples": float((found["batch"][0].tokens == found["slots"][0].tokens).all(-1).mean()),
-        "steps_least": int(-(-lengths.sum() // args.slots)), **{
-            f"{what}_{name}": value for name, (_, steps, seconds) in found.items()
-            for what, value in (("steps", steps), ("seconds", round(seconds, 3)))}}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "slots",
+                "jax": jax.__version__,
+                "devices": args.devices,
+                "sequences": lengths.size,
+                "at_a_time": args.slots,
+                "tokens_mean": round(float(lengths.mean()), 1),
+                "tokens_median": float(np.median(lengths)),
+                "tokens_max": int(lengths.max()),
+                "equal_samples": float((found["batch"][0].tokens == found["slots"][0].tokens).all(-1).mean()),
+                "steps_least": int(-(-lengths.sum() // args.slots)),
+                **{
+                    f"{what}_{name}": value
+                    for name, (_, steps, seconds) in found.items()
+                    for what, value in (("steps", steps), ("seconds", round(seconds, 3)))
+                },
+            }
+        )
+    )
 
 
 def parse():

@@ -7,6 +7,7 @@ the update takes, less what sampling takes anyway. Both share this machine's cor
 the update makes many epochs, so that most of a step's sampling is idle. Prints one JSON line; medians over the steps
 after the first two.
 """
+
 import argparse
 import http.server
 import json
@@ -40,8 +41,13 @@ def main():
     args = parser.parse_args()
     runtime.start(args.cpu_devices)
     with tempfile.TemporaryDirectory() as out:
-        server = Server("server", Settings(".venv-vllm/bin/python", "float32", 28, memory_fraction=1.0),
-                        pathlib.Path(out) / "server.log", start_seconds=600, max_restarts=0)
+        server = Server(
+            "server",
+            Settings(".venv-vllm/bin/python", "float32", 28, memory_fraction=1.0),
+            pathlib.Path(out) / "server.log",
+            start_seconds=600,
+            max_restarts=0,
+        )
         server.start(args.model)
         try:
             server.wait()
@@ -52,15 +58,24 @@ def main():
             during = run(args, out, "during", proxy.url, 1)
         finally:
             server.stop()
-    print(json.dumps({
-        "seconds_update": plain["update"], "seconds_sample": plain["sample"], "seconds_idle_delay": proxy.delay,
-        "seconds_per_step_0_ahead": between["step"], "seconds_per_step_1_ahead": during["step"],
-        "less": 1 - during["step"] / between["step"]}))
+    print(
+        json.dumps(
+            {
+                "seconds_update": plain["update"],
+                "seconds_sample": plain["sample"],
+                "seconds_idle_delay": proxy.delay,
+                "seconds_per_step_0_ahead": between["step"],
+                "seconds_per_step_1_ahead": during["step"],
+                "less": 1 - during["step"] / between["step"],
+            }
+        )
+    )
 
 
 def run(args, out: str, name: str, url: str, steps_ahead: int) -> dict[str, float]:
     """Median seconds of the phases of a step."""
     from configs.quickstart import get_config
+
     config: ConfigDict = get_config()
     config.name, config.out, config.steps, config.model.path = name, out, args.steps, args.model
     config.rollout.sampler, config.rollout.servers, config.rollout.steps_ahead = "vllm", (url,), steps_ahead
@@ -70,8 +85,11 @@ def run(args, out: str, name: str, url: str, steps_ahead: int) -> dict[str, floa
         config.eval.sets = ConfigDict()
     train(config)
     records = [r for r in read_metrics(pathlib.Path(out) / name) if MEASURED_FROM <= r["step"] < args.steps]
-    return {phase: statistics.median(r[f"time/{phase}"] for r in records if f"time/{phase}" in r)
-            for phase in ("step", "update", "sample") if any(f"time/{phase}" in r for r in records)}
+    return {
+        phase: statistics.median(r[f"time/{phase}"] for r in records if f"time/{phase}" in r)
+        for phase in ("step", "update", "sample")
+        if any(f"time/{phase}" in r for r in records)
+    }
 
 
 class Proxy(http.server.ThreadingHTTPServer):
@@ -86,6 +104,7 @@ class Proxy(http.server.ThreadingHTTPServer):
 
 class Forward(http.server.BaseHTTPRequestHandler):
     """One request, there and back."""
+
     protocol_version = "HTTP/1.1"
 
     def forward(self):
@@ -96,7 +115,8 @@ class Forward(http.server.BaseHTTPRequestHandler):
             self.server.idle_until = self.server.idle_until or time.monotonic() + self.server.delay
             time.sleep(max(0.0, self.server.idle_until - time.monotonic()))
         request = urllib.request.Request(
-            self.server.target + self.path, body or None, {"Content-Type": "application/json"}, method=self.command)
+            self.server.target + self.path, body or None, {"Content-Type": "application/json"}, method=self.command
+        )
         try:
             answer = urllib.request.urlopen(request)
         except urllib.error.HTTPError as error:

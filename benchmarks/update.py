@@ -11,6 +11,7 @@ the KL in the reward, as in the paper. Rows are random tokens, each of `length`,
 --shortest to it. --devices splits a CPU into so many simulated devices. Prints one JSON line: medians over --repeats;
 FLOPs are those of docs/architecture.md, of real tokens only; MFU is null on a CPU.
 """
+
 import argparse
 import dataclasses
 import json
@@ -36,6 +37,7 @@ from srt_jax.rollout.sampler import Rollouts
 @dataclasses.dataclass(frozen=True)
 class Case:
     """What is updated: the options of the command, under their names."""
+
     model: str
     batch: int = 512
     length: int = 34
@@ -55,8 +57,9 @@ class Case:
     @property
     def layout(self) -> Layout:
         """How its sequences are cut up."""
-        return Layout(self.batch // self.samples, self.samples, self.micro, self.buckets or (self.length,),
-                      packing=self.packing)
+        return Layout(
+            self.batch // self.samples, self.samples, self.micro, self.buckets or (self.length,), packing=self.packing
+        )
 
 
 class Update:
@@ -65,16 +68,26 @@ class Update:
     def __init__(self, case: Case, mesh):
         self.case, self.mesh, self.config = case, mesh, model_config(case.model)
         self.kernel = choose_kernel(case.attention, case.dtype, self.config)
-        self._optimizer = make_optimizer(learning_rate_schedule(1e-6), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01,
-                                         grad_clip=1.0, moments_dtype=case.moments)
+        self._optimizer = make_optimizer(
+            learning_rate_schedule(1e-6),
+            b1=0.9,
+            b2=0.999,
+            eps=1e-8,
+            weight_decay=0.01,
+            grad_clip=1.0,
+            moments_dtype=case.moments,
+        )
         graphdef = self.restart()
         self.reference = None
         if not case.no_reference:
             self.reference = jax.tree.map(lambda x: x.astype(case.reference_dtype), self._weights(1)[1])
         knobs = UpdateConfig(case.layout, kl_coef=0.0 if case.no_reference else 1e-3, old_logprobs=case.old)
         start = time.perf_counter()
-        self.program = make_update(graphdef, self._optimizer, knobs, mesh, self.state).lower(
-            self.state, self.reference, abstract_batch(case.layout, mesh)).compile()
+        self.program = (
+            make_update(graphdef, self._optimizer, knobs, mesh, self.state)
+            .lower(self.state, self.reference, abstract_batch(case.layout, mesh))
+            .compile()
+        )
         self.compile_s = time.perf_counter() - start
         rollouts = random_rollouts(case, self.config.vocab_size)
         rewards = (rollouts.tokens.sum(-1) % 2).astype(np.float32)
@@ -102,17 +115,34 @@ class Update:
         case, median, total = self.case, statistics.median(seconds), sum(self.passes.values())
         mfu, memory = flops.mfu(total, median, self.mesh.devices.flat), self.program.memory_analysis()
         return {
-            "model": case.model, "parameters": self.config.num_params, "jax": jax.__version__,
-            "device": jax.devices()[0].device_kind, "mesh": dict(self.mesh.shape), "dtype": case.dtype,
-            "remat": case.remat, "attention": self.kernel, "batch": case.batch, "length": case.length,
-            "micro": case.micro, "buckets": case.layout.length_buckets, "packing": case.packing, "old": case.old,
-            "seconds": round(median, 4), "seconds_min": round(seconds[0], 4), "seconds_max": round(seconds[-1], 4),
+            "model": case.model,
+            "parameters": self.config.num_params,
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            "mesh": dict(self.mesh.shape),
+            "dtype": case.dtype,
+            "remat": case.remat,
+            "attention": self.kernel,
+            "batch": case.batch,
+            "length": case.length,
+            "micro": case.micro,
+            "buckets": case.layout.length_buckets,
+            "packing": case.packing,
+            "old": case.old,
+            "seconds": round(median, 4),
+            "seconds_min": round(seconds[0], 4),
+            "seconds_max": round(seconds[-1], 4),
             "tokens_per_s": round(self.lengths.sum() / median),
             "tflop": {name: round(value / 1e12, 4) for name, value in self.passes.items()},
-            "tflop_per_s": round(total / median / 1e12, 4), "mfu": mfu and round(mfu, 4),
-            "peak_bytes": peak_bytes(), "argument_bytes": memory.argument_size_in_bytes,
-            "temporary_bytes": memory.temp_size_in_bytes, "padding": round(float(self.metrics["padding"]), 4),
-            "compile_s": round(self.compile_s, 1), "finite": bool(self.metrics["finite"])}
+            "tflop_per_s": round(total / median / 1e12, 4),
+            "mfu": mfu and round(mfu, 4),
+            "peak_bytes": peak_bytes(),
+            "argument_bytes": memory.argument_size_in_bytes,
+            "temporary_bytes": memory.temp_size_in_bytes,
+            "padding": round(float(self.metrics["padding"]), 4),
+            "compile_s": round(self.compile_s, 1),
+            "finite": bool(self.metrics["finite"]),
+        }
 
 
 def main():
@@ -132,8 +162,14 @@ def random_rollouts(case: Case, vocabulary: int) -> Rollouts:
     lengths = rng.permutation(lengths).reshape(prompts, case.samples)
     tokens = rng.integers(3, vocabulary, (*lengths.shape, case.length - prompt_tokens), dtype=np.int32)
     logprobs = np.full(tokens.shape, -np.log(vocabulary), np.float32)
-    return Rollouts(rng.integers(3, vocabulary, (prompts, prompt_tokens)).tolist(), tokens, lengths, logprobs,
-                    np.ones(lengths.shape, bool), 0)
+    return Rollouts(
+        rng.integers(3, vocabulary, (prompts, prompt_tokens)).tolist(),
+        tokens,
+        lengths,
+        logprobs,
+        np.ones(lengths.shape, bool),
+        0,
+    )
 
 
 def parse():

@@ -8,6 +8,7 @@ verify all checksums, pause, have the server of .venv-vllm read the files, resum
 sides and compare. Copy: the exported files once more, in the same folder, flushed. Medians, one JSON line per model and
 folder.
 """
+
 import argparse
 import json
 import os
@@ -70,17 +71,28 @@ def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args
         size = sum(file.stat().st_size for file in exported.iterdir())
     finally:
         sampler.close()  # the exports go with it
-    seconds = {key: statistics.median(report[f"publish/{key}"] for report in reports)
-               for key in ("seconds", "reload_seconds", "probe_seconds", "probe_gap_mean", "probe_gap_max")}
+    seconds = {
+        key: statistics.median(report[f"publish/{key}"] for report in reports)
+        for key in ("seconds", "reload_seconds", "probe_seconds", "probe_gap_mean", "probe_gap_max")
+    }
     copy = statistics.median(copies)
     return {
-        "benchmark": "weight_sync", "model": name, "dtype": args.dtype, "folder": folder, "bytes": size,
-        "export_s": round(seconds["seconds"], 3), "reload_s": round(seconds["reload_seconds"], 3),
-        "probe_s": round(seconds["probe_seconds"], 3), "copy_s": round(copy, 3),
+        "benchmark": "weight_sync",
+        "model": name,
+        "dtype": args.dtype,
+        "folder": folder,
+        "bytes": size,
+        "export_s": round(seconds["seconds"], 3),
+        "reload_s": round(seconds["reload_seconds"], 3),
+        "probe_s": round(seconds["probe_seconds"], 3),
+        "copy_s": round(copy, 3),
         "export_bytes_per_s": round(size / seconds["seconds"]),
-        "reload_bytes_per_s": round(size / seconds["reload_seconds"]), "copy_bytes_per_s": round(size / copy),
+        "reload_bytes_per_s": round(size / seconds["reload_seconds"]),
+        "copy_bytes_per_s": round(size / copy),
         "export_and_reload_by_copy": round((seconds["seconds"] + seconds["reload_seconds"]) / copy, 2),
-        "probe_gap_mean": seconds["probe_gap_mean"], "probe_gap_max": seconds["probe_gap_max"]}
+        "probe_gap_mean": seconds["probe_gap_mean"],
+        "probe_gap_max": seconds["probe_gap_max"],
+    }
 
 
 def copy_seconds(directory: pathlib.Path, number: int) -> float:

@@ -10,13 +10,17 @@ PAPER     Qwen3-4B-Base has answers for level 2 only. It climbs to nearly 100% o
 Each level starts from the weights of the one before, and its run lies in runs/climb/NAME/level_N. The same command goes
 on where it was stopped. boxed_TASK has the authors' prompt (configs/reasoning_gym.py).
 """
+
 from configs import data
 from configs.common import experiment
 from configs.reasoning_gym import GYM
 
 LEVELS = {
-    "knights_knaves": (2, 3, 5, 7, 9), "bitwise_arithmetic": (2, 3, 4), "family_relationships": (4, 5),
-    "chain_sum": (2, 3, 4, 5), "sums": (3, 4, 5),
+    "knights_knaves": (2, 3, 5, 7, 9),
+    "bitwise_arithmetic": (2, 3, 4),
+    "family_relationships": (4, 5),
+    "chain_sum": (2, 3, 4, 5),
+    "sums": (3, 4, 5),
 }
 
 

@@ -1,4 +1,5 @@
 """Shared by the experiments: makes a config from the names of a method, a model and a data set."""
+
 import importlib
 
 from ml_collections import ConfigDict
@@ -8,8 +9,15 @@ from configs.models import MODELS, SRT
 from srt_jax.config import base
 
 
-def experiment(method: str, arguments: str, changes: dict | None = None, tiny: dict | None = None,
-               default: str = "qwen25_math_7b,dapo", tiny_data: str = "sums", by_model: dict = SRT) -> ConfigDict:
+def experiment(
+    method: str,
+    arguments: str,
+    changes: dict | None = None,
+    tiny: dict | None = None,
+    default: str = "qwen25_math_7b,dapo",
+    tiny_data: str = "sums",
+    by_model: dict = SRT,
+) -> ConfigDict:
     """The config of `MODEL,DATA`. A missing part comes from `default`, or from `tiny_data` for the model `tiny`.
 
     changes: the method's fields, by dotted name. by_model: model -> fields that the method changes for this model.
@@ -46,6 +54,7 @@ def figure(name: str, curves: dict[str, tuple]):
     curves: curve -> (METHOD:ARGUMENTS of a config, fields that the curve changes in it, fields that its tiny run
     changes), e.g. {"kl": ("srt:qwen25_math_7b,dapo", {"rl.kl_coef": 0.01}, {})}. Runs lie in runs/<name>/<curve>.
     """
+
     def get_config(arguments: str = next(iter(curves))) -> ConfigDict:
         curve, _, small = arguments.partition(",")
         if curve not in curves or small not in ("", "tiny"):

@@ -13,10 +13,15 @@ srt subset cuts a third of one's own from a label file of any model. The tiny ru
           python -m srt_jax subset --config=configs/srt.py:tiny --labels=runs/labels/tiny-sums.jsonl \
               --by=vote_share --fraction=0.33333 --out=runs/labels/tiny-sums-easy.jsonl
 """
+
 from configs.common import experiment
 
 
 def get_config(arguments: str = ""):
     """MODEL,DATA with an easy subset as data; --config.data.kind=jsonl --config.data.path=... names one's own"""
-    return experiment("curriculum", arguments, tiny={"data.path": "runs/labels/tiny-sums-easy.jsonl"},
-                      default="qwen25_math_7b,dapo_easy_by_vote_share")
+    return experiment(
+        "curriculum",
+        arguments,
+        tiny={"data.path": "runs/labels/tiny-sums-easy.jsonl"},
+        default="qwen25_math_7b,dapo_easy_by_vote_share",
+    )

@@ -2,6 +2,7 @@
 
 srt_jax/data/sets.py says where the sets lie. Steps are the papers' where a comment says so, else our choice.
 """
+
 import dataclasses
 
 from srt_jax.config import source
@@ -16,6 +17,7 @@ def named(name: str, **fields):
 @dataclasses.dataclass(frozen=True)
 class Data:
     """train: source; evals: name -> source; steps; fields: whatever else the data asks of a config."""
+
     train: object
     evals: dict
     steps: int
@@ -76,9 +78,18 @@ def gym_data(name: str, level: int) -> Data:
     train = source(kind="gym", task=task, config=fields, size=2000)
     heldout = source(kind="gym", task=task, config=fields, size=128, seed=1_000_000)
     asked = {} if name != task else {"prompts.instruction": gym.INSTRUCTION, "answer.style": "answer_tag"}
-    return Data(train, {f"{name}_{level}": heldout}, GYM_STEPS.get(task, 500), {
-        # Answers are compared as texts: in many tasks equal values are different answers, and 0xbeb is not a product.
-        **asked, "eval.samples": 16, "vote.match": "string", "reward.match": "string"})
+    return Data(
+        train,
+        {f"{name}_{level}": heldout},
+        GYM_STEPS.get(task, 500),
+        {
+            # Answers are compared as texts: in many tasks equal values are different answers; 0xbeb is not a product.
+            **asked,
+            "eval.samples": 16,
+            "vote.match": "string",
+            "reward.match": "string",
+        },
+    )
 
 
 def sums(terms: int = 0) -> Data:
@@ -105,5 +116,7 @@ def find(name: str) -> Data:
         return test_sums()
     if name == "sums" or (task == "sums" and level in "345"):
         return sums(int(level) if task else 0)
-    raise ValueError(f"there is no data {name!r}: give one of {', '.join(SETS)}, a task and level such as "
-                     f"{next(iter(GYM))}_2, sums or sums_3.")
+    raise ValueError(
+        f"there is no data {name!r}: give one of {', '.join(SETS)}, a task and level such as "
+        f"{next(iter(GYM))}_2, sums or sums_3."
+    )

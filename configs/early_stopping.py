@@ -9,6 +9,7 @@ The run keeps the weights of its best step. Where there are no answers, --config
 --config.stop.patience=0 stops on label-free signs (srt_jax/run/collapse.py). The tiny run learns too fast on purpose,
 so that there is a collapse to stop.
 """
+
 from configs.common import COLLAPSE, experiment
 
 STOP = {

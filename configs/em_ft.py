@@ -8,6 +8,7 @@ PAPER     AVG is 51.3 for Qwen2.5-Math-7B, where SePT has 55.0 and the base mode
 
 All is as in SePT but the objective and both temperatures, which are 1 (SePT, B.1).
 """
+
 from configs import sept
 from configs.common import experiment
 
@@ -16,5 +17,11 @@ EM_FT = {**sept.SEPT, "rl.objective": "entropy", "rollout.temperature": 1.0, "ro
 
 def get_config(arguments: str = ""):
     """MODEL,DATA"""
-    return experiment("em_ft", arguments, EM_FT, {**sept.TINY, "rollout.temperature_steps": 0},
-                      default="qwen25_math_7b,deepscaler", by_model=sept.PROMPTS)
+    return experiment(
+        "em_ft",
+        arguments,
+        EM_FT,
+        {**sept.TINY, "rollout.temperature_steps": 0},
+        default="qwen25_math_7b,deepscaler",
+        by_model=sept.PROMPTS,
+    )

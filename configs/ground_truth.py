@@ -5,6 +5,7 @@ TINY      python -m srt_jax.main --config=configs/ground_truth.py:tiny
 HARDWARE  8 H200
 PAPER     It does not collapse. SRT keeps up with it until SRT's own collapse begins (v1, figure 2).
 """
+
 from configs.common import experiment
 
 

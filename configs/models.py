@@ -16,8 +16,7 @@ def _hub(path: str, fsdp: int = -1, **sections) -> dict:
 # A base model without a chat template of its own; the wording is our choice.
 QUESTION = {"template": "plain", "system": "", "plain_template": "Question: {problem}\n{instruction}\n\nAnswer:"}
 # The format of DeepSeek-Math-Instruct's model card; the tokenizer writes its beginning-of-text token.
-DEEPSEEK = {
-    "template": "plain", "system": "", "plain_template": "User: {problem} {instruction}\n\nAssistant:"}
+DEEPSEEK = {"template": "plain", "system": "", "plain_template": "User: {problem} {instruction}\n\nAssistant:"}
 
 MODELS = {
     # Qwen2.5-Math: the template's own system prompt asks for a box too, as in SRT's runs; positions for 4096 tokens.
@@ -47,14 +46,27 @@ MODELS = {
     "smollm2_1_7b_instruct": _hub("HuggingFaceTB/SmolLM2-1.7B-Instruct", fsdp=1),
     # The 0.25M-parameter miniature that python -m srt_jax pretrain makes: any experiment on two CPU cores.
     "tiny": {
-        "model.path": "cache/miniature", "model.dtype": "float32", "model.remat": "none",
-        "prompts.template": "plain", "prompts.plain_template": "{problem}=", "prompts.instruction": "",
-        "batch.max_prompt_tokens": 10, "batch.max_response_tokens": 18, "batch.length_buckets": (28,),
+        "model.path": "cache/miniature",
+        "model.dtype": "float32",
+        "model.remat": "none",
+        "prompts.template": "plain",
+        "prompts.plain_template": "{problem}=",
+        "prompts.instruction": "",
+        "batch.max_prompt_tokens": 10,
+        "batch.max_response_tokens": 18,
+        "batch.length_buckets": (28,),
         "batch.microbatch_sequences": 64,
-        "rollout.prompt_buckets": (10,), "rollout.old_logprobs": "sampler",
-        "optimizer.learning_rate": 2e-4, "mesh.cpu_devices": 2,
-        "answer.style": "boxed", "eval.samples": 32, "eval.temperature": 1.0, "eval.top_p": 1.0,
-        "steps": 30, "eval.every": 10, "checkpoint.every": 10,
+        "rollout.prompt_buckets": (10,),
+        "rollout.old_logprobs": "sampler",
+        "optimizer.learning_rate": 2e-4,
+        "mesh.cpu_devices": 2,
+        "answer.style": "boxed",
+        "eval.samples": 32,
+        "eval.temperature": 1.0,
+        "eval.top_p": 1.0,
+        "steps": 30,
+        "eval.every": 10,
+        "checkpoint.every": 10,
     },
 }
 

@@ -11,6 +11,7 @@ The labels come first, from the config whose labels are votes:
               --out=runs/labels/qwen25_math_7b-dapo.jsonl
           python -m srt_jax label --config=configs/srt.py:tiny --out=runs/labels/tiny-sums.jsonl
 """
+
 from configs.common import experiment
 
 

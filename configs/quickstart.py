@@ -8,6 +8,7 @@ EXPECT    avg@32 on 128 held-out sums rises from 0.4 by more than 0.3 with votes
 
 The entry `tiny` of configs/models.py makes a run fit the miniature.
 """
+
 from configs.common import experiment
 
 

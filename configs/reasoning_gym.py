@@ -15,6 +15,7 @@ A later level starts from the weights of the earlier one, and so do the labels o
 TASK is any of configs/data.py:GYM. The sizes, 16 prompts a step, and <answer> tags are our choice. The branch that the
 authors released asks for a box instead; boxed_TASK_LEVEL, e.g. boxed_knights_knaves_3, is that variant.
 """
+
 from configs.common import experiment
 
 GYM = {"rl.advantage": "grpo", "rl.kl_in": "loss", "rl.kl_coef": 0.0001}
@@ -26,8 +27,9 @@ def get_config(arguments: str = "vote"):
     labels, _, rest = arguments.partition(",")
     if labels not in LABELS:
         raise ValueError(f"there are no labels {labels!r}: give one of {', '.join(LABELS)}.")
-    config = experiment(labels, rest, {**GYM, "labels.source": LABELS[labels]},
-                        default="qwen3_4b,knights_knaves_3", tiny_data="sums_4")
+    config = experiment(
+        labels, rest, {**GYM, "labels.source": LABELS[labels]}, default="qwen3_4b,knights_knaves_3", tiny_data="sums_4"
+    )
     if labels == "fixed_teacher":
         config.labels.path = f"runs/labels/{config.name.removeprefix('fixed_teacher-')}.jsonl"
     config.name = f"reasoning_gym-{config.name}"  # ground_truth.py makes a run of the same model and data

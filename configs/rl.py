@@ -10,6 +10,7 @@ PAPER     SRT collapses with GRPO after about as many steps as with RLOO (v2, G.
 --config.labels.source=ground_truth trains on answers. ppo_clip is PPO's clipped objective without a critic. DAPO's
 reward is +-1 and ours is 0 or 1, so that its penalty of up to 1 for overlong responses weighs twice as much.
 """
+
 from configs.common import experiment
 
 KL_IN_LOSS = {"rl.kl_in": "loss"}  # normalising a reward that contains the KL would distort it
@@ -23,8 +24,13 @@ ALGORITHMS = {
     # Its paper's place and estimate of the KL; the gradient is not that of k1 in the reward (docs/algorithms.md).
     "reinforce_pp_baseline": {"rl.advantage": "reinforce_pp_baseline", "rl.kl": "k2", **KL_IN_LOSS},
     "dapo": {
-        "rl.advantage": "grpo", "rl.kl_coef": 0.0, "rl.clip_high": 0.28, "rl.loss_aggregation": "token-mean",
-        "batch.minibatches_per_step": 4, "batch.resample_rounds": 3, "reward.overlong_buffer": 512,
+        "rl.advantage": "grpo",
+        "rl.kl_coef": 0.0,
+        "rl.clip_high": 0.28,
+        "rl.loss_aggregation": "token-mean",
+        "batch.minibatches_per_step": 4,
+        "batch.resample_rounds": 3,
+        "reward.overlong_buffer": 512,
     },
     "ppo_clip": {"batch.minibatches_per_step": 4, "batch.epochs_per_step": 2},
 }

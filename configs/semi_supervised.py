@@ -9,6 +9,7 @@ PAPER     There is no figure. The released code can mix labelled and unlabelled 
 (seed, id) decides which problems have answers. A column can say it instead: --config.labels.labelled_fraction=0
 --config.data.labelled_column=NAME. verl's files that SRT's scripts write have this information already.
 """
+
 from configs.common import experiment
 
 

@@ -14,18 +14,28 @@ Variants: sept_variants.py, em_ft.py. The base model's best temperature by AVG:
           python -m srt_jax evaluate --model=Qwen/Qwen2.5-Math-7B --config=configs/sept.py \
               --temperatures=0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,1.1,1.2,1.3,1.4,1.5,1.6
 """
+
 from configs.common import experiment
 from configs.models import BOXED, MODELS
 
 SEPT = {
-    "labels.source": "none", "rl.objective": "cross_entropy", "rl.kl_coef": 0.0, "rl.advantage": "reinforce",
+    "labels.source": "none",
+    "rl.objective": "cross_entropy",
+    "rl.kl_coef": 0.0,
+    "rl.advantage": "reinforce",
     "rl.temperature": 1.0,  # of the loss
-    "rollout.temperature": 0.6, "rollout.temperature_end": 1.0, "rollout.temperature_steps": 628,
-    "batch.prompts_per_step": 128, "batch.samples_per_prompt": 1,
+    "rollout.temperature": 0.6,
+    "rollout.temperature_end": 1.0,
+    "rollout.temperature_steps": 628,
+    "batch.prompts_per_step": 128,
+    "batch.samples_per_prompt": 1,
     "batch.minibatches_per_step": 2,  # the second on samples of one update ago
-    "optimizer.learning_rate": 1e-7, "optimizer.warmup_steps": 10,
-    "prompts.instruction": "", "prompts.system": BOXED,  # base models and Qwen2.5-Math (figure 4)
-    "eval.every": 50, "checkpoint.every": 300,
+    "optimizer.learning_rate": 1e-7,
+    "optimizer.warmup_steps": 10,
+    "prompts.instruction": "",
+    "prompts.system": BOXED,  # base models and Qwen2.5-Math (figure 4)
+    "eval.every": 50,
+    "checkpoint.every": 300,
 }
 
 
@@ -49,8 +59,12 @@ def is_general(model: str) -> bool:
 
 PROMPTS = {model: prompts(model) for model in MODELS}
 BY_MODEL = {model: PROMPTS[model] | ({"rollout.temperature": 0.9} if is_general(model) else {}) for model in MODELS}
-TINY = {"rollout.temperature_steps": 20, "optimizer.warmup_steps": 2, "prompts.system": "",
-        "optimizer.learning_rate": 6e-5}  # at equal temperatures there is noise only: a larger rate walks away on it
+TINY = {
+    "rollout.temperature_steps": 20,
+    "optimizer.warmup_steps": 2,
+    "prompts.system": "",
+    "optimizer.learning_rate": 6e-5,
+}  # at equal temperatures there is noise only: a larger rate walks away on it
 
 
 def get_config(arguments: str = ""):

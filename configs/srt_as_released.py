@@ -8,6 +8,7 @@ PAPER     The curves of v1 and v2 come from this code. An entropy bonus speeds t
 
 docs/algorithms.md lists what still differs from their code.
 """
+
 from configs.common import experiment
 
 DIFFERENCES = {

@@ -11,36 +11,60 @@ epochs, of which the loader drops the incomplete last step; here an epoch has ev
 theirs. Their learning rate moves once a step and not with every update. An answer without a box does not vote here;
 their parser falls back to the last number of the response.
 """
+
 from configs.common import experiment
 from configs.models import BOXED, MODELS
 
 TTRL = {
-    "batch.prompts_per_step": 8, "batch.samples_per_prompt": 32, "batch.votes_per_prompt": 64,
+    "batch.prompts_per_step": 8,
+    "batch.samples_per_prompt": 32,
+    "batch.votes_per_prompt": 64,
     "batch.minibatches_per_step": 8,  # one prompt each
     "batch.microbatch_sequences": 32,
-    "batch.max_prompt_tokens": 512, "rollout.prompt_buckets": (256, 512),
+    "batch.max_prompt_tokens": 512,
+    "rollout.prompt_buckets": (256, 512),
     "rollout.prompts_per_call": 8,
-    "answer.style": "boxed,final_answer,last_number", "answer.boxes": "last",  # as their qwen_math_parser.py falls back
-    "rl.advantage": "grpo", "rl.kl_in": "loss",
+    "answer.style": "boxed,final_answer,last_number",
+    "answer.boxes": "last",  # as their qwen_math_parser.py falls back
+    "rl.advantage": "grpo",
+    "rl.kl_in": "loss",
     "rl.dual_clip": 3.0,  # verl's default, not set in the scripts; it matters after the first of the eight updates
-    "optimizer.learning_rate": 5e-7, "optimizer.schedule": "cosine", "optimizer.warmup_steps": 7,  # 3% of the steps
+    "optimizer.learning_rate": 5e-7,
+    "optimizer.schedule": "cosine",
+    "optimizer.warmup_steps": 7,  # 3% of the steps
     "prompts.instruction": "",  # Qwen2.5-Math's chat template asks for the box
-    "eval.every": 2, "eval.samples": 16, "eval.temperature": 0.6, "eval.top_p": 0.95,
+    "eval.every": 2,
+    "eval.samples": 16,
+    "eval.temperature": 0.6,
+    "eval.top_p": 0.95,
     "steps": 240,
 }
 LONG = {"batch.max_prompt_tokens": 1024, "rollout.prompt_buckets": (256, 512, 1024)}
 BY_TEST = {
     "test_amc83": {**LONG, "steps": 300, "optimizer.warmup_steps": 9},
-    "test_math500": {**LONG, "steps": 150, "optimizer.warmup_steps": 4, "batch.prompts_per_step": 32,
-                     "batch.minibatches_per_step": 32},
+    "test_math500": {
+        **LONG,
+        "steps": 150,
+        "optimizer.warmup_steps": 4,
+        "batch.prompts_per_step": 32,
+        "batch.minibatches_per_step": 32,
+    },
 }
-BY_MODEL = {model: {"prompts.instruction": BOXED} for model in MODELS
-            if model != "tiny" and not model.startswith("qwen25_math")}  # as their users were told for Llama (issue 19)
+BY_MODEL = {
+    model: {"prompts.instruction": BOXED} for model in MODELS if model != "tiny" and not model.startswith("qwen25_math")
+}  # as their users were told for Llama (issue 19)
 TINY = {"batch.microbatch_sequences": 32, "optimizer.warmup_steps": 1, "optimizer.learning_rate": 4e-5}  # 240 updates
 
 
 def get_config(arguments: str = ""):
     """MODEL,DATA with a test set as data: test_aime24, test_amc83, test_math500, ..."""
     test = arguments.partition(",")[2]
-    return experiment("ttrl", arguments, {**TTRL, **BY_TEST.get(test, {})}, TINY,
-                      default="qwen25_math_1_5b,test_aime24", tiny_data="test_sums", by_model=BY_MODEL)
+    return experiment(
+        "ttrl",
+        arguments,
+        {**TTRL, **BY_TEST.get(test, {})},
+        TINY,
+        default="qwen25_math_1_5b,test_aime24",
+        tiny_data="test_sums",
+        by_model=BY_MODEL,
+    )

@@ -1,4 +1,5 @@
 """Language models that train themselves: sample answers, vote, reward agreement with the vote, update."""
+
 import os
 
 # The trainer has no torch, by design; transformers would say so at every start.

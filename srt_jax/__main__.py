@@ -1,4 +1,5 @@
 """The command `srt JOB ...`, also `python -m srt_jax JOB ...`: runs one of the project's programs."""
+
 import difflib
 import runpy
 import sys
@@ -18,8 +19,7 @@ JOBS = {
 
 
 def main() -> None:
-    """Runs the job that the first argument names, with the other arguments; exit status 2 where there is no such job.
-    """
+    """Runs the job that the first argument names, with the other arguments; exit status 2 if there is no such job."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: srt JOB [OPTIONS], srt JOB --help\n")

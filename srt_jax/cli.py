@@ -1,4 +1,5 @@
 """What the jobs' command lines share: wrong input is told in one sentence, with exit status 2."""
+
 import errno
 import re
 import sys
@@ -16,8 +17,17 @@ from srt_jax.rollout.sampler import RolloutError
 from srt_jax.run.checkpoint import CheckpointError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-WRONG_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
-              errno.ENAMETOOLONG, errno.ELOOP)
+WRONG_PATH = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError, RolloutError)
 
 flags.disclaim_key_flags()  # the flags of define_path belong to the job that calls it, and stand in its --help
@@ -55,11 +65,15 @@ def _guarded(main, argv) -> int:
         return complain(str(e))
     except OSError as e:
         if e.errno in FULL:
-            return complain(f"{e.filename or 'a file'} could not be written ({e.strerror}): free some space, or change "
-                            "the output folder; the last checkpoint is whole.")
+            return complain(
+                f"{e.filename or 'a file'} could not be written ({e.strerror}): free some space, or change "
+                "the output folder; the last checkpoint is whole."
+            )
         if e.errno in WRONG_PATH:
-            return complain(f"{e.filename or 'a file'} cannot be read or written ({e.strerror}): correct the path, or "
-                            "the permissions there.")
+            return complain(
+                f"{e.filename or 'a file'} cannot be read or written ({e.strerror}): correct the path, or "
+                "the permissions there."
+            )
         raise
 
 
@@ -81,20 +95,27 @@ def _parse(argv):
         if section.rpartition(".")[2] in USERS_OWN:
             example = f"--config.{section}=\"{{'{key}': VALUE}}\""
             sys.exit(complain(f"--config.{where} is no field of its own: give {example}."))
-        sys.exit(complain(f"there is no config field {where!r}: srt_jax/config/fields.py names and explains "
-                         "all of them."))
+        sys.exit(
+            complain(f"there is no config field {where!r}: srt_jax/config/fields.py names and explains all of them.")
+        )
     except OSError as e:
         sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))
     except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as e:
         if (field := re.search(r"Unknown command line flag '(config\.[^']*)'", str(e))) and not _names_config(argv):
-            sys.exit(complain(f"--{field.group(1)} needs a config to change: give one before it, e.g. "
-                              "--config=configs/srt.py."))
+            sys.exit(
+                complain(
+                    f"--{field.group(1)} needs a config to change: give one before it, e.g. --config=configs/srt.py."
+                )
+            )
         reason = " ".join(re.split(r"\w+Error: ", str(e))[-1].split()) or type(e).__name__  # of a folded traceback
         sys.exit(complain(f"the command line cannot be used: {reason}"))
     except Exception as e:  # a config file is a program: it may raise whatever it likes
         where = traceback.extract_tb(e.__traceback__)[-1]
-        sys.exit(complain(f"the config file fails at {where.filename}:{where.lineno} ({type(e).__name__}: {e}): "
-                          "correct it there."))
+        sys.exit(
+            complain(
+                f"the config file fails at {where.filename}:{where.lineno} ({type(e).__name__}: {e}): correct it there."
+            )
+        )
 
 
 def _names_config(argv) -> bool:
@@ -109,6 +130,8 @@ def _check_config(argv) -> None:
     config = flags.FLAGS.config
     getattr(config, "get", None)  # raises for a file that could not be loaded
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"the config file's get_config returns {shown(config)}: let it return base() of "
-                          "srt_jax/config/fields.py with its changes.")
+        raise ConfigError(
+            f"the config file's get_config returns {shown(config)}: let it return base() of "
+            "srt_jax/config/fields.py with its changes."
+        )
     check_types(config)

@@ -1,4 +1,5 @@
 """Files: JSON that somebody else wrote, and whether a result will find its place."""
+
 import errno
 import json
 import os

@@ -3,6 +3,7 @@
 `config.levels` is a tuple of dicts: a level's `name` and the fields in which it differs from the config. The runs lie
 in <out>/<name>/<level>; a level that is complete is not run again: the same command goes on where a run was stopped.
 """
+
 import json
 import pathlib
 
@@ -54,8 +55,9 @@ def level_configs(config: ConfigDict) -> list[ConfigDict]:
         if not (name := changes.pop("name", "")) or not isinstance(name, str):
             raise ConfigError(f"levels holds an entry without a name ({shown(changes)}): give it one, a text.")
         if name in names:
-            raise ConfigError(f"levels holds two entries of the name {name!r}, whose runs would share a folder: rename "
-                              "one.")
+            raise ConfigError(
+                f"levels holds two entries of the name {name!r}, whose runs would share a folder: rename one."
+            )
         names.add(name)
         level = config.copy_and_resolve_references()
         level.levels = ()
@@ -86,5 +88,6 @@ def _overlay(config: ConfigDict, changes: dict, where: str) -> None:
                 with config.unlocked():
                     config[key] = ConfigDict(value) if isinstance(value, dict) else value
             except TypeError:
-                raise ConfigError(f"{where}.{key} is {shown(value)}, which is of another type than "
-                                  f"{shown(config[key])}: correct it.") from None
+                raise ConfigError(
+                    f"{where}.{key} is {shown(value)}, which is of another type than {shown(config[key])}: correct it."
+                ) from None

@@ -9,6 +9,7 @@
 The run folder <out>/<name> gets config.json, metrics.jsonl, files for TensorBoard, rollouts/, checkpoints/, and at
 the end final/ (a Hugging Face directory) and summary.json. The same command goes on with a run that was stopped.
 """
+
 import os
 import sys
 
@@ -38,6 +39,7 @@ def main(argv) -> int:
         return 0
     from srt_jax.levels import train_levels
     from srt_jax.train import TrainingStoppedError, train
+
     try:
         (train_levels if config.levels else train)(config)
     except TrainingStoppedError as e:

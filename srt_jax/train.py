@@ -6,6 +6,7 @@
 begins. Steps count updates: step s trains on rollouts of weights version s - 1, one less with rollout.steps_ahead, and
 an evaluation at step s sees s updates.
 """
+
 import contextlib
 import importlib.metadata
 import json
@@ -56,8 +57,13 @@ def train(config: ConfigDict) -> dict:
         print(note)
     run, state, step = begin(config, prepare(config), directory)
     # The thread is waited for last: closing the sampler ends what it samples.
-    with (contextlib.closing(run.log), run.grader, ThreadPoolExecutor(1) as thread, contextlib.closing(run.sampler),
-          stop_signals() as stop):
+    with (
+        contextlib.closing(run.log),
+        run.grader,
+        ThreadPoolExecutor(1) as thread,
+        contextlib.closing(run.sampler),
+        stop_signals() as stop,
+    ):
         try:
             run.stop = stop
             run.ended = end_reason(run)
@@ -80,11 +86,14 @@ def train(config: ConfigDict) -> dict:
                 watch(run, state, step, values, collected, stopping)
                 if stopping and step < config.steps:
                     raise TrainingStoppedError(
-                        f"stopped after step {step}; the state is saved in {directory}: the same command goes on.")
+                        f"stopped after step {step}; the state is saved in {directory}: the same command goes on."
+                    )
         except StopRequestedError:
             save(run, state, step)
-            raise TrainingStoppedError(f"stopped in the evaluation after step {step}; {directory} holds what there is: "
-                                       "the same command goes on, and evaluates again.") from None
+            raise TrainingStoppedError(
+                f"stopped in the evaluation after step {step}; {directory} holds what there is: "
+                "the same command goes on, and evaluates again."
+            ) from None
         except RolloutError as e:
             save(run, state, step)
             saved = f"The state after step {step} is saved in {directory}" if step else "Nothing is trained yet"
@@ -117,8 +126,9 @@ def take_rollouts(run: Run, step: int, pending) -> Collected:
             collected = pending.result()
     version = collected.rollouts.version
     if not step - 1 - run.config.rollout.steps_ahead <= version < step:
-        raise RolloutError(f"the rollouts of step {step} come from version {version} of the weights: the sampler is "
-                           "out of step.")
+        raise RolloutError(
+            f"the rollouts of step {step} come from version {version} of the weights: the sampler is out of step."
+        )
     return collected
 
 
@@ -127,8 +137,15 @@ def train_step(run: Run, state, step: int, collected: Collected):
     config, n = run.config, run.config.batch.samples_per_prompt
     rollouts, graded = collected.rollouts.first(n), collected.graded.first(n)
     with run.phases("update"):
-        batch = collate(rollouts, graded.rewards, graded.labelled, run.update_config.layout, run.mesh,
-                        config.rl.temperature or temperature_at(config, step), graded.kept)
+        batch = collate(
+            rollouts,
+            graded.rewards,
+            graded.labelled,
+            run.update_config.layout,
+            run.mesh,
+            config.rl.temperature or temperature_at(config, step),
+            graded.kept,
+        )
         state, update_metrics = run.update(state, run.reference, batch)
         update_metrics = jax.device_get(update_metrics)
     with run.phases("log"):
@@ -139,7 +156,8 @@ def train_step(run: Run, state, step: int, collected: Collected):
         raise TrainingStoppedError(
             f"the gradient of step {step} is not finite; the state before it is saved in {run.directory}: look at "
             f"rollouts/step_{step:06d}.jsonl.gz, then start a new run with a lower optimizer.learning_rate and "
-            f"model.path={run.directory}/last_good.")
+            f"model.path={run.directory}/last_good."
+        )
     return state, labels.metrics(collected.graded, graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
         "rollout/response_tokens": rollouts.lengths.mean(),
         "rollout/response_tokens_max": rollouts.lengths.max(),
@@ -156,8 +174,9 @@ def update_mfu(run: Run, rollouts) -> float:
     """Share of the devices' peak that the passes the update requires reach; NaN where the peak is not known."""
     lengths = np.array([len(p) for p in rollouts.prompts])[:, None] + rollouts.lengths
     c = run.update_config
-    passes = flops.update(run.prepared.model.config, lengths.reshape(-1), c.scores_policy, c.scores_reference,
-                          c.epochs_per_step)
+    passes = flops.update(
+        run.prepared.model.config, lengths.reshape(-1), c.scores_policy, c.scores_reference, c.epochs_per_step
+    )
     found = flops.mfu(sum(passes.values()), run.phases.seconds["update"], run.mesh.devices.flat)
     return float("nan") if found is None else found
 
@@ -212,6 +231,7 @@ def pop_seconds(run: Run) -> dict[str, float]:
 
 def warn(run: Run, values: dict, collected: Collected, alarm: str | None = None) -> None:
     """Says what looks wrong in the metrics of these rollouts, unless it has been said."""
+
     def texts():
         return response_texts(collected.rollouts.responses(), run.prepared.model.tokenizer)
 
@@ -248,8 +268,16 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
 
     run.log.pause()
     with run.phases("eval"):
-        for name, found, collected in evaluate_all(run.prepared.eval_sets, run.sampler, tokenizer, run.grader, config,
-                                                   f" after step {step}", EVALUATION_SHOWN_AFTER, check):
+        for name, found, collected in evaluate_all(
+            run.prepared.eval_sets,
+            run.sampler,
+            tokenizer,
+            run.grader,
+            config,
+            f" after step {step}",
+            EVALUATION_SHOWN_AFTER,
+            check,
+        ):
             if not values and step in (0, config.steps) and is_first_process():
                 show_probes(run, step, rollout_rows(collected, tokenizer))
             tagged = {f"eval/{name}/{metric}": value for metric, value in found.items()}
@@ -262,7 +290,7 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
 
 def show_probes(run: Run, step: int, rows: list[dict]) -> None:
     """One response to each of the first evaluation problems, in TensorBoard and in a file."""
-    shown = rows[::run.config.eval.samples][:run.config.log.shown]
+    shown = rows[:: run.config.eval.samples][: run.config.log.shown]
     run.log.text("probes", board.table(board.shown_rows(rows, run.config.log.shown, per_prompt=1)), step)
     (run.directory / f"probes_step_{step:06d}.json").write_text(json.dumps(shown, indent=2) + "\n")
 
@@ -280,10 +308,17 @@ def log_rollouts(run: Run, step: int, collected: Collected) -> None:
 
 def progress_summary(values: dict) -> str:
     """The few numbers of the progress line."""
-    shown = [("reward", "label/pseudo_reward"), ("true", "label/true_reward"), ("label", "label/label_accuracy"),
-             ("share", "label/vote_share"), ("kl", "update/kl"), ("s/step", "time/step")]
-    return "  ".join(f"{name} {float(values[key]):.3f}" for name, key in shown
-                     if key in values and not np.isnan(values[key]))
+    shown = [
+        ("reward", "label/pseudo_reward"),
+        ("true", "label/true_reward"),
+        ("label", "label/label_accuracy"),
+        ("share", "label/vote_share"),
+        ("kl", "update/kl"),
+        ("s/step", "time/step"),
+    ]
+    return "  ".join(
+        f"{name} {float(values[key]):.3f}" for name, key in shown if key in values and not np.isnan(values[key])
+    )
 
 
 # ---- end
@@ -298,8 +333,7 @@ def scores(run: Run) -> dict[int, float]:
 def score(evals: dict, config: ConfigDict) -> float | None:
     """What the best step is chosen by: avg@k on the validation set, else its mean over the sets that have answers."""
     avg = f"avg@{config.eval.samples}"
-    found = {name: values[avg] for name, values in metrics.by_set(evals).items()
-             if avg in values and name != MEAN}
+    found = {name: values[avg] for name, values in metrics.by_set(evals).items() if avg in values and name != MEAN}
     return found.get(VALIDATION, float(np.mean(list(found.values()))) if found else None)
 
 
@@ -318,8 +352,14 @@ def export(run: Run, state, name: str) -> None:
     Its generation config names the tokens that ended a response in training.
     """
     model = run.prepared.model
-    weights.save(run.directory / name, state.params, model.hf_config, run.config.model.dtype,
-                 tokenizer_from=model.directory, extra=model.exported_files)
+    weights.save(
+        run.directory / name,
+        state.params,
+        model.hf_config,
+        run.config.model.dtype,
+        tokenizer_from=model.directory,
+        extra=model.exported_files,
+    )
 
 
 def finish(run: Run, state, step: int) -> dict:
@@ -330,8 +370,11 @@ def finish(run: Run, state, step: int) -> dict:
     if best not in (None, 0, step):
         export(run, run.checkpoints.restore(state, best), "best")
     summary = {
-        "name": config.name, "steps": step, "labels": config.labels.source,
-        "base": evals.get(0, {}), "last": evals.get(step, {}),
+        "name": config.name,
+        "steps": step,
+        "labels": config.labels.source,
+        "base": evals.get(0, {}),
+        "last": evals.get(step, {}),
         "best": {"step": best, **evals[best]} if best is not None else {},
         "ended_early": run.ended,
         "seconds": {name: round(s, 2) for name, s in run.phases.total.items()},
@@ -346,6 +389,8 @@ def finish(run: Run, state, step: int) -> dict:
     run.checkpoints.close()
     if run.ended:
         print(f"ended after step {step} of {config.steps}: {run.ended}")
-    print(f"done: {run.directory}/final holds the model, summary.json the figures; "
-          f"tensorboard --logdir {run.directory.parent}")
+    print(
+        f"done: {run.directory}/final holds the model, summary.json the figures; "
+        f"tensorboard --logdir {run.directory.parent}"
+    )
     return summary

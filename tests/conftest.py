@@ -2,6 +2,7 @@
 
 Every test sees eight simulated devices, and builds its meshes from the first few of them.
 """
+
 import collections
 import fcntl
 import os
@@ -26,8 +27,15 @@ from tests.helpers import REPOSITORY  # noqa: E402
 
 SLOW_FOLDERS = ("tests/vllm", "tests/multihost")
 # Two processes share the tests, each takes one file at a time. These take longest, so they start first.
-LONGEST = ("tests/vllm", "tests/test_train.py", "tests/test_configs.py", "tests/test_gpu_session.py", "tests/multihost",
-           "tests/rl/test_algorithms.py", "tests/model/test_sharding.py")
+LONGEST = (
+    "tests/vllm",
+    "tests/test_train.py",
+    "tests/test_configs.py",
+    "tests/test_gpu_session.py",
+    "tests/multihost",
+    "tests/rl/test_algorithms.py",
+    "tests/model/test_sharding.py",
+)
 
 runtime.start(cpu_devices=8)
 
@@ -62,7 +70,7 @@ class FileCosts:
         terminalreporter.section("seconds by file")
         for file, seconds in self.seconds.most_common(self.SHOWN):
             terminalreporter.write_line(f"{seconds:7.1f}  {file}")
-        rest = self.seconds.most_common()[self.SHOWN:]
+        rest = self.seconds.most_common()[self.SHOWN :]
         terminalreporter.write_line(f"{sum(seconds for _, seconds in rest):7.1f}  {len(rest)} other files")
         terminalreporter.write_line(f"{self.seconds.total():7.1f}  in all")
 
@@ -74,8 +82,9 @@ def miniature():
     directory.parent.mkdir(exist_ok=True)
     with open(directory.with_name(".miniature.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other process of the tests makes it, or waits until it is made
-        subprocess.run([sys.executable, "-m", "srt_jax", "pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True,
-                       env=GIVEN)  # it stays, so it is made as a user makes it
+        subprocess.run(
+            [sys.executable, "-m", "srt_jax", "pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True, env=GIVEN
+        )  # it stays, so it is made as a user makes it
     return directory
 
 

@@ -8,6 +8,7 @@ decides. --ulp allows so many units in the last place between two floats, for a 
 Prints one line for each run; exit status 1 where one differs. Nothing is kept: hashes of these files would differ
 between processors. Needs the miniature's base model (launch/quickstart.sh makes it).
 """
+
 import argparse
 import contextlib
 import gzip
@@ -44,8 +45,9 @@ def worktree(commit: str) -> Iterator[pathlib.Path]:
     """A checkout of the commit in a temporary folder, with this checkout's base model and compiled programs."""
     with tempfile.TemporaryDirectory() as scratch:
         directory = pathlib.Path(scratch) / "tree"
-        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(directory), commit], cwd=REPOSITORY,
-                       check=True)
+        subprocess.run(
+            ["git", "worktree", "add", "--quiet", "--detach", str(directory), commit], cwd=REPOSITORY, check=True
+        )
         try:
             (directory / "cache").symlink_to((REPOSITORY / "cache").resolve())
             yield directory
@@ -61,10 +63,21 @@ def run(tree: pathlib.Path, out: pathlib.Path, name: str) -> pathlib.Path:
         if processes > 1:
             with socket.socket() as free:
                 free.bind(("localhost", 0))
-                environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}",
-                                "JAX_NUM_PROCESSES": str(processes)}
-        started = [subprocess.Popen(command, cwd=tree, env=environment | {"JAX_PROCESS_ID": str(i)}, text=True,
-                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(processes)]
+                environment |= {
+                    "JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}",
+                    "JAX_NUM_PROCESSES": str(processes),
+                }
+        started = [
+            subprocess.Popen(
+                command,
+                cwd=tree,
+                env=environment | {"JAX_PROCESS_ID": str(i)},
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            for i in range(processes)
+        ]
         printed = [process.communicate()[0] for process in started]
         for process, text in zip(started, printed):
             if process.returncode:
@@ -85,8 +98,11 @@ def contents(directory: pathlib.Path) -> dict[str, np.ndarray | str]:
     for line in (directory / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         step = record.pop("step")
-        found |= {f"metrics of step {step}: {name}": np.float32(value) for name, value in record.items()
-                  if not name.startswith(BY_THE_CLOCK)}
+        found |= {
+            f"metrics of step {step}: {name}": np.float32(value)
+            for name, value in record.items()
+            if not name.startswith(BY_THE_CLOCK)
+        }
     return found
 
 
@@ -120,8 +136,11 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def compare(before: dict, after: dict, ulp: float) -> list[str]:
     """What differs, one line each."""
-    lines = [f"{name}: only in the {where}" for where, ours, theirs in (
-        ("commit", before, after), ("working tree", after, before)) for name in sorted(ours.keys() - theirs.keys())]
+    lines = [
+        f"{name}: only in the {where}"
+        for where, ours, theirs in (("commit", before, after), ("working tree", after, before))
+        for name in sorted(ours.keys() - theirs.keys())
+    ]
     for name in sorted(before.keys() & after.keys()):
         a, b = before[name], after[name]
         if isinstance(a, str):
@@ -152,8 +171,10 @@ def main() -> int:
     differing = 0
     with worktree(args.commit) as tree, tempfile.TemporaryDirectory() as scratch:
         for name in args.runs:
-            before, after = (contents(run(where, pathlib.Path(scratch) / which, name))
-                             for where, which in ((tree, "before"), (REPOSITORY, "after")))
+            before, after = (
+                contents(run(where, pathlib.Path(scratch) / which, name))
+                for where, which in ((tree, "before"), (REPOSITORY, "after"))
+            )
             lines = compare(before, after, args.ulp)
             differing += bool(lines)
             same = f"equal, {len(after)} arrays, texts and figures" if not lines else f"{len(lines)} differ"

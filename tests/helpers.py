@@ -1,4 +1,5 @@
 """Shared by tests: a small experiment on the miniature base model, and which cases of a test are fast."""
+
 import json
 import pathlib
 

@@ -1,4 +1,5 @@
 """What TensorBoard shows of a run: asked of TensorBoard itself, with the data server that it uses by default."""
+
 import contextlib
 import html
 import json
@@ -37,8 +38,17 @@ def tensorboard(folder: pathlib.Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port),
-               "--host", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(folder),
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
 
     def ask(path, data=None, **query):
@@ -126,8 +136,12 @@ def test_a_counter_that_stays_zero_is_no_curve(tmp_path):
     for step, timeouts in enumerate((0, 0, 2, 0), 1):
         log.write(step, {"workers/timeouts": timeouts, "update/loss": 0})
     log.close()
-    seen = [{"update/loss": 0}, {"update/loss": 0}, {"workers/timeouts": 2, "update/loss": 0},
-            {"workers/timeouts": 0, "update/loss": 0}]
+    seen = [
+        {"update/loss": 0},
+        {"update/loss": 0},
+        {"workers/timeouts": 2, "update/loss": 0},
+        {"workers/timeouts": 0, "update/loss": 0},
+    ]
     assert recorded() == seen
     log = example(tmp_path, last_step=4)  # goes on with the curve
     log.write(5, {"workers/timeouts": 0})
@@ -149,8 +163,16 @@ def test_hyperparameters_are_those_that_differ_and_a_few_for_all():
 # ---- texts
 
 
-HOSTILE = ["1|2", "a\nb", "<script>alert(1)</script>", "*x* _y_ `z` ~w~ #h [l](javascript:x)", r"\boxed{3} \\ \|",
-           "&lt;", "| --- |", "![i](http://x/y.png)"]
+HOSTILE = [
+    "1|2",
+    "a\nb",
+    "<script>alert(1)</script>",
+    "*x* _y_ `z` ~w~ #h [l](javascript:x)",
+    r"\boxed{3} \\ \|",
+    "&lt;",
+    "| --- |",
+    "![i](http://x/y.png)",
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -167,9 +189,20 @@ def test_long_text_keeps_its_end_where_the_answer_is():
 
 
 def rollout(prompt, sample, answer, group):
-    return {"id": prompt, "sample": sample, "problem": f"? {prompt}", "response": f"<{answer}>", "answer": answer,
-            "group": group, "label": "7", "reward": float(answer == "7"), "true_reward": None, "tokens": 3,
-            "stopped": sample != 3, "logprob": -1.23456789}
+    return {
+        "id": prompt,
+        "sample": sample,
+        "problem": f"? {prompt}",
+        "response": f"<{answer}>",
+        "answer": answer,
+        "group": group,
+        "label": "7",
+        "reward": float(answer == "7"),
+        "true_reward": None,
+        "tokens": 3,
+        "stopped": sample != 3,
+        "logprob": -1.23456789,
+    }
 
 
 def test_shown_rollouts_come_from_several_prompts_and_differ():
@@ -178,8 +211,13 @@ def test_shown_rollouts_come_from_several_prompts_and_differ():
     rows += [rollout("b", i, "7", 0) for i in range(4)] + [rollout("c", i, None, -1) for i in range(4)]
     shown = board.shown_rows(rows, 6)
     assert [(row["problem"], row["answer"], row["votes"]) for row in shown] == [
-        ("? a", "7", "2 of 4"), ("? a", "8", "1 of 4"), ("? b", "7", "4 of 4"), ("? b", "7", "4 of 4"),
-        ("? c", None, "0 of 4"), ("? c", None, "0 of 4")]
+        ("? a", "7", "2 of 4"),
+        ("? a", "8", "1 of 4"),
+        ("? b", "7", "4 of 4"),
+        ("? b", "7", "4 of 4"),
+        ("? c", None, "0 of 4"),
+        ("? c", None, "0 of 4"),
+    ]
     assert list(shown[0]) == ["problem", "response", "answer", "votes", "label", "reward", "true", "tokens"]
     assert [row["problem"] for row in board.shown_rows(rows, 3)] == ["? a", "? a", "? b"]
     assert [row["problem"] for row in board.shown_rows(rows, 2, per_prompt=1)] == ["? a", "? b"]

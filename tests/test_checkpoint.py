@@ -1,4 +1,5 @@
 """What is kept, what is refused."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,11 +46,13 @@ def test_a_step_that_was_evaluated_after_it_was_saved_can_be_the_best(tmp_path):
 def test_a_run_is_the_same_only_with_config_data_labels_and_model():
     identity = {"config": {"a": {"b": 1}}, "data": "d", "prompts": "p", "labels": ["l"], "model": "m"}
     check_same_run(identity, identity, "run")
-    for change, message in (({"config": {"a": {"b": 2}}}, r"run holds a run that differs in a\.b \(1 there, 2 here\)"),
-                            ({"data": "e"}, "differs in data contents: restore the data file"),
-                            ({"prompts": "q"}, "differs in prompts contents: restore the tokenizer"),
-                            ({"labels": []}, "differs in labels contents: restore the label files"),
-                            ({"model": "n"}, "differs in model contents: restore the initial model")):
+    for change, message in (
+        ({"config": {"a": {"b": 2}}}, r"run holds a run that differs in a\.b \(1 there, 2 here\)"),
+        ({"data": "e"}, "differs in data contents: restore the data file"),
+        ({"prompts": "q"}, "differs in prompts contents: restore the tokenizer"),
+        ({"labels": []}, "differs in labels contents: restore the label files"),
+        ({"model": "n"}, "differs in model contents: restore the initial model"),
+    ):
         with pytest.raises(CheckpointError, match=message):
             check_same_run(identity, {**identity, **change}, "run")
 

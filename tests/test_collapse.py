@@ -2,6 +2,7 @@
 
 recorded/collapse.jsonl: the quickstart's label-free training, a run per line with its command and its metrics by step.
 """
+
 import json
 import pathlib
 
@@ -49,7 +50,7 @@ def test_the_alarm_comes_before_most_is_lost(name, by):
     step, reason = first_alarm(records(name))
     true = np.array(RUNS[name]["label/true_reward"])
     before, lowest = true[:step].max(), np.convolve(true[step:], np.ones(5) / 5, "valid").min()
-    at_alarm = true[step - WINDOW:step].mean()
+    at_alarm = true[step - WINDOW : step].mean()
     assert step <= by
     assert "KL to the initial model jumped" in reason
     assert at_alarm - lowest > (before - lowest) / 2, (before, at_alarm, lowest)
@@ -67,7 +68,7 @@ def test_one_answer_to_everything_is_seen_without_a_kl():
     metrics = [{k: v for k, v in m.items() if k != "update/kl"} for m in records("constant")]
     step, reason = first_alarm(metrics)
     assert reason.startswith("the same answer wins the vote of")
-    assert np.mean(RUNS["constant"]["label/top_answer_share"][step:step + 10]) < 0.8  # on its way, not there yet
+    assert np.mean(RUNS["constant"]["label/top_answer_share"][step : step + 10]) < 0.8  # on its way, not there yet
     assert first_alarm([{"label/top_answer_share": m["label/top_answer_share"]} for m in records("late")]) is None
 
 
@@ -89,11 +90,21 @@ def test_a_detector_fed_the_log_again_goes_on_as_before():
         assert (step + cut, reason) == expected
 
 
-@pytest.mark.parametrize(("scores", "patience", "stops"), [
-    ([], 1, False), ([0.5], 1, False), ([0.5, 0.6], 1, False), ([0.5, 0.4], 1, True), ([0.5, 0.5], 1, True),
-    ([0.5, 0.4], 2, False), ([0.5, 0.4, 0.45], 2, True), ([0.5, 0.4, 0.51], 2, False), ([0.3, 0.5, 0.4], 2, False),
-    ([0.5, 0.1, 0.1], 0, False),
-])
+@pytest.mark.parametrize(
+    ("scores", "patience", "stops"),
+    [
+        ([], 1, False),
+        ([0.5], 1, False),
+        ([0.5, 0.6], 1, False),
+        ([0.5, 0.4], 1, True),
+        ([0.5, 0.5], 1, True),
+        ([0.5, 0.4], 2, False),
+        ([0.5, 0.4, 0.45], 2, True),
+        ([0.5, 0.4, 0.51], 2, False),
+        ([0.3, 0.5, 0.4], 2, False),
+        ([0.5, 0.1, 0.1], 0, False),
+    ],
+)
 def test_patience(scores, patience, stops):
     history = [(10 * i, score) for i, score in enumerate(scores)]
     assert should_stop(history, patience) is stops

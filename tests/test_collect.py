@@ -1,4 +1,5 @@
 """What a step trains on: annealed temperatures, votes beyond the trained samples, replaced and held-out problems."""
+
 import dataclasses
 import gzip
 import json
@@ -115,15 +116,19 @@ def collected(steps=(1,), **batch):
     config = base()
     config.batch.update(dict(prompts_per_step=4, samples_per_prompt=2, votes_per_prompt=4, resample_rounds=9, **batch))
     problems = [Problem(str(i), "?", None, "test") for i in range(40)]
-    prepared = SimpleNamespace(problems=problems, prompts=[[1]] * 40, label_settings=LabelSettings(),
-                               model=SimpleNamespace(tokenizer=Answers()),
-                               indices=lambda step: batch_indices(40, 4, 0, step))
+    prepared = SimpleNamespace(
+        problems=problems,
+        prompts=[[1]] * 40,
+        label_settings=LabelSettings(),
+        model=SimpleNamespace(tokenizer=Answers()),
+        indices=lambda step: batch_indices(40, 4, 0, step),
+    )
     with Grader(workers=1) as grader:
         return [collect(config, prepared, Sampled(), grader, step) for step in steps]
 
 
 def test_only_prompts_whose_trained_samples_differ_are_informative():
-    found, = collected()
+    (found,) = collected()
     assert (found.graded.rewards[:, :2] == [[0, 1]] * 4).all() and found.graded.labelled.all()
     assert found.rounds == 3  # a third of the prompts is of the kind
     assert metrics(found.graded, found.graded.first(2))["label/informative"] == 1
@@ -132,13 +137,18 @@ def test_only_prompts_whose_trained_samples_differ_are_informative():
 
 
 def test_mini_batches_get_equally_many_informative_prompts():
-    few, = collected(minibatches_per_step=2)
+    (few,) = collected(minibatches_per_step=2)
     assert few.graded.labelled.all()
     config = base()
     config.batch.update(dict(prompts_per_step=4, samples_per_prompt=2, minibatches_per_step=2))
-    part = dataclasses.replace(few, graded=dataclasses.replace(
-        few.graded, agreement=np.array([[1, 1], [0, 1], [1, 0], [0, 0]]),
-        rewards=np.array([[1, 0.5], [0, 1], [1, 0], [0, -1]])))  # lengths do not make a prompt informative
+    part = dataclasses.replace(
+        few,
+        graded=dataclasses.replace(
+            few.graded,
+            agreement=np.array([[1, 1], [0, 1], [1, 0], [0, 0]]),
+            rewards=np.array([[1, 0.5], [0, 1], [1, 0], [0, -1]]),
+        ),
+    )  # lengths do not make a prompt informative
     dealt = _most_informative([part], config.batch)
     assert dealt.graded.labelled.tolist() == [True, False] * 2  # a mini-batch is a half
 

@@ -2,6 +2,7 @@
 
 Sizes of generated data are cut, and files that other jobs write first (labels, subsets) are stood in for.
 """
+
 import importlib
 import json
 import pathlib
@@ -35,13 +36,26 @@ METHODS = sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem not in 
 FIGURES = sorted(f"figures.{file.stem}" for file in CONFIGS.glob("figures/*.py"))
 ARGUMENTS = {
     "quickstart": ["vote", "ground_truth"],
-    "srt": ["", "tiny", *(f"{model},dapo" for model in MODELS if model != "tiny"),
-            *(f"qwen25_math_7b,{data}" for data in SETS)],
+    "srt": [
+        "",
+        "tiny",
+        *(f"{model},dapo" for model in MODELS if model != "tiny"),
+        *(f"qwen25_math_7b,{data}" for data in SETS),
+    ],
     "rl": [f"{algorithm}{rest}" for algorithm in ALGORITHMS for rest in ("", ",tiny")],
     "sept_variants": [f"{variant}{rest}" for variant in VARIANTS for rest in ("", ",tiny")],
-    "reasoning_gym": [f"{labels}{rest}" for labels in ("ground_truth", "vote", "fixed_teacher") for rest in (
-        "", ",tiny", ",qwen3_4b,chain_sum_3", ",qwen3_4b,number_sorting_4", ",qwen3_4b,leg_counting_3",
-        ",qwen3_4b,boxed_bitwise_arithmetic_2")],
+    "reasoning_gym": [
+        f"{labels}{rest}"
+        for labels in ("ground_truth", "vote", "fixed_teacher")
+        for rest in (
+            "",
+            ",tiny",
+            ",qwen3_4b,chain_sum_3",
+            ",qwen3_4b,number_sorting_4",
+            ",qwen3_4b,leg_counting_3",
+            ",qwen3_4b,boxed_bitwise_arithmetic_2",
+        )
+    ],
     "climb": ["", "tiny", "qwen3_4b,boxed_knights_knaves", *(f"qwen3_4b,{task}" for task in LEVELS if task != "sums")],
 }
 
@@ -67,11 +81,16 @@ def stand_ins(tmp_path_factory, miniature):
     rows = [json.loads(line) for line in (miniature / "train.jsonl").read_text().splitlines()]
     (folder / "easy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:600]))
     from srt_jax.data.rows import prompt_id
-    labels = ({"id": prompt_id(row["problem"]), "label": row["answer"], "vote_share": 0.5, "pass_rate": 0.5}
-              for row in rows)
+
+    labels = (
+        {"id": prompt_id(row["problem"]), "label": row["answer"], "vote_share": 0.5, "pass_rate": 0.5} for row in rows
+    )
     (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
-    return {"data.path": folder / "easy.jsonl", "labels.path": folder / "labels.jsonl",
-            "curriculum.path": folder / "labels.jsonl"}
+    return {
+        "data.path": folder / "easy.jsonl",
+        "labels.path": folder / "labels.jsonl",
+        "curriculum.path": folder / "labels.jsonl",
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -104,8 +123,10 @@ def test_dry_run(module, arguments, stand_ins):
 
 def shrink(config):
     """Problems that are generated: a step's worth, so that 150 configs take seconds."""
-    for source, size in [(config.data, config.batch.prompts_per_step),
-                         *((judge, 2) for judge in config.eval.sets.values())]:
+    for source, size in [
+        (config.data, config.batch.prompts_per_step),
+        *((judge, 2) for judge in config.eval.sets.values()),
+    ]:
         if source.kind == "gym":
             source.size = size
 
@@ -123,8 +144,14 @@ def test_docstring_gives_command_hardware_and_outcome(module):
 def test_dual_clip_is_on_where_the_reproduced_code_has_it_and_makes_several_updates():
     with_it = {"ttrl", "figures.ttrl:aime", "figures.ttrl:amc", "figures.sept_ablations:grpo", "sept_variants:grpo"}
     for module, arguments in {(name.partition(":")[0], name.partition(":")[2]) for name in with_it} | {
-            ("figures.ttrl", "aime_7b"), ("srt", ""), ("rl", "ppo_clip"), ("rl", "dapo"), ("sept", ""), ("em_ft", ""),
-            ("reasoning_gym", "vote")}:
+        ("figures.ttrl", "aime_7b"),
+        ("srt", ""),
+        ("rl", "ppo_clip"),
+        ("rl", "dapo"),
+        ("sept", ""),
+        ("em_ft", ""),
+        ("reasoning_gym", "vote"),
+    }:
         on = f"{module}:{arguments}".rstrip(":") in with_it
         assert get_config(module, arguments).rl.dual_clip == (3.0 if on else 0.0), (module, arguments)
 
@@ -138,28 +165,41 @@ def test_every_model_is_asked_for_a_box(model, method):
     assert ("boxed" in prompts.instruction + prompts.system) is (model != "tiny" and not by_template)
 
 
-@pytest.mark.parametrize(("module", "arguments", "rate", "temperature", "samples"), [
-    ("srt", "llama31_8b_instruct,big_math_llama", 1e-7, 0.0, 1),
-    ("ground_truth", "deepseek_math_7b_instruct,math12k", 1e-7, 0.7, 32),
-    ("ttrl", "llama31_8b_instruct", 5e-7, 0.6, 16),
-    ("sept_variants", "offline,llama31_8b_instruct", 1e-5, 1.0, 32),
-    ("figures.sept_main", "llama", 1e-7, 1.0, 32),
-    ("figures.sept_main", "deepseek", 1e-7, 1.0, 32),
-])
+@pytest.mark.parametrize(
+    ("module", "arguments", "rate", "temperature", "samples"),
+    [
+        ("srt", "llama31_8b_instruct,big_math_llama", 1e-7, 0.0, 1),
+        ("ground_truth", "deepseek_math_7b_instruct,math12k", 1e-7, 0.7, 32),
+        ("ttrl", "llama31_8b_instruct", 5e-7, 0.6, 16),
+        ("sept_variants", "offline,llama31_8b_instruct", 1e-5, 1.0, 32),
+        ("figures.sept_main", "llama", 1e-7, 1.0, 32),
+        ("figures.sept_main", "deepseek", 1e-7, 1.0, 32),
+    ],
+)
 def test_a_model_s_numbers_in_srt_s_runs_are_not_those_of_other_methods(module, arguments, rate, temperature, samples):
     config = get_config(module, arguments)
     assert (config.optimizer.learning_rate, config.eval.temperature, config.eval.samples) == (
-        rate, temperature, samples)
+        rate,
+        temperature,
+        samples,
+    )
 
 
 THREE = {"aime24", "aime25", "amc23"}
 
 
-@pytest.mark.parametrize(("figure", "data", "sets"), [
-    ("v1_fig2", "dapo", THREE), ("v1_fig2", "math12k", THREE), ("v1_fig2", "aime", THREE),
-    ("v1_fig10_12", "dapo", THREE), ("v1_fig10_12", "math12k", THREE | {"math500"}), ("v1_fig10_12", "aime", THREE),
-    *(("v1_fig13_15", data, THREE | {"math500"}) for data in ("dapo", "math12k", "aime")),
-])
+@pytest.mark.parametrize(
+    ("figure", "data", "sets"),
+    [
+        ("v1_fig2", "dapo", THREE),
+        ("v1_fig2", "math12k", THREE),
+        ("v1_fig2", "aime", THREE),
+        ("v1_fig10_12", "dapo", THREE),
+        ("v1_fig10_12", "math12k", THREE | {"math500"}),
+        ("v1_fig10_12", "aime", THREE),
+        *(("v1_fig13_15", data, THREE | {"math500"}) for data in ("dapo", "math12k", "aime")),
+    ],
+)
 def test_a_figure_has_the_paper_s_test_sets(figure, data, sets):
     for method in ("srt", "ground_truth"):
         assert set(get_config(f"figures.{figure}", f"{method}_{data}").eval.sets) == sets
@@ -173,15 +213,19 @@ def test_figures_3_and_4_of_srt_v2_evaluate_math500_with_32_samples_or_greedily(
         assert (config.eval.samples, config.eval.temperature > 0) == ((1, False) if "llama" in curve else (32, True))
 
 
-@pytest.mark.parametrize(("run", "prompts", "updates", "samples", "votes", "max_prompt", "steps", "warmup"), [
-    # PRIME-RL/TTRL: verl/examples/ttrl/aime.sh, amc.sh, issue 11
-    ("qwen25_math_1_5b,test_aime24", 8, 8, 32, 64, 512, 240, 7),
-    ("qwen25_math_1_5b,test_amc83", 8, 8, 32, 64, 1024, 300, 9),
-    ("qwen25_math_1_5b,test_math500", 32, 32, 32, 64, 1024, 150, 4),
-    # tag OpenRLHF, code/scripts/ttrl_{aime,amc,math}_grpo_7b.sh
-    ("aime_7b", 16, 16, 16, 64, 1024, 60, 3), ("amc_7b", 64, 64, 16, 64, 1024, 50, 2),
-    ("math_7b", 128, 128, 16, 32, 1024, 120, 5),
-])
+@pytest.mark.parametrize(
+    ("run", "prompts", "updates", "samples", "votes", "max_prompt", "steps", "warmup"),
+    [
+        # PRIME-RL/TTRL: verl/examples/ttrl/aime.sh, amc.sh, issue 11
+        ("qwen25_math_1_5b,test_aime24", 8, 8, 32, 64, 512, 240, 7),
+        ("qwen25_math_1_5b,test_amc83", 8, 8, 32, 64, 1024, 300, 9),
+        ("qwen25_math_1_5b,test_math500", 32, 32, 32, 64, 1024, 150, 4),
+        # tag OpenRLHF, code/scripts/ttrl_{aime,amc,math}_grpo_7b.sh
+        ("aime_7b", 16, 16, 16, 64, 1024, 60, 3),
+        ("amc_7b", 64, 64, 16, 64, 1024, 50, 2),
+        ("math_7b", 128, 128, 16, 32, 1024, 120, 5),
+    ],
+)
 def test_ttrl_s_batches_are_those_of_its_scripts(run, prompts, updates, samples, votes, max_prompt, steps, warmup):
     config = get_config("ttrl" if "," in run else "figures.ttrl", run)
     b = config.batch
@@ -204,27 +248,38 @@ def test_ttrl_s_previews_have_no_kl_and_the_optimizer_of_their_code():
 QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
 
-@pytest.mark.parametrize(("model", "temperature", "system", "in_user_turn"), [
-    ("qwen25_math_7b", 0.6, BOXED, False), ("deepseek_math_7b_instruct", 0.6, "", True),
-    ("qwen25_7b", 0.9, BOXED, False), ("qwen25_7b_instruct", 0.9, QWEN, True), ("llama31_8b_instruct", 0.9, "", True),
-    ("smollm2_1_7b", 0.9, "", True), ("smollm2_1_7b_instruct", 0.9, "", True),
-])
+@pytest.mark.parametrize(
+    ("model", "temperature", "system", "in_user_turn"),
+    [
+        ("qwen25_math_7b", 0.6, BOXED, False),
+        ("deepseek_math_7b_instruct", 0.6, "", True),
+        ("qwen25_7b", 0.9, BOXED, False),
+        ("qwen25_7b_instruct", 0.9, QWEN, True),
+        ("llama31_8b_instruct", 0.9, "", True),
+        ("smollm2_1_7b", 0.9, "", True),
+        ("smollm2_1_7b_instruct", 0.9, "", True),
+    ],
+)
 def test_sept_asks_and_samples_each_model_as_its_paper_does(model, temperature, system, in_user_turn):
     """SePT, B.1 and figure 4, in every config of it: only SePT itself samples colder than at 1."""
     sept = get_config("sept", f"{model},deepscaler")
     assert (sept.steps, sept.rollout.temperature_steps) == (3 * (40315 // 128), 2 * (40315 // 128))  # whole steps only
     for config, expected in [
-            (sept, temperature),
-            (get_config("sept_variants", f"constant,{model}"), temperature),
-            (get_config("sept_variants", f"offline,{model}"), temperature),
-            (get_config("sept_variants", f"coupled,{model}"), 1.0), (get_config("sept_variants", f"grpo,{model}"), 1.0),
-            (get_config("em_ft", model), 1.0)]:
+        (sept, temperature),
+        (get_config("sept_variants", f"constant,{model}"), temperature),
+        (get_config("sept_variants", f"offline,{model}"), temperature),
+        (get_config("sept_variants", f"coupled,{model}"), 1.0),
+        (get_config("sept_variants", f"grpo,{model}"), 1.0),
+        (get_config("em_ft", model), 1.0),
+    ]:
         assert (config.rollout.temperature, config.prompts.system) == (expected, system), config.name
         assert config.prompts.instruction == (BOXED if in_user_turn else "")
 
 
-@pytest.mark.parametrize(("module", "arguments"), [
-    ("reasoning_gym", "vote,qwen3_4b,boxed_family_relationships_4"), ("climb", "qwen3_4b,boxed_family_relationships")])
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("reasoning_gym", "vote,qwen3_4b,boxed_family_relationships_4"), ("climb", "qwen3_4b,boxed_family_relationships")],
+)
 def test_the_authors_variant_of_reasoning_gym_asks_for_a_box(module, arguments):
     config = get_config(module, arguments)
     for level in level_configs(config) or [config]:
@@ -232,14 +287,17 @@ def test_the_authors_variant_of_reasoning_gym_asks_for_a_box(module, arguments):
         assert (level.answer.style, level.data.task) == ("boxed", "family_relationships")
 
 
-@pytest.mark.parametrize(("module", "arguments"), [
-    ("reasoning_gym", "vote,qwen3_4b,bitwise_arithmetic_2"), ("climb", "qwen3_4b,knights_knaves")])
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("reasoning_gym", "vote,qwen3_4b,bitwise_arithmetic_2"), ("climb", "qwen3_4b,knights_knaves")],
+)
 def test_votes_on_reasoning_gym_compare_texts(module, arguments):
     config = get_config(module, arguments)
     for level in level_configs(config)[1:] or [config]:  # the first one has answers
         with Grader(workers=1, match=level.vote.match) as grader:
-            graded = grade_rollouts([Problem("a", "?", None, "gym")], [["0xbeb", "0xcdc", "0xcdc"]], grader,
-                                    LabelSettings.of(level))
+            graded = grade_rollouts(
+                [Problem("a", "?", None, "gym")], [["0xbeb", "0xcdc", "0xcdc"]], grader, LabelSettings.of(level)
+            )
         assert graded.labels == ["0xcdc"] and graded.rewards.tolist() == [[0, 1, 1]]
 
 
@@ -254,13 +312,16 @@ def test_the_fixed_teacher_starts_where_the_evolving_one_does(task):
     assert fixed.to_dict() == second.to_dict()
 
 
-@pytest.mark.parametrize(("module", "arguments", "message"), [
-    ("srt", "gpt5,dapo", "there is no model 'gpt5'"),
-    ("srt", "tiny,mnist", "there is no data 'mnist'"),
-    ("srt", "tiny,sums,3", "more than MODEL,DATA"),
-    ("rl", "ppo", "there is no algorithm 'ppo'"),
-    ("figures.v1_fig2", "srt_mnist", "v1_fig2 has the curves srt_dapo"),
-])
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("srt", "gpt5,dapo", "there is no model 'gpt5'"),
+        ("srt", "tiny,mnist", "there is no data 'mnist'"),
+        ("srt", "tiny,sums,3", "more than MODEL,DATA"),
+        ("rl", "ppo", "there is no algorithm 'ppo'"),
+        ("figures.v1_fig2", "srt_mnist", "v1_fig2 has the curves srt_dapo"),
+    ],
+)
 def test_wrong_arguments_are_told(module, arguments, message):
     with pytest.raises(ValueError, match=message):
         get_config(module, arguments)
@@ -275,15 +336,19 @@ def test_docs_name_every_config():
 
 def test_the_tiny_script_runs_every_miniature():
     """A figure's curve whose miniature is another run's need not be there a second time."""
+
     def contents(module, arguments):
         fields = json.loads(get_config(module, arguments).to_json_best_effort())
         return json.dumps({key: fields[key] for key in fields if key not in ("name", "out")}, sort_keys=True)
 
     script = (REPOSITORY / "launch" / "tiny.sh").read_text()
-    listed = re.findall(r"\b([\w/]+)\.py:([\w.,-]+)", script[script.index("for config in"):])
+    listed = re.findall(r"\b([\w/]+)\.py:([\w.,-]+)", script[script.index("for config in") :])
     run = {contents(module.replace("/", "."), arguments) for module, arguments in listed}
-    missing = {f"{module}:{arguments}" for module, arguments in all_runs()
-               if arguments.split(",")[-1] == "tiny" and contents(module, arguments) not in run}
+    missing = {
+        f"{module}:{arguments}"
+        for module, arguments in all_runs()
+        if arguments.split(",")[-1] == "tiny" and contents(module, arguments) not in run
+    }
     assert len(run) == len(listed) and not missing
 
 

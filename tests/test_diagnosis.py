@@ -1,4 +1,5 @@
 """Warnings about a set-up that looks wrong: on constructed metrics, on recorded runs, and in a real run."""
+
 import pytest
 
 from srt_jax.config import base
@@ -10,10 +11,19 @@ from srt_jax.train import train
 from tests.helpers import small_config
 from tests.test_collapse import records
 
-WELL = {"label/parse_rate": 0.9, "rollout/truncated": 0.1, "label/informative": 0.8, "label/labelled": 1.0,
-        "label/pseudo_reward": 0.6}
-WRITTEN = {"boxed": r"so \boxed{4}", "hash": "so\n#### 4", "answer_tag": "<answer>4</answer>",
-           "final_answer": "The final answer is 4."}
+WELL = {
+    "label/parse_rate": 0.9,
+    "rollout/truncated": 0.1,
+    "label/informative": 0.8,
+    "label/labelled": 1.0,
+    "label/pseudo_reward": 0.6,
+}
+WRITTEN = {
+    "boxed": r"so \boxed{4}",
+    "hash": "so\n#### 4",
+    "answer_tag": "<answer>4</answer>",
+    "final_answer": "The final answer is 4.",
+}
 
 
 def diagnosis(**fields):
@@ -65,30 +75,41 @@ def test_evaluations_count_and_each_kind_is_said_once():
     assert d.update(sets) == d.update({**WELL, "label/parse_rate": 0.0, "rollout/truncated": 1.0}) == []
 
 
-@pytest.mark.parametrize(("changed", "remedy"), [
-    ({"label/labelled": 0.0, "label/pseudo_reward": 0.0}, "Lower labels.threshold (0.9)"),
-    ({"label/pseudo_reward": 1.0}, "Take harder problems"),
-    ({"label/pseudo_reward": 0.0}, "Take easier problems"),
-    ({"label/pseudo_reward": 0.5}, "samples_per_prompt"),
-    ({"label/pseudo_reward": 0.0, "label/agreement": 1.0}, "Take harder problems"),  # all cut, and so penalised
-])
+@pytest.mark.parametrize(
+    ("changed", "remedy"),
+    [
+        ({"label/labelled": 0.0, "label/pseudo_reward": 0.0}, "Lower labels.threshold (0.9)"),
+        ({"label/pseudo_reward": 1.0}, "Take harder problems"),
+        ({"label/pseudo_reward": 0.0}, "Take easier problems"),
+        ({"label/pseudo_reward": 0.5}, "samples_per_prompt"),
+        ({"label/pseudo_reward": 0.0, "label/agreement": 1.0}, "Take harder problems"),  # all cut, and so penalised
+    ],
+)
 def test_rewards_that_are_all_alike_are_said_after_some_steps(changed, remedy):
     d = diagnosis(**{"labels.threshold": 0.9})
     dull = {**WELL, "label/informative": 0.0, **changed}
     for metrics in [dull] * (STEPS_ALIKE - 1) + [WELL] + [dull] * (STEPS_ALIKE - 1):
         assert d.update(metrics) == []
-    text, = d.update(dull)
+    (text,) = d.update(dull)
     assert text == alike_warning(dull, d.config.labels) and remedy in text
     assert d.update(dull) == []
 
 
-@pytest.mark.parametrize(("fields", "reward", "said"), [
-    ({}, 0.5, True), ({"rl.advantage": "grpo"}, 1.0, True), ({"rl.advantage": "reinforce_pp_baseline"}, 0.5, True),
-    ({"rl.advantage": "reinforce_baseline"}, 0.5, False),  # prompts differ from each other: that is a gradient
-    ({"rl.advantage": "reinforce_baseline"}, 1.0, True), ({"rl.advantage": "reinforce_pp"}, 0.0, True),
-    ({"rl.advantage": "reinforce"}, 1.0, False), ({"rl.advantage": "reinforce"}, 0.0, True),
-    ({"rl.objective": "cross_entropy", "labels.source": "none"}, 1.0, False), ({"rl.objective": "entropy"}, 1.0, False),
-])
+@pytest.mark.parametrize(
+    ("fields", "reward", "said"),
+    [
+        ({}, 0.5, True),
+        ({"rl.advantage": "grpo"}, 1.0, True),
+        ({"rl.advantage": "reinforce_pp_baseline"}, 0.5, True),
+        ({"rl.advantage": "reinforce_baseline"}, 0.5, False),  # prompts differ from each other: that is a gradient
+        ({"rl.advantage": "reinforce_baseline"}, 1.0, True),
+        ({"rl.advantage": "reinforce_pp"}, 0.0, True),
+        ({"rl.advantage": "reinforce"}, 1.0, False),
+        ({"rl.advantage": "reinforce"}, 0.0, True),
+        ({"rl.objective": "cross_entropy", "labels.source": "none"}, 1.0, False),
+        ({"rl.objective": "entropy"}, 1.0, False),
+    ],
+)
 def test_only_where_alike_rewards_teach_nothing(fields, reward, said):
     d = diagnosis(**fields)
     dull = {**WELL, "label/informative": 0.0, "label/pseudo_reward": reward}

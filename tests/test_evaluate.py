@@ -1,4 +1,5 @@
 """Comparing temperatures: the averages by hand, and the miniature's best temperature from the command line."""
+
 import json
 import os
 import signal
@@ -31,7 +32,8 @@ TWO = {"avg@32": 0.4, "pass@2": 0.5, "pass@8": 0.7, "pass@32": 0.9, "maj@32": 0.
 
 def test_averages_are_over_the_sets_first():
     assert averages({"one": ONE, "two": TWO}, 32) == pytest.approx(
-        {"pass@1": 0.3, "pass@8": 0.6, "pass@32": 0.85, "AVG": (0.3 + 0.6 + 0.85) / 3})
+        {"pass@1": 0.3, "pass@8": 0.6, "pass@32": 0.85, "AVG": (0.3 + 0.6 + 0.85) / 3}
+    )
     assert averages({"one": {"avg@1": 0.5}}, 1) == {"pass@1": 0.5}  # greedy: no pass@8, no AVG
 
 
@@ -104,7 +106,8 @@ def test_lengths_that_nobody_gave_are_shortened_to_the_models_positions():
     config = evaluation_config("model", "problems.jsonl", None)
     assert shorten(config, 4096) is None and config.batch.max_response_tokens == 3072
     assert shorten(config, 2048) == (
-        "lengths: the model has 2048 positions: prompts of at most 512 tokens, responses of at most 1536")
+        "lengths: the model has 2048 positions: prompts of at most 512 tokens, responses of at most 1536"
+    )
     assert shorten(config, 2048) is None
     validate(config)
     assert tuple(config.rollout.prompt_buckets) == (256, 512)
@@ -116,10 +119,24 @@ def test_it_says_how_far_it_is_and_stops_within_seconds(miniature, tmp_path, num
     """2,000 samples each, so that it is under way when the signal comes; --out is not written in part."""
     out = tmp_path / "rows.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "srt_jax", "evaluate", f"--model={miniature}", "--config=configs/quickstart.py",
-         f"--config.eval.sets.heldout.path={miniature / 'heldout.jsonl'}", "--samples=2000", "--limit=128",
-         f"--out={out}"], cwd=REPOSITORY, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-m",
+            "srt_jax",
+            "evaluate",
+            f"--model={miniature}",
+            "--config=configs/quickstart.py",
+            f"--config.eval.sets.heldout.path={miniature / 'heldout.jsonl'}",
+            "--samples=2000",
+            "--limit=128",
+            f"--out={out}",
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     first = process.stderr.readline()
     assert first.startswith("evaluation 0%  preparing the sampler")
     time.sleep(5)
@@ -136,10 +153,23 @@ def test_it_says_how_far_it_is_and_stops_within_seconds(miniature, tmp_path, num
 def test_the_miniature_at_three_temperatures(miniature, tmp_path):
     """A flatter distribution finds more with many samples and less with one, so that the best lies in between."""
     done = subprocess.run(
-        [sys.executable, "-m", "srt_jax", "evaluate", f"--model={miniature}", "--config=configs/quickstart.py",
-         f"--config.eval.sets.heldout.path={miniature / 'heldout.jsonl'}", "--config.eval.sets.heldout.limit=32",
-         "--temperatures=0,0.7,3", f"--out={tmp_path / 'rows.jsonl'}"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            "-m",
+            "srt_jax",
+            "evaluate",
+            f"--model={miniature}",
+            "--config=configs/quickstart.py",
+            f"--config.eval.sets.heldout.path={miniature / 'heldout.jsonl'}",
+            "--config.eval.sets.heldout.limit=32",
+            "--temperatures=0,0.7,3",
+            f"--out={tmp_path / 'rows.jsonl'}",
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     found = result["temperatures"]

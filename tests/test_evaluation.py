@@ -15,8 +15,11 @@ from srt_jax.run.evaluation import EvalSet, evaluate, metrics, pass_at
 from srt_jax.run.rollouts import extract_answers
 
 SOLVED, UNSOLVED, OPEN, SILENT = (
-    Problem("solved", "3+5", "8", "test"), Problem("unsolved", "9+9", "18", "test"),
-    Problem("open", "1+1", None, "test"), Problem("silent", "2+2", "4", "test"))
+    Problem("solved", "3+5", "8", "test"),
+    Problem("unsolved", "9+9", "18", "test"),
+    Problem("open", "1+1", None, "test"),
+    Problem("silent", "2+2", "4", "test"),
+)
 TEXTS = {
     "solved": [r"8.\boxed{8}", r"8.\boxed{9}", r"8.\boxed{8}", "8."],
     "unsolved": [r"\boxed{17}", r"\boxed{17}", r"17.\boxed{18}", r"\boxed{1}\boxed{16}"],
@@ -33,13 +36,18 @@ def grader():
 
 def rollouts_of(problems):
     """The responses above as token ids, the stop token included; the last of each problem is cut short of it."""
-    encoded = [[task.tokenizer().encode(text, add_special_tokens=False) + [1] * (i < 3)
-                for i, text in enumerate(TEXTS[problem.id])] for problem in problems]
+    encoded = [
+        [
+            task.tokenizer().encode(text, add_special_tokens=False) + [1] * (i < 3)
+            for i, text in enumerate(TEXTS[problem.id])
+        ]
+        for problem in problems
+    ]
     lengths = np.array([[len(row) for row in rows] for rows in encoded], np.int32).reshape(-1, 4)
     tokens = np.zeros((len(problems), 4, 24), np.int32)
     for p, rows in enumerate(encoded):
         for i, row in enumerate(rows):
-            tokens[p, i, :len(row)] = row
+            tokens[p, i, : len(row)] = row
     stopped = np.broadcast_to(np.arange(4) < 3, lengths.shape)
     return Rollouts([[4]] * len(problems), tokens, lengths, np.zeros(tokens.shape, np.float32), stopped, 3)
 
@@ -60,7 +68,7 @@ class Replay:
 
 def run(problems, grader, seed=0):
     sampler = Replay(problems)
-    eval_set = EvalSet("sums", problems, [[5], [6], [7], [8]][:len(problems)])
+    eval_set = EvalSet("sums", problems, [[5], [6], [7], [8]][: len(problems)])
     config = base()
     config.seed, config.eval.samples, config.batch.max_response_tokens = seed, 4, 24
     values, collected = evaluate(eval_set, sampler, task.tokenizer(), grader, config)
@@ -87,13 +95,17 @@ def test_answers_are_extracted_per_problem_and_sample():
 
 def test_metrics_by_hand(grader):
     values, rollouts, graded, _ = run([SOLVED, UNSOLVED, OPEN, SILENT], grader)
-    np.testing.assert_array_equal(
-        graded.true_rewards, [[1, 0, 1, 0], [0, 0, 1, 0], [math.nan] * 4, [0, 0, 0, 0]])
+    np.testing.assert_array_equal(graded.true_rewards, [[1, 0, 1, 0], [0, 0, 1, 0], [math.nan] * 4, [0, 0, 0, 0]])
     expected = {
-        "avg@4": (2 + 1 + 0) / 12, "maj@4": 1 / 3,
-        "pass@2": ((1 - 1 / 6) + (1 - 3 / 6) + 0) / 3, "pass@4": 2 / 3,
-        "vote_share": (2 + 2 + 2 + 0) / 16, "parse_rate": 11 / 16, "distinct_answers": (2 + 3 + 3 + 0) / 4,
-        "response_tokens": rollouts.lengths.mean(), "truncated": 1 / 4,
+        "avg@4": (2 + 1 + 0) / 12,
+        "maj@4": 1 / 3,
+        "pass@2": ((1 - 1 / 6) + (1 - 3 / 6) + 0) / 3,
+        "pass@4": 2 / 3,
+        "vote_share": (2 + 2 + 2 + 0) / 16,
+        "parse_rate": 11 / 16,
+        "distinct_answers": (2 + 3 + 3 + 0) / 4,
+        "response_tokens": rollouts.lengths.mean(),
+        "truncated": 1 / 4,
     }
     assert values == pytest.approx(expected)
     assert all(type(value) is float for value in values.values())
@@ -109,8 +121,9 @@ def test_a_set_without_answers_has_no_accuracy(grader):
 @pytest.mark.parametrize(("k", "tags"), [(1, {1}), (2, {2}), (3, {2, 3}), (8, {2, 4, 8}), (12, {2, 4, 8, 12})])
 def test_pass_at_powers_of_two_and_at_k(grader, k, tags):
     one = rollouts_of([SOLVED])
-    repeated = Rollouts(one.prompts, *(np.repeat(x[:, :1], k, 1) for x in (one.tokens, one.lengths, one.logprobs,
-                                                                         one.stopped)), 0)
+    repeated = Rollouts(
+        one.prompts, *(np.repeat(x[:, :1], k, 1) for x in (one.tokens, one.lengths, one.logprobs, one.stopped)), 0
+    )
     values = metrics(grade_rollouts([SOLVED], [["8"] * k], grader), repeated)
     assert {name for name in values if name.startswith("pass@")} == {f"pass@{j}" for j in tags}
     assert values[f"avg@{k}"] == values[f"maj@{k}"] == values[f"pass@{k}"] == 1

@@ -1,4 +1,5 @@
 """Runs side by side: one evaluation set, several, their mean, and what cannot be compared."""
+
 import json
 
 import numpy as np
@@ -17,8 +18,11 @@ AFTER = {"aime24": 0.2, "math500": 0.7, "amc23": 0.45}
 
 def evals(values, k=4, unanswered=()):
     """avg@k as given, maj@k higher by 0.1, pass@k by 0.2; of every set, and of those without answers, a vote share."""
-    found = {f"eval/{name}/{metric}@{k}": value + more for name, value in values.items()
-             for metric, more in (("avg", 0.0), ("maj", 0.1), ("pass", 0.2))}
+    found = {
+        f"eval/{name}/{metric}@{k}": value + more
+        for name, value in values.items()
+        for metric, more in (("avg", 0.0), ("maj", 0.1), ("pass", 0.2))
+    }
     return found | {f"eval/{name}/vote_share": 0.6 for name in (*values, *unanswered)}
 
 
@@ -32,9 +36,18 @@ def finished(folder, first, last, k=4, unanswered=(), mean=False):
     log.write(1, {**last, "label/pseudo_reward": 0.5, "label/label_accuracy": 0.9})
     log.close()
     (folder / "config.json").write_text("{}")
-    (folder / "summary.json").write_text(json.dumps({
-        "steps": 1, "base": first, "last": last, "best": {"step": 1, **last} if last else {},
-        "seconds": {"sample": 1.0}, "versions": {"jax": "1"}}))
+    (folder / "summary.json").write_text(
+        json.dumps(
+            {
+                "steps": 1,
+                "base": first,
+                "last": last,
+                "best": {"step": 1, **last} if last else {},
+                "seconds": {"sample": 1.0},
+                "versions": {"jax": "1"},
+            }
+        )
+    )
     return folder
 
 
@@ -49,7 +62,8 @@ def curves(monkeypatch, runs, path):
             if axis.get_title():
                 drawn[axis.get_title()] = {
                     line.get_label(): list(zip(*(np.round(x, 6).tolist() for x in line.get_data())))
-                    for line in axis.lines}
+                    for line in axis.lines
+                }
         close(figure)
 
     monkeypatch.setattr(plt, "close", read)
@@ -68,8 +82,12 @@ def test_runs_with_one_set(tmp_path, monkeypatch, capsys):
     assert first.split() == ["base", "0.500", "0.600", "0.700"]
     assert row.split() == ["srt", "0.600", "0.700", "0.800", "0.600", "1"]
     drawn = curves(monkeypatch, runs, tmp_path / "figure.png")
-    assert list(drawn) == ["accuracy of one sample (avg@4)", "accuracy of the vote (maj@4)", "pseudo-reward",
-                           "label accuracy"]
+    assert list(drawn) == [
+        "accuracy of one sample (avg@4)",
+        "accuracy of the vote (maj@4)",
+        "pseudo-reward",
+        "label accuracy",
+    ]
     assert drawn["accuracy of one sample (avg@4)"]["srt"] == [(0, 0.5), (1, 0.6)]
     assert drawn["pseudo-reward"]["ground truth"] == [(1, 0.5)]
     (tmp_path / "summary.json").write_text(json.dumps(summary))  # of both, beside them: no run
@@ -94,8 +112,7 @@ def test_runs_with_several_sets_have_a_curve_for_each_and_their_mean(tmp_path, m
     assert [row[0] for row in rows if "mean" in row[:4]] == ["base", "base", "srt", "other"]  # base of srt, of other
     assert rows[-1] == ["mean:", "over", "aime24,", "math500,", "amc23"]
     drawn = curves(monkeypatch, [one, two], tmp_path / "figure.png")
-    assert drawn["mean of 3 sets (avg@4)"] == {
-        "srt": [(0, 0.3), (1, 0.45)], "other": [(0, 0.3), (1, 0.3)]}
+    assert drawn["mean of 3 sets (avg@4)"] == {"srt": [(0, 0.3), (1, 0.45)], "other": [(0, 0.3), (1, 0.3)]}
     assert drawn["mean of 3 sets (maj@4)"]["srt"] == [(0, 0.4), (1, 0.55)]
     for name, before in BASE.items():
         assert drawn[f"{name} (avg@4)"]["srt"] == [(0, before), (1, AFTER[name])]
@@ -164,7 +181,7 @@ def test_a_real_run_with_three_sets_and_a_validation_set(untrained, tmp_path):
     config.eval.every, config.stop.validation_fraction = 1, 0.1
     rows = [json.loads(line) for line in (untrained / "heldout.jsonl").read_text().splitlines()]
     for i, name in enumerate(("two", "three")):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[8 * i + 8:8 * i + 16]))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[8 * i + 8 : 8 * i + 16]))
         with config.eval.unlocked():
             config.eval.sets[name] = config.eval.sets.heldout.copy_and_resolve_references()
             config.eval.sets[name].path = str(tmp_path / f"{name}.jsonl")

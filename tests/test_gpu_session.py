@@ -1,4 +1,5 @@
 """The GPU session, rehearsed on a CPU; and that it reports what hangs, crashes or is wrong, and loses nothing else."""
+
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ BENCHMARKS = REPOSITORY / "benchmarks"
 def session(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import gpu_session
+
     return gpu_session
 
 
@@ -28,6 +30,7 @@ def session(monkeypatch):
 def parts(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import gpu_parts
+
     return gpu_parts
 
 
@@ -35,8 +38,13 @@ def parts(monkeypatch):
 def test_the_rehearsal_runs_every_kind_of_part(session, tmp_path):
     """The larger models are left out: a rehearsal has the same small one for all."""
     wanted = [part for part in session.LIMITS if part not in ("update-1.5b", "update-4b", "sampler-1.5b")]
-    command = [sys.executable, str(BENCHMARKS / "gpu_session.py"), "--rehearse", f"--out={tmp_path}",
-               f"--parts={','.join(wanted)}"]
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "gpu_session.py"),
+        "--rehearse",
+        f"--out={tmp_path}",
+        f"--parts={','.join(wanted)}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     table = (tmp_path / "gpu_session.md").read_text()
     lines = (tmp_path / "gpu_session.jsonl").read_text().splitlines()
@@ -64,8 +72,10 @@ def test_a_part_gets_what_earlier_ones_have_left(session, tmp_path, monkeypatch)
 
 def test_a_part_that_hangs_is_stopped_with_all_that_it_started(session, tmp_path):
     record, alive = tmp_path / "record", tmp_path / "alive"
-    record.write_text(json.dumps({"rows": [{"what": "first", "found": "1", "wanted": "", "ok": True, "target": False}],
-                                  "figure": 7}) + "\n")
+    record.write_text(
+        json.dumps({"rows": [{"what": "first", "found": "1", "wanted": "", "ok": True, "target": False}], "figure": 7})
+        + "\n"
+    )
     child = f"import time\nwhile True: open({str(alive)!r}, 'w').write(str(time.time())); time.sleep(0.05)"
     hang = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(60)"
     started = session.Session(tmp_path, tmp_path, True)
@@ -81,11 +91,14 @@ def test_a_part_that_hangs_is_stopped_with_all_that_it_started(session, tmp_path
     assert "| hangs | first | 1 |" in session.table([line | {"seconds": 2.0}])
 
 
-@pytest.mark.parametrize("code, reason", [
-    ("raise ValueError('no such thing')", "exit status 1: ValueError: no such thing"),
-    ("import os; print('about to go', flush=True); os.abort()", "signal 6: about to go"),
-    ("import sys; sys.exit(3)", "exit status 3: no output"),
-])
+@pytest.mark.parametrize(
+    "code, reason",
+    [
+        ("raise ValueError('no such thing')", "exit status 1: ValueError: no such thing"),
+        ("import os; print('about to go', flush=True); os.abort()", "signal 6: about to go"),
+        ("import sys; sys.exit(3)", "exit status 3: no output"),
+    ],
+)
 def test_a_part_that_crashes_says_why(session, tmp_path, code, reason):
     status, tail = session.Session(tmp_path, tmp_path, True)._watched([sys.executable, "-c", code], "crashes", 30.0)
     line = session.result("crashes", tmp_path / "none", status, tail, 30.0)
@@ -177,14 +190,24 @@ def test_the_slowest_kernels_of_a_trace(monkeypatch):
     def event(name, tid, microseconds, pid=1):
         return {"ph": "X", "name": name, "pid": pid, "tid": tid, "ts": 0, "dur": microseconds}
 
-    names = [{"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}
-             for pid, name in ((1, "/device:GPU:0"), (2, "/host:CPU"))]
-    names += [{"ph": "M", "name": "thread_name", "pid": 1, "tid": tid, "args": {"name": name}}
-              for tid, name in ((14, "Stream #14(Compute,MemcpyD2D)"), (15, "Stream #15(Compute)"), (1, "XLA Ops"))]
-    trace = {"traceEvents": [
-        *names, event("gemm", 14, 3000.0), event("gemm", 15, 1000.0), event("softmax", 14, 1000.0),
-        event("dot.7", 1, 4000.0),  # the same time as the products, by XLA's name
-        event("python", 1, 9000.0, pid=2)]}
+    names = [
+        {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}
+        for pid, name in ((1, "/device:GPU:0"), (2, "/host:CPU"))
+    ]
+    names += [
+        {"ph": "M", "name": "thread_name", "pid": 1, "tid": tid, "args": {"name": name}}
+        for tid, name in ((14, "Stream #14(Compute,MemcpyD2D)"), (15, "Stream #15(Compute)"), (1, "XLA Ops"))
+    ]
+    trace = {
+        "traceEvents": [
+            *names,
+            event("gemm", 14, 3000.0),
+            event("gemm", 15, 1000.0),
+            event("softmax", 14, 1000.0),
+            event("dot.7", 1, 4000.0),  # the same time as the products, by XLA's name
+            event("python", 1, 9000.0, pid=2),
+        ]
+    }
     gemm = {"name": "gemm", "ms": 4.0, "calls": 2, "share": 0.8}
     softmax = {"name": "softmax", "ms": 1.0, "calls": 1, "share": 0.2}
     assert kernels.slowest(trace, 10) == {"kernel_ms": 5.0, "kernels": [gemm, softmax]}

@@ -1,4 +1,5 @@
 """The reader of HLO against small compiled programs of which every byte is known, and lines of other backends."""
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -15,16 +16,20 @@ BYTES = 4 * D * D
 def compiled(function, *shapes, specs, out, trips=None):
     """The program on 4 devices along fsdp, and XLA's own count of the bytes that it accesses."""
     mesh = mesh_of(fsdp=4)
-    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
-                 for shape, spec in zip(shapes, specs)]
+    arguments = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+        for shape, spec in zip(shapes, specs)
+    ]
     done = jax.jit(function, out_shardings=NamedSharding(mesh, out)).lower(*arguments).compile()
     return hlo.Program(done.as_text(), trips), done.cost_analysis()["bytes accessed"]
 
 
 def products(x, weights):
     """x times each of the stacked weights, in a scan that gathers one of them at a time."""
+
     def body(x, w):
         return jnp.tanh(x @ w), None
+
     return jax.lax.scan(body, x, weights)[0]
 
 
@@ -55,10 +60,17 @@ def test_trip_counts_that_are_data_are_asked_for():
     def until_large(x, w):
         return jax.lax.while_loop(lambda x: x.sum() < 100, lambda x: jnp.tanh(x @ w) + 1, x)
 
-    program, _ = compiled(until_large, (D, D), (D, D), specs=(P(None, "fsdp"), P("fsdp")), out=P(None, "fsdp"),
-                          trips=trips)
-    once, _ = compiled(until_large, (D, D), (D, D), specs=(P(None, "fsdp"), P("fsdp")), out=P(None, "fsdp"),
-                       trips=lambda program, loop: 1)
+    program, _ = compiled(
+        until_large, (D, D), (D, D), specs=(P(None, "fsdp"), P("fsdp")), out=P(None, "fsdp"), trips=trips
+    )
+    once, _ = compiled(
+        until_large,
+        (D, D),
+        (D, D),
+        specs=(P(None, "fsdp"), P("fsdp")),
+        out=P(None, "fsdp"),
+        trips=lambda program, loop: 1,
+    )
     with pytest.raises(ValueError, match="trip count of the loop while"):
         compiled(until_large, (D, D), (D, D), specs=(P(None, "fsdp"), P("fsdp")), out=P(None, "fsdp"))
     assert len(asked) == 1 and "while" in asked[0][0] and not asked[0][1]
@@ -67,10 +79,13 @@ def test_trip_counts_that_are_data_are_asked_for():
     assert sum(program.collective_bytes().values()) > 5 * sum(once.collective_bytes().values())
 
 
-@pytest.mark.parametrize("spec, out, kind, received", [
-    (P(None, "fsdp"), P(), "all-reduce", 2 * BYTES * 3 / 4),
-    (P(None, "fsdp"), P("fsdp"), "reduce-scatter", BYTES * 3 / 4),
-])
+@pytest.mark.parametrize(
+    "spec, out, kind, received",
+    [
+        (P(None, "fsdp"), P(), "all-reduce", 2 * BYTES * 3 / 4),
+        (P(None, "fsdp"), P("fsdp"), "reduce-scatter", BYTES * 3 / 4),
+    ],
+)
 def test_what_a_device_receives(spec, out, kind, received):
     """x @ w with the summed dimension split over 4 devices: each sum of D x D is added up over them."""
     program, _ = compiled(jnp.matmul, (D, D), (D, D), specs=(spec, P("fsdp")), out=out)
@@ -136,10 +151,18 @@ ENTRY %main (a: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
 """
 
 
-@pytest.mark.parametrize("groups, members", [
-    ("{{0,1,2,3},{4,5,6,7}}", (0, 1, 2, 3)), ("[2,4]<=[8]", (0, 1, 2, 3)), ("[4,2]<=[2,4]T(1,0)", (0, 4)),
-    ("mesh['data'=2,'fsdp'=4] {'fsdp'}", (0, 1, 2, 3)), ("mesh['data'=2,'fsdp'=4] {'data'}", (0, 4)),
-    ("mesh['data'=2,'fsdp'=4] {'data','fsdp'}", tuple(range(8))), ("mesh['axis_0'=8] {'axis_0':(1)2}", (0, 4))])
+@pytest.mark.parametrize(
+    "groups, members",
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", (0, 1, 2, 3)),
+        ("[2,4]<=[8]", (0, 1, 2, 3)),
+        ("[4,2]<=[2,4]T(1,0)", (0, 4)),
+        ("mesh['data'=2,'fsdp'=4] {'fsdp'}", (0, 1, 2, 3)),
+        ("mesh['data'=2,'fsdp'=4] {'data'}", (0, 4)),
+        ("mesh['data'=2,'fsdp'=4] {'data','fsdp'}", tuple(range(8))),
+        ("mesh['axis_0'=8] {'axis_0':(1)2}", (0, 4)),
+    ],
+)
 def test_asynchronous_collectives_count_once_and_groups_are_read(groups, members):
     program, g = hlo.Program(module(groups)), len(members)
     assert hlo.group(f"replica_groups={groups}") == members
@@ -152,9 +175,16 @@ def module(groups="[2,4]<=[8]", step=1):
     return MODULE.replace("GROUPS", groups).replace("STEP", str(step))
 
 
-@pytest.mark.parametrize(("condition", "step", "runs"), [
-    ("condition", 1, 6), ("condition", 2, 3), ("condition", 4, 2), ("fused_condition", 1, 9),
-    ("fused_condition", 2, 5)])
+@pytest.mark.parametrize(
+    ("condition", "step", "runs"),
+    [
+        ("condition", 1, 6),
+        ("condition", 2, 3),
+        ("condition", 4, 2),
+        ("fused_condition", 1, 9),
+        ("fused_condition", 2, 5),
+    ],
+)
 def test_a_loop_runs_from_0_to_its_bound_in_steps(condition, step, runs):
     program = hlo.Program(module(step=step).replace("condition=%condition", f"condition=%{condition}"))
     assert program.collective_bytes() == {"all-gather": runs * 2 * 16 * 8}
@@ -218,22 +248,40 @@ KERNEL
 """
 
 
-@pytest.mark.parametrize(("kernel", "traffic"), [
-    ("%k = bf16[1,4,8]{2,1,0} fusion(%a, %i), kind=kLoop, calls=%slice", 64 + 4 + 64),
-    ("%k = bf16[1,4,8]{2,1,0} fusion(%a, %i), kind=kLoop, calls=%nested", 64 + 4 + 64),
-    ("%s = ((bf16[4,4,8], s32[]), bf16[1,4,8], u32[]) fusion-start(%a, %i), kind=kLoop, calls=%slice\n"
-     "  %k = bf16[1,4,8]{2,1,0} fusion-done(%s)", 64 + 4 + 64),
-    ("%l = bf16[1,4,8]{2,1,0:S(1)} parameter(2)\n"
-     "  %s = (bf16[4,4,8], u32[]) fusion-start(%a, %l, %i), kind=kLoop, calls=%update\n"
-     "  %k = bf16[4,4,8]{2,1,0} fusion-done(%s)", 64 + 4),
-    ("%l = bf16[1,4,8]{2,1,0} parameter(2)\n"
-     "  %k = (bf16[1,4,8]{2,1,0}, s8[4096]{0}) fusion(%l), kind=kCustom, calls=%product", 64 + 64),
-    ("%l = bf16[1,4,8]{2,1,0} parameter(2)\n"
-     "  %k = bf16[4,4,8]{2,1,0} fusion(%a, %l, %i), kind=kLoop, calls=%scattered", 64 + 4 + 64),
-    ("%k = bf16[8]{0} fusion(%a), kind=kLoop, calls=%read", 256 + 16),
-    ("%s = (bf16[4,4,8]{2,1,0:S(1)}, bf16[4,4,8]{2,1,0}, u32[]) copy-start(%a)\n"
-     "  %k = bf16[4,4,8]{2,1,0:S(1)} copy-done(%s)", 256),
-])
+@pytest.mark.parametrize(
+    ("kernel", "traffic"),
+    [
+        ("%k = bf16[1,4,8]{2,1,0} fusion(%a, %i), kind=kLoop, calls=%slice", 64 + 4 + 64),
+        ("%k = bf16[1,4,8]{2,1,0} fusion(%a, %i), kind=kLoop, calls=%nested", 64 + 4 + 64),
+        (
+            "%s = ((bf16[4,4,8], s32[]), bf16[1,4,8], u32[]) fusion-start(%a, %i), kind=kLoop, calls=%slice\n"
+            "  %k = bf16[1,4,8]{2,1,0} fusion-done(%s)",
+            64 + 4 + 64,
+        ),
+        (
+            "%l = bf16[1,4,8]{2,1,0:S(1)} parameter(2)\n"
+            "  %s = (bf16[4,4,8], u32[]) fusion-start(%a, %l, %i), kind=kLoop, calls=%update\n"
+            "  %k = bf16[4,4,8]{2,1,0} fusion-done(%s)",
+            64 + 4,
+        ),
+        (
+            "%l = bf16[1,4,8]{2,1,0} parameter(2)\n"
+            "  %k = (bf16[1,4,8]{2,1,0}, s8[4096]{0}) fusion(%l), kind=kCustom, calls=%product",
+            64 + 64,
+        ),
+        (
+            "%l = bf16[1,4,8]{2,1,0} parameter(2)\n"
+            "  %k = bf16[4,4,8]{2,1,0} fusion(%a, %l, %i), kind=kLoop, calls=%scattered",
+            64 + 4 + 64,
+        ),
+        ("%k = bf16[8]{0} fusion(%a), kind=kLoop, calls=%read", 256 + 16),
+        (
+            "%s = (bf16[4,4,8]{2,1,0:S(1)}, bf16[4,4,8]{2,1,0}, u32[]) copy-start(%a)\n"
+            "  %k = bf16[4,4,8]{2,1,0:S(1)} copy-done(%s)",
+            256,
+        ),
+    ],
+)
 def test_kernels_count_what_they_touch(kernel, traffic):
     assert hlo.Program(KERNELS.replace("KERNEL", f"  {kernel}")).memory_bytes() == traffic
 

@@ -1,4 +1,5 @@
 """Ctrl-C and SIGTERM, also while the main thread is where Python runs no handlers."""
+
 import signal
 import subprocess
 import sys
@@ -9,19 +10,27 @@ import pytest
 from tests.helpers import REPOSITORY
 
 # Stands for a compiled program that runs for minutes: the main thread waits in C, for a lock that it holds itself.
-BUSY = ("import ctypes; print('ready', flush=True); lock = ctypes.create_string_buffer(64); "
-        "[ctypes.CDLL(None).pthread_mutex_lock(lock) for _ in range(2)]")
+BUSY = (
+    "import ctypes; print('ready', flush=True); lock = ctypes.create_string_buffer(64); "
+    "[ctypes.CDLL(None).pthread_mutex_lock(lock) for _ in range(2)]"
+)
 ASLEEP = "import time; print('ready', flush=True); time.sleep(60)"
 
 
 def interrupted(body, *signals, leave=True, grace=1.0, apart=0.2):
     """(exit status, stderr, seconds from the first signal to the end) of a process that gets signals in its work."""
-    script = (f"from srt_jax.run import interrupt\ninterrupt.GRACE = {grace}\n"
-              f"def work():\n    {body}\n    return 0\n"
-              + ("raise SystemExit(interrupt.run(work, 'interrupted: nothing is written.'))" if leave else
-                 "with interrupt.Signals('finishing', leave=False) as s:\n    work()\nprint(s.requested)"))
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    script = (
+        f"from srt_jax.run import interrupt\ninterrupt.GRACE = {grace}\n"
+        f"def work():\n    {body}\n    return 0\n"
+        + (
+            "raise SystemExit(interrupt.run(work, 'interrupted: nothing is written.'))"
+            if leave
+            else "with interrupt.Signals('finishing', leave=False) as s:\n    work()\nprint(s.requested)"
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "ready\n"
     started = time.monotonic()
     for number in signals:

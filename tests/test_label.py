@@ -1,4 +1,5 @@
 """Pseudo-labels by the miniature: what a row says, and a file that a kill interrupts is the same in the end."""
+
 import json
 import os
 import signal
@@ -101,18 +102,34 @@ def wait_for_rows(path, rows, process, seconds=150):
 def test_killed_and_resumed_it_is_the_same_file(labelled, tmp_path):
     config, expected, _ = labelled
     script = tmp_path / "config.py"
-    script.write_text(f"from tests.helpers import from_json\n"
-                      f"def get_config():\n    return from_json({config.to_json_best_effort()!r})\n")
+    script.write_text(
+        f"from tests.helpers import from_json\n"
+        f"def get_config():\n    return from_json({config.to_json_best_effort()!r})\n"
+    )
     out, partial = tmp_path / "labels.jsonl", tmp_path / "labels.jsonl.partial"
-    command = [sys.executable, "-m", "srt_jax", "label", f"--config={script}", f"--out={out}", f"--samples={SAMPLES}",
-               "--config.mesh.cpu_devices=8"]  # as many as this process has
-    process = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "srt_jax",
+        "label",
+        f"--config={script}",
+        f"--out={out}",
+        f"--samples={SAMPLES}",
+        "--config.mesh.cpu_devices=8",
+    ]  # as many as this process has
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for_rows(partial, label_module.BATCH, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not out.exists()
-    kept = partial.read_bytes().splitlines(keepends=True)[:1 + label_module.BATCH]
+    kept = partial.read_bytes().splitlines(keepends=True)[: 1 + label_module.BATCH]
     half = [*kept[1:9], kept[9][:20]]  # of a next batch: whole rows, and one that is not
     partial.write_bytes(b"".join(kept + half))
     resumed = label(config, out, SAMPLES)
@@ -143,6 +160,15 @@ def test_rows_of_problems_without_an_answer():
     with Grader(workers=1) as grader:
         graded = grade_rollouts(problems, [["1/2", None, "3", "0.5"], [None] * 4], grader)
     assert label_module.row(problems[0], graded, 0) == {
-        "id": "a", "label": "1/2", "vote_share": 0.5, "vote_share_parsed": 2 / 3, "tie": False, "pass_rate": None,
-        "label_correct": None, "counts": {"1/2": 2, "3": 1}, "parse_rate": 0.75, "n": 4}
+        "id": "a",
+        "label": "1/2",
+        "vote_share": 0.5,
+        "vote_share_parsed": 2 / 3,
+        "tie": False,
+        "pass_rate": None,
+        "label_correct": None,
+        "counts": {"1/2": 2, "3": 1},
+        "parse_rate": 0.75,
+        "n": 4,
+    }
     assert label_module.row(problems[1], graded, 1)["label"] is None

@@ -1,4 +1,5 @@
 """Climbing levels: what each level's run is, and that one command goes through them and resumes where it was."""
+
 import json
 
 import pytest
@@ -18,7 +19,8 @@ def climbing(model, out, **changes):
     config.levels = (
         dict(name="warmup", labels=dict(source="ground_truth"), data=dict(limit=32)),
         dict(name="first", data=dict(limit=48)),
-        dict(name="second", steps=3, data=source(path=str(model / "train.jsonl")).to_dict()))
+        dict(name="second", steps=3, data=source(path=str(model / "train.jsonl")).to_dict()),
+    )
     config.update(changes)
     return config
 
@@ -30,7 +32,10 @@ def test_a_level_is_the_config_with_its_changes_from_the_weights_before(tmp_path
     assert [c.steps for c in configs] == [2, 2, 3]
     assert [c.data.limit for c in configs] == [32, 48, 0]
     assert [c.model.path for c in configs] == [
-        str(tmp_path / "base"), str(tmp_path / "climb/warmup/final"), str(tmp_path / "climb/first/final")]
+        str(tmp_path / "base"),
+        str(tmp_path / "climb/warmup/final"),
+        str(tmp_path / "climb/first/final"),
+    ]
     assert not any(c.levels for c in configs)
 
 
@@ -41,8 +46,15 @@ def test_an_unknown_field_of_a_level_is_named(tmp_path):
         level_configs(config)
 
 
-@pytest.mark.parametrize(("best", "folder"), [({"step": 0}, "base"), ({"step": 1}, "climb/first/best"),
-                                              ({"step": 2}, "climb/first/final"), ({}, "climb/first/final")])
+@pytest.mark.parametrize(
+    ("best", "folder"),
+    [
+        ({"step": 0}, "base"),
+        ({"step": 1}, "climb/first/best"),
+        ({"step": 2}, "climb/first/final"),
+        ({}, "climb/first/final"),
+    ],
+)
 def test_the_best_weights_of_a_level(tmp_path, best, folder):
     first = climbing(tmp_path / "base", tmp_path)
     first.name = "climb/first"

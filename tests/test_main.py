@@ -1,4 +1,5 @@
 """The command line: wrong input is one sentence and exit status 2, before anything is computed."""
+
 import json
 import os
 import re
@@ -25,24 +26,34 @@ from tests.helpers import REPOSITORY, small_config
 
 def run(*arguments, job="train"):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
-    return subprocess.run([sys.executable, "-m", "srt_jax", job, *arguments], cwd=REPOSITORY, env=environment,
-                          capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "srt_jax", job, *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 QUICKSTART = "--config=configs/quickstart.py"
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ([], "no --config given"),
-    (["--config=configs/nothing.py"], "config file cannot be read"),
-    ([QUICKSTART, "--config.batch.samples=3"], "there is no config field 'batch.samples'"),
-    ([QUICKSTART, "--config.steps=many"], "--config.steps=many"),
-    ([QUICKSTART, "--config.batch.samples_per_prompt=1"], "batch.samples_per_prompt is 1: rloo"),
-    ([QUICKSTART, "--config.batch.microbatch_sequences=100"], "does not divide the 512 sequences"),
-    ([QUICKSTART, "--config.mesh.fsdp=3"], "does not make the 2 devices"),
-    ([QUICKSTART, "--config.model.path=./nothing"], "model.path './nothing' does not exist"),
-    (["stray", QUICKSTART], "unexpected argument 'stray'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no --config given"),
+        (["--config=configs/nothing.py"], "config file cannot be read"),
+        ([QUICKSTART, "--config.batch.samples=3"], "there is no config field 'batch.samples'"),
+        ([QUICKSTART, "--config.steps=many"], "--config.steps=many"),
+        ([QUICKSTART, "--config.batch.samples_per_prompt=1"], "batch.samples_per_prompt is 1: rloo"),
+        ([QUICKSTART, "--config.batch.microbatch_sequences=100"], "does not divide the 512 sequences"),
+        ([QUICKSTART, "--config.mesh.fsdp=3"], "does not make the 2 devices"),
+        ([QUICKSTART, "--config.model.path=./nothing"], "model.path './nothing' does not exist"),
+        (["stray", QUICKSTART], "unexpected argument 'stray'"),
+    ],
+)
 def test_wrong_commands(arguments, message):
     done = run(*arguments)
     assert done.returncode == 2, done.stderr
@@ -69,8 +80,12 @@ def test_dry_run_of_a_hub_model_says_what_it_did_not_check(miniature, tmp_path):
     assert "not checked: weights, tokenizer" in done.stdout and "512 sequences" in done.stdout
     unknown = run(*arguments, "--config.model.path=nobody/nothing")
     assert unknown.returncode == 0 and "not checked: model.path: nobody/nothing" in unknown.stdout
-    long = run(*arguments, "--config.model.path=Qwen/Qwen2.5-Math-7B", "--config.batch.max_response_tokens=8192",
-               "--config.batch.length_buckets=(9000,)")
+    long = run(
+        *arguments,
+        "--config.model.path=Qwen/Qwen2.5-Math-7B",
+        "--config.batch.max_response_tokens=8192",
+        "--config.batch.length_buckets=(9000,)",
+    )
     assert long.returncode == 2 and "has positions for 4096" in long.stderr
 
 
@@ -103,8 +118,9 @@ def test_a_dry_run_of_hard_generated_levels_is_quick():
 
 
 def test_a_dry_run_says_what_followed_the_hardware(miniature, tmp_path):
-    done = run(QUICKSTART, "--dry_run", f"--config.out={tmp_path}", "--config.model.dtype=auto",
-               "--config.mesh.fsdp=-1")
+    done = run(
+        QUICKSTART, "--dry_run", f"--config.out={tmp_path}", "--config.model.dtype=auto", "--config.mesh.fsdp=-1"
+    )
     assert done.returncode == 0, done.stderr
     assert "model.dtype: auto -> float32 on 2 CPU devices\nmesh.fsdp: -1 -> 2 on 2 CPU devices\n" in done.stdout
     assert "micro-batches of 64" in done.stdout  # as the config says
@@ -113,8 +129,13 @@ def test_a_dry_run_says_what_followed_the_hardware(miniature, tmp_path):
 
 def test_a_tilde_is_the_home_directory_in_fields_and_flags(miniature, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(miniature.parent))
-    done = run(QUICKSTART, "--config.model.path=~/miniature", "--config.data.path=~/miniature/train.jsonl",
-               f"--config.out={tmp_path}", "--dry_run")
+    done = run(
+        QUICKSTART,
+        "--config.model.path=~/miniature",
+        "--config.data.path=~/miniature/train.jsonl",
+        f"--config.out={tmp_path}",
+        "--dry_run",
+    )
     assert done.returncode == 0, done.stderr
     assert f"model: {miniature} (" in done.stdout and f"data: {miniature}/train.jsonl" in done.stdout
     done = run("--model=~/nothing", "--data=~/miniature/heldout.jsonl", job="evaluate")
@@ -126,8 +147,10 @@ def test_help_names_the_flags():
     assert "--config" in done.stdout and "--[no]dry_run" in done.stdout and "--config.batch" in done.stdout
 
 
-@pytest.mark.parametrize("job, paths", [
-    ("evaluate", ("model", "data", "out")), ("label", ("out",)), ("subset", ("labels", "out")), ("replay", ("run",))])
+@pytest.mark.parametrize(
+    "job, paths",
+    [("evaluate", ("model", "data", "out")), ("label", ("out",)), ("subset", ("labels", "out")), ("replay", ("run",))],
+)
 def test_help_of_a_job_names_the_flags_that_are_paths(job, paths):
     done = run("--help", job=job)
     flags = [line.split(":")[0].strip() for line in done.stdout.splitlines()]
@@ -137,8 +160,14 @@ def test_help_of_a_job_names_the_flags_that_are_paths(job, paths):
 def test_evaluate_scores_a_model_directory_and_writes_the_responses(miniature, tmp_path):
     data = tmp_path / "four.jsonl"
     data.write_text("".join(line + "\n" for line in (miniature / "heldout.jsonl").read_text().splitlines()[:4]))
-    done = run(f"--model={miniature}", f"--data={data}", QUICKSTART, "--config.eval.samples=4",
-               f"--out={tmp_path / 'responses.jsonl'}", job="evaluate")
+    done = run(
+        f"--model={miniature}",
+        f"--data={data}",
+        QUICKSTART,
+        "--config.eval.samples=4",
+        f"--out={tmp_path / 'responses.jsonl'}",
+        job="evaluate",
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])["sets"]["four"]
     rows = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
@@ -160,38 +189,50 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     validate(config)
     config, _ = resolve(config, "gpu", 8)
     assert describe(config, 8).startswith(
-        "16 prompts x 32 samples = 512 sequences; 1 update; 16 micro-batches of 32 on 8 devices")
+        "16 prompts x 32 samples = 512 sequences; 1 update; 16 micro-batches of 32 on 8 devices"
+    )
     config.batch.length_buckets, config.batch.packing = (4096,), True
     validate(config)
     assert "; at most 16 micro-batches of 32 on 8 devices;" in describe(config, 8)
 
 
-@pytest.mark.parametrize(("field", "value", "message"), [
-    ("model.dtype", "float16", "model.dtype is 'float16': choose one of 'auto', 'float32', 'bfloat16'"),
-    ("labels.source", "votes", "labels.source is 'votes'"),
-    ("labels.threshold", 1.5, "labels.threshold is 1.5"),
-    ("rl.kl_coef", -0.1, "rl.kl_coef is -0.1"),
-    ("rollout.temperature", 0.0, "rollout.temperature is 0.0: it must be positive"),
-    ("batch.length_buckets", (1024,), "batch.length_buckets ends at 1024"),
-    ("batch.length_buckets", (4096, 1024), "give increasing positive lengths"),
-    ("batch.packing", True, "batch.packing is True, which .* batch.length_buckets is (512, 1024.*: set it to (4096,"),
-    ("rollout.prompt_buckets", (512,), "add a bucket of at least 1024"),
-    ("batch.minibatches_per_step", 3, "batch.minibatches_per_step is 3: a mini-batch holds whole prompts"),
-    ("eval.top_p", 0.0, "eval.top_p is 0.0"),
-    ("rl.temperature", 0.7, "rl.temperature is 0.7, but with rollout.old_logprobs 'sampler'"),
-    ("rollout.vllm.dtype", "half", "rollout.vllm.dtype is 'half': choose one of"),
-    ("log.shown", 0, "log.shown is 0: it must be at least 1"),
-    ("optimizer.final_fraction", 0.1, "optimizer.final_fraction is 0.1, but a constant schedule does not fall"),
-    ("optimizer.final_fraction", 1.5, r"optimizer.final_fraction is 1.5: a share lies in \[0, 1"),
-    ("optimizer.schedule_steps", 9, "optimizer.schedule_steps is 9, but a constant schedule does not fall"),
-    ("optimizer.b2", 1.5, r"optimizer.b2 is 1.5: it lies in \[0, 1"),
-    ("rl.dual_clip", 0.9, "rl.dual_clip is 0.9: it limits ratios above 1, so give more than 1"),
-    ("rl.dual_clip", -3.0, "rl.dual_clip is -3.0: it must not be negative"),
-    ("rl.loss_scale", 3072.0, "rl.loss_scale is 3072.0, but rl.loss_aggregation 'token-mean' divides by no constant"),
-    ("rl.clip_low", 0.0, "rl.clip_low is 0.0: it must be positive"),
-    ("rl.advantage", "reinforce_pp", "batch.resample_rounds is 3, but rl.advantage 'reinforce_pp' learns from"),
-    ("steps", 0, "steps is 0: it must be at least 1"),
-])
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.dtype", "float16", "model.dtype is 'float16': choose one of 'auto', 'float32', 'bfloat16'"),
+        ("labels.source", "votes", "labels.source is 'votes'"),
+        ("labels.threshold", 1.5, "labels.threshold is 1.5"),
+        ("rl.kl_coef", -0.1, "rl.kl_coef is -0.1"),
+        ("rollout.temperature", 0.0, "rollout.temperature is 0.0: it must be positive"),
+        ("batch.length_buckets", (1024,), "batch.length_buckets ends at 1024"),
+        ("batch.length_buckets", (4096, 1024), "give increasing positive lengths"),
+        (
+            "batch.packing",
+            True,
+            "batch.packing is True, which .* batch.length_buckets is (512, 1024.*: set it to (4096,",
+        ),
+        ("rollout.prompt_buckets", (512,), "add a bucket of at least 1024"),
+        ("batch.minibatches_per_step", 3, "batch.minibatches_per_step is 3: a mini-batch holds whole prompts"),
+        ("eval.top_p", 0.0, "eval.top_p is 0.0"),
+        ("rl.temperature", 0.7, "rl.temperature is 0.7, but with rollout.old_logprobs 'sampler'"),
+        ("rollout.vllm.dtype", "half", "rollout.vllm.dtype is 'half': choose one of"),
+        ("log.shown", 0, "log.shown is 0: it must be at least 1"),
+        ("optimizer.final_fraction", 0.1, "optimizer.final_fraction is 0.1, but a constant schedule does not fall"),
+        ("optimizer.final_fraction", 1.5, r"optimizer.final_fraction is 1.5: a share lies in \[0, 1"),
+        ("optimizer.schedule_steps", 9, "optimizer.schedule_steps is 9, but a constant schedule does not fall"),
+        ("optimizer.b2", 1.5, r"optimizer.b2 is 1.5: it lies in \[0, 1"),
+        ("rl.dual_clip", 0.9, "rl.dual_clip is 0.9: it limits ratios above 1, so give more than 1"),
+        ("rl.dual_clip", -3.0, "rl.dual_clip is -3.0: it must not be negative"),
+        (
+            "rl.loss_scale",
+            3072.0,
+            "rl.loss_scale is 3072.0, but rl.loss_aggregation 'token-mean' divides by no constant",
+        ),
+        ("rl.clip_low", 0.0, "rl.clip_low is 0.0: it must be positive"),
+        ("rl.advantage", "reinforce_pp", "batch.resample_rounds is 3, but rl.advantage 'reinforce_pp' learns from"),
+        ("steps", 0, "steps is 0: it must be at least 1"),
+    ],
+)
 def test_validate_names_field_value_and_remedy(field, value, message):
     config = base()
     config.name, config.model.path = "x", "y"
@@ -235,7 +276,8 @@ def test_template_variables_are_part_of_a_run_s_identity():
     with here.prompts.unlocked():
         here.prompts.chat_template_kwargs = ConfigDict({"enable_thinking": False})
     assert differing_fields(fingerprint_fields(there), fingerprint_fields(here)) == [
-        "prompts.chat_template_kwargs.enable_thinking (None there, False here)"]
+        "prompts.chat_template_kwargs.enable_thinking (None there, False here)"
+    ]
 
 
 def test_rollouts_that_cannot_be_had_are_told_in_one_sentence(capsys):
@@ -246,11 +288,14 @@ def test_rollouts_that_cannot_be_had_are_told_in_one_sentence(capsys):
     assert capsys.readouterr().err == "error: no server is left.\n"
 
 
-@pytest.mark.parametrize(("field", "value", "says"), [
-    ("style", "boxed,nowhere", r"^answer\.style is 'boxed,nowhere'; use one of boxed, hash, "),
-    ("boxes", "first", r"^answer\.boxes is 'first'; use one of statement, last\.$"),
-    ("pattern", "(a)(b)", r"^answer\.pattern is '\(a\)\(b\)' with 2 groups"),
-])
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("style", "boxed,nowhere", r"^answer\.style is 'boxed,nowhere'; use one of boxed, hash, "),
+        ("boxes", "first", r"^answer\.boxes is 'first'; use one of statement, last\.$"),
+        ("pattern", "(a)(b)", r"^answer\.pattern is '\(a\)\(b\)' with 2 groups"),
+    ],
+)
 def test_how_answers_are_shown_is_checked(field, value, says):
     config = base()
     config.name, config.model.path, config.data.path = "x", "y", "z"
@@ -354,7 +399,8 @@ def test_differing_fields_are_named_with_both_values():
     there, here = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}
     assert differing_fields(there, here) == ["a.c (2 there, 3 here)", "d (None there, 4 here)"]
     assert config_module.fingerprint_fields(base()) == config_module.fingerprint_fields(
-        ConfigDict({**base(), "steps": 5, "name": "other"}))
+        ConfigDict({**base(), "steps": 5, "name": "other"})
+    )
 
 
 def test_a_run_may_be_made_longer_where_its_learning_rate_does_not_depend_on_its_length():

@@ -1,4 +1,5 @@
 """What a run writes: records, rollouts, TensorBoard, the figure."""
+
 import json
 import math
 
@@ -105,8 +106,11 @@ def simulate(total, eval_every, save_every, cost, first=0.0, start=0, evaluation
     for step in range(start + 1, total + 1):
         work = step_cost(step) + (first if step == start + 1 else 0)
         evaluated = step % eval_every == 0 or step == total
-        seconds = {"time/update": work} | ({"time/eval": eval_cost} if evaluated else {}) | (
-            {"time/save": pending} if pending else {})
+        seconds = (
+            {"time/update": work}
+            | ({"time/eval": eval_cost} if evaluated else {})
+            | ({"time/save": pending} if pending else {})
+        )
         now += work + (eval_cost if evaluated else 0)
         pace.add(seconds | {"time/step": sum(seconds.values())})
         said.append((pace.seconds_left(step), now))

@@ -1,4 +1,5 @@
 """The laptop task: its text, its slips, its tokenizer, and the batches the base model learns from."""
+
 import jax
 import numpy as np
 from transformers import AutoTokenizer
@@ -36,8 +37,10 @@ def test_heldout_problems_are_neither_trained_on_nor_pretrained_on():
     texts = {task.problem_text(t) + "=" for t in heldout}
     batch = pretrain.batch(pretrain.Recipe(), 3, sharding.make_mesh(devices=jax.devices()[:1]))
     asked = (np.asarray(batch.rollout) >= 0) & ~np.asarray(batch.response)
-    prompts = {task.tokenizer().decode(tokens[mask]) for tokens, mask in zip(
-        np.concatenate(batch.tokens), np.concatenate(asked))}
+    prompts = {
+        task.tokenizer().decode(tokens[mask])
+        for tokens, mask in zip(np.concatenate(batch.tokens), np.concatenate(asked))
+    }
     assert len(prompts) > 50 and not prompts & texts
 
 

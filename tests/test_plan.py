@@ -1,4 +1,5 @@
 """Plans of small models: on simulated devices in this process, for GPUs and TPUs in the planner's environment."""
+
 import json
 import subprocess
 import sys
@@ -15,12 +16,29 @@ from srt_jax.plan import programs, table, topology
 from tests.helpers import REPOSITORY
 from tests.plan_environment import needs_plan_environment
 
-HF = {"model_type": "qwen3", "vocab_size": 512, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12,
-      "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": False}
+HF = {
+    "model_type": "qwen3",
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "tie_word_embeddings": False,
+}
 MODEL = ModelConfig.from_hf(HF)
 CPU = topology.parse("cpu:8")
-KEYS = {"topology", "devices", "fits", "bytes_per_device", "flops_per_device", "collective_bytes_per_device",
-        "step_seconds", "bound_by"}
+KEYS = {
+    "topology",
+    "devices",
+    "fits",
+    "bytes_per_device",
+    "flops_per_device",
+    "collective_bytes_per_device",
+    "step_seconds",
+    "bound_by",
+}
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +150,16 @@ def test_sequences_that_the_devices_cannot_share_are_refused(directory):
         programs.adapt(config, CPU)
 
 
-@pytest.mark.parametrize("limits, expected", [
-    # rows per device that fit, by remat
-    ({"none": 0, "dots": 0, "attention": 2, "full": 4}, ("attention", 16)),
-    ({"none": 4, "dots": 4, "attention": 4, "full": 4}, ("none", 32)),
-    ({"none": 0, "dots": 0, "attention": 0, "full": 1}, ("full", 8)),
-    ({"none": 0, "dots": 0, "attention": 0, "full": 0}, None),
-])
+@pytest.mark.parametrize(
+    "limits, expected",
+    [
+        # rows per device that fit, by remat
+        ({"none": 0, "dots": 0, "attention": 2, "full": 4}, ("attention", 16)),
+        ({"none": 4, "dots": 4, "attention": 4, "full": 4}, ("none", 32)),
+        ({"none": 0, "dots": 0, "attention": 0, "full": 1}, ("full", 8)),
+        ({"none": 0, "dots": 0, "attention": 0, "full": 0}, None),
+    ],
+)
 def test_search(directory, limits, expected):
     """The search itself, with memory limits given instead of compiled programs."""
     tried = []
@@ -165,7 +186,8 @@ def test_memory_that_is_too_small_does_not_fit(directory, monkeypatch):
 def test_the_sampler_of_this_process_is_planned_too(directory, fsdp_plan):
     resident = fsdp_plan["bytes_per_device"]
     sampler = programs.sampler_report(
-        programs.adapt(small(directory, "jax"), CPU)[0], MODEL, CPU, jax.devices()[:8], resident, print)
+        programs.adapt(small(directory, "jax"), CPU)[0], MODEL, CPU, jax.devices()[:8], resident, print
+    )
     assert sampler["fits"]
     found = sampler["bytes_per_device"]
     assert found["total"] > found["parameters"] + resident["optimizer"] + resident["reference"]
@@ -215,8 +237,13 @@ def test_heads_that_the_mesh_cannot_split_are_refused(directory):
 
 
 def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "srt_jax", "plan", *arguments], cwd=REPOSITORY, text=True,
-                          capture_output=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "srt_jax", "plan", *arguments],
+        cwd=REPOSITORY,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
 
 
 def test_wrong_input_is_one_sentence():
@@ -230,10 +257,20 @@ def test_wrong_input_is_one_sentence():
 @pytest.mark.parametrize("name, kind", [("h200:8", "cuda"), ("v5e:2x4", "tpu")])
 def test_accelerators(directory, name, kind):
     """The command moves on to the planner's environment, and compiles for chips that are not there."""
-    config = [f"--config.{field}" for field in (
-        f"model.path={directory}", "model.dtype=bfloat16", "mesh.fsdp=8", "rollout.sampler=vllm",
-        "batch.max_prompt_tokens=64", "batch.max_response_tokens=64", "batch.length_buckets=(128,)",
-        "rollout.prompt_buckets=(64,)", "rl.kl_coef=0.0")]  # one pass: half the time of compiling
+    config = [
+        f"--config.{field}"
+        for field in (
+            f"model.path={directory}",
+            "model.dtype=bfloat16",
+            "mesh.fsdp=8",
+            "rollout.sampler=vllm",
+            "batch.max_prompt_tokens=64",
+            "batch.max_response_tokens=64",
+            "batch.length_buckets=(128,)",
+            "rollout.prompt_buckets=(64,)",
+            "rl.kl_coef=0.0",
+        )
+    ]  # one pass: half the time of compiling
     done = command("--config=configs/quickstart.py", f"--topology={name}", "--microbatch=64", "--json", *config)
     assert done.returncode == 0, done.stderr[-1000:]
     found = json.loads(done.stdout)

@@ -1,4 +1,5 @@
 """The progress line: how often it comes, what its ETA counts, and what a terminal sees."""
+
 import io
 import time
 
@@ -89,7 +90,13 @@ def test_a_terminal_sees_one_line_and_notes_above_it(clock):
     text = stream.getvalue()
     assert text.count("\n") == 2  # the note's, and the one that ends the line
     assert [part.split("  ")[0] for part in text.split("\r\033[K")] == [
-        "", "problem 1/3", "problem 2/3", "problem 3/3", "sums: avg@4 0.5\n", "problem 3/3"]
+        "",
+        "problem 1/3",
+        "problem 2/3",
+        "problem 3/3",
+        "sums: avg@4 0.5\n",
+        "problem 3/3",
+    ]
 
 
 def test_a_line_comes_although_the_work_reports_nothing():

@@ -1,4 +1,5 @@
 """A recorded run computes again bit for bit, and a replay tells what differs where it does not."""
+
 import numpy as np
 import pytest
 

@@ -1,4 +1,5 @@
 """What the trainer imports is what requirements.txt installs; torch, in the test environment, hides what is missing."""
+
 import ast
 import importlib.metadata
 import sys
@@ -17,8 +18,11 @@ OURS = {"srt_jax", "configs"}
 def named(file: str) -> dict[str, Requirement]:
     """The requirements of a file by the canonical name of their distribution."""
     lines = (line.partition("#")[0].strip() for line in (REPOSITORY / file).read_text().splitlines())
-    return {canonicalize_name(Requirement(line).name): Requirement(line)
-            for line in lines if line and not line.startswith("-")}
+    return {
+        canonicalize_name(Requirement(line).name): Requirement(line)
+        for line in lines
+        if line and not line.startswith("-")
+    }
 
 
 def imports() -> dict[str, set[str]]:
@@ -27,8 +31,13 @@ def imports() -> dict[str, set[str]]:
     for folder in OURS:
         for file in (REPOSITORY / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
-                names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                         else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [])
+                names = (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module]
+                    if isinstance(node, ast.ImportFrom) and not node.level
+                    else []
+                )
                 for top in {name.partition(".")[0] for name in names} - OURS - sys.stdlib_module_names:
                     found.setdefault(top, set()).add(str(file.relative_to(REPOSITORY)))
     return found

@@ -1,4 +1,5 @@
 """What a config leaves to the machine is decided once, and is what the run records and must have again."""
+
 import json
 import re
 
@@ -19,8 +20,9 @@ def config_of(data=-1, fsdp=1, tensor=1, dtype="auto"):
     return config
 
 
-@pytest.mark.parametrize(("platform", "dtype"), [
-    ("cpu", "float32"), ("gpu", "bfloat16"), ("cuda", "bfloat16"), ("tpu", "bfloat16")])
+@pytest.mark.parametrize(
+    ("platform", "dtype"), [("cpu", "float32"), ("gpu", "bfloat16"), ("cuda", "bfloat16"), ("tpu", "bfloat16")]
+)
 def test_the_compute_dtype_follows_the_platform_and_a_set_one_stays(platform, dtype):
     config, notes = resolve(config_of(), platform, 1)
     assert config.model.dtype == dtype and notes[0] == f"model.dtype: auto -> {dtype} on 1 {platform.upper()} device"
@@ -29,19 +31,22 @@ def test_the_compute_dtype_follows_the_platform_and_a_set_one_stays(platform, dt
         assert config.model.dtype == given and not any("dtype" in note for note in notes)
 
 
-@pytest.mark.parametrize(("mesh", "num_devices", "shape"), [
-    ((-1, 1, 1), 8, (8, 1, 1)),
-    ((-1, -1, 1), 8, (1, 8, 1)),
-    ((-1, -1, 1), 1, (1, 1, 1)),
-    ((-1, -1, 2), 8, (1, 4, 2)),
-    ((2, -1, 1), 8, (2, 4, 1)),
-    ((-1, 4, 1), 8, (2, 4, 1)),
-    ((1, 8, 1), 8, (1, 8, 1)),
-    ((-1, 8, 1), 2, None),
-    ((3, -1, 1), 8, None),
-    ((-1, -1, 16), 8, None),
-    ((2, 2, 1), 8, None),
-])
+@pytest.mark.parametrize(
+    ("mesh", "num_devices", "shape"),
+    [
+        ((-1, 1, 1), 8, (8, 1, 1)),
+        ((-1, -1, 1), 8, (1, 8, 1)),
+        ((-1, -1, 1), 1, (1, 1, 1)),
+        ((-1, -1, 2), 8, (1, 4, 2)),
+        ((2, -1, 1), 8, (2, 4, 1)),
+        ((-1, 4, 1), 8, (2, 4, 1)),
+        ((1, 8, 1), 8, (1, 8, 1)),
+        ((-1, 8, 1), 2, None),
+        ((3, -1, 1), 8, None),
+        ((-1, -1, 16), 8, None),
+        ((2, 2, 1), 8, None),
+    ],
+)
 def test_the_mesh_follows_the_devices(mesh, num_devices, shape):
     config = config_of(*mesh)
     assert mesh_shape(config.mesh, num_devices) == shape
@@ -52,18 +57,21 @@ def test_the_mesh_follows_the_devices(mesh, num_devices, shape):
     assert (config.mesh.data, config.mesh.fsdp, config.mesh.tensor) == mesh  # the one that was given
 
 
-@pytest.mark.parametrize(("prompts", "minibatches", "num_devices", "platform", "size"), [
-    (16, 1, 8, "gpu", 32),
-    (16, 1, 1, "gpu", 4),
-    (16, 1, 2, "gpu", 8),
-    (16, 1, 64, "tpu", 256),
-    (16, 1, 256, "tpu", 512),
-    (16, 1, 1, "cpu", 1),
-    (16, 1, 8, "cpu", 8),
-    (12, 1, 6, "gpu", 24),
-    (15, 15, 8, "gpu", 32),
-    (3, 1, 32, "gpu", 96),
-])
+@pytest.mark.parametrize(
+    ("prompts", "minibatches", "num_devices", "platform", "size"),
+    [
+        (16, 1, 8, "gpu", 32),
+        (16, 1, 1, "gpu", 4),
+        (16, 1, 2, "gpu", 8),
+        (16, 1, 64, "tpu", 256),
+        (16, 1, 256, "tpu", 512),
+        (16, 1, 1, "cpu", 1),
+        (16, 1, 8, "cpu", 8),
+        (12, 1, 6, "gpu", 24),
+        (15, 15, 8, "gpu", 32),
+        (3, 1, 32, "gpu", 96),
+    ],
+)
 def test_the_micro_batch_follows_the_devices(prompts, minibatches, num_devices, platform, size):
     config = config_of()
     config.batch.prompts_per_step, config.batch.minibatches_per_step = prompts, minibatches
@@ -123,6 +131,7 @@ def test_every_path_of_a_config_has_its_home_directory(monkeypatch, tmp_path):
 
 def test_all_paths_are_known():
     """A new field that ends like a path must be in the list, or it would be made in a folder called `~`."""
+
     def names(fields, prefix=""):
         for name, value in fields.items():
             yield from names(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]

@@ -1,4 +1,5 @@
 """Subsets by score: which problems, in which order, with what on record."""
+
 import json
 import subprocess
 import sys
@@ -12,8 +13,12 @@ from srt_jax.jobs.subset import overlaps, select, subset
 from tests.helpers import REPOSITORY
 
 SCORES = {  # vote_share, vote_share_parsed, pass_rate
-    "p0": (0.50, 1.00, 0.0), "p1": (0.75, 0.80, 0.7), "p2": (0.25, 0.90, 0.2), "p3": (0.75, 0.75, 0.1),
-    "p4": (1.00, 1.00, 1.0), "p5": (0.00, 0.00, 0.0),
+    "p0": (0.50, 1.00, 0.0),
+    "p1": (0.75, 0.80, 0.7),
+    "p2": (0.25, 0.90, 0.2),
+    "p3": (0.75, 0.75, 0.1),
+    "p4": (1.00, 1.00, 1.0),
+    "p5": (0.00, 0.00, 0.0),
 }
 
 
@@ -22,22 +27,27 @@ def files(tmp_path):
     data, labels = tmp_path / "data.jsonl", tmp_path / "labels.jsonl"
     rows = [{"id": name, "problem": f"problem {name}", "answer": 7, "level": i} for i, name in enumerate(SCORES)]
     data.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": "new", "problem": "no label"}]))
-    labelled = [{"id": id, "label": "7", "vote_share": s, "vote_share_parsed": p, "pass_rate": r}
-                for id, (s, p, r) in SCORES.items()]
+    labelled = [
+        {"id": id, "label": "7", "vote_share": s, "vote_share_parsed": p, "pass_rate": r}
+        for id, (s, p, r) in SCORES.items()
+    ]
     labels.write_text("".join(json.dumps(row) + "\n" for row in [{"provenance": {"seed": 5}}, *labelled]))
     return data, labels
 
 
-@pytest.mark.parametrize(("by", "fraction", "hardest", "expected"), [
-    ("vote_share", 1 / 3, False, ["p1", "p4"]),  # p1 and p3 have equal shares
-    ("vote_share", 0.5, False, ["p1", "p3", "p4"]),
-    ("vote_share_parsed", 1 / 3, False, ["p0", "p4"]),
-    ("pass_rate", 1 / 3, False, ["p1", "p4"]),
-    ("pass_rate", 1 / 3, True, ["p0", "p5"]),
-    ("vote_share", 1 / 3, True, ["p2", "p5"]),
-    ("vote_share", 0.01, False, ["p4"]),
-    ("vote_share", 1.0, False, list(SCORES)),
-])
+@pytest.mark.parametrize(
+    ("by", "fraction", "hardest", "expected"),
+    [
+        ("vote_share", 1 / 3, False, ["p1", "p4"]),  # p1 and p3 have equal shares
+        ("vote_share", 0.5, False, ["p1", "p3", "p4"]),
+        ("vote_share_parsed", 1 / 3, False, ["p0", "p4"]),
+        ("pass_rate", 1 / 3, False, ["p1", "p4"]),
+        ("pass_rate", 1 / 3, True, ["p0", "p5"]),
+        ("vote_share", 1 / 3, True, ["p2", "p5"]),
+        ("vote_share", 0.01, False, ["p4"]),
+        ("vote_share", 1.0, False, list(SCORES)),
+    ],
+)
 def test_subsets(files, tmp_path, by, fraction, hardest, expected):
     data, labels = files
     report = subset(source(path=str(data)), str(labels), by, fraction, hardest, tmp_path / "out.jsonl")
@@ -76,8 +86,16 @@ def test_what_cannot_be_cut_is_said_and_leaves_nothing(files, tmp_path):
 
 def test_command_line(files, tmp_path):
     data, labels = files
-    command = [sys.executable, "-m", "srt_jax", "subset", "--config=configs/quickstart.py", f"--labels={labels}",
-               f"--config.data.path={data}", f"--out={tmp_path / 'easy.jsonl'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "srt_jax",
+        "subset",
+        "--config=configs/quickstart.py",
+        f"--labels={labels}",
+        f"--config.data.path={data}",
+        f"--out={tmp_path / 'easy.jsonl'}",
+    ]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 of 6 problems with a label (7 in the data): the easiest 33.3% by vote_share" in done.stdout

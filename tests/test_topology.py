@@ -10,16 +10,25 @@ from tests.helpers import REPOSITORY
 from tests.plan_environment import needs_plan_environment, python
 
 
-@pytest.mark.parametrize("name, platform, devices", [
-    ("cpu:8", "cpu", 8), ("h200:1", "cuda", 1), ("h100:16", "cuda", 16), ("v5e:4x4", "tpu", 16),
-    ("v5p:4x4x4", "tpu", 64), ("v6e:16x16", "tpu", 256)])
+@pytest.mark.parametrize(
+    "name, platform, devices",
+    [
+        ("cpu:8", "cpu", 8),
+        ("h200:1", "cuda", 1),
+        ("h100:16", "cuda", 16),
+        ("v5e:4x4", "tpu", 16),
+        ("v5p:4x4x4", "tpu", 64),
+        ("v6e:16x16", "tpu", 256),
+    ],
+)
 def test_names(name, platform, devices):
     found = topology.parse(name)
     assert (found.platform, found.num_devices) == (platform, devices)
 
 
-@pytest.mark.parametrize("name", [
-    "", "h200", "h200:0", "h200:x", "b300:8", "v5p:4x4", "v5e:4x4x4", "cpu:2x2", "v5e:04x4"])
+@pytest.mark.parametrize(
+    "name", ["", "h200", "h200:0", "h200:x", "b300:8", "v5p:4x4", "v5e:4x4x4", "cpu:2x2", "v5e:04x4"]
+)
 def test_a_name_that_does_not_exist_is_answered_with_those_that_do(name):
     with pytest.raises(ConfigError, match=r"does not exist.*h200:8.*h100:8.*v5e:4x4.*v5p:4x4x4.*v6e:16x16.*cpu:8"):
         topology.parse(name)
@@ -35,10 +44,18 @@ def test_more_simulated_devices_than_there_are():
         topology.devices(topology.parse("cpu:9"))
 
 
-@pytest.mark.parametrize("name, shape, expected", [
-    ("h200", (8,), 450e9), ("h200", (16,), 450e9),
-    ("v5e", (4, 4), 2 * 45e9), ("v5e", (16, 16), 4 * 45e9), ("v5p", (4, 4, 4), 6 * 90e9), ("v5p", (2, 2, 4), 3 * 90e9),
-    ("v6e", (1, 1), 90e9)])
+@pytest.mark.parametrize(
+    "name, shape, expected",
+    [
+        ("h200", (8,), 450e9),
+        ("h200", (16,), 450e9),
+        ("v5e", (4, 4), 2 * 45e9),
+        ("v5e", (16, 16), 4 * 45e9),
+        ("v5p", (4, 4, 4), 6 * 90e9),
+        ("v5p", (2, 2, 4), 3 * 90e9),
+        ("v6e", (1, 1), 90e9),
+    ],
+)
 def test_links_of_a_device(name, shape, expected):
     """A ring receives from both sides; a torus dimension of one chip has no link."""
     assert interconnect(name, shape) == expected
@@ -46,6 +63,7 @@ def test_links_of_a_device(name, shape, expected):
 
 def test_what_comes_from_other_nodes_comes_slower():
     """90 GB in all, 9 of them from beyond the node."""
+
     def received_bytes(node=0):
         return {0: 90e9, 8: 9e9}[node]
 
@@ -63,6 +81,12 @@ for name, fsdp, tensor in (("v5p:4x4x4", 32, 2), ("v6e:8x8", 32, 2), ("v5p:4x4x4
     mesh = make_mesh(-1, fsdp, tensor, topology.devices(topology.parse(name)))
     assert mesh.shape == {"data": 1, "fsdp": fsdp, "tensor": tensor} and len(set(mesh.devices.flat)) == 64
 """
-    found = subprocess.run([python(), "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY,
-                           env={**os.environ, "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"})
+    found = subprocess.run(
+        [python(), "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+    )
     assert found.returncode == 0, found.stderr[-500:]

@@ -1,4 +1,5 @@
 """Whole runs of the loop: it improves, it resumes bit for bit, it stops with the last good state."""
+
 import gzip
 import json
 import os
@@ -34,13 +35,17 @@ def with_another_end(miniature, directory):
 def assert_exported_ends(directory):
     """An export stops where training stopped: at both tokens."""
     assert json.loads((directory / "generation_config.json").read_text()) == {
-        "eos_token_id": [0, 1], "temperature": 0.5}
+        "eos_token_id": [0, 1],
+        "temperature": 0.5,
+    }
 
 
 def records(directory):
     """metrics.jsonl without what depends on the clock or the process."""
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "workers/")) and "per_second" not in k}
-            for r in read_metrics(directory)]
+    return [
+        {k: v for k, v in r.items() if not k.startswith(("time/", "workers/")) and "per_second" not in k}
+        for r in read_metrics(directory)
+    ]
 
 
 def state_leaves(directory):
@@ -90,8 +95,9 @@ def test_steps_differ_and_the_policy_moves(miniature, tmp_path):
     assert first["update/weights_moved_bf16"] > 0 and first["update/updated"] == 1
     assert first["update/logprob_gap_max"] < 1e-4  # the sampler's log-probs are the trainer's
     assert first["update/kl"] == pytest.approx(0, abs=1e-6)  # the policy is still the reference
-    unexplained = [tag for r in read_metrics(tmp_path / "moves") for tag in r
-                   if tag != "step" and not describe_tag(tag)]
+    unexplained = [
+        tag for r in read_metrics(tmp_path / "moves") for tag in r if tag != "step" and not describe_tag(tag)
+    ]
     assert not unexplained
     _, before, _ = weights.load(miniature)
     _, after, _ = weights.load(tmp_path / "moves" / "final")
@@ -191,7 +197,8 @@ def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(minia
 
 
 def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_another_is_as_good(
-        miniature, tmp_path, monkeypatch, capsys):
+    miniature, tmp_path, monkeypatch, capsys
+):
     """An evaluation that a signal or a failure ends is made when the run goes on."""
     config = small_config(with_another_end(miniature, tmp_path / "model"), tmp_path, name="best", steps=3)
     config.eval.every = 1
@@ -207,8 +214,13 @@ def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_anot
         return real(run, step)
 
     monkeypatch.setattr(train_module, "evaluate_sets", fails_once)
-    monkeypatch.setattr(train_module, "scores", lambda run: {
-        step: score for step, score in enumerate((0.1, 0.9, 0.9, 0.1)) if str(step) in run.record["evals"]})
+    monkeypatch.setattr(
+        train_module,
+        "scores",
+        lambda run: {
+            step: score for step, score in enumerate((0.1, 0.9, 0.9, 0.1)) if str(step) in run.record["evals"]
+        },
+    )
     with pytest.raises(TrainingStoppedError, match=r"stopped in the evaluation after step 1; .*evaluates again"):
         train(config)
     with pytest.raises(TrainingStoppedError, match="after step 2 is saved"):
@@ -265,11 +277,19 @@ def test_self_training_improves_the_miniature(miniature, tmp_path):
 def test_ctrl_c_saves_and_the_same_command_goes_on(miniature, tmp_path):
     config = small_config(miniature, tmp_path, name="interrupted", steps=400)
     script = tmp_path / "config.py"
-    script.write_text(f"import json\nfrom tests.helpers import from_json\n"
-                      f"def get_config():\n    return from_json({config.to_json_best_effort()!r})\n")
+    script.write_text(
+        f"import json\nfrom tests.helpers import from_json\n"
+        f"def get_config():\n    return from_json({config.to_json_best_effort()!r})\n"
+    )
     command = [sys.executable, "-m", "srt_jax.main", f"--config={script}", "--config.mesh.cpu_devices=2"]
-    process = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     wait_for_step(tmp_path / "interrupted" / "metrics.jsonl", 2, process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
@@ -280,8 +300,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(miniature, tmp_path):
     step = checkpoints.last_step()
     checkpoints.close()
     assert step and 2 <= step < 400
-    again = subprocess.run([*command, f"--config.steps={step + 1}"], cwd=REPOSITORY, capture_output=True, text=True,
-                           env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, timeout=200, check=False)
+    again = subprocess.run(
+        [*command, f"--config.steps={step + 1}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        timeout=200,
+        check=False,
+    )
     assert again.returncode == 0, again.stderr
     assert f"going on from step {step}" in again.stdout
     assert [r["step"] for r in read_metrics(tmp_path / "interrupted")] == list(range(step + 2))
@@ -310,7 +337,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint(miniature, tmp_path):
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "import numpy as np\n"
         "try: c.save(2, {'x': jnp.asarray(np.random.default_rng(0).normal(size=1_000_000))}, {})\n"
-        "except CheckpointError as e: print('refused:', e); sys.exit(3)\n")
+        "except CheckpointError as e: print('refused:', e); sys.exit(3)\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr[-2000:]
     assert "checkpoint of step 2 could not be written" in done.stdout and "goes on from step 1" in done.stdout

@@ -2,6 +2,7 @@
 
 The expected numbers come from the responses alone: votes, rewards and log-probs are worked out here again.
 """
+
 import dataclasses
 import gzip
 import json
@@ -48,15 +49,16 @@ class Step:
         draws = (collect(config, prepared, self.run.sampler, self.run.grader, draw) for draw in range(1, 60))
         self.collected = next(collected for collected in draws if complete(collected.graded.first(TRAINED)))
         rng = np.random.default_rng(0)
-        self.moved = jax.tree.map(lambda x: np.asarray(x) + 0.05 * np.asarray(x).std() * rng.standard_normal(
-            x.shape).astype(np.float32), state.params)
+        self.moved = jax.tree.map(
+            lambda x: np.asarray(x) + 0.05 * np.asarray(x).std() * rng.standard_normal(x.shape).astype(np.float32),
+            state.params,
+        )
         self.initial = jax.tree.map(np.asarray, state.params)
         self.state = state
 
     def __call__(self):
         params = jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), self.moved, self.state.params)
-        self.state, values = train_module.train_step(
-            self.run, self.state.replace(params=params), 1, self.collected)
+        self.state, values = train_module.train_step(self.run, self.state.replace(params=params), 1, self.collected)
         return {name: float(value) for name, value in values.items()}
 
 
@@ -66,6 +68,7 @@ def complete(graded) -> bool:
     A prompt with a label has responses that are kept and cut, that agree and do not, of several lengths; a prompt
     without one has some that are kept, and would be rewarded differently.
     """
+
     def varies(values):
         return (values != values[:, :1]).any(1)
 
@@ -85,8 +88,11 @@ def step(miniature, tmp_path_factory):
 
 
 def saved_rows(out):
-    return [json.loads(line) for line in gzip.decompress((out / "rollouts/step_000001.jsonl.gz").read_bytes()).split(
-        b"\n") if line]
+    return [
+        json.loads(line)
+        for line in gzip.decompress((out / "rollouts/step_000001.jsonl.gz").read_bytes()).split(b"\n")
+        if line
+    ]
 
 
 def by_hand(row, group):
@@ -106,7 +112,7 @@ def expected(step, miniature):
     step()
     rows, rollouts = saved_rows(step.out), step.collected.rollouts
     P = len(rollouts.prompts)
-    groups = [rows[p * VOTES:(p + 1) * VOTES] for p in range(P)]
+    groups = [rows[p * VOTES : (p + 1) * VOTES] for p in range(P)]
     truth = [[by_hand(row, group) for row in group[:TRAINED]] for group in groups]
     labelled, agreement, rewards, kept = (np.array([[row[i] for row in group] for group in truth]) for i in range(4))
     width = max(map(len, rollouts.prompts)) + LIMIT
@@ -115,13 +121,16 @@ def expected(step, miniature):
         p, i = divmod(b, TRAINED)
         prompt, length = rollouts.prompts[p], rollouts.lengths[p, i]
         end = len(prompt) + length
-        tokens[b, :len(prompt)], tokens[b, len(prompt):end] = prompt, rollouts.tokens[p, i, :length]
-        mask[b, len(prompt):end], sampled[b, len(prompt):end] = True, rollouts.logprobs[p, i, :length]
+        tokens[b, : len(prompt)], tokens[b, len(prompt) : end] = prompt, rollouts.tokens[p, i, :length]
+        mask[b, len(prompt) : end], sampled[b, len(prompt) : end] = True, rollouts.logprobs[p, i, :length]
     graphdef, _, _ = weights.load(miniature)
     policy, _ = direct_logprobs(graphdef, step.moved, tokens, TEMPERATURE)
     reference, _ = direct_logprobs(graphdef, step.initial, tokens, TEMPERATURE)
-    k3 = np.minimum(np.exp(reference - policy) - (reference - policy) - 1, 10) * mask * np.repeat(
-        labelled, TRAINED, 0).reshape(P, TRAINED, TRAINED)[:, 0].reshape(-1)[:, None]
+    k3 = (
+        np.minimum(np.exp(reference - policy) - (reference - policy) - 1, 10)
+        * mask
+        * np.repeat(labelled, TRAINED, 0).reshape(P, TRAINED, TRAINED)[:, 0].reshape(-1)[:, None]
+    )
     returns = np.where(labelled, rewards, 0) - KL_COEF * k3.sum(1).reshape(P, TRAINED)
     advantages = np.array([[returns[p, i] - np.delete(returns[p], i).mean() for i in range(TRAINED)] for p in range(P)])
     inside = mask & (labelled & kept).reshape(-1)[:, None]
@@ -130,11 +139,13 @@ def expected(step, miniature):
     gradient = direct_gradient(graphdef, step.moved, tokens, slope, TEMPERATURE)
     sequences = (labelled & kept).sum()
     return {
-        "update/loss": slope.sum(), "update/grad_norm": np.sqrt(sum((g**2).sum() for g in gradient.values())),
+        "update/loss": slope.sum(),
+        "update/grad_norm": np.sqrt(sum((g**2).sum() for g in gradient.values())),
         "update/return": (returns * (labelled & kept)).sum() / sequences,
         "update/kl": (k3 * inside).sum() / inside.sum(),
         "update/importance_weight": (np.minimum(np.exp(policy - sampled), CAP) * inside).sum() / inside.sum(),
-        "label/pseudo_reward": rewards[labelled[:, 0]].mean(), "label/agreement": agreement[labelled[:, 0]].mean(),
+        "label/pseudo_reward": rewards[labelled[:, 0]].mean(),
+        "label/agreement": agreement[labelled[:, 0]].mean(),
         "label/labelled": labelled[:, 0].mean(),
         "rollout/response_tokens": rollouts.lengths[:, :TRAINED].mean(),
     }
@@ -148,7 +159,7 @@ def test_the_step_is_computed_from_its_responses(step, expected):
 
 def test_the_reward_that_is_saved_is_the_one_that_is_trained(step, expected):
     rows = saved_rows(step.out)
-    groups = [rows[p * VOTES:(p + 1) * VOTES] for p in range(len(rows) // VOTES)]
+    groups = [rows[p * VOTES : (p + 1) * VOTES] for p in range(len(rows) // VOTES)]
     for group in groups:
         for row in group:
             labelled, agreement, reward, kept = by_hand(row, group)
@@ -162,8 +173,14 @@ def test_the_reward_that_is_saved_is_the_one_that_is_trained(step, expected):
 
 def test_the_recorded_step_is_graded_to_the_same_rewards(step, expected):
     problems = {problem.id: problem for problem in step.collected.problems}
-    again = recording.read(recording.recorded_path(step.out, 1), problems, step.prepared.model.tokenizer,
-                           step.run.grader, answer_format(step.run.config), step.prepared.label_settings)
+    again = recording.read(
+        recording.recorded_path(step.out, 1),
+        problems,
+        step.prepared.model.tokenizer,
+        step.run.grader,
+        answer_format(step.run.config),
+        step.prepared.label_settings,
+    )
     for field in dataclasses.fields(again.graded):
         np.testing.assert_equal(getattr(again.graded, field.name), getattr(step.collected.graded, field.name))
 
@@ -174,10 +191,12 @@ LOST = {
     "the labels of some prompts": lambda step, given: {"labelled": np.ones_like(given["labelled"])},
     "which responses are kept": lambda step, given: {"kept": None},
     "the temperature": lambda step, given: {"temperature": 1.0},
-    "the sampler's log-probs": lambda step, given: {"rollouts": dataclasses.replace(
-        given["rollouts"], logprobs=given["rollouts"].logprobs - 1)},
-    "which samples are trained on": lambda step, given: {"rollouts": step.collected.rollouts.take(
-        np.arange(len(given["rollouts"].prompts))[::-1]).first(TRAINED)},
+    "the sampler's log-probs": lambda step, given: {
+        "rollouts": dataclasses.replace(given["rollouts"], logprobs=given["rollouts"].logprobs - 1)
+    },
+    "which samples are trained on": lambda step, given: {
+        "rollouts": step.collected.rollouts.take(np.arange(len(given["rollouts"].prompts))[::-1]).first(TRAINED)
+    },
     "the rewards": lambda step, given: {"rewards": given["rewards"][::-1]},
 }
 ARGUMENTS = ("rollouts", "rewards", "labelled", "layout", "mesh", "temperature", "kept")
@@ -191,8 +210,11 @@ def assert_differs(found, expected):
 @pytest.mark.parametrize("lost", LOST)
 def test_nothing_that_a_step_hands_on_can_be_lost(step, expected, monkeypatch, lost):
     collate = train_module.collate
-    monkeypatch.setattr(train_module, "collate", lambda *args: collate(**(
-        (given := dict(zip(ARGUMENTS, args, strict=True))) | LOST[lost](step, given))))
+    monkeypatch.setattr(
+        train_module,
+        "collate",
+        lambda *args: collate(**((given := dict(zip(ARGUMENTS, args, strict=True))) | LOST[lost](step, given))),
+    )
     assert_differs(step(), expected)
 
 
@@ -220,8 +242,13 @@ def test_the_loss_has_a_temperature_of_its_own(step, expected, monkeypatch):
 
 def test_every_field_of_rl_reaches_the_update():
     """But the temperature, which a batch carries."""
-    other = {"objective": "entropy", "advantage": "grpo", "kl": "k1", "kl_in": "loss",
-             "loss_aggregation": "seq-mean-token-sum"}
+    other = {
+        "objective": "entropy",
+        "advantage": "grpo",
+        "kl": "k1",
+        "kl_in": "loss",
+        "loss_aggregation": "seq-mean-token-sum",
+    }
     for field, value in base().rl.items():
         config = base()
         with config.unlocked():

@@ -2,6 +2,7 @@
 
 All in one process: a command line runs as its module does, in the flags' own namespace.
 """
+
 import json
 import os
 import re
@@ -122,12 +123,23 @@ def test_a_field_that_is_unknown_or_missing_is_named(field):
         validate(config)
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("rl.clip_low", 1.5), ("rl.clip_low", float("inf")), ("optimizer.eps", 0.0), ("data.kind", "csv"),
-    ("eval.sets.x.kind", "csv"), ("data.duplicates", "last"), ("data.limit", -1), ("batch.length_buckets", (4096.5,)),
-    ("batch.length_buckets", ()), ("prompts.chat_template_kwargs", ConfigDict({"x": float("nan")})),
-    ("prompts.chat_template_kwargs", ConfigDict({"x": object()})), ("data.config", ConfigDict({"x": {1, 2}})),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rl.clip_low", 1.5),
+        ("rl.clip_low", float("inf")),
+        ("optimizer.eps", 0.0),
+        ("data.kind", "csv"),
+        ("eval.sets.x.kind", "csv"),
+        ("data.duplicates", "last"),
+        ("data.limit", -1),
+        ("batch.length_buckets", (4096.5,)),
+        ("batch.length_buckets", ()),
+        ("prompts.chat_template_kwargs", ConfigDict({"x": float("nan")})),
+        ("prompts.chat_template_kwargs", ConfigDict({"x": object()})),
+        ("data.config", ConfigDict({"x": {1, 2}})),
+    ],
+)
 def test_values_that_mean_nothing(field, value):
     config = valid()
     set_field(config, field, value)
@@ -145,15 +157,21 @@ def test_a_validation_set_of_one_s_own_beside_the_held_out_one():
         validate(config)
 
 
-@pytest.mark.parametrize(("levels", "message"), [
-    ((3,), r"levels\[0\] is 3: it must be a dict"), (("a",), r"levels\[0\] is 'a'"), (({},), "without a name"),
-    (({"name": 5},), "without a name"), (({"name": "a"}, {"name": "a"}), "two entries of the name 'a'"),
-    (({"name": "a", "steps": {"b": 1}},), r"levels\.a\.steps is \{'b': 1\}"),
-    (({"name": "a", "batch": 3},), r"levels\.a\.batch is 3"),
-    (({"name": "a", "steps": "x"},), r"levels\.a\.steps is 'x'"),
-    (({"name": "a", "nothing": 1},), r"levels\.a\.nothing is set"),
-    (({"name": "a", "eval": {"sets": {"x": 5}}},), r"eval\.sets\.x is 5"),
-])
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ((3,), r"levels\[0\] is 3: it must be a dict"),
+        (("a",), r"levels\[0\] is 'a'"),
+        (({},), "without a name"),
+        (({"name": 5},), "without a name"),
+        (({"name": "a"}, {"name": "a"}), "two entries of the name 'a'"),
+        (({"name": "a", "steps": {"b": 1}},), r"levels\.a\.steps is \{'b': 1\}"),
+        (({"name": "a", "batch": 3},), r"levels\.a\.batch is 3"),
+        (({"name": "a", "steps": "x"},), r"levels\.a\.steps is 'x'"),
+        (({"name": "a", "nothing": 1},), r"levels\.a\.nothing is set"),
+        (({"name": "a", "eval": {"sets": {"x": 5}}},), r"eval\.sets\.x is 5"),
+    ],
+)
 def test_levels(levels, message):
     config = valid()
     set_field(config, "levels", levels)
@@ -181,18 +199,49 @@ def spoil(path, how):
     if how == "a folder":
         path.mkdir()
     elif how != "missing":
-        path.write_bytes({
-            "empty": b"", "truncated": data[:min(101, len(data) // 2)], "not UTF-8": b'{"a": "\xff\xfe\x80"}',
-            "white": b" \n\n",
-            "a list": b"[]", "a number": b"3", "null": b"null", "a text": b'"x"', "deeply nested": b"[" * 100_000,
-            "a huge number": b'{"eos_token_id": 1' + b"0" * 5000 + b"}", "binary": bytes(range(256)) * 10,
-        }[how])
+        path.write_bytes(
+            {
+                "empty": b"",
+                "truncated": data[: min(101, len(data) // 2)],
+                "not UTF-8": b'{"a": "\xff\xfe\x80"}',
+                "white": b" \n\n",
+                "a list": b"[]",
+                "a number": b"3",
+                "null": b"null",
+                "a text": b'"x"',
+                "deeply nested": b"[" * 100_000,
+                "a huge number": b'{"eos_token_id": 1' + b"0" * 5000 + b"}",
+                "binary": bytes(range(256)) * 10,
+            }[how]
+        )
 
 
-HOW = ("missing", "empty", "truncated", "not UTF-8", "white", "a list", "a number", "null", "a text", "deeply nested",
-       "a huge number", "binary", "a folder")
-FILES = ("config.json", "tokenizer.json", "generation_config.json", "model.safetensors", "train.jsonl", "heldout.jsonl",
-         "labels.jsonl", "model.safetensors.index.json", "tokenizer_config.json")
+HOW = (
+    "missing",
+    "empty",
+    "truncated",
+    "not UTF-8",
+    "white",
+    "a list",
+    "a number",
+    "null",
+    "a text",
+    "deeply nested",
+    "a huge number",
+    "binary",
+    "a folder",
+)
+FILES = (
+    "config.json",
+    "tokenizer.json",
+    "generation_config.json",
+    "model.safetensors",
+    "train.jsonl",
+    "heldout.jsonl",
+    "labels.jsonl",
+    "model.safetensors.index.json",
+    "tokenizer_config.json",
+)
 MAY_BE_MISSING = {"generation_config.json", "model.safetensors.index.json"}
 
 
@@ -200,8 +249,9 @@ MAY_BE_MISSING = {"generation_config.json", "model.safetensors.index.json"}
 @pytest.mark.parametrize("how", HOW)
 def test_a_file_that_is_not_what_it_should_be(file, how, model, tmp_path):
     config = small_config(model, tmp_path, name="x", steps=1)
-    (model / "labels.jsonl").write_text("".join(
-        json.dumps({"id": p.id, "label": "5"}) + "\n" for p in load(config.data)))
+    (model / "labels.jsonl").write_text(
+        "".join(json.dumps({"id": p.id, "label": "5"}) + "\n" for p in load(config.data))
+    )
     config.labels.source, config.labels.path = "file", str(model / "labels.jsonl")
     config.mesh.data = -1
     spoil(model / file, how)
@@ -279,10 +329,25 @@ def test_scores_that_rank_nothing(score, tmp_path):
             use()
 
 
-@pytest.mark.parametrize("field", [
-    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "tie_word_embeddings", "max_position_embeddings", "rms_norm_eps",
-    "attention_bias", "rope_parameters", "initializer_range"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "model_type",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "tie_word_embeddings",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "attention_bias",
+        "rope_parameters",
+        "initializer_range",
+    ],
+)
 def test_fields_of_a_model_s_config(field, miniature):
     good = json.loads((miniature / "config.json").read_text())
     others = ("model_type", "tie_word_embeddings", "attention_bias", "rope_parameters")
@@ -354,63 +419,155 @@ def command(monkeypatch, capsys, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("job", "arguments"), [
-    *(("train", [QUICKSTART, "--dry_run", argument]) for argument in (
-        "--config.steps=1.5", "--config.steps=None", "--config.steps=1e3", "--config.steps=", "--config.steps=-1",
-        f"--config.steps={10**20}", "--config.seed=x", "--config.rl.kl_coef=nan", "--config.rl.kl_coef=inf",
-        "--config.rl.kl_coef=x", "--config.rl.clip_low=1.5", "--config.optimizer.learning_rate=-inf",
-        "--config.batch.packing=2", "--config.batch.length_buckets=28.5", "--config.batch.length_buckets=(28.5,)",
-        "--config.batch.length_buckets=", "--config.batch.length_buckets=(", "--config.batch.length_buckets=('a',)",
-        "--config.model=3", "--config.model.path=", "--config.model.path=/nothing", "--config.model.nothing=3",
-        "--config.nothing=3", "--config.nothing.nothing=3", "--config.levels=3", "--config.levels=({},)",
-        "--config.eval.sets={'x': 3}", "--config.eval.sets={'x': {'a': 1}}", "--config.eval.sets=x",
-        "--config.data=x", "--config.data.path=/nothing", "--config.data.path=configs", "--config.data.kind=csv",
-        "--config.data.config={'a': 3", "--config.data.limit=-1", "--config.data.prompt_column=nothing",
-        "--config.prompts.chat_template_kwargs={'a': 1}", "--config.prompts.chat_template_kwargs=x",
-        "--config.prompts.chat_template_kwargs.enable_thinking=False", "--config.prompts.template=chat",
-        "--config.name=", "--config.mesh.cpu_devices=x", "--config.rollout.servers=3", "--config.rollout.vllm.gpus=a",
-        "--dry_run=3", "--nothing", "--profile=x", "stray")),
-    ("train", []), ("train", ["--config="]), ("train", ["--config=configs"]), ("train", ["--config=README.md"]),
-    ("train", ["--config=configs/srt.py:nothing"]), ("train", ["--config=configs/srt.py:tiny,nothing"]),
-    ("train", ["--config=srt_jax/cli.py"]),
-    ("label", []), ("label", [QUICKSTART]), ("label", ["--out=x"]), ("label", [QUICKSTART, "--out=x", "--samples=0"]),
-    ("label", [QUICKSTART, "--out=x", "--samples=1.5"]), ("label", [QUICKSTART, "--out=x", "stray"]),
-    ("label", [QUICKSTART, "--out=x", "--config.rollout.temperature=inf"]),
-    ("label", [QUICKSTART, "--out=README.md"]), ("label", [QUICKSTART, "--out=configs"]),
-    ("label", [QUICKSTART, "--out=README.md/x", "--samples=2"]),
-    ("subset", []), ("subset", [QUICKSTART, "--labels=README.md", "--out=x"]),
-    ("subset", [QUICKSTART, "--labels=/nothing", "--out=x"]), ("subset", [QUICKSTART, "--labels=configs", "--out=x"]),
-    *(("subset", [QUICKSTART, "--labels=x", "--out=x", argument]) for argument in (
-        "--fraction=0", "--fraction=nan", "--fraction=inf", "--fraction=2", "--fraction=x", "--by=x")),
-    ("evaluate", []), ("evaluate", ["--model="]), ("evaluate", ["--model=/nothing", "--data=/nothing"]),
-    ("evaluate", ["--model=cache/miniature"]), ("evaluate", ["--model=cache/miniature", "--data=/nothing"]),
-    ("evaluate", ["--model=cache/miniature", "--data=README.md", QUICKSTART]),
-    ("evaluate", ["--model=cache/miniature", "--prompt_column=question", QUICKSTART]),
-    ("evaluate", ["--model=cache/miniature", "--data=README.md", "--config.prompts.template=plain"]),
-    *(("evaluate", ["--model=cache/miniature", QUICKSTART, f"--temperatures={value}"]) for value in (
-        "x", "nan", "inf", "-1", "0,", "1e300")),
-    ("replay", []), ("replay", ["--run=/nothing"]), ("replay", ["--run=configs"]), ("replay", ["--run=x", "--steps=0"]),
-    ("replay", ["--run=x", "--steps=x"]),
-    ("plan", []), ("plan", [QUICKSTART]), ("plan", [QUICKSTART, "--topology=x"]),
-    ("plan", [QUICKSTART, "--topology=h200:8", "--microbatch=0"]),
-    ("plan", [QUICKSTART, "--topology=h200:8", "--microbatch=x"]),
-    ("plan", [QUICKSTART, "--topology=h200:8", "--config.rl.kl_coef=nan"]),
-    ("overlap", []), ("overlap", ["nothing", "nothing"]), ("overlap", ["README.md", "README.md"]),
-    ("overlap", ["configs", "configs"]),
-    ("figures", []), ("figures", ["nothing"]), ("figures", ["configs", "--out=x"]),
-    ("figures", ["README.md", "--out=x"]),
-    ("pretrain", ["--out=README.md"]), ("pretrain", ["--out=README.md/x"]), ("pretrain", ["--nothing"]),
-    ("grade", ["--pairs=README.md", "--out=configs"]), ("grade", ["--pairs=README.md", "--out=README.md/x"]),
-    *((job, [*arguments, "--out=configs"]) for job, arguments in (
-        ("label", [QUICKSTART]), ("subset", [QUICKSTART, "--labels=cache/miniature/train.jsonl"]),
-        ("evaluate", ["--model=cache/miniature", QUICKSTART]))),
-    ("evaluate", ["--model=cache/miniature", QUICKSTART, "--out=README.md/x"]),
-    *(("train", [QUICKSTART, "--dry_run", argument]) for argument in (
-        "--config.out=README.md", f"--config.name={'x' * 300}", "--config.name=a\0b")),
-    ("grade", []), ("grade", ["--pairs=/nothing"]), ("grade", ["--pairs=README.md"]), ("grade", ["--pairs=configs"]),
-    ("grade", ["--vote"]), ("grade", ["--predictions=/nothing"]), ("grade", ["--predictions=README.md", "--style=x"]),
-    ("grade", ["--pairs=README.md", "--workers=0"]), ("grade", ["--pairs=README.md", "--workers=x"]),
-], ids=lambda value: value if isinstance(value, str) else " ".join(value).replace(QUICKSTART, ""))
+@pytest.mark.parametrize(
+    ("job", "arguments"),
+    [
+        *(
+            ("train", [QUICKSTART, "--dry_run", argument])
+            for argument in (
+                "--config.steps=1.5",
+                "--config.steps=None",
+                "--config.steps=1e3",
+                "--config.steps=",
+                "--config.steps=-1",
+                f"--config.steps={10**20}",
+                "--config.seed=x",
+                "--config.rl.kl_coef=nan",
+                "--config.rl.kl_coef=inf",
+                "--config.rl.kl_coef=x",
+                "--config.rl.clip_low=1.5",
+                "--config.optimizer.learning_rate=-inf",
+                "--config.batch.packing=2",
+                "--config.batch.length_buckets=28.5",
+                "--config.batch.length_buckets=(28.5,)",
+                "--config.batch.length_buckets=",
+                "--config.batch.length_buckets=(",
+                "--config.batch.length_buckets=('a',)",
+                "--config.model=3",
+                "--config.model.path=",
+                "--config.model.path=/nothing",
+                "--config.model.nothing=3",
+                "--config.nothing=3",
+                "--config.nothing.nothing=3",
+                "--config.levels=3",
+                "--config.levels=({},)",
+                "--config.eval.sets={'x': 3}",
+                "--config.eval.sets={'x': {'a': 1}}",
+                "--config.eval.sets=x",
+                "--config.data=x",
+                "--config.data.path=/nothing",
+                "--config.data.path=configs",
+                "--config.data.kind=csv",
+                "--config.data.config={'a': 3",
+                "--config.data.limit=-1",
+                "--config.data.prompt_column=nothing",
+                "--config.prompts.chat_template_kwargs={'a': 1}",
+                "--config.prompts.chat_template_kwargs=x",
+                "--config.prompts.chat_template_kwargs.enable_thinking=False",
+                "--config.prompts.template=chat",
+                "--config.name=",
+                "--config.mesh.cpu_devices=x",
+                "--config.rollout.servers=3",
+                "--config.rollout.vllm.gpus=a",
+                "--dry_run=3",
+                "--nothing",
+                "--profile=x",
+                "stray",
+            )
+        ),
+        ("train", []),
+        ("train", ["--config="]),
+        ("train", ["--config=configs"]),
+        ("train", ["--config=README.md"]),
+        ("train", ["--config=configs/srt.py:nothing"]),
+        ("train", ["--config=configs/srt.py:tiny,nothing"]),
+        ("train", ["--config=srt_jax/cli.py"]),
+        ("label", []),
+        ("label", [QUICKSTART]),
+        ("label", ["--out=x"]),
+        ("label", [QUICKSTART, "--out=x", "--samples=0"]),
+        ("label", [QUICKSTART, "--out=x", "--samples=1.5"]),
+        ("label", [QUICKSTART, "--out=x", "stray"]),
+        ("label", [QUICKSTART, "--out=x", "--config.rollout.temperature=inf"]),
+        ("label", [QUICKSTART, "--out=README.md"]),
+        ("label", [QUICKSTART, "--out=configs"]),
+        ("label", [QUICKSTART, "--out=README.md/x", "--samples=2"]),
+        ("subset", []),
+        ("subset", [QUICKSTART, "--labels=README.md", "--out=x"]),
+        ("subset", [QUICKSTART, "--labels=/nothing", "--out=x"]),
+        ("subset", [QUICKSTART, "--labels=configs", "--out=x"]),
+        *(
+            ("subset", [QUICKSTART, "--labels=x", "--out=x", argument])
+            for argument in (
+                "--fraction=0",
+                "--fraction=nan",
+                "--fraction=inf",
+                "--fraction=2",
+                "--fraction=x",
+                "--by=x",
+            )
+        ),
+        ("evaluate", []),
+        ("evaluate", ["--model="]),
+        ("evaluate", ["--model=/nothing", "--data=/nothing"]),
+        ("evaluate", ["--model=cache/miniature"]),
+        ("evaluate", ["--model=cache/miniature", "--data=/nothing"]),
+        ("evaluate", ["--model=cache/miniature", "--data=README.md", QUICKSTART]),
+        ("evaluate", ["--model=cache/miniature", "--prompt_column=question", QUICKSTART]),
+        ("evaluate", ["--model=cache/miniature", "--data=README.md", "--config.prompts.template=plain"]),
+        *(
+            ("evaluate", ["--model=cache/miniature", QUICKSTART, f"--temperatures={value}"])
+            for value in ("x", "nan", "inf", "-1", "0,", "1e300")
+        ),
+        ("replay", []),
+        ("replay", ["--run=/nothing"]),
+        ("replay", ["--run=configs"]),
+        ("replay", ["--run=x", "--steps=0"]),
+        ("replay", ["--run=x", "--steps=x"]),
+        ("plan", []),
+        ("plan", [QUICKSTART]),
+        ("plan", [QUICKSTART, "--topology=x"]),
+        ("plan", [QUICKSTART, "--topology=h200:8", "--microbatch=0"]),
+        ("plan", [QUICKSTART, "--topology=h200:8", "--microbatch=x"]),
+        ("plan", [QUICKSTART, "--topology=h200:8", "--config.rl.kl_coef=nan"]),
+        ("overlap", []),
+        ("overlap", ["nothing", "nothing"]),
+        ("overlap", ["README.md", "README.md"]),
+        ("overlap", ["configs", "configs"]),
+        ("figures", []),
+        ("figures", ["nothing"]),
+        ("figures", ["configs", "--out=x"]),
+        ("figures", ["README.md", "--out=x"]),
+        ("pretrain", ["--out=README.md"]),
+        ("pretrain", ["--out=README.md/x"]),
+        ("pretrain", ["--nothing"]),
+        ("grade", ["--pairs=README.md", "--out=configs"]),
+        ("grade", ["--pairs=README.md", "--out=README.md/x"]),
+        *(
+            (job, [*arguments, "--out=configs"])
+            for job, arguments in (
+                ("label", [QUICKSTART]),
+                ("subset", [QUICKSTART, "--labels=cache/miniature/train.jsonl"]),
+                ("evaluate", ["--model=cache/miniature", QUICKSTART]),
+            )
+        ),
+        ("evaluate", ["--model=cache/miniature", QUICKSTART, "--out=README.md/x"]),
+        *(
+            ("train", [QUICKSTART, "--dry_run", argument])
+            for argument in ("--config.out=README.md", f"--config.name={'x' * 300}", "--config.name=a\0b")
+        ),
+        ("grade", []),
+        ("grade", ["--pairs=/nothing"]),
+        ("grade", ["--pairs=README.md"]),
+        ("grade", ["--pairs=configs"]),
+        ("grade", ["--vote"]),
+        ("grade", ["--predictions=/nothing"]),
+        ("grade", ["--predictions=README.md", "--style=x"]),
+        ("grade", ["--pairs=README.md", "--workers=0"]),
+        ("grade", ["--pairs=README.md", "--workers=x"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value).replace(QUICKSTART, ""),
+)
 def test_a_wrong_command_line(job, arguments, command, miniature):
     status, out, err = command(job, *arguments)
     assert status == 2, (status, out, err)
@@ -419,21 +576,38 @@ def test_a_wrong_command_line(job, arguments, command, miniature):
     assert len(lines) == 1 or lines[0].startswith("usage: "), err  # argparse shows its usage first
 
 
-@pytest.mark.parametrize("text", [
-    "def get_config():\n    return None\n", "def get_config():\n    return {}\n", "x = 1\n", "def get_config(:\n",
-    "import nothing\n", "def get_config():\n    return 1 / 0\n", "raise KeyError\n", "x = y\n", "",
-    "import math\nmath.nothing\n", "open('/nothing')\n",
-    "from srt_jax.config import base\ndef get_config():\n    c = base()\n    c.nothing = 1\n    return c\n",
-    "from srt_jax.config import base\ndef get_config():\n    c = base()\n    c.steps = 'x'\n    return c\n",
-    "from srt_jax.config import base\ndef get_config():\n    c = base()\n    c.steps = None\n    return c\n",
-    "from srt_jax.config import base\ndef get_config():\n    c = base()\n    c.mesh.cpu_devices = True\n    return c\n",
-    "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'steps': 3})\n",
-    "\xff",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def get_config():\n    return None\n",
+        "def get_config():\n    return {}\n",
+        "x = 1\n",
+        "def get_config(:\n",
+        "import nothing\n",
+        "def get_config():\n    return 1 / 0\n",
+        "raise KeyError\n",
+        "x = y\n",
+        "",
+        "import math\nmath.nothing\n",
+        "open('/nothing')\n",
+        "from srt_jax.config import base\ndef get_config():\n    c = base()\n    c.nothing = 1\n    return c\n",
+        "from srt_jax.config import base\ndef get_config():\n    c = base()\n    c.steps = 'x'\n    return c\n",
+        "from srt_jax.config import base\ndef get_config():\n    c = base()\n    c.steps = None\n    return c\n",
+        "from srt_jax.config import base\n"
+        "def get_config():\n    c = base()\n    c.mesh.cpu_devices = True\n    return c\n",
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'steps': 3})\n",
+        "\xff",
+    ],
+)
 def test_a_config_file_that_is_wrong(text, command, tmp_path):
     (tmp_path / "config.py").write_bytes(text.encode("latin-1"))
-    for job, more in (("train", ["--dry_run"]), ("label", ["--out=x"]), ("evaluate", ["--model=cache/miniature"]),
-                      ("subset", ["--labels=x", "--out=x"]), ("plan", ["--topology=h200:8"])):
+    for job, more in (
+        ("train", ["--dry_run"]),
+        ("label", ["--out=x"]),
+        ("evaluate", ["--model=cache/miniature"]),
+        ("subset", ["--labels=x", "--out=x"]),
+        ("plan", ["--topology=h200:8"]),
+    ):
         status, out, err = command(job, f"--config={tmp_path}/config.py", *more)
         assert status == 2 and err.count("\n") == 1 and err.startswith("error: "), (job, status, out, err)
 
@@ -441,6 +615,7 @@ def test_a_config_file_that_is_wrong(text, command, tmp_path):
 def test_no_array_is_made_for_input_that_is_refused(command, monkeypatch):
     """The refusals above come before any weights are read."""
     from srt_jax.run import loading
+
     monkeypatch.setattr(loading, "load_weights", lambda *_: pytest.fail("weights were read"))
     assert command("train", QUICKSTART, "--config.rl.kl_coef=nan")[0] == 2
     assert np.isfinite(base().rl.kl_coef)

@@ -1,4 +1,5 @@
 """The flags are known to the installed compiler, and the look-up agrees with what makes XLA abort."""
+
 import os
 import subprocess
 import sys
@@ -42,8 +43,10 @@ def test_nothing_is_set_for_cpus_alone():
 def test_what_the_user_set_stays(monkeypatch, capsys):
     gpu = xla_flags.Flags("XLA_FLAGS", ("jaxlib",), xla_flags.GPU.library, xla_flags.GPU.values | {BOGUS: "1"})
     monkeypatch.setattr(xla_flags, "GPU", gpu)
-    environment = {"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=true --xla_dump_to=here",
-                   "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}
+    environment = {
+        "XLA_FLAGS": "--xla_gpu_enable_triton_gemm=true --xla_dump_to=here",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5",
+    }
     xla_flags.apply(environment)
     given = environment["XLA_FLAGS"].split()
     assert given[-2:] == ["--xla_gpu_enable_triton_gemm=true", "--xla_dump_to=here"]
@@ -68,6 +71,12 @@ import jax
 from srt_jax import topology
 print(len(topology.devices(topology.parse("v5e:2x2" if {platform!r} == "tpu" else "h200:4"))))
 """
-    found = subprocess.run([python(), "-c", code], capture_output=True, text=True, check=False,
-                           env={**os.environ, "JAX_PLATFORMS": "cpu"}, cwd=REPOSITORY)
+    found = subprocess.run(
+        [python(), "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        cwd=REPOSITORY,
+    )
     assert found.stdout.split()[-1:] == ["4"], found.stderr[-500:]

@@ -6,6 +6,7 @@ weights that answer every problem with a random digit in a box.
 writes FOLDER/model and the problems FOLDER/gsm8k_train.jsonl and FOLDER/gsm8k.jsonl, which SRT_JAX_DATA=FOLDER puts in
 the place of the hub's. The responses are `\boxed{3}<|im_end|>` with a digit from 1 to 4, each as likely.
 """
+
 import json
 import pathlib
 import sys
@@ -38,10 +39,21 @@ BOXED = r"\boxed{"
 DIGITS = "1234"
 CERTAIN = 30.0  # a logit, where those of all tokens that do not follow are near 0
 HF_CONFIG = {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 264, "hidden_size": 64,
-    "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "tie_word_embeddings": False, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "hidden_act": "silu",
-    "rope_theta": 10000.0, "eos_token_id": 258, "bos_token_id": 256,
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "vocab_size": 264,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "rope_theta": 10000.0,
+    "eos_token_id": 258,
+    "bos_token_id": 256,
 }
 
 
@@ -53,8 +65,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(list(SPECIAL))
     backend.add_tokens([BOXED])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-                                   additional_special_tokens=["<|im_start|>"], chat_template=TEMPLATE)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=TEMPLATE,
+    )
 
 
 def follow(shapes, pairs):
@@ -94,8 +111,10 @@ def write_model(directory: pathlib.Path) -> None:
 
 def write_problems(path: pathlib.Path, first: int, count: int) -> None:
     """`What is 9 - 6?` and the like, with an answer from 1 to 4."""
-    rows = ({"problem": f"What is {i + 5} - {i + 4 - i % 4}?", "answer": str(1 + i % 4)}
-            for i in range(first, first + count))
+    rows = (
+        {"problem": f"What is {i + 5} - {i + 4 - i % 4}?", "answer": str(1 + i % 4)}
+        for i in range(first, first + count)
+    )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

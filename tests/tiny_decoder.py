@@ -1,4 +1,5 @@
 """A random Qwen3 of 20 thousand parameters and recorded rollouts, for the tests of rl and rollout."""
+
 import dataclasses
 import functools
 
@@ -14,8 +15,15 @@ from srt_jax.rollout.sampler import Rollouts
 
 VOCAB = 32
 HF_CONFIG = {
-    "model_type": "qwen3", "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True,
+    "model_type": "qwen3",
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "tie_word_embeddings": True,
 }
 
 
@@ -25,18 +33,20 @@ def decoder(dtype="float32", remat="none", seed=0, mesh=None, **changes):
     graphdef, shapes = abstract(ModelConfig.from_hf({**HF_CONFIG, **changes}), np.dtype(dtype), remat, mesh=mesh)
     rng = np.random.default_rng(seed)
     return graphdef, weights.map_with_path(
-        lambda path, x: (path.endswith("scale") + 0.25 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
+        lambda path, x: (path.endswith("scale") + 0.25 * rng.standard_normal(x.shape)).astype(np.float32), shapes
+    )
 
 
 def mesh_of(data=1, fsdp=1, tensor=1):
     """A mesh over the first data * fsdp * tensor simulated devices."""
-    return sharding.make_mesh(data, fsdp, tensor, devices=jax.devices()[:data * fsdp * tensor])
+    return sharding.make_mesh(data, fsdp, tensor, devices=jax.devices()[: data * fsdp * tensor])
 
 
 def place(params, mesh):
     """A fresh copy of the parameters where the rules put them."""
     return weights.map_with_path(
-        lambda path, x: jax.device_put(np.array(x), sharding.parameter_sharding(mesh, path, x.shape)), params)
+        lambda path, x: jax.device_put(np.array(x), sharding.parameter_sharding(mesh, path, x.shape)), params
+    )
 
 
 def flat(tree):
@@ -51,6 +61,7 @@ class Recorded:
     tokens [B, S] with random tokens in the padding, so that a leak shows; prompt_lengths, lengths [B]; logprobs [B, S],
     0 outside the response; rewards [P, n]; labelled [P]; kept [P, n].
     """
+
     tokens: np.ndarray
     prompt_lengths: np.ndarray
     lengths: np.ndarray
@@ -70,15 +81,28 @@ class Recorded:
         prompts = [row[:end].tolist() for row, end in zip(self.tokens[::n], self.prompt_lengths[::n])]
         lengths = self.lengths - self.prompt_lengths
         tokens, logprobs = (
-            np.stack([np.roll(row, -start) for row, start in zip(x, self.prompt_lengths)])[:, :lengths.max()]
-            for x in (self.tokens, self.logprobs))
+            np.stack([np.roll(row, -start) for row, start in zip(x, self.prompt_lengths)])[:, : lengths.max()]
+            for x in (self.tokens, self.logprobs)
+        )
         shape = (len(prompts), n)
         batch = assemble(
-            Rollouts(prompts, tokens.reshape(*shape, -1), lengths.reshape(shape), logprobs.reshape(*shape, -1),
-                     np.ones(shape, bool), 0),
-            self.rewards, self.labelled, layout, temperature, self.kept)
+            Rollouts(
+                prompts,
+                tokens.reshape(*shape, -1),
+                lengths.reshape(shape),
+                logprobs.reshape(*shape, -1),
+                np.ones(shape, bool),
+                0,
+            ),
+            self.rewards,
+            self.labelled,
+            layout,
+            temperature,
+            self.kept,
+        )
         return batch.replace(
-            tokens=np.where(batch.rollout < 0, np.resize(self.tokens, batch.tokens.shape), batch.tokens))
+            tokens=np.where(batch.rollout < 0, np.resize(self.tokens, batch.tokens.shape), batch.tokens)
+        )
 
 
 def recorded(prompts=4, n=4, width=16, seed=0) -> Recorded:
@@ -92,8 +116,15 @@ def recorded(prompts=4, n=4, width=16, seed=0) -> Recorded:
     tokens = np.where(position < prompt_lengths[:, None], tokens, responses)
     inside = (position >= prompt_lengths[:, None]) & (position < lengths[:, None])
     logprobs = np.where(inside, -rng.exponential(2.0, tokens.shape), 0.0).astype(np.float32)
-    return Recorded(tokens, prompt_lengths, lengths, logprobs, rng.integers(0, 2, (prompts, n)).astype(np.float32),
-                    np.ones(prompts, bool), np.ones((prompts, n), bool))
+    return Recorded(
+        tokens,
+        prompt_lengths,
+        lengths,
+        logprobs,
+        rng.integers(0, 2, (prompts, n)).astype(np.float32),
+        np.ones(prompts, bool),
+        np.ones((prompts, n), bool),
+    )
 
 
 @functools.cache
@@ -127,7 +158,8 @@ def direct_gradient(graphdef, params, tokens, weights, temperature, entropy_weig
     entropy_weights = np.zeros(weights.shape) if entropy_weights is None else entropy_weights
     for row, *coefficients in zip(tokens, weights, entropy_weights):
         gradient = _row_functions(graphdef, temperature)[1](
-            params, row, *(x[1:].astype(np.float32) for x in coefficients))
+            params, row, *(x[1:].astype(np.float32) for x in coefficients)
+        )
         for path, value in flat(gradient).items():
             total[path] = total.get(path, 0.0) + value.astype(np.float64)
     return total

@@ -9,6 +9,7 @@ PAPER     AVG of Qwen2.5-Math-7B is 55.0 with SePT, 59.1 with GRPO, 51.3 with EM
 
 G = 1 is SePT itself. constant, which does not anneal the temperature, is not in the paper.
 """
+
 from configs.common import figure
 
 
@@ -16,13 +17,16 @@ def _rollouts(n: int) -> dict:
     return {"batch.samples_per_prompt": n}
 
 
-get_config = figure("sept_ablations", {
-    "offline": ("sept_variants:offline,qwen25_math_7b,deepscaler", {}, {}),
-    "coupled": ("sept_variants:coupled,qwen25_math_7b,deepscaler", {}, {}),
-    "constant": ("sept_variants:constant,qwen25_math_7b,deepscaler", {}, {}),
-    "grpo": ("sept_variants:grpo,qwen25_math_7b,deepscaler", {}, {}),
-    "em_ft": ("em_ft:qwen25_math_7b,deepscaler", {}, {}),
-    "em_ft_deepseek": ("em_ft:deepseek_math_7b_instruct,deepscaler", {}, {}),
-    "rollouts_4": ("sept:qwen25_math_7b,deepscaler", _rollouts(4), _rollouts(4)),
-    "rollouts_8": ("sept:qwen25_math_7b,deepscaler", _rollouts(8), _rollouts(8)),
-})
+get_config = figure(
+    "sept_ablations",
+    {
+        "offline": ("sept_variants:offline,qwen25_math_7b,deepscaler", {}, {}),
+        "coupled": ("sept_variants:coupled,qwen25_math_7b,deepscaler", {}, {}),
+        "constant": ("sept_variants:constant,qwen25_math_7b,deepscaler", {}, {}),
+        "grpo": ("sept_variants:grpo,qwen25_math_7b,deepscaler", {}, {}),
+        "em_ft": ("em_ft:qwen25_math_7b,deepscaler", {}, {}),
+        "em_ft_deepseek": ("em_ft:deepseek_math_7b_instruct,deepscaler", {}, {}),
+        "rollouts_4": ("sept:qwen25_math_7b,deepscaler", _rollouts(4), _rollouts(4)),
+        "rollouts_8": ("sept:qwen25_math_7b,deepscaler", _rollouts(8), _rollouts(8)),
+    },
+)

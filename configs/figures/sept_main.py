@@ -9,16 +9,24 @@ PAPER     AVG of base model, SePT and GRPO: Qwen2.5-Math-7B 43.7, 55.0, 59.1 (OT
 
 The base model is evaluated at its best temperature, trained models at 1 (section 3.1).
 """
+
 from configs.common import figure
 
 RUNS = {
-    "qwen25_math_7b": "qwen25_math_7b,deepscaler", "qwen25_math_7b_otm": "qwen25_math_7b,openthoughts3",
-    "deepseek": "deepseek_math_7b_instruct,deepscaler", "deepseek_otm": "deepseek_math_7b_instruct,openthoughts3",
-    "llama": "llama31_8b_instruct,deepscaler", "llama_otm": "llama31_8b_instruct,openthoughts3",
-    "qwen25_7b": "qwen25_7b,deepscaler", "qwen25_7b_instruct": "qwen25_7b_instruct,deepscaler",
+    "qwen25_math_7b": "qwen25_math_7b,deepscaler",
+    "qwen25_math_7b_otm": "qwen25_math_7b,openthoughts3",
+    "deepseek": "deepseek_math_7b_instruct,deepscaler",
+    "deepseek_otm": "deepseek_math_7b_instruct,openthoughts3",
+    "llama": "llama31_8b_instruct,deepscaler",
+    "llama_otm": "llama31_8b_instruct,openthoughts3",
+    "qwen25_7b": "qwen25_7b,deepscaler",
+    "qwen25_7b_instruct": "qwen25_7b_instruct,deepscaler",
 }
 
-get_config = figure("sept_main", {
-    **{name: (f"sept:{run}", {}, {}) for name, run in RUNS.items()},
-    **{f"grpo_{name}": (f"sept_variants:grpo,{run}", {}, {}) for name, run in RUNS.items()},
-})
+get_config = figure(
+    "sept_main",
+    {
+        **{name: (f"sept:{run}", {}, {}) for name, run in RUNS.items()},
+        **{f"grpo_{name}": (f"sept_variants:grpo,{run}", {}, {}) for name, run in RUNS.items()},
+    },
+)

@@ -7,11 +7,16 @@ PAPER     Figure 10 is DAPO and shows the collapse, figure 11 is MATH-12k, figur
 
 Only figure 11 has MATH-500 among its test sets.
 """
+
 from configs.common import figure
 
 DATA = {"dapo": "dapo", "math12k": "math12k_and_math500", "aime": "aime"}
 
-get_config = figure("v1_fig10_12", {
-    f"{method}_{name}": (f"{method}:qwen25_math_7b,{data}", {}, {})
-    for name, data in DATA.items() for method in ("srt", "ground_truth")
-})
+get_config = figure(
+    "v1_fig10_12",
+    {
+        f"{method}_{name}": (f"{method}:qwen25_math_7b,{data}", {}, {})
+        for name, data in DATA.items()
+        for method in ("srt", "ground_truth")
+    },
+)

@@ -6,9 +6,14 @@ HARDWARE  8 H200
 PAPER     Figure 13 is DAPO and shows a collapse, figure 14 is MATH-12k and stable, figure 15 is AIME 1983 to 2023 and
           mixed.
 """
+
 from configs.common import figure
 
-get_config = figure("v1_fig13_15", {
-    f"{method}_{data}": (f"{method}:qwen3_14b,{data}_and_math500", {}, {})
-    for data in ("dapo", "math12k", "aime") for method in ("srt", "ground_truth")
-})
+get_config = figure(
+    "v1_fig13_15",
+    {
+        f"{method}_{data}": (f"{method}:qwen3_14b,{data}_and_math500", {}, {})
+        for data in ("dapo", "math12k", "aime")
+        for method in ("srt", "ground_truth")
+    },
+)

@@ -8,8 +8,9 @@ PAPER     The runs do not collapse in three epochs, as with the 7B model.
 The tiny runs read the file that configs/curriculum.py says how to write. It is the same third of the sums by both
 scores.
 """
+
 from configs.common import figure
 
-get_config = figure("v1_fig17", {
-    by: (f"curriculum:qwen3_14b,dapo_easy_by_{by}", {}, {}) for by in ("vote_share", "pass_rate")
-})
+get_config = figure(
+    "v1_fig17", {by: (f"curriculum:qwen3_14b,dapo_easy_by_{by}", {}, {}) for by in ("vote_share", "pass_rate")}
+)

@@ -8,11 +8,15 @@ PAPER     Offline labels do about as well as SRT and stay stable. More than one 
 
 configs/offline_labels.py says how to make the labels.
 """
+
 from configs.common import figure
 
-get_config = figure("v1_fig7", {
-    "offline": ("offline_labels:qwen25_math_7b,dapo", {}, {}),
-    "offline_math12k": ("offline_labels:qwen25_math_7b,math12k", {}, {}),
-    "srt": ("srt:qwen25_math_7b,dapo", {}, {}),
-    "ground_truth": ("ground_truth:qwen25_math_7b,dapo", {}, {}),
-})
+get_config = figure(
+    "v1_fig7",
+    {
+        "offline": ("offline_labels:qwen25_math_7b,dapo", {}, {}),
+        "offline_math12k": ("offline_labels:qwen25_math_7b,math12k", {}, {}),
+        "srt": ("srt:qwen25_math_7b,dapo", {}, {}),
+        "ground_truth": ("ground_truth:qwen25_math_7b,dapo", {}, {}),
+    },
+)

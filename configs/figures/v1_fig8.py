@@ -10,11 +10,15 @@ v2's figure 30 cuts the subsets with Qwen2.5-Math-1.5B and trains that model; co
 The tiny runs read the file that configs/curriculum.py says how to write. It is the same third of the sums by both
 scores.
 """
+
 from configs.common import figure
 
-get_config = figure("v1_fig8", {
-    "vote_share": ("curriculum:qwen25_math_7b,dapo_easy_by_vote_share", {}, {}),
-    "pass_rate": ("curriculum:qwen25_math_7b,dapo_easy_by_pass_rate", {}, {}),
-    "all": ("srt:qwen25_math_7b,dapo", {}, {}),
-    "ground_truth": ("ground_truth:qwen25_math_7b,dapo", {}, {}),
-})
+get_config = figure(
+    "v1_fig8",
+    {
+        "vote_share": ("curriculum:qwen25_math_7b,dapo_easy_by_vote_share", {}, {}),
+        "pass_rate": ("curriculum:qwen25_math_7b,dapo_easy_by_pass_rate", {}, {}),
+        "all": ("srt:qwen25_math_7b,dapo", {}, {}),
+        "ground_truth": ("ground_truth:qwen25_math_7b,dapo", {}, {}),
+    },
+)

@@ -14,6 +14,7 @@ model is there:
 Which levels the figure shows is our reading of B.3. A tiny TASK climbs all levels of climb.py:tiny. A tiny TASK_fixed
 is reasoning_gym.py:fixed_teacher,tiny.
 """
+
 from configs.climb import LEVELS, level
 from configs.common import figure
 
@@ -25,12 +26,20 @@ def _climbing(task: str, easy: int, hard: int) -> tuple:
 
 
 def _fixed(task: str, easy: int, hard: int) -> tuple:
-    return f"reasoning_gym:fixed_teacher,qwen3_4b,{task}_{hard}", {
-        "model.path": f"runs/v2_fig2/{task}/level_{easy}/final",
-        "labels.path": f"runs/labels/v2_fig2-{task}_{hard}.jsonl"}, {}
+    return (
+        f"reasoning_gym:fixed_teacher,qwen3_4b,{task}_{hard}",
+        {
+            "model.path": f"runs/v2_fig2/{task}/level_{easy}/final",
+            "labels.path": f"runs/labels/v2_fig2-{task}_{hard}.jsonl",
+        },
+        {},
+    )
 
 
-get_config = figure("v2_fig2", {
-    **{task: _climbing(task, *levels) for task, levels in STEPS.items()},
-    **{f"{task}_fixed": _fixed(task, *levels) for task, levels in STEPS.items()},
-})
+get_config = figure(
+    "v2_fig2",
+    {
+        **{task: _climbing(task, *levels) for task, levels in STEPS.items()},
+        **{f"{task}_fixed": _fixed(task, *levels) for task, levels in STEPS.items()},
+    },
+)

@@ -8,12 +8,16 @@ PAPER     With a threshold of 0.6 there is no collapse within the budget.
 Here prompts whose rewards all agree are replaced too, and at most three further batches are drawn; theirs drew on. The
 share that is compared with the threshold is of all samples; their code divides by those with an answer.
 """
+
 from configs.common import COLLAPSE, figure
 
 ONLINE = {"labels.threshold": 0.6, "batch.resample_rounds": 3}
 TINY = {"labels.threshold": 0.4, "batch.resample_rounds": 1}  # the miniature's vote shares are about 0.4 at first
 
-get_config = figure("v2_fig31", {
-    "threshold_0.6": ("srt:qwen25_math_7b,dapo", ONLINE, COLLAPSE | TINY),
-    "no_threshold": ("srt:qwen25_math_7b,dapo", {}, COLLAPSE),
-})
+get_config = figure(
+    "v2_fig31",
+    {
+        "threshold_0.6": ("srt:qwen25_math_7b,dapo", ONLINE, COLLAPSE | TINY),
+        "no_threshold": ("srt:qwen25_math_7b,dapo", {}, COLLAPSE),
+    },
+)

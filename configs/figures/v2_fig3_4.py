@@ -7,15 +7,22 @@ PAPER     SRT is as good as ground truth on all four. Llama-3.1-8B-Instruct rise
 
 The captions name 32 samples. Llama-3.1-8B-Instruct is evaluated greedily with one, so that maj equals avg.
 """
+
 from configs.common import figure
 
 # Which training set belongs to which model: SRT v2, appendices B.3, C and J.
 TRAINED_ON = {
-    "qwen25_math_7b": "math12k_and_math500", "qwen3_14b": "math12k_and_math500",
-    "deepseek_math_7b_instruct": "math12k_and_math500", "llama31_8b_instruct": "big_math_llama",
+    "qwen25_math_7b": "math12k_and_math500",
+    "qwen3_14b": "math12k_and_math500",
+    "deepseek_math_7b_instruct": "math12k_and_math500",
+    "llama31_8b_instruct": "big_math_llama",
 }
 
-get_config = figure("v2_fig3_4", {
-    f"{method}_{model}": (f"{method}:{model},{data}", {}, {})
-    for model, data in TRAINED_ON.items() for method in ("srt", "ground_truth")
-})
+get_config = figure(
+    "v2_fig3_4",
+    {
+        f"{method}_{model}": (f"{method}:{model},{data}", {}, {})
+        for model, data in TRAINED_ON.items()
+        for method in ("srt", "ground_truth")
+    },
+)

@@ -6,8 +6,9 @@ HARDWARE  8 H200
 PAPER     Answers are used for level 2 only. knights_knaves comes near 100% at level 9, bitwise_arithmetic gains at
           level 4.
 """
+
 from configs.common import figure
 
-get_config = figure("v2_fig5", {
-    task: (f"climb:qwen3_4b,{task}", {}, {}) for task in ("knights_knaves", "bitwise_arithmetic")
-})
+get_config = figure(
+    "v2_fig5", {task: (f"climb:qwen3_4b,{task}", {}, {}) for task in ("knights_knaves", "bitwise_arithmetic")}
+)

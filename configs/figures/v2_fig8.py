@@ -8,6 +8,7 @@ PAPER     GRPO collapses like RLOO. More KL does not help, a smaller learning ra
 
 The text names no values; those here are our choice. The tiny runs collapse too, with the same field changed.
 """
+
 from configs.common import COLLAPSE, figure
 
 SRT = "srt:qwen25_math_7b,dapo"
@@ -17,12 +18,15 @@ def _samples(n: int) -> dict:
     return {"batch.samples_per_prompt": n}
 
 
-get_config = figure("v2_fig8", {
-    "rloo": (SRT, {}, COLLAPSE),
-    "grpo": ("rl:grpo,qwen25_math_7b,dapo", {}, COLLAPSE),
-    "kl_0.01": (SRT, {"rl.kl_coef": 0.01}, COLLAPSE | {"rl.kl_coef": 0.01}),
-    "lr_1e-7": (SRT, {"optimizer.learning_rate": 1e-7}, COLLAPSE | {"optimizer.learning_rate": 2e-4}),
-    "samples_8": (SRT, _samples(8), COLLAPSE | _samples(8)),
-    "samples_16": (SRT, _samples(16), COLLAPSE | _samples(16)),
-    "entropy_0.003": (SRT, {"rl.entropy_coef": 0.003}, COLLAPSE | {"rl.entropy_coef": 0.003}),
-})
+get_config = figure(
+    "v2_fig8",
+    {
+        "rloo": (SRT, {}, COLLAPSE),
+        "grpo": ("rl:grpo,qwen25_math_7b,dapo", {}, COLLAPSE),
+        "kl_0.01": (SRT, {"rl.kl_coef": 0.01}, COLLAPSE | {"rl.kl_coef": 0.01}),
+        "lr_1e-7": (SRT, {"optimizer.learning_rate": 1e-7}, COLLAPSE | {"optimizer.learning_rate": 2e-4}),
+        "samples_8": (SRT, _samples(8), COLLAPSE | _samples(8)),
+        "samples_16": (SRT, _samples(16), COLLAPSE | _samples(16)),
+        "entropy_0.003": (SRT, {"rl.entropy_coef": 0.003}, COLLAPSE | {"rl.entropy_coef": 0.003}),
+    },
+)

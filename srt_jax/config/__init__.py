@@ -1,4 +1,5 @@
 """The configuration of a run: its fields with the papers' values, and what can be checked before anything starts."""
+
 from srt_jax.config.fields import (
     MEAN,
     VALIDATION,

@@ -3,6 +3,7 @@
 Every job calls `on_this_machine` once, before anything else reads the config. The resolved config is the one that is
 written to config.json and that a run must have again to go on.
 """
+
 from ml_collections import ConfigDict
 
 from srt_jax import runtime

@@ -1,4 +1,5 @@
 """Whether the fields of a config have the types of `base()`; validation.py checks what their values mean."""
+
 import math
 
 from ml_collections import ConfigDict
@@ -6,8 +7,14 @@ from ml_collections import ConfigDict
 from srt_jax.config import ConfigError, base, source
 from srt_jax.files import shown
 
-KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", tuple: "a tuple",
-         ConfigDict: "a section of fields"}
+KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a tuple",
+    ConfigDict: "a section of fields",
+}
 # What the tuples hold that are empty in `base()`; the others hold what their first element is.
 ELEMENTS = {"rollout.servers": (str,), "rollout.vllm.gpus": (int,), "levels": (dict, ConfigDict)}
 OF_SOURCES = {"levels": (str, int)}
@@ -27,8 +34,10 @@ def check_types(config: ConfigDict) -> None:
 def _check_section(prefix: str, section, like: ConfigDict) -> None:
     for name in section:
         if name not in like:
-            raise ConfigError(f"there is no config field {prefix + str(name)!r}: "
-                              "srt_jax/config/fields.py names and explains all of them.")
+            raise ConfigError(
+                f"there is no config field {prefix + str(name)!r}: "
+                "srt_jax/config/fields.py names and explains all of them."
+            )
     for name, usual in like.items():
         field = prefix + name
         if name not in section:
@@ -77,14 +86,17 @@ def _check_number(field: str, value: float) -> None:
     if isinstance(value, int) and abs(value) > LARGEST and field.rpartition(".")[2] != "seed":
         raise ConfigError(f"{field} is {shown(value)}: its largest number is {LARGEST}.")
     if isinstance(value, float) and value and not FLOAT32[0] <= abs(value) <= FLOAT32[1]:
-        raise ConfigError(f"{field} is {value}: in float32 that is 0 or infinite, so give 0, or a size between "
-                          f"{FLOAT32[0]} and {FLOAT32[1]}.")
+        raise ConfigError(
+            f"{field} is {value}: in float32 that is 0 or infinite, so give 0, or a size between "
+            f"{FLOAT32[0]} and {FLOAT32[1]}."
+        )
 
 
 def _check_text(field: str, text: str) -> None:
     if "\0" in text or any(0xD800 <= ord(character) <= 0xDFFF for character in text):
-        raise ConfigError(f"{field} is {shown(text)}, which holds a character that no file or tokenizer takes: "
-                          "remove it.")
+        raise ConfigError(
+            f"{field} is {shown(text)}, which holds a character that no file or tokenizer takes: remove it."
+        )
 
 
 def _check_own(field: str, value) -> None:

@@ -1,4 +1,5 @@
 """A share of hard problems that grows during the run: a pure function of (seed, step), like data/batching.py."""
+
 import dataclasses
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from srt_jax.files import shown
 @dataclasses.dataclass(frozen=True)
 class Curriculum:
     """easy and hard: indices of problems; the share of hard ones goes from hard_start to hard_end over `steps`."""
+
     easy: np.ndarray
     hard: np.ndarray
     hard_start: float
@@ -27,12 +29,16 @@ class Curriculum:
         c = config.curriculum
         easy, hard = pools(problems, label_file.easiest_first(c.path, c.by), c.easy_fraction, c.path)
         out = cls(easy, hard, c.hard_start, c.hard_end, c.steps, config.batch.prompts_per_step, config.seed)
-        for name, pool, largest in (("easy", easy, 1 - min(c.hard_start, c.hard_end)),
-                                    ("hard", hard, max(c.hard_start, c.hard_end))):
+        for name, pool, largest in (
+            ("easy", easy, 1 - min(c.hard_start, c.hard_end)),
+            ("hard", hard, max(c.hard_start, c.hard_end)),
+        ):
             wanted = round_half_up(largest * out.prompts_per_step)
             if wanted > len(pool):
-                raise DataError(f"the curriculum wants {wanted} {name} problems in a step, but there are {len(pool)}: "
-                                "change curriculum.easy_fraction, or give more problems.")
+                raise DataError(
+                    f"the curriculum wants {wanted} {name} problems in a step, but there are {len(pool)}: "
+                    "change curriculum.easy_fraction, or give more problems."
+                )
         return out
 
     def num_hard(self, step) -> np.ndarray:
@@ -44,8 +50,12 @@ class Curriculum:
     def indices(self, step: int) -> np.ndarray:
         """The problems of step `step` (from 0): int64 [prompts_per_step], easy ones first, no index twice."""
         hard = self.num_hard(np.arange(step + 1))
-        return np.concatenate([self.easy[_positions(len(self.easy), self.prompts_per_step - hard, self.seed)],
-                               self.hard[_positions(len(self.hard), hard, self.seed)]])
+        return np.concatenate(
+            [
+                self.easy[_positions(len(self.easy), self.prompts_per_step - hard, self.seed)],
+                self.hard[_positions(len(self.hard), hard, self.seed)],
+            ]
+        )
 
 
 def pools(problems: Sequence[Problem], easiest_first: Sequence[str], easy_fraction: float, path):
@@ -55,8 +65,10 @@ def pools(problems: Sequence[Problem], easiest_first: Sequence[str], easy_fracti
     if len(ranked) < len(problems):
         scored = set(easiest_first)
         without = next(problem.id for problem in problems if problem.id not in scored)
-        raise DataError(f"{len(problems) - len(ranked)} of {len(problems)} problems have no row in {path}, e.g. "
-                        f"{shown(without)}: label this data with srt label.")
+        raise DataError(
+            f"{len(problems) - len(ranked)} of {len(problems)} problems have no row in {path}, e.g. "
+            f"{shown(without)}: label this data with srt label."
+        )
     cut = round_half_up(easy_fraction * len(ranked))
     return np.sort(np.array(ranked[:cut], np.int64)), np.sort(np.array(ranked[cut:], np.int64))
 
@@ -82,6 +94,6 @@ def _positions(num_problems: int, counts: np.ndarray, seed: int) -> np.ndarray:
         shared = int(np.searchsorted(ends, first, "right"))  # the step in which this epoch's first problem comes
         carried = first - int(ends[shared] - counts[shared])
         if carried:
-            keep_apart(order, before[num_problems - carried:], int(counts[shared]) - carried)
-        found.append(order[max(start - first, 0):max(stop - first, 0)])
+            keep_apart(order, before[num_problems - carried :], int(counts[shared]) - carried)
+        found.append(order[max(start - first, 0) : max(stop - first, 0)])
     return np.concatenate(found)

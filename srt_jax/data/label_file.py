@@ -3,6 +3,7 @@
 `python -m srt_jax label` writes them, with each vote's shares and, where answers are known, the pass rate; a file made
 by hand needs `id` and `label` only.
 """
+
 import hashlib
 import math
 from collections.abc import Mapping
@@ -58,8 +59,11 @@ def labels(path: str | Path, threshold: float = 0.0) -> dict[str, str]:
     _, rows = read(path)
     if threshold:
         require_score(path, rows, "vote_share", "labels.threshold")
-    return {id: row["label"] for id, row in rows.items()
-            if row["label"] is not None and row["label"].strip() and (not threshold or row["vote_share"] >= threshold)}
+    return {
+        id: row["label"]
+        for id, row in rows.items()
+        if row["label"] is not None and row["label"].strip() and (not threshold or row["vote_share"] >= threshold)
+    }
 
 
 def easiest_first(path: str | Path, by: str) -> list[str]:

@@ -63,8 +63,10 @@ class Prompts:
                 "be ignored; write it there, or set prompts.instruction to ''."
             )
         if self.chat_template_kwargs:
-            raise DataError(f"prompts.chat_template_kwargs is {shown(self.chat_template_kwargs)} but prompts.template "
-                            "is 'plain', which has no variables; set it to {}, or the template to 'chat'.")
+            raise DataError(
+                f"prompts.chat_template_kwargs is {shown(self.chat_template_kwargs)} but prompts.template "
+                "is 'plain', which has no variables; set it to {}, or the template to 'chat'."
+            )
         if self.system:
             raise DataError("prompts.system is set but prompts.template is 'plain'; write it into plain_template.")
 
@@ -138,8 +140,10 @@ def render(problem_text: str, tokenizer, prompts_config) -> str:
 def _template_failed(error: Exception, prompts: Prompts) -> DataError:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     remedy = "leave prompts.system empty, " if prompts.system else ""
-    return DataError(f"the tokenizer's chat template fails on a prompt ({reason}); {remedy}correct the template, or "
-                     "set prompts.template to 'plain'.")
+    return DataError(
+        f"the tokenizer's chat template fails on a prompt ({reason}); {remedy}correct the template, or "
+        "set prompts.template to 'plain'."
+    )
 
 
 def check_template_variables(tokenizer, prompts: Prompts) -> None:
@@ -153,8 +157,10 @@ def check_template_variables(tokenizer, prompts: Prompts) -> None:
             raise DataError(f"prompts.chat_template_kwargs has {name!r}, which the prompts set themselves; remove it.")
         if name not in known:
             others = ", ".join(sorted(known - own)) or "none"
-            raise DataError(f"prompts.chat_template_kwargs has {name!r}, which the tokenizer's chat template does not "
-                            f"use; remove it, or give a variable of the template ({others}).")
+            raise DataError(
+                f"prompts.chat_template_kwargs has {name!r}, which the tokenizer's chat template does not "
+                f"use; remove it, or give a variable of the template ({others})."
+            )
 
 
 def _template_variables(tokenizer, prompts: Prompts) -> set[str]:
@@ -230,7 +236,8 @@ def stop_ids(
             if id is not None and not (type(id) is int and 0 <= id < vocab_size):
                 raise DataError(
                     f"{file} has eos_token_id {shown(configured)}; write a token's id, or a list of ids, below the "
-                    f"vocabulary size {vocab_size}.")
+                    f"vocabulary size {vocab_size}."
+                )
             found.add(id)
     vocabulary = tokenizer.get_vocab()
     found.update(vocabulary.get(token) for token in _END_TOKENS)

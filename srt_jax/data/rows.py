@@ -114,7 +114,8 @@ def _from_verl(place: str, row: dict, columns: dict[str, str]) -> tuple[dict, di
         raise DataError(
             f"{place} stores the label {shown(answer)}, while the true answer in solution_hidden_during_training is "
             f"{shown(hidden)}; write the labels as lines of id and label to a file for labels.path, and set "
-            "`prompt_column` to 'prompt' and `answer_column` to 'reward_model.solution_hidden_during_training'.")
+            "`prompt_column` to 'prompt' and `answer_column` to 'reward_model.solution_hidden_during_training'."
+        )
     if not labelled:
         answer = hidden
     ours = {"problem": row.get("prompt"), "answer": answer, "labelled": labelled}
@@ -152,8 +153,10 @@ def _text(place: str, row: dict, column: str) -> str | None:
 def _refuse_half_characters(place: str, text: str, column: str) -> None:
     """JSON can write half of a surrogate pair; no tokenizer and no file in UTF-8 takes one."""
     if not text.isascii() and (half := next((c for c in text if 0xD800 <= ord(c) <= 0xDFFF), None)):
-        raise DataError(f"{place} has half of a surrogate pair ({half!r}) in column {column!r}; write the whole "
-                        "character, or remove it.")
+        raise DataError(
+            f"{place} has half of a surrogate pair ({half!r}) in column {column!r}; write the whole "
+            "character, or remove it."
+        )
 
 
 def _flag(place: str, row: dict, column: str) -> bool:
@@ -166,8 +169,10 @@ def _flag(place: str, row: dict, column: str) -> bool:
 def _duplicate_message(places: str, id: str, hashed: bool, same: bool, column: str) -> str:
     if same:
         what = f"the same prompt and no {column!r}" if hashed else f"the same id {shown(id)} in column {column!r}"
-        return (f"{places} hold {what}; add an id column (or set `id_column`), remove the duplicates from the file, or "
-                "set `duplicates` to 'first'.")
+        return (
+            f"{places} hold {what}; add an id column (or set `id_column`), remove the duplicates from the file, or "
+            "set `duplicates` to 'first'."
+        )
     if hashed:
         return (
             f"{places} hold the same prompt and no {column!r}, so that their ids, hashes of the prompt, are equal; "

@@ -74,13 +74,13 @@ SETS = {
     "dapo": NamedSet("ftajwar/deduplicated_dapo_dataset", "train", "prompt", rows=17398),
     "dapo_easy_by_pass_rate": NamedSet("ftajwar/dapo_easy_one_third_sorted_by_pass_rate", "train", "prompt"),
     "dapo_easy_by_vote_share": NamedSet(
-        "ftajwar/dapo_easy_one_third_sorted_by_frequency_of_majority_answer", "train", "prompt"),
+        "ftajwar/dapo_easy_one_third_sorted_by_frequency_of_majority_answer", "train", "prompt"
+    ),
     "math12k": NamedSet("hiyouga/math12k", "train", rows=12000),
     "aime_1983_2023": NamedSet("di-zhang-fdu/AIME_1983_2024", "train", "Question", "Answer", 919, keep=_until_2023),
     "big_math_llama": NamedSet("SynthLabsAI/Big-Math-RL-Verified", "train", keep=_for_llama),
     "deepscaler": NamedSet("agentica-org/DeepScaleR-Preview-Dataset", "train"),
-    "openthoughts3_math": NamedSet(
-        "open-thoughts/OpenThoughts3-1.2M", "train", "conversations", "", keep=_maths),
+    "openthoughts3_math": NamedSet("open-thoughts/OpenThoughts3-1.2M", "train", "conversations", "", keep=_maths),
     "gsm8k_train": NamedSet("openai/gsm8k", "train", "question", rows=7473, config="main", clean=_after_hashes),
     # evaluation, and test-time training
     "math500": NamedSet("HuggingFaceH4/MATH-500", "test", rows=500),
@@ -90,8 +90,9 @@ SETS = {
     "amc83": NamedSet("AI-MO/aimo-validation-amc", "train", rows=83, clean=_whole),
     "gsm8k": NamedSet("openai/gsm8k", "test", "question", rows=1319, config="main", clean=_after_hashes),
     "minerva": NamedSet("math-ai/minervamath", "test", "question", rows=272),
-    "olympiadbench": NamedSet("Hothan/OlympiadBench", "train", "question", "final_answer", 674,
-                              config="OE_TO_maths_en_COMP", clean=_joined),
+    "olympiadbench": NamedSet(
+        "Hothan/OlympiadBench", "train", "question", "final_answer", 674, config="OE_TO_maths_en_COMP", clean=_joined
+    ),
 }
 
 
@@ -139,7 +140,8 @@ def _download(name: str, named: NamedSet) -> list[Path]:
     folder = f"{named.config}/{named.split}"
     try:
         copy = snapshot_download(
-            named.hub, repo_type="dataset", revision=_REVISION, allow_patterns=[f"{folder}/*.parquet"])
+            named.hub, repo_type="dataset", revision=_REVISION, allow_patterns=[f"{folder}/*.parquet"]
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise NotHereError(
             f"the data set {name!r} ({named.hub} on the hub) could not be downloaded ({download_failure(error)}): "
@@ -147,8 +149,10 @@ def _download(name: str, named: NamedSet) -> list[Path]:
         ) from None
     files = sorted((Path(copy) / folder).glob("*.parquet"))
     if not files:
-        raise NotHereError(f"{named.hub} has no Parquet files in {folder} of its branch {_REVISION}: put {name}.jsonl "
-                           "or its Parquet file into a folder and name it in `root` or in SRT_JAX_DATA.")
+        raise NotHereError(
+            f"{named.hub} has no Parquet files in {folder} of its branch {_REVISION}: put {name}.jsonl "
+            "or its Parquet file into a folder and name it in `root` or in SRT_JAX_DATA."
+        )
     return files
 
 

@@ -1,4 +1,5 @@
 """Problems set apart by a draw of their own: a function of (seed, purpose, id), not of order or number."""
+
 import hashlib
 from collections.abc import Sequence
 
@@ -20,7 +21,9 @@ def split_validation(problems: Sequence[Problem], fraction: float, seed: int) ->
     wanted = max(1, round(fraction * len(problems)))
     known = [p for p in problems if p.answer is not None or p.metadata is not None]
     if len(known) < wanted or wanted >= len(problems):
-        raise DataError(f"stop.validation_fraction is {fraction}: of {len(problems)} problems, {len(known)} with an "
-                        f"answer, it holds out {wanted}; change it, or give more problems with answers.")
+        raise DataError(
+            f"stop.validation_fraction is {fraction}: of {len(problems)} problems, {len(known)} with an "
+            f"answer, it holds out {wanted}; change it, or give more problems with answers."
+        )
     held = {p.id for p in sorted(known, key=lambda p: (uniform(seed, "validation", p.id), p.id))[:wanted]}
     return [p for p in problems if p.id not in held], [p for p in problems if p.id in held]

@@ -15,6 +15,7 @@ Ctrl-C ends it within seconds, with status 130; --out is then not written.
 --temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets (SePT: how the
 base model's temperature is found). At temperature 0 there is one sample, and so pass@1 only.
 """
+
 import json
 import pathlib
 import sys
@@ -35,9 +36,15 @@ from srt_jax.run import interrupt
 AVERAGED = (1, 8, 32)  # the k of the pass@k whose mean is AVG
 
 
-def evaluation_config(model: str, data: str | None, config: ConfigDict | None, limit: int | None = None,
-                      samples: int | None = None, max_tokens: int | None = None,
-                      **columns: str | None) -> ConfigDict:
+def evaluation_config(
+    model: str,
+    data: str | None,
+    config: ConfigDict | None,
+    limit: int | None = None,
+    samples: int | None = None,
+    max_tokens: int | None = None,
+    **columns: str | None,
+) -> ConfigDict:
     """The config to evaluate by. For a run: its own, with its final weights.
 
     limit, samples, max_tokens, and as columns prompt_column and answer_column: the flags, None where not given.
@@ -83,12 +90,15 @@ def shorten(config: ConfigDict, positions: int) -> str | None:
         return None
     prompt = min(prompt, max(1, positions // 4))
     set_lengths(config, prompt, min(response, positions - prompt))
-    return (f"lengths: the model has {positions} positions: prompts of at most {prompt} tokens, responses of at most "
-            f"{config.batch.max_response_tokens}")
+    return (
+        f"lengths: the model has {positions} positions: prompts of at most {prompt} tokens, responses of at most "
+        f"{config.batch.max_response_tokens}"
+    )
 
 
-def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: Sequence[float] = (),
-                   shortens: bool = False) -> dict:
+def evaluate_model(
+    config: ConfigDict, out: pathlib.Path | None, temperatures: Sequence[float] = (), shortens: bool = False
+) -> dict:
     """{temperature: {set: metrics}} of config.model.path on the config's evaluation sets; `out` gets the responses.
 
     temperatures: those to compare, at 0 with one sample; none: eval.temperature. shortens: the config's lengths are
@@ -126,18 +136,20 @@ def evaluate_model(config: ConfigDict, out: pathlib.Path | None, temperatures: S
     diagnosis = Diagnosis(config, model.tokenizer.convert_ids_to_tokens(list(model.stop_ids)))
     try:
         sampler.load(params, 0)
-        with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
-                    truth=config.eval.match) as grader:
+        with Grader(
+            config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
+        ) as grader:
             grader.self_test()
             for c in configs:
                 found = results[c.eval.temperature] = {}
                 at = f" at temperature {c.eval.temperature:g}" if temperatures else ""
-                for name, found[name], collected in evaluate_all(
-                        eval_sets, sampler, model.tokenizer, grader, c, at):
+                for name, found[name], collected in evaluate_all(eval_sets, sampler, model.tokenizer, grader, c, at):
                     if runtime.is_first_process():
                         warn(diagnosis, name, found[name], collected, model.tokenizer)
-                    rows += [{"set": name, "temperature": c.eval.temperature, **row}
-                             for row in (rollout_rows(collected, model.tokenizer) if out else ())]
+                    rows += [
+                        {"set": name, "temperature": c.eval.temperature, **row}
+                        for row in (rollout_rows(collected, model.tokenizer) if out else ())
+                    ]
     finally:
         sampler.close()
     if out and runtime.is_first_process():
@@ -159,8 +171,10 @@ def warn(diagnosis, name: str, values: dict[str, float], collected, tokenizer) -
 def at_temperature(config: ConfigDict, temperature: float) -> ConfigDict:
     """The config of one temperature of a comparison. Raises ConfigError where there are too few samples for AVG."""
     if config.eval.samples < max(AVERAGED):
-        raise ConfigError(f"eval.samples is {config.eval.samples}: --temperatures compares by pass@{max(AVERAGED)}: "
-                          f"give at least {max(AVERAGED)}.")
+        raise ConfigError(
+            f"eval.samples is {config.eval.samples}: --temperatures compares by pass@{max(AVERAGED)}: "
+            f"give at least {max(AVERAGED)}."
+        )
     config = config.copy_and_resolve_references()
     config.eval.temperature = temperature
     if temperature == 0:
@@ -213,20 +227,28 @@ def main(argv) -> int:
     columns = {name: given[name].value for name in ("prompt_column", "answer_column")}
     if any(columns.values()) and not given.data:
         return cli.complain("--prompt_column and --answer_column are columns of --data: give it, too.")
-    config = evaluation_config(given.model, given.data, given.config, given.limit, given.samples, given.max_tokens,
-                               **columns)
+    config = evaluation_config(
+        given.model, given.data, given.config, given.limit, given.samples, given.max_tokens, **columns
+    )
     if not config.eval.sets:
-        return cli.complain(f"--model={given.model} is no finished run with evaluation sets: finish it, or give "
-                            "--data=problems.jsonl, or a config with eval.sets.")
+        return cli.complain(
+            f"--model={given.model} is no finished run with evaluation sets: finish it, or give "
+            "--data=problems.jsonl, or a config with eval.sets."
+        )
     validate(config)
     if given.out:
         check_output_file(given.out)
     temperatures = parse_temperatures(given.temperatures)
     runtime.start(config.mesh.cpu_devices)
     own_lengths = given.config is None and given.max_tokens is None
-    return interrupt.run(lambda: show(config, temperatures, evaluate_model(
-        config, pathlib.Path(given.out) if given.out else None, temperatures, own_lengths)),
-        "interrupted: nothing is written; the same command begins again.")
+    return interrupt.run(
+        lambda: show(
+            config,
+            temperatures,
+            evaluate_model(config, pathlib.Path(given.out) if given.out else None, temperatures, own_lengths),
+        ),
+        "interrupted: nothing is written; the same command begins again.",
+    )
 
 
 def show(config: ConfigDict, temperatures: Sequence[float], results: dict[float, dict]) -> int:

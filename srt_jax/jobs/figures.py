@@ -8,6 +8,7 @@ evaluation set that has answers, and for the mean over those sets that all the r
 training problems left out. Without --out it prints a line for each finished run in the folders, oldest first, beside
 its own base.
 """
+
 import argparse
 import json
 import math
@@ -48,12 +49,17 @@ def summarise(runs: list[pathlib.Path]) -> dict:
     first = next(iter(bases.values()))
     alike = all(base == first for base in bases.values())
     return {
-        "k": k, "sets": sets,
+        "k": k,
+        "sets": sets,
         "base": {"base": first} if alike else {f"base of {name}": base for name, base in bases.items()},
-        "runs": {name: {
-            "last": evaluations(s["last"], sets), "steps": s["steps"],
-            "best": {"step": s["best"].get("step"), **evaluations(s["best"], sets)} if s["best"] else {},
-        } for name, s in summaries.items()},
+        "runs": {
+            name: {
+                "last": evaluations(s["last"], sets),
+                "steps": s["steps"],
+                "best": {"step": s["best"].get("step"), **evaluations(s["best"], sets)} if s["best"] else {},
+            }
+            for name, s in summaries.items()
+        },
         "seconds": {name: s["seconds"] for name, s in summaries.items()},
         "versions": {name: s["versions"] for name, s in summaries.items()},
     }
@@ -61,8 +67,11 @@ def summarise(runs: list[pathlib.Path]) -> dict:
 
 def answered(metrics: dict) -> dict[str, dict[str, float]]:
     """{set: metrics} of the evaluation sets that have answers, their mean not among them."""
-    return {name: values for name, values in by_set(metrics).items()
-            if name != MEAN and any(metric.startswith("avg@") for metric in values)}
+    return {
+        name: values
+        for name, values in by_set(metrics).items()
+        if name != MEAN and any(metric.startswith("avg@") for metric in values)
+    }
 
 
 def evaluations(metrics: dict, sets: list[str]) -> dict[str, dict[str, float]]:
@@ -79,21 +88,27 @@ def samples(summaries: dict[str, dict]) -> int | None:
     found = {name: largest_k(s["last"] | s["base"]) for name, s in summaries.items()}
     known = {k for k in found.values() if k}
     if len(known) > 1:
-        raise FiguresError(f"the runs draw different numbers of samples, {found}: maj@k and pass@k of different k "
-                           "cannot be compared, so give runs with one eval.samples.")
+        raise FiguresError(
+            f"the runs draw different numbers of samples, {found}: maj@k and pass@k of different k "
+            "cannot be compared, so give runs with one eval.samples."
+        )
     return next(iter(known), None)
 
 
 def largest_k(metrics: dict) -> int:
     """k of avg@k; 0 where there is none."""
-    return max((int(metric[4:]) for values in answered(metrics).values() for metric in values
-                if metric.startswith("avg@")), default=0)
+    return max(
+        (int(metric[4:]) for values in answered(metrics).values() for metric in values if metric.startswith("avg@")),
+        default=0,
+    )
 
 
 def common_sets(summaries: dict[str, dict]) -> list[str]:
     """The evaluation sets with answers that all runs have, in the first run's order; no training problems."""
-    own = {name: [s for s in answered(summary["last"] | summary["base"]) if s != VALIDATION]
-           for name, summary in summaries.items()}
+    own = {
+        name: [s for s in answered(summary["last"] | summary["base"]) if s != VALIDATION]
+        for name, summary in summaries.items()
+    }
     first = next(iter(own.values()))
     common = [name for name in first if all(name in sets for sets in own.values())]
     if any(own.values()) and not common:
@@ -113,13 +128,21 @@ def table(summary: dict) -> str:
     rows += [(name, run["last"], run["best"]) for name, run in summary["runs"].items()]
     width = max(14, *(len(name) + 2 for name, *_ in rows))
     set_width = max(len(name) for name in [*all_sets(summary), MEAN]) + 2 if several else 0
-    lines = [" " * width + (f"{'set':<{set_width}}" if several else "")
-             + "".join(f"{c:>10}" for c in columns) + f"{'best avg':>12}{'at step':>9}"]
+    lines = [
+        " " * width
+        + (f"{'set':<{set_width}}" if several else "")
+        + "".join(f"{c:>10}" for c in columns)
+        + f"{'best avg':>12}{'at step':>9}"
+    ]
     for name, last, best in rows:
         for eval_set, values in last.items():
             tail = f"{best[eval_set][columns[0]]:>12.3f}{best['step']:>9}" if eval_set in best else ""
-            lines.append(f"{name:<{width}}" + (f"{eval_set:<{set_width}}" if several else "")
-                         + "".join(f"{values[c]:>10.3f}" for c in columns) + tail)
+            lines.append(
+                f"{name:<{width}}"
+                + (f"{eval_set:<{set_width}}" if several else "")
+                + "".join(f"{values[c]:>10.3f}" for c in columns)
+                + tail
+            )
     if len(summary["sets"]) > 1:
         lines.append(f"\n{MEAN}: over {', '.join(summary['sets'])}")
     return "\n".join(lines)
@@ -134,13 +157,17 @@ def lines(runs: list[pathlib.Path]) -> str:
     """One line per run: avg and maj of base and last step, best avg and its step, seconds of all phases."""
     names = [str(run) for run in runs]
     width = max(map(len, names)) + 2
-    found = [f"{'run':<{width}}{'steps':>6}{'base avg':>10}{'maj':>7}{'last avg':>10}{'maj':>7}{'best avg':>10}"
-             f"{'at':>5}{'seconds':>9}"]
+    found = [
+        f"{'run':<{width}}{'steps':>6}{'base avg':>10}{'maj':>7}{'last avg':>10}{'maj':>7}{'best avg':>10}"
+        f"{'at':>5}{'seconds':>9}"
+    ]
     for name, run in zip(names, runs):
         s = json.loads((run / "summary.json").read_text())
         (base, base_maj), (last, last_maj), (best, _) = (avg_and_maj(s[key]) for key in ("base", "last", "best"))
-        found.append(f"{name:<{width}}{s['steps']:>6}{base:>10.3f}{base_maj:>7.3f}{last:>10.3f}{last_maj:>7.3f}"
-                     f"{best:>10.3f}{s['best'].get('step', '-'):>5}{sum(s['seconds'].values()):>9.0f}")
+        found.append(
+            f"{name:<{width}}{s['steps']:>6}{base:>10.3f}{base_maj:>7.3f}{last:>10.3f}{last_maj:>7.3f}"
+            f"{best:>10.3f}{s['best'].get('step', '-'):>5}{sum(s['seconds'].values()):>9.0f}"
+        )
     return "\n".join(found)
 
 
@@ -161,8 +188,10 @@ def panels(summary: dict) -> list[tuple[str, str, str]]:
     if len(sets) > 1:
         found += [(f"mean of {len(sets)} sets ({metric})", MEAN, metric) for metric in (f"avg@{k}", f"maj@{k}")]
     elif sets:
-        found += [(f"accuracy of one sample (avg@{k})", sets[0], f"avg@{k}"),
-                  (f"accuracy of the vote (maj@{k})", sets[0], f"maj@{k}")]
+        found += [
+            (f"accuracy of one sample (avg@{k})", sets[0], f"avg@{k}"),
+            (f"accuracy of the vote (maj@{k})", sets[0], f"maj@{k}"),
+        ]
     found += [(title, "", tag) for tag, title in TRAINING.items()]
     others = [name for name in all_sets(summary) if [name] != sets]  # a single set is in the first panels
     return found + [(f"{name} (avg@{k})", name, f"avg@{k}") for name in others]
@@ -190,12 +219,18 @@ def draw(runs: list[pathlib.Path], path: pathlib.Path, summary: dict) -> None:
         records, style = read_metrics(run), ("-", "--", ":", "-.")[position // 10 % 4]
         for axis, (_, eval_set, metric) in zip(axes.flat, drawn):
             found = points(records, summary["sets"], eval_set, metric)
-            axis.plot(*(zip(*found) if found else ((), ())), color=f"C{position % 10}", linestyle=style,
-                      label=name.replace("_", " "), marker="o" if eval_set else None, markersize=4)
+            axis.plot(
+                *(zip(*found) if found else ((), ())),
+                color=f"C{position % 10}",
+                linestyle=style,
+                label=name.replace("_", " "),
+                marker="o" if eval_set else None,
+                markersize=4,
+            )
     for axis, (title, *_) in zip(axes.flat, drawn):
         axis.set(title=title, xlabel="step", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
-    for axis in axes.flat[len(drawn):]:
+    for axis in axes.flat[len(drawn) :]:
         axis.set_axis_off()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(5, len(runs)))
     figure.savefig(path, dpi=110)
@@ -205,17 +240,23 @@ def draw(runs: list[pathlib.Path], path: pathlib.Path, summary: dict) -> None:
 def main() -> None:
     """Writes the summary and the figure, prints the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m srt_jax figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="python -m srt_jax figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of finished runs, or that hold such")
-    parser.add_argument("--out", type=lambda path: pathlib.Path(expanded(path)),
-                        help="folder of summary.json and figure.png")
+    parser.add_argument(
+        "--out", type=lambda path: pathlib.Path(expanded(path)), help="folder of summary.json and figure.png"
+    )
     options = parser.parse_args()
     for run in options.runs:
         if not run.is_dir():
             parser.error(f"{run} is no folder: name folders of runs, or one that holds them")
     if options.out is None:
-        finished = [file.parent for run in options.runs for file in run.rglob("summary.json")
-                    if (file.parent / "config.json").exists()]  # not a summary of several runs
+        finished = [
+            file.parent
+            for run in options.runs
+            for file in run.rglob("summary.json")
+            if (file.parent / "config.json").exists()
+        ]  # not a summary of several runs
         finished.sort(key=lambda run: (run / "summary.json").stat().st_mtime)
         print(lines(finished) if finished else "no finished run there yet.")
         return

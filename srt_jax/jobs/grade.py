@@ -157,8 +157,7 @@ def vote(rows: list[dict], grader: Grader, form: Format) -> tuple[dict, list[dic
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 where it worked, 2 for a mistake in the input."""
     parser = argparse.ArgumentParser(prog="python -m srt_jax grade", description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", metavar="FILE", type=expanded,
-                        help="grade rows {prediction, gold, correct}")
+    parser.add_argument("--pairs", metavar="FILE", type=expanded, help="grade rows {prediction, gold, correct}")
     parser.add_argument("--vote", action="store_true", help="vote on the rows of --predictions")
     parser.add_argument("--predictions", metavar="FILE", type=expanded, help="rows {problem, response, gold}")
     parser.add_argument("--out", metavar="FILE", type=expanded, help="write details as JSON lines")

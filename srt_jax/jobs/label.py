@@ -7,6 +7,7 @@ trains on these labels; srt subset and curriculum.path read the scores. The firs
 others {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts, parse_rate, n}; pass_rate and
 label_correct are null where no answer is known. The same command goes on after a kill, from <out>.partial.
 """
+
 import contextlib
 import importlib.metadata
 import json
@@ -51,15 +52,27 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     weights.check(model.directory)
     problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
     print(line)
-    provenance = json.loads(json.dumps({
-        "model": config.model.path, "model_fingerprint": model_fingerprint(model),
-        "problems": len(problems), "data_fingerprint": fingerprint(problems), "prompts": config.prompts.to_dict(),
-        "samples": samples, "temperature": config.rollout.temperature, "seed": config.seed,
-        "max_response_tokens": config.batch.max_response_tokens, "sampler": config.rollout.sampler,
-        "dtype": sampling_dtype(config), "answer": config.answer.to_dict(), "match": config.vote.match,
-        "truth": config.eval.match,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }))
+    provenance = json.loads(
+        json.dumps(
+            {
+                "model": config.model.path,
+                "model_fingerprint": model_fingerprint(model),
+                "problems": len(problems),
+                "data_fingerprint": fingerprint(problems),
+                "prompts": config.prompts.to_dict(),
+                "samples": samples,
+                "temperature": config.rollout.temperature,
+                "seed": config.seed,
+                "max_response_tokens": config.batch.max_response_tokens,
+                "sampler": config.rollout.sampler,
+                "dtype": sampling_dtype(config),
+                "answer": config.answer.to_dict(),
+                "match": config.vote.match,
+                "truth": config.eval.match,
+                "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            }
+        )
+    )
     if out.exists():
         check_provenance(out, label_file.read(out)[0], provenance)
         print(f"{out} is complete: nothing to do.")
@@ -91,15 +104,16 @@ def begin(partial: pathlib.Path, provenance: dict) -> int:
     check_provenance(partial, json.loads(lines[0])["provenance"], provenance)
     whole = sum(line.endswith(b"\n") for line in lines[1:])
     done = whole // BATCH * BATCH
-    os.truncate(partial, sum(map(len, lines[:1 + done])))
+    os.truncate(partial, sum(map(len, lines[: 1 + done])))
     return done
 
 
 def check_provenance(path: pathlib.Path, there: dict, here: dict) -> None:
     """Raises DataError where a file was written, or begun, with something else."""
     if different := differing_fields(there, here):
-        raise DataError(f"{path} holds labels that differ in {'; '.join(different[:5])}: choose another --out, or "
-                        "delete it.")
+        raise DataError(
+            f"{path} holds labels that differ in {'; '.join(different[:5])}: choose another --out, or delete it."
+        )
 
 
 def append(path: pathlib.Path, rows: list[dict], mode: str = "ab") -> None:
@@ -110,8 +124,15 @@ def append(path: pathlib.Path, rows: list[dict], mode: str = "ab") -> None:
         os.fsync(file.fileno())
 
 
-def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: list[list[int]], samples: int,
-                partial: pathlib.Path, done: int) -> None:
+def sample_rows(
+    config: ConfigDict,
+    model,
+    problems: list[Problem],
+    prompts: list[list[int]],
+    samples: int,
+    partial: pathlib.Path,
+    done: int,
+) -> None:
     """Samples and votes on problems[done:], and appends their rows batch by batch."""
     from srt_jax.grading.grader import Grader
     from srt_jax.rollout.sampler import Sampling, problem_seeds
@@ -127,16 +148,25 @@ def sample_rows(config: ConfigDict, model, problems: list[Problem], prompts: lis
         progress.update(done, "preparing the sampler")
         sampler.load(params, 0)
         sampler.compile(prompts[done:], samples, sampling)
-        with Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
-                    truth=config.eval.match) as grader:
+        with Grader(
+            config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
+        ) as grader:
             grader.self_test()
             shares = ""
             while done < len(problems):
-                batch = problems[done:done + BATCH]
+                batch = problems[done : done + BATCH]
                 graded = sample_and_grade(
-                    sampler, grader, model.tokenizer, batch, prompts[done:done + BATCH], samples, sampling,
-                    problem_seeds(config.seed, "label", 0, [p.id for p in batch]), answer_format(config),
-                    advanced=SamplerProgress(progress, done, len(batch), shares)).graded
+                    sampler,
+                    grader,
+                    model.tokenizer,
+                    batch,
+                    prompts[done : done + BATCH],
+                    samples,
+                    sampling,
+                    problem_seeds(config.seed, "label", 0, [p.id for p in batch]),
+                    answer_format(config),
+                    advanced=SamplerProgress(progress, done, len(batch), shares),
+                ).graded
                 append(partial, [row(problem, graded, p) for p, problem in enumerate(batch)])
                 done += len(batch)
                 shares = f"share {np.mean([v.share for v in graded.votes]):.3f}"
@@ -148,10 +178,16 @@ def row(problem: Problem, graded: Graded, p: int) -> dict:
     v, n = graded.votes[p], len(graded.answers[p])
     known = not np.isnan(graded.true_rewards[p, 0])
     return {
-        "id": problem.id, "label": v.label, "vote_share": v.share, "vote_share_parsed": v.share_parsed, "tie": v.tie,
+        "id": problem.id,
+        "label": v.label,
+        "vote_share": v.share,
+        "vote_share_parsed": v.share_parsed,
+        "tie": v.tie,
         "pass_rate": float(graded.true_rewards[p].sum()) / n if known else None,
         "label_correct": bool(graded.majority_correct[p]) if known else None,
-        "counts": dict(zip(v.representatives, v.counts)), "parse_rate": v.parsed / n, "n": n,
+        "counts": dict(zip(v.representatives, v.counts)),
+        "parse_rate": v.parsed / n,
+        "n": n,
     }
 
 
@@ -164,9 +200,12 @@ def summarise(path: pathlib.Path) -> dict:
         return float(np.mean([r[name] for r in of])) if of else None
 
     return {
-        "problems": len(rows), "labelled": sum(r["label"] is not None for r in rows),
-        "vote_share": mean("vote_share", rows), "vote_share_parsed": mean("vote_share_parsed", rows),
-        "parse_rate": mean("parse_rate", rows), "pass_rate": mean("pass_rate", known),
+        "problems": len(rows),
+        "labelled": sum(r["label"] is not None for r in rows),
+        "vote_share": mean("vote_share", rows),
+        "vote_share_parsed": mean("vote_share_parsed", rows),
+        "parse_rate": mean("parse_rate", rows),
+        "pass_rate": mean("pass_rate", known),
         "label_accuracy": mean("label_correct", known),
     }
 

@@ -6,6 +6,7 @@
 The first set is what one trains on. A set is a name (srt_jax/data/sets.py) or a JSONL or Parquet file with columns
 `problem` and `id`.
 """
+
 import argparse
 
 from srt_jax import cli
@@ -17,7 +18,8 @@ from srt_jax.data.base import DataError
 def main(argv: list[str]) -> int:
     """Prints a line per pair of twins and a line per set."""
     parser = argparse.ArgumentParser(
-        prog="python -m srt_jax overlap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="python -m srt_jax overlap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("train", help="the set trained on")
     parser.add_argument("test", nargs="+", help="sets that judge")
     arguments = parser.parse_args(argv)

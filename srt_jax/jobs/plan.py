@@ -7,6 +7,7 @@
 TPUs and GPUs need .venv-plan (the command says how to make it) and are compiled there; cpu:N needs nothing.
 docs/planning.md says what is assumed.
 """
+
 import functools
 import json
 import os
@@ -59,13 +60,15 @@ def _go_on_in_planners_environment(where: topology.Topology) -> int:
         os.execv(PYTHON, [str(PYTHON), "-m", "srt_jax", "plan", *sys.argv[1:]])
     return cli.complain(
         f"--topology={where.name} needs compilers that are not installed (5 GB). In {ROOT}:\n"
-        "    python3.12 -m venv .venv-plan\n    .venv-plan/bin/python -m pip install -r requirements-plan.txt")
+        "    python3.12 -m venv .venv-plan\n    .venv-plan/bin/python -m pip install -r requirements-plan.txt"
+    )
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/, arguments after a colon.")
     flags.DEFINE_string("topology", None, f"Devices to compile for, e.g. {topology.EXAMPLES}.")
     flags.DEFINE_bool("json", False, "One JSON object instead of a table.")
-    flags.DEFINE_integer("microbatch", None, "Sequences of a micro-batch; without it the largest that fits is sought.",
-                         lower_bound=1)
+    flags.DEFINE_integer(
+        "microbatch", None, "Sequences of a micro-batch; without it the largest that fits is sought.", lower_bound=1
+    )
     cli.run(main)

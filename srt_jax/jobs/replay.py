@@ -5,6 +5,7 @@
 Starts from the initial weights and needs rollouts/step_N.npz of every step (log.rollouts_every=1), the same data,
 model, number of devices and versions. Nothing is sampled. Prints a line per step; exit status 1 where a metric differs.
 """
+
 import pathlib
 import tempfile
 
@@ -50,8 +51,9 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
                 path = recording.recorded_path(directory, step)
                 if not path.exists() or step not in records:
                     raise ConfigError(f"{path} does not exist: only a run with log.rollouts_every=1 can be replayed.")
-                collected = recording.read(path, problems, prepared.model.tokenizer, run.grader, answer_format(config),
-                                           prepared.label_settings)
+                collected = recording.read(
+                    path, problems, prepared.model.tokenizer, run.grader, answer_format(config), prepared.label_settings
+                )
                 state, values = train_step(run, state, step, collected)
                 differing[step] = compare(records[step], values)
     return differing
@@ -61,8 +63,11 @@ def compare(recorded: dict, replayed: dict) -> dict[str, tuple]:
     """{metric: (recorded, replayed)} of what differs. A NaN is not recorded."""
     replayed = {name: float(v) for name, v in replayed.items() if float(v) == float(v)}
     names = {name for name in recorded.keys() | replayed.keys() if name.startswith(COMPARED)} - set(BY_THE_CLOCK)
-    return {name: (recorded.get(name), replayed.get(name)) for name in sorted(names)
-            if recorded.get(name) != replayed.get(name)}
+    return {
+        name: (recorded.get(name), replayed.get(name))
+        for name in sorted(names)
+        if recorded.get(name) != replayed.get(name)
+    }
 
 
 def main(argv) -> int:

@@ -8,6 +8,7 @@ the samples with an answer; SRT v1, appendix B.3, does not say which of them ran
 samples by all samples and needs answers. Equal scores go in the order of the ids. Writes {id, problem, answer, level}
 in the data's order, and <out>.provenance.json; prints how much of the subset the other scores would have chosen.
 """
+
 import json
 import pathlib
 
@@ -32,8 +33,9 @@ def select(rows: dict[str, dict], by: str, fraction: float, hardest: bool) -> se
 def overlaps(rows: dict[str, dict], by: str, fraction: float, hardest: bool) -> dict[str, float]:
     """{other score: share of the subset by `by` that it would have chosen as well}, for scores that all rows have."""
     chosen = select(rows, by, fraction, hardest)
-    others = [name for name in label_file.SCORES
-              if name != by and all(row.get(name) is not None for row in rows.values())]
+    others = [
+        name for name in label_file.SCORES if name != by and all(row.get(name) is not None for row in rows.values())
+    ]
     return {name: len(chosen & select(rows, name, fraction, hardest)) / len(chosen) for name in others}
 
 
@@ -44,29 +46,53 @@ def subset(source, labels: str, by: str, fraction: float, hardest: bool, out: pa
     label_file.require_score(labels, rows, by, f"--by={by}")
     rows = {p.id: rows[p.id] for p in problems if p.id in rows}
     if not rows:
-        raise DataError(f"{labels} labels none of the {len(problems)} problems of data: give the data it was written "
-                        "for.")
+        raise DataError(
+            f"{labels} labels none of the {len(problems)} problems of data: give the data it was written for."
+        )
     chosen = select(rows, by, fraction, hardest)
     kept = [p for p in problems if p.id in chosen]
     if scored := next((p for p in kept if p.metadata is not None), None):
-        raise DataError(f"problem {shown(scored.id)} is scored by its task, which a JSONL file cannot hold: set "
-                        "data.config to easier problems instead.")
+        raise DataError(
+            f"problem {shown(scored.id)} is scored by its task, which a JSONL file cannot hold: set "
+            "data.config to easier problems instead."
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     report = {
-        "problems": len(problems), "labelled": len(rows), "kept": len(kept), "by": by, "fraction": fraction,
-        "end": "hardest" if hardest else "easiest", "overlap": overlaps(rows, by, fraction, hardest),
+        "problems": len(problems),
+        "labelled": len(rows),
+        "kept": len(kept),
+        "by": by,
+        "fraction": fraction,
+        "end": "hardest" if hardest else "easiest",
+        "overlap": overlaps(rows, by, fraction, hardest),
     }
-    write(out.with_name(f"{out.name}.provenance.json"), json.dumps({
-        **report, "labels": labels, "labels_fingerprint": label_file.fingerprint(labels),
-        "data_fingerprint": fingerprint(problems), "labelled_by": provenance}, indent=2) + "\n")
+    write(
+        out.with_name(f"{out.name}.provenance.json"),
+        json.dumps(
+            {
+                **report,
+                "labels": labels,
+                "labels_fingerprint": label_file.fingerprint(labels),
+                "data_fingerprint": fingerprint(problems),
+                "labelled_by": provenance,
+            },
+            indent=2,
+        )
+        + "\n",
+    )
     write(out, "".join(json.dumps(data_row(p)) + "\n" for p in kept))
     return report
 
 
 def data_row(problem: Problem) -> dict:
     """A problem as a row that data.kind=jsonl reads, with the default column names."""
-    row = {"id": problem.id, "problem": problem.prompt, "answer": problem.answer, "level": problem.level,
-           "labelled": problem.labelled}
+    row = {
+        "id": problem.id,
+        "problem": problem.prompt,
+        "answer": problem.answer,
+        "level": problem.level,
+        "labelled": problem.labelled,
+    }
     return {name: value for name, value in row.items() if value is not None}
 
 
@@ -87,8 +113,10 @@ def main(argv) -> int:
     check_output_file(given.out)
     source = expand_paths(given.config).data
     report = subset(source, given.labels, given.by, given.fraction, given.hardest, pathlib.Path(given.out))
-    print(f"{report['kept']} of {report['labelled']} problems with a label ({report['problems']} in the data): the "
-          f"{report['end']} {given.fraction:.1%} by {given.by}")
+    print(
+        f"{report['kept']} of {report['labelled']} problems with a label ({report['problems']} in the data): the "
+        f"{report['end']} {given.fraction:.1%} by {given.by}"
+    )
     for name, share in report["overlap"].items():
         print(f"{share:.1%} of them are among the {report['end']} by {name} too ({given.fraction:.1%} by chance)")
     print(json.dumps({"out": given.out, **report}))

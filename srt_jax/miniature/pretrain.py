@@ -5,6 +5,7 @@
 Takes about a minute and a half on two cores and is skipped where the folder already holds the model of the same
 recipe. The training step is the RL update itself, with cross-entropy as its objective.
 """
+
 import argparse
 import dataclasses
 import hashlib
@@ -20,6 +21,7 @@ from srt_jax.files import check_output_folder, read_json_object
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How the base is made; part of the cache key."""
+
     steps: int = 1400
     batch_sequences: int = 64
     microbatch_sequences: int = 32
@@ -57,8 +59,11 @@ def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
         state, metrics = update(state, None, batch(recipe, step, mesh))
         if step % 50 == 49:
             seconds = time.perf_counter() - started
-            print(f"step {step + 1}/{recipe.steps}  entropy {float(metrics['entropy']):.3f}  "
-                  f"ETA {seconds / (step + 1) * (recipe.steps - step - 1):.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{recipe.steps}  entropy {float(metrics['entropy']):.3f}  "
+                f"ETA {seconds / (step + 1) * (recipe.steps - step - 1):.0f} s",
+                flush=True,
+            )
     if not jnp.isfinite(metrics["loss"]):
         raise RuntimeError("pre-training diverged: the loss is not finite.")
 
@@ -66,8 +71,11 @@ def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
     task.tokenizer().save_pretrained(tokenizer_files)
     (tokenizer_files / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "pad_token_id": 0}))
     heldout, train = task.problem_sets()
-    extra = {"heldout.jsonl": task.jsonl(heldout), "train.jsonl": task.jsonl(train),
-             "recipe.json": json.dumps({"key": key, **dataclasses.asdict(recipe)}, indent=2) + "\n"}
+    extra = {
+        "heldout.jsonl": task.jsonl(heldout),
+        "train.jsonl": task.jsonl(train),
+        "recipe.json": json.dumps({"key": key, **dataclasses.asdict(recipe)}, indent=2) + "\n",
+    }
     weights.save(out, state.params, task.HF_CONFIG, jnp.float32, tokenizer_from=tokenizer_files, extra=extra)
     print(f"base model written to {out} after {time.perf_counter() - started:.0f} s")
 
@@ -100,7 +108,7 @@ def batch(recipe: Recipe, step: int, mesh):
     prompts, responses = tokenizer(prompts)["input_ids"], tokenizer(responses)["input_ids"]
     tokens = np.zeros((len(prompts), 1, task.MAX_RESPONSE_TOKENS), np.int32)
     for row, response in zip(tokens[:, 0], responses):
-        row[:len(response)] = response
+        row[: len(response)] = response
     lengths = np.array([[len(r)] for r in responses], np.int32)
     rollouts = Rollouts(prompts, tokens, lengths, np.zeros(tokens.shape, np.float32), lengths > 0, 0)
     return collate(rollouts, np.zeros((len(prompts), 1)), np.zeros(len(prompts), bool), layout(recipe), mesh)
@@ -111,8 +119,9 @@ def layout(recipe: Recipe):
     from srt_jax.miniature import task
     from srt_jax.rl.collate import Layout
 
-    return Layout(recipe.batch_sequences, 1, recipe.microbatch_sequences,
-                  (task.MAX_PROMPT_TOKENS + task.MAX_RESPONSE_TOKENS,))
+    return Layout(
+        recipe.batch_sequences, 1, recipe.microbatch_sequences, (task.MAX_PROMPT_TOKENS + task.MAX_RESPONSE_TOKENS,)
+    )
 
 
 def recipe_key(recipe: Recipe) -> str:
@@ -126,10 +135,14 @@ def recipe_key(recipe: Recipe) -> str:
 def main() -> None:
     """Makes the base model."""
     parser = argparse.ArgumentParser(
-        prog="python -m srt_jax pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=lambda path: pathlib.Path(expanded(path)),
-                        default=pathlib.Path("cache/miniature"),
-                        help="folder of the model, its tokenizer and the two problem sets")
+        prog="python -m srt_jax pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=lambda path: pathlib.Path(expanded(path)),
+        default=pathlib.Path("cache/miniature"),
+        help="folder of the model, its tokenizer and the two problem sets",
+    )
     out = parser.parse_args().out
     try:
         check_output_folder(out)

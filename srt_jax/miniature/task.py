@@ -5,6 +5,7 @@ additions the running total goes wrong by a little, and the rest follows from th
 answers a sum right four times out of ten, while its errors scatter: the majority is right nearly always. That gap
 between one sample and the vote is what self-training lives on.
 """
+
 import functools
 import json
 
@@ -17,11 +18,24 @@ VOCABULARY = ("<pad>", "<eos>", "<unk>", BOXED, *"0123456789+-*/=,.() }")
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 10, 18  # five terms: `9+9+9+9+9=` and `18,27,36,45.\boxed{45}<eos>`
 SLIPS = (-10, -3, -2, -1, 1, 2, 3, 10)
 HF_CONFIG = {
-    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": len(VOCABULARY), "hidden_size": 64,
-    "intermediate_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 32, "tie_word_embeddings": True, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
-    "hidden_act": "silu", "attention_bias": False, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
-    "initializer_range": 0.1, "eos_token_id": 1, "pad_token_id": 0,
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+    "initializer_range": 0.1,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
 }
 
 
@@ -31,8 +45,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed\{|."), "isolated")
     backend.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 Letters: B sequences, S tokens, N query heads, K key/value heads, G = N/K, H head dim.
 """
+
 import functools
 
 import jax
@@ -27,17 +28,23 @@ def choose(name: str, platform: str, dtype, head_dim: int) -> str:
     if name == "auto":
         return {"gpu": "cudnn" if half and fits else "xla", "tpu": "splash", "cpu": "xla"}[kind]
     if name == "cudnn" and kind != "gpu":
-        raise ModelError(f"model.attention is 'cudnn', which needs an NVIDIA GPU, and this is a {kind.upper()}: "
-                         "set it to 'auto'.")
+        raise ModelError(
+            f"model.attention is 'cudnn', which needs an NVIDIA GPU, and this is a {kind.upper()}: set it to 'auto'."
+        )
     if name == "cudnn" and not half:
-        raise ModelError(f"model.attention is 'cudnn', which cannot compute in {jnp.dtype(dtype).name}: set "
-                         "model.dtype to 'bfloat16', or model.attention to 'xla'.")
+        raise ModelError(
+            f"model.attention is 'cudnn', which cannot compute in {jnp.dtype(dtype).name}: set "
+            "model.dtype to 'bfloat16', or model.attention to 'xla'."
+        )
     if name == "cudnn" and not fits:
-        raise ModelError(f"model.attention is 'cudnn', which wants heads of a multiple of 8 and at most 128, and these "
-                         f"have {head_dim}: set it to 'xla'.")
+        raise ModelError(
+            f"model.attention is 'cudnn', which wants heads of a multiple of 8 and at most 128, and these "
+            f"have {head_dim}: set it to 'xla'."
+        )
     if name == "splash" and kind != "tpu":
-        raise ModelError(f"model.attention is 'splash', which needs a TPU, and this is a {kind.upper()}: "
-                         "set it to 'auto'.")
+        raise ModelError(
+            f"model.attention is 'splash', which needs a TPU, and this is a {kind.upper()}: set it to 'auto'."
+        )
     return name
 
 
@@ -50,14 +57,18 @@ def causal(q, k, v, segments=None, name: str = "xla", mesh: Mesh | None = None, 
     `recompute`: the backward pass starts from q, k and v, as it does anyway in cudnn and splash, which hold no scores.
     """
     on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
-    kernels = {"xla": xla_again if recompute else xla, "cudnn": cudnn,
-               "splash": functools.partial(splash, interpret=on_cpu)}
+    kernels = {
+        "xla": xla_again if recompute else xla,
+        "cudnn": cudnn,
+        "splash": functools.partial(splash, interpret=on_cpu),
+    }
     kernel = kernels[name]
     if mesh is None or mesh.size == 1:
         return kernel(q, k, v, segments)
     spec = P(ROWS, None, "tensor")
     return jax.shard_map(kernel, mesh=mesh, in_specs=(*(spec,) * 3, P(ROWS)), out_specs=spec, check_vma=False)(
-        q, k, v, segments)
+        q, k, v, segments
+    )
 
 
 def xla(q, k, v, segments=None):
@@ -85,7 +96,8 @@ def xla(q, k, v, segments=None):
 xla_again = jax.custom_vjp(xla)
 xla_again.defvjp(
     lambda *inputs: (xla(*inputs), inputs),
-    lambda inputs, by_out: (*jax.vjp(functools.partial(xla, segments=inputs[3]), *inputs[:3])[1](by_out), None))
+    lambda inputs, by_out: (*jax.vjp(functools.partial(xla, segments=inputs[3]), *inputs[:3])[1](by_out), None),
+)
 
 
 def cudnn(q, k, v, segments=None):
@@ -110,11 +122,13 @@ def splash(q, k, v, segments=None, interpret: bool = False):
 
     _, S, N, H = q.shape
     length = S + -S % LANES
-    q, k, v = (jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - S), (0, -H % LANES)))
-               for x in (q * H**-0.5, k, v))
+    q, k, v = (
+        jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - S), (0, -H % LANES))) for x in (q * H**-0.5, k, v)
+    )
     block = next(size for size in (512, 256, LANES) if length % size == 0)
     sizes = kernels.BlockSizes(
-        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block)
+        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
+    )
     mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * N)
     kernel = kernels.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret)
     if segments is not None:
@@ -149,6 +163,6 @@ def decode_step(q, k, v, prompt_kv, prompt_lengths, response_kv, step):
     to_response = jnp.where(jnp.arange(T) < step, to_response, MASKED)
     weights = jax.nn.softmax(jnp.concatenate([to_prompt, to_response, to_self], -1), -1).astype(q.dtype)
     out = jnp.einsum("pnkgs,pskh->pnkgh", weights[..., :Sp], prompt_v)
-    out += jnp.einsum("pnkgt,pntkh->pnkgh", weights[..., Sp:Sp + T], response_v)
+    out += jnp.einsum("pnkgt,pntkh->pnkgh", weights[..., Sp : Sp + T], response_v)
     out += weights[..., -1:] * v[:, :, :, None]
     return out.reshape(P, n, N, H)

@@ -1,4 +1,5 @@
 """The shape of a decoder, read from a Hugging Face `config.json`."""
+
 import dataclasses
 import json
 import math
@@ -19,6 +20,7 @@ class ModelError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class Llama3Rope:
     """Frequency-dependent rotary scaling of Llama 3.1 and later (`rope_type: llama3`)."""
+
     factor: float
     low_freq_factor: float
     high_freq_factor: float
@@ -28,6 +30,7 @@ class Llama3Rope:
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """One decoder of the Qwen2/2.5, Qwen3 or Llama 3 family. Letters: D, F, L, N, K, H, V of docs/architecture.md."""
+
     family: str
     vocab_size: int  # V
     hidden_size: int  # D
@@ -96,8 +99,10 @@ class ModelConfig:
         if config.head_dim % 2:
             raise ModelError(f"head_dim={config.head_dim} is odd: rotary embeddings turn pairs of dimensions.")
         if config.num_heads % config.num_kv_heads:
-            raise ModelError(f"num_attention_heads={config.num_heads} is not a multiple of "
-                             f"num_key_value_heads={config.num_kv_heads}.")
+            raise ModelError(
+                f"num_attention_heads={config.num_heads} is not a multiple of "
+                f"num_key_value_heads={config.num_kv_heads}."
+            )
         return config
 
 
@@ -163,8 +168,10 @@ def _refuse_unsupported(hf: dict) -> None:
     for field in ("quantization_config", "compression_config"):
         if settings := hf.get(field):
             method = settings.get("quant_method") if isinstance(settings, dict) else None
-            raise ModelError(f"config.json has {field} ({method or settings}): quantised weights cannot be trained, "
-                             "give the model in float32, bfloat16 or float16.")
+            raise ModelError(
+                f"config.json has {field} ({method or settings}): quantised weights cannot be trained, "
+                "give the model in float32, bfloat16 or float16."
+            )
     for field, value, supported in (
         ("use_sliding_window", _flag(hf, "use_sliding_window"), False),
         ("layer_types", [kind for kind in _list(hf, "layer_types") if kind != "full_attention"], []),

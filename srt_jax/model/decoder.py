@@ -3,6 +3,7 @@
 Letters of shapes: B sequences, S tokens, D model, F ffn, N heads, K kv heads, H head dim, V vocab, L layers.
 The layers' parameters are stacked on a leading L and run by one `lax.scan`, so compile time does not grow with depth.
 """
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -117,15 +118,19 @@ class Decoder(nnx.Module):
     remat: none | dots | attention | full; kernel: xla | cudnn | splash, as model/attention.py chooses.
     """
 
-    def __init__(self, config: ModelConfig, rngs, dtype=jnp.float32, remat="none", kernel="xla",
-                 mesh: Mesh | None = None):
+    def __init__(
+        self, config: ModelConfig, rngs, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | None = None
+    ):
         std = config.initializer_range
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size)))
         keys = jax.random.split(rngs.params(), config.num_layers)
         self.layers = nnx.vmap(lambda key: Layer(config, nnx.Rngs(params=key), mesh))(keys)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head = None if config.tie_word_embeddings else nnx.Param(
-            std * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size)))
+        self.head = (
+            None
+            if config.tie_word_embeddings
+            else nnx.Param(std * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size)))
+        )
         self.config, self.dtype, self.remat, self.kernel, self.mesh = config, jnp.dtype(dtype), remat, kernel, mesh
 
     def head_weights(self):
@@ -194,8 +199,9 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden):
         """[..., D] -> [..., V] in float32. For tests and single positions only: training uses model/logprobs.py."""
-        return jnp.einsum("...d,vd->...v", hidden, self.head_weights().astype(hidden.dtype),
-                          preferred_element_type=jnp.float32)
+        return jnp.einsum(
+            "...d,vd->...v", hidden, self.head_weights().astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
 
 
 def abstract(config: ModelConfig, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | None = None):
@@ -206,6 +212,8 @@ def abstract(config: ModelConfig, dtype=jnp.float32, remat="none", kernel="xla",
 def create(config: ModelConfig, seed: int, mesh: Mesh, dtype=jnp.float32, remat="none", kernel="xla"):
     """(graphdef, fresh random parameters), each drawn where it lies."""
     graphdef, shapes = abstract(config, dtype, remat, kernel, mesh)
-    draw = jax.jit(lambda: nnx.split(Decoder(config, nnx.Rngs(seed), dtype, remat, kernel, mesh))[1],
-                   out_shardings=sharding.parameter_shardings(mesh, shapes))
+    draw = jax.jit(
+        lambda: nnx.split(Decoder(config, nnx.Rngs(seed), dtype, remat, kernel, mesh))[1],
+        out_shardings=sharding.parameter_shardings(mesh, shapes),
+    )
     return graphdef, draw()

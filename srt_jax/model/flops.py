@@ -9,6 +9,7 @@ gradients of the inputs and of the weights. The head counts at every token of a 
 
 XLA's own cost analysis cannot be used: it counts a loop's body once, and knows nothing of GPU library calls.
 """
+
 import numpy as np
 
 from srt_jax.model.config import ModelConfig
@@ -69,12 +70,14 @@ def sampling(config: ModelConfig, prompt_lengths, response_lengths) -> float:
     """
     prompts, responses = np.asarray(prompt_lengths), np.asarray(response_lengths)
     fed = np.maximum(responses - 1, 0)
-    return (layers(config, prompts) + layers(config, fed, prompts[:, None])
-            + head(config, len(prompts) + float(fed.sum())))
+    return (
+        layers(config, prompts) + layers(config, fed, prompts[:, None]) + head(config, len(prompts) + float(fed.sum()))
+    )
 
 
-def decoding_bytes(config: ModelConfig, prompt_lengths, response_lengths, steps: int, shared: bool,
-                   itemsize: int = 2) -> float:
+def decoding_bytes(
+    config: ModelConfig, prompt_lengths, response_lengths, steps: int, shared: bool, itemsize: int = 2
+) -> float:
     """Bytes that decoding moves at least, over all devices: the weights in each step, and the keys and values.
 
     prompt_lengths [P]; response_lengths [P, n], the stop token included; steps: how often one token of every sequence

@@ -4,6 +4,7 @@ Both passes work on a chunk of positions of every row at a time; the backward pa
 the log-normalisers that the forward pass kept. Where one chunk covers the rows, its logits are kept instead: in memory
 they are then no more than any chunk's. Letters of one device: b rows, v vocabulary, d features, c positions.
 """
+
 import dataclasses
 import functools
 
@@ -18,6 +19,7 @@ from srt_jax.model.sharding import ROWS, fit
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """What is static: positions per chunk, and the axes that split head [V, D] (None where nothing does)."""
+
     chunk: int
     mesh: Mesh | None
     vocabulary: str | None
@@ -67,13 +69,17 @@ def _forward(layout: Layout, hidden, head, targets, temperature):
 
     rows, head_spec = P(ROWS), P(layout.vocabulary, layout.features)
     logprobs, entropy, log_total, logits = _on_devices(
-        on_device, layout, (rows, head_spec, rows, P()), (rows, rows, rows, P(ROWS, None, layout.vocabulary)),
+        on_device,
+        layout,
+        (rows, head_spec, rows, P()),
+        (rows, rows, rows, P(ROWS, None, layout.vocabulary)),
     )(hidden, head, targets, temperature)
     return (logprobs, entropy), (hidden, head, targets, temperature, entropy, log_total, logits)
 
 
 def _backward(layout: Layout, residuals, gradients):
     """d logp = (onehot - p) / T; d entropy = -p (log p + entropy) / T, by logits before the division."""
+
     def on_device(hidden, head, targets, temperature, entropy, log_total, kept, by_logprob, by_entropy):
         dtype = hidden.dtype
         gathered = _whole(head, dtype, layout)
@@ -90,7 +96,8 @@ def _backward(layout: Layout, residuals, gradients):
 
         arrays = (hidden, targets, entropy, log_total, by_logprob, by_entropy)
         d_head, (d_hidden,) = _over_chunks(
-            body, jnp.zeros(gathered.shape), arrays if kept is None else (*arrays, kept), layout.chunk)
+            body, jnp.zeros(gathered.shape), arrays if kept is None else (*arrays, kept), layout.chunk
+        )
         d_hidden = _over(jax.lax.psum, d_hidden, layout.vocabulary)
         if layout.mesh is not None:
             if layout.features:
@@ -101,8 +108,10 @@ def _backward(layout: Layout, residuals, gradients):
     hidden, head, targets, temperature, entropy, log_total, kept = residuals
     rows, head_spec = P(ROWS), P(layout.vocabulary, layout.features)
     d_hidden, d_head = _on_devices(
-        on_device, layout,
-        (rows, head_spec, rows, P(), rows, rows, P(ROWS, None, layout.vocabulary), rows, rows), (rows, head_spec),
+        on_device,
+        layout,
+        (rows, head_spec, rows, P(), rows, rows, P(ROWS, None, layout.vocabulary), rows, rows),
+        (rows, head_spec),
     )(hidden, head, targets, temperature, entropy, log_total, kept, *gradients)
     return d_hidden, d_head, None, None
 

@@ -3,6 +3,7 @@
 Checked against XLA's own count (`memory_analysis`) of the compiled programs on CPUs, which compute a bfloat16 product
 in float32, and so hold all its operands twice. Elsewhere nothing is held twice.
 """
+
 import dataclasses
 
 from srt_jax.model.config import ModelConfig
@@ -19,6 +20,7 @@ class Call:
     rows prompts of prompt_tokens (padded), samples of each, response_tokens at most; slots: sequences decoded at a time
     (0: all); fsdp, tensor: axes of the mesh; platform: of jax.Device; kernel: of the prompts' attention.
     """
+
     rows: int
     samples: int
     prompt_tokens: int
@@ -78,6 +80,7 @@ class Update:
     rows of length tokens go through a forward and backward pass at a time, head_tokens of them through the head; remat:
     model.remat; kernel: of attention; many: does a step make several updates?; moments: dtype of AdamW's moments.
     """
+
     rows: int
     length: int
     head_tokens: int

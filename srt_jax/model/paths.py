@@ -1,4 +1,5 @@
 """Parameters by dotted path, e.g. `layers.q.kernel`."""
+
 import jax
 from flax import nnx
 
@@ -13,7 +14,8 @@ def flat_paths(tree):
 def map_with_path(function, tree: nnx.State) -> nnx.State:
     """function(dotted path, leaf) over the parameters."""
     pure = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(".".join(str(p.key) for p in path), leaf), nnx.to_pure_dict(tree))
+        lambda path, leaf: function(".".join(str(p.key) for p in path), leaf), nnx.to_pure_dict(tree)
+    )
     result = jax.tree.map(lambda x: x, tree)
     nnx.replace_by_pure_dict(result, pure)
     return result

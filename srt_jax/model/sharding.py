@@ -3,6 +3,7 @@
 Sequences are split over data x fsdp, heads, ffn and vocabulary over tensor. Parameters are also split over fsdp, and
 gathered layer by layer right before use.
 """
+
 import functools
 import math
 import re
@@ -45,8 +46,10 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
 def check_mesh(config: ModelConfig, tensor: int) -> None:
     """Raises ModelError unless the mesh's tensor axis divides the model's heads."""
     if config.num_kv_heads % tensor:
-        raise ModelError(f"mesh.tensor is {tensor}, which does not divide the {config.num_kv_heads} key/value heads of "
-                         f"this model: choose a divisor of {config.num_kv_heads}, and split the rest with mesh.fsdp.")
+        raise ModelError(
+            f"mesh.tensor is {tensor}, which does not divide the {config.num_kv_heads} key/value heads of "
+            f"this model: choose a divisor of {config.num_kv_heads}, and split the rest with mesh.fsdp."
+        )
 
 
 def num_row_shards(mesh: Mesh) -> int:
@@ -64,6 +67,7 @@ def rule(path: str) -> P:
 
 def fit(mesh: Mesh, spec, shape: tuple[int, ...]) -> P:
     """The spec without the axes that do not divide their dimension: it stays whole."""
+
     def divides(axes, size):
         axes = axes if isinstance(axes, tuple) else (axes,)
         return size % math.prod(mesh.shape[a] for a in axes) == 0
@@ -87,6 +91,7 @@ def gather_layer(params, mesh: Mesh | None, dtype):
     Cast first, so that the gather moves the smaller numbers. Norm scales stay as they are. Gradients are split over
     fsdp again at once: left to itself XLA may stack whole ones over the layers.
     """
+
     def gather(path, x):
         if path.endswith("scale"):
             return x
@@ -107,7 +112,8 @@ def _gather(x, gathered: NamedSharding, split: NamedSharding):
 
 _gather.defvjp(
     lambda x, gathered, split: (jax.lax.with_sharding_constraint(x, gathered), None),
-    lambda gathered, split, _, gradient: (jax.lax.with_sharding_constraint(gradient, split),))
+    lambda gathered, split, _, gradient: (jax.lax.with_sharding_constraint(gradient, split),),
+)
 
 
 def describe(mesh: Mesh, shapes) -> str:
@@ -120,15 +126,22 @@ def describe(mesh: Mesh, shapes) -> str:
     for pattern, spec in RULES:
         found = [(path, x) for path, x in named if next(p for p, _ in RULES if re.fullmatch(p, path)) == pattern]
         count = sum(math.prod(x.shape) for _, x in found)
-        size = sum(math.prod(parameter_sharding(mesh, path, x.shape).shard_shape(x.shape)) * x.dtype.itemsize
-                   for path, x in found)
-        whole = [f"{path} dimension {d} of {n} stays whole: {axis}={mesh.shape[axis]} does not divide it"
-                 for path, x in found for d, (axis, n) in enumerate(zip(spec, x.shape))
-                 if axis and n % mesh.shape[axis]]
+        size = sum(
+            math.prod(parameter_sharding(mesh, path, x.shape).shard_shape(x.shape)) * x.dtype.itemsize
+            for path, x in found
+        )
+        whole = [
+            f"{path} dimension {d} of {n} stays whole: {axis}={mesh.shape[axis]} does not divide it"
+            for path, x in found
+            for d, (axis, n) in enumerate(zip(spec, x.shape))
+            if axis and n % mesh.shape[axis]
+        ]
         if found:
             axes = ", ".join(axis or "-" for axis in spec) or "whole"
-            lines += [f"  {pattern:<36} ({axes}): {count:,} parameters, {size / 2**20:,.1f} MiB per device",
-                      *(f"    {line}" for line in whole)]
+            lines += [
+                f"  {pattern:<36} ({axes}): {count:,} parameters, {size / 2**20:,.1f} MiB per device",
+                *(f"    {line}" for line in whole),
+            ]
     return "\n".join(lines)
 
 
@@ -162,6 +175,7 @@ def place(tree, sharding):
 
     `sharding` is one sharding for all leaves, or a tree of them.
     """
+
     def one(x, sharding):
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

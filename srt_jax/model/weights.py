@@ -3,6 +3,7 @@
 Import reads only the slices each process holds, one parameter at a time; export gathers and writes tensor by tensor, a
 few at a time. Neither ever holds a second full copy of the model in host memory.
 """
+
 import concurrent.futures
 import contextlib
 import functools
@@ -51,8 +52,17 @@ TABLE = (
     ("lm_head.weight", "head", False),
 )
 IGNORED = "rotary_emb.inv_freq"  # a buffer that old checkpoints carry
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-                   "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 2 << 30
 WRITERS = min(8, os.cpu_count() or 1)  # threads of an export
@@ -100,8 +110,15 @@ def check(directory) -> None:
         _check(_open(directory, stack), decoder.abstract(config)[1], config, directory)
 
 
-def save(directory, params, hf_config: dict, dtype=jnp.bfloat16, tokenizer_from=None,
-         extra: dict[str, str] | None = None, before_naming=None) -> int:
+def save(
+    directory,
+    params,
+    hf_config: dict,
+    dtype=jnp.bfloat16,
+    tokenizer_from=None,
+    extra: dict[str, str] | None = None,
+    before_naming=None,
+) -> int:
     """Writes an ordinary Hugging Face directory, under a temporary name until it is complete. Returns its bytes.
 
     The head is always written, even when tied: vLLM's CPU build keeps a stale one otherwise. `tokenizer_from` is a
@@ -154,7 +171,7 @@ def tensor_shapes(params) -> dict[str, tuple[int, ...]]:
     flat, shapes = dict(flat_paths(params)), {}
     for name in tensor_names(params):
         layer, path, transposed = locate(name)
-        shape = (flat[path] if path in flat else flat["embedding"]).shape[layer is not None:]
+        shape = (flat[path] if path in flat else flat["embedding"]).shape[layer is not None :]
         shapes[name] = shape[::-1] if transposed else shape
     return shapes
 
@@ -236,13 +253,20 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
         found = read_json_object(index).get("weight_map")
     except (ValueError, OSError) as e:
         raise ModelError(f"{index} is damaged ({e}): copy it again.") from None
-    if not isinstance(found, dict) or not found or not all(
+    if (
+        not isinstance(found, dict)
+        or not found
+        or not all(
             isinstance(file, str) and file == pathlib.Path(file).name and file.endswith(".safetensors")
-            for file in found.values()):
+            for file in found.values()
+        )
+    ):
         raise ModelError(f"{index} is damaged (its weight_map does not name a file for each tensor): copy it again.")
     if (index.parent / WEIGHTS).exists() and WEIGHTS not in found.values():
-        raise ModelError(f"{index.parent} holds {WEIGHTS} as well as {INDEX}, which does not name it, so that programs "
-                         "differ in what they load: remove one of the two.")
+        raise ModelError(
+            f"{index.parent} holds {WEIGHTS} as well as {INDEX}, which does not name it, so that programs "
+            "differ in what they load: remove one of the two."
+        )
     return found
 
 
@@ -261,8 +285,10 @@ def _open(directory: pathlib.Path, stack) -> dict:
     names = {file: set(handle.keys()) for file, handle in handles.items()}
     for name, file in (weight_map or {}).items():
         if name not in names[file]:
-            raise ModelError(f"{directory / file} has no tensor {name!r}, which {INDEX} places there: copy the model "
-                             "directory again.")
+            raise ModelError(
+                f"{directory / file} has no tensor {name!r}, which {INDEX} places there: copy the model "
+                "directory again."
+            )
     weight_map = weight_map or dict.fromkeys(sorted(names[WEIGHTS]), WEIGHTS)
     return {name: handles[file].get_slice(name) for name, file in weight_map.items()}
 
@@ -272,16 +298,20 @@ def _missing(directory: pathlib.Path, file: str, named: bool) -> str:
     if named:
         return f"{directory / file}, which {INDEX} names, does not exist: copy the model directory again."
     if others := sorted(path.name for ending in ("bin", "pth", "gguf") for path in directory.glob(f"*.{ending}")):
-        return (f"{directory} has its weights as {others[0]}, and {file} does not exist: save the model with "
-                "transformers' save_pretrained, which writes safetensors.")
+        return (
+            f"{directory} has its weights as {others[0]}, and {file} does not exist: save the model with "
+            "transformers' save_pretrained, which writes safetensors."
+        )
     return f"{directory / file} does not exist: copy the model directory again."
 
 
 def _check(tensors, shapes, config: ModelConfig, directory) -> None:
     for name, tensor in tensors.items():
         if tensor.get_dtype() not in READABLE_DTYPES and IGNORED not in name:
-            raise ModelError(f"{directory}: tensor {name!r} has dtype {tensor.get_dtype()}, so the weights are "
-                             "quantised or packed: give the model in float32, bfloat16 or float16.")
+            raise ModelError(
+                f"{directory}: tensor {name!r} has dtype {tensor.get_dtype()}, so the weights are "
+                "quantised or packed: give the model in float32, bfloat16 or float16."
+            )
     expected = tensor_shapes(shapes)
     if config.tie_word_embeddings:  # a tied head may be absent
         del expected["lm_head.weight"]
@@ -295,8 +325,11 @@ def _check(tensors, shapes, config: ModelConfig, directory) -> None:
     for name in sorted(tensors.keys() - expected.keys() - tied):
         if IGNORED not in name:
             raise ModelError(f"{directory} has a tensor {name!r} that a {config.family} decoder does not use.")
-    if config.tie_word_embeddings and "lm_head.weight" in tensors and not _equal(
-            tensors["lm_head.weight"], tensors["model.embed_tokens.weight"]):  # transformers would use it as it is
+    if (
+        config.tie_word_embeddings
+        and "lm_head.weight" in tensors
+        and not _equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
+    ):  # transformers would use it as it is
         raise ModelError(f"{directory} has a 'lm_head.weight' unlike its embedding: set tie_word_embeddings to false.")
 
 
@@ -315,8 +348,10 @@ def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
         at = at[::-1] if transposed else at
         value = np.asarray(tensors[name][at], np.float32)
         if not np.isfinite(value).all():
-            raise ModelError(f"tensor {name!r} of the weights holds {value[~np.isfinite(value)][0]}: copy the model "
-                             "again, or give weights from before the training diverged.")
+            raise ModelError(
+                f"tensor {name!r} of the weights holds {value[~np.isfinite(value)][0]}: copy the model "
+                "again, or give weights from before the training diverged."
+            )
         return value.T if transposed else value
 
     if "{}" not in hf_name:
@@ -363,8 +398,10 @@ def _write_shards(directory: pathlib.Path, params, dtype) -> dict[str, dict]:
         for done in writes:
             done.result()
     if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(math.prod(t["shape"]) for t in tensors.values()) * dtype.itemsize},
-                 "weight_map": {name: entry["file"] for name, entry in tensors.items()}}
+        index = {
+            "metadata": {"total_size": sum(math.prod(t["shape"]) for t in tensors.values()) * dtype.itemsize},
+            "weight_map": {name: entry["file"] for name, entry in tensors.items()},
+        }
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return tensors
 

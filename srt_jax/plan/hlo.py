@@ -3,6 +3,7 @@
 XLA's own cost analysis counts a loop's body once, and is empty for GPUs. Here a program is walked from its entry: a
 `while` counts its body as often as it runs, all else that is called counts once (of a conditional, all branches).
 """
+
 import collections
 import dataclasses
 import math
@@ -10,12 +11,43 @@ import re
 
 import numpy as np
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all",
-               "collective-broadcast")
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "ragged-all-to-all",
+    "collective-broadcast",
+)
 # What moves no memory by itself. Calls are followed; asynchronous halves count at their end, where the result is.
-FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
-        "partition-id", "replica-id", "opt-barrier", "add-dependency", "async-start", "async-update", "async-done",
-        "call-start", "call-update", "call-done", "copy-start", "send", "recv", "send-done", "recv-done", "domain"}
+FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "add-dependency",
+    "async-start",
+    "async-update",
+    "async-done",
+    "call-start",
+    "call-update",
+    "call-done",
+    "copy-start",
+    "send",
+    "recv",
+    "send-done",
+    "recv-done",
+    "domain",
+}
 BITS = {"pred": 8, "token": 0, "opaque": 0}
 SLICES = ("dynamic-slice", "gather", "slice")
 UPDATES = {"dynamic-update-slice": 1, "scatter": -1}  # in place; which operand is written
@@ -24,6 +56,7 @@ UPDATES = {"dynamic-update-slice": 1, "scatter": -1}  # in place; which operand 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
     """One line. `shape` is text; `operands` are names; `attributes` is all that follows the operands."""
+
     name: str
     shape: str
     opcode: str
@@ -74,8 +107,12 @@ class Program:
         for kind, shape, start, runs in self._collectives():
             members = group(start.attributes)
             g = len(members)
-            share = {"all-reduce": 2 * (g - 1) / g, "reduce-scatter": g - 1, "collective-permute": 1,
-                     "collective-broadcast": 1}.get(kind, (g - 1) / g)
+            share = {
+                "all-reduce": 2 * (g - 1) / g,
+                "reduce-scatter": g - 1,
+                "collective-permute": 1,
+                "collective-broadcast": 1,
+            }.get(kind, (g - 1) / g)
             if not node or len({member // node for member in members}) > 1:
                 total += runs * share * size(shape)
         return total
@@ -109,8 +146,11 @@ class Program:
                 self._walk(instruction.attribute("body"), runs * self._trip_count(instruction), fused)
             elif instruction.opcode == "conditional":
                 listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
-                branches = re.findall(r"%?([\w.-]+)", listed.group(1)) if listed else [
-                    instruction.attribute("true_computation"), instruction.attribute("false_computation")]
+                branches = (
+                    re.findall(r"%?([\w.-]+)", listed.group(1))
+                    if listed
+                    else [instruction.attribute("true_computation"), instruction.attribute("false_computation")]
+                )
                 for branch in branches:
                     self._walk(branch, runs, fused)
             elif instruction.opcode in ("fusion", "call", "async-start", "call-start"):
@@ -202,8 +242,11 @@ class Program:
         inside = list(self._inside(called))
         if any(instruction.opcode == "custom-call" for instruction, _ in inside):
             shape = _without_workspace(shape)
-        in_place = sum(size(i.shape) - size(computation[i.operands[UPDATES[i.opcode]]].shape)
-                       for i, computation in inside if i.opcode in UPDATES)
+        in_place = sum(
+            size(i.shape) - size(computation[i.operands[UPDATES[i.opcode]]].shape)
+            for i, computation in inside
+            if i.opcode in UPDATES
+        )
         read = 0
         for position, array in enumerate(operands):
             found = self._read(called, position)
@@ -261,10 +304,12 @@ def group(attributes: str) -> tuple[int, ...]:
         devices = np.arange(math.prod(_numbers(tiled.group(2)))).reshape(_numbers(tiled.group(2)))
         if tiled.group(3):
             devices = devices.transpose(_numbers(tiled.group(3)))
-        return tuple(devices.reshape(-1)[:int(tiled.group(1))].tolist())
+        return tuple(devices.reshape(-1)[: int(tiled.group(1))].tolist())
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
-        return _mesh_group([(axis, int(n)) for axis, n in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))],
-                           re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", mesh.group(2)))
+        return _mesh_group(
+            [(axis, int(n)) for axis, n in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))],
+            re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", mesh.group(2)),
+        )
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
         return int(pairs.group(1)), int(pairs.group(2))
     return 0, 1  # all of a group that the text does not name
@@ -329,15 +374,20 @@ def _parse(text: str):
                 entry = header.group(2) if header.group(1) else entry
             continue
         named = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = ", line)
-        opcode = named and re.search(r" ([a-z][\w-]*)\(", line[named.end() - 1:])
+        opcode = named and re.search(r" ([a-z][\w-]*)\(", line[named.end() - 1 :])
         if not opcode or current is None:
             continue
         start = named.end() - 1 + opcode.end()
         end = _closing(line, start)
         arguments = line[start:end]
         current[named.group(1)] = Instruction(
-            named.group(1), line[named.end():named.end() - 1 + opcode.start()], opcode.group(1),
-            tuple(re.findall(r"%([\w.-]+)", arguments)), line[end + 1:], arguments)
+            named.group(1),
+            line[named.end() : named.end() - 1 + opcode.start()],
+            opcode.group(1),
+            tuple(re.findall(r"%([\w.-]+)", arguments)),
+            line[end + 1 :],
+            arguments,
+        )
     return computations, entry
 
 

@@ -3,6 +3,7 @@
 Lowers and compiles the real update, and the in-process sampler where rollout.sampler is 'jax', with abstract arrays: no
 weights, no accelerator, a few GB of memory. docs/planning.md says what is assumed.
 """
+
 import dataclasses
 import functools
 import pathlib
@@ -27,6 +28,7 @@ TILE = 16  # rows of a TPU's tile of bfloat16
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """A program on one device. bytes: by kind, in the device's memory, "total" among them; None: not known."""
+
     fits: bool
     bytes: dict[str, float | None]
     collective_bytes: dict[str, float]
@@ -53,9 +55,14 @@ def plan(config: ConfigDict, where: topology.Topology, search: bool = True, prog
     chosen = (config.model.remat, config.batch.microbatch_sequences)
     update = report(config, model, where, chosen, compile_update(*chosen))
     result = {
-        "topology": where.name, "devices": where.num_devices, "model": config.model.path,
-        "mesh": {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")}, "notes": notes,
-        "versions": {"jax": jax.__version__}, **update}
+        "topology": where.name,
+        "devices": where.num_devices,
+        "model": config.model.path,
+        "mesh": {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")},
+        "notes": notes,
+        "versions": {"jax": jax.__version__},
+        **update,
+    }
     if config.rollout.sampler == "jax":
         result["sampler"] = sampler_report(config, model, where, devices, update["bytes_per_device"], progress)
         result["fits"] = update["fits"] and result["sampler"]["fits"]
@@ -73,8 +80,10 @@ def model_shape(path: str) -> ModelConfig:
         return ModelConfig.from_hf(read_hf_config(path))
     shape = shipped_shape(path)
     if shape is None:
-        raise ConfigError(f"model.path is {path!r}, whose shape is not known: give a Hugging Face directory (its "
-                          "config.json is enough) or a model of srt_jax/model/hf.")
+        raise ConfigError(
+            f"model.path is {path!r}, whose shape is not known: give a Hugging Face directory (its "
+            "config.json is enough) or a model of srt_jax/model/hf."
+        )
     return shape
 
 
@@ -84,18 +93,23 @@ def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, lis
     """
     config, notes = resolve(config, where.platform, where.num_devices)
     if not mesh_shape(config.mesh, where.num_devices):
-        notes.append(f"mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not make "
-                     f"{where.num_devices} devices: planned with --config.mesh.fsdp={where.num_devices} "
-                     "--config.mesh.tensor=1.")
+        notes.append(
+            f"mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not make "
+            f"{where.num_devices} devices: planned with --config.mesh.fsdp={where.num_devices} "
+            "--config.mesh.tensor=1."
+        )
         config.mesh.data, config.mesh.fsdp, config.mesh.tensor = 1, where.num_devices, 1
         config, more = resolve(config, where.platform, where.num_devices)
         notes += more
     rows = config.mesh.data * config.mesh.fsdp
     per_update = config.batch.prompts_per_step * config.batch.samples_per_prompt // config.batch.minibatches_per_step
-    if per_update % rows == 0 and (config.batch.microbatch_sequences % rows
-                                   or per_update % config.batch.microbatch_sequences):
-        notes.append(f"batch.microbatch_sequences={config.batch.microbatch_sequences} does not suit {rows} data x fsdp "
-                     f"shards: planned with {rows}.")
+    if per_update % rows == 0 and (
+        config.batch.microbatch_sequences % rows or per_update % config.batch.microbatch_sequences
+    ):
+        notes.append(
+            f"batch.microbatch_sequences={config.batch.microbatch_sequences} does not suit {rows} data x fsdp "
+            f"shards: planned with {rows}."
+        )
         config.batch.microbatch_sequences = rows
     config.batch.length_buckets = (max(config.batch.length_buckets),)
     validate_devices(config, where.num_devices)
@@ -107,8 +121,10 @@ def tile_notes(hidden_size: int, fsdp: int, where: topology.Topology) -> list[st
     rows = hidden_size // fsdp
     if where.platform != "tpu" or rows % TILE == 0:
         return []
-    return [f"mesh.fsdp={fsdp} cuts the hidden size of {hidden_size} into {rows} rows, no multiple of {TILE}: the "
-            "compiler gathers such weights by adding up whole ones, twice the traffic; less of mesh.fsdp avoids it."]
+    return [
+        f"mesh.fsdp={fsdp} cuts the hidden size of {hidden_size} into {rows} rows, no multiple of {TILE}: the "
+        "compiler gathers such weights by adding up whole ones, twice the traffic; less of mesh.fsdp avoids it."
+    ]
 
 
 def largest(config: ConfigDict, remats: list[str], compile_update) -> tuple[str, int] | None:
@@ -160,11 +176,14 @@ def lower_update(config: ConfigDict, model: ModelConfig, devices):
     reference = None
     if settings.scores_reference:
         reference = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, config.model.reference_dtype, sharding=x.sharding), params)
+            lambda x: jax.ShapeDtypeStruct(x.shape, config.model.reference_dtype, sharding=x.sharding), params
+        )
     batch = abstract_batch(settings.layout, mesh)
     held = {"parameters": params, "optimizer": state.opt_state, "reference": reference, "batch": batch}
-    return (make_update(graphdef, optimizer, settings, mesh, state).lower(state, reference, batch),
-            {kind: bytes_per_device(tree) for kind, tree in held.items()})
+    return (
+        make_update(graphdef, optimizer, settings, mesh, state).lower(state, reference, batch),
+        {kind: bytes_per_device(tree) for kind, tree in held.items()},
+    )
 
 
 def abstract_model(config: ConfigDict, model: ModelConfig, devices):
@@ -177,8 +196,16 @@ def abstract_model(config: ConfigDict, model: ModelConfig, devices):
     sharding.check_mesh(model, config.mesh.tensor)
     kernel = attention.choose(config.model.attention, devices[0].platform, config.model.dtype, model.head_dim)
     graphdef, shapes = decoder.abstract(model, config.model.dtype, config.model.remat, kernel, mesh)
-    return mesh, graphdef, weights.map_with_path(lambda path, x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)), shapes)
+    return (
+        mesh,
+        graphdef,
+        weights.map_with_path(
+            lambda path, x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)
+            ),
+            shapes,
+        ),
+    )
 
 
 def bytes_per_device(tree) -> int:
@@ -208,17 +235,29 @@ def _compile(lowered, held: dict, resident: dict, where, progress, what: str, tr
     else:
         memory = compiled.memory_analysis()
         # The compiler's count of the arguments: on TPUs tiles pad some of them.
-        total = (memory.argument_size_in_bytes + sum(resident.values()) + memory.output_size_in_bytes
-                 - memory.alias_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
+        total = (
+            memory.argument_size_in_bytes
+            + sum(resident.values())
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+            + memory.generated_code_size_in_bytes
+        )
         program = hlo.Program(compiled.as_text(), trips)
         result = Compiled(
-            total <= available(where), held | resident | {"temporaries": memory.temp_size_in_bytes, "total": total},
-            program.collective_bytes(), program.received_bytes(), where.receiving_seconds(program.received_bytes),
-            program.memory_bytes(), 0.0)
+            total <= available(where),
+            held | resident | {"temporaries": memory.temp_size_in_bytes, "total": total},
+            program.collective_bytes(),
+            program.received_bytes(),
+            where.receiving_seconds(program.received_bytes),
+            program.memory_bytes(),
+            0.0,
+        )
     result = dataclasses.replace(result, seconds=time.perf_counter() - start)
     size = "more than there is" if result.bytes["total"] is None else f"{result.bytes['total'] / 1e9:.2f} GB"
-    progress(f"compiled in {result.seconds:.0f} s: {what}: {size} per device, "
-             f"{'fits' if result.fits else 'does not fit'}")
+    progress(
+        f"compiled in {result.seconds:.0f} s: {what}: {size} per device, {'fits' if result.fits else 'does not fit'}"
+    )
     return result
 
 
@@ -259,19 +298,34 @@ def kernel_of(config: ConfigDict, model: ModelConfig, where: topology.Topology) 
 def program_report(compiled: Compiled, where: topology.Topology, required: float, executed: float) -> dict:
     """Figures of one program: memory, FLOPs per device required and executed, bytes, and the roofs over its time."""
     result = {
-        "fits": compiled.fits, "bytes_per_device": compiled.bytes,
-        "bytes_available_per_device": available(where), "flops_per_device": required,
-        "executed_flops_per_device": executed, "collective_bytes_per_device": compiled.collective_bytes,
-        "received_bytes_per_device": compiled.received_bytes, "memory_traffic_per_device": compiled.memory_bytes,
-        "step_seconds": None, "bound_by": None, "roofs_seconds": None, "mfu_at_roof": None,
-        "compile_seconds": round(compiled.seconds, 1)}
+        "fits": compiled.fits,
+        "bytes_per_device": compiled.bytes,
+        "bytes_available_per_device": available(where),
+        "flops_per_device": required,
+        "executed_flops_per_device": executed,
+        "collective_bytes_per_device": compiled.collective_bytes,
+        "received_bytes_per_device": compiled.received_bytes,
+        "memory_traffic_per_device": compiled.memory_bytes,
+        "step_seconds": None,
+        "bound_by": None,
+        "roofs_seconds": None,
+        "mfu_at_roof": None,
+        "compile_seconds": round(compiled.seconds, 1),
+    }
     if where.chip is None or compiled.bytes["temporaries"] is None:
         return result
-    roofs = {"compute": executed / where.chip.flops, "memory": compiled.memory_bytes / where.chip.bandwidth,
-             "interconnect": compiled.received_seconds}
+    roofs = {
+        "compute": executed / where.chip.flops,
+        "memory": compiled.memory_bytes / where.chip.bandwidth,
+        "interconnect": compiled.received_seconds,
+    }
     bound = max(roofs, key=roofs.get)
-    return result | {"step_seconds": roofs[bound], "bound_by": bound, "roofs_seconds": roofs,
-                     "mfu_at_roof": required / where.chip.flops / roofs[bound]}
+    return result | {
+        "step_seconds": roofs[bound],
+        "bound_by": bound,
+        "roofs_seconds": roofs,
+        "mfu_at_roof": required / where.chip.flops / roofs[bound],
+    }
 
 
 def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resident: dict, progress) -> dict:
@@ -285,7 +339,8 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
     b, (n, sampling) = config.batch, training_samples(config, 1)
     resident = {kind: resident[kind] for kind in ("optimizer", "reference")}
     cut, (begin, advance), parameters = lower_sampler(
-        config, model, devices, n, sampling, available(where) - sum(resident.values()))
+        config, model, devices, n, sampling, available(where) - sum(resident.values())
+    )
     calls = -(-b.prompts_per_step // cut.prompts) * -(-n // cut.samples)
     turns = -(-min(b.prompts_per_step, cut.prompts) * cut.samples // cut.slots) if cut.slots else 1
 
@@ -295,13 +350,19 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
         return turns * b.max_response_tokens if decodes else 1
 
     held = {"parameters": parameters}
-    programs = [_compile(begin, held, resident, where, progress, "sampler, prefill", trips),
-                _compile(advance, {}, held | resident, where, progress, "sampler, decoding", trips)]
+    programs = [
+        _compile(begin, held, resident, where, progress, "sampler, prefill", trips),
+        _compile(advance, {}, held | resident, where, progress, "sampler, decoding", trips),
+    ]
     prompts = [b.max_prompt_tokens] * b.prompts_per_step
     required = flops.sampling(model, prompts, [[b.max_response_tokens] * n] * b.prompts_per_step)
     required /= where.num_devices
     return program_report(_joined(programs, held | resident, calls), where, required, required) | {
-        "calls": calls, "prompts_per_call": cut.prompts, "samples_per_call": cut.samples, "slots": cut.slots}
+        "calls": calls,
+        "prompts_per_call": cut.prompts,
+        "samples_per_call": cut.samples,
+        "slots": cut.slots,
+    }
 
 
 def _joined(programs: list[Compiled], held: dict, calls: int) -> Compiled:
@@ -320,9 +381,15 @@ def _joined(programs: list[Compiled], held: dict, calls: int) -> Compiled:
     def together(field):
         return sum(getattr(program, field) for program in programs)
 
-    return Compiled(all(program.fits for program in programs), held | {"temporaries": left, "total": largest},
-                    collective, calls * together("received_bytes"), calls * together("received_seconds"),
-                    calls * together("memory_bytes"), together("seconds"))
+    return Compiled(
+        all(program.fits for program in programs),
+        held | {"temporaries": left, "total": largest},
+        collective,
+        calls * together("received_bytes"),
+        calls * together("received_seconds"),
+        calls * together("memory_bytes"),
+        together("seconds"),
+    )
 
 
 def lower_sampler(config: ConfigDict, model: ModelConfig, devices, n: int, sampling, memory_bytes: float):
@@ -334,7 +401,8 @@ def lower_sampler(config: ConfigDict, model: ModelConfig, devices, n: int, sampl
     mesh, graphdef, params = abstract_model(config, model, devices)
     parameters = bytes_per_device(params)
     rollout = config.rollout
-    sampler = JaxSampler(graphdef, mesh, [0], rollout.prompt_buckets, rollout.prompts_per_call, rollout.slots,
-                         memory_bytes - parameters)
+    sampler = JaxSampler(
+        graphdef, mesh, [0], rollout.prompt_buckets, rollout.prompts_per_call, rollout.slots, memory_bytes - parameters
+    )
     cut, programs = sampler.lower(params, n, sampling)
     return cut, programs, parameters

@@ -1,4 +1,5 @@
 """Devices that are not there, to compile for: TPU slices (libtpu), NVIDIA nodes (the CUDA plug-in), simulated CPUs."""
+
 import dataclasses
 import importlib.util
 import math
@@ -29,6 +30,7 @@ device_description_str: "{name}"
 @dataclasses.dataclass(frozen=True)
 class Topology:
     """`shape` of the torus of a TPU slice; (number of devices,) otherwise. `chip` is None for CPUs."""
+
     name: str
     platform: str  # as jax.Device.platform says it, "cuda" for GPUs: cpu | cuda | tpu
     kind: str  # cpu, or a name of hardware.CHIPS
@@ -81,7 +83,7 @@ def devices(topology: Topology) -> list:
         here = jax.devices("cpu")
         if len(here) < topology.num_devices:
             raise ConfigError(f"--topology is {topology.name!r}, but this process has {len(here)} simulated devices.")
-        return here[:topology.num_devices]
+        return here[: topology.num_devices]
     try:
         if topology.platform == "tpu":
             described = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
@@ -89,8 +91,9 @@ def devices(topology: Topology) -> list:
             described = topologies.get_topology_desc(platform="cuda", **_gpus(topology))
     except jax.errors.JaxRuntimeError as e:
         reason = " ".join(str(e).split())[:160]
-        raise ConfigError(f"--topology is {topology.name!r}, which the compiler refuses ({reason}): give one like "
-                          f"{EXAMPLES}.") from None
+        raise ConfigError(
+            f"--topology is {topology.name!r}, which the compiler refuses ({reason}): give one like {EXAMPLES}."
+        ) from None
     return list(described.devices)
 
 
@@ -99,5 +102,6 @@ def _gpus(topology: Topology) -> dict:
     nodes = max(1, topology.num_devices // GPUS_PER_NODE)
     grid = f"1x{nodes}x{topology.num_devices // nodes}"  # slices x hosts x GPUs of a host
     target = GPU_TARGET.format(
-        name=name, l2=l2, bandwidth=int(topology.chip.bandwidth), memory=int(topology.chip.memory))
+        name=name, l2=l2, bandwidth=int(topology.chip.bandwidth), memory=int(topology.chip.memory)
+    )
     return {"topology_name": grid, "topology": grid, "target_config": target}

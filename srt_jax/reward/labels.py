@@ -2,6 +2,7 @@
 
 `Graded` holds the rewards and labels that are logged, saved and trained on: nothing changes them after `shaped`.
 """
+
 import collections
 import dataclasses
 import itertools
@@ -29,6 +30,7 @@ class LabelSettings:
     answer is used, drawn by (seed, id), 0: Problem.labelled says which; filed: {problem id: label}. overlong_buffer,
     max_response_tokens, drop_truncated: of shaping.py.
     """
+
     source: str = "vote"
     threshold: float = 0.0
     match: str | None = None
@@ -44,8 +46,17 @@ class LabelSettings:
         """Those of a config, its label file read. Raises DataError."""
         c = config.labels
         filed = label_file.labels(c.path, c.threshold) if c.source == "file" else {}
-        return cls(c.source, c.threshold, config.reward.match, c.labelled_fraction, config.seed, filed,
-                   config.reward.overlong_buffer, config.batch.max_response_tokens, config.reward.drop_truncated)
+        return cls(
+            c.source,
+            c.threshold,
+            config.reward.match,
+            c.labelled_fraction,
+            config.seed,
+            filed,
+            config.reward.overlong_buffer,
+            config.batch.max_response_tokens,
+            config.reward.drop_truncated,
+        )
 
     def source_of(self, problem: Problem) -> str:
         """The source of this problem's label: `mixed` is ground truth for some problems and the vote for the others."""
@@ -69,6 +80,7 @@ class Graded:
     majority_correct and label_correct [P]: is the vote's winner right, is the label; NaN where no answer is known, or
     there is no label.
     """
+
     answers: list[list[str | None]]
     groups: list[list[int]]
     votes: list[Vote]
@@ -85,27 +97,39 @@ class Graded:
     def first(self, n: int) -> "Graded":
         """The first n samples of each prompt, with the label of all of them (TTRL: many vote, some are trained on)."""
         return dataclasses.replace(
-            self, answers=[row[:n] for row in self.answers], groups=[row[:n] for row in self.groups],
-            **{name: getattr(self, name)[:, :n] for name in ("agreement", "rewards", "kept", "true_rewards")})
+            self,
+            answers=[row[:n] for row in self.answers],
+            groups=[row[:n] for row in self.groups],
+            **{name: getattr(self, name)[:, :n] for name in ("agreement", "rewards", "kept", "true_rewards")},
+        )
 
     def take(self, indices: Sequence[int]) -> "Graded":
         """These prompts, in this order."""
-        return Graded(*(values[indices] if isinstance(values, np.ndarray) else [values[i] for i in indices]
-                        for values in _fields(self)))
+        return Graded(
+            *(
+                values[indices] if isinstance(values, np.ndarray) else [values[i] for i in indices]
+                for values in _fields(self)
+            )
+        )
 
 
 def join(parts: Sequence[Graded]) -> Graded:
     """The prompts of several gradings, as if they had been graded together."""
-    return Graded(*(np.concatenate(values) if isinstance(values[0], np.ndarray) else list(itertools.chain(*values))
-                    for values in zip(*map(_fields, parts))))
+    return Graded(
+        *(
+            np.concatenate(values) if isinstance(values[0], np.ndarray) else list(itertools.chain(*values))
+            for values in zip(*map(_fields, parts))
+        )
+    )
 
 
 def _fields(graded: Graded) -> list:
     return [getattr(graded, field.name) for field in dataclasses.fields(graded)]
 
 
-def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]], grader: Grader,
-                   settings: LabelSettings | None = None) -> Graded:
+def grade_rollouts(
+    problems: Sequence[Problem], answers: list[list[str | None]], grader: Grader, settings: LabelSettings | None = None
+) -> Graded:
     """Votes, labels, rewards and true rewards of the answers [P][n] to P problems; without settings: by vote.
 
     The rewards are the agreement: lengths count in `shaped` only.
@@ -117,16 +141,32 @@ def grade_rollouts(problems: Sequence[Problem], answers: list[list[str | None]],
     labels = [LABELS[source](problem, v, settings) for source, problem, v in zip(sources, problems, votes)]
     # One call grades the samples, each vote's winner and each label: the workers see all there is to do at once.
     judged = true_rewards(
-        problems, [[*row, _winner(v), label] for row, v, label in zip(answers, votes, labels)], grader)
+        problems, [[*row, _winner(v), label] for row, v, label in zip(answers, votes, labels)], grader
+    )
     true, majority_correct, label_correct = judged[:, :-2], judged[:, -2], judged[:, -1]
     from_answers = np.array([source == "ground_truth" for source in sources])
     has_label = np.array([label is not None for label in labels])
     labelled = np.where(from_answers, ~np.isnan(true[:, 0]), has_label | (settings.source == "none"))
     label_correct = np.where(from_answers & labelled, 1.0, np.where(has_label, label_correct, np.nan))
-    agreed = np.where(from_answers[:, None], np.nan_to_num(true), _label_rewards(
-        answers, groups, votes, sources, labels, grader, settings)).astype(np.float32)
-    return Graded(answers, groups, votes, sources, labels, agreed, agreed, np.ones(agreed.shape, bool), labelled, true,
-                  majority_correct, label_correct)
+    agreed = np.where(
+        from_answers[:, None],
+        np.nan_to_num(true),
+        _label_rewards(answers, groups, votes, sources, labels, grader, settings),
+    ).astype(np.float32)
+    return Graded(
+        answers,
+        groups,
+        votes,
+        sources,
+        labels,
+        agreed,
+        agreed,
+        np.ones(agreed.shape, bool),
+        labelled,
+        true,
+        majority_correct,
+        label_correct,
+    )
 
 
 def shaped(graded: Graded, lengths: np.ndarray, stopped: np.ndarray, settings: LabelSettings | None = None) -> Graded:
@@ -136,8 +176,7 @@ def shaped(graded: Graded, lengths: np.ndarray, stopped: np.ndarray, settings: L
     """
     s = settings or LabelSettings()
     penalty = shaping.overlong_penalty(lengths, s.max_response_tokens, s.overlong_buffer)
-    return dataclasses.replace(graded, rewards=graded.agreement + penalty,
-                               kept=shaping.kept(stopped, s.drop_truncated))
+    return dataclasses.replace(graded, rewards=graded.agreement + penalty, kept=shaping.kept(stopped, s.drop_truncated))
 
 
 LABELS = {
@@ -160,8 +199,9 @@ def _label_rewards(answers: Answers, groups, votes, sources, labels, grader: Gra
         soft = _soft_by_group(answers, groups) if as_votes else _soft_by_match(answers, votes, grader, settings.match)
         return soft * np.array([[label is not None] for label in labels])
     if settings.source != "file" and as_votes:  # membership in the vote's own group: every voter gets 1
-        return np.array([[label is not None and group == v.group for group in row]
-                         for row, v, label in zip(groups, votes, labels)])
+        return np.array(
+            [[label is not None and group == v.group for group in row] for row, v, label in zip(groups, votes, labels)]
+        )
     mine = [label if source != "ground_truth" else None for label, source in zip(labels, sources)]
     return agreement(answers, mine, grader, settings.match)
 
@@ -220,24 +260,29 @@ def uninformative(rewards: np.ndarray) -> np.ndarray:
 
 
 def describe(problems: Sequence[Problem], settings: LabelSettings) -> str:
-    """How many problems have a label before anything is sampled, in one line. Raises DataError where none can get one.
-    """
+    """How many problems have a label before anything is sampled, in one line. Raises DataError if none can get one."""
     answered = [p for p in problems if _has_answer(p)]
     if settings.source == "ground_truth":
         count = len(answered)
         if not count:
-            raise DataError("labels.source is 'ground_truth', but no problem has an answer: set data.answer_column, or "
-                            "another source.")
+            raise DataError(
+                "labels.source is 'ground_truth', but no problem has an answer: set data.answer_column, or "
+                "another source."
+            )
     elif settings.source == "file":
         count = sum(p.id in settings.filed for p in problems)
         if not count:
-            raise DataError("labels.path labels none of the problems of data: write labels for this data with "
-                            "srt_jax.jobs.label, or use the data it was written for.")
+            raise DataError(
+                "labels.path labels none of the problems of data: write labels for this data with "
+                "srt_jax.jobs.label, or use the data it was written for."
+            )
     elif settings.source == "mixed":
         count = sum(settings.source_of(p) == "ground_truth" for p in problems)
         if not count:
-            raise DataError("labels.source is 'mixed', but no problem is labelled: set labels.labelled_fraction, or "
-                            "name a column of true and false in data.labelled_column, and see that these have answers.")
+            raise DataError(
+                "labels.source is 'mixed', but no problem is labelled: set labels.labelled_fraction, or "
+                "name a column of true and false in data.labelled_column, and see that these have answers."
+            )
     else:
         return f"labels: {settings.source}"
     return f"labels: {settings.source}: {count} of {len(problems)} problems"

@@ -1,4 +1,5 @@
 """What a response's length does to its reward and to its place in the loss (DAPO, Yu et al. 2025). NumPy, pure."""
+
 import numpy as np
 
 

@@ -5,6 +5,7 @@ R_i = r_i - kl_coef * sum_t kl_t is the return of sample i, with the KL term whe
 Where an estimator subtracts the mean of equal values, the difference is exactly 0. The float32 mean of such values may
 differ from them in the last place, and a division by their standard deviation would make that large.
 """
+
 import jax
 import jax.numpy as jnp
 
@@ -62,6 +63,7 @@ def returns_to_come(rewards, kl, kl_coef, rollout):
     All [..., S]: rewards of the tokens' responses; kl, 0 outside the responses; rollout, the number of the response
     that a token belongs to, so that the sum ends where the next one in the row begins.
     """
+
     def join(later, earlier):  # (sum up to the end of the part or of its first rollout, does a rollout end in it?)
         return jnp.where(earlier[1], earlier[0], earlier[0] + later[0]), earlier[1] | later[1]
 

@@ -2,6 +2,7 @@
 
 The batch's shapes depend on the config only, never on a step's lengths: one compiled update serves every step.
 """
+
 import dataclasses
 
 import flax.struct
@@ -22,6 +23,7 @@ class Layout:
     A step's sequences make M micro-batches of m = microbatch_sequences rows; each of the K mini-batches has M / K of
     them. With packing these are the most there can be, and only those that hold anything are computed.
     """
+
     prompts_per_step: int
     samples_per_prompt: int
     microbatch_sequences: int
@@ -33,11 +35,15 @@ class Layout:
         if self.packing and len(self.length_buckets) > 1:
             raise ValueError(f"length_buckets is {self.length_buckets}: packed rows all have one length, so give one.")
         if self.prompts_per_step % self.minibatches_per_step:
-            raise ValueError(f"minibatches_per_step is {self.minibatches_per_step}: a mini-batch holds whole prompts, "
-                             f"so it must divide the {self.prompts_per_step} prompts_per_step.")
+            raise ValueError(
+                f"minibatches_per_step is {self.minibatches_per_step}: a mini-batch holds whole prompts, "
+                f"so it must divide the {self.prompts_per_step} prompts_per_step."
+            )
         if self.sequences % (self.minibatches_per_step * self.microbatch_sequences):
-            raise ValueError(f"microbatch_sequences is {self.microbatch_sequences}: it must divide the "
-                             f"{self.sequences // self.minibatches_per_step} sequences of a mini-batch.")
+            raise ValueError(
+                f"microbatch_sequences is {self.microbatch_sequences}: it must divide the "
+                f"{self.sequences // self.minibatches_per_step} sequences of a mini-batch."
+            )
 
     @property
     def sequences(self) -> int:
@@ -73,6 +79,7 @@ class Batch:
     counts in its prompt's baseline but not in the loss. counts [K, buckets]: micro-batches of each length, shortest
     first, in each mini-batch; the rest of its M / K is empty. temperature: of the loss's distribution.
     """
+
     tokens: jax.Array
     rollout: jax.Array
     response: jax.Array
@@ -84,8 +91,15 @@ class Batch:
     temperature: jax.Array
 
 
-def collate(rollouts: Rollouts, rewards: np.ndarray, labelled: np.ndarray, layout: Layout, mesh: Mesh,
-            temperature: float = 1.0, kept: np.ndarray | None = None) -> Batch:
+def collate(
+    rollouts: Rollouts,
+    rewards: np.ndarray,
+    labelled: np.ndarray,
+    layout: Layout,
+    mesh: Mesh,
+    temperature: float = 1.0,
+    kept: np.ndarray | None = None,
+) -> Batch:
     """rollouts of P prompts x n samples, rewards [P, n], labelled [P], kept [P, n] (default: all) -> Batch on the mesh.
 
     Raises ValueError for a sequence beyond the last bucket.
@@ -98,8 +112,10 @@ def assemble(rollouts: Rollouts, rewards, labelled, layout: Layout, temperature:
     """The batch as NumPy arrays. Mini-batch k holds the k-th share of the prompts."""
     prompts, n, _ = rollouts.tokens.shape
     if (prompts, n) != (layout.prompts_per_step, layout.samples_per_prompt):
-        raise ValueError(f"{prompts} prompts x {n} samples came, {layout.prompts_per_step} x "
-                         f"{layout.samples_per_prompt} were to come.")
+        raise ValueError(
+            f"{prompts} prompts x {n} samples came, {layout.prompts_per_step} x "
+            f"{layout.samples_per_prompt} were to come."
+        )
     shape = layout.microbatches, layout.microbatch_sequences, max(layout.length_buckets)
     lengths = np.array([len(p) for p in rollouts.prompts])[:, None] + rollouts.lengths
     rows, starts, counts = arrange(lengths.reshape(-1), layout)
@@ -109,15 +125,20 @@ def assemble(rollouts: Rollouts, rewards, labelled, layout: Layout, temperature:
         p, i = divmod(r, n)
         first, end = start + len(rollouts.prompts[p]), start + lengths[p, i]
         tokens[row, start:first] = rollouts.prompts[p]
-        tokens[row, first:end] = rollouts.tokens[p, i, :end - first]
-        logprobs[row, first:end] = rollouts.logprobs[p, i, :end - first]
+        tokens[row, first:end] = rollouts.tokens[p, i, : end - first]
+        logprobs[row, first:end] = rollouts.logprobs[p, i, : end - first]
         rollout[row, start:end], response[row, first:end] = r, True
     return Batch(
-        tokens=tokens.reshape(shape), rollout=rollout.reshape(shape), response=response.reshape(shape),
+        tokens=tokens.reshape(shape),
+        rollout=rollout.reshape(shape),
+        response=response.reshape(shape),
         sampler_logprobs=logprobs.reshape(shape),
-        rewards=np.asarray(rewards, np.float32), labelled=np.asarray(labelled, bool),
-        kept=np.ones((prompts, n), bool) if kept is None else np.asarray(kept, bool), counts=counts,
-        temperature=np.float32(temperature))
+        rewards=np.asarray(rewards, np.float32),
+        labelled=np.asarray(labelled, bool),
+        kept=np.ones((prompts, n), bool) if kept is None else np.asarray(kept, bool),
+        counts=counts,
+        temperature=np.float32(temperature),
+    )
 
 
 def arrange(lengths, layout: Layout):
@@ -162,8 +183,17 @@ def first_fit(lengths, size: int):
 def batch_sharding(mesh: Mesh) -> Batch:
     """Where each array of a batch lies: every device holds some rows of every micro-batch."""
     rows, everywhere = NamedSharding(mesh, P(None, sharding.ROWS)), sharding.replicated(mesh)
-    return Batch(tokens=rows, rollout=rows, response=rows, sampler_logprobs=rows, rewards=everywhere,
-                 labelled=everywhere, kept=everywhere, counts=everywhere, temperature=everywhere)
+    return Batch(
+        tokens=rows,
+        rollout=rows,
+        response=rows,
+        sampler_logprobs=rows,
+        rewards=everywhere,
+        labelled=everywhere,
+        kept=everywhere,
+        counts=everywhere,
+        temperature=everywhere,
+    )
 
 
 def abstract_batch(layout: Layout, mesh: Mesh) -> Batch:
@@ -171,10 +201,14 @@ def abstract_batch(layout: Layout, mesh: Mesh) -> Batch:
     n = layout.samples_per_prompt
     tokens = (layout.microbatches, layout.microbatch_sequences, max(layout.length_buckets))
     shapes = Batch(
-        tokens=(tokens, jnp.int32), rollout=(tokens, jnp.int32), response=(tokens, jnp.bool),
+        tokens=(tokens, jnp.int32),
+        rollout=(tokens, jnp.int32),
+        response=(tokens, jnp.bool),
         sampler_logprobs=(tokens, jnp.float32),
-        rewards=((layout.prompts_per_step, n), jnp.float32), labelled=((layout.prompts_per_step,), jnp.bool),
+        rewards=((layout.prompts_per_step, n), jnp.float32),
+        labelled=((layout.prompts_per_step,), jnp.bool),
         kept=((layout.prompts_per_step, n), jnp.bool),
-        counts=((layout.minibatches_per_step, len(layout.length_buckets)), jnp.int32), temperature=((), jnp.float32))
-    return jax.tree.map(
-        lambda where, shape: jax.ShapeDtypeStruct(*shape, sharding=where), batch_sharding(mesh), shapes)
+        counts=((layout.minibatches_per_step, len(layout.length_buckets)), jnp.int32),
+        temperature=((), jnp.float32),
+    )
+    return jax.tree.map(lambda where, shape: jax.ShapeDtypeStruct(*shape, sharding=where), batch_sharding(mesh), shapes)

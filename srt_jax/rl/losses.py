@@ -3,6 +3,7 @@
 A loss is a sum of weighted token terms; the weights' common denominator is divided out once, over the whole mini-batch,
 so that micro-batches, padding and sharding change nothing but rounding.
 """
+
 import jax.numpy as jnp
 
 KL_CLAMP = 10.0  # of one token's k3, as the released SRT code does
@@ -41,8 +42,9 @@ def k3(logprobs, reference_logprobs):
 KL_ESTIMATES = {"k1": k1, "k2": k2, "k3": k3}
 
 
-def clipped_policy_gradient(logprobs, old_logprobs, advantages, clip_low: float, clip_high: float,
-                            dual_clip: float = 0.0):
+def clipped_policy_gradient(
+    logprobs, old_logprobs, advantages, clip_low: float, clip_high: float, dual_clip: float = 0.0
+):
     """max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)), ratio = p / p_old (PPO, Schulman et al. 2017, eq. 7).
 
     clip_high > clip_low is DAPO's clip-higher (Yu et al. 2025, section 3.1). With dual_clip > 1 the loss of a token

@@ -1,4 +1,5 @@
 """Inside the jitted update: loops over the micro-batches of a batch, and the way between its tokens and its prompts."""
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
@@ -47,8 +48,11 @@ def to_tokens(values, batch: Batch):
 
 def to_prompts(values, batch: Batch):
     """Sums of token values over each rollout, its prompt included: [M, m, S] -> [P, n]."""
-    sums = jnp.zeros(batch.rewards.size, values.dtype).at[batch.rollout].add(
-        values, mode="drop", wrap_negative_indices=False)  # padding has -1
+    sums = (
+        jnp.zeros(batch.rewards.size, values.dtype)
+        .at[batch.rollout]
+        .add(values, mode="drop", wrap_negative_indices=False)
+    )  # padding has -1
     return sums.reshape(batch.rewards.shape)
 
 

@@ -1,4 +1,5 @@
 """AdamW, its learning-rate schedule, and the training state."""
+
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -17,13 +18,20 @@ class TrainState:
 
     A step in which nothing is labelled counts in `step`, but not in AdamW's own count.
     """
+
     params: Any
     opt_state: Any
     step: jax.Array
 
 
-def learning_rate_schedule(learning_rate: float, schedule: str = "constant", warmup_steps: int = 0, steps: int = 0,
-                           updates_per_step: int = 1, final_fraction: float = 0.0) -> optax.Schedule:
+def learning_rate_schedule(
+    learning_rate: float,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    steps: int = 0,
+    updates_per_step: int = 1,
+    final_fraction: float = 0.0,
+) -> optax.Schedule:
     """Learning rate by the number of updates made: linear warm-up from 0, then constant, or falling.
 
     `linear` and `cosine` reach learning_rate * final_fraction after `steps`, and stay there. warmup_steps and steps are
@@ -40,28 +48,42 @@ def learning_rate_schedule(learning_rate: float, schedule: str = "constant", war
     return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup])
 
 
-def make_optimizer(schedule: optax.Schedule, b1: float, b2: float, eps: float, weight_decay: float, grad_clip: float,
-                   moments_dtype: str = "float32") -> optax.GradientTransformation:
+def make_optimizer(
+    schedule: optax.Schedule,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    grad_clip: float,
+    moments_dtype: str = "float32",
+) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019) after clipping the global gradient norm, as in the paper's runs."""
     adam = optax.scale_by_adam(b1, b2, eps)
     return optax.chain(
         optax.clip_by_global_norm(grad_clip),
         adam if moments_dtype == "float32" else store_moments_in_bf16(adam),
         optax.add_decayed_weights(weight_decay),
-        scale_by_learning_rate(schedule))
+        scale_by_learning_rate(schedule),
+    )
 
 
 def experiment_optimizer(config) -> optax.GradientTransformation:
     """The optimizer of an experiment's config."""
     c = config.optimizer
-    schedule = learning_rate_schedule(c.learning_rate, c.schedule, c.warmup_steps, c.schedule_steps or config.steps,
-                                      config.batch.minibatches_per_step * config.batch.epochs_per_step,
-                                      c.final_fraction)
+    schedule = learning_rate_schedule(
+        c.learning_rate,
+        c.schedule,
+        c.warmup_steps,
+        c.schedule_steps or config.steps,
+        config.batch.minibatches_per_step * config.batch.epochs_per_step,
+        c.final_fraction,
+    )
     return make_optimizer(schedule, c.b1, c.b2, c.eps, c.weight_decay, c.grad_clip, c.moments_dtype)
 
 
 class LearningRateState(NamedTuple):
     """Updates made, and the rate of the last one."""
+
     count: jax.Array
     learning_rate: jax.Array
 
@@ -108,6 +130,7 @@ def store_moments_in_bf16(adam: optax.GradientTransformation) -> optax.GradientT
 
 def _round_stochastically(tree, key):
     """float32 -> bfloat16, up or down with probabilities that make the mean exact."""
+
     def one(x, key):
         bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16)
         return jax.lax.bitcast_convert_type(bits & np.uint32(0xFFFF0000), jnp.float32).astype(jnp.bfloat16)
@@ -121,16 +144,22 @@ def abstract_state(params, optimizer, mesh: Mesh) -> TrainState:
 
     The optimizer's moments lie beside their parameters, on the same devices.
     """
+
     def describe(x, where):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
     everywhere = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda x: x.sharding, params)
     opt_state = optax.tree_utils.tree_map_params(
-        optimizer, describe, jax.eval_shape(optimizer.init, params), shardings,
-        transform_non_params=lambda x: describe(x, everywhere))
-    return TrainState(jax.tree.map(describe, params, shardings), opt_state,
-                      jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere))
+        optimizer,
+        describe,
+        jax.eval_shape(optimizer.init, params),
+        shardings,
+        transform_non_params=lambda x: describe(x, everywhere),
+    )
+    return TrainState(
+        jax.tree.map(describe, params, shardings), opt_state, jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    )
 
 
 def init_state(params, optimizer, mesh: Mesh) -> TrainState:

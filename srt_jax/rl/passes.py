@@ -2,6 +2,7 @@
 
 Both run micro-batch after micro-batch, each cut to its length bucket.
 """
+
 import dataclasses
 import math
 from typing import Any
@@ -30,6 +31,7 @@ class Rows:
     weights: of each response token in the loss, the denominator divided out, 0 elsewhere; trained: 1 on response tokens
     of labelled prompts; old_logprobs: of the weights before the step; reference_logprobs: of the initial weights.
     """
+
     tokens: jax.Array
     rollout: jax.Array
     sampler_logprobs: jax.Array
@@ -43,6 +45,7 @@ class Rows:
 @dataclasses.dataclass(frozen=True)
 class Passes:
     """What every pass needs to know; `shardings` are those of the parameters."""
+
     graphdef: Any
     config: UpdateConfig
     mesh: Mesh
@@ -58,11 +61,15 @@ class Passes:
             return microbatches.put(scores, i, self._logprobs(params, micro, batch.temperature)[0])
 
         return jax.lax.fori_loop(
-            0, layout.minibatches_per_step, lambda k, scores: microbatches.fold(body, scores, batch.counts, layout, k),
-            jnp.zeros_like(batch.sampler_logprobs))
+            0,
+            layout.minibatches_per_step,
+            lambda k, scores: microbatches.fold(body, scores, batch.counts, layout, k),
+            jnp.zeros_like(batch.sampler_logprobs),
+        )
 
     def gradients(self, params, rows: Rows, batch: Batch, minibatch):
         """Sums over the micro-batches of a mini-batch: float32 gradients of the loss, and a dict of scalars."""
+
         def loss_of(params, micro):
             return loss(self.config, micro, *self._logprobs(params, micro, batch.temperature))
 
@@ -87,8 +94,9 @@ class Passes:
         rows_per_device = micro.tokens.shape[0] // sharding.num_row_shards(self.mesh)
         chunk = max(1, self.config.head_chunk_tokens // rows_per_device)
         hidden = model(micro.tokens, micro.rollout if self.config.layout.packing else None)
-        values = token_logprobs(hidden[:, :-1], model.head_weights(), micro.tokens[:, 1:], temperature, chunk,
-                                self.mesh)
+        values = token_logprobs(
+            hidden[:, :-1], model.head_weights(), micro.tokens[:, 1:], temperature, chunk, self.mesh
+        )
         return tuple(jnp.pad(v, ((0, 0), (1, 0))) for v in values)
 
 
@@ -100,12 +108,16 @@ def loss(config: UpdateConfig, micro: Rows, new, entropy):
     by_trainer = own if config.old_logprobs == "sampler" else old
     gap = jnp.abs(by_trainer - micro.sampler_logprobs) * counted
     measured = dict.fromkeys(MEASURED, jnp.zeros(())) | {
-        "entropy": (entropy * counted).sum(), "gap": gap.sum(), "gap_max": gap.max(),
+        "entropy": (entropy * counted).sum(),
+        "gap": gap.sum(),
+        "gap_max": gap.max(),
         "gap_k3": (losses.k3(micro.sampler_logprobs, by_trainer) * counted).sum(),
-        "gap_outside": (gap > FAR).sum(dtype=jnp.float32)}
+        "gap_outside": (gap > FAR).sum(dtype=jnp.float32),
+    }
     if config.objective == "policy_gradient":
         value, clipped, dual_clipped = losses.clipped_policy_gradient(
-            new, old, micro.advantages, config.clip_low, config.clip_high, config.dual_clip)
+            new, old, micro.advantages, config.clip_low, config.clip_high, config.dual_clip
+        )
         measured["clipped"], measured["dual_clipped"] = (clipped * trained).sum(), (dual_clipped * trained).sum()
         if config.tis_cap:
             weight = losses.importance_weight(by_trainer, micro.sampler_logprobs, config.tis_cap)
@@ -123,5 +135,6 @@ def loss(config: UpdateConfig, micro: Rows, new, entropy):
 
 def add(sums: dict, more: dict) -> dict:
     """Sums of two measurements; of a maximum the larger."""
-    return {name: jnp.maximum(sums[name], more[name]) if name.endswith("_max") else sums[name] + more[name]
-            for name in sums}
+    return {
+        name: jnp.maximum(sums[name], more[name]) if name.endswith("_max") else sums[name] + more[name] for name in sums
+    }

@@ -9,6 +9,7 @@ one update per step the ratio is 1 and needs no old log-probs: no pass is made t
 label have weight zero everywhere, unless `unlabelled` is zero_advantage. If nothing is labelled, or a gradient of the
 step is not finite, the state comes back as it was before the step.
 """
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -30,8 +31,10 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
     """
     layout, shards = config.layout, sharding.num_row_shards(mesh)
     if layout.microbatch_sequences % shards:
-        raise ValueError(f"microbatch_sequences is {layout.microbatch_sequences}: the {shards} data x fsdp shards of "
-                         "the mesh must divide it.")
+        raise ValueError(
+            f"microbatch_sequences is {layout.microbatch_sequences}: the {shards} data x fsdp shards of "
+            "the mesh must divide it."
+        )
     if config.loss_aggregation == "seq-mean-token-sum-norm" and config.loss_scale <= 0:
         raise ValueError("loss_aggregation seq-mean-token-sum-norm divides by loss_scale: give it.")
     state_sharding = jax.tree.map(lambda x: x.sharding, state)
@@ -66,8 +69,11 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
         finite = sums["not_finite"] == 0
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state).replace(step=state.step + finite)
         metrics |= _measured_metrics(config, rows, sequences, sums)
-        metrics |= {"finite": finite, "weights_moved_bf16": _moved_bf16(state.params, new.params),
-                    "padding": microbatches.padding(batch, layout)}
+        metrics |= {
+            "finite": finite,
+            "weights_moved_bf16": _moved_bf16(state.params, new.params),
+            "padding": microbatches.padding(batch, layout),
+        }
         if (rate := optax.tree.get(new.opt_state, "learning_rate")) is not None:
             metrics["learning_rate"] = rate
         return new, metrics
@@ -82,8 +88,8 @@ def _prepare(config: UpdateConfig, batch: Batch, old, of_reference):
     counted = batch.kept if config.unlabelled == "zero_advantage" else trained
     tokens = microbatches.to_prompts(batch.response.astype(jnp.int32), batch)
     weights, denominators = losses.row_weights(
-        (tokens * counted).reshape(config.layout.minibatches_per_step, -1), config.loss_aggregation,
-        config.loss_scale)
+        (tokens * counted).reshape(config.layout.minibatches_per_step, -1), config.loss_aggregation, config.loss_scale
+    )
     weights = (weights / jnp.maximum(denominators, 1)[:, None]).reshape(trained.shape)
     mask = microbatches.to_tokens(trained, batch).astype(jnp.float32)
     sequences = jnp.maximum(trained.sum(), 1)
@@ -97,11 +103,20 @@ def _prepare(config: UpdateConfig, batch: Batch, old, of_reference):
     per_token = None
     if config.objective == "policy_gradient":
         returns, per_token = _token_advantages(config, batch, trained, kl, mask)
-        metrics |= {"return": (returns * trained).sum() / sequences,
-                    "advantage_abs": jnp.abs(per_token).sum() / jnp.maximum(mask.sum(), 1)}
-    rows = Rows(batch.tokens, batch.rollout, batch.sampler_logprobs, microbatches.to_tokens(weights, batch), mask,
-                per_token, old if config.updates_per_step > 1 else None,
-                of_reference if config.kl_in == "loss" else None)
+        metrics |= {
+            "return": (returns * trained).sum() / sequences,
+            "advantage_abs": jnp.abs(per_token).sum() / jnp.maximum(mask.sum(), 1),
+        }
+    rows = Rows(
+        batch.tokens,
+        batch.rollout,
+        batch.sampler_logprobs,
+        microbatches.to_tokens(weights, batch),
+        mask,
+        per_token,
+        old if config.updates_per_step > 1 else None,
+        of_reference if config.kl_in == "loss" else None,
+    )
     return rows, denominators, sequences, metrics
 
 
@@ -111,8 +126,7 @@ def _token_advantages(config: UpdateConfig, batch: Batch, trained, kl, mask):
     rewards = jnp.where(batch.labelled[:, None], batch.rewards, 0.0)
     returns = rewards - config.kl_coef * microbatches.to_prompts(kl, batch)
     if config.advantage == "reinforce_pp":
-        values = advantages.returns_to_come(
-            microbatches.to_tokens(rewards, batch), kl, config.kl_coef, batch.rollout)
+        values = advantages.returns_to_come(microbatches.to_tokens(rewards, batch), kl, config.kl_coef, batch.rollout)
     else:
         values = microbatches.to_tokens(advantages.PER_ROLLOUT[config.advantage](returns, trained), batch)
     if config.advantage in advantages.WHITENED:
@@ -125,9 +139,13 @@ def _measured_metrics(config: UpdateConfig, rows: Rows, sequences, sums: dict) -
     tokens = jnp.maximum((rows.weights > 0).sum(), 1) * config.epochs_per_step
     trained = jnp.maximum(rows.trained.sum(), 1) * config.epochs_per_step
     metrics = {name: sums[name] / config.updates_per_step for name in ("loss", "grad_norm", "updated")}
-    metrics |= {"entropy": sums["entropy"] / tokens, "logprob_gap_mean": sums["gap"] / tokens,
-                "logprob_gap_max": sums["gap_max"], "logprob_gap_k3": sums["gap_k3"] / tokens,
-                "logprob_gap_outside": sums["gap_outside"] / tokens}
+    metrics |= {
+        "entropy": sums["entropy"] / tokens,
+        "logprob_gap_mean": sums["gap"] / tokens,
+        "logprob_gap_max": sums["gap_max"],
+        "logprob_gap_k3": sums["gap_k3"] / tokens,
+        "logprob_gap_outside": sums["gap_outside"] / tokens,
+    }
     if rows.reference_logprobs is not None:
         metrics |= {"kl": sums["kl"] / trained, "kl_per_sequence": sums["kl"] / sequences / config.epochs_per_step}
     if rows.old_logprobs is not None and config.objective == "policy_gradient":
@@ -141,6 +159,7 @@ def _measured_metrics(config: UpdateConfig, rows: Rows, sequences, sums: dict) -
 
 def _moved_bf16(old, new):
     """Fraction of the parameters whose bfloat16 rounding changed: what a bf16 sampler sees of the update."""
+
     def moved(a, b):
         return (a.astype(jnp.bfloat16) != b.astype(jnp.bfloat16)).sum(dtype=jnp.float32)
 

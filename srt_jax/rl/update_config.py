@@ -1,4 +1,5 @@
 """The knobs of the update."""
+
 import dataclasses
 
 from srt_jax.rl.collate import Layout
@@ -7,6 +8,7 @@ from srt_jax.rl.collate import Layout
 @dataclasses.dataclass(frozen=True)
 class UpdateConfig:
     """The knobs of the update; names as in the config."""
+
     layout: Layout
     epochs_per_step: int = 1
     objective: str = "policy_gradient"
@@ -28,13 +30,28 @@ class UpdateConfig:
     @classmethod
     def of(cls, config) -> "UpdateConfig":
         """From the config of an experiment."""
-        rl = ("objective", "advantage", "kl", "kl_coef", "kl_in", "clip_low", "clip_high", "dual_clip", "tis_cap",
-              "entropy_coef", "loss_aggregation")
+        rl = (
+            "objective",
+            "advantage",
+            "kl",
+            "kl_coef",
+            "kl_in",
+            "clip_low",
+            "clip_high",
+            "dual_clip",
+            "tis_cap",
+            "entropy_coef",
+            "loss_aggregation",
+        )
         return cls(
-            Layout.of(config.batch), epochs_per_step=config.batch.epochs_per_step,
-            loss_scale=config.rl.loss_scale or config.batch.max_response_tokens, unlabelled=config.labels.unlabelled,
-            old_logprobs=config.rollout.old_logprobs, head_chunk_tokens=config.model.head_chunk_tokens,
-            **{name: config.rl[name] for name in rl})
+            Layout.of(config.batch),
+            epochs_per_step=config.batch.epochs_per_step,
+            loss_scale=config.rl.loss_scale or config.batch.max_response_tokens,
+            unlabelled=config.labels.unlabelled,
+            old_logprobs=config.rollout.old_logprobs,
+            head_chunk_tokens=config.model.head_chunk_tokens,
+            **{name: config.rl[name] for name in rl},
+        )
 
     @property
     def updates_per_step(self) -> int:

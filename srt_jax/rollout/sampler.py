@@ -1,4 +1,5 @@
 """What every sampler promises, and the rollouts it returns."""
+
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ class Sampling:
 
     Equal logits at the edge of top_k or top_p are all kept.
     """
+
     max_tokens: int
     temperature: float = 1.0  # 0: the most likely token
     top_p: float = 1.0
@@ -31,6 +33,7 @@ class Rollouts:
     float32 of the sampled tokens under the distribution they were drawn from (at temperature 0: the untempered one);
     stopped [P, n] bool: ended by a stop token, else cut at max_tokens; version: of the weights that sampled.
     """
+
     prompts: list[list[int]]
     tokens: np.ndarray
     lengths: np.ndarray
@@ -45,8 +48,9 @@ class Rollouts:
     def take(self, indices) -> "Rollouts":
         """These prompts, in this order."""
         indices = np.asarray(indices, np.int64)
-        return dataclasses.replace(self, prompts=[self.prompts[i] for i in indices],
-                                   **{name: getattr(self, name)[indices] for name in ARRAYS})
+        return dataclasses.replace(
+            self, prompts=[self.prompts[i] for i in indices], **{name: getattr(self, name)[indices] for name in ARRAYS}
+        )
 
     def first(self, n: int) -> "Rollouts":
         """The first n samples of every prompt."""
@@ -57,8 +61,11 @@ class Rollouts:
         """The prompts of all parts, one part after the other: of equal n, T and weights version."""
         if len({(part.tokens.shape[1:], part.version) for part in parts}) != 1:
             raise ValueError("rollouts of unequal shape or weights version do not go together.")
-        return dataclasses.replace(parts[0], prompts=[prompt for part in parts for prompt in part.prompts],
-                                   **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS})
+        return dataclasses.replace(
+            parts[0],
+            prompts=[prompt for part in parts for prompt in part.prompts],
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS},
+        )
 
 
 ARRAYS = ("tokens", "lengths", "logprobs", "stopped")
@@ -68,6 +75,7 @@ Advanced = Callable[[float, int], None]  # (share of the work that is done, toke
 
 class Sampler(Protocol):
     """Token ids in, token ids and log-probs out. `report`: figures of the last load for the log, by tag."""
+
     report: dict[str, float]
 
     def load(self, params: Any, version: int) -> None:
@@ -76,9 +84,15 @@ class Sampler(Protocol):
     def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
         """Compiles what `generate` needs for such prompts with the loaded weights, so that it need not."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling,
-                 seeds: Sequence[int], finished: Finished | None = None,
-                 advanced: Advanced | None = None) -> Rollouts:
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        finished: Finished | None = None,
+        advanced: Advanced | None = None,
+    ) -> Rollouts:
         """n responses per prompt; seeds [P] come from `problem_seeds`, sample i of a prompt draws from (seed, i).
 
         `finished(p, responses)` is called once for every prompt, in the caller's thread and in any order, as soon as

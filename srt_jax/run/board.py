@@ -3,6 +3,7 @@
 The files are written with TensorBoard's own package, which takes any tag: `eval/math500/avg@32` keeps its @. A scalar
 names its data class, because TensorBoard's default data server drops the explanation of one that does not.
 """
+
 import pathlib
 import re
 import time
@@ -23,8 +24,16 @@ from srt_jax.config import base
 FLUSH_SECONDS = 10
 OLD_FOLDER = "tensorboard"  # earlier versions wrote there, and TensorBoard called the run <name>/tensorboard
 # Fields that every run shows in the HParams tab; of the others it shows those that differ from the base config.
-ALWAYS_SHOWN = ("model.path", "labels.source", "batch.prompts_per_step", "batch.samples_per_prompt", "rl.advantage",
-                "rl.kl_coef", "optimizer.learning_rate", "seed")
+ALWAYS_SHOWN = (
+    "model.path",
+    "labels.source",
+    "batch.prompts_per_step",
+    "batch.samples_per_prompt",
+    "rl.advantage",
+    "rl.kl_coef",
+    "optimizer.learning_rate",
+    "seed",
+)
 # The page "Custom Scalars": charts with several curves each, by regular expressions that match whole tags.
 CHARTS = {
     "Does it learn?": {
@@ -75,8 +84,11 @@ class Board:
         self._add(hparams_pb(hyperparameters(config), trial_id=name), 0)
         metadata = custom_scalar_metadata.create_summary_metadata()
         layout = summary_pb2.Summary()
-        layout.value.add(tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG, metadata=metadata,
-                         tensor=tensor_util.make_tensor_proto(_layout().SerializeToString(), dtype=np.object_))
+        layout.value.add(
+            tag=custom_scalar_metadata.CONFIG_SUMMARY_TAG,
+            metadata=metadata,
+            tensor=tensor_util.make_tensor_proto(_layout().SerializeToString(), dtype=np.object_),
+        )
         self._add(layout, 0)
 
     def close(self) -> None:
@@ -90,8 +102,11 @@ class Board:
 def hyperparameters(config: ConfigDict) -> dict[str, str | float | bool]:
     """The config's fields that differ from base(), by dotted name, and those of ALWAYS_SHOWN; lists become text."""
     standard, here = _flat(base()), _flat(config)
-    return {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in here.items()
-            if name not in ("name", "out") and (name in ALWAYS_SHOWN or value != standard.get(name))}
+    return {
+        name: value if isinstance(value, (bool, int, float, str)) else str(value)
+        for name, value in here.items()
+        if name not in ("name", "out") and (name in ALWAYS_SHOWN or value != standard.get(name))
+    }
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> dict:
@@ -108,9 +123,12 @@ def _layout() -> layout_pb2.Layout:
     def chart(title, tags):
         return layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{t}$" for t in tags]))
 
-    return layout_pb2.Layout(category=[
-        layout_pb2.Category(title=title, chart=[chart(*item) for item in charts.items()])
-        for title, charts in CHARTS.items()])
+    return layout_pb2.Layout(
+        category=[
+            layout_pb2.Category(title=title, chart=[chart(*item) for item in charts.items()])
+            for title, charts in CHARTS.items()
+        ]
+    )
 
 
 def _move_up(directory: pathlib.Path) -> None:
@@ -176,6 +194,13 @@ def shown_rows(rows: list[dict], count: int, per_prompt: int = 2) -> list[dict]:
 def readable(row: dict, responses: list[dict]) -> dict:
     """The columns of a rollout that a person reads; `votes` is how many of the prompt's responses agree with it."""
     same = sum(other["group"] == row["group"] for other in responses) if row["group"] >= 0 else 0
-    return {"problem": row["problem"], "response": row["response"], "answer": row["answer"],
-            "votes": f"{same} of {len(responses)}", "label": row["label"], "reward": row["reward"],
-            "true": row["true_reward"], "tokens": f"{row['tokens']}{'' if row['stopped'] else ', cut'}"}
+    return {
+        "problem": row["problem"],
+        "response": row["response"],
+        "answer": row["answer"],
+        "votes": f"{same} of {len(responses)}",
+        "label": row["label"],
+        "reward": row["reward"],
+        "true": row["true_reward"],
+        "tokens": f"{row['tokens']}{'' if row['stopped'] else ', cut'}",
+    }

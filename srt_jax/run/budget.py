@@ -4,6 +4,7 @@ All figures are per device, counted from shapes (model/memory.py), within about 
 the config and on how much memory the hardware has, never on how much of it is free: how sampling is cut into calls
 follows from them, and another cut may round differently.
 """
+
 import jax
 from ml_collections import ConfigDict
 
@@ -63,18 +64,40 @@ def step(config: ConfigDict, model: ModelConfig) -> dict[str, float]:
     found, b, platform = resident(config, model, training=True), config.batch, devices[0].platform
     kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
     if config.rollout.sampler == "jax":
-        whole = jax_sampler.Cut(config.rollout.prompts_per_call, b.votes_per_prompt or b.samples_per_prompt,
-                                config.rollout.slots, shards)
+        whole = jax_sampler.Cut(
+            config.rollout.prompts_per_call, b.votes_per_prompt or b.samples_per_prompt, config.rollout.slots, shards
+        )
 
         def call(cut):
-            return sum(jax_sampler.bytes_per_device(model, config.model.dtype, cut, config.rollout.prompt_buckets[-1],
-                                                    b.max_response_tokens, mesh, platform, kernel).values())
+            return sum(
+                jax_sampler.bytes_per_device(
+                    model,
+                    config.model.dtype,
+                    cut,
+                    config.rollout.prompt_buckets[-1],
+                    b.max_response_tokens,
+                    mesh,
+                    platform,
+                    kernel,
+                ).values()
+            )
 
         found["sampler"] = call(jax_sampler.largest_cut(whole, call, sampler_memory(config, model, training=True)))
-    found["update"] = memory.update(model, config.model.dtype, memory.Update(
-        max(1, b.microbatch_sequences // shards), max(b.length_buckets), config.model.head_chunk_tokens,
-        config.model.remat, kernel, b.minibatches_per_step * b.epochs_per_step > 1, config.optimizer.moments_dtype,
-        platform=platform, **mesh))
+    found["update"] = memory.update(
+        model,
+        config.model.dtype,
+        memory.Update(
+            max(1, b.microbatch_sequences // shards),
+            max(b.length_buckets),
+            config.model.head_chunk_tokens,
+            config.model.remat,
+            kernel,
+            b.minibatches_per_step * b.epochs_per_step > 1,
+            config.optimizer.moments_dtype,
+            platform=platform,
+            **mesh,
+        ),
+    )
     return found
 
 
@@ -113,4 +136,5 @@ def check(config: ConfigDict, model: ModelConfig) -> None:
     raise ConfigError(
         f"a step takes about {total(kinds) / GB:.1f} GB ({parts}), and each device has {there / GB:.1f} GB: lower "
         f"batch.microbatch_sequences ({config.batch.microbatch_sequences}) or model.head_chunk_tokens "
-        f"({config.model.head_chunk_tokens}), set model.remat to 'full', or use more devices with mesh.fsdp.")
+        f"({config.model.head_chunk_tokens}), set model.remat to 'full', or use more devices with mesh.fsdp."
+    )

@@ -1,4 +1,5 @@
 """Checkpoints: the training state with orbax, and what must be true for a run to go on from it."""
+
 import pathlib
 from collections.abc import Iterable, Mapping
 
@@ -48,7 +49,8 @@ class Checkpoints:
         self._policy = LatestAndBest()
         self._manager = ocp.CheckpointManager(
             self._directory,
-            options=ocp.CheckpointManagerOptions(preservation_policy=self._policy, enable_async_checkpointing=False))
+            options=ocp.CheckpointManagerOptions(preservation_policy=self._policy, enable_async_checkpointing=False),
+        )
 
     def last_step(self) -> int | None:
         """The newest complete step, None where there is none."""
@@ -68,19 +70,19 @@ class Checkpoints:
         self._policy.scores = scores or {}
         try:
             self._manager.save(
-                step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)))
+                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+            )
             self._manager.wait_until_finished()
         except Exception as e:  # orbax passes on what the file system, tensorstore or its threads raise
             reason = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)[:200]
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written to {self._directory} ({reason}): free some space "
-                f"and start again, the run goes on from step {self.last_step()}.") from e
+                f"and start again, the run goes on from step {self.last_step()}."
+            ) from e
 
     def record(self) -> dict:
         """The JSON record of the newest checkpoint."""
-        return self._manager.restore(
-            self.last_step(), args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+        return self._manager.restore(self.last_step(), args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
 
     def restore(self, state, step: int | None = None):
         """The state of a kept step (default: the newest), placed like `state` (arrays or abstract arrays).
@@ -92,8 +94,7 @@ class Checkpoints:
             if isinstance(x, jax.Array):
                 x.delete()
         step = self.last_step() if step is None else step
-        return self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -102,15 +103,20 @@ class Checkpoints:
 
 def check_same_run(there: dict, here: dict, directory) -> None:
     """Raises CheckpointError unless the recorded config, data, prompts, label files and model are this run's."""
-    for what, remedy in (("config", "give the run another name, or the old config"),
-                         ("data", "restore the data file, or give the run another name"),
-                         ("prompts", "restore the tokenizer, its chat template and the evaluation files, or give the "
-                                     "run another name"),
-                         ("labels", "restore the label files, or give the run another name"),
-                         ("model", "restore the initial model, or give the run another name")):
+    for what, remedy in (
+        ("config", "give the run another name, or the old config"),
+        ("data", "restore the data file, or give the run another name"),
+        ("prompts", "restore the tokenizer, its chat template and the evaluation files, or give the run another name"),
+        ("labels", "restore the label files, or give the run another name"),
+        ("model", "restore the initial model, or give the run another name"),
+    ):
         if there.get(what) != here[what]:
             names = differing_fields(there[what], here[what]) if what == "config" else [f"{what} contents"]
             on_others = all(name.startswith(FOLLOW_HARDWARE) for name in names)
-            advice = ("give it the devices that it had, or set these fields to what they were there, or give the run "
-                      "another name" if on_others else remedy)
+            advice = (
+                "give it the devices that it had, or set these fields to what they were there, or give the run "
+                "another name"
+                if on_others
+                else remedy
+            )
             raise CheckpointError(f"{directory} holds a run that differs in {'; '.join(names[:5])}: {advice}.")

@@ -6,6 +6,7 @@ recorded runs of tests/test_collapse.py the KL rule fires at step 4 of a collaps
 is over by step 15, at step 149 of one that takes from step 145 to step 245, and on no healthy run. Entropy, response
 length and vote shares move alike in healthy and in collapsing runs: they are no signs.
 """
+
 import dataclasses
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ class Detector:
 
     alarm: a sentence where the last step's metrics showed a collapse.
     """
+
     kl: list[float] = dataclasses.field(default_factory=list)
     top: list[float] = dataclasses.field(default_factory=list)
     alarm: str | None = None
@@ -48,19 +50,20 @@ def _one_answer(top: Sequence[float]) -> str | None:
     usual, now = np.mean(top[:BASELINE]), np.mean(top[-WINDOW:])
     if now < (1 + usual) / 2:
         return None
-    return (f"the same answer wins the vote of {now:.0%} of the prompts, {usual:.0%} at first "
-            "(label/top_answer_share).")
+    return f"the same answer wins the vote of {now:.0%} of the prompts, {usual:.0%} at first (label/top_answer_share)."
 
 
 def _kl_jump(kl: Sequence[float]) -> str | None:
     """The KL to the initial model left its usual level, or was never slow."""
     if len(kl) <= WINDOW:
         return None
-    usual, now = np.median(kl[-WINDOW - HISTORY:-WINDOW]), np.mean(kl[-WINDOW:])
+    usual, now = np.median(kl[-WINDOW - HISTORY : -WINDOW]), np.mean(kl[-WINDOW:])
     if now < max(KL_FLOOR, KL_JUMP * usual):
         return None
-    return (f"the KL to the initial model jumped from {usual:.3f} to {now:.3f} nats per token within {WINDOW} steps "
-            "(update/kl).")
+    return (
+        f"the KL to the initial model jumped from {usual:.3f} to {now:.3f} nats per token within {WINDOW} steps "
+        "(update/kl)."
+    )
 
 
 def should_stop(history: Sequence[tuple[int, float]], patience: int) -> bool:

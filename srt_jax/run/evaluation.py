@@ -1,4 +1,5 @@
 """avg@k, maj@k and pass@k on named problem sets."""
+
 import dataclasses
 import io
 import sys
@@ -18,13 +19,22 @@ from srt_jax.runtime import is_first_process
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
     """A named set of problems with their prompt tokens."""
+
     name: str
     problems: list[Problem]
     prompts: list[list[int]]
 
 
-def evaluate_all(eval_sets: list[EvalSet], sampler, tokenizer, grader, config: ConfigDict, at: str = "",
-                 after: float = 0.0, check=None) -> Iterator[tuple[str, dict[str, float], Collected]]:
+def evaluate_all(
+    eval_sets: list[EvalSet],
+    sampler,
+    tokenizer,
+    grader,
+    config: ConfigDict,
+    at: str = "",
+    after: float = 0.0,
+    check=None,
+) -> Iterator[tuple[str, dict[str, float], Collected]]:
     """(name, metrics, graded rollouts) of each set as soon as it is known, with a line of progress meanwhile.
 
     A line on stdout tells each set's metrics. at: what the lines say of the occasion; after: seconds before which there
@@ -40,8 +50,14 @@ def evaluate_all(eval_sets: list[EvalSet], sampler, tokenizer, grader, config: C
             sampler.compile(eval_set.prompts, *evaluation_samples(config))
         before = 0
         for eval_set, size in zip(eval_sets, sizes):
-            values, collected = evaluate(eval_set, sampler, tokenizer, grader, config, SamplerProgress(
-                progress, before, size, eval_set.name, check))
+            values, collected = evaluate(
+                eval_set,
+                sampler,
+                tokenizer,
+                grader,
+                config,
+                SamplerProgress(progress, before, size, eval_set.name, check),
+            )
             progress.note(f"{eval_set.name}{at}: {describe(values)}", sys.stdout)
             yield eval_set.name, values, collected
             before += size
@@ -52,16 +68,24 @@ def describe(values: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
-def evaluate(eval_set: EvalSet, sampler, tokenizer, grader, config: ConfigDict,
-             advanced: Advanced | None = None) -> tuple[dict[str, float], Collected]:
+def evaluate(
+    eval_set: EvalSet, sampler, tokenizer, grader, config: ConfigDict, advanced: Advanced | None = None
+) -> tuple[dict[str, float], Collected]:
     """Metrics of one set by config.eval, and its graded rollouts; `advanced` goes to the sampler.
 
     The random numbers depend on (seed, problem, sample), not on the step: a curve over training compares equal draws.
     """
     collected = sample_and_grade(
-        sampler, grader, tokenizer, eval_set.problems, eval_set.prompts, *evaluation_samples(config),
-        problem_seeds(config.seed, "eval", 0, [p.id for p in eval_set.problems]), answer_format(config),
-        advanced=advanced)
+        sampler,
+        grader,
+        tokenizer,
+        eval_set.problems,
+        eval_set.prompts,
+        *evaluation_samples(config),
+        problem_seeds(config.seed, "eval", 0, [p.id for p in eval_set.problems]),
+        answer_format(config),
+        advanced=advanced,
+    )
     return metrics(collected.graded, collected.rollouts), collected
 
 
@@ -99,13 +123,24 @@ def rollout_rows(collected: Collected, tokenizer) -> list[dict]:
     for p, problem in enumerate(problems):
         for i, answer in enumerate(graded.answers[p]):
             true = graded.true_rewards[p, i]
-            rows.append({
-                "id": problem.id, "sample": i, "problem": problem.prompt, "response": next(texts), "answer": answer,
-                "group": graded.groups[p][i], "label": graded.labels[p], "reward": float(graded.rewards[p, i]),
-                "agreement": float(graded.agreement[p, i]), "kept": bool(graded.kept[p, i]),
-                "true_reward": None if np.isnan(true) else float(true), "tokens": int(rollouts.lengths[p, i]),
-                "stopped": bool(rollouts.stopped[p, i]), "logprob": float(rollouts.logprobs[p, i].sum()),
-            })
+            rows.append(
+                {
+                    "id": problem.id,
+                    "sample": i,
+                    "problem": problem.prompt,
+                    "response": next(texts),
+                    "answer": answer,
+                    "group": graded.groups[p][i],
+                    "label": graded.labels[p],
+                    "reward": float(graded.rewards[p, i]),
+                    "agreement": float(graded.agreement[p, i]),
+                    "kept": bool(graded.kept[p, i]),
+                    "true_reward": None if np.isnan(true) else float(true),
+                    "tokens": int(rollouts.lengths[p, i]),
+                    "stopped": bool(rollouts.stopped[p, i]),
+                    "logprob": float(rollouts.logprobs[p, i].sum()),
+                }
+            )
     return rows
 
 

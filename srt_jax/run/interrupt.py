@@ -4,6 +4,7 @@ Python runs its signal handlers in the main thread, between two of its instructi
 compile or to compute, which may take minutes, nothing happens. So a second thread reads the signals from a pipe, and
 ends the process where the main thread does not.
 """
+
 import os
 import signal
 import socket

@@ -1,4 +1,5 @@
 """From a checked model to weights on the mesh and an open sampler: what training, evaluation and labelling share."""
+
 import pathlib
 
 from jax.sharding import Mesh
@@ -19,14 +20,16 @@ def open_mesh(config: ConfigDict) -> Mesh:
 
 def load_weights(config: ConfigDict, model: Model, mesh: Mesh):
     """(graphdef, float32 parameters on the mesh)."""
-    kernel = attention.choose(config.model.attention, mesh.devices.flat[0].platform, config.model.dtype,
-                              model.config.head_dim)
+    kernel = attention.choose(
+        config.model.attention, mesh.devices.flat[0].platform, config.model.dtype, model.config.head_dim
+    )
     graphdef, params, _ = weights.load(model.directory, config.model.dtype, config.model.remat, kernel, mesh)
     return graphdef, params
 
 
-def open_sampler(config: ConfigDict, model: Model, graphdef, mesh: Mesh, directory: pathlib.Path,
-                 training: bool = False) -> Sampler:
+def open_sampler(
+    config: ConfigDict, model: Model, graphdef, mesh: Mesh, directory: pathlib.Path, training: bool = False
+) -> Sampler:
     """The sampler of rollout.sampler, without weights yet; `directory` is for its logs and exports.
 
     training: an optimizer and a reference share the devices with it.
@@ -36,5 +39,12 @@ def open_sampler(config: ConfigDict, model: Model, graphdef, mesh: Mesh, directo
     if config.rollout.sampler == "vllm":
         return VLLMSampler(config, model, graphdef, mesh, directory)
     r = config.rollout
-    return JaxSampler(graphdef, mesh, model.stop_ids, r.prompt_buckets, r.prompts_per_call, r.slots,
-                      budget.sampler_memory(config, model.config, training))
+    return JaxSampler(
+        graphdef,
+        mesh,
+        model.stop_ids,
+        r.prompt_buckets,
+        r.prompts_per_call,
+        r.slots,
+        budget.sampler_memory(config, model.config, training),
+    )

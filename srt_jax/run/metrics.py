@@ -1,4 +1,5 @@
 """Where a run's numbers go: TensorBoard, metrics.jsonl, saved rollouts, and one progress line."""
+
 import collections
 import contextlib
 import gzip
@@ -25,7 +26,7 @@ TAGS = {
     "label/majority_gain": "majority accuracy minus true reward: what is left to learn from the vote",
     "label/label_accuracy": "share of labels that are right",
     "label/reward_accuracy": "1 - mean |agreement - true reward| of the trained rollouts; can be high with wrong "
-                             "labels",
+    "labels",
     "label/labelled": "share of prompts that got a label",
     "label/from_answers": "share of prompts rewarded by their known answer: 1 for ground_truth, between for mixed",
     "label/informative": "share of prompts with a label and trained rollouts whose rewards differ",
@@ -58,7 +59,7 @@ TAGS = {
     "update/return": "reward minus kl_coef x kl_per_sequence",
     "update/advantage_abs": "mean absolute advantage of a response token",
     "update/logprob_gap_mean": "mean |sampler's - trainer's log-prob| of samples: rounding, at equal temperatures and "
-                               "weights",
+    "weights",
     "update/logprob_gap_max": "largest |sampler's - trainer's log-prob| of the sampled tokens",
     "update/logprob_gap_k3": "estimated KL of the sampler to the trainer per sampled token, nats",
     "update/logprob_gap_outside": "share of sampled tokens with trainer / sampler probability outside [0.8, 1.25]",
@@ -66,7 +67,7 @@ TAGS = {
     "update/learning_rate": "learning rate of the step's last update",
     "update/clip_fraction": "share of response tokens with a clipped ratio; where a step makes several updates",
     "update/dual_clip_fraction": "share of response tokens with a ratio above rl.dual_clip and a negative advantage; "
-                                 "where it is set",
+    "where it is set",
     "update/importance_weight": "mean truncated weight trainer / sampler probability; where rl.tis_cap is set",
     "update/padding": "share of padding among the tokens that the update computes",
     "update/mfu": "share of the devices' bfloat16 peak that the passes the update needs reach, padding not counted",
@@ -118,11 +119,17 @@ def curves_page() -> str:
     for tag, meaning in TAGS.items():
         groups.setdefault(tag.split("/")[0], []).append({"curve": tag, "meaning": meaning})
     groups["eval"] = [{"curve": f"eval/<set>/{eval_tag(name)}", "meaning": m} for name, m in EVAL_TAGS.items()]
-    groups["eval"].append({"curve": f"eval/{MEAN}/<metric>@k", "meaning": "plain mean over the evaluation sets that "
-                           "have answers, without the validation set"})
+    groups["eval"].append(
+        {
+            "curve": f"eval/{MEAN}/<metric>@k",
+            "meaning": "plain mean over the evaluation sets that have answers, without the validation set",
+        }
+    )
     groups["texts"] = [{"text": tag, "meaning": meaning} for tag, meaning in TEXTS.items()]
-    intro = ('"True" values need problems with known answers; these train nothing unless `labels.source` says so. '
-             "Charts that put related curves together are on the tab Custom Scalars.")
+    intro = (
+        '"True" values need problems with known answers; these train nothing unless `labels.source` says so. '
+        "Charts that put related curves together are on the tab Custom Scalars."
+    )
     return "\n\n".join([intro, *(f"### {name}\n\n{board.table(rows)}" for name, rows in groups.items())])
 
 
@@ -154,12 +161,18 @@ def mean_over_sets(values: dict[str, float]) -> dict[str, float]:
 
     SRT v1 shows it in Fig. 2. The validation set, of training problems, does not count; {} for fewer than two sets.
     """
-    sets = [metrics for name, metrics in by_set(values).items()
-            if name not in (MEAN, VALIDATION) and any(metric.startswith("avg@") for metric in metrics)]
+    sets = [
+        metrics
+        for name, metrics in by_set(values).items()
+        if name not in (MEAN, VALIDATION) and any(metric.startswith("avg@") for metric in metrics)
+    ]
     if len(sets) < 2:
         return {}
-    return {f"eval/{MEAN}/{metric}": sum(metrics[metric] for metrics in sets) / len(sets)
-            for metric in sets[0] if "@" in metric and all(metric in metrics for metrics in sets)}
+    return {
+        f"eval/{MEAN}/{metric}": sum(metrics[metric] for metrics in sets) / len(sets)
+        for metric in sets[0]
+        if "@" in metric and all(metric in metrics for metrics in sets)
+    }
 
 
 class CompilationCounter:
@@ -229,8 +242,11 @@ class Pace:
             return None
         evaluated = {*_multiples(self._eval_every, step, self._total), *_multiples(self._total, step, self._total)}
         saved = evaluated | set(_multiples(self._save_every, step, self._total))
-        return (_mean(self._steps or [self._first]) * (self._total - step) + _mean(self._evaluations) * len(evaluated)
-                + _mean(self._saves) * len(saved))
+        return (
+            _mean(self._steps or [self._first]) * (self._total - step)
+            + _mean(self._evaluations) * len(evaluated)
+            + _mean(self._saves) * len(saved)
+        )
 
 
 RECENT = 20  # steps whose mean is the pace: responses grow and shrink over a run
@@ -341,8 +357,11 @@ class NoLog:
 def _joined(first: dict, second: dict) -> dict:
     """Two records of one step as one."""
     joined = first | second
-    joined |= {tag: first[tag] + second[tag] for tag in first.keys() & second.keys()
-               if tag.startswith("time/") and tag != "time/compilations"}
+    joined |= {
+        tag: first[tag] + second[tag]
+        for tag in first.keys() & second.keys()
+        if tag.startswith("time/") and tag != "time/compilations"
+    }
     if "warning" in first and "warning" in second:
         joined["warning"] = f"{first['warning']}\n{second['warning']}"
     return joined

@@ -1,4 +1,5 @@
 """All of a run that can be checked before compute starts: data, tokenizer, model shapes, run folder."""
+
 import dataclasses
 import functools
 import hashlib
@@ -45,6 +46,7 @@ class NotOnThisMachineError(ModelError):
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A Hugging Face directory and what was read from it; no weights."""
+
     directory: pathlib.Path
     hf_config: dict
     config: ModelConfig
@@ -61,6 +63,7 @@ class Model:
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """A checked run: everything on the host, nothing compiled."""
+
     model: Model
     problems: list[Problem]
     prompts: list[list[int]]
@@ -91,15 +94,22 @@ def prepare(config: ConfigDict) -> Prepared:
     indices = _order(config, problems)
     indices(0)  # raises where there are too few problems
     settings = LabelSettings.of(config)
-    report = [f"model: {model.directory} ({model.config.family}, {model.config.num_params:,} parameters)", line,
-              labels.describe(problems, settings), *report,
-              f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}",
-              budget.report(config, model.config)]
+    report = [
+        f"model: {model.directory} ({model.config.family}, {model.config.num_params:,} parameters)",
+        line,
+        labels.describe(problems, settings),
+        *report,
+        f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}",
+        budget.report(config, model.config),
+    ]
     labels_path = config.labels.path if config.labels.source == "file" else ""
     files = [path for path in (labels_path, config.curriculum.path) if path]
-    identity = {"data": fingerprint(problems), "model": model_fingerprint(model),
-                "prompts": prompts_fingerprint(prompts, eval_sets),
-                "labels": [label_file.fingerprint(path) for path in files]}
+    identity = {
+        "data": fingerprint(problems),
+        "model": model_fingerprint(model),
+        "prompts": prompts_fingerprint(prompts, eval_sets),
+        "labels": [label_file.fingerprint(path) for path in files],
+    }
     return Prepared(model, problems, prompts, settings, indices, eval_sets, identity, report)
 
 
@@ -123,13 +133,16 @@ def read_model(config: ConfigDict) -> Model:
     tokenizer = load_tokenizer(str(directory))
     largest = max(tokenizer.get_vocab().values())
     if largest >= model_config.vocab_size:
-        raise ModelError(f"{directory}: the tokenizer has ids up to {largest}, but the embedding only "
-                         f"{model_config.vocab_size} rows: use the tokenizer that belongs to the model.")
+        raise ModelError(
+            f"{directory}: the tokenizer has ids up to {largest}, but the embedding only "
+            f"{model_config.vocab_size} rows: use the tokenizer that belongs to the model."
+        )
     generation_config = read_generation_config(directory)
     stops = stop_ids(tokenizer, generation_config, hf_config, model_config.vocab_size)
     skip_when_decoded(tokenizer, stops)
-    return Model(directory, hf_config, model_config, tokenizer, stops,
-                 {**generation_config, "eos_token_id": list(stops)})
+    return Model(
+        directory, hf_config, model_config, tokenizer, stops, {**generation_config, "eos_token_id": list(stops)}
+    )
 
 
 def check_fit(config: ConfigDict, model_config: ModelConfig) -> None:
@@ -145,7 +158,8 @@ def check_length(config: ConfigDict, model_config: ModelConfig) -> None:
     if longest > model_config.max_position_embeddings:
         raise ConfigError(
             f"batch.max_prompt_tokens + batch.max_response_tokens is {longest}, but {config.model.path} has positions "
-            f"for {model_config.max_position_embeddings}: shorten one of them.")
+            f"for {model_config.max_position_embeddings}: shorten one of them."
+        )
 
 
 def prepare_offline(config: ConfigDict) -> list[str]:
@@ -163,8 +177,10 @@ def prepare_offline(config: ConfigDict) -> list[str]:
         if shape:
             check_fit(config, shape)
     if shape:
-        report = [f"model: {config.model.path} ({shape.family}, {shape.num_params:,} parameters)",
-                  budget.report(config, shape)]
+        report = [
+            f"model: {config.model.path} ({shape.family}, {shape.num_params:,} parameters)",
+            budget.report(config, shape),
+        ]
     else:
         report = [f"not checked: model.path: {config.model.path} is not on this machine (offline)"]
     for field, source in [("data", config.data), *((f"eval.sets.{name}", s) for name, s in config.eval.sets.items())]:
@@ -198,8 +214,10 @@ def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict)
     line = f"{field}: {problem_sources.title(source)}: {filtered}; {answered} with an answer"
     worked = [p.id for p in problems if p.answer is not None and p.metadata is None and looks_worked(p.answer)]
     if worked:
-        line += (f"; {len(worked)} of these look like worked solutions, which no answer can match (the first has the "
-                 f"id {worked[0]}): set {field}.answer_column to a column of bare answers")
+        line += (
+            f"; {len(worked)} of these look like worked solutions, which no answer can match (the first has the "
+            f"id {worked[0]}): set {field}.answer_column to a column of bare answers"
+        )
     return problems, prompts, line
 
 
@@ -221,6 +239,7 @@ def find_model(path: str) -> pathlib.Path:
         raise ModelError(f"model.path {path!r} does not exist: give a Hugging Face directory or a hub id.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
         return pathlib.Path(snapshot_download(path, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:

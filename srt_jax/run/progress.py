@@ -1,4 +1,5 @@
 """How far long work has come and when it will end: one line, rewritten in place on a terminal. Needs no JAX."""
+
 import contextlib
 import sys
 import threading
@@ -25,8 +26,16 @@ class Progress:
     compiling piece of work counts: call `update(0)` only where the work itself begins, or call `begin` there.
     """
 
-    def __init__(self, total: float, what: str, stream: TextIO | None = None, every: float = EVERY,
-                 after: float = 0.0, percent: bool = False, clock=time.monotonic):
+    def __init__(
+        self,
+        total: float,
+        what: str,
+        stream: TextIO | None = None,
+        every: float = EVERY,
+        after: float = 0.0,
+        percent: bool = False,
+        clock=time.monotonic,
+    ):
         """total: in the unit of `what`, in which `update` counts; stream: None is stderr; after: seconds before which
         there is no line, so that short work has none; percent: show no numbers but their ratio; clock: returns seconds.
         """
@@ -106,8 +115,12 @@ class Progress:
         """The line as it stands now."""
         left = self.seconds_left()
         done = f"{self._done / self.total:.0%}" if self._percent else f"{self._done:.0f}/{self.total:.0f}"
-        parts = [f"{self.what} {done}", self._summary,
-                 f"elapsed {duration(self._clock() - self._created)}", "" if left is None else f"ETA {duration(left)}"]
+        parts = [
+            f"{self.what} {done}",
+            self._summary,
+            f"elapsed {duration(self._clock() - self._created)}",
+            "" if left is None else f"ETA {duration(left)}",
+        ]
         return "  ".join(part for part in parts if part)
 
     def _due(self) -> bool:
@@ -119,8 +132,12 @@ class Progress:
         if self._closed.is_set() or self._paused:
             return
         self._written, self._open = self._clock(), self._live
-        print(f"\r\033[K{self.line()}" if self._live else self.line(), end="" if self._live else "\n",
-              file=self._stream, flush=True)
+        print(
+            f"\r\033[K{self.line()}" if self._live else self.line(),
+            end="" if self._live else "\n",
+            file=self._stream,
+            flush=True,
+        )
 
     def _repeat(self) -> None:
         """Writes the line again where nothing has been written for a while."""
@@ -134,7 +151,7 @@ class Progress:
 def announced(text: str, every: float = EVERY):
     """Says on stdout what begins, every `every` seconds that it goes on, and how long it took: `text` is a participle.
 
-        with announced("compiling the update"): ...
+    with announced("compiling the update"): ...
     """
     started, ended = time.monotonic(), threading.Event()
 

@@ -3,6 +3,7 @@
 With vLLM the same seeds need not give the same samples again; with the recorded ones everything after sampling is
 deterministic.
 """
+
 import pathlib
 
 import numpy as np
@@ -23,11 +24,15 @@ def write(path: pathlib.Path, collected: Collected) -> None:
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
         np.savez_compressed(
-            file, ids=np.array([problem.id for problem in collected.problems]),
+            file,
+            ids=np.array([problem.id for problem in collected.problems]),
             prompts=np.concatenate([np.asarray(prompt, np.int32) for prompt in rollouts.prompts]),
             prompt_lengths=np.array([len(prompt) for prompt in rollouts.prompts]),
-            labelled=collected.graded.labelled, version=rollouts.version, rounds=collected.rounds,
-            **{name: getattr(rollouts, name) for name in ARRAYS})
+            labelled=collected.graded.labelled,
+            version=rollouts.version,
+            rounds=collected.rounds,
+            **{name: getattr(rollouts, name) for name in ARRAYS},
+        )
     partial.rename(path)
 
 
@@ -36,13 +41,17 @@ def read(path: pathlib.Path, problems: dict, tokenizer, grader, form, settings) 
     with np.load(path) as saved:
         arrays = dict(saved)
     ends = np.cumsum(arrays["prompt_lengths"])[:-1]
-    rollouts = Rollouts([prompt.tolist() for prompt in np.split(arrays["prompts"], ends)],
-                        **{name: arrays[name] for name in ARRAYS}, version=int(arrays["version"]))
+    rollouts = Rollouts(
+        [prompt.tolist() for prompt in np.split(arrays["prompts"], ends)],
+        **{name: arrays[name] for name in ARRAYS},
+        version=int(arrays["version"]),
+    )
     chosen = [problems[id] for id in arrays["ids"].tolist()]
     answers = extract_answers(rollouts.responses(), rollouts.prompts, tokenizer, form)
     # One by one, as they were graded while the others were sampled.
-    graded = labels.join([labels.grade_rollouts([problem], [row], grader, settings)
-                          for problem, row in zip(chosen, answers)])
+    graded = labels.join(
+        [labels.grade_rollouts([problem], [row], grader, settings) for problem, row in zip(chosen, answers)]
+    )
     graded = labels.shaped(graded, rollouts.lengths, rollouts.stopped, settings)
     graded.labelled[:] = arrays["labelled"]  # resampling may have taken labels away
     return Collected(chosen, rollouts, graded, {"sample": 1.0, "grade": 0.0}, int(arrays["rounds"]))

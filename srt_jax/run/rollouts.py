@@ -1,4 +1,5 @@
 """The rollouts of a step: sampled, their answers extracted and graded, prompts that teach nothing replaced."""
+
 import dataclasses
 import re
 import time
@@ -21,6 +22,7 @@ PROMPT_END = 32  # tokens at the end of a prompt, in which a template may open t
 @dataclasses.dataclass(frozen=True)
 class Collected:
     """Problems with their graded rollouts, the seconds it took by phase, and the batches drawn for them."""
+
     problems: list[Problem]
     rollouts: Rollouts
     graded: labels.Graded
@@ -28,9 +30,19 @@ class Collected:
     rounds: int = 1
 
 
-def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompts: Sequence[Sequence[int]], n: int,
-                     sampling: Sampling, seeds, form: extraction.Format, settings: labels.LabelSettings | None = None,
-                     advanced: Advanced | None = None) -> Collected:
+def sample_and_grade(
+    sampler,
+    grader,
+    tokenizer,
+    problems: list[Problem],
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    sampling: Sampling,
+    seeds,
+    form: extraction.Format,
+    settings: labels.LabelSettings | None = None,
+    advanced: Advanced | None = None,
+) -> Collected:
     """n responses to each problem, and their grading, which begins while other prompts are still sampled.
 
     `advanced` goes to the sampler. What it raises, or a signal does, ends sampling and grading.
@@ -55,8 +67,7 @@ def sample_and_grade(sampler, grader, tokenizer, problems: list[Problem], prompt
     finally:
         thread.shutdown(cancel_futures=True)
     graded = labels.shaped(graded, rollouts.lengths, rollouts.stopped, settings)
-    return Collected(problems, rollouts, graded,
-                     {"sample": sampled - started, "grade": time.perf_counter() - sampled})
+    return Collected(problems, rollouts, graded, {"sample": sampled - started, "grade": time.perf_counter() - sampled})
 
 
 def collect(config: ConfigDict, prepared, sampler, grader, step: int) -> Collected:
@@ -69,11 +80,19 @@ def collect(config: ConfigDict, prepared, sampler, grader, step: int) -> Collect
     b, parts, found = config.batch, [], 0
     for chosen in draws(config, prepared, step):
         problems = [prepared.problems[i] for i in chosen]
-        parts.append(sample_and_grade(
-            sampler, grader, prepared.model.tokenizer, problems, [prepared.prompts[i] for i in chosen],
-            *training_samples(config, step),
-            problem_seeds(config.seed, "train", step, [p.id for p in problems]),
-            answer_format(config), prepared.label_settings))
+        parts.append(
+            sample_and_grade(
+                sampler,
+                grader,
+                prepared.model.tokenizer,
+                problems,
+                [prepared.prompts[i] for i in chosen],
+                *training_samples(config, step),
+                problem_seeds(config.seed, "train", step, [p.id for p in problems]),
+                answer_format(config),
+                prepared.label_settings,
+            )
+        )
         found += int((~labels.uninformative(parts[-1].graded.first(b.samples_per_prompt).agreement)).sum())
         if found >= b.prompts_per_step:
             break
@@ -85,8 +104,8 @@ def draws(config: ConfigDict, prepared, step: int) -> Iterator[np.ndarray]:
     wanted, own = config.batch.prompts_per_step, prepared.indices(step - 1)
     yield own
     if config.batch.resample_rounds:
-        others = refill_order(len(prepared.problems), config.seed, step, own)[:wanted * config.batch.resample_rounds]
-        yield from (others[start:start + wanted] for start in range(0, len(others), wanted))
+        others = refill_order(len(prepared.problems), config.seed, step, own)[: wanted * config.batch.resample_rounds]
+        yield from (others[start : start + wanted] for start in range(0, len(others), wanted))
 
 
 def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
@@ -98,7 +117,7 @@ def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
     rollouts = Rollouts.join([part.rollouts for part in parts])
     graded = labels.join([part.graded for part in parts])
     dull = labels.uninformative(graded.first(batch.samples_per_prompt).agreement)
-    kept = np.argsort(dull, kind="stable")[:batch.prompts_per_step].reshape(-1, batch.minibatches_per_step).T.ravel()
+    kept = np.argsort(dull, kind="stable")[: batch.prompts_per_step].reshape(-1, batch.minibatches_per_step).T.ravel()
     graded = dataclasses.replace(graded, labelled=graded.labelled & ~dull).take(kept)
     seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds}
     return Collected([problems[i] for i in kept], rollouts.take(kept), graded, seconds, len(parts))

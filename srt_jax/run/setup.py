@@ -1,4 +1,5 @@
 """How a run starts: what stays the same from step to step, and the state it begins or goes on with."""
+
 import dataclasses
 import pathlib
 from typing import Any
@@ -26,6 +27,7 @@ from srt_jax.runtime import is_first_process, processes
 @dataclasses.dataclass
 class Run:
     """What stays the same from step to step, and the record that goes into every checkpoint."""
+
     config: ConfigDict
     prepared: Prepared
     directory: pathlib.Path
@@ -68,10 +70,15 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     if start:
         state = checkpoints.restore(state)
         print(f"going on from step {start} of {config.steps} in {directory}")
-    update = compile_update(make_update(graphdef, optimizer, update_config, mesh, state),
-                            state, reference, abstract_batch(update_config.layout, mesh))
-    grader = Grader(config.grader.workers, match=config.vote.match, timeout=config.grader.timeout,
-                    truth=config.eval.match)
+    update = compile_update(
+        make_update(graphdef, optimizer, update_config, mesh, state),
+        state,
+        reference,
+        abstract_batch(update_config.layout, mesh),
+    )
+    grader = Grader(
+        config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
+    )
     grader.self_test()
     log = metrics.RunLog(directory, config.steps, last_step=start or None) if is_first_process() else metrics.NoLog()
     log.introduce(config)
@@ -80,10 +87,24 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     for recorded in processes.from_first(lambda: metrics.read_metrics(directory)):
         diagnosis.update(recorded, detector.update(recorded))
     run = Run(
-        config, prepared, directory, mesh, reference, update_config, update,
-        sampler, grader, log, checkpoints, record, detector, diagnosis, metrics.Phases(record["seconds"]),
+        config,
+        prepared,
+        directory,
+        mesh,
+        reference,
+        update_config,
+        update,
+        sampler,
+        grader,
+        log,
+        checkpoints,
+        record,
+        detector,
+        diagnosis,
+        metrics.Phases(record["seconds"]),
         pace(config, record),
-        metrics.CompilationCounter())
+        metrics.CompilationCounter(),
+    )
     if is_first_process():
         (directory / "summary.json").unlink(missing_ok=True)  # of fewer steps: what follows may be stopped
         (directory / "config.json").write_text(resolved(config))

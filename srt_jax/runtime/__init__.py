@@ -1,4 +1,5 @@
 """What must be told to JAX before it computes anything, and its profiler."""
+
 import contextlib
 import io
 import os
@@ -51,9 +52,13 @@ def join_processes(environment) -> None:
         count, index = (_number(environment, name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
         # With all devices of its host; JAX's own way under SLURM is one process per device.
         jax.distributed.initialize(
-            environment["JAX_COORDINATOR_ADDRESS"], count, index, cluster_detection_method="deactivate")
-    elif (int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-          or environment.get("SRT_PROCESSES") == "auto"):
+            environment["JAX_COORDINATOR_ADDRESS"], count, index, cluster_detection_method="deactivate"
+        )
+    elif (
+        int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        or environment.get("SRT_PROCESSES") == "auto"
+    ):
         jax.distributed.initialize()
     else:
         return
@@ -69,15 +74,17 @@ def is_first_process() -> bool:
 def _number(environment, name: str) -> int:
     value = environment.get(name, "")
     if not value.isdigit():
-        raise ConfigError(f"JAX_COORDINATOR_ADDRESS is set, but {name} is {value!r}: set it to a number in every "
-                          "process, or unset JAX_COORDINATOR_ADDRESS.")
+        raise ConfigError(
+            f"JAX_COORDINATOR_ADDRESS is set, but {name} is {value!r}: set it to a number in every "
+            "process, or unset JAX_COORDINATOR_ADDRESS."
+        )
     return int(value)
 
 
 def profiled(steps: Iterable[int], directory, enabled: bool = True) -> Iterator[int]:
     """Yields the steps; the third to the fifth are traced into `directory`, for TensorBoard's profiler.
 
-        for step in profiled(range(start + 1, last + 1), run_directory, config.log.profile):
+    for step in profiled(range(start + 1, last + 1), run_directory, config.log.profile):
     """
     with contextlib.ExitStack() as trace:
         for turn, step in enumerate(steps, 1):

@@ -2,6 +2,7 @@
 
 Peaks are dense bfloat16 (no sparsity). `memory` is what a program can have, a little less than what is sold.
 """
+
 import dataclasses
 import os
 import pathlib
@@ -10,6 +11,7 @@ import pathlib
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """Per device: FLOP/s, bytes, bytes/s. `link` is one way: of one torus link on TPUs, of all NVLinks on GPUs."""
+
     flops: float
     memory: float
     bandwidth: float
@@ -34,8 +36,16 @@ CHIPS = {
 }
 
 # Part of what JAX calls a device -> name above; the first that matches.
-KINDS = (("H200", "h200"), ("H100", "h100"), ("A100", "a100"), ("TPU v4", "v4"), ("TPU v5 lite", "v5e"),
-         ("TPU v5e", "v5e"), ("TPU v5", "v5p"), ("TPU v6", "v6e"))
+KINDS = (
+    ("H200", "h200"),
+    ("H100", "h100"),
+    ("A100", "a100"),
+    ("TPU v4", "v4"),
+    ("TPU v5 lite", "v5e"),
+    ("TPU v5e", "v5e"),
+    ("TPU v5", "v5p"),
+    ("TPU v6", "v6e"),
+)
 
 
 def chip_of(device_kind: str) -> Chip | None:

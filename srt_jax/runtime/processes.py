@@ -3,6 +3,7 @@
 Every process runs the same program on the same values. What may differ, because it depends on clocks, files or signals,
 is decided by one of them; only the first one writes. All must call these functions, in the same order.
 """
+
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +47,7 @@ def _broadcast(data: bytes) -> bytes:
     """The first process's bytes."""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     received = np.zeros(-(-size // CHUNK) * CHUNK, np.uint8)
-    received[:len(data)] = np.frombuffer(data, np.uint8)
+    received[: len(data)] = np.frombuffer(data, np.uint8)
     for start in range(0, size, CHUNK):
         chunk = slice(start, start + CHUNK)
         received[chunk] = multihost_utils.broadcast_one_to_all(received[chunk])

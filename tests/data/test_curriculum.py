@@ -17,8 +17,15 @@ def curricula(draw):
     sizes = [draw(st.integers(per_step, 40)) for _ in range(2)]
     indices = np.random.default_rng(draw(st.integers(0, 9))).permutation(sum(sizes))
     shares = st.floats(0, 1)
-    return Curriculum(np.sort(indices[:sizes[0]]), np.sort(indices[sizes[0]:]), draw(shares), draw(shares),
-                      draw(st.integers(1, 60)), per_step, draw(st.integers(0, 2**40)))
+    return Curriculum(
+        np.sort(indices[: sizes[0]]),
+        np.sort(indices[sizes[0] :]),
+        draw(shares),
+        draw(shares),
+        draw(st.integers(1, 60)),
+        per_step,
+        draw(st.integers(0, 2**40)),
+    )
 
 
 TIGHT = Curriculum(np.arange(8), np.arange(8, 13), 0.2, 0.6, 30, 8, 0)  # a step may need all of a pool
@@ -26,7 +33,7 @@ TIGHT = Curriculum(np.arange(8), np.arange(8, 13), 0.2, 0.6, 30, 8, 0)  # a step
 
 def epochs_of(stream, pool):
     """The stream of draws from a pool, cut into epochs."""
-    return [stream[i:i + len(pool)] for i in range(0, len(stream), len(pool))]
+    return [stream[i : i + len(pool)] for i in range(0, len(stream), len(pool))]
 
 
 @settings(max_examples=15, deadline=None)

@@ -51,8 +51,12 @@ THINKING = (
 
 def test_chat_template_kwargs_reach_the_template(make_tokenizer):
     tokenizer, chat = make_tokenizer(chat_template=THINKING), {"template": "chat", "instruction": ""}
-    for variables, text in (({}, "p"), ({"enable_thinking": False}, "<no think>p"), ({"enable_thinking": True}, "p"),
-                            ({"enable_thinking": False, "tag": "!"}, "<no think>p!")):
+    for variables, text in (
+        ({}, "p"),
+        ({"enable_thinking": False}, "<no think>p"),
+        ({"enable_thinking": True}, "p"),
+        ({"enable_thinking": False, "tag": "!"}, "<no think>p!"),
+    ):
         prompts = {**chat, "chat_template_kwargs": variables}
         assert render("p", tokenizer, prompts) == text
         assert render("p", tokenizer, ml_collections.ConfigDict(prompts)) == text
@@ -62,11 +66,17 @@ def test_chat_template_kwargs_reach_the_template(make_tokenizer):
     assert render("p", dated, {**chat, "chat_template_kwargs": {"date_string": "today"}}) == "today"
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("enable_thinkng", "which the tokenizer's chat template does not use; .* (enable_thinking, tag)"),
-    ("ns", "does not use"), ("messages", "which the prompts set themselves"), ("tokenize", "set themselves"),
-    ("add_generation_prompt", "set themselves"), ("chat_template", "set themselves"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("enable_thinkng", "which the tokenizer's chat template does not use; .* (enable_thinking, tag)"),
+        ("ns", "does not use"),
+        ("messages", "which the prompts set themselves"),
+        ("tokenize", "set themselves"),
+        ("add_generation_prompt", "set themselves"),
+        ("chat_template", "set themselves"),
+    ],
+)
 def test_a_template_variable_that_would_change_nothing_is_told(name, message, make_tokenizer):
     prompts = {"template": "chat", "chat_template_kwargs": {name: False}}
     with pytest.raises(DataError, match=message.replace("(", r"\(").replace(")", r"\)")):
@@ -75,12 +85,17 @@ def test_a_template_variable_that_would_change_nothing_is_told(name, message, ma
         Prompts.of({**prompts, "template": "plain"})
 
 
-@pytest.mark.parametrize(("template", "reason"), [
-    ("{{ raise_exception('no system role') }}", "TemplateError: no system role"),
-    ("{% if %}", "TemplateSyntaxError"), ("{{ messages[5].content + 'x' }}", "UndefinedError"),
-    ("{{ 1 / 0 }}", "ZeroDivisionError"), ("{% for i in range(10**9) %}{% endfor %}", "OverflowError"),
-    ({"tool_use": "x"}, "ValueError"),
-])
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('no system role') }}", "TemplateError: no system role"),
+        ("{% if %}", "TemplateSyntaxError"),
+        ("{{ messages[5].content + 'x' }}", "UndefinedError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{% for i in range(10**9) %}{% endfor %}", "OverflowError"),
+        ({"tool_use": "x"}, "ValueError"),
+    ],
+)
 def test_a_template_that_fails_is_told(template, reason, make_tokenizer):
     for extra in ({}, {"chat_template_kwargs": {"x": 1}}, {"system": "s"}):
         if reason in ("TemplateSyntaxError", "ValueError") or "chat_template_kwargs" not in extra:
@@ -213,9 +228,11 @@ def turn_tokenizer(folder, declared, content="<turn/>"):
     backend.save(str(folder / "tokenizer.json"))
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} TURN\n{% endfor %}".replace("TURN", content)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "unk_token": "<unk>"}
-    config |= {"eos_token": {"eos_token": content},
-               "additional_special_tokens": {"additional_special_tokens": [content]},
-               "extra_special_tokens": {"extra_special_tokens": {"turn_token": content}}}.get(declared, {})
+    config |= {
+        "eos_token": {"eos_token": content},
+        "additional_special_tokens": {"additional_special_tokens": [content]},
+        "extra_special_tokens": {"extra_special_tokens": {"turn_token": content}},
+    }.get(declared, {})
     if declared == "template file":
         (folder / "chat_template.jinja").write_text(template)
     else:
@@ -224,8 +241,10 @@ def turn_tokenizer(folder, declared, content="<turn/>"):
     return load_tokenizer(folder)
 
 
-@pytest.mark.parametrize("declared", ["eos_token", "additional_special_tokens", "extra_special_tokens",
-                                      "tokenizer.json", "added", "template file"])
+@pytest.mark.parametrize(
+    "declared",
+    ["eos_token", "additional_special_tokens", "extra_special_tokens", "tokenizer.json", "added", "template file"],
+)
 @pytest.mark.parametrize("content", ["<turn/>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>"])
 def test_the_end_of_a_turn_is_found_however_it_is_declared(declared, content, tmp_path):
     tokenizer = turn_tokenizer(tmp_path, declared, content)
@@ -252,8 +271,9 @@ def test_an_eos_that_is_no_token_is_refused(value, make_tokenizer):
             stop_ids(make_tokenizer(), *configs, vocab_size=50)
 
 
-@pytest.mark.parametrize("template", [
-    "{{ raise_exception('no') }}", "{% if %}", "{{ messages[5].content }}", "{{ 1 / 0 }}", "nothing of it"])
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no') }}", "{% if %}", "{{ messages[5].content }}", "{{ 1 / 0 }}", "nothing of it"]
+)
 def test_a_template_that_cannot_show_an_answer_tells_no_end_of_turn(template, make_tokenizer):
     assert stop_ids(make_tokenizer(special=("<s>", "</s>", "<unk>"), chat_template=template), None) == (1,)
 

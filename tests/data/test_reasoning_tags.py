@@ -1,4 +1,5 @@
 """Answers inside of reasoning are no answers, whoever opens it and whatever kind of token its tags are."""
+
 import pytest
 from tokenizers import decoders
 

@@ -1,4 +1,5 @@
 """Named sets, Parquet and verl's format, and problems that stand in two sets."""
+
 import json
 
 import huggingface_hub.constants
@@ -38,9 +39,13 @@ def named(name, **fields):
 
 def verl(question, answer, hidden=None):
     """A row as SRT's preprocessing writes it."""
-    return {"data_source": "math_dapo", "prompt": [{"role": "user", "content": f"{question} {INSTRUCTION}"}],
-            "ability": "math", "extra_info": {"split": "train", "index": 0}, "reward_model": {
-                "style": "rule", "ground_truth": answer, "solution_hidden_during_training": hidden or answer}}
+    return {
+        "data_source": "math_dapo",
+        "prompt": [{"role": "user", "content": f"{question} {INSTRUCTION}"}],
+        "ability": "math",
+        "extra_info": {"split": "train", "index": 0},
+        "reward_model": {"style": "rule", "ground_truth": answer, "solution_hidden_during_training": hidden or answer},
+    }
 
 
 # ---- Parquet, verl
@@ -49,10 +54,13 @@ def verl(question, answer, hidden=None):
 def test_parquet_with_columns_of_ones_own(tmp_path):
     path = tmp_path / "p.parquet"
     write(path, {"q": "1 + 1?", "meta": {"a": "2"}, "seen": True}, {"q": "1 + 2?", "meta": {"a": None}, "seen": False})
-    problems = load(source(kind="parquet", path=str(path), prompt_column="q", answer_column="meta.a",
-                           labelled_column="seen"))
+    problems = load(
+        source(kind="parquet", path=str(path), prompt_column="q", answer_column="meta.a", labelled_column="seen")
+    )
     assert [(p.prompt, p.answer, p.labelled, p.source) for p in problems] == [
-        ("1 + 1?", "2", True, "p"), ("1 + 2?", None, False, "p")]
+        ("1 + 1?", "2", True, "p"),
+        ("1 + 2?", None, False, "p"),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
@@ -68,8 +76,13 @@ def test_verl_rows_hide_what_training_must_not_see(tmp_path, kind):
 def dapo(index, question, answer):
     """A row of DAPO's file as it is published."""
     asked = f"Solve the following math problem step by step.\n\n{question}\n\nAnswer on a line of its own."
-    return {"data_source": "math_dapo", "prompt": [{"role": "user", "content": asked}], "ability": "MATH",
-            "reward_model": {"ground_truth": answer, "style": "rule-lighteval/MATH_v2"}, "extra_info": {"index": index}}
+    return {
+        "data_source": "math_dapo",
+        "prompt": [{"role": "user", "content": asked}],
+        "ability": "MATH",
+        "reward_model": {"ground_truth": answer, "style": "rule-lighteval/MATH_v2"},
+        "extra_info": {"index": index},
+    }
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
@@ -149,20 +162,34 @@ def test_hub_columns_become_ours(folder):
     write(folder / "gsm8k.parquet", {"question": "1 + 1?", "answer": "One and one.\n#### 2"})
     write(folder / "amc23.jsonl", {"question": "a", "answer": 142.0}, {"question": "b", "answer": 0.5})
     write(folder / "olympiadbench.jsonl", {"question": "a", "final_answer": ["1", "2"]})
-    write(folder / "aime_1983_2023.jsonl", {"Question": "a", "Answer": 7, "Year": 1999},
-          {"Question": "b", "Answer": 8, "Year": 2024})
-    write(folder / "big_math_llama.jsonl", *({"problem": str(x), "answer": "1", "llama8b_solve_rate": x}
-                                            for x in (0.1, 0.3, 0.7, 0.9, None)))
-    write(folder / "openthoughts3_math.jsonl", *({"domain": domain, "conversations": [
-        {"from": "human", "value": text}, {"from": "gpt", "value": "x"}]} for domain, text in [
-            ("math", "a"), ("math", "a"), ("code", "b"), ("math", "c")]))
+    write(
+        folder / "aime_1983_2023.jsonl",
+        {"Question": "a", "Answer": 7, "Year": 1999},
+        {"Question": "b", "Answer": 8, "Year": 2024},
+    )
+    write(
+        folder / "big_math_llama.jsonl",
+        *({"problem": str(x), "answer": "1", "llama8b_solve_rate": x} for x in (0.1, 0.3, 0.7, 0.9, None)),
+    )
+    write(
+        folder / "openthoughts3_math.jsonl",
+        *(
+            {"domain": domain, "conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "x"}]}
+            for domain, text in [("math", "a"), ("math", "a"), ("code", "b"), ("math", "c")]
+        ),
+    )
     write(folder / "dapo.parquet", {"id": "7", **verl("1 + 1?", "2")})
     assert named("dapo")[0].id == prompt_id(f"1 + 1? {INSTRUCTION}")
     found = {name: [(p.prompt, p.answer) for p in named(name)] for name in sets.SETS if sets.find({"name": name})}
     assert found == {
-        "gsm8k": [("1 + 1?", "2")], "amc23": [("a", "142"), ("b", "0.5")], "olympiadbench": [("a", "1, 2")],
-        "aime_1983_2023": [("a", "7")], "big_math_llama": [("0.3", "1"), ("0.7", "1")],
-        "openthoughts3_math": [("a", None), ("c", None)], "dapo": [(f"1 + 1? {INSTRUCTION}", "2")]}
+        "gsm8k": [("1 + 1?", "2")],
+        "amc23": [("a", "142"), ("b", "0.5")],
+        "olympiadbench": [("a", "1, 2")],
+        "aime_1983_2023": [("a", "7")],
+        "big_math_llama": [("0.3", "1"), ("0.7", "1")],
+        "openthoughts3_math": [("a", None), ("c", None)],
+        "dapo": [(f"1 + 1? {INSTRUCTION}", "2")],
+    }
 
 
 def test_a_root_comes_before_the_environment_and_ids_are_the_prompts(folder, tmp_path_factory):
@@ -172,7 +199,8 @@ def test_a_root_comes_before_the_environment_and_ids_are_the_prompts(folder, tmp
     here, there = named("aime24"), named("aime24", root=str(other))
     assert here[0].id == there[0].id and [p.answer for p in there] == ["1", "2"]
     assert "30 rows on the hub" in title(source(kind="set", name="aime24")) and str(folder) in sets.describe(
-        {"name": "aime24"})
+        {"name": "aime24"}
+    )
 
 
 def test_offline_and_unknown(folder, monkeypatch):
@@ -227,9 +255,15 @@ def test_overlap_ignores_white_space_only():
 # ---- the real files
 
 REAL = {  # set -> (file of the benchmark folder, rows, longest prompt in characters of the test's tokenizer)
-    "dapo": ("dapo_math_17k", 17279), "math500": ("math500", 500), "aime24": ("aime24", 30), "aime25": ("aime25", 30),
-    "aime_1983_2023": ("aime_1983_2023", 919), "amc83": ("amc_83", 83), "gsm8k": ("gsm8k_test", 1319),
-    "minerva": ("minerva_math", 272), "olympiadbench": ("olympiadbench_675", 675),
+    "dapo": ("dapo_math_17k", 17279),
+    "math500": ("math500", 500),
+    "aime24": ("aime24", 30),
+    "aime25": ("aime25", 30),
+    "aime_1983_2023": ("aime_1983_2023", 919),
+    "amc83": ("amc_83", 83),
+    "gsm8k": ("gsm8k_test", 1319),
+    "minerva": ("minerva_math", 272),
+    "olympiadbench": ("olympiadbench_675", 675),
 }
 
 
@@ -261,4 +295,5 @@ def test_real_sets(real, make_tokenizer, name):
     specials = {"<s>": 3, "<|im_start|>": 12, "<|im_end|>": 10}
     assert [len(t) for t in tokens[:20]] == [
         len(r) - sum(r.count(s) * (n - 1) for s, n in specials.items())
-        for r in (render(p.prompt, make_tokenizer(), base().prompts) for p in some[:20])]
+        for r in (render(p.prompt, make_tokenizer(), base().prompts) for p in some[:20])
+    ]

@@ -42,7 +42,15 @@ def test_worked_solutions_are_noticed(gold):
     assert looks_worked(gold)
 
 
-@pytest.mark.parametrize("gold", ["5", "5 km. north", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "all real numbers",
-                                  "The function is increasing on the whole line"])
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "5",
+        "5 km. north",
+        r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+        "all real numbers",
+        "The function is increasing on the whole line",
+    ],
+)
 def test_answers_are_not_taken_for_solutions(gold):
     assert not looks_worked(gold)

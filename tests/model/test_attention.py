@@ -1,4 +1,5 @@
 """Every attention kernel against NumPy in float64, forward and gradients; splash runs interpreted on the CPU."""
+
 import functools
 
 import jax
@@ -12,8 +13,10 @@ from srt_jax.model.config import ModelError
 
 KERNELS = {"xla": attention.xla, "splash": functools.partial(attention.splash, interpret=True)}
 # B, S, N, K, H: shared and own keys; one token; lengths and head dims that splash pads; more than one of its blocks.
-CASES = {"xla": [(2, 28, 4, 2, 16), (1, 1, 2, 2, 8), (2, 33, 3, 3, 20), (1, 65, 4, 1, 64)],
-         "splash": [(2, 28, 4, 2, 64), (1, 300, 2, 1, 128), (1, 512, 2, 2, 20)]}
+CASES = {
+    "xla": [(2, 28, 4, 2, 16), (1, 1, 2, 2, 8), (2, 33, 3, 3, 20), (1, 65, 4, 1, 64)],
+    "splash": [(2, 28, 4, 2, 64), (1, 300, 2, 1, 128), (1, 512, 2, 2, 20)],
+}
 ON_A_GPU = pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
 
 
@@ -47,6 +50,7 @@ def random_case(B, S, N, K, H, seed=0):
 
 def with_gradients(kernel, q, k, v, by_out):
     """(out, gradients by q, k and v)."""
+
     def run(q, k, v, by_out):
         out, back = jax.vjp(kernel, q, k, v)
         return (out, *back(by_out))
@@ -70,9 +74,15 @@ def packed_rows(B, S):
     return segments
 
 
-@pytest.mark.parametrize(("name", "shape"), [
-    ("xla", (3, 28, 4, 2, 16)), ("xla again", (2, 33, 3, 3, 20)), ("splash", (2, 300, 2, 1, 20)),
-    ("splash", (2, 1024, 2, 1, 64))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("xla", (3, 28, 4, 2, 16)),
+        ("xla again", (2, 33, 3, 3, 20)),
+        ("splash", (2, 300, 2, 1, 20)),
+        ("splash", (2, 1024, 2, 1, 64)),
+    ],
+)
 def test_sequences_of_a_row_do_not_see_each_other(name, shape):
     """Several of splash's blocks, and some that lie in other sequences altogether."""
     kernel = {"xla again": attention.xla_again, **KERNELS}[name]
@@ -91,7 +101,7 @@ def test_sixteen_bits_stay_near_numpy(name, segments):
     for ours, wanted in zip(with_gradients(kernel, *case), expected):
         assert ours.dtype == jnp.bfloat16
         difference = np.asarray(ours, np.float64) - wanted
-        assert np.sqrt((difference ** 2).mean() / (wanted ** 2).mean()) < 0.01
+        assert np.sqrt((difference**2).mean() / (wanted**2).mean()) < 0.01
 
 
 @pytest.mark.parametrize("length", [28, *base().batch.length_buckets])
@@ -100,7 +110,7 @@ def test_finite_at_every_bucket_length_with_rows_of_padding_alone(name, length):
     """Tokens of padding are all alike: zeros, and values as large as activations get."""
     rows = np.zeros((2, length, 1, 8), np.float32)
     rows[1] = 300
-    rows[:, :length // 3] = np.random.default_rng(0).normal(size=(length // 3, 1, 8))
+    rows[:, : length // 3] = np.random.default_rng(0).normal(size=(length // 3, 1, 8))
     rows[0] = 0
     kernel = KERNELS.get(name, attention.cudnn)
     rows = jnp.asarray(rows, jnp.bfloat16)
@@ -121,26 +131,42 @@ def test_each_device_attends_in_its_own_rows_and_heads(name, segments):
     assert not any(f" {kind}" in text for kind in ("all-gather(", "all-reduce(", "all-to-all("))
 
 
-@pytest.mark.parametrize(("name", "platform", "dtype", "chosen"), [
-    ("auto", "cpu", "bfloat16", "xla"), ("auto", "gpu", "bfloat16", "cudnn"), ("auto", "cuda", "bfloat16", "cudnn"),
-    ("auto", "gpu", "float32", "xla"), ("auto", "tpu", "float32", "splash"), ("xla", "tpu", "bfloat16", "xla"),
-    ("cudnn", "gpu", "bfloat16", "cudnn"),
-])
+@pytest.mark.parametrize(
+    ("name", "platform", "dtype", "chosen"),
+    [
+        ("auto", "cpu", "bfloat16", "xla"),
+        ("auto", "gpu", "bfloat16", "cudnn"),
+        ("auto", "cuda", "bfloat16", "cudnn"),
+        ("auto", "gpu", "float32", "xla"),
+        ("auto", "tpu", "float32", "splash"),
+        ("xla", "tpu", "bfloat16", "xla"),
+        ("cudnn", "gpu", "bfloat16", "cudnn"),
+    ],
+)
 def test_choice_follows_the_platform(name, platform, dtype, chosen):
     assert attention.choose(name, platform, dtype, 64) == chosen
 
 
 def test_heads_that_cudnn_cannot_compute():
     assert [attention.choose("auto", "gpu", "bfloat16", head_dim) for head_dim in (20, 80, 256)] == [
-        "xla", "cudnn", "xla"]
+        "xla",
+        "cudnn",
+        "xla",
+    ]
     with pytest.raises(ModelError, match="heads of a multiple of 8 and at most 128, and these have 20: set it to"):
         attention.choose("cudnn", "gpu", "bfloat16", 20)
 
 
-@pytest.mark.parametrize(("name", "platform", "dtype", "word"), [
-    ("cudnn", "cpu", "bfloat16", "CPU"), ("cudnn", "tpu", "bfloat16", "TPU"), ("cudnn", "gpu", "float32", "float32"),
-    ("splash", "cpu", "bfloat16", "CPU"), ("splash", "gpu", "bfloat16", "GPU"),
-])
+@pytest.mark.parametrize(
+    ("name", "platform", "dtype", "word"),
+    [
+        ("cudnn", "cpu", "bfloat16", "CPU"),
+        ("cudnn", "tpu", "bfloat16", "TPU"),
+        ("cudnn", "gpu", "float32", "float32"),
+        ("splash", "cpu", "bfloat16", "CPU"),
+        ("splash", "gpu", "bfloat16", "GPU"),
+    ],
+)
 def test_kernels_that_the_platform_lacks_are_refused_in_one_sentence(name, platform, dtype, word):
     with pytest.raises(ModelError, match=f"model.attention is '{name}'.*{word}.*set .*to '"):
         attention.choose(name, platform, dtype, 64)

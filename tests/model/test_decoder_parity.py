@@ -1,4 +1,5 @@
 """The decoder equals transformers: tiny random models of every family, each config field at two values, both dtypes."""
+
 import dataclasses
 import json
 
@@ -31,8 +32,10 @@ VARIANTS = {
     "qwen3-one-kv-head-bias": ("qwen3", {"num_key_value_heads": 1, "attention_bias": True}),
     "qwen3-mha-tied": ("qwen3", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
     "llama3-gqa-biases": ("llama", {}),
-    "llama3-mha-tied": ("llama", {"num_key_value_heads": 4, "tie_word_embeddings": True,
-                                  "attention_bias": False, "mlp_bias": False}),
+    "llama3-mha-tied": (
+        "llama",
+        {"num_key_value_heads": 4, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False},
+    ),
     "llama2": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}, "mlp_bias": False}),
 }
 
@@ -100,7 +103,9 @@ FIELDS = {
     "rope_scaling.low_freq_factor": (("llama", {}), ("llama", llama_rope(low_freq_factor=2.0))),
     "rope_scaling.high_freq_factor": (("llama", {}), ("llama", llama_rope(high_freq_factor=2.0))),
     "rope_scaling.original_max_position_embeddings": (
-        ("llama", {}), ("llama", llama_rope(original_max_position_embeddings=128))),
+        ("llama", {}),
+        ("llama", llama_rope(original_max_position_embeddings=128)),
+    ),
     "rms_norm_eps": (("qwen3", {}), ("qwen3", {"rms_norm_eps": 1e-2})),
     "tie_word_embeddings": (("qwen2", {}), ("qwen2", {"tie_word_embeddings": True})),
     "qkv_bias": (("qwen3", {"attention_bias": True}), ("qwen3", {})),
@@ -159,7 +164,7 @@ def test_bfloat16_is_no_further_from_the_truth_than_transformers_bfloat16(family
     theirs = real(hf_logits(rounded, tokens, lengths), lengths)
 
     def error(logits):
-        return np.sqrt(np.mean((logits - want) ** 2) / np.mean(want ** 2))
+        return np.sqrt(np.mean((logits - want) ** 2) / np.mean(want**2))
 
     assert error(ours) <= 1.1 * error(theirs)
     assert np.abs(ours - want).max() <= 1.5 * np.abs(theirs - want).max()

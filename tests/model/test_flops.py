@@ -1,4 +1,5 @@
 """FLOPs against numbers worked out by hand, XLA's count of an unrolled model, and a loop over tokens."""
+
 import types
 
 import jax
@@ -24,8 +25,15 @@ def test_forward_by_hand():
 
 
 def test_a_7b_model_costs_two_flops_per_weight_and_token():
-    hf = {"model_type": "qwen2", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
-          "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
+    hf = {
+        "model_type": "qwen2",
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
     config = ModelConfig.from_hf(hf)
     weights = config.num_params - config.vocab_size * config.hidden_size  # the embedding is looked up
     attention = 28 * 2 * 28 * 128 * 4097  # per token of a sequence of 4096
@@ -34,8 +42,14 @@ def test_a_7b_model_costs_two_flops_per_weight_and_token():
 
 def test_forward_equals_what_xla_counts():
     """XLA counts the full square of the scores, so the masked half is added; elementwise operations make it more."""
-    hf = {**HF_CONFIG, "hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "head_dim": 32,
-          "vocab_size": 512}
+    hf = {
+        **HF_CONFIG,
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_attention_heads": 4,
+        "head_dim": 32,
+        "vocab_size": 512,
+    }
     config, length = ModelConfig.from_hf(hf), 64
     graphdef, params = abstract(config)
 
@@ -51,10 +65,12 @@ def test_forward_equals_what_xla_counts():
 
 def test_update_adds_up_its_passes():
     once = flops.forward(TINY, [5, 9])
-    assert flops.update(TINY, [5, 9], old=False, reference=True) == {
-        "old": 0, "reference": once, "gradient": 3 * once}
+    assert flops.update(TINY, [5, 9], old=False, reference=True) == {"old": 0, "reference": once, "gradient": 3 * once}
     assert flops.update(TINY, [5, 9], old=True, reference=False, epochs=2) == {
-        "old": once, "reference": 0, "gradient": 6 * once}
+        "old": once,
+        "reference": 0,
+        "gradient": 6 * once,
+    }
 
 
 def test_recomputed_by_hand():
@@ -93,9 +109,18 @@ def test_decoding_bytes_equals_a_loop_over_steps(shared):
 
 def test_decoding_bytes_of_a_known_model_by_hand():
     """Qwen2.5-0.5B, 512 x (256 + 1,024): a gigabyte of weights and a cache of 12 KB per token."""
-    config = ModelConfig.from_hf({
-        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864,
-        "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True})
+    config = ModelConfig.from_hf(
+        {
+            "model_type": "qwen2",
+            "vocab_size": 151936,
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        }
+    )
     weights = 24 * (896 * 896 * 2 + 2 * 896 * 128 + 3 * 896 * 4864) + 151936 * 896  # 493,961,216 but norms and biases
     cache = 24 * 2 * 2 * 64 * 2  # bytes: layers, key and value, kv heads, head dim, bfloat16
     tokens = 512 * (1023 * 256 + 1023 * 1024 // 2)
@@ -113,8 +138,17 @@ def test_mfu_and_mbu_are_shares_of_the_peak():
     assert flops.mbu(1e12, 1.0, jax.devices()) is None
 
 
-@pytest.mark.parametrize("kind, peak", [
-    ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("TPU v4", 275e12), ("TPU v5 lite", 197e12),
-    ("TPU v5", 459e12), ("TPU v5p", 459e12), ("TPU v6 lite", 918e12)])
+@pytest.mark.parametrize(
+    "kind, peak",
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+    ],
+)
 def test_peaks_by_device_kind(kind, peak):
     assert flops.mfu(peak, 1.0, [types.SimpleNamespace(device_kind=kind)]) == 1.0

@@ -2,6 +2,7 @@
 
 And what is counted for a sampler call before anything is compiled, beside what XLA takes.
 """
+
 import functools
 import itertools
 
@@ -28,15 +29,24 @@ REMATS = ("none", "attention", "dots", "full")
 
 def loss_of(remat="full", rows=4, dtype="float32"):
     """(loss(params, tokens), abstract parameters, abstract tokens [rows, S]) of a small model."""
-    config = ModelConfig.from_hf({
-        "model_type": "llama", "vocab_size": 64, "hidden_size": D, "intermediate_size": 4 * D,
-        "num_hidden_layers": L, "num_attention_heads": 4, "num_key_value_heads": 2})
+    config = ModelConfig.from_hf(
+        {
+            "model_type": "llama",
+            "vocab_size": 64,
+            "hidden_size": D,
+            "intermediate_size": 4 * D,
+            "num_hidden_layers": L,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+        }
+    )
     graphdef, shapes = decoder.abstract(config, dtype, remat)
 
     def loss(params, tokens):
         model = nnx.merge(graphdef, params)
         logprobs, _ = token_logprobs(
-            model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], 1.0, CHUNK_TOKENS // rows)
+            model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], 1.0, CHUNK_TOKENS // rows
+        )
         return (logprobs * jnp.cos(jnp.arange(S - 1.0))).sum()
 
     return loss, shapes, jax.ShapeDtypeStruct((rows, S), jnp.int32)
@@ -108,17 +118,34 @@ def test_memory_grows_linearly_with_the_micro_batch():
 
 # ---- what is counted before anything is compiled
 
-REAL = ModelConfig.from_hf({  # the proportions of SmolLM2-135M, fewer layers
-    "model_type": "llama", "vocab_size": 8192, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4,
-    "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True})
+REAL = ModelConfig.from_hf(
+    {  # the proportions of SmolLM2-135M, fewer layers
+        "model_type": "llama",
+        "vocab_size": 8192,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "tie_word_embeddings": True,
+    }
+)
 
 
 def on_one_device(dtype):
     """(mesh, graph definition, abstract parameters) of that model."""
     mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
     graphdef, shapes = decoder.abstract(REAL, dtype, "full", "xla", mesh)
-    return mesh, graphdef, map_with_path(lambda path, x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)), shapes)
+    return (
+        mesh,
+        graphdef,
+        map_with_path(
+            lambda path, x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)
+            ),
+            shapes,
+        ),
+    )
 
 
 def peak(compiled):
@@ -127,9 +154,16 @@ def peak(compiled):
     return m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
 
 
-@pytest.mark.parametrize(("dtype", "prompts", "samples", "S", "T", "slots"), [
-    ("float32", 4, 8, 128, 512, 0), ("bfloat16", 1, 4, 512, 1024, 0), ("float32", 16, 1, 256, 64, 0),
-    ("bfloat16", 4, 8, 128, 512, 8), ("float32", 4, 4, 512, 128, 16)])
+@pytest.mark.parametrize(
+    ("dtype", "prompts", "samples", "S", "T", "slots"),
+    [
+        ("float32", 4, 8, 128, 512, 0),
+        ("bfloat16", 1, 4, 512, 1024, 0),
+        ("float32", 16, 1, 256, 64, 0),
+        ("bfloat16", 4, 8, 128, 512, 8),
+        ("float32", 4, 4, 512, 128, 16),
+    ],
+)
 def test_a_sampler_call_takes_what_is_counted_for_it(dtype, prompts, samples, S, T, slots):
     mesh, graphdef, params = on_one_device(dtype)
     sampler = JaxSampler(graphdef, mesh, [0], (S,), prompts, slots)
@@ -143,9 +177,12 @@ def test_a_sampler_call_takes_what_is_counted_for_it(dtype, prompts, samples, S,
 
 def test_a_prefill_holds_the_scores_where_attention_is_plain_xla_on_whatever_device():
     """As on a GPU in float32: cuDNN computes 16 bits only."""
-    takes = {(platform, kernel): memory.sampler_call(REAL, "float32", memory.Call(
-        16, 1, 1024, 64, platform=platform, kernel=kernel))["temporaries"]
-        for platform, kernel in (("cpu", "xla"), ("gpu", "xla"), ("gpu", "cudnn"))}
+    takes = {
+        (platform, kernel): memory.sampler_call(
+            REAL, "float32", memory.Call(16, 1, 1024, 64, platform=platform, kernel=kernel)
+        )["temporaries"]
+        for platform, kernel in (("cpu", "xla"), ("gpu", "xla"), ("gpu", "cudnn"))
+    }
     scores = 4 * 16 * 1024 * 1024 * REAL.num_heads
     assert takes["gpu", "xla"] == takes["cpu", "xla"] == takes["gpu", "cudnn"] + scores
 
@@ -153,37 +190,71 @@ def test_a_prefill_holds_the_scores_where_attention_is_plain_xla_on_whatever_dev
 def update_config(**changes):
     """An update of 16 sequences of 256 tokens in micro-batches of 4."""
     config = base()
-    config.update_from_flattened_dict({
-        "name": "memory", "model.dtype": "float32", "batch.prompts_per_step": 4, "batch.samples_per_prompt": 4,
-        "batch.microbatch_sequences": 4, "batch.length_buckets": (256,), "batch.max_prompt_tokens": 64,
-        "batch.max_response_tokens": 192, "rollout.prompt_buckets": (64,), **changes})
+    config.update_from_flattened_dict(
+        {
+            "name": "memory",
+            "model.dtype": "float32",
+            "batch.prompts_per_step": 4,
+            "batch.samples_per_prompt": 4,
+            "batch.microbatch_sequences": 4,
+            "batch.length_buckets": (256,),
+            "batch.max_prompt_tokens": 64,
+            "batch.max_response_tokens": 192,
+            "rollout.prompt_buckets": (64,),
+            **changes,
+        }
+    )
     return config
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"model.remat": "none", "model.dtype": "bfloat16"}, {"batch.minibatches_per_step": 2, "model.remat": "dots"},
-    {"optimizer.moments_dtype": "bfloat16", "model.remat": "attention"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model.remat": "none", "model.dtype": "bfloat16"},
+        {"batch.minibatches_per_step": 2, "model.remat": "dots"},
+        {"optimizer.moments_dtype": "bfloat16", "model.remat": "attention"},
+    ],
+    ids=str,
+)
 def test_an_update_takes_what_is_counted_for_it(changes):
     config = update_config(**changes)
     lowered, held = programs.lower_update(config, REAL, jax.devices()[:1])
     resident = budget.resident(config, REAL, training=True)
     assert sum(resident.values()) == pytest.approx(sum(held.values()) - held["batch"], rel=1e-3)
     c = config
-    counted = sum(resident.values()) + memory.update(REAL, c.model.dtype, memory.Update(
-        4, 256, c.model.head_chunk_tokens, c.model.remat, many=c.batch.minibatches_per_step > 1,
-        moments=c.optimizer.moments_dtype))
+    counted = sum(resident.values()) + memory.update(
+        REAL,
+        c.model.dtype,
+        memory.Update(
+            4,
+            256,
+            c.model.head_chunk_tokens,
+            c.model.remat,
+            many=c.batch.minibatches_per_step > 1,
+            moments=c.optimizer.moments_dtype,
+        ),
+    )
     assert counted == pytest.approx(peak(lowered.compile()), rel=0.15)
 
 
-@pytest.mark.parametrize(("name", "devices", "remat", "rows", "total"), [
-    ("Qwen2.5-Math-7B", 8, "full", 4, 34.3), ("Qwen2.5-Math-7B", 8, "none", 2, 105.7),
-    ("Qwen3-14B-Base", 8, "full", 2, 56.3), ("Qwen2.5-Math-7B", 4, "none", 1, 88.3),
-    ("Qwen3-14B-Base", 4, "dots", 2, 132.4), ("Qwen3-4B-Base", 1, "none", 1, 131.8)])
+@pytest.mark.parametrize(
+    ("name", "devices", "remat", "rows", "total"),
+    [
+        ("Qwen2.5-Math-7B", 8, "full", 4, 34.3),
+        ("Qwen2.5-Math-7B", 8, "none", 2, 105.7),
+        ("Qwen3-14B-Base", 8, "full", 2, 56.3),
+        ("Qwen2.5-Math-7B", 4, "none", 1, 88.3),
+        ("Qwen3-14B-Base", 4, "dots", 2, 132.4),
+        ("Qwen3-4B-Base", 1, "none", 1, 131.8),
+    ],
+)
 def test_updates_on_h200s_take_what_is_counted_for_them(name, devices, remat, rows, total):
     """total: GB per device that XLA counted when it compiled these for H200 (docs/results.md), 4,096 tokens a row."""
     model, config = programs.model_shape(name), update_config(**{"mesh.fsdp": devices})
-    counted = memory.update(model, "bfloat16", memory.Update(
-        rows, 4096, 4096, remat, "cudnn", fsdp=devices, platform="gpu"))
+    counted = memory.update(
+        model, "bfloat16", memory.Update(rows, 4096, 4096, remat, "cudnn", fsdp=devices, platform="gpu")
+    )
     assert (sum(budget.resident(config, model, True).values()) + counted) / 1e9 == pytest.approx(total, rel=0.15)
 
 
@@ -202,8 +273,11 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch)
     config.batch.max_response_tokens = update_config().batch.max_response_tokens
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 24e9)
     config.rollout.sampler = "vllm"
-    with pytest.raises(ConfigError, match=r"takes about 2\d\d\.\d GB \(weights 30\.5, optimizer 60\.9, reference 30\.5"
-                                          r", update .*\), and each device has 24\.0 GB: lower batch\.microbatch_"):
+    with pytest.raises(
+        ConfigError,
+        match=r"takes about 2\d\d\.\d GB \(weights 30\.5, optimizer 60\.9, reference 30\.5"
+        r", update .*\), and each device has 24\.0 GB: lower batch\.microbatch_",
+    ):
         budget.check(config, model)
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 240e9)
     budget.check(config, model)
@@ -212,7 +286,8 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch)
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 8e9)
     assert budget.report(config, small) == (
         "memory: a step takes about 3.9 GB of the 8.0 GB here on each device (weights 0.5, optimizer 1.1, reference "
-        "0.5, update 1.7)")
+        "0.5, update 1.7)"
+    )
 
 
 def test_the_memory_that_is_there_is_the_machines_or_the_control_groups(monkeypatch):

@@ -1,4 +1,5 @@
 """config.json -> ModelConfig: both spellings, refusals by name, and the configs that ship with the project."""
+
 import json
 import pathlib
 
@@ -61,8 +62,14 @@ def test_both_spellings_give_the_same_config(family):
 
 @pytest.mark.parametrize("kind", [Qwen2Config, Qwen3Config, LlamaConfig])
 def test_absent_fields_mean_what_they_mean_to_transformers(kind):
-    required = {"model_type": kind.model_type, "vocab_size": 1000, "hidden_size": 2048, "intermediate_size": 300,
-                "num_hidden_layers": 2, "num_attention_heads": 32}
+    required = {
+        "model_type": kind.model_type,
+        "vocab_size": 1000,
+        "hidden_size": 2048,
+        "intermediate_size": 300,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 32,
+    }
     assert ModelConfig.from_hf(required) == ModelConfig.from_hf(kind(**required).to_dict())
 
 
@@ -100,13 +107,21 @@ def test_partial_rotary_inside_rope_parameters_is_refused():
 
 
 def test_a_setting_that_is_off_is_not_refused():
-    off = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "attention_dropout": 0.0,
-           "rope_scaling": None, "quantization_config": None, "layer_types": ["full_attention"] * 2}
+    off = {
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+        "attention_dropout": 0.0,
+        "rope_scaling": None,
+        "quantization_config": None,
+        "layer_types": ["full_attention"] * 2,
+    }
     assert ModelConfig.from_hf(config_dict("qwen3", **off)) == ModelConfig.from_hf(config_dict("qwen3"))
 
 
-@pytest.mark.parametrize("field", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-                                   "num_attention_heads"])
+@pytest.mark.parametrize(
+    "field", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+)
 def test_a_missing_field_is_named(field):
     fields = config_dict("qwen2")
     del fields[field]
@@ -115,12 +130,24 @@ def test_a_missing_field_is_named(field):
     assert_one_sentence(error)
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("hidden_size", "64"), ("hidden_size", 64.0), ("num_attention_heads", 0), ("num_hidden_layers", -1),
-    ("num_key_value_heads", "2"), ("vocab_size", True), ("rms_norm_eps", "1e-6"), ("rms_norm_eps", -1e-6),
-    ("head_dim", 15), ("rope_theta", "1e4"), ("rope_parameters", "llama3"), ("factor", "8"),
-    ("rope_parameters", {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", "64"),
+        ("hidden_size", 64.0),
+        ("num_attention_heads", 0),
+        ("num_hidden_layers", -1),
+        ("num_key_value_heads", "2"),
+        ("vocab_size", True),
+        ("rms_norm_eps", "1e-6"),
+        ("rms_norm_eps", -1e-6),
+        ("head_dim", 15),
+        ("rope_theta", "1e4"),
+        ("rope_parameters", "llama3"),
+        ("factor", "8"),
+        ("rope_parameters", {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}),
+    ],
+)
 def test_a_senseless_value_is_named(field, value):
     fields = config_dict("qwen3", **{field: value})
     if field == "rope_theta":
@@ -153,8 +180,14 @@ def test_rotary_frequencies_equal_transformers_to_the_last_bit(kind, head_dim):
     rope = {"rope_type": kind, "rope_theta": 500000.0}
     if kind == "llama3":
         rope = {**LLAMA3_ROPE, **rope, "factor": 32.0, "original_max_position_embeddings": 8192}
-    config = hf_config("llama", hidden_size=8 * head_dim, num_attention_heads=8, head_dim=head_dim,
-                       max_position_embeddings=131072, rope_parameters=rope)
+    config = hf_config(
+        "llama",
+        hidden_size=8 * head_dim,
+        num_attention_heads=8,
+        head_dim=head_dim,
+        max_position_embeddings=131072,
+        rope_parameters=rope,
+    )
     theirs = LlamaRotaryEmbedding(config).inv_freq.numpy()
     ours = inverse_frequencies(ModelConfig.from_hf(config.to_dict()))
     np.testing.assert_allclose(ours, theirs, rtol=1.2e-7)

@@ -1,4 +1,5 @@
 """Several devices compute what one computes, and nothing whole travels between them."""
+
 import functools
 import re
 
@@ -20,13 +21,23 @@ MESHES = fast_cases([(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)], (2, 2, 2))
 
 
 def model_config(**changes):
-    return ModelConfig.from_hf({
-        "model_type": "qwen3", "vocab_size": V, "hidden_size": D, "intermediate_size": F, "num_hidden_layers": L,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, **changes})
+    return ModelConfig.from_hf(
+        {
+            "model_type": "qwen3",
+            "vocab_size": V,
+            "hidden_size": D,
+            "intermediate_size": F,
+            "num_hidden_layers": L,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 6,
+            **changes,
+        }
+    )
 
 
 def mesh_of(*shape):
-    return sharding.make_mesh(*shape, devices=jax.devices()[:int(np.prod(shape))])
+    return sharding.make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
 
 
 @functools.cache
@@ -39,8 +50,7 @@ def loss_and_gradients(shape, tied):
 
     def loss(params, tokens, weights):
         model = nnx.merge(graphdef, params)
-        logprobs, entropy = token_logprobs(
-            model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], 0.9, 5, mesh)
+        logprobs, entropy = token_logprobs(model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], 0.9, 5, mesh)
         return (weights * logprobs + 0.1 * entropy).sum()
 
     arguments = params, *sharding.place((tokens, weights), sharding.by_rows(mesh))
@@ -62,8 +72,7 @@ def test_loss_and_gradients_equal_those_of_one_device(shape):
     _, found, by_many = loss_and_gradients(shape, tied)
     assert found == pytest.approx(expected, rel=1e-5)
     for path, gradient in by_one.items():
-        np.testing.assert_allclose(
-            by_many[path], gradient, rtol=1e-5, atol=1e-5 * np.abs(gradient).max(), err_msg=path)
+        np.testing.assert_allclose(by_many[path], gradient, rtol=1e-5, atol=1e-5 * np.abs(gradient).max(), err_msg=path)
 
 
 @pytest.mark.parametrize("shape", MESHES)
@@ -92,12 +101,16 @@ def test_no_row_is_gathered_to_look_up_its_embedding(capfd):
     """XLA's own complaint about arrays that it copies whole to every device."""
     mesh = mesh_of(2, 2, 2)
     graphdef, shapes = decoder.abstract(model_config(), mesh=mesh)
-    params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-                          shapes, sharding.parameter_shardings(mesh, shapes))
+    params = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        shapes,
+        sharding.parameter_shardings(mesh, shapes),
+    )
     tokens = jax.ShapeDtypeStruct((B, S), jnp.int32, sharding=sharding.by_rows(mesh))
     new = np.float32(np.random.default_rng().random())  # a program that the cache holds is silent
     jax.jit(jax.grad(lambda params, tokens: new * nnx.merge(graphdef, params)(tokens).sum())).lower(
-        params, tokens).compile()
+        params, tokens
+    ).compile()
     assert "rematerialization" not in capfd.readouterr().err
 
 

@@ -1,4 +1,5 @@
 """Hugging Face directories in and out: round trips, shards, placement on a mesh, bad input, failing disks."""
+
 import json
 import os
 import pathlib
@@ -22,8 +23,12 @@ from srt_jax.model import weights
 from srt_jax.model.config import ModelError, read_hf_config
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
-MODELS = {"qwen2": ("qwen2", {}), "qwen3": ("qwen3", {}), "llama": ("llama", {}),
-          "tied": ("qwen3", {"tie_word_embeddings": True})}
+MODELS = {
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+    "llama": ("llama", {}),
+    "tied": ("qwen3", {"tie_word_embeddings": True}),
+}
 
 
 def parameters(directory):
@@ -51,7 +56,8 @@ def export(source, target, dtype=np.float32, **more):
 def reload(directory, dtype=torch.float32):
     """(model, what transformers complains about)."""
     model, report = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, attn_implementation="eager", output_loading_info=True)
+        directory, dtype=dtype, attn_implementation="eager", output_loading_info=True
+    )
     return model, {k: v for k, v in report.items() if v}
 
 
@@ -127,7 +133,13 @@ def test_tokenizer_and_generation_config_travel_with_an_export(tmp_path):
         (tmp_path / "hf" / file).write_text(file)
     export(tmp_path / "hf", tmp_path / "with", tokenizer_from=tmp_path / "hf")
     assert set(contents(tmp_path / "with")) == {
-        FILE, "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+        FILE,
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    }
     assert (tmp_path / "with" / "tokenizer.json").read_text() == "tokenizer.json"
     export(tmp_path / "hf", tmp_path / "own", tokenizer_from=tmp_path / "hf", extra={"generation_config.json": "{}"})
     assert (tmp_path / "own" / "generation_config.json").read_text() == "{}"
@@ -279,8 +291,13 @@ def test_arrays_placed_on_a_mesh_equal_the_unplaced_ones_and_export_the_same_byt
     export(tmp_path / "hf", tmp_path / "from_one_device")
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", PLACED, tmp_path / "hf", tmp_path / "from_eight"], check=False, capture_output=True,
-        text=True, env=environment, cwd=pathlib.Path(weights.__file__).parents[2])
+        [sys.executable, "-c", PLACED, tmp_path / "hf", tmp_path / "from_eight"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=pathlib.Path(weights.__file__).parents[2],
+    )
     assert done.stdout.strip() == "placed", done.stderr
     assert contents(tmp_path / "from_eight") == contents(tmp_path / "from_one_device")
 
@@ -309,15 +326,30 @@ def rewrite(directory, change):
     save_file(tensors, directory / FILE, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("name", ["model.layers.1.self_attn.k_proj.bias", "model.layers.2.mlp.down_proj.weight",
-                                  "model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.1.self_attn.k_proj.bias",
+        "model.layers.2.mlp.down_proj.weight",
+        "model.norm.weight",
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+    ],
+)
 def test_a_missing_tensor_is_named(name, model_directory):
     rewrite(model_directory, lambda tensors: tensors.pop(name))
     refuse(model_directory, name, str(model_directory))
 
 
-@pytest.mark.parametrize("name", ["model.layers.2.self_attn.q_proj.weight", "model.layers.0.input_layernorm.weight",
-                                  "lm_head.weight", "model.layers.0.mlp.up_proj.weight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.2.self_attn.q_proj.weight",
+        "model.layers.0.input_layernorm.weight",
+        "lm_head.weight",
+        "model.layers.0.mlp.up_proj.weight",
+    ],
+)
 def test_a_wrong_shape_is_named_with_both_shapes(name, model_directory):
     shape = load_file(model_directory / FILE)[name].shape
     wrong = (shape[0] + 1, *shape[1:])
@@ -331,8 +363,15 @@ def test_a_transposed_matrix_is_a_wrong_shape(model_directory):
     refuse(model_directory, name)
 
 
-@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_norm.weight", "model.layers.3.mlp.up_proj.weight",
-                                  "model.layers.0.self_attn.q_proj.lora_A.weight", "score.weight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.q_norm.weight",
+        "model.layers.3.mlp.up_proj.weight",
+        "model.layers.0.self_attn.q_proj.lora_A.weight",
+        "score.weight",
+    ],
+)
 def test_an_unknown_tensor_is_named(name, model_directory):
     rewrite(model_directory, lambda tensors: tensors.update({name: np.zeros((2, 2), np.float32)}))
     refuse(model_directory, name)
@@ -340,8 +379,10 @@ def test_an_unknown_tensor_is_named(name, model_directory):
 
 def test_rotary_buffers_of_old_checkpoints_are_ignored(model_directory):
     before = parameters(model_directory)
-    rewrite(model_directory, lambda tensors: tensors.update(
-        {"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(8, np.float32)}))
+    rewrite(
+        model_directory,
+        lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(8, np.float32)}),
+    )
     assert_equal(parameters(model_directory), before)
 
 
@@ -362,7 +403,7 @@ def test_a_head_that_contradicts_its_tie_is_refused(tmp_path):
 def test_a_half_copied_file_is_named(keep, model_directory):
     file = model_directory / FILE
     data = file.read_bytes()
-    file.write_bytes(data[:int(keep * len(data)) if isinstance(keep, float) else keep])
+    file.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
     refuse(model_directory, FILE, "damaged")
 
 
@@ -408,8 +449,10 @@ def test_an_index_decides_between_copies_of_a_tensor_and_unnamed_files_are_not_r
     shape = load_file(directory / index["weight_map"][name])[name].shape
     for file in set(index["weight_map"].values()) - {index["weight_map"][name]}:  # before and after the right one
         save_file({**load_file(directory / file), name: np.full(shape, 7, np.float32)}, directory / file)
-    save_file({"model.norm.weight": np.zeros(1, np.float32), "unknown": np.zeros(1, np.int8)},
-              directory / "model-00099-of-00099.safetensors")
+    save_file(
+        {"model.norm.weight": np.zeros(1, np.float32), "unknown": np.zeros(1, np.int8)},
+        directory / "model-00099-of-00099.safetensors",
+    )
     (directory / "consolidated.safetensors").write_text("not read")
     assert_equal(parameters(directory), before)
     weights.check(directory)
@@ -472,10 +515,19 @@ def test_a_config_of_quantised_weights_is_refused(field, settings, model_directo
     refuse(model_directory, field, "quantised")
 
 
-@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.bias",
-                                  "model.layers.2.mlp.down_proj.weight", "model.norm.weight", "lm_head.weight"])
-@pytest.mark.parametrize(("value", "dtype"), [(np.nan, torch.float32), (-np.inf, torch.bfloat16),
-                                              (np.inf, torch.float16)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.embed_tokens.weight",
+        "model.layers.1.self_attn.k_proj.bias",
+        "model.layers.2.mlp.down_proj.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+    ],
+)
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(np.nan, torch.float32), (-np.inf, torch.bfloat16), (np.inf, torch.float16)]
+)
 def test_weights_that_are_not_finite_are_refused_with_the_tensor_named(name, value, dtype, model_directory):
     tensors = load_torch_file(model_directory / FILE)
     tensors = {key: tensor.to(dtype) for key, tensor in tensors.items()}
@@ -501,11 +553,19 @@ def fail_on_call(monkeypatch, owner, name, number):
     return calls
 
 
-@pytest.mark.parametrize(("owner", "name", "number"), [
-    (weights, "_write_at", 1), (weights, "_write_at", 30), (weights.pathlib.Path, "write_text", 1),
-    (weights.os, "fsync", 2), (weights.shutil, "copy", 1),
-    (weights.pathlib.Path, "rename", 1), (weights.pathlib.Path, "rename", -2), (weights.pathlib.Path, "rename", -1),
-])
+@pytest.mark.parametrize(
+    ("owner", "name", "number"),
+    [
+        (weights, "_write_at", 1),
+        (weights, "_write_at", 30),
+        (weights.pathlib.Path, "write_text", 1),
+        (weights.os, "fsync", 2),
+        (weights.shutil, "copy", 1),
+        (weights.pathlib.Path, "rename", 1),
+        (weights.pathlib.Path, "rename", -2),
+        (weights.pathlib.Path, "rename", -1),
+    ],
+)
 def test_a_failing_save_leaves_the_previous_directory_and_nothing_else(owner, name, number, tmp_path, monkeypatch):
     save_model(tmp_path / "hf", "qwen2")
     monkeypatch.setattr(weights, "SHARD_BYTES", 100_000)

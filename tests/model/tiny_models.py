@@ -1,4 +1,5 @@
 """Tiny random Hugging Face models in which no parameter and hardly any config field has its default value."""
+
 import functools
 import json
 
@@ -10,19 +11,42 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from srt_jax.model import weights
 
-LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
-               "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 # Wavelengths at head_dim 16 and theta 10000 are 6, 20, 63, 199, ... tokens: LLAMA3_ROPE keeps the first, interpolates
 # the next two and slows the rest, so 96 tokens see all three bands.
-COMMON = {"vocab_size": 97, "intermediate_size": 80, "num_attention_heads": 4, "num_key_value_heads": 2,
-          "rms_norm_eps": 1e-5, "max_position_embeddings": 512, "initializer_range": 0.03,
-          "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}}
+COMMON = {
+    "vocab_size": 97,
+    "intermediate_size": 80,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.03,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0},
+}
 FAMILIES = {
     "qwen2": (Qwen2Config, {**COMMON, "hidden_size": 64, "num_hidden_layers": 3}),
     "qwen3": (Qwen3Config, {**COMMON, "hidden_size": 48, "head_dim": 20, "num_hidden_layers": 2}),
-    "llama": (LlamaConfig, {**COMMON, "hidden_size": 64, "head_dim": 16, "num_hidden_layers": 2,
-                            "attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3_ROPE}),
+    "llama": (
+        LlamaConfig,
+        {
+            **COMMON,
+            "hidden_size": 64,
+            "head_dim": 16,
+            "num_hidden_layers": 2,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": LLAMA3_ROPE,
+        },
+    ),
 }
 
 

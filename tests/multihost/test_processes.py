@@ -1,4 +1,5 @@
 """A run in two processes, as on two hosts: the figures and files of one process with the same devices."""
+
 import json
 import os
 import pathlib
@@ -37,13 +38,28 @@ def run(model, out: pathlib.Path, processes: int, *arguments):
     out.mkdir(exist_ok=True)
     config = out / "config.py"
     config.write_text(CONFIG.format(model=str(model), out=str(out)))
-    command = [sys.executable, "-m", "srt_jax.main", f"--config={config}",
-               f"--config.mesh.cpu_devices={8 // processes}", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "srt_jax.main",
+        f"--config={config}",
+        f"--config.mesh.cpu_devices={8 // processes}",
+        *arguments,
+    ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
     if processes > 1:
         environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
-    started = [subprocess.Popen(command, cwd=REPOSITORY, env=environment | {"JAX_PROCESS_ID": str(i)}, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(processes)]
+    started = [
+        subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=environment | {"JAX_PROCESS_ID": str(i)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(processes)
+    ]
     try:
         printed = [process.communicate(timeout=600) for process in started]
     finally:
@@ -63,11 +79,22 @@ def test_processes_join_past_a_proxy():
     proxy = f"http://localhost:{free_port()}"
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     environment |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy)
-    environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2",
-                    "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}"}
-    started = [subprocess.Popen(
-        [sys.executable, "-c", JOIN], cwd=REPOSITORY, env=environment | {"JAX_PROCESS_ID": str(i)}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(2)]
+    environment |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN],
+            cwd=REPOSITORY,
+            env=environment | {"JAX_PROCESS_ID": str(i)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
     try:
         printed = [process.communicate(timeout=50) for process in started]
     finally:
@@ -99,8 +126,11 @@ def test_the_first_step_has_the_figures_of_one_process(runs):
 
 
 def files(directory):
-    return sorted(str(f.relative_to(directory)) for f in directory.rglob("*")
-                  if f.is_file() and "tfevents" not in f.name and "checkpoints" not in f.relative_to(directory).parts)
+    return sorted(
+        str(f.relative_to(directory))
+        for f in directory.rglob("*")
+        if f.is_file() and "tfevents" not in f.name and "checkpoints" not in f.relative_to(directory).parts
+    )
 
 
 def test_the_same_files_are_written_once(runs):

@@ -1,4 +1,5 @@
 """Soft votes, labels from a file, mixed labels, none; parts of a grading and their union; lengths and rewards."""
+
 import dataclasses
 import json
 
@@ -11,8 +12,12 @@ from srt_jax.grading.grader import Grader
 from srt_jax.reward import labels, shaping
 from srt_jax.reward.labels import LabelSettings, grade_rollouts, join, metrics, uninformative
 
-PROBLEMS = [Problem("a", "?", "0.5", "test"), Problem("b", "?", "7", "test"), Problem("c", "?", None, "test"),
-            Problem("d", "?", "3", "test")]
+PROBLEMS = [
+    Problem("a", "?", "0.5", "test"),
+    Problem("b", "?", "7", "test"),
+    Problem("c", "?", None, "test"),
+    Problem("d", "?", "3", "test"),
+]
 ANSWERS = [
     ["1/2", "0.5", "3", "0.5"],
     ["8", "8", "7", None],
@@ -36,7 +41,8 @@ def assert_same(one, two):
 def test_a_soft_vote_is_the_share_of_ones_own_group(grader):
     result = graded(grader, "soft_vote")
     np.testing.assert_array_equal(
-        result.rewards, [[0.75, 0.75, 0.25, 0.75], [0.5, 0.5, 0.25, 0], [0.25, 0.5, 0.5, 0.25], [0] * 4])
+        result.rewards, [[0.75, 0.75, 0.25, 0.75], [0.5, 0.5, 0.25, 0], [0.25, 0.5, 0.5, 0.25], [0] * 4]
+    )
     assert result.labels == ["1/2", "8", "2", None]
     assert result.labelled.tolist() == [True, True, True, False]
     found = metrics(result)
@@ -81,22 +87,29 @@ def config_of(path, **fields):
 
 def test_a_label_file_is_read_once_with_its_threshold(tmp_path):
     path = write_labels(
-        tmp_path / "labels.jsonl", {"provenance": {"seed": 0}}, {"id": "a", "label": "1/2", "vote_share": 0.75},
-        {"id": "b", "label": None, "vote_share": 0.0}, {"id": "c", "label": "2", "vote_share": 0.5})
+        tmp_path / "labels.jsonl",
+        {"provenance": {"seed": 0}},
+        {"id": "a", "label": "1/2", "vote_share": 0.75},
+        {"id": "b", "label": None, "vote_share": 0.0},
+        {"id": "c", "label": "2", "vote_share": 0.5},
+    )
     assert LabelSettings.of(config_of(path)).filed == {"a": "1/2", "c": "2"}
     settings = LabelSettings.of(config_of(path, threshold=0.6))
     assert settings.filed == {"a": "1/2"} and settings.match == "equivalent"
     assert labels.describe(PROBLEMS, settings) == "labels: file: 1 of 4 problems"
 
 
-@pytest.mark.parametrize(("rows", "message"), [
-    ([], "holds no labels"),
-    ([{"id": "a"}], "line 1 has label None: give a string, or null"),
-    ([{"id": 3, "label": "1"}], "line 1 has id 3"),
-    ([{"id": "a", "label": "1"}, {"id": "a", "label": "2"}], "line 2 labels 'a' again"),
-    ([{"id": "a", "label": "1"}, [1]], r"line 2 is \[1\]"),
-    ([{"id": "a", "label": "1"}], "labels.threshold needs vote_share of all problems, but 'a'"),
-])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "holds no labels"),
+        ([{"id": "a"}], "line 1 has label None: give a string, or null"),
+        ([{"id": 3, "label": "1"}], "line 1 has id 3"),
+        ([{"id": "a", "label": "1"}, {"id": "a", "label": "2"}], "line 2 labels 'a' again"),
+        ([{"id": "a", "label": "1"}, [1]], r"line 2 is \[1\]"),
+        ([{"id": "a", "label": "1"}], "labels.threshold needs vote_share of all problems, but 'a'"),
+    ],
+)
 def test_mistakes_in_a_label_file_are_one_sentence(tmp_path, rows, message):
     path = write_labels(tmp_path / "labels.jsonl", *rows)
     with pytest.raises(DataError, match=message):
@@ -130,8 +143,10 @@ def test_mixed_by_a_column(grader):
 
 def test_mixed_by_a_fraction_is_a_draw_of_each_problem():
     many = [Problem(str(i), "?", "1", "test") for i in range(2000)]
-    chosen = {seed: [LabelSettings("mixed", labelled_fraction=0.3, seed=seed).source_of(p) == "ground_truth"
-                     for p in many] for seed in (0, 1)}
+    chosen = {
+        seed: [LabelSettings("mixed", labelled_fraction=0.3, seed=seed).source_of(p) == "ground_truth" for p in many]
+        for seed in (0, 1)
+    }
     for flags in chosen.values():
         assert np.mean(flags) == pytest.approx(0.3, abs=0.04)
     assert np.corrcoef(chosen[0], chosen[1])[0, 1] == pytest.approx(0, abs=0.1)

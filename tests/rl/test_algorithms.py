@@ -1,4 +1,5 @@
 """Every algorithm's whole step against NumPy: token losses by hand, gradients row by row, several updates in a row."""
+
 import dataclasses
 import functools
 
@@ -30,8 +31,13 @@ def rollouts():
     kept = found.kept.copy()
     kept[1, 2] = False
     rewards = np.where(LABELLED[:, None], found.rewards, np.nan).astype(np.float32)
-    return dataclasses.replace(found, logprobs=((policy + noise) * found.mask()).astype(np.float32), labelled=LABELLED,
-                               kept=kept, rewards=rewards)
+    return dataclasses.replace(
+        found,
+        logprobs=((policy + noise) * found.mask()).astype(np.float32),
+        labelled=LABELLED,
+        kept=kept,
+        rewards=rewards,
+    )
 
 
 def run(config, data, optimizer=SGD, mesh_shape=(1, 1, 1)):
@@ -41,7 +47,8 @@ def run(config, data, optimizer=SGD, mesh_shape=(1, 1, 1)):
     params, reference = place(params, mesh), place(decoder(seed=1)[1], mesh) if config.kl_coef else None
     state = init_state(params, optimizer, mesh)
     update = make_update(graphdef, optimizer, config, mesh, state).lower(
-        abstract_state(params, optimizer, mesh), reference, abstract_batch(config.layout, mesh))
+        abstract_state(params, optimizer, mesh), reference, abstract_batch(config.layout, mesh)
+    )
     batch = sharding.place(data.batch(config.layout), batch_sharding(mesh))
     state, metrics = update.compile({"xla_backend_optimization_level": 0})(state, reference, batch)
     return state, jax.device_get(metrics)
@@ -63,8 +70,15 @@ def kl_slope(kind, p, q):
 def literal_advantages(config, data, kl, trained):
     """[B, S]: of each token, from a loop over the rollouts."""
     mask = data.mask()
-    returns = np.array([[np.nan_to_num(data.rewards[p, i]) * data.labelled[p] - config.kl_coef * kl[p * N + i].sum()
-                         for i in range(N)] for p in range(P)])
+    returns = np.array(
+        [
+            [
+                np.nan_to_num(data.rewards[p, i]) * data.labelled[p] - config.kl_coef * kl[p * N + i].sum()
+                for i in range(N)
+            ]
+            for p in range(P)
+        ]
+    )
     out = np.zeros(mask.shape)
     for b in range(P * N):
         p, i = divmod(b, N)
@@ -72,10 +86,14 @@ def literal_advantages(config, data, kl, trained):
         mean, deviation = np.mean(returns[p]), np.std(returns[p], ddof=1)
         used = [returns[divmod(c, N)] for c in range(P * N) if trained[c]]
         out[b] = {
-            "rloo": returns[p, i] - np.mean(others), "grpo": (returns[p, i] - mean) / (deviation + 1e-6),
-            "dr_grpo": returns[p, i] - mean, "reinforce": returns[p, i],
-            "reinforce_baseline": returns[p, i] - np.mean(used), "reinforce_pp_baseline": returns[p, i] - mean,
-            "reinforce_pp": 0.0}[config.advantage]
+            "rloo": returns[p, i] - np.mean(others),
+            "grpo": (returns[p, i] - mean) / (deviation + 1e-6),
+            "dr_grpo": returns[p, i] - mean,
+            "reinforce": returns[p, i],
+            "reinforce_baseline": returns[p, i] - np.mean(used),
+            "reinforce_pp_baseline": returns[p, i] - mean,
+            "reinforce_pp": 0.0,
+        }[config.advantage]
         if config.advantage == "reinforce_pp":
             reward = np.nan_to_num(data.rewards[p, i]) * data.labelled[p]
             out[b] = [reward - config.kl_coef * kl[b, t:].sum() for t in range(mask.shape[1])]
@@ -107,10 +125,15 @@ def literal_step(config, data):
         inside = mask & (rows & counted)[:, None]
         lengths = inside.sum(1)
         sequences = (lengths > 0).sum()
-        weights = inside / {
-            "token-mean": inside.sum(), "seq-mean-token-sum": sequences,
-            "seq-mean-token-mean": np.maximum(lengths, 1)[:, None] * sequences,
-            "seq-mean-token-sum-norm": sequences * config.loss_scale}[config.loss_aggregation]
+        weights = (
+            inside
+            / {
+                "token-mean": inside.sum(),
+                "seq-mean-token-sum": sequences,
+                "seq-mean-token-mean": np.maximum(lengths, 1)[:, None] * sequences,
+                "seq-mean-token-sum-norm": sequences * config.loss_scale,
+            }[config.loss_aggregation]
+        )
         new, _ = direct_logprobs(graphdef, params, data.tokens, 1.0)
         slope, by_entropy = np.zeros(mask.shape), np.zeros(mask.shape)
         if config.objective == "policy_gradient":
@@ -147,21 +170,27 @@ STEPS = {
     "rloo, KL in the reward": dict(kl_coef=KL),
     "grpo with KL k3 in the loss": dict(advantage="grpo", kl_coef=KL, kl_in="loss"),
     "dr_grpo, token sums over the longest length": dict(
-        advantage="dr_grpo", loss_aggregation="seq-mean-token-sum-norm", kl="k2", kl_coef=KL, kl_in="loss"),
+        advantage="dr_grpo", loss_aggregation="seq-mean-token-sum-norm", kl="k2", kl_coef=KL, kl_in="loss"
+    ),
     "reinforce, token sums": dict(advantage="reinforce", loss_aggregation="seq-mean-token-sum", kl_coef=0.0),
     "reinforce with baseline, k1": dict(advantage="reinforce_baseline", kl="k1", kl_coef=KL),
     "reinforce++": dict(advantage="reinforce_pp", kl="k1", kl_coef=KL, loss_aggregation="seq-mean-token-mean"),
     "reinforce++ with baseline": dict(advantage="reinforce_pp_baseline", kl="k2", kl_coef=KL),
     "PPO over mini-batches and epochs, clip higher": dict(
-        minibatches_per_step=2, epochs_per_step=2, kl_coef=0.0, clip_low=0.1, clip_high=0.2),
+        minibatches_per_step=2, epochs_per_step=2, kl_coef=0.0, clip_low=0.1, clip_high=0.2
+    ),
     "dual clip, over another constant": dict(
-        minibatches_per_step=2, epochs_per_step=2, kl_coef=0.0, dual_clip=1.15, advantage="grpo",
-        loss_aggregation="seq-mean-token-sum-norm", loss_scale=5.5),
-    "PPO with the sampler's log-probs as old ones": dict(
-        minibatches_per_step=2, kl_coef=KL, old_logprobs="sampler"),
+        minibatches_per_step=2,
+        epochs_per_step=2,
+        kl_coef=0.0,
+        dual_clip=1.15,
+        advantage="grpo",
+        loss_aggregation="seq-mean-token-sum-norm",
+        loss_scale=5.5,
+    ),
+    "PPO with the sampler's log-probs as old ones": dict(minibatches_per_step=2, kl_coef=KL, old_logprobs="sampler"),
     "truncated importance sampling": dict(tis_cap=1.2, kl_coef=0.0),
-    "entropy bonus, zero advantage without label": dict(
-        entropy_coef=0.1, unlabelled="zero_advantage", kl_coef=KL),
+    "entropy bonus, zero advantage without label": dict(entropy_coef=0.1, unlabelled="zero_advantage", kl_coef=KL),
     "cross-entropy": dict(objective="cross_entropy", kl_coef=0.0),
     "entropy minimisation, KL in the loss": dict(objective="entropy", kl_coef=KL, kl_in="loss", kl="k2"),
 }
@@ -207,8 +236,9 @@ def test_a_bad_minibatch_undoes_the_whole_step():
     adamw = make_optimizer(learning_rate_schedule(1e-3), 0.9, 0.99, 1e-8, 0.1, 0.5)
     rewards = rollouts().rewards.copy()
     rewards[3, 1] = np.inf
-    state, metrics = run(changed(minibatches_per_step=2, kl_coef=0.0), dataclasses.replace(rollouts(), rewards=rewards),
-                         adamw)
+    state, metrics = run(
+        changed(minibatches_per_step=2, kl_coef=0.0), dataclasses.replace(rollouts(), rewards=rewards), adamw
+    )
     assert not metrics["finite"] and metrics["updated"] == 0.5
     before = init_state(place(decoder()[1], mesh_of()), adamw, mesh_of())
     same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), state, before)

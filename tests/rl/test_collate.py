@@ -27,8 +27,16 @@ def packed(**changes):
 
 
 def layout(**changes):
-    return Layout(**{"prompts_per_step": 4, "samples_per_prompt": 3, "microbatch_sequences": 2,
-                     "length_buckets": (4, 6, 12), "minibatches_per_step": 2} | changes)
+    return Layout(
+        **{
+            "prompts_per_step": 4,
+            "samples_per_prompt": 3,
+            "microbatch_sequences": 2,
+            "length_buckets": (4, 6, 12),
+            "minibatches_per_step": 2,
+        }
+        | changes
+    )
 
 
 def assembled(**changes):
@@ -47,7 +55,7 @@ def test_every_rollout_is_one_row_of_prompt_response_and_zeros():
         assert batch.rollout[row].tolist() == [r] * end + [-1] * (12 - end)
         assert np.flatnonzero(batch.response[row]).tolist() == list(range(start, end))
         logprobs = batch.sampler_logprobs[row]
-        assert logprobs[start:end].tolist() == source.logprobs[p, i, :len(response)].tolist()
+        assert logprobs[start:end].tolist() == source.logprobs[p, i, : len(response)].tolist()
         assert not logprobs[:start].any() and not logprobs[end:].any()
     np.testing.assert_array_equal(batch.rewards, REWARDS.astype(np.float32))
     np.testing.assert_array_equal(batch.labelled, LABELLED)
@@ -156,11 +164,14 @@ def test_rollouts_of_another_shape_are_refused():
         assembled(prompts_per_step=8)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"minibatches_per_step": 3}, "minibatches_per_step is 3: a mini-batch holds whole prompts"),
-    ({"microbatch_sequences": 4}, "microbatch_sequences is 4: it must divide the 6 sequences"),
-    ({"packing": True}, "length_buckets is .4, 6, 12.: packed rows all have one length"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"minibatches_per_step": 3}, "minibatches_per_step is 3: a mini-batch holds whole prompts"),
+        ({"microbatch_sequences": 4}, "microbatch_sequences is 4: it must divide the 6 sequences"),
+        ({"packing": True}, "length_buckets is .4, 6, 12.: packed rows all have one length"),
+    ],
+)
 def test_a_layout_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         layout(**changes)

@@ -4,6 +4,7 @@ The policy writes two bits: theta[0] is the logit of the first, theta[1 + x] tha
 sequences are weighted with their probabilities, so that expected gradients are exact. The other side of each comparison
 is a divergence in NumPy, differentiated numerically.
 """
+
 import itertools
 
 import jax

@@ -199,8 +199,9 @@ def test_ppo_is_the_lower_of_the_free_and_the_bounded_surrogate(low, high):
 def test_with_the_policy_as_its_own_old_one_the_gradient_is_minus_the_advantage():
     rng = np.random.default_rng(0)
     logprobs, advantages = rng.normal(size=(2, 3, 5)).astype(np.float32)
-    gradient = jax.grad(lambda x: losses.clipped_policy_gradient(
-        x, jax.lax.stop_gradient(x), advantages, 0.2, 0.2)[0].sum())(jnp.asarray(logprobs))
+    gradient = jax.grad(
+        lambda x: losses.clipped_policy_gradient(x, jax.lax.stop_gradient(x), advantages, 0.2, 0.2)[0].sum()
+    )(jnp.asarray(logprobs))
     np.testing.assert_allclose(gradient, -advantages, rtol=1e-6)
 
 
@@ -246,10 +247,15 @@ def test_importance_weights_are_ratios_below_the_cap():
     np.testing.assert_allclose(losses.importance_weight(trainer, sampler, 2.0), [1.0, np.exp(0.5), 2.0, 2.0], rtol=1e-5)
 
 
-MASK = np.array([[0, 1, 1, 1, 0, 0],
-                 [0, 0, 1, 0, 0, 0],
-                 [0, 0, 0, 0, 0, 0],  # no label: counts nowhere
-                 [0, 1, 1, 0, 0, 0]], np.float32)
+MASK = np.array(
+    [
+        [0, 1, 1, 1, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],  # no label: counts nowhere
+        [0, 1, 1, 0, 0, 0],
+    ],
+    np.float32,
+)
 SCALE = 2.5
 TERMS = np.arange(24.0).reshape(4, 6)
 

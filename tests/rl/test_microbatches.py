@@ -9,13 +9,15 @@ from srt_jax.rl import microbatches
 from srt_jax.rl.collate import Layout, batch_sharding
 from tests.tiny_decoder import mesh_of, recorded
 
-LAYOUT = Layout(prompts_per_step=4, samples_per_prompt=4, microbatch_sequences=2, length_buckets=(8, 12, 16),
-                minibatches_per_step=2)
+LAYOUT = Layout(
+    prompts_per_step=4, samples_per_prompt=4, microbatch_sequences=2, length_buckets=(8, 12, 16), minibatches_per_step=2
+)
 PACKED = dataclasses.replace(LAYOUT, length_buckets=(16,), packing=True)
 
 
 def visited(counts, layout):
     """Micro-batches and lengths in the order in which `fold` comes to them, per mini-batch."""
+
     def run(counts):
         def body(carry, i, length):
             log, n = carry
@@ -54,7 +56,7 @@ def test_from_prompts_to_tokens_and_back(mesh_shape, layout):
     tokens = jax.jit(microbatches.to_tokens)(values, placed)
     for rollout, value in enumerate(values.reshape(-1)):
         mine = batch.rollout == rollout
-        expected = np.where(rollouts.mask()[rollout], value, 0)[:rollouts.lengths[rollout]]
+        expected = np.where(rollouts.mask()[rollout], value, 0)[: rollouts.lengths[rollout]]
         np.testing.assert_array_equal(np.asarray(tokens)[mine], expected)
     assert not np.asarray(tokens)[batch.rollout < 0].any()
     compiled = jax.jit(microbatches.to_prompts).lower(tokens, placed).compile()
@@ -73,8 +75,9 @@ def test_a_microbatch_is_cut_without_moving_rows():
     mesh = mesh_of(data=2, fsdp=2)
     layout = Layout(4, 4, 8, (8, 16))
     batch = jax.device_put(recorded().batch(layout), batch_sharding(mesh))
-    compiled = jax.jit(lambda rows, i: microbatches.cut(rows, i, 8, mesh)).lower(
-        (batch.tokens, batch.response), 1).compile()
+    compiled = (
+        jax.jit(lambda rows, i: microbatches.cut(rows, i, 8, mesh)).lower((batch.tokens, batch.response), 1).compile()
+    )
     tokens, response = compiled((batch.tokens, batch.response), 1)
     np.testing.assert_array_equal(tokens, np.asarray(batch.tokens)[1, :, :8])
     np.testing.assert_array_equal(response, np.asarray(batch.response)[1, :, :8])

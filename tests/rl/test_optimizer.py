@@ -67,7 +67,7 @@ def literal_adamw(params, gradients, rates):
     p = {name: value.astype(np.float64) for name, value in params.items()}
     m, v = ({name: np.zeros(value.shape) for name, value in params.items()} for _ in range(2))
     for t, (gradient, rate) in enumerate(zip(gradients, rates), 1):
-        norm = np.sqrt(sum((g.astype(np.float64)**2).sum() for g in gradient.values()))
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradient.values()))
         for name, value in gradient.items():
             g = value * min(1.0, CLIP / norm)
             m[name] = B1 * m[name] + (1 - B1) * g
@@ -81,8 +81,9 @@ def problem(updates, shape=(32, 32)):
     rng = np.random.default_rng(0)
     params = {name: rng.normal(size=shape).astype(np.float32) for name in "ab"}
     scale = rng.exponential(size=shape)
-    return params, [{name: (scale * rng.normal(size=shape)).astype(np.float32) for name in "ab"}
-                    for _ in range(updates)]
+    return params, [
+        {name: (scale * rng.normal(size=shape)).astype(np.float32) for name in "ab"} for _ in range(updates)
+    ]
 
 
 def test_adamw_is_the_textbook_formula_and_tells_its_rate():
@@ -125,5 +126,8 @@ def test_moments_lie_beside_their_parameters(dtype):
     moments = state.opt_state[1]
     for moment in (moments.mu, moments.nu):
         for m, p in zip(jax.tree.leaves(moment), jax.tree.leaves(params)):
-            assert m.dtype == dtype and m.sharding == p.sharding and m.addressable_shards[0].data.shape == \
-                p.addressable_shards[0].data.shape
+            assert (
+                m.dtype == dtype
+                and m.sharding == p.sharding
+                and m.addressable_shards[0].data.shape == p.addressable_shards[0].data.shape
+            )

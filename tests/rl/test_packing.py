@@ -1,4 +1,5 @@
 """Packed rows against one sequence per row: the same updates, by every objective, kernel and mesh, for less padding."""
+
 import dataclasses
 import functools
 
@@ -73,7 +74,8 @@ STEPS = {
     "grpo, KL in the loss, importance weights": dict(advantage="grpo", kl_coef=KL, kl_in="loss", tis_cap=1.2),
     "reinforce++, whitened": dict(advantage="reinforce_pp", kl="k2", kl_coef=KL),
     "mini-batches and epochs, clipped, sequence means": dict(
-        minibatches=2, epochs_per_step=2, kl_coef=0.0, clip_low=0.1, loss_aggregation="seq-mean-token-mean"),
+        minibatches=2, epochs_per_step=2, kl_coef=0.0, clip_low=0.1, loss_aggregation="seq-mean-token-mean"
+    ),
     "cross-entropy": dict(objective="cross_entropy", kl_coef=0.0),
 }
 

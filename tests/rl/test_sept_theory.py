@@ -3,6 +3,7 @@
 Cross-entropy on own samples drawn at tau_s, with logits divided by tau_t. At tau_s = tau_t the expected gradient is
 zero (the score identity); else one round's optimum has its logit margins scaled by tau_t / tau_s.
 """
+
 import functools
 import itertools
 
@@ -35,7 +36,7 @@ def enumerated():
     every = list(responses())
     tokens = np.zeros((len(every), len(PROMPT) + LONGEST), np.int32)
     for row, response in zip(tokens, every):
-        row[:len(PROMPT) + len(response)] = PROMPT + response
+        row[: len(PROMPT) + len(response)] = PROMPT + response
     return tokens, np.array([len(PROMPT) + len(response) for response in every], np.int32)
 
 
@@ -69,7 +70,7 @@ def expected_gradient(tau_s, tau_t):
 
 
 def norm(tree):
-    return np.sqrt(sum((x.astype(np.float64)**2).sum() for x in tree.values()))
+    return np.sqrt(sum((x.astype(np.float64) ** 2).sum() for x in tree.values()))
 
 
 @pytest.mark.parametrize("tau", [0.6, 1.0])

@@ -132,10 +132,15 @@ def test_no_logits_of_the_whole_batch_are_ever_held():
     b, s, d, chunk = 8, 128, 16, 8
 
     def lowered(v):
-        shapes = [jax.ShapeDtypeStruct((b, s, d), jnp.float32), jax.ShapeDtypeStruct((v, d), jnp.float32),
-                  jax.ShapeDtypeStruct((b, s), jnp.int32)]
-        return jax.jit(jax.value_and_grad(
-            lambda hidden, head, targets: token_logprobs(hidden, head, targets, 1.0, chunk)[0].sum(), (0, 1))
+        shapes = [
+            jax.ShapeDtypeStruct((b, s, d), jnp.float32),
+            jax.ShapeDtypeStruct((v, d), jnp.float32),
+            jax.ShapeDtypeStruct((b, s), jnp.int32),
+        ]
+        return jax.jit(
+            jax.value_and_grad(
+                lambda hidden, head, targets: token_logprobs(hidden, head, targets, 1.0, chunk)[0].sum(), (0, 1)
+            )
         ).trace(*shapes)
 
     small, large = lowered(500), lowered(1000)

@@ -1,4 +1,5 @@
 """The whole update: against its formula by hand, and what must not change it."""
+
 import dataclasses
 import functools
 
@@ -34,8 +35,10 @@ class Step:
         self.reference = place(decoder(seed=1)[1], self.mesh) if config.kl_coef else None
         update = make_update(self.graphdef, optimizer, config, self.mesh, self.state())
         self.lowered = update.lower(
-            abstract_state(place(self.params, self.mesh), optimizer, self.mesh), self.reference,
-            abstract_batch(config.layout, self.mesh))
+            abstract_state(place(self.params, self.mesh), optimizer, self.mesh),
+            self.reference,
+            abstract_batch(config.layout, self.mesh),
+        )
         self.update = self.lowered.compile(QUICK)
 
     def state(self):
@@ -48,8 +51,17 @@ class Step:
 
 
 @functools.cache
-def step(mesh_shape=(1, 1, 1), optimizer=RECORDER, dtype="float32", remat="none", prompts=P, micro=4, buckets=(16,),
-         minibatches=1, **fields):
+def step(
+    mesh_shape=(1, 1, 1),
+    optimizer=RECORDER,
+    dtype="float32",
+    remat="none",
+    prompts=P,
+    micro=4,
+    buckets=(16,),
+    minibatches=1,
+    **fields,
+):
     layout = Layout(prompts, N, micro, buckets, minibatches)
     return Step(mesh_shape, optimizer, dtype, remat, UpdateConfig(layout, **{"kl_coef": KL_COEF} | fields))
 
@@ -63,8 +75,17 @@ def gradients(state):
     return flat(state.opt_state[0].trace)
 
 
-COMPARED = ("loss", "grad_norm", "kl", "entropy", "return", "advantage_abs", "logprob_gap_mean", "logprob_gap_max",
-            "kl_per_sequence")
+COMPARED = (
+    "loss",
+    "grad_norm",
+    "kl",
+    "entropy",
+    "return",
+    "advantage_abs",
+    "logprob_gap_mean",
+    "logprob_gap_max",
+    "kl_per_sequence",
+)
 
 
 def assert_same_update(found, expected, relative=RELATIVE):
@@ -112,16 +133,23 @@ def by_hand():
     for b in range(B):
         group = b // N * N
         advantages[b] = returns[b] - np.mean([returns[j] for j in range(group, group + N) if j != b])
-        weights[b, rollouts.prompt_lengths[b]:rollouts.lengths[b]] = -advantages[b] / tokens
+        weights[b, rollouts.prompt_lengths[b] : rollouts.lengths[b]] = -advantages[b] / tokens
         advantage_abs += abs(advantages[b]) * (rollouts.lengths[b] - rollouts.prompt_lengths[b]) / tokens
     gradient = direct_gradient(graphdef, params, rollouts.tokens, weights, TEMPERATURE)
     return gradient, {
-        "loss": weights.sum(), "entropy": entropy_sum / tokens, "kl": k3_sum / tokens, "kl_per_sequence": k3_sum / B,
-        "return": returns.mean(), "advantage_abs": advantage_abs, "logprob_gap_mean": np.mean(np.abs(np.log(ratios))),
+        "loss": weights.sum(),
+        "entropy": entropy_sum / tokens,
+        "kl": k3_sum / tokens,
+        "kl_per_sequence": k3_sum / B,
+        "return": returns.mean(),
+        "advantage_abs": advantage_abs,
+        "logprob_gap_mean": np.mean(np.abs(np.log(ratios))),
         "logprob_gap_max": np.max(np.abs(np.log(ratios))),
         "logprob_gap_k3": np.mean([min(r - 1 - np.log(r), 10.0) for r in ratios]),
         "logprob_gap_outside": np.mean([not 0.8 <= r <= 1.25 for r in ratios]),
-        "finite": 1, "updated": 1, "padding": 1 - rollouts.lengths.sum() / B / 16,
+        "finite": 1,
+        "updated": 1,
+        "padding": 1 - rollouts.lengths.sum() / B / 16,
         "grad_norm": np.sqrt(sum((g**2).sum() for g in gradient.values())),
     }
 
@@ -188,8 +216,9 @@ def reordered(rollouts, prompts, samples):
     """The same rollouts with their prompts, and the samples of each, in another order."""
     rows = (np.array(prompts)[:, None] * N + np.array(samples)).reshape(-1)
     changes = {name: getattr(rollouts, name)[rows] for name in ("tokens", "prompt_lengths", "lengths", "logprobs")}
-    return differing(rollouts, rewards=rollouts.rewards[prompts][:, samples], labelled=rollouts.labelled[prompts],
-                     **changes)
+    return differing(
+        rollouts, rewards=rollouts.rewards[prompts][:, samples], labelled=rollouts.labelled[prompts], **changes
+    )
 
 
 @pytest.mark.parametrize(("prompts", "samples"), [([2, 0, 3, 1], range(4)), (range(4), [3, 1, 0, 2])])
@@ -247,9 +276,13 @@ def test_unlabelled_prompts_are_as_if_they_were_not_there(nonsense):
     rollouts = recorded()
     found = step()(unlabelled(rollouts, [True, False, True, False], nonsense))
     rows = np.repeat([True, False, True, False], N)
-    alone = differing(rollouts, rewards=rollouts.rewards[::2], labelled=rollouts.labelled[::2], kept=rollouts.kept[::2],
-                      **{name: getattr(rollouts, name)[rows]
-                         for name in ("tokens", "prompt_lengths", "lengths", "logprobs")})
+    alone = differing(
+        rollouts,
+        rewards=rollouts.rewards[::2],
+        labelled=rollouts.labelled[::2],
+        kept=rollouts.kept[::2],
+        **{name: getattr(rollouts, name)[rows] for name in ("tokens", "prompt_lengths", "lengths", "logprobs")},
+    )
     assert_same_update(found, step(prompts=2)(alone))
 
 
@@ -303,7 +336,8 @@ def test_state_is_donated_and_the_new_one_lies_where_the_old_one_did(variant):
     new, _ = program(recorded(), state)
     assert all(x.is_deleted() for x in old)
     assert program.update.memory_analysis().alias_size_in_bytes >= sum(
-        x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(new))  # in the very buffers of the old state
+        x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(new)
+    )  # in the very buffers of the old state
     assert [(x.aval, x.sharding) for x in jax.tree.leaves(new)] == kinds  # so the next step is not compiled again
     kernel = new.params["layers"]["gate"]["kernel"][...]
     parts = program.mesh.shape["fsdp"] * program.mesh.shape["tensor"]
@@ -312,10 +346,13 @@ def test_state_is_donated_and_the_new_one_lies_where_the_old_one_did(variant):
     assert trace.addressable_shards[0].data.size == kernel.size // parts
 
 
-@pytest.mark.parametrize(("mesh_shape", "fields", "message"), [
-    ((1, 1, 1), {"loss_aggregation": "seq-mean-token-sum-norm"}, "divides by loss_scale"),
-    ((1, 8, 1), {}, "microbatch_sequences is 4: the 8 data x fsdp shards"),
-])
+@pytest.mark.parametrize(
+    ("mesh_shape", "fields", "message"),
+    [
+        ((1, 1, 1), {"loss_aggregation": "seq-mean-token-sum-norm"}, "divides by loss_scale"),
+        ((1, 8, 1), {}, "microbatch_sequences is 4: the 8 data x fsdp shards"),
+    ],
+)
 def test_what_cannot_be_computed_is_refused(mesh_shape, fields, message):
     with pytest.raises(ValueError, match=message):
         step(mesh_shape, **fields)

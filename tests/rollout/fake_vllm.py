@@ -1,4 +1,5 @@
 """What a trainer sees of a vLLM server, without a model or a process: every fault can be had, in milliseconds."""
+
 import contextlib
 import http.server
 import json
@@ -12,6 +13,7 @@ class FakeServer(http.server.ThreadingHTTPServer):
 
     `fault(path, request)` may return (status, answer) instead of the right ones, or None.
     """
+
     daemon_threads = True
 
     def __init__(self):
@@ -62,12 +64,19 @@ class FakeServer(http.server.ThreadingHTTPServer):
         self.resumed.wait(20)  # a paused server lets requests wait
         prompts = request["prompt"]
         if "prompt_logprobs" in request:
-            return {"choices": [{"index": i, "prompt_logprobs": [
-                None, *({str(t): {"logprob": self.logprob()}} for t in prompt[1:])]}
-                for i, prompt in enumerate(prompts)]}
+            return {
+                "choices": [
+                    {
+                        "index": i,
+                        "prompt_logprobs": [None, *({str(t): {"logprob": self.logprob()}} for t in prompt[1:])],
+                    }
+                    for i, prompt in enumerate(prompts)
+                ]
+            }
         likely = {f"token_id:{t}": -t / request.get("temperature", 1.0) for t in range(request["logprobs"])}
-        return {"choices": [choice(i, request["max_tokens"], self.logprob(), likely)
-                            for i in range(request.get("n", 1))]}
+        return {
+            "choices": [choice(i, request["max_tokens"], self.logprob(), likely) for i in range(request.get("n", 1))]
+        }
 
     def logprob(self) -> float:
         return -3.0 - zlib.crc32(self.loaded.encode()) % 1000 / 1000
@@ -75,12 +84,17 @@ class FakeServer(http.server.ThreadingHTTPServer):
 
 def choice(index: int, length: int, logprob: float = -1.0, likely=None, reason="length") -> dict:
     """One response of an answer."""
-    return {"index": index, "token_ids": [3] * length, "finish_reason": reason,
-            "logprobs": {"token_logprobs": [logprob] * length, "top_logprobs": [likely] * length}}
+    return {
+        "index": index,
+        "token_ids": [3] * length,
+        "finish_reason": reason,
+        "logprobs": {"token_logprobs": [logprob] * length, "top_logprobs": [likely] * length},
+    }
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """One request, as JSON."""
+
     protocol_version = "HTTP/1.1"
 
     def answer(self):

@@ -103,7 +103,7 @@ def test_frequencies_of_pairs_of_tokens_are_their_probabilities():
 def allowed_by(probabilities, top_k, top_p):
     """The top_k tokens; of these, renormalised, the most likely until their sum reaches top_p."""
     chosen, total = [], 0.0
-    ranked = sorted(range(len(probabilities)), key=lambda t: -probabilities[t])[:top_k if top_k > 0 else None]
+    ranked = sorted(range(len(probabilities)), key=lambda t: -probabilities[t])[: top_k if top_k > 0 else None]
     mass = sum(probabilities[t] for t in ranked)
     for t in ranked:
         if total >= top_p:
@@ -177,9 +177,9 @@ def test_stop_tokens_end_a_response_and_belong_to_it():
             assert not set(response[:-1].tolist()) & set(STOPS)
             assert rollouts.stopped[p, i] == (response[-1] in STOPS)
             assert rollouts.stopped[p, i] or len(response) == T
-            assert not rollouts.tokens[p, i, len(response):].any()
-            assert not rollouts.logprobs[p, i, len(response):].any()
-            assert (rollouts.logprobs[p, i, :len(response)] < 0).all()
+            assert not rollouts.tokens[p, i, len(response) :].any()
+            assert not rollouts.logprobs[p, i, len(response) :].any()
+            assert (rollouts.logprobs[p, i, : len(response)] < 0).all()
             ends.add(response[-1].item() if rollouts.stopped[p, i] else None)
     assert ends == {*STOPS, None}
     assert {1, T} <= set(rollouts.lengths.ravel().tolist())
@@ -340,6 +340,7 @@ def test_decoding_in_pieces_changes_nothing(slots, monkeypatch):
 
 def test_what_the_report_raises_ends_the_sampling():
     """And the next call begins afresh."""
+
     def stop(share, tokens):
         raise KeyboardInterrupt
 

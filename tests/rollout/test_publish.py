@@ -1,4 +1,5 @@
 """Exports for rollout servers: complete or not there, and every kind of damage is noticed."""
+
 import json
 
 import jax
@@ -126,5 +127,6 @@ def test_exports_of_a_cut_off_run_go(tmp_path):
     path = export(tmp_path, 1, seed=9).path
     assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
     _, params, _ = weights.load(path)
-    np.testing.assert_array_equal(dict(weights.flat_paths(params))["embedding"],
-                                  dict(weights.flat_paths(decoder(seed=9)[1]))["embedding"])
+    np.testing.assert_array_equal(
+        dict(weights.flat_paths(params))["embedding"], dict(weights.flat_paths(decoder(seed=9)[1]))["embedding"]
+    )

@@ -1,4 +1,5 @@
 """Rollouts as a table of prompts x samples: selecting and joining."""
+
 import dataclasses
 
 import numpy as np
@@ -12,13 +13,21 @@ def rollouts(prompts=4, n=3, T=5, seed=0, version=7) -> Rollouts:
     lengths = rng.integers(1, T + 1, (prompts, n), dtype=np.int32)
     inside = np.arange(T) < lengths[..., None]
     return Rollouts(
-        rng.integers(1, 9, (prompts, 2)).tolist(), np.where(inside, rng.integers(1, 9, (prompts, n, T)), 0), lengths,
-        np.where(inside, -rng.random((prompts, n, T)), 0.0), rng.random((prompts, n)) < 0.5, version)
+        rng.integers(1, 9, (prompts, 2)).tolist(),
+        np.where(inside, rng.integers(1, 9, (prompts, n, T)), 0),
+        lengths,
+        np.where(inside, -rng.random((prompts, n, T)), 0.0),
+        rng.random((prompts, n)) < 0.5,
+        version,
+    )
 
 
 def same(a: Rollouts, b: Rollouts) -> bool:
-    return a.prompts == b.prompts and a.version == b.version and all(
-        np.array_equal(getattr(a, name), getattr(b, name)) for name in ARRAYS)
+    return (
+        a.prompts == b.prompts
+        and a.version == b.version
+        and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ARRAYS)
+    )
 
 
 def test_arrays_are_all_the_arrays():
@@ -40,7 +49,8 @@ def test_first_keeps_the_first_samples_of_every_prompt():
     few = r.first(2)
     assert few.prompts == r.prompts
     assert [[x.tolist() for x in row] for row in few.responses()] == [
-        [x.tolist() for x in row[:2]] for row in r.responses()]
+        [x.tolist() for x in row[:2]] for row in r.responses()
+    ]
     np.testing.assert_array_equal(few.logprobs, r.logprobs[:, :2])
     np.testing.assert_array_equal(few.stopped, r.stopped[:, :2])
 

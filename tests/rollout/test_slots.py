@@ -1,4 +1,5 @@
 """Slot refill: the same samples as decoding all together, in fewer steps, without traffic between shards."""
+
 import functools
 import re
 
@@ -36,7 +37,8 @@ def generate(slots, mesh_shape=(1, 1, 1), prompts_per_call=4, temperature=1.0, n
     reported = {}
     rollouts = by.generate(PROMPTS, n, Sampling(T, temperature), SEEDS, reported.setdefault)
     assert [[r.tolist() for r in reported[p]] for p in range(len(PROMPTS))] == [
-        [r.tolist() for r in row] for row in rollouts.responses()]
+        [r.tolist() for r in row] for row in rollouts.responses()
+    ]
     return rollouts, by.decode_steps
 
 
@@ -80,7 +82,7 @@ def test_a_slot_takes_the_next_request_when_its_sequence_ends():
     rollouts = by.generate(PROMPTS, 6, Sampling(T), SEEDS)
     lengths = rollouts.lengths.reshape(-1)
     assert by.decode_steps == least_steps(lengths, 4)
-    assert by.decode_steps < sum(lengths[i:i + 4].max() for i in range(0, len(lengths), 4))
+    assert by.decode_steps < sum(lengths[i : i + 4].max() for i in range(0, len(lengths), 4))
     assert by.decode_steps <= lengths.sum() / 4 + T  # never idle before the last requests
 
 
@@ -110,8 +112,12 @@ def compiled(max_tokens):
     hf = HF_CONFIG | dict(num_hidden_layers=4, num_key_value_heads=4, head_dim=32)
     mesh = mesh_of(2, 2, 2)
     graphdef, shapes = abstract(ModelConfig.from_hf(hf), mesh=mesh)
-    params = map_with_path(lambda path, x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)), shapes)
+    params = map_with_path(
+        lambda path, x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)
+        ),
+        shapes,
+    )
     _, (_, advance) = JaxSampler(graphdef, mesh, STOPS, (256,), 32, 32).lower(params, 4, Sampling(max_tokens))
     return advance.compile()
 
@@ -128,7 +134,10 @@ def test_every_device_holds_its_part_of_the_cache_once():
 
 def test_nothing_moves_between_row_shards_while_decoding():
     """The collectives of the loop join neighbours on the tensor axis of (2, 2, 2), and nobody else."""
-    groups = [re.search(r"replica_groups=(.*?), ", line).group(1) for line in compiled(2048).as_text().splitlines()
-              if "replica_groups=" in line and "shard_map/while" in line]
+    groups = [
+        re.search(r"replica_groups=(.*?), ", line).group(1)
+        for line in compiled(2048).as_text().splitlines()
+        if "replica_groups=" in line and "shard_map/while" in line
+    ]
     assert len(groups) > 2
     assert set(groups) <= {"[4,2]<=[8]", "{{0,1},{2,3},{4,5},{6,7}}"}

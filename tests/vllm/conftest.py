@@ -1,4 +1,5 @@
 """Real vLLM servers. One that serves the miniature is shared by all tests of this folder."""
+
 import pytest
 from vllm_support import START_SECONDS, started
 

@@ -1,4 +1,5 @@
 """Servers that are killed, hang, find their port taken or outlive nothing: real processes, real signals."""
+
 import os
 import pathlib
 import signal
@@ -37,16 +38,18 @@ def group_of(process) -> int:
 
 def own_servers(miniature, out, **fields):
     config = vllm_config(miniature, out, "run")
-    config.rollout.vllm.update({"python": str(PYTHON), "start_seconds": START_SECONDS, "seconds_per_token": 0.1,
-                                  **fields})
+    config.rollout.vllm.update(
+        {"python": str(PYTHON), "start_seconds": START_SECONDS, "seconds_per_token": 0.1, **fields}
+    )
     return config
 
 
 @pytest.fixture(scope="module")
 def two(miniature, tmp_path_factory):
     """A sampler with two servers of its own, of which the first found its port taken; and what its weights sample."""
-    config = own_servers(miniature, tmp_path_factory.mktemp("two"), num_servers=2, max_restarts=1,
-                         max_sequences=2 * N)  # so that most prompts wait for their turn
+    config = own_servers(
+        miniature, tmp_path_factory.mktemp("two"), num_servers=2, max_restarts=1, max_sequences=2 * N
+    )  # so that most prompts wait for their turn
     sampler, _, params, _ = open_vllm_sampler(config)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -131,8 +134,12 @@ time.sleep(999)
 
 
 def test_a_killed_trainer_leaves_no_server_behind(miniature, tmp_path):
-    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, PYTHON, tmp_path / "log", miniature], cwd=REPOSITORY,
-                               stdout=subprocess.PIPE, text=True)
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, PYTHON, tmp_path / "log", miniature],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     leader = int(trainer.stdout.readline())
 
     def members():
@@ -172,8 +179,11 @@ def test_the_launch_script_refuses_a_port_in_use_and_a_folder_without_a_model(mi
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        for arguments, words in (([miniature, f"--port={port}"], f"port {port} is in use"),
-                                 ([tmp_path], "is no Hugging Face model directory")):
+        for arguments, words in (
+            ([miniature, f"--port={port}"], f"port {port} is in use"),
+            ([tmp_path], "is no Hugging Face model directory"),
+        ):
             done = subprocess.run(
-                [script, *map(str, arguments)], check=False, capture_output=True, text=True, timeout=60)
+                [script, *map(str, arguments)], check=False, capture_output=True, text=True, timeout=60
+            )
             assert done.returncode == 2 and words in done.stderr

@@ -1,4 +1,5 @@
 """Servers that were started without the flags that a trainer needs: each is refused, with the remedy."""
+
 import json
 import shutil
 
@@ -15,7 +16,7 @@ def without(line, *flags):
     kept = list(line)
     for flag in flags:
         at = kept.index(flag)
-        del kept[at:at + 2]
+        del kept[at : at + 2]
     return kept
 
 

@@ -1,4 +1,5 @@
 """One server, one trainer: the right distribution, log-probs and weights, and every reason to refuse a server."""
+
 import http.server
 import json
 import threading
@@ -44,9 +45,9 @@ def exact_logprobs(graphdef, params, rollouts, temperature):
     for p, prompt in enumerate(rollouts.prompts):
         width = len(prompt) + rollouts.tokens.shape[2]
         rows = np.zeros((rollouts.tokens.shape[1], width), np.int32)
-        rows[:, :len(prompt)] = prompt
-        rows[:, len(prompt):] = rollouts.tokens[p]
-        out[p] = direct_logprobs(graphdef, params, rows, temperature)[0][:, len(prompt):]
+        rows[:, : len(prompt)] = prompt
+        rows[:, len(prompt) :] = rollouts.tokens[p]
+        out[p] = direct_logprobs(graphdef, params, rows, temperature)[0][:, len(prompt) :]
     inside = np.arange(out.shape[2]) < rollouts.lengths[..., None]
     return np.where(inside, out, 0.0)
 
@@ -60,7 +61,8 @@ def test_rollouts_have_the_trainers_logprobs_and_end_where_it_ends_them(opened, 
         assert rollouts.version == 1 and rollouts.tokens.shape == (4, 6, 18) and rollouts.prompts == PROMPTS
         host = jax.device_get(params)
         np.testing.assert_allclose(
-            rollouts.logprobs, exact_logprobs(on_one_device, host, rollouts, temperature), atol=1e-4)
+            rollouts.logprobs, exact_logprobs(on_one_device, host, rollouts, temperature), atol=1e-4
+        )
         for p, responses in enumerate(rollouts.responses()):
             for i, response in enumerate(responses):
                 np.testing.assert_array_equal(response, called[p][i])

@@ -1,4 +1,5 @@
 """Three real updates of a tied Qwen3, a Qwen2 with biases and a Llama: the servers' log-probs stay the trainer's."""
+
 import json
 import shutil
 
@@ -15,15 +16,34 @@ from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.run.metrics import read_metrics
 from srt_jax.train import TrainingStoppedError, train
 
-COMMON = {"vocab_size": 25, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-          "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512, "eos_token_id": 1,
-          "pad_token_id": 0}
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
-          "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+COMMON = {
+    "vocab_size": 25,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 512,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 FAMILIES = {
     "qwen2": {**COMMON, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": False},
-    "llama": {**COMMON, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False,
-              "rope_scaling": LLAMA3},
+    "llama": {
+        **COMMON,
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "tie_word_embeddings": False,
+        "rope_scaling": LLAMA3,
+    },
 }
 
 

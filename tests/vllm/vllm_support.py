@@ -1,4 +1,5 @@
 """Servers for tests, and samplers that attach to them."""
+
 import contextlib
 
 import jax
@@ -21,8 +22,16 @@ START_SECONDS = 300.0
 def started(log_folder, models: dict, **settings):
     """{name: Server} that all started at once, each on its model directory."""
     fields = dict(dtype="float32", max_model_len=MAX_MODEL_LEN, memory_fraction=1, threads=1) | settings
-    servers = {name: vllm_server.Server(name, Settings(str(PYTHON), **fields), log_folder / f"{name}.log",
-                                        start_seconds=START_SECONDS, max_restarts=0) for name in models}
+    servers = {
+        name: vllm_server.Server(
+            name,
+            Settings(str(PYTHON), **fields),
+            log_folder / f"{name}.log",
+            start_seconds=START_SECONDS,
+            max_restarts=0,
+        )
+        for name in models
+    }
     try:
         for name, server in servers.items():
             server.start(models[name])

@@ -5,6 +5,7 @@ and works through them by itself: nothing moves between shards, and a shard that
 and values are computed once and copied into a slot with each of its requests. Letters: P prompts (rows) of n samples,
 Q = P * n requests, W slots, S prompt tokens, T response tokens, C = S + T cached tokens of a slot.
 """
+
 import functools
 
 import flax.struct
@@ -31,6 +32,7 @@ class State:
     [W, K, C, H], of which the first prompt length - 1 + t are filled; next [1]: requests taken so far; steps [1]:
     decoding steps so far; the results by request: tokens, logprobs [Q, T], lengths, stopped [Q].
     """
+
     request: jax.Array
     token: jax.Array
     t: jax.Array
@@ -51,10 +53,13 @@ def begin(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids
     P, S = prompts.tokens.shape
     slots = min(num_slots, P * n)  # both are multiples of the shards
     kv_shape = (slots, config.num_kv_heads, S + sampling.max_tokens, config.head_dim)
-    kv = [tuple(sharding.constrain(jnp.zeros(kv_shape, prompt_kv[0].dtype), mesh, Spec(*KV[1:])) for _ in range(2))
-          for _ in range(config.num_layers)]
-    first = _by_shard(functools.partial(_first, n=n, max_tokens=sampling.max_tokens), mesh,
-                      (ROWS, Spec(None, sharding.ROWS), ROWS))
+    kv = [
+        tuple(sharding.constrain(jnp.zeros(kv_shape, prompt_kv[0].dtype), mesh, Spec(*KV[1:])) for _ in range(2))
+        for _ in range(config.num_layers)
+    ]
+    first = _by_shard(
+        functools.partial(_first, n=n, max_tokens=sampling.max_tokens), mesh, (ROWS, Spec(None, sharding.ROWS), ROWS)
+    )
     graphs, weights = split_layers(graphdef, params, mesh)
     return Fixed(weights, prompt_kv, (graphs, mesh)), first(prompts, prompt_kv, kv)
 
@@ -65,8 +70,11 @@ def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampl
     Returns (State, [the most steps of a shard so far, whether any request is left, tokens so far]).
     """
     graphs, mesh = fixed.graphs
-    decode = _by_shard(functools.partial(_decode, graphs=graphs, n=n, sampling=sampling, stops=stop_ids), mesh,
-                       (Spec(), ROWS, Spec(None, sharding.ROWS), ROWS, Spec(), Spec()))
+    decode = _by_shard(
+        functools.partial(_decode, graphs=graphs, n=n, sampling=sampling, stops=stop_ids),
+        mesh,
+        (Spec(), ROWS, Spec(None, sharding.ROWS), ROWS, Spec(), Spec()),
+    )
     s = decode(fixed.weights, prompts, fixed.prompt_kv, state, temperature, until)
     left = (s.request < len(s.tokens) // sharding.num_row_shards(mesh)).any()
     return s, jnp.stack([s.steps.max(), left.astype(jnp.int32), s.lengths.sum()])
@@ -79,21 +87,27 @@ def results(state: State, n: int):
 
 def shardings(mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
     """Where the arrays of `begin` lie, by their shapes."""
+
     def at(spec, tree):
         return jax.tree.map(lambda x: NamedSharding(mesh, sharding.fit(mesh, spec, x.shape)), tree)
 
     others, layers = fixed.weights
-    weights = (gathered_shardings(others, mesh),
-               [gathered_shardings(layer, mesh, "layers.", len(layers)) for layer in layers])
+    weights = (
+        gathered_shardings(others, mesh),
+        [gathered_shardings(layer, mesh, "layers.", len(layers)) for layer in layers],
+    )
     rows = jax.tree.map(lambda _: sharding.by_rows(mesh), state)
-    return (fixed.replace(weights=weights, prompt_kv=at(KV, fixed.prompt_kv)),
-            rows.replace(kv=at(Spec(*KV[1:]), state.kv)))
+    return (
+        fixed.replace(weights=weights, prompt_kv=at(KV, fixed.prompt_kv)),
+        rows.replace(kv=at(Spec(*KV[1:]), state.kv)),
+    )
 
 
 def _by_shard(function, mesh, in_specs):
     """Each shard by itself over data and fsdp; the compiler goes on to split the work of a shard over `tensor`."""
-    return jax.shard_map(function, mesh=mesh, axis_names=set(sharding.ROWS), check_vma=False, in_specs=in_specs,
-                         out_specs=ROWS)
+    return jax.shard_map(
+        function, mesh=mesh, axis_names=set(sharding.ROWS), check_vma=False, in_specs=in_specs, out_specs=ROWS
+    )
 
 
 def _prefill(params, tokens, graphdef, mesh):
@@ -113,8 +127,7 @@ def _prefill(params, tokens, graphdef, mesh):
 
 
 def _requests(prompts, n: int):
-    """(indices of the requests that are wanted, then of the others [Q]; how many are wanted; each prompt's last token).
-    """
+    """(indices of the wanted requests, then of the others [Q]; how many are wanted; each prompt's last token)."""
     wanted = (jnp.arange(n) < prompts.samples[:, None]).reshape(-1)
     last_token = jnp.take_along_axis(prompts.tokens, jnp.maximum(prompts.lengths - 1, 0)[:, None], 1)[:, 0]
     return jnp.argsort(~wanted, stable=True), wanted.sum(), last_token
@@ -130,10 +143,20 @@ def _refill(s: State, prompt_kv, n: int, requests) -> State:
     def take(s: State) -> State:
         slot, request = (s.request == Q).argmax(), queue[s.next[0]]
         row = request // n
-        kv = [tuple(jax.lax.dynamic_update_slice(cache, source[i, row][None], (slot, 0, 0, 0))
-                    for cache, source in zip(pair, prompt_kv)) for i, pair in enumerate(s.kv)]
-        return s.replace(request=s.request.at[slot].set(request), token=s.token.at[slot].set(last_token[row]),
-                         t=s.t.at[slot].set(0), kv=kv, next=s.next + 1)
+        kv = [
+            tuple(
+                jax.lax.dynamic_update_slice(cache, source[i, row][None], (slot, 0, 0, 0))
+                for cache, source in zip(pair, prompt_kv)
+            )
+            for i, pair in enumerate(s.kv)
+        ]
+        return s.replace(
+            request=s.request.at[slot].set(request),
+            token=s.token.at[slot].set(last_token[row]),
+            t=s.t.at[slot].set(0),
+            kv=kv,
+            next=s.next + 1,
+        )
 
     return jax.lax.while_loop(waiting, take, s)
 
@@ -142,8 +165,18 @@ def _first(prompts, prompt_kv, kv, *, n, max_tokens) -> State:
     """One shard: its first requests in the empty cache `kv`; `prompts` and `prompt_kv` [L, P, K, S, H] are its part."""
     Q, W = prompts.lengths.shape[0] * n, kv[0][0].shape[0]
     zeros = functools.partial(jnp.zeros, dtype=jnp.int32)
-    state = State(jnp.full(W, Q, jnp.int32), zeros(W), zeros(W), kv, zeros(1), zeros(1),
-                  zeros((Q, max_tokens)), jnp.zeros((Q, max_tokens)), zeros(Q), jnp.zeros(Q, bool))
+    state = State(
+        jnp.full(W, Q, jnp.int32),
+        zeros(W),
+        zeros(W),
+        kv,
+        zeros(1),
+        zeros(1),
+        zeros((Q, max_tokens)),
+        jnp.zeros((Q, max_tokens)),
+        zeros(Q),
+        jnp.zeros(Q, bool),
+    )
     return _refill(state, prompt_kv, n, _requests(prompts, n))
 
 
@@ -159,8 +192,8 @@ def _decode(params, prompts, prompt_kv, state: State, temperature, until, *, gra
         """Feeds the current token of every slot and draws the next; then ended slots take new requests."""
         position = jnp.maximum(prompts.lengths[s.request // n] - 1 + s.t, 0)  # of the token that is fed
         logits, new_kv = next_logits(
-            model, layers, s.token, position,
-            lambda q, k, v, cache: (_attend(q, k, v, cache, position), (k, v)), s.kv)
+            model, layers, s.token, position, lambda q, k, v, cache: (_attend(q, k, v, cache, position), (k, v)), s.kv
+        )
         token, logprob = draw(keys[s.request], s.t, logits, temperature, sampling)
         stopped = (token[:, None] == stop_ids).any(-1)
         ended = stopped | (s.t + 1 == T)
@@ -172,9 +205,15 @@ def _decode(params, prompts, prompt_kv, state: State, temperature, until, *, gra
             logprobs=s.logprobs.at[at].set(logprob, mode="drop"),
             lengths=s.lengths.at[s.request].set(s.t + 1, mode="drop"),
             stopped=s.stopped.at[s.request].set(stopped, mode="drop"),
-            kv=[tuple(cache.at[jnp.arange(W), :, kept].set(new, mode="drop") for cache, new in zip(*pairs))
-                for pairs in zip(s.kv, new_kv)],
-            request=jnp.where(ended, Q, s.request), token=token, t=s.t + 1, steps=s.steps + 1)
+            kv=[
+                tuple(cache.at[jnp.arange(W), :, kept].set(new, mode="drop") for cache, new in zip(*pairs))
+                for pairs in zip(s.kv, new_kv)
+            ],
+            request=jnp.where(ended, Q, s.request),
+            token=token,
+            t=s.t + 1,
+            steps=s.steps + 1,
+        )
         return _refill(s, prompt_kv, n, requests)
 
     return jax.lax.while_loop(lambda s: (s.request < Q).any() & (s.steps[0] < until), step, state)

@@ -1,4 +1,5 @@
 """The decoder as sampling uses it: weights copied and gathered once per call, a prefill, one token at a time."""
+
 from typing import Any
 
 import flax.struct
@@ -17,6 +18,7 @@ class Fixed:
     """What a call keeps from its beginning to its end: gathered weights in the compute dtype, the graph definitions
     that go with them, and the prompts' keys and values.
     """
+
     weights: Any
     prompt_kv: tuple[jax.Array, jax.Array]
     graphs: Any = flax.struct.field(pytree_node=False)
@@ -33,7 +35,8 @@ def compute_copy(params, graphdef, mesh: Mesh):
     def copy(path, x):
         # Placed: else the compiler would gather float32 and cast then.
         return jax.lax.with_sharding_constraint(
-            x if path.endswith("scale") else x.astype(dtype), sharding.parameter_sharding(mesh, path, x.shape))
+            x if path.endswith("scale") else x.astype(dtype), sharding.parameter_sharding(mesh, path, x.shape)
+        )
 
     return map_with_path(copy, params)
 
@@ -43,6 +46,7 @@ def gathered(params, mesh: Mesh, prefix: str = "", layer: int | None = None):
 
     Weights that stayed split over fsdp would cross the network for every token.
     """
+
     def gather(path, x):
         where = _gathered_sharding(mesh, prefix + path, x.shape, stacked=layer is not None)
         return jax.lax.with_sharding_constraint(x if layer is None else x[layer], where)
@@ -52,6 +56,7 @@ def gathered(params, mesh: Mesh, prefix: str = "", layer: int | None = None):
 
 def gathered_shardings(weights, mesh: Mesh, prefix: str = "", num_layers: int | None = None):
     """Where `gathered` puts such weights; num_layers: of the stack that the weights of one layer come from."""
+
     def where(path, x):
         shape = x.shape if num_layers is None else (num_layers, *x.shape)
         return _gathered_sharding(mesh, prefix + path, shape, stacked=num_layers is not None)
@@ -62,8 +67,9 @@ def gathered_shardings(weights, mesh: Mesh, prefix: str = "", num_layers: int | 
 def _gathered_sharding(mesh: Mesh, path: str, shape, stacked: bool) -> NamedSharding:
     """shape: of the whole stack where the weights are those of one layer of it."""
     spec = sharding.parameter_sharding(mesh, path, shape).spec
-    return NamedSharding(mesh, PartitionSpec(
-        *(axis if axis == "tensor" else None for axis in spec[1 if stacked else 0:])))
+    return NamedSharding(
+        mesh, PartitionSpec(*(axis if axis == "tensor" else None for axis in spec[1 if stacked else 0 :]))
+    )
 
 
 def off_mesh(graphdef, params):

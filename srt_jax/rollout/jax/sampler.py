@@ -10,6 +10,7 @@ A call is as large as the config asks for, or as the memory allows (`Cut`), whic
 about a second, between which the host can report progress, and stop. Neither changes a sample: a piece goes on where
 the one before it ended, and sample i of a prompt draws from (seed, i) in whichever call it stands.
 """
+
 import dataclasses
 import functools
 import math
@@ -39,6 +40,7 @@ class Prompts:
     tokens [P, S], right-padded with 0; lengths [P]; seeds [P, 2] uint32; first [P], the index of the row's first
     sample; samples [P], how many: 0 for an empty row.
     """
+
     tokens: jax.Array
     lengths: jax.Array
     seeds: jax.Array
@@ -52,6 +54,7 @@ class Cut:
 
     Rows are spread over `shards` row shards of the mesh.
     """
+
     prompts: int
     samples: int
     slots: int
@@ -83,8 +86,7 @@ class Cut:
         return ordered.reshape(self.prompts, -1, *result.shape[2:])
 
     def smaller(self):
-        """This cut, then ever smaller ones: half the slots, down to one per shard; half the prompts; half the samples.
-        """
+        """This cut, then smaller ones: half the slots, down to one per shard; half the prompts; half the samples."""
         slots = self.slots
         while slots > self.shards:
             yield dataclasses.replace(self, slots=slots)
@@ -106,24 +108,40 @@ def largest_cut(whole: Cut, bytes_of, memory_bytes: float | None) -> Cut:
     if memory_bytes <= 0:  # shorter responses would not help
         raise RolloutError(
             "the weights, with optimizer and reference in training, leave no memory for sampling: split them over more "
-            "devices with mesh.fsdp, or choose a smaller model.")
+            "devices with mesh.fsdp, or choose a smaller model."
+        )
     raise RolloutError(
         f"sampling one response takes {needed / 1e9:.1f} GB beside the parameters, and {memory_bytes / 1e9:.1f} GB are "
         "left for it on each device: lower batch.max_response_tokens or batch.max_prompt_tokens, or choose a smaller "
-        "model.")
+        "model."
+    )
 
 
-def bytes_per_device(model, dtype: str, cut: Cut, prompt_tokens: int, response_tokens: int, mesh_shape,
-                     platform: str, kernel: str) -> dict[str, float]:
+def bytes_per_device(
+    model, dtype: str, cut: Cut, prompt_tokens: int, response_tokens: int, mesh_shape, platform: str, kernel: str
+) -> dict[str, float]:
     """What a call takes beside the parameters, by kind; mesh_shape: size by axis; kernel: of attention."""
-    return memory.sampler_call(model, dtype, memory.Call(
-        cut.rows // cut.shards, cut.share, prompt_tokens, response_tokens, cut.slots // cut.shards, mesh_shape["fsdp"],
-        mesh_shape["tensor"], platform, kernel))
+    return memory.sampler_call(
+        model,
+        dtype,
+        memory.Call(
+            cut.rows // cut.shards,
+            cut.share,
+            prompt_tokens,
+            response_tokens,
+            cut.slots // cut.shards,
+            mesh_shape["fsdp"],
+            mesh_shape["tensor"],
+            platform,
+            kernel,
+        ),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """The compiled parts of a call; `advance` is given its state to reuse (donated)."""
+
     begin: jax.stages.Compiled
     advance: jax.stages.Compiled
     results: jax.stages.Compiled
@@ -136,17 +154,26 @@ class JaxSampler:
     fewer where a call would take more than `memory_bytes` of each device, beside the parameters (None: no limit).
     """
 
-    def __init__(self, graphdef, mesh: Mesh, stop_ids, prompt_buckets, prompts_per_call: int, num_slots: int = 0,
-                 memory_bytes: float | None = None):
+    def __init__(
+        self,
+        graphdef,
+        mesh: Mesh,
+        stop_ids,
+        prompt_buckets,
+        prompts_per_call: int,
+        num_slots: int = 0,
+        memory_bytes: float | None = None,
+    ):
         self._graphdef, self._mesh = graphdef, mesh
         self._stop_ids = tuple(int(i) for i in stop_ids)
         # With slots the cache of a sequence has one length for all prompts, so that all are in one queue.
-        self._buckets = sorted(prompt_buckets)[-1 if num_slots else 0:]
+        self._buckets = sorted(prompt_buckets)[-1 if num_slots else 0 :]
         self._prompts_per_call, self._num_slots, self._memory_bytes = prompts_per_call, num_slots, memory_bytes
         shards = sharding.num_row_shards(mesh)
         if num_slots % shards:
-            raise ValueError(f"rollout.slots is {num_slots}: the {shards} data x fsdp shards of the mesh must divide "
-                             "it.")
+            raise ValueError(
+                f"rollout.slots is {num_slots}: the {shards} data x fsdp shards of the mesh must divide it."
+            )
         self._params, self._version = None, -1
         self._programs, self._pace = {}, {}  # seconds per decoding step, by program
         self._reach = 1.0  # how far the last call went of its longest: where the next one is expected to end
@@ -166,12 +193,25 @@ class JaxSampler:
         for bucket in self._by_bucket(prompts):
             self._program(bucket, self.cut(bucket, n, sampling), sampling)
 
-    def generate(self, prompts, n: int, sampling: Sampling, seeds, finished: Finished | None = None,
-                 advanced: Advanced | None = None) -> Rollouts:
+    def generate(
+        self,
+        prompts,
+        n: int,
+        sampling: Sampling,
+        seeds,
+        finished: Finished | None = None,
+        advanced: Advanced | None = None,
+    ) -> Rollouts:
         """Rollouts in the order of the prompts. Raises ValueError for an empty prompt or one beyond the last bucket."""
         P, T = len(prompts), sampling.max_tokens
-        rollouts = Rollouts([list(p) for p in prompts], np.zeros((P, n, T), np.int32), np.zeros((P, n), np.int32),
-                            np.zeros((P, n, T), np.float32), np.zeros((P, n), bool), self._version)
+        rollouts = Rollouts(
+            [list(p) for p in prompts],
+            np.zeros((P, n, T), np.int32),
+            np.zeros((P, n), np.int32),
+            np.zeros((P, n, T), np.float32),
+            np.zeros((P, n), bool),
+            self._version,
+        )
         calls, share, tokens, self.decode_steps = self._calls(prompts, n, sampling), 0.0, 0, 0
         for bucket, cut, indices, first in calls:
             part = len(indices) * min(cut.samples, n - first) / (P * n)
@@ -185,7 +225,7 @@ class JaxSampler:
             drawn = slice(first, min(first + cut.samples, n))
             arrays = rollouts.tokens, rollouts.logprobs, rollouts.lengths, rollouts.stopped
             for array, result in zip(arrays, results):
-                array[indices, drawn] = cut.by_prompt(result)[:len(indices), :drawn.stop - drawn.start]
+                array[indices, drawn] = cut.by_prompt(result)[: len(indices), : drawn.stop - drawn.start]
             self.decode_steps += steps
             share, tokens = share + part, tokens + int(rollouts.lengths[indices, drawn].sum())
             for p in indices if finished and drawn.stop == n else ():
@@ -205,7 +245,8 @@ class JaxSampler:
         while goes_on:
             before, started = steps, time.perf_counter()
             state, standing = program.advance(
-                fixed, rows, state, temperature, np.int32(steps + self._piece(key, steps)))
+                fixed, rows, state, temperature, np.int32(steps + self._piece(key, steps))
+            )
             steps, goes_on, sampled = (int(x) for x in jax.device_get(standing))
             if before and steps > before:  # the first piece also waits for the prefill
                 self._pace[key] = (time.perf_counter() - started) / (steps - before)
@@ -240,7 +281,7 @@ class JaxSampler:
             cut = self.cut(bucket, n, sampling)
             for start in range(0, len(indices), cut.prompts):
                 for first in range(0, n, cut.samples):
-                    yield bucket, cut, indices[start:start + cut.prompts], first
+                    yield bucket, cut, indices[start : start + cut.prompts], first
 
     def cut(self, bucket: int, n: int, sampling: Sampling) -> Cut:
         """The largest call that fits in the memory. Raises RolloutError where one sample of one prompt does not.
@@ -254,20 +295,33 @@ class JaxSampler:
     def bytes_of(self, cut: Cut, bucket: int, sampling: Sampling) -> float:
         """Bytes per device of such a call, beside the parameters."""
         model = nnx.merge(self._graphdef, self._params)
-        return sum(bytes_per_device(model.config, model.dtype.name, cut, bucket, sampling.max_tokens, self._mesh.shape,
-                                    self._mesh.devices.flat[0].platform, model.kernel).values())
+        return sum(
+            bytes_per_device(
+                model.config,
+                model.dtype.name,
+                cut,
+                bucket,
+                sampling.max_tokens,
+                self._mesh.shape,
+                self._mesh.devices.flat[0].platform,
+                model.kernel,
+            ).values()
+        )
 
     def _rows(self, prompts, seeds, n: int, bucket: int, cut: Cut, indices, first: int) -> Prompts:
         """The rows of a call; row p * rows_per_prompt + j holds the j-th part of its samples of prompt indices[p]."""
         parts = cut.rows_per_prompt
-        rows = Prompts(np.zeros((cut.rows, bucket), np.int32), np.zeros(cut.rows, np.int32),
-                       np.zeros((cut.rows, 2), np.uint32),
-                       first + np.tile(np.arange(parts, dtype=np.int32) * cut.share, cut.prompts),
-                       np.zeros(cut.rows, np.int32))
+        rows = Prompts(
+            np.zeros((cut.rows, bucket), np.int32),
+            np.zeros(cut.rows, np.int32),
+            np.zeros((cut.rows, 2), np.uint32),
+            first + np.tile(np.arange(parts, dtype=np.int32) * cut.share, cut.prompts),
+            np.zeros(cut.rows, np.int32),
+        )
         last = min(first + cut.samples, n)
         for p, i in enumerate(indices):
             own = slice(p * parts, (p + 1) * parts)
-            rows.tokens[own, :len(prompts[i])] = prompts[i]
+            rows.tokens[own, : len(prompts[i])] = prompts[i]
             rows.lengths[own] = len(prompts[i])
             rows.seeds[own] = int(seeds[i]) >> 32, int(seeds[i]) & 0xFFFFFFFF
             rows.samples[own] = np.clip(last - rows.first[own], 0, cut.share)
@@ -276,8 +330,7 @@ class JaxSampler:
     def _program(self, bucket: int, cut: Cut, sampling: Sampling) -> Program:
         key = bucket, cut, compiled(sampling)
         if key not in self._programs:
-            self._programs[key] = Program(*(
-                lowered.compile() for lowered in self._lower(self._params, *key)))
+            self._programs[key] = Program(*(lowered.compile() for lowered in self._lower(self._params, *key)))
         return self._programs[key]
 
     def lower(self, params, n: int, sampling: Sampling) -> tuple[Cut, list[jax.stages.Lowered]]:
@@ -309,6 +362,8 @@ class JaxSampler:
         # Replicated results: every process gets all rollouts.
         return [
             jax.jit(begin, out_shardings=where).lower(params, rows, scalar(jnp.float32)),
-            jax.jit(functools.partial(kind.advance, **fixed), donate_argnums=2, out_shardings=(where[1], everywhere))
-            .lower(kept, rows, state, scalar(jnp.float32), scalar(jnp.int32)),
-            jax.jit(functools.partial(kind.results, n=cut.share), out_shardings=everywhere).lower(state)]
+            jax.jit(
+                functools.partial(kind.advance, **fixed), donate_argnums=2, out_shardings=(where[1], everywhere)
+            ).lower(kept, rows, state, scalar(jnp.float32), scalar(jnp.int32)),
+            jax.jit(functools.partial(kind.results, n=cut.share), out_shardings=everywhere).lower(state),
+        ]

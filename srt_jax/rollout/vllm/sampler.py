@@ -3,6 +3,7 @@
 `load` is export -> pause -> reload -> resume on every server -> probe: the servers' log-probs of fixed token sequences
 against the trainer's own. A wrong or stale weight ends the run there.
 """
+
 import collections
 import concurrent.futures
 import hashlib
@@ -66,8 +67,16 @@ class VLLMSampler:
 
         Raises RolloutError where they do not get there, ConfigError for servers elsewhere that do not fit the run.
         """
-        published = vllm_export.publish(params, version, self.exports, self._model.hf_config, self._dtype,
-                                    self._model.directory, self._config_hash, self._model.exported_files)
+        published = vllm_export.publish(
+            params,
+            version,
+            self.exports,
+            self._model.hf_config,
+            self._dtype,
+            self._model.directory,
+            self._config_hash,
+            self._model.exported_files,
+        )
         first, self._published = self._published is None, published
         start = time.perf_counter()
         self._serve(first)
@@ -90,8 +99,15 @@ class VLLMSampler:
     def compile(self, *_) -> None:
         """The servers compile when they start."""
 
-    def generate(self, prompts, n: int, sampling: Sampling, seeds, finished: Finished | None = None,
-                 advanced: Advanced | None = None) -> Rollouts:
+    def generate(
+        self,
+        prompts,
+        n: int,
+        sampling: Sampling,
+        seeds,
+        finished: Finished | None = None,
+        advanced: Advanced | None = None,
+    ) -> Rollouts:
         """Rollouts in the order of the prompts. Raises RolloutError where no server is left, or one serves others.
 
         `advanced` follows each prompt that is finished.
@@ -104,7 +120,7 @@ class VLLMSampler:
         version = self._published.step
         for p, responses in enumerate(self._ask(prompts, n, sampling, seeds, finished)):
             for i, (ids, values) in enumerate(zip(responses.tokens, responses.logprobs)):
-                tokens[p, i, :len(ids)], logprobs[p, i, :len(ids)], lengths[p, i] = ids, values, len(ids)
+                tokens[p, i, : len(ids)], logprobs[p, i, : len(ids)], lengths[p, i] = ids, values, len(ids)
             stopped[p] = responses.stopped
         return Rollouts([list(p) for p in prompts], tokens, lengths, logprobs, stopped, version)
 
@@ -136,14 +152,26 @@ class VLLMSampler:
                 if server.answers():  # else it may be starting: the first load waits for it
                     vllm_server.check(server.url, self._model.config, self._max_model_len)
             return servers
-        shared = Settings(settings.python, self._dtype, self._max_model_len, settings.max_sequences,
-                          settings.memory_fraction, max(1, (os.cpu_count() or 1) // settings.num_servers))
+        shared = Settings(
+            settings.python,
+            self._dtype,
+            self._max_model_len,
+            settings.max_sequences,
+            settings.memory_fraction,
+            max(1, (os.cpu_count() or 1) // settings.num_servers),
+        )
         gpus = settings.gpus or [None] * settings.num_servers
-        servers = [vllm_server.Server(f"vLLM server {i}", shared, run_directory / "vllm" / f"server_{i}.log", **limits,
-                                      gpu=gpus[i], seed=i) for i in range(settings.num_servers)]
+        servers = [
+            vllm_server.Server(
+                f"vLLM server {i}", shared, run_directory / "vllm" / f"server_{i}.log", **limits, gpu=gpus[i], seed=i
+            )
+            for i in range(settings.num_servers)
+        ]
         if len(servers) > 1 and not settings.gpus and servers[0].kind == "vllm":
-            raise ConfigError(f"rollout.vllm.gpus is (), so that all {len(servers)} rollout.vllm.num_servers would "
-                              "take the first GPU: give a GPU for each, e.g. (4, 5).")
+            raise ConfigError(
+                f"rollout.vllm.gpus is (), so that all {len(servers)} rollout.vllm.num_servers would "
+                "take the first GPU: give a GPU for each, e.g. (4, 5)."
+            )
         return servers
 
     def _serve(self, first: bool) -> None:
@@ -178,8 +206,7 @@ class VLLMSampler:
             vllm_server.check_answers(server.url, self._model.config.vocab_size)
 
     def _update(self, server) -> None:
-        vllm_client.update_weights(
-            server.url, self._published.path, self._published.label, self._published.bytes)
+        vllm_client.update_weights(server.url, self._published.path, self._published.label, self._published.bytes)
 
     def _for_each(self, work) -> list:
         """work(server) of all servers at once; those that are given up are left out from now on.
@@ -227,7 +254,8 @@ class VLLMSampler:
             vllm_export.verify(self._published.path)
         except vllm_export.ExportError as e:
             raise RolloutError(
-                f"{server.name} failed ({reason}), and the export to restart it from is damaged: {e}") from None
+                f"{server.name} failed ({reason}), and the export to restart it from is damaged: {e}"
+            ) from None
         server.restart(self._published.path, reason)
         try:
             self._check(server)
@@ -239,14 +267,22 @@ class VLLMSampler:
     # ---- samples
 
     def _ask(self, prompts, n, sampling, seeds, finished):
-        requests = [vllm_client.completion(prompt, n, sampling, seed, self._model.stop_ids)
-                    for prompt, seed in zip(prompts, seeds)]
+        requests = [
+            vllm_client.completion(prompt, n, sampling, seed, self._model.stop_ids)
+            for prompt, seed in zip(prompts, seeds)
+        ]
         settings = self._config.rollout.vllm
         return vllm_client.sample(
-            self._servers, requests, n, label=self._published.label, finished=finished, closed=self._closed,
+            self._servers,
+            requests,
+            n,
+            label=self._published.label,
+            finished=finished,
+            closed=self._closed,
             recover=lambda server, reason: self._submit(self._recover, server, reason),
             seconds=vllm_client.BASE_SECONDS + settings.seconds_per_token * sampling.max_tokens,
-            concurrency=max(1, math.ceil(OVERCOMMIT * settings.max_sequences / n)))
+            concurrency=max(1, math.ceil(OVERCOMMIT * settings.max_sequences / n)),
+        )
 
     def _recover(self, server, reason) -> None:
         """Makes a server fit to sample again after a failed request. Raises RolloutError where it cannot be."""
@@ -258,8 +294,10 @@ class VLLMSampler:
 
     def _is_well(self, server) -> bool:
         try:
-            return (vllm_client.is_healthy(server.url, WELL_SECONDS)
-                    and vllm_client.version(server.url) == self._published.label)
+            return (
+                vllm_client.is_healthy(server.url, WELL_SECONDS)
+                and vllm_client.version(server.url) == self._published.label
+            )
         except (ServerFailedError, RolloutError):
             return False
 
@@ -282,23 +320,31 @@ class VLLMSampler:
         Raises RolloutError where it is too large, or the server's log-probs stayed when the weights changed.
         """
         sequences, expected = self._sequences[:PROBE_SEQUENCES], self._expected[:PROBE_SEQUENCES]
-        found = vllm_client.score(server.url, sequences, vllm_client.BASE_SECONDS
-                                  + self._config.rollout.vllm.seconds_per_token * sequences.shape[1])
+        found = vllm_client.score(
+            server.url,
+            sequences,
+            vllm_client.BASE_SECONDS + self._config.rollout.vllm.seconds_per_token * sequences.shape[1],
+        )
         gap, limit = np.abs(found - expected), self._config.rollout.max_logprob_gap
         if not gap.mean() <= limit:
             raise RolloutError(
                 f"{server.name} does not serve the weights of step {self._published.step}: to the probe's tokens it "
                 f"gives a mean log-prob of {found.mean():.4f}, the trainer {expected.mean():.4f}, a mean gap of "
                 f"{gap.mean():.4f} where rollout.max_logprob_gap is {limit}; look for another model, dtype or a failed "
-                "reload in its log.")
+                "reload in its log."
+            )
         tensors, expected_before, found_before = self._probed.get(server.name, (self._published.tensors, None, None))
         # An update may be too small for the limit above, but not to change a single one of hundreds of log-probs when
         # it changed most of the trainer's.
-        if (tensors != self._published.tensors and np.array_equal(found, found_before)
-                and (expected != expected_before).mean() > 0.5):
+        if (
+            tensors != self._published.tensors
+            and np.array_equal(found, found_before)
+            and (expected != expected_before).mean() > 0.5
+        ):
             raise RolloutError(
                 f"{server.name} still serves the weights before those of step {self._published.step}: its log-probs of "
-                "the probe's tokens are the same to the last bit; look for a failed reload in its log.")
+                "the probe's tokens are the same to the last bit; look for a failed reload in its log."
+            )
         self._probed[server.name] = self._published.tensors, expected, found
         return float(gap.mean()), float(gap.max())
 
@@ -313,6 +359,7 @@ def exports_folder(config, directory: pathlib.Path) -> pathlib.Path:
 
 def _make_score(graphdef, mesh):
     """score(params, tokens [B, S]) -> log-probs [B, S - 1] of all but the first, as the trainer computes them."""
+
     def score(params, tokens):
         model = nnx.merge(graphdef, params)
         return token_logprobs(model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], mesh=mesh)[0]

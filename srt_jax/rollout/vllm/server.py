@@ -1,4 +1,5 @@
 """vLLM servers in processes of their own: started, watched, restarted and stopped here, or attached by URL."""
+
 import contextlib
 import os
 import pathlib
@@ -25,10 +26,21 @@ BY_SCRIPT = "start it by launch/vllm_server.sh, which sets all that a trainer ne
 
 class Server:
     """A server process of this run. Nothing of it outlives this process, however that ends (rollout/guard.py)."""
+
     attached = False
 
-    def __init__(self, name: str, settings: Settings, log: pathlib.Path, *, start_seconds: float, max_restarts: int,
-                 gpu: int | None = None, seed: int = 0, choose_port=free_port):
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        log: pathlib.Path,
+        *,
+        start_seconds: float,
+        max_restarts: int,
+        gpu: int | None = None,
+        seed: int = 0,
+        choose_port=free_port,
+    ):
         self.name, self.log, self.process, self.url = name, log, None, ""
         self._settings, self._gpu, self._seed, self._choose_port = settings, gpu, seed, choose_port
         self._start_seconds, self._max_restarts, self._restarts = start_seconds, max_restarts, 0
@@ -50,9 +62,13 @@ class Server:
             log.flush()
             self._log_from = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), *line], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, env=environment(self._settings, self.kind, self._gpu),
-                start_new_session=True)
+                [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), *line],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(self._settings, self.kind, self._gpu),
+                start_new_session=True,
+            )
         self._deadline = time.monotonic() + self._start_seconds
 
     def wait(self) -> None:
@@ -67,12 +83,15 @@ class Server:
                     tries += 1
                     self.start(self._model)
                     continue
-                raise ServerFailedError(f"{self.name} ended while it started ({self._last_error()}): look at "
-                                        f"{self.log}.")
+                raise ServerFailedError(
+                    f"{self.name} ended while it started ({self._last_error()}): look at {self.log}."
+                )
             if time.monotonic() > self._deadline:
                 self.stop(0)
-                raise ServerFailedError(f"{self.name} did not answer within {self._start_seconds:.0f} s: look at "
-                                        f"{self.log}, or raise rollout.vllm.start_seconds.")
+                raise ServerFailedError(
+                    f"{self.name} did not answer within {self._start_seconds:.0f} s: look at "
+                    f"{self.log}, or raise rollout.vllm.start_seconds."
+                )
             time.sleep(0.5)
 
     def restart(self, model, reason) -> None:
@@ -84,7 +103,8 @@ class Server:
         if self._restarts >= self._max_restarts:
             raise GivenUpError(
                 f"{self.name} failed again ({reason}) after {self._restarts} restarts (rollout.vllm.max_restarts): "
-                f"look at {self.log}.")
+                f"look at {self.log}."
+            )
         self._restarts += 1
         print(f"{self.name} failed ({reason}): restart {self._restarts} of {self._max_restarts}", flush=True)
         self.start(model)
@@ -122,6 +142,7 @@ class Server:
 
 class Attached:
     """A server that was started elsewhere: it is checked, used, and never started or stopped."""
+
     attached = True
 
     def __init__(self, url: str, *, start_seconds: float, max_restarts: int):
@@ -152,9 +173,11 @@ class Attached:
     def restart(self, model, reason) -> None:
         """Waits until it says that it is well. Raises GivenUpError where it fails too often, or stays away."""
         if self._left <= 0:
-            raise GivenUpError(f"{self.url} failed too often ({reason}; rollout.vllm.max_restarts): look at its log; "
-                               f"it must serve the model of this run and see {model} under this very path "
-                               "(rollout.vllm.weights_directory).")
+            raise GivenUpError(
+                f"{self.url} failed too often ({reason}; rollout.vllm.max_restarts): look at its log; "
+                f"it must serve the model of this run and see {model} under this very path "
+                "(rollout.vllm.weights_directory)."
+            )
         self._left -= 1
         print(f"{self.url} failed ({reason}): waiting for it", flush=True)
         self.start(model)
@@ -181,11 +204,14 @@ def check(url: str, model: ModelConfig, max_model_len: int) -> None:
         served = _models(url)
         name, length = served.get("id"), served.get("max_model_len") or 0
         if name != vllm_client.MODEL_NAME:
-            raise ConfigError(f"rollout.servers: {url} serves a model named {name!r}, not {vllm_client.MODEL_NAME!r}: "
-                              f"{BY_SCRIPT}.")
+            raise ConfigError(
+                f"rollout.servers: {url} serves a model named {name!r}, not {vllm_client.MODEL_NAME!r}: {BY_SCRIPT}."
+            )
         if length < max_model_len:
-            raise ConfigError(f"rollout.servers: {url} takes {length} tokens, but batch.max_prompt_tokens + "
-                              f"batch.max_response_tokens is {max_model_len}: start it with that --max_model_len.")
+            raise ConfigError(
+                f"rollout.servers: {url} takes {length} tokens, but batch.max_prompt_tokens + "
+                f"batch.max_response_tokens is {max_model_len}: start it with that --max_model_len."
+            )
         _check_folder(url, served.get("root") or "", model)
         _check_endpoints(url)
 
@@ -202,8 +228,9 @@ def _answering(url: str):
     try:
         yield
     except (ServerFailedError, RolloutError) as e:
-        raise ConfigError(f"rollout.servers: {url} does not answer as it should ({e}): look at its log, or "
-                          f"{BY_SCRIPT}.") from None
+        raise ConfigError(
+            f"rollout.servers: {url} does not answer as it should ({e}): look at its log, or {BY_SCRIPT}."
+        ) from None
 
 
 def _models(url: str) -> dict:
@@ -237,8 +264,10 @@ def _check_vocabulary(url: str, vocab_size: int) -> None:
         except RolloutError:
             accepted = False
         if accepted != known:
-            raise ConfigError(f"rollout.servers: {url} serves another vocabulary than the {vocab_size} tokens of "
-                              f"model.path ({'refuses' if known else 'knows'} token {token}): {OTHER_MODEL}.")
+            raise ConfigError(
+                f"rollout.servers: {url} serves another vocabulary than the {vocab_size} tokens of "
+                f"model.path ({'refuses' if known else 'knows'} token {token}): {OTHER_MODEL}."
+            )
 
 
 def _check_endpoints(url: str) -> None:
@@ -246,14 +275,21 @@ def _check_endpoints(url: str) -> None:
         vllm_client.version(url)
         vllm_client.call(url, "GET", "/is_paused")
     except RolloutError:
-        raise ConfigError(f"rollout.servers: {url} has no endpoints to reload weights: start it with "
-                          f"VLLM_SERVER_DEV_MODE=1 in its environment; launch/vllm_server.sh does.") from None
+        raise ConfigError(
+            f"rollout.servers: {url} has no endpoints to reload weights: start it with "
+            f"VLLM_SERVER_DEV_MODE=1 in its environment; launch/vllm_server.sh does."
+        ) from None
 
 
 def _check_sampling(url: str) -> None:
     """The log-probs of the likeliest tokens tell how the server treats temperature, and what it fills in."""
-    bare = {"model": vllm_client.MODEL_NAME, "prompt": [0], "max_tokens": 1, "seed": 0,
-            "return_tokens_as_token_ids": True}
+    bare = {
+        "model": vllm_client.MODEL_NAME,
+        "prompt": [0],
+        "max_tokens": 1,
+        "seed": 0,
+        "return_tokens_as_token_ids": True,
+    }
 
     def likeliest(request):
         answer = vllm_client.complete(url, request | {"logprobs": COMPARED})
@@ -265,10 +301,14 @@ def _check_sampling(url: str) -> None:
     one, two = (likeliest(vllm_client.completion([0], 1, Sampling(1, t), 0, ())) for t in (1.0, 2.0))
     gaps = one[0] - one[-1], two[0] - two[-1]
     if abs(gaps[0] - 2 * gaps[1]) > abs(gaps[0] - gaps[1]):  # tempered log-probs lie half as far apart
-        raise ConfigError(f"rollout.servers: {url} returns log-probs from before the temperature: start it with "
-                          "--logprobs-mode processed_logprobs; launch/vllm_server.sh does.")
+        raise ConfigError(
+            f"rollout.servers: {url} returns log-probs from before the temperature: start it with "
+            "--logprobs-mode processed_logprobs; launch/vllm_server.sh does."
+        )
     left_out = likeliest(bare)
     if max(abs(a - b) for a, b in zip(one, left_out)) > 1e-2:
-        raise ConfigError(f"rollout.servers: {url} fills in sampling fields from the model's generation_config.json "
-                          f"(log-probs {left_out[:2]} ... instead of {one[:2]} ...): start it with --generation-config "
-                          "vllm; launch/vllm_server.sh does.")
+        raise ConfigError(
+            f"rollout.servers: {url} fills in sampling fields from the model's generation_config.json "
+            f"(log-probs {left_out[:2]} ... instead of {one[:2]} ...): start it with --generation-config "
+            "vllm; launch/vllm_server.sh does."
+        )
