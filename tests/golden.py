@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 # What the clock, the machine's load or the number of programs decides.
-BY_THE_CLOCK = ("time/", "grader/", "publish/", "rollout/tokens_per_second", "update/mfu")
+BY_THE_CLOCK = ("time/", "grader/", "workers/", "publish/", "rollout/tokens_per_second", "update/mfu")
 SMALL = ("--config.eval.sets.heldout.limit=16", "--config.eval.samples=4")
 QUICKSTART = ("--config=configs/quickstart.py", *SMALL)
 DAPO = ("--config=configs/rl.py:dapo,tiny", *SMALL)
