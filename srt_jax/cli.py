@@ -8,13 +8,10 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from srt_jax.config import ConfigError, expanded
+from srt_jax.config import expanded
 from srt_jax.config.types import USERS_OWN, check_types
-from srt_jax.data.base import DataError
+from srt_jax.errors import ConfigError, UserError
 from srt_jax.files import shown
-from srt_jax.model.config import ModelError
-from srt_jax.rollout.sampler import RolloutError
-from srt_jax.run.checkpoint import CheckpointError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 WRONG_PATH = (
@@ -28,7 +25,6 @@ WRONG_PATH = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-USER_ERRORS = (ConfigError, DataError, ModelError, CheckpointError, RolloutError)
 
 flags.disclaim_key_flags()  # the flags of define_path belong to the job that calls it, and stand in its --help
 
@@ -61,7 +57,7 @@ def complain(message: str) -> int:
 def _guarded(main, argv) -> int:
     try:
         return main(argv)
-    except USER_ERRORS as e:
+    except UserError as e:
         return complain(str(e))
     except OSError as e:
         if e.errno in FULL:

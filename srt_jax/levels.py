@@ -9,9 +9,10 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from srt_jax.config import ConfigError, run_directory
+from srt_jax.config import run_directory
 from srt_jax.config.resolve import expand_paths, on_this_machine
 from srt_jax.config.types import USERS_OWN
+from srt_jax.errors import ConfigError
 from srt_jax.files import shown
 from srt_jax.run.prepare import prepare
 from srt_jax.runtime import is_first_process

@@ -37,8 +37,9 @@ def main(argv) -> int:
     if flags.FLAGS.dry_run:
         dry_run(config)
         return 0
+    from srt_jax.errors import TrainingStoppedError
     from srt_jax.levels import train_levels
-    from srt_jax.train import TrainingStoppedError, train
+    from srt_jax.train import train
 
     try:
         (train_levels if config.levels else train)(config)
@@ -67,16 +68,16 @@ def dry_run(config) -> None:
 
 def check(config) -> list[str]:
     """Lines of report on all that a run checks before it computes."""
-    from srt_jax.data.base import NotHereError
+    from srt_jax.errors import DataNotHereError, ModelNotHereError
     from srt_jax.run.checkpoint import Checkpoints, check_same_run
-    from srt_jax.run.prepare import NotOnThisMachineError, prepare, prepare_offline
+    from srt_jax.run.prepare import prepare, prepare_offline
 
     whole = config
     config, not_made = with_some_data(config)
     servers = [] if config.rollout.sampler == "jax" or config.rollout.servers else [vllm_here(config)]
     try:
         prepared = prepare(config)
-    except (NotOnThisMachineError, NotHereError):
+    except (ModelNotHereError, DataNotHereError):
         return [*prepare_offline(config), *not_made, *servers]
     prepared.report.extend([*not_made, *servers])
     directory = run_directory(config)
@@ -98,7 +99,7 @@ def with_some_data(config) -> tuple[ConfigDict, list[str]]:
     But with two steps' worth of training problems, so that one step can be made where some are held out.
     """
     from srt_jax.data import gym
-    from srt_jax.data.base import DataError
+    from srt_jax.errors import DataError
 
     config, lines = config.copy_and_resolve_references(), []
     least = {"data": 2 * config.batch.prompts_per_step}
@@ -116,7 +117,8 @@ def with_some_data(config) -> tuple[ConfigDict, list[str]]:
 
 def vllm_here(config) -> str:
     """A line on the environment of the vLLM servers, which another machine than the run's need not have."""
-    from srt_jax.rollout.vllm.command import ServerSetupError, package
+    from srt_jax.errors import ServerSetupError
+    from srt_jax.rollout.vllm.command import package
 
     try:
         return f"vLLM: {config.rollout.vllm.python} has {package(config.rollout.vllm.python)}"

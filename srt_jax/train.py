@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import MEAN, VALIDATION, run_directory
 from srt_jax.config.resolve import on_this_machine
+from srt_jax.errors import RolloutError, TrainingStoppedError
 from srt_jax.model import flops, weights
 from srt_jax.reward import labels
 from srt_jax.rl.collate import collate
-from srt_jax.rollout.sampler import RolloutError
 from srt_jax.run import board, metrics, recording
 from srt_jax.run.checkpoint import best_step
 from srt_jax.run.collapse import should_stop
@@ -36,10 +36,6 @@ from srt_jax.runtime import is_first_process, processes, profiled
 
 EVALUATION_SHOWN_AFTER = 5.0  # seconds; a shorter evaluation has no progress line
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
-
-
-class TrainingStoppedError(RuntimeError):
-    """The run ended before its last step; the message says why, what was saved and how to go on."""
 
 
 def train(config: ConfigDict) -> dict:

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srt_jax.run.checkpoint import CheckpointError, Checkpoints, best_step, check_same_run
+from srt_jax.errors import CheckpointError
+from srt_jax.run.checkpoint import Checkpoints, best_step, check_same_run
 
 
 def saved(directory, *steps_and_scores):

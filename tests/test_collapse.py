@@ -9,8 +9,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
 from srt_jax.data.split import split_validation, uniform
+from srt_jax.errors import DataError
 from srt_jax.run.collapse import BASELINE, KL_FLOOR, WINDOW, Detector, should_stop
 
 RECORDED = pathlib.Path(__file__).parent / "recorded" / "collapse.jsonl"

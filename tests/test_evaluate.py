@@ -10,11 +10,11 @@ import time
 import pytest
 from pyarrow import Table, parquet
 
-from srt_jax.config import ConfigError, base
+from srt_jax.config import base
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate, validate_devices
-from srt_jax.data.base import DataError
 from srt_jax.data.problems import load
+from srt_jax.errors import ConfigError, DataError
 from srt_jax.jobs.evaluate import (
     at_temperature,
     averages,

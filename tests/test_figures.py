@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from srt_jax.config import ConfigError, base
+from srt_jax.config import base
 from srt_jax.config.validation import validate
+from srt_jax.errors import ConfigError, FiguresError
 from srt_jax.jobs import figures
 from srt_jax.run import metrics
 from srt_jax.train import train
@@ -139,9 +140,9 @@ def test_no_run_is_lost_among_many_or_among_namesakes(tmp_path, monkeypatch):
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     four, eight = finished(tmp_path / "four", BASE, AFTER), finished(tmp_path / "eight", BASE, AFTER, k=8)
-    with pytest.raises(figures.FiguresError, match="different numbers of samples"):
+    with pytest.raises(FiguresError, match="different numbers of samples"):
         figures.summarise([four, eight])
-    with pytest.raises(figures.FiguresError, match="share no evaluation set with answers"):
+    with pytest.raises(FiguresError, match="share no evaluation set with answers"):
         figures.summarise([four, finished(tmp_path / "other", {"mmlu": 0.5}, {"mmlu": 0.5})])
 
 

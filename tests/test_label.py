@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from srt_jax.config import ConfigError
 from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
+from srt_jax.errors import ConfigError, DataError
 from srt_jax.grading.grader import Grader
 from srt_jax.jobs import label as label_module
 from srt_jax.jobs.label import label

@@ -5,12 +5,11 @@ import json
 import pytest
 
 from srt_jax import levels
-from srt_jax.config import ConfigError, source
-from srt_jax.data.base import DataError
+from srt_jax.config import source
+from srt_jax.errors import ConfigError, DataError, TrainingStoppedError
 from srt_jax.levels import best_weights, level_configs, train_levels
 from srt_jax.main import dry_run
 from srt_jax.run.metrics import read_metrics
-from srt_jax.train import TrainingStoppedError
 from tests.helpers import small_config
 
 

@@ -11,15 +11,12 @@ import time
 import pytest
 from ml_collections import ConfigDict
 
-from srt_jax import cli
 from srt_jax import config as config_module
-from srt_jax.config import ConfigError, base, describe, differing_fields, fingerprint_fields, source
+from srt_jax.config import base, describe, differing_fields, fingerprint_fields, source
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate, validate_devices
-from srt_jax.data.base import DataError
+from srt_jax.errors import ConfigError, DataError, ModelError
 from srt_jax.main import check
-from srt_jax.model.config import ModelError
-from srt_jax.rollout.sampler import RolloutError
 from srt_jax.run.prepare import prepare
 from tests.helpers import REPOSITORY, small_config
 
@@ -278,14 +275,6 @@ def test_template_variables_are_part_of_a_run_s_identity():
     assert differing_fields(fingerprint_fields(there), fingerprint_fields(here)) == [
         "prompts.chat_template_kwargs.enable_thinking (None there, False here)"
     ]
-
-
-def test_rollouts_that_cannot_be_had_are_told_in_one_sentence(capsys):
-    def main(argv):
-        raise RolloutError("no server is left.")
-
-    assert cli._guarded(main, []) == 2
-    assert capsys.readouterr().err == "error: no server is left.\n"
 
 
 @pytest.mark.parametrize(

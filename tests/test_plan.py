@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from srt_jax.config import ConfigError, base
+from srt_jax.config import base
 from srt_jax.config.validation import validate
+from srt_jax.errors import ConfigError, ModelError
 from srt_jax.model import flops
-from srt_jax.model.config import ModelConfig, ModelError
+from srt_jax.model.config import ModelConfig
 from srt_jax.plan import programs, table, topology
 from tests.helpers import REPOSITORY
 from tests.plan_environment import needs_plan_environment

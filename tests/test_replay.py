@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from srt_jax.config import ConfigError
+from srt_jax.errors import ConfigError
 from srt_jax.jobs.replay import replay
 from srt_jax.run import recording
 from srt_jax.run.metrics import read_metrics

@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from srt_jax.config import ConfigError, base, fingerprint_fields, mesh_shape, source
+from srt_jax.config import base, fingerprint_fields, mesh_shape, source
 from srt_jax.config.resolve import PATHS, expand_paths, resolve
 from srt_jax.config.validation import validate, validate_devices
 from srt_jax.data.problems import load
+from srt_jax.errors import ConfigError
 
 LIKE_A_PATH = re.compile(r"(^|[._])(path|out|directory|folder|file|python)$")
 

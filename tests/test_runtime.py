@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from srt_jax.config import ConfigError
+from srt_jax.errors import ConfigError
 from srt_jax.runtime import join_processes, keep_precision, profiled
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from srt_jax.config import source
 from srt_jax.data import problems as problem_sources
-from srt_jax.data.base import DataError
+from srt_jax.errors import DataError
 from srt_jax.jobs.subset import overlaps, select, subset
 from tests.helpers import REPOSITORY
 

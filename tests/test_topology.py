@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from srt_jax.config import ConfigError
+from srt_jax.errors import ConfigError
 from srt_jax.plan import topology
 from srt_jax.runtime.hardware import interconnect
 from tests.helpers import REPOSITORY

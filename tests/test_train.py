@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from srt_jax import train as train_module
+from srt_jax.errors import CheckpointError, RolloutError, TrainingStoppedError
 from srt_jax.jobs.replay import replay
 from srt_jax.model import weights
-from srt_jax.rollout.sampler import RolloutError
-from srt_jax.run.checkpoint import CheckpointError, Checkpoints
+from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.metrics import describe_tag, read_metrics
-from srt_jax.train import TrainingStoppedError, train
+from srt_jax.train import train
 from tests.helpers import REPOSITORY, small_config
 
 
@@ -331,7 +331,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint(miniature, tmp_path):
     before = state_leaves(tmp_path / "full")
     code = (
         "import pathlib, resource, sys, jax.numpy as jnp\n"
-        "from srt_jax.run.checkpoint import Checkpoints, CheckpointError\n"
+        "from srt_jax.errors import CheckpointError\n"
+        "from srt_jax.run.checkpoint import Checkpoints\n"
         f"c = Checkpoints(pathlib.Path({str(tmp_path / 'full')!r}))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

@@ -17,15 +17,15 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from srt_jax import __main__, cli, main, runtime
-from srt_jax.config import ConfigError, base, recorded, source
+from srt_jax import __main__, main, runtime
+from srt_jax.config import base, recorded, source
 from srt_jax.config.validation import validate
 from srt_jax.data import label_file
-from srt_jax.data.base import DataError
 from srt_jax.data.problems import load
 from srt_jax.data.rows import prompt_id
+from srt_jax.errors import ConfigError, DataError, ModelError, UserError
 from srt_jax.levels import level_configs
-from srt_jax.model.config import ModelConfig, ModelError
+from srt_jax.model.config import ModelConfig
 from srt_jax.run.setup import completed_summary
 from tests.helpers import REPOSITORY, small_config
 
@@ -258,7 +258,7 @@ def test_a_file_that_is_not_what_it_should_be(file, how, model, tmp_path):
     if how == "missing" and file in MAY_BE_MISSING:
         main.check(config)
         return
-    with pytest.raises(cli.USER_ERRORS) as caught:
+    with pytest.raises(UserError) as caught:
         main.check(config)
     assert file in sentence(caught) or ("tokenizer" in file and str(model) in str(caught.value)), str(caught.value)
 

@@ -3,7 +3,6 @@
 from srt_jax.config.fields import (
     MEAN,
     VALIDATION,
-    ConfigError,
     base,
     describe,
     differing_fields,
@@ -18,7 +17,6 @@ from srt_jax.config.fields import (
 __all__ = [
     "MEAN",
     "VALIDATION",
-    "ConfigError",
     "base",
     "describe",
     "differing_fields",

@@ -6,15 +6,12 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from srt_jax.errors import ConfigError
 from srt_jax.files import read_json_object
 
 # Evaluation sets whose names are taken.
 VALIDATION = "validation"  # the evaluation set that is held out of the training problems
 MEAN = "mean"  # in the place of an evaluation set: the mean over the others
-
-
-class ConfigError(ValueError):
-    """A config that cannot run; the message is one sentence with field, value and remedy."""
 
 
 def base() -> ConfigDict:

@@ -4,7 +4,8 @@ import math
 
 from ml_collections import ConfigDict
 
-from srt_jax.config import ConfigError, base, source
+from srt_jax.config import base, source
+from srt_jax.errors import ConfigError
 from srt_jax.files import shown
 
 KINDS = {

@@ -5,8 +5,9 @@ import urllib.parse
 
 from ml_collections import ConfigDict
 
-from srt_jax.config import MEAN, ConfigError, mesh_shape
+from srt_jax.config import MEAN, mesh_shape
 from srt_jax.config.types import check_types
+from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import Format
 
 CHOICES = {

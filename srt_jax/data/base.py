@@ -1,17 +1,9 @@
-"""What every data source produces: `Problem`, this package's error, and the fingerprint of a list of problems."""
+"""`Problem`, which every data source produces, and the fingerprint of a list of problems."""
 
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-
-class DataError(ValueError):
-    """One sentence naming the file, the line or field, the value and the remedy."""
-
-
-class NotHereError(DataError):
-    """A named data set that is neither on this machine nor can be downloaded."""
 
 
 @dataclass(frozen=True)

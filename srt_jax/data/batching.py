@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from srt_jax.data.base import DataError
+from srt_jax.errors import DataError
 
 _REFILLS = 1 << 63  # beyond all epochs: the stream of permutations that `refill_order` takes
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from srt_jax.data import label_file
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
 from srt_jax.data.batching import keep_apart, permutation
+from srt_jax.errors import DataError
 from srt_jax.files import shown
 
 

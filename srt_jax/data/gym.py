@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Mapping
 
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
+from srt_jax.errors import DataError
 from srt_jax.files import shown
 from srt_jax.run.progress import Progress
 

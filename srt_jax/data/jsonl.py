@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
 from srt_jax.data.rows import problems_of
+from srt_jax.errors import DataError
 from srt_jax.files import parse_json, shown
 
 

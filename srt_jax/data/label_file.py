@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from srt_jax.data.base import DataError
+from srt_jax.errors import DataError
 from srt_jax.files import parse_json, shown
 
 SCORES = ("vote_share", "vote_share_parsed", "pass_rate")

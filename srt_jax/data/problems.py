@@ -1,10 +1,11 @@
 """Problems from a named kind of source: `load(source_config)`. A new kind is one more entry of LOADERS."""
 
 from srt_jax.data import sets
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
 from srt_jax.data.gym import load_gym
 from srt_jax.data.jsonl import load_jsonl
 from srt_jax.data.parquet import load_parquet
+from srt_jax.errors import DataError
 
 LOADERS = {"jsonl": load_jsonl, "parquet": load_parquet, "gym": load_gym, "set": sets.load_set}
 

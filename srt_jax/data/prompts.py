@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken
 
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
+from srt_jax.errors import DataError
 from srt_jax.files import shown
 
 # End-of-turn and end-of-text tokens of the model families we train. A base model may end with either, whatever its

@@ -5,7 +5,8 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
+from srt_jax.errors import DataError
 from srt_jax.files import shown
 from srt_jax.grading.golds import bare_answer
 

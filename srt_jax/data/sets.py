@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from srt_jax.data.base import DataError, NotHereError, Problem
+from srt_jax.data.base import Problem
 from srt_jax.data.jsonl import jsonl_rows
 from srt_jax.data.parquet import parquet_rows
 from srt_jax.data.rows import problems_of, user_text
+from srt_jax.errors import DataError, DataNotHereError
 from srt_jax.files import download_failure
 
 # The hub's own conversion of every public data set, whatever the format of its files: <config>/<split>/0000.parquet.
@@ -101,7 +102,7 @@ def load_set(config) -> list[Problem]:
 
     Ids are hashes of the prompts: the same problem has the same id in a local file and on the hub. `limit` and `levels`
     are those of `problems_of`. A local file may have the hub's columns, or `problem` and `answer`, or verl's.
-    Raises DataError for an unknown name and NotHereError where the set is neither here nor can be downloaded.
+    Raises DataError for an unknown name and DataNotHereError where the set is neither here nor can be downloaded.
     """
     name = config["name"]
     named = _named(name)
@@ -143,13 +144,13 @@ def _download(name: str, named: NamedSet) -> list[Path]:
             named.hub, repo_type="dataset", revision=_REVISION, allow_patterns=[f"{folder}/*.parquet"]
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise NotHereError(
+        raise DataNotHereError(
             f"the data set {name!r} ({named.hub} on the hub) could not be downloaded ({download_failure(error)}): "
             f"go online, or put {name}.jsonl or {name}.parquet into a folder and name it in `root` or in SRT_JAX_DATA."
         ) from None
     files = sorted((Path(copy) / folder).glob("*.parquet"))
     if not files:
-        raise NotHereError(
+        raise DataNotHereError(
             f"{named.hub} has no Parquet files in {folder} of its branch {_REVISION}: put {name}.jsonl "
             "or its Parquet file into a folder and name it in `root` or in SRT_JAX_DATA."
         )

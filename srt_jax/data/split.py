@@ -3,7 +3,8 @@
 import hashlib
 from collections.abc import Sequence
 
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
+from srt_jax.errors import DataError
 
 
 def uniform(seed: int, purpose: str, id: str) -> float:

@@ -26,10 +26,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
-from srt_jax.config import ConfigError, base, recorded, run_directory, source
+from srt_jax.config import base, recorded, run_directory, source
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.validation import validate
-from srt_jax.data.base import DataError
+from srt_jax.errors import ConfigError, DataError
 from srt_jax.files import check_output_file
 from srt_jax.run import interrupt
 

@@ -15,14 +15,11 @@ import math
 import pathlib
 
 from srt_jax.config import MEAN, VALIDATION, expanded
+from srt_jax.errors import FiguresError
 from srt_jax.run.metrics import by_set, mean_over_sets, read_metrics
 
 COLUMNS = 4  # panels of a row
 TRAINING = {"label/pseudo_reward": "pseudo-reward", "label/label_accuracy": "label accuracy"}
-
-
-class FiguresError(ValueError):
-    """Runs that cannot be put side by side; the message is one sentence."""
 
 
 def names_of(runs: list[pathlib.Path]) -> list[str]:

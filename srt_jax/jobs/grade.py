@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from srt_jax.config import expanded
+from srt_jax.errors import DataError
 from srt_jax.files import check_output_file
 from srt_jax.grading.answers import BOXES, Format, extract
 from srt_jax.grading.golds import LONG, bare_answer, looks_worked
@@ -23,12 +24,8 @@ from srt_jax.grading.grader import Grader
 from srt_jax.reward.votes import majority
 
 
-class InputError(ValueError):
-    """Something the user can put right; the message says where and how."""
-
-
 def read_rows(path: str, fields: Sequence[str]) -> list[dict]:
-    """The rows of a JSONL file, objects with string `fields`. InputError names the file, the line and the remedy."""
+    """The rows of a JSONL file, objects with string `fields`. DataError names the file, the line and the remedy."""
     rows = []
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -36,9 +33,9 @@ def read_rows(path: str, fields: Sequence[str]) -> list[dict]:
                 if line.strip():
                     rows.append(_row(line, fields, f"{path}, line {number}"))
     except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); give the path of a JSONL file") from error
+        raise DataError(f"cannot read {path} ({error.strerror}); give the path of a JSONL file") from error
     if not rows:
-        raise InputError(f"{path} has no rows; it needs JSON lines with {', '.join(fields)}")
+        raise DataError(f"{path} has no rows; it needs JSON lines with {', '.join(fields)}")
     return rows
 
 
@@ -46,16 +43,16 @@ def _row(line: str, fields: Sequence[str], where: str) -> dict:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}); write one JSON object per line") from error
+        raise DataError(f"{where} is not JSON ({error}); write one JSON object per line") from error
     if not isinstance(row, dict):
-        raise InputError(f"{where} is not a JSON object; write one object with {', '.join(fields)} per line")
+        raise DataError(f"{where} is not a JSON object; write one object with {', '.join(fields)} per line")
     for field in fields:
         if field == "prediction" and row.get(field, "") is None:  # a response without an answer: wrong, not an error
             continue
         if type(row.get(field)) in (int, float):
             row[field] = str(row[field])
         if not isinstance(row.get(field), str):
-            raise InputError(f"{where} has no text under {field!r}; each row needs {', '.join(fields)} as strings")
+            raise DataError(f"{where} has no text under {field!r}; each row needs {', '.join(fields)} as strings")
     return row
 
 
@@ -72,7 +69,7 @@ def read_pairs(path: str) -> list[dict]:
         if word in (None, ""):
             row["correct"] = None
         elif isinstance(word, list | dict) or word not in TRUTH:
-            raise InputError(f"{path}, row {number} has {told!r} under 'correct'; write true, false or null")
+            raise DataError(f"{path}, row {number} has {told!r} under 'correct'; write true, false or null")
         else:
             row["correct"] = TRUTH[word]
     return rows
@@ -99,7 +96,7 @@ def write_rows(path: str, rows: Iterable[dict]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}); choose another --out") from error
+        raise DataError(f"cannot write {path} ({error.strerror}); choose another --out") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -197,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary["seconds"] = round(time.monotonic() - started, 3)
         if options.out:
             write_rows(options.out, details)
-    except InputError as error:
+    except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps(summary))

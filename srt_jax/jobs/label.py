@@ -19,11 +19,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
-from srt_jax.config import ConfigError, differing_fields, run_directory
+from srt_jax.config import differing_fields, run_directory
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.validation import validate
 from srt_jax.data import label_file
-from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.data.base import Problem, fingerprint
+from srt_jax.errors import ConfigError, DataError
 from srt_jax.files import check_output_file
 from srt_jax.reward.labels import Graded
 from srt_jax.run import interrupt

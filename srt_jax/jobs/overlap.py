@@ -12,7 +12,7 @@ import argparse
 from srt_jax import cli
 from srt_jax.config import expanded, source
 from srt_jax.data import overlap, problems
-from srt_jax.data.base import DataError
+from srt_jax.errors import DataError
 
 
 def main(argv: list[str]) -> int:

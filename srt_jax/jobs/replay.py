@@ -13,7 +13,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from srt_jax import cli, runtime
-from srt_jax.config import ConfigError, recorded
+from srt_jax.config import recorded
+from srt_jax.errors import ConfigError
 
 COMPARED = ("label/", "rollout/", "update/")
 BY_THE_CLOCK = ("rollout/tokens_per_second", "update/mfu")

@@ -19,7 +19,8 @@ from srt_jax import cli
 from srt_jax.config.resolve import expand_paths
 from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
-from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.data.base import Problem, fingerprint
+from srt_jax.errors import DataError
 from srt_jax.files import check_output_file, shown
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from srt_jax.model.config import ModelError
+from srt_jax.errors import ModelError
 from srt_jax.model.sharding import ROWS
 
 MASKED = -1e30  # finite, so that a fully masked row gives a uniform softmax and no NaN

@@ -7,14 +7,11 @@ import pathlib
 
 import numpy as np
 
+from srt_jax.errors import ModelError
 from srt_jax.files import read_json_object, shown
 
 GENERATION_CONFIG = "generation_config.json"
 FAMILIES = ("qwen2", "qwen3", "llama")
-
-
-class ModelError(ValueError):
-    """A model that cannot be built, loaded or saved; the message is one sentence for the user."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from srt_jax.model.config import ModelConfig, ModelError
+from srt_jax.errors import ModelError
+from srt_jax.model.config import ModelConfig
 from srt_jax.model.paths import flat_paths, map_with_path
 
 AXES = ("data", "fsdp", "tensor")

@@ -22,9 +22,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 
+from srt_jax.errors import ModelError
 from srt_jax.files import read_json_object
 from srt_jax.model import decoder, sharding
-from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
+from srt_jax.model.config import ModelConfig, read_hf_config
 from srt_jax.model.paths import flat_paths, map_with_path
 
 # (Hugging Face name, our path, transposed); "{}" is the layer. Linear weights are [out, in] there and [in, out] here.

@@ -12,9 +12,10 @@ import time
 
 from ml_collections import ConfigDict
 
-from srt_jax.config import ConfigError, mesh_shape
+from srt_jax.config import mesh_shape
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate_devices
+from srt_jax.errors import ConfigError
 from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, read_hf_config, shipped_shape
 from srt_jax.plan import hlo, topology

@@ -5,7 +5,7 @@ import importlib.util
 import math
 import re
 
-from srt_jax.config import ConfigError
+from srt_jax.errors import ConfigError
 from srt_jax.runtime.hardware import BETWEEN_NODES, CHIPS, GPUS_PER_NODE, Chip, interconnect
 
 TPU_DIMENSIONS = {"v5e": 2, "v5p": 3, "v6e": 2}

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from srt_jax.data import label_file
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
 from srt_jax.data.split import uniform
+from srt_jax.errors import DataError
 from srt_jax.grading.canonical import canonical
 from srt_jax.grading.grader import TRUTHS, Grader
 from srt_jax.reward import shaping

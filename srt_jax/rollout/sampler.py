@@ -8,10 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 
 
-class RolloutError(RuntimeError):
-    """Rollouts that cannot be had, or not from the weights they should come from; one sentence for the user."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn. top_p < 1 and top_k >= 1 are for evaluation only: the trainer knows no truncation.

@@ -8,11 +8,11 @@ follows from them, and another cut may round differently.
 import jax
 from ml_collections import ConfigDict
 
-from srt_jax.config import ConfigError, mesh_shape
+from srt_jax.config import mesh_shape
+from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import attention, memory
 from srt_jax.model.config import ModelConfig
 from srt_jax.rollout.jax import sampler as jax_sampler
-from srt_jax.rollout.sampler import RolloutError
 from srt_jax.runtime import hardware, processes
 
 GB = 1e9

@@ -8,13 +8,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from srt_jax.config import differing_fields
+from srt_jax.errors import CheckpointError
 
 # Fields that follow the devices where the config leaves them open.
 FOLLOW_HARDWARE = ("mesh.", "batch.microbatch_sequences", "model.dtype")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, or that belongs to another run; one sentence for the user."""
 
 
 def best_step(scores: Mapping[int, float], held: Iterable[int]) -> int | None:

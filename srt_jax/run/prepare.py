@@ -12,35 +12,25 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import VALIDATION, ConfigError, run_directory
+from srt_jax.config import VALIDATION, run_directory
 from srt_jax.data import label_file, overlap
 from srt_jax.data import problems as problem_sources
-from srt_jax.data.base import DataError, NotHereError, Problem, fingerprint
+from srt_jax.data.base import Problem, fingerprint
 from srt_jax.data.batching import batch_indices
 from srt_jax.data.curriculum import Curriculum
 from srt_jax.data.prompts import encode, load_tokenizer, skip_when_decoded, stop_ids
 from srt_jax.data.split import split_validation
+from srt_jax.errors import ConfigError, DataError, DataNotHereError, ModelError, ModelNotHereError
 from srt_jax.files import check_output_folder, download_failure
 from srt_jax.grading.golds import looks_worked
 from srt_jax.model import attention, sharding, weights
-from srt_jax.model.config import (
-    GENERATION_CONFIG,
-    ModelConfig,
-    ModelError,
-    read_generation_config,
-    read_hf_config,
-    shipped_shape,
-)
+from srt_jax.model.config import GENERATION_CONFIG, ModelConfig, read_generation_config, read_hf_config, shipped_shape
 from srt_jax.reward import labels
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.run import budget
 from srt_jax.run.evaluation import EvalSet
 
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
-
-
-class NotOnThisMachineError(ModelError):
-    """A hub model that is neither in the local cache nor can be downloaded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +162,7 @@ def prepare_offline(config: ConfigDict) -> list[str]:
         model = read_model(config)
         weights.check(model.directory)
         shape, tokenizer = model.config, model.tokenizer
-    except NotOnThisMachineError:
+    except ModelNotHereError:
         shape, unchecked = shipped_shape(config.model.path), ["weights", "tokenizer", "prompt lengths", *unchecked]
         if shape:
             check_fit(config, shape)
@@ -191,7 +181,7 @@ def prepare_offline(config: ConfigDict) -> list[str]:
             else:
                 problems = problem_sources.load(source)
                 line = f"{field}: {title}: {len(problems)} problems"
-        except NotHereError:
+        except DataNotHereError:
             report.append(f"not checked: {field}: {title} is not on this machine: the run will download it (offline)")
             continue
         if field == "data":
@@ -206,7 +196,7 @@ def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict)
         problems = problem_sources.load(source)
     except DataError as e:
         message = f"{field}: {e}"
-        if isinstance(e, NotHereError) and field.startswith("eval."):
+        if isinstance(e, DataNotHereError) and field.startswith("eval."):
             message = message.removesuffix(".") + ", or evaluate on no set: --config.eval.sets={}."
         raise type(e)(message) from None
     problems, prompts, filtered = encode(problems, tokenizer, config.prompts, config.batch.max_prompt_tokens)
@@ -243,7 +233,7 @@ def find_model(path: str) -> pathlib.Path:
     try:
         return pathlib.Path(snapshot_download(path, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
-        raise NotOnThisMachineError(
+        raise ModelNotHereError(
             f"model.path {path!r} is no local directory and could not be downloaded as a hub model "
             f"({download_failure(e)}): give a directory that exists; launch/quickstart.sh makes the miniature's."
         ) from None

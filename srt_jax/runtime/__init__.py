@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import jax
 
-from srt_jax.config import ConfigError
+from srt_jax.errors import ConfigError
 from srt_jax.runtime import xla_flags
 
 TRACED = (3, 5)  # first and last of the steps that are traced: the earlier ones compile

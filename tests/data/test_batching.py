@@ -3,8 +3,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from srt_jax.data.base import DataError
 from srt_jax.data.batching import _epoch_order, batch_indices, refill_order
+from srt_jax.errors import DataError
 
 
 @st.composite

@@ -7,8 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from srt_jax.config import base
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
 from srt_jax.data.curriculum import Curriculum
+from srt_jax.errors import DataError
 
 
 @st.composite

@@ -8,9 +8,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-from srt_jax.data.base import DataError
 from srt_jax.data.gym import _plain, load_gym, make_some
 from srt_jax.data.problems import load
+from srt_jax.errors import DataError
 
 TASKS = {
     "knights_knaves": ({"n_people": 3}, "n_people=3,depth_constraint=2,width_constraint=2"),

@@ -5,8 +5,9 @@ import re
 import ml_collections
 import pytest
 
-from srt_jax.data.base import DataError, Problem, fingerprint
+from srt_jax.data.base import Problem, fingerprint
 from srt_jax.data.problems import load
+from srt_jax.errors import DataError
 
 
 @pytest.fixture

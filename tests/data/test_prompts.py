@@ -6,9 +6,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from srt_jax.data import prompts
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
 from srt_jax.data.problems import load
 from srt_jax.data.prompts import Prompts, Report, encode, load_tokenizer, render, skip_when_decoded, stop_ids
+from srt_jax.errors import DataError
 
 BOX = "Put the answer in \\boxed{}."
 CHAT = {"template": "chat", "plain_template": "", "instruction": BOX, "system": None}

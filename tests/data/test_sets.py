@@ -9,10 +9,11 @@ import pytest
 
 from srt_jax.config import base, source
 from srt_jax.data import overlap, sets
-from srt_jax.data.base import DataError, NotHereError, Problem, fingerprint
+from srt_jax.data.base import Problem, fingerprint
 from srt_jax.data.problems import load, title
 from srt_jax.data.prompts import encode, render
 from srt_jax.data.rows import prompt_id
+from srt_jax.errors import DataError, DataNotHereError
 from srt_jax.files import download_failure
 from srt_jax.jobs import overlap as overlap_job
 from srt_jax.run.prepare import encode_eval_sets
@@ -206,12 +207,16 @@ def test_a_root_comes_before_the_environment_and_ids_are_the_prompts(folder, tmp
 def test_offline_and_unknown(folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
-    with pytest.raises(NotHereError, match=r"'dapo' \(ftajwar/.* could not be downloaded .* dapo.jsonl or dapo.parq"):
+    with pytest.raises(
+        DataNotHereError, match=r"'dapo' \(ftajwar/.* could not be downloaded .* dapo.jsonl or dapo.parq"
+    ):
         named("dapo")
     config = base()
     with config.eval.unlocked():
         config.eval.sets.aime24 = source(kind="set", name="aime24")
-    with pytest.raises(NotHereError, match=r"eval\.sets\.aime24: .* SRT_JAX_DATA, or .*--config\.eval\.sets=\{\}\.$"):
+    with pytest.raises(
+        DataNotHereError, match=r"eval\.sets\.aime24: .* SRT_JAX_DATA, or .*--config\.eval\.sets=\{\}\.$"
+    ):
         encode_eval_sets(config, None)
     with pytest.raises(DataError, match="`name` is 'dap': set it to one of dapo, "):
         named("dap")

@@ -9,8 +9,9 @@ import time
 import pytest
 from hostile import HOSTILE
 
-from srt_jax.config import ConfigError, base
+from srt_jax.config import base
 from srt_jax.config.validation import validate
+from srt_jax.errors import ConfigError
 from srt_jax.grading.grader import Grader
 from srt_jax.reward.labels import agreement
 from tests.helpers import REPOSITORY

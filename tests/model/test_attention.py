@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from srt_jax.config import base
+from srt_jax.errors import ModelError
 from srt_jax.model import attention, sharding
-from srt_jax.model.config import ModelError
 
 KERNELS = {"xla": attention.xla, "splash": functools.partial(attention.splash, interpret=True)}
 # B, S, N, K, H: shared and own keys; one token; lengths and head dims that splash pads; more than one of its blocks.

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from srt_jax.config import ConfigError, base
+from srt_jax.config import base
+from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import decoder, memory, sharding
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.model.paths import flat_paths, map_with_path
 from srt_jax.plan import programs
 from srt_jax.rollout.jax.sampler import Cut, JaxSampler
-from srt_jax.rollout.sampler import RolloutError, Sampling
+from srt_jax.rollout.sampler import Sampling
 from srt_jax.run import budget
 from srt_jax.runtime import hardware
 

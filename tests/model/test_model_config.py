@@ -10,7 +10,8 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import srt_jax.model
-from srt_jax.model.config import ModelConfig, ModelError, inverse_frequencies, read_hf_config
+from srt_jax.errors import ModelError
+from srt_jax.model.config import ModelConfig, inverse_frequencies, read_hf_config
 
 SHIPPED = sorted((pathlib.Path(srt_jax.model.__path__[0]) / "hf").glob("*.json"))
 SHIPPED = {path.stem: path for path in SHIPPED if path.stem != "index"}

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from srt_jax.errors import ModelError
 from srt_jax.model import decoder, sharding
-from srt_jax.model.config import ModelConfig, ModelError
+from srt_jax.model.config import ModelConfig
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.model.paths import flat_paths
 from tests.helpers import fast_cases

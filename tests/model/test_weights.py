@@ -19,8 +19,9 @@ from safetensors.torch import save_file as save_torch_file
 from tiny_models import hf_logits, random_batch, save_model
 from transformers import AutoModelForCausalLM
 
+from srt_jax.errors import ModelError
 from srt_jax.model import weights
-from srt_jax.model.config import ModelError, read_hf_config
+from srt_jax.model.config import read_hf_config
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MODELS = {

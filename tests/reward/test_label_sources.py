@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from srt_jax.config import base
-from srt_jax.data.base import DataError, Problem
+from srt_jax.data.base import Problem
+from srt_jax.errors import DataError
 from srt_jax.grading.grader import Grader
 from srt_jax.reward import labels, shaping
 from srt_jax.reward.labels import LabelSettings, grade_rollouts, join, metrics, uninformative

@@ -7,12 +7,13 @@ import pytest
 from flax import nnx
 from scipy import stats
 
+from srt_jax.errors import RolloutError
 from srt_jax.model import attention
 from srt_jax.rl.collate import Layout, assemble
 from srt_jax.rollout.jax import sampler as jax_sampler
 from srt_jax.rollout.jax.sampler import Cut, JaxSampler
 from srt_jax.rollout.jax.sampling import truncate
-from srt_jax.rollout.sampler import RolloutError, Sampling, problem_seeds
+from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.run.metrics import CompilationCounter
 from tests.tiny_decoder import VOCAB, decoder, direct_logprobs, mesh_of, place
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from srt_jax.errors import ExportError
 from srt_jax.model import weights
 from srt_jax.rollout.vllm import export as vllm_export
-from srt_jax.rollout.vllm.export import ExportError
 from tests.tiny_decoder import HF_CONFIG, decoder
 
 

@@ -11,13 +11,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from srt_jax import train as train_module
-from srt_jax.config import ConfigError, base
+from srt_jax.config import base
+from srt_jax.errors import ConfigError, RolloutError, ServerGivenUpError
 from srt_jax.jobs.evaluate import evaluate_model
 from srt_jax.jobs.label import label
 from srt_jax.model.config import ModelConfig
-from srt_jax.rollout.sampler import RolloutError, Sampling
+from srt_jax.rollout.sampler import Sampling
 from srt_jax.rollout.vllm import client as vllm_client
-from srt_jax.rollout.vllm.client import GivenUpError, ServerFailedError
+from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.export import verify
 from srt_jax.rollout.vllm.sampler import VLLMSampler
 from tests.helpers import small_config
@@ -107,9 +108,9 @@ def test_what_a_recovery_finds_is_raised_even_after_the_last_answer():
         raise error
 
     with running(2) as servers:
-        for error in (RolloutError("other weights"), GivenUpError("gone")):
+        for error in (RolloutError("other weights"), ServerGivenUpError("gone")):
             fail_first(servers[1])
-            if isinstance(error, GivenUpError):
+            if isinstance(error, ServerGivenUpError):
                 assert len(sample(servers, slowly)) == len(PROMPTS)
             else:
                 with pytest.raises(RolloutError, match="other weights"):

@@ -9,8 +9,9 @@ import time
 import psutil
 import pytest
 
+from srt_jax.errors import ServerGivenUpError
 from srt_jax.rollout.vllm import server as vllm_server
-from srt_jax.rollout.vllm.client import GivenUpError, ServerFailedError
+from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.command import Settings
 
 # A worker that heeds nothing but SIGKILL, in the server's process group; its number is on the first line of the log.
@@ -94,5 +95,5 @@ def test_every_failed_restart_counts_until_there_are_too_many(make):
     for _ in range(2):
         with pytest.raises(ServerFailedError, match="ended while it started"):
             server.restart("model", "it was told to")
-    with pytest.raises(GivenUpError, match=r"failed again \(once more\) after 2 restarts"):
+    with pytest.raises(ServerGivenUpError, match=r"failed again \(once more\) after 2 restarts"):
         server.restart("model", "once more")

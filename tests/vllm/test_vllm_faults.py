@@ -13,8 +13,8 @@ import psutil
 import pytest
 from vllm_support import PYTHON, START_SECONDS, changed, open_vllm_sampler, vllm_config
 
-from srt_jax.config import ConfigError
-from srt_jax.rollout.sampler import RolloutError, Sampling, problem_seeds
+from srt_jax.errors import ConfigError, RolloutError
+from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.rollout.vllm import client as vllm_client
 from srt_jax.rollout.vllm.command import free_port
 from tests.helpers import REPOSITORY

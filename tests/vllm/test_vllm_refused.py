@@ -6,7 +6,7 @@ import shutil
 import pytest
 from vllm_support import open_vllm_sampler, started, vllm_config
 
-from srt_jax.config import ConfigError
+from srt_jax.errors import ConfigError
 from srt_jax.rollout.vllm import server as vllm_server
 from srt_jax.rollout.vllm.command import command, environment
 

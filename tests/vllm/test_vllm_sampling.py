@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from vllm_support import changed, open_vllm_sampler, vllm_config
 
-from srt_jax.config import ConfigError
+from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import weights
 from srt_jax.model.config import ModelConfig, read_hf_config
 from srt_jax.model.decoder import abstract
 from srt_jax.rollout.jax.sampler import JaxSampler
-from srt_jax.rollout.sampler import RolloutError, Sampling, problem_seeds
+from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.rollout.vllm import client as vllm_client
 from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.rollout.vllm import server as vllm_server

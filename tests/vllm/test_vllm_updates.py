@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from vllm_support import started, vllm_config
 
+from srt_jax.errors import TrainingStoppedError
 from srt_jax.model import weights
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import abstract
 from srt_jax.rollout.vllm import client as vllm_client
 from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.run.metrics import read_metrics
-from srt_jax.train import TrainingStoppedError, train
+from srt_jax.train import train
 
 COMMON = {
     "vocab_size": 25,

@@ -23,11 +23,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from srt_jax.errors import RolloutError
 from srt_jax.model import memory, sharding
 from srt_jax.rollout.jax import continuous_batching, static_batching
 from srt_jax.rollout.jax.decoding import compute_copy
 from srt_jax.rollout.jax.sampling import compiled
-from srt_jax.rollout.sampler import Advanced, Finished, RolloutError, Rollouts, Sampling
+from srt_jax.rollout.sampler import Advanced, Finished, Rollouts, Sampling
 
 PIECE_SECONDS = 1.0  # a piece decodes for so long; several processes agree on PIECE_STEPS instead
 PIECE_STEPS = 256

@@ -10,7 +10,8 @@ import threading
 import httpx2
 import numpy as np
 
-from srt_jax.rollout.sampler import Finished, RolloutError, Sampling
+from srt_jax.errors import RolloutError, ServerGivenUpError
+from srt_jax.rollout.sampler import Finished, Sampling
 from srt_jax.rollout.vllm.command import MODEL_NAME
 
 BASE_SECONDS = 60.0  # of every time limit; what grows with the work comes on top
@@ -19,10 +20,6 @@ RELOAD_BYTES_PER_SECOND = 50e6  # a disk slower than that counts as hung
 
 class ServerFailedError(Exception):
     """A server that did not answer as it should; its work can be done again."""
-
-
-class GivenUpError(RolloutError):
-    """A server that was restarted too often, or did not come back; the others may go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,8 +214,8 @@ def sample(
     recovered any more: an unproven server never meets the next requests.
     `finished(p, tokens)` is called in this thread as soon as request p is answered.
 
-    Raises RolloutError for other weights, for what recover raises - GivenUpError only once no server is left - and soon
-    after `closed` is set; a recovery may then still be under way.
+    Raises RolloutError for other weights, for what recover raises - ServerGivenUpError only once no server is left -
+    and soon after `closed` is set; a recovery may then still be under way.
     """
     return asyncio.run(_sample(servers, requests, n, label, seconds, concurrency, recover, closed, finished))
 
@@ -297,7 +294,7 @@ async def _answer(server, client, request, n, label, seconds) -> Responses:
 def _raise_unless_given_up(task, others) -> None:
     """Raises what ended a server's task, unless it is one server that cannot be recovered while others go on."""
     error = task.exception()
-    if isinstance(error, GivenUpError) and others:
+    if isinstance(error, ServerGivenUpError) and others:
         print(f"going on without it: {error}", flush=True)
     else:
         raise error

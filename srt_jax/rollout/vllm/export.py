@@ -18,14 +18,10 @@ import time
 import jax.numpy as jnp
 import xxhash
 
+from srt_jax.errors import ExportError
 from srt_jax.model import weights
-from srt_jax.rollout.sampler import RolloutError
 
 MANIFEST = "manifest.json"
-
-
-class ExportError(RolloutError):
-    """An export that is damaged, or could not be written; one sentence for the user."""
 
 
 @dataclasses.dataclass(frozen=True)

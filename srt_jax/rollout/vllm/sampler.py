@@ -19,14 +19,15 @@ import jax
 import numpy as np
 from flax import nnx
 
-from srt_jax.config import ConfigError, fingerprint_fields
+from srt_jax.config import fingerprint_fields
+from srt_jax.errors import ConfigError, ExportError, RolloutError, ServerGivenUpError
 from srt_jax.model import sharding
 from srt_jax.model.logprobs import token_logprobs
-from srt_jax.rollout.sampler import Advanced, Finished, RolloutError, Rollouts, Sampling
+from srt_jax.rollout.sampler import Advanced, Finished, Rollouts, Sampling
 from srt_jax.rollout.vllm import client as vllm_client
 from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.rollout.vllm import server as vllm_server
-from srt_jax.rollout.vllm.client import GivenUpError, ServerFailedError
+from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.command import Settings
 
 PROBE_SEQUENCES, PROBE_TOKENS = 8, 64
@@ -218,7 +219,7 @@ class VLLMSampler:
             try:
                 results.append(future.result())
                 left.append(server)
-            except GivenUpError as e:
+            except ServerGivenUpError as e:
                 error = e
                 print(f"going on without it: {error}", flush=True)
         if not left:
@@ -237,7 +238,7 @@ class VLLMSampler:
     def _attempt(self, server, work, reason=None):
         """work(server); one that fails, or has failed for a reason, is first brought back with the published weights.
 
-        Raises GivenUpError where that is done for nothing, and what else is no failure of the server.
+        Raises ServerGivenUpError where that is done for nothing, and what else is no failure of the server.
         """
         while True:
             if self._closed.is_set():
@@ -252,7 +253,7 @@ class VLLMSampler:
     def _bring_back(self, server, reason) -> None:
         try:
             vllm_export.verify(self._published.path)
-        except vllm_export.ExportError as e:
+        except ExportError as e:
             raise RolloutError(
                 f"{server.name} failed ({reason}), and the export to restart it from is damaged: {e}"
             ) from None
@@ -262,7 +263,7 @@ class VLLMSampler:
             self._update(server)
             self._check_answers(server)
         except ConfigError as e:  # it came back as another one
-            raise GivenUpError(f"{server.name} failed ({reason}) and came back unfit: {e}") from None
+            raise ServerGivenUpError(f"{server.name} failed ({reason}) and came back unfit: {e}") from None
 
     # ---- samples
 

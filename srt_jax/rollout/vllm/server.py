@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 
-from srt_jax.config import ConfigError
-from srt_jax.model.config import ModelConfig, ModelError, read_hf_config
-from srt_jax.rollout.sampler import RolloutError, Sampling
+from srt_jax.errors import ConfigError, ModelError, RolloutError, ServerGivenUpError, ServerSetupError
+from srt_jax.model.config import ModelConfig, read_hf_config
+from srt_jax.rollout.sampler import Sampling
 from srt_jax.rollout.vllm import client as vllm_client
-from srt_jax.rollout.vllm.client import GivenUpError, ServerFailedError
-from srt_jax.rollout.vllm.command import HOST, ServerSetupError, Settings, command, environment, free_port, package
+from srt_jax.rollout.vllm.client import ServerFailedError
+from srt_jax.rollout.vllm.command import HOST, Settings, command, environment, free_port, package
 
 GUARD = pathlib.Path(__file__).with_name("guard.py")
 STOP_SECONDS = 10.0
@@ -97,11 +97,11 @@ class Server:
     def restart(self, model, reason) -> None:
         """Ends what is left of it and starts it anew. Raises ServerFailedError where that fails, too.
 
-        Raises GivenUpError after too many restarts.
+        Raises ServerGivenUpError after too many restarts.
         """
         self.stop(0)
         if self._restarts >= self._max_restarts:
-            raise GivenUpError(
+            raise ServerGivenUpError(
                 f"{self.name} failed again ({reason}) after {self._restarts} restarts (rollout.vllm.max_restarts): "
                 f"look at {self.log}."
             )
@@ -171,9 +171,9 @@ class Attached:
             time.sleep(1.0)
 
     def restart(self, model, reason) -> None:
-        """Waits until it says that it is well. Raises GivenUpError where it fails too often, or stays away."""
+        """Waits until it says that it is well. Raises ServerGivenUpError where it fails too often, or stays away."""
         if self._left <= 0:
-            raise GivenUpError(
+            raise ServerGivenUpError(
                 f"{self.url} failed too often ({reason}; rollout.vllm.max_restarts): look at its log; "
                 f"it must serve the model of this run and see {model} under this very path "
                 "(rollout.vllm.weights_directory)."
@@ -187,7 +187,9 @@ class Attached:
                 return
             except ServerFailedError:
                 if time.monotonic() > self._deadline:
-                    raise GivenUpError(f"{self.url} failed ({reason}) and did not come back: start it again.") from None
+                    raise ServerGivenUpError(
+                        f"{self.url} failed ({reason}) and did not come back: start it again."
+                    ) from None
                 time.sleep(1.0)
 
     def stop(self, seconds: float = 0) -> None:
