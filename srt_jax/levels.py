@@ -10,7 +10,8 @@ import pathlib
 from ml_collections import ConfigDict
 
 from srt_jax.config import run_directory
-from srt_jax.config.resolve import expand_paths, on_this_machine
+from srt_jax.config.paths import expand_paths
+from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import ConfigError
 from srt_jax.files import shown

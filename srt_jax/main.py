@@ -18,7 +18,8 @@ from ml_collections import ConfigDict, config_flags
 
 from srt_jax import cli, runtime
 from srt_jax.config import describe, fingerprint_fields, run_directory
-from srt_jax.config.resolve import expand_paths, on_this_machine, resolve
+from srt_jax.config.paths import expand_paths
+from srt_jax.config.resolve import on_this_machine, resolve
 from srt_jax.config.validation import validate
 
 SECONDS_OF_DATA = 1.0  # that a dry run spends on making the problems of a source

@@ -46,7 +46,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         ([QUICKSTART, "--config.steps=many"], "--config.steps=many"),
         ([QUICKSTART, "--config.batch.samples_per_prompt=1"], "batch.samples_per_prompt is 1: rloo"),
         ([QUICKSTART, "--config.batch.microbatch_sequences=100"], "does not divide the 512 sequences"),
-        ([QUICKSTART, "--config.mesh.fsdp=3"], "does not make the 2 devices"),
+        ([QUICKSTART, "--config.mesh.fsdp=3"], "does not equal the 2 devices"),
         ([QUICKSTART, "--config.model.path=./nothing"], "model.path './nothing' does not exist"),
         (["stray", QUICKSTART], "unexpected argument 'stray'"),
     ],
@@ -226,7 +226,11 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
             "rl.loss_scale is 3072.0, but rl.loss_aggregation 'token-mean' divides by no constant",
         ),
         ("rl.clip_low", 0.0, "rl.clip_low is 0.0: it must be positive"),
-        ("rl.advantage", "reinforce_pp", "batch.resample_rounds is 3, but rl.advantage 'reinforce_pp' learns from"),
+        (
+            "rl.advantage",
+            "reinforce_pp",
+            "batch.resample_rounds is 3, but rl.advantage 'reinforce_pp' also learns",
+        ),
         ("steps", 0, "steps is 0: it must be at least 1"),
     ],
 )
@@ -280,8 +284,8 @@ def test_template_variables_are_part_of_a_run_s_identity():
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("style", "boxed,nowhere", r"^answer\.style is 'boxed,nowhere'; use one of boxed, hash, "),
-        ("boxes", "first", r"^answer\.boxes is 'first'; use one of statement, last\.$"),
+        ("style", "boxed,nowhere", r"^answer\.style is 'boxed,nowhere': use one of boxed, hash, "),
+        ("boxes", "first", r"^answer\.boxes is 'first': choose one of 'statement', 'last'\.$"),
         ("pattern", "(a)(b)", r"^answer\.pattern is '\(a\)\(b\)' with 2 groups"),
     ],
 )
@@ -298,7 +302,7 @@ def test_the_batch_must_fit_the_mesh():
     config = base()
     config.mesh.fsdp, config.mesh.tensor = 2, 2
     validate_devices(config, 8)
-    with pytest.raises(ConfigError, match="does not make the 6 devices"):
+    with pytest.raises(ConfigError, match="does not equal the 6 devices"):
         validate_devices(config, 6)
     config.batch.microbatch_sequences = 2
     with pytest.raises(ConfigError, match="the 4 data x fsdp shards do not divide"):
@@ -319,7 +323,7 @@ def test_a_file_that_would_not_be_read_is_refused():
 
 def test_vllm_is_one_process_work():
     validate_devices(vllm_base(), 8)
-    with pytest.raises(ConfigError, match=r"rollout\.sampler is 'vllm', which one process drives, and there are 2"):
+    with pytest.raises(ConfigError, match=r"rollout\.sampler is 'vllm', which works with one process, and there are 2"):
         validate_devices(vllm_base(), 8, num_processes=2)
 
 

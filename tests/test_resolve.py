@@ -6,7 +6,8 @@ import re
 import pytest
 
 from srt_jax.config import base, fingerprint_fields, mesh_shape, source
-from srt_jax.config.resolve import PATHS, expand_paths, resolve
+from srt_jax.config.paths import PATHS, expand_paths
+from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate, validate_devices
 from srt_jax.data.problems import load
 from srt_jax.errors import ConfigError
@@ -94,7 +95,7 @@ def test_a_mini_batch_that_the_devices_cannot_share_is_refused():
 
 def test_a_mesh_that_does_not_make_the_devices_is_refused_with_the_remedy():
     config, _ = resolve(config_of(fsdp=8), "gpu", 2)
-    with pytest.raises(ConfigError, match=r"mesh.fsdp=8 x .* the 2 devices that are here: set mesh.fsdp to -1, which"):
+    with pytest.raises(ConfigError, match=r"mesh.fsdp=8 x .* the 2 devices here: set mesh.fsdp to -1, which"):
         validate_devices(config, 2)
     for field in ("data", "fsdp"):
         for value in (0, -2):

@@ -1,18 +1,9 @@
-"""The configuration of a run: its fields with the papers' values, and what can be checked before anything starts."""
+"""The configuration of a run: its fields with the paper's values, and the checks before anything starts."""
 
-from srt_jax.config.fields import (
-    MEAN,
-    VALIDATION,
-    base,
-    describe,
-    differing_fields,
-    expanded,
-    fingerprint_fields,
-    mesh_shape,
-    recorded,
-    run_directory,
-    source,
-)
+from srt_jax.config.arithmetic import describe, mesh_shape
+from srt_jax.config.fields import MEAN, VALIDATION, base, source
+from srt_jax.config.paths import expanded, run_directory
+from srt_jax.config.records import differing_fields, fingerprint_fields, recorded
 
 __all__ = [
     "MEAN",

@@ -1,26 +1,25 @@
-"""What a config leaves open until it is known where it runs: home directories, the compute dtype, the mesh.
+"""Fields that depend on the machine get their values: paths with `~`, the compute dtype, mesh and micro-batch.
 
-Every job calls `on_this_machine` once, before anything else reads the config. The resolved config is the one that is
-written to config.json and that a run must have again to go on.
+Every job calls `on_this_machine` once, before anything else reads the config. A run writes the resolved config to
+config.json, and can be resumed only with the same resolved config.
 """
 
 from ml_collections import ConfigDict
 
 from srt_jax import runtime
-from srt_jax.config import expanded, mesh_shape
+from srt_jax.config.arithmetic import mesh_shape
+from srt_jax.config.paths import expand_paths
 from srt_jax.config.validation import validate, validate_devices
 
-PATHS = ("out", "model.path", "labels.path", "curriculum.path", "rollout.vllm.weights_directory", "rollout.vllm.python")
-SOURCE_PATHS = ("path", "root")
-# Sequences per device of a micro-batch: 4 make 32 on a node of 8 GPUs; XLA's attention on CPUs keeps all their scores.
+# A micro-batch has at most so many sequences per device. XLA's attention on CPUs stores the scores of all of them.
 ROWS, ROWS_ON_CPU = 4, 1
 
 
 def on_this_machine(config: ConfigDict, trains: bool = True) -> tuple[ConfigDict, list[str]]:
-    """(the resolved and checked config, a line for each field that followed the hardware). Starts JAX's backend.
+    """(the resolved and checked config, a line for each field that the hardware decided). Starts JAX's backend.
 
-    trains: does the job make updates, whose batch the devices must divide? Also sets JAX's matrix products to the
-    precision of the compute dtype. Raises ConfigError.
+    trains: whether the job makes updates; if it does, the devices must divide the batch. Also sets the precision of
+    JAX's matrix products to that of the compute dtype. Raises ConfigError.
     """
     import jax
 
@@ -32,10 +31,10 @@ def on_this_machine(config: ConfigDict, trains: bool = True) -> tuple[ConfigDict
 
 
 def resolve(config: ConfigDict, platform: str, num_devices: int) -> tuple[ConfigDict, list[str]]:
-    """(a copy of the config for so many devices of a platform, a line for each field that followed them).
+    """(a copy of the config for so many devices of a platform, a line for each field that they decided).
 
-    platform: what jax.Device.platform says; all but "cpu" compute in bfloat16. Fields that were set stay as they are,
-    and so does a mesh that does not make the devices: validate_devices refuses it.
+    platform: the value of jax.Device.platform; all but "cpu" compute in bfloat16. Fields with a value of their own
+    stay as they are. So does a mesh of another number of devices, which validate_devices refuses.
     """
     config, notes = expand_paths(config), []
     here = f"{num_devices} {platform.upper()} device{'s' if num_devices != 1 else ''}"
@@ -53,23 +52,8 @@ def resolve(config: ConfigDict, platform: str, num_devices: int) -> tuple[Config
 
 
 def microbatch(config: ConfigDict, row_shards: int, platform: str) -> int | None:
-    """The micro-batch of the most rows per shard, up to ROWS, that divides a mini-batch; None where none does."""
+    """The largest micro-batch with at most ROWS rows per shard that divides a mini-batch; None where none does."""
     b = config.batch
     minibatch = b.prompts_per_step * b.samples_per_prompt // b.minibatches_per_step
     most = ROWS_ON_CPU if platform == "cpu" else ROWS
     return next((rows * row_shards for rows in range(most, 0, -1) if minibatch % (rows * row_shards) == 0), None)
-
-
-def expand_paths(config: ConfigDict) -> ConfigDict:
-    """A copy of the config with the home directory in the place of `~` at the start of every path."""
-    config = config.copy_and_resolve_references()
-    for field in PATHS:
-        *sections, name = field.split(".")
-        section = config
-        for part in sections:
-            section = section[part]
-        section[name] = expanded(section[name])
-    for source in (config.data, *config.eval.sets.values()):
-        for name in SOURCE_PATHS:
-            source[name] = expanded(source[name])
-    return config

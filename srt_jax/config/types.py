@@ -1,10 +1,11 @@
-"""Whether the fields of a config have the types of `base()`; validation.py checks what their values mean."""
+"""Checks that the fields of a config have the types of their defaults; validation.py checks their values."""
 
 import math
 
 from ml_collections import ConfigDict
 
-from srt_jax.config import base, source
+from srt_jax.config.allowed import Field, default_of
+from srt_jax.config.fields import FIELDS, SOURCE
 from srt_jax.errors import ConfigError
 from srt_jax.files import shown
 
@@ -14,65 +15,62 @@ KINDS = {
     float: "a number",
     str: "a text",
     tuple: "a tuple",
-    ConfigDict: "a section of fields",
+    dict: "a section of fields",
 }
-# What the tuples hold that are empty in `base()`; the others hold what their first element is.
-ELEMENTS = {"rollout.servers": (str,), "rollout.vllm.gpus": (int,), "levels": (dict, ConfigDict)}
-OF_SOURCES = {"levels": (str, int)}
-USERS_OWN = ("config", "chat_template_kwargs")  # sections whose keys are the user's
+USERS_OWN = ("config", "chat_template_kwargs")  # Users choose the keys of these sections.
 LARGEST = 2**31 - 1
-FLOAT32 = (1e-37, 1e37)  # what float32 can tell from 0 and from infinity
+FLOAT32 = (1e-37, 1e37)  # Absolute values outside of this range become 0 or infinity in float32.
 
 
 def check_types(config: ConfigDict) -> None:
-    """Raises ConfigError where a field is missing, unknown or not of the type that it has in `base()`.
+    """Raises ConfigError for a field that is missing, unknown or of another type than its default.
 
-    An integer will do for a float, True and False are no numbers, and numbers are finite and fit 32 bits.
+    A float field takes integers. True and False are not numbers. Numbers are finite and fit 32 bits.
     """
-    _check_section("", config, base())
+    _check_section("", config, FIELDS)
 
 
-def _check_section(prefix: str, section, like: ConfigDict) -> None:
+def _check_section(prefix: str, section, table: dict) -> None:
     for name in section:
-        if name not in like:
+        if name not in table:
             raise ConfigError(
                 f"there is no config field {prefix + str(name)!r}: "
                 "srt_jax/config/fields.py names and explains all of them."
             )
-    for name, usual in like.items():
+    for name, entry in table.items():
         field = prefix + name
         if name not in section:
             raise ConfigError(f"{field} is missing: start from base() or source() of srt_jax/config/fields.py.")
         value = section[name]
-        if not isinstance(usual, ConfigDict):
-            _check_value(field, value, usual)
+        if not isinstance(entry, dict):
+            _check_value(field, value, entry)
         elif not isinstance(value, dict | ConfigDict):
-            raise _wrong(field, value, KINDS[ConfigDict])
+            raise _wrong(field, value, KINDS[dict])
         elif field == "eval.sets":
             for set_name, judge in value.items():
                 if not isinstance(judge, dict | ConfigDict):
                     raise _wrong(f"{field}.{set_name}", judge, "a source: make it with srt_jax.config.source()")
-                _check_section(f"{field}.{set_name}.", judge, source())
+                _check_section(f"{field}.{set_name}.", judge, SOURCE)
         elif name in USERS_OWN:
             _check_own(field, value)
         else:
-            _check_section(f"{field}.", value, usual)
+            _check_section(f"{field}.", value, entry)
 
 
-def _check_value(field: str, value, usual) -> None:
-    if not isinstance(usual, tuple):
-        return _check_scalar(field, value, (type(usual),))
+def _check_value(field: str, value, entry) -> None:
+    default = default_of(entry)
+    if not isinstance(default, tuple):
+        return _check_scalar(field, value, (type(default),))
     if not isinstance(value, tuple | list):
         raise _wrong(field, value, KINDS[tuple])
-    of_sources = OF_SOURCES if field.startswith(("data.", "eval.sets.")) else {}
-    kinds = ELEMENTS.get(field) or of_sources.get(field.rpartition(".")[2]) or (type(usual[0]),)
+    kinds = entry.elements if isinstance(entry, Field) else (type(default[0]),)
     for i, element in enumerate(value):
         _check_scalar(f"{field}[{i}]", element, kinds)
 
 
 def _check_scalar(field: str, value, kinds: tuple[type, ...]) -> None:
-    wanted = " or ".join(KINDS.get(kind, "a dict of fields") for kind in kinds if kind is not ConfigDict)
-    allowed = (*kinds, int) if float in kinds else kinds
+    wanted = " or ".join("a dict of fields" if kind is dict else KINDS[kind] for kind in kinds)
+    allowed = (*kinds, *((int,) if float in kinds else ()), *((ConfigDict,) if dict in kinds else ()))
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
         raise _wrong(field, value, wanted)
     if isinstance(value, str):
@@ -95,13 +93,11 @@ def _check_number(field: str, value: float) -> None:
 
 def _check_text(field: str, text: str) -> None:
     if "\0" in text or any(0xD800 <= ord(character) <= 0xDFFF for character in text):
-        raise ConfigError(
-            f"{field} is {shown(text)}, which holds a character that no file or tokenizer takes: remove it."
-        )
+        raise ConfigError(f"{field} is {shown(text)}, with a character that no file or tokenizer accepts: remove it.")
 
 
 def _check_own(field: str, value) -> None:
-    """Keys of the user's own may hold whatever JSON can."""
+    """The values of a user's own keys may be of every type that JSON has."""
     if isinstance(value, dict | ConfigDict):
         for name in value:
             _check_own(f"{field}.{name}", value[name])

@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from srt_jax import cli
-from srt_jax.config.resolve import expand_paths
+from srt_jax.config.paths import expand_paths
 from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import Problem, fingerprint

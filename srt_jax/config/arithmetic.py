@@ -1,0 +1,29 @@
+"""What the numbers of a config amount to: the mesh on so many devices, and the sequences and updates of a step."""
+
+from ml_collections import ConfigDict
+
+
+def describe(config: ConfigDict, num_devices: int) -> str:
+    """The arithmetic of one step, e.g. '16 prompts x 32 samples = 512 sequences; 1 update; ...'."""
+    b = config.batch
+    sequences = b.prompts_per_step * b.samples_per_prompt
+    updates = b.minibatches_per_step * b.epochs_per_step
+    return (
+        f"{b.prompts_per_step} prompts x {b.samples_per_prompt} samples = {sequences} sequences; "
+        f"{updates} update{'s' if updates != 1 else ''}; "
+        f"{'at most ' * b.packing}{sequences // b.microbatch_sequences} micro-batches of "
+        f"{b.microbatch_sequences} on {num_devices} "
+        f"device{'s' if num_devices != 1 else ''}; prompts <= {b.max_prompt_tokens} + responses <= "
+        f"{b.max_response_tokens} tokens; {config.steps} steps = "
+        f"{config.steps * b.prompts_per_step} prompts, {config.steps * sequences} rollouts"
+    )
+
+
+def mesh_shape(mesh: ConfigDict, num_devices: int) -> tuple[int, int, int] | None:
+    """(data, fsdp, tensor) on so many devices; None where the config's numbers do not give that number of devices."""
+    data, fsdp, tensor = mesh.data, mesh.fsdp, mesh.tensor
+    if fsdp == -1:  # where data is -1 too, the weights are split over as many devices as possible
+        fsdp = num_devices // (max(data, 1) * tensor)
+    if data == -1 and fsdp > 0:
+        data = num_devices // (fsdp * tensor)
+    return (data, fsdp, tensor) if data * fsdp * tensor == num_devices and min(data, fsdp) > 0 else None

@@ -1,0 +1,34 @@
+"""The paths in a config: which fields are paths, and the home directory in the place of `~`."""
+
+import os
+import pathlib
+
+from ml_collections import ConfigDict
+
+PATHS = ("out", "model.path", "labels.path", "curriculum.path", "rollout.vllm.weights_directory", "rollout.vllm.python")
+SOURCE_PATHS = ("path", "root")
+
+
+def run_directory(config: ConfigDict) -> pathlib.Path:
+    """<out>/<name>."""
+    return pathlib.Path(config.out) / config.name
+
+
+def expanded(path: str) -> str:
+    """The path with the home directory for a leading `~`: shells do this only where a word begins with `~`."""
+    return os.path.expanduser(path)
+
+
+def expand_paths(config: ConfigDict) -> ConfigDict:
+    """A copy of the config with the home directory for a leading `~` in every path."""
+    config = config.copy_and_resolve_references()
+    for field in PATHS:
+        *sections, name = field.split(".")
+        section = config
+        for part in sections:
+            section = section[part]
+        section[name] = expanded(section[name])
+    for source in (config.data, *config.eval.sets.values()):
+        for name in SOURCE_PATHS:
+            source[name] = expanded(source[name])
+    return config

@@ -1,0 +1,72 @@
+"""The table of config fields: its rules, its comments, and the code that acts on each choice."""
+
+import io
+import pathlib
+import re
+import tokenize
+
+import pytest
+
+from srt_jax.config import base, fields, source
+from srt_jax.config.allowed import rules
+from srt_jax.config.validation import validate
+from srt_jax.data.problems import LOADERS
+from srt_jax.errors import ConfigError
+from srt_jax.grading.answers import BOXES, STYLES
+from srt_jax.model.decoder import KEPT
+from srt_jax.reward.labels import LABELS
+from srt_jax.rl.advantages import PER_ROLLOUT, WHITENED
+from srt_jax.rl.losses import KL_ESTIMATES
+
+RULES = {**dict(rules(fields.FIELDS)), **{f"eval.sets.a.{name}": rule for name, rule in rules(fields.SOURCE)}}
+
+
+def valid_config():
+    config = base()
+    config.name, config.model.path = "x", "y"
+    with config.eval.unlocked():
+        config.eval.sets.a = source()
+    return config
+
+
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [
+        ("data.kind", LOADERS),
+        ("answer.style", STYLES),
+        ("answer.boxes", BOXES),
+        ("model.remat", KEPT),
+        ("labels.source", {*LABELS, "mixed"}),
+        ("rl.kl", KL_ESTIMATES),
+        ("rl.advantage", {*PER_ROLLOUT, *WHITENED}),
+    ],
+)
+def test_the_choices_of_a_field_are_those_that_the_code_knows(field, known):
+    assert set(RULES[field].choices) == set(known)
+
+
+@pytest.mark.parametrize("field", RULES)
+def test_a_rule_allows_its_default_and_refuses_a_wrong_value_with_the_field_s_name(field):
+    rule, config = RULES[field], valid_config()
+    validate(config)
+    assert rule.allows(rule.default) and all(rule.allows(choice) for choice in rule.choices)
+    if rule.elements:
+        return
+    wrong = "nothing" if isinstance(rule.default, str) else type(rule.default)(-7)
+    assert not rule.allows(wrong)
+    *sections, name = field.split(".")
+    section = config
+    for part in sections:
+        section = section[part]
+    section[name] = wrong
+    with pytest.raises(ConfigError, match=rf"^{re.escape(field)} is {wrong!r}: .*\.$"):
+        validate(config)
+
+
+def test_a_comment_on_a_field_is_one_sentence_and_lists_no_choices():
+    text = pathlib.Path(fields.__file__).read_text()
+    comments = [t.string for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT]
+    sentences = [comment for comment in comments if comment.endswith(".")]
+    assert len(sentences) > 100 and set(comments) - set(sentences) <= {"# jsonl and parquet", "# set", "# gym"}
+    for comment in sentences:
+        assert not re.search(r"\. [A-Z]| \| ", comment), comment
