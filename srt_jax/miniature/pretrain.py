@@ -1,6 +1,8 @@
-"""Makes the miniature base model: a tiny Qwen3 that has read worked sums with slips in them (task.py).
+"""Makes the base models of the miniature: a tiny Qwen3 that has read worked sums with errors in them.
 
-    python -m srt_jax pretrain --out=cache/miniature
+    python -m srt_jax pretrain                                the miniature (task.py) in cache/miniature
+    python -m srt_jax pretrain --base=rival                   a study base (bases.py) in cache/rival
+    python -m srt_jax pretrain --base=rival --seed=1          the same with another seed, in cache/rival-seed1
 
 Takes about a minute and a half on two cores and is skipped where the folder already holds the model of the same
 recipe. The training step is the RL update itself, with cross-entropy as its objective.
@@ -13,9 +15,12 @@ import json
 import pathlib
 import time
 
+import numpy as np
+
 from srt_jax import runtime
 from srt_jax.config import expanded
 from srt_jax.files import check_output_folder, read_json_object
+from srt_jax.miniature import bases, task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +36,14 @@ class Recipe:
     seed: int = 0
 
 
-def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
-    """Trains and writes the base model; returns at once where `out` was made by this recipe."""
-    from srt_jax.miniature import task
+def recipe_of(base: bases.Base, seed: int = 0) -> Recipe:
+    """The recipe of a study base."""
+    return Recipe(slip_rate=base.slip_rate, seed=seed)
 
-    key = recipe_key(recipe)
+
+def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["scatter"]) -> None:
+    """Trains and writes the base model; returns at once where `out` was made by this recipe."""
+    key = recipe_key(recipe, base)
     if made_by(out) == key:
         print(f"{out} holds the base model of this recipe: using it.")
         return
@@ -56,7 +64,7 @@ def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
     config = UpdateConfig(layout(recipe), objective="cross_entropy", kl_coef=0.0)
     update = make_update(graphdef, optimizer, config, mesh, state)
     for step in range(recipe.steps):
-        state, metrics = update(state, None, batch(recipe, step, mesh))
+        state, metrics = update(state, None, batch(recipe, step, mesh, base))
         if step % 50 == 49:
             seconds = time.perf_counter() - started
             print(
@@ -70,11 +78,8 @@ def pretrain(out: pathlib.Path, recipe: Recipe) -> None:
     tokenizer_files = out.with_name(f".{out.name}.tokenizer")
     task.tokenizer().save_pretrained(tokenizer_files)
     (tokenizer_files / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "pad_token_id": 0}))
-    heldout, train = task.problem_sets()
-    extra = {
-        "heldout.jsonl": task.jsonl(heldout),
-        "train.jsonl": task.jsonl(train),
-        "recipe.json": json.dumps({"key": key, **dataclasses.asdict(recipe)}, indent=2) + "\n",
+    extra = bases.problem_files(base) | {
+        "recipe.json": json.dumps({"key": key, "base": base.name, **dataclasses.asdict(recipe)}, indent=2) + "\n"
     }
     weights.save(out, state.params, task.HF_CONFIG, jnp.float32, tokenizer_from=tokenizer_files, extra=extra)
     print(f"base model written to {out} after {time.perf_counter() - started:.0f} s")
@@ -88,23 +93,21 @@ def made_by(out: pathlib.Path) -> str | None:
         return None
 
 
-def batch(recipe: Recipe, step: int, mesh):
+def batch(recipe: Recipe, step: int, mesh, base: bases.Base = bases.BASES["scatter"]):
     """Worked sums as a batch in which every response token counts alike; a pure function of (seed, step)."""
-    import numpy as np
-
-    from srt_jax.miniature import task
     from srt_jax.rl.collate import collate
     from srt_jax.rollout.sampler import Rollouts
 
     rng = np.random.Generator(np.random.Philox(key=(recipe.seed, step)))
-    heldout = set(map(tuple, task.problem_sets()[0]))
+    heldout = set(map(tuple, bases.problem_sets(base)[0]))
+    base = dataclasses.replace(base, slip_rate=recipe.slip_rate)
     tokenizer = task.tokenizer()
     prompts, responses = [], []
     while len(prompts) < recipe.batch_sequences:
-        terms = task.random_terms(rng)
+        terms = bases.random_terms(base, rng)
         if tuple(terms) not in heldout:
             prompts.append(task.problem_text(terms) + "=")
-            responses.append(task.solution_text(terms, rng, recipe.slip_rate) + tokenizer.eos_token)
+            responses.append(bases.solution_text(base, terms, rng) + tokenizer.eos_token)
     prompts, responses = tokenizer(prompts)["input_ids"], tokenizer(responses)["input_ids"]
     tokens = np.zeros((len(prompts), 1, task.MAX_RESPONSE_TOKENS), np.int32)
     for row, response in zip(tokens[:, 0], responses):
@@ -116,7 +119,6 @@ def batch(recipe: Recipe, step: int, mesh):
 
 def layout(recipe: Recipe):
     """One bucket: the sums are short."""
-    from srt_jax.miniature import task
     from srt_jax.rl.collate import Layout
 
     return Layout(
@@ -124,12 +126,15 @@ def layout(recipe: Recipe):
     )
 
 
-def recipe_key(recipe: Recipe) -> str:
-    """Changes with the recipe and with the code that makes the data."""
-    from srt_jax.miniature import task
+def recipe_key(recipe: Recipe, base: bases.Base = bases.BASES["scatter"]) -> str:
+    """Changes with the recipe and with the data."""
+    return hashlib.sha256(bases.fingerprint(base) + json.dumps(dataclasses.asdict(recipe)).encode()).hexdigest()[:16]
 
-    code = pathlib.Path(task.__file__).read_bytes()
-    return hashlib.sha256(code + json.dumps(dataclasses.asdict(recipe)).encode()).hexdigest()[:16]
+
+def default_folder(base: str, seed: int) -> pathlib.Path:
+    """Where a base is kept when no folder is named: cache/miniature, cache/rival, cache/rival-seed1."""
+    name = "miniature" if base == "scatter" else base
+    return pathlib.Path("cache") / (f"{name}-seed{seed}" if seed else name)
 
 
 def main() -> None:
@@ -137,19 +142,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m srt_jax pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--base", choices=bases.BASES, default="scatter", help="scatter is the laptop miniature")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the solutions, 0 or more")
     parser.add_argument(
         "--out",
         type=lambda path: pathlib.Path(expanded(path)),
-        default=pathlib.Path("cache/miniature"),
-        help="folder of the model, its tokenizer and the two problem sets",
+        help="folder of the model, its tokenizer and the problem sets; cache/miniature, or cache/<base>",
     )
-    out = parser.parse_args().out
+    options = parser.parse_args()
+    if options.seed < 0:
+        parser.error(f"--seed={options.seed} is negative: give 0 or more.")
+    out = options.out or default_folder(options.base, options.seed)
     try:
         check_output_folder(out)
     except OSError as e:
         parser.error(f"--out={out} cannot be made ({e}): choose another folder.")
     runtime.start(cpu_devices=2)
-    pretrain(out, Recipe())
+    base = bases.BASES[options.base]
+    pretrain(out, recipe_of(base, options.seed), base)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,183 @@
+r"""The study bases: miniatures whose errors are known, so that a study knows which consensus is right.
+
+scatter     the laptop miniature (task.py): slips scatter, and the vote is right nearly always. The healthy control.
+rival       one wrong answer of its own for half of the problems. Where the last addition carries, the solution forgets
+            the carry (10 too little) with a probability that depends on the last digit of the problem. For three of
+            four digits the wrong answer is the more frequent one. The vote of these problems is wrong.
+attractor   3% of the solutions are a bare `\boxed{0}`, whatever the problem. There is no rival. A collapse can end in
+            one answer to every problem.
+
+All three write their answer in a box and use the tokenizer of the miniature: `answer.style` is `boxed`.
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from srt_jax.miniature import task
+
+HELDOUT, TRAIN = 128, 2048  # problems of the two sets
+BARE = f"{task.BOXED}0}}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """How the solutions of a base go wrong.
+
+    slip_rate, slips: probability of a slip in an addition, and the errors it chooses from. forget: where the last
+    addition carries, the probability that the solution forgets the carry, by the problem's last digit mod 4;
+    forget_otherwise: the same where it does not carry. carry_share: share of the problems whose last addition
+    carries, None: as it comes. bare_share: share of solutions that are the bare box.
+    """
+
+    name: str
+    slip_rate: float
+    slips: tuple[int, ...] = task.SLIPS
+    forget: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    forget_otherwise: float = 0.0
+    carry_share: float | None = None
+    bare_share: float = 0.0
+
+    def forget_rate(self, total: int, term: int) -> float:
+        """The probability that the last addition, `total` + `term`, forgets a ten. A sum below 10 has none."""
+        if carries(total, term):
+            return self.forget[term % 4]
+        return self.forget_otherwise if total + term >= 10 else 0.0
+
+
+BASES = {
+    base.name: base
+    for base in (
+        Base("scatter", 0.3),
+        Base("rival", 0.2, (-3, -2, -1, 1, 2, 3), (0.40, 0.55, 0.65, 0.70), 0.03, carry_share=0.5),
+        Base("attractor", 0.3, bare_share=0.03),
+    )
+}
+
+
+def carries(total: int, term: int) -> bool:
+    """Does the addition of a digit carry into the tens?"""
+    return total % 10 + term >= 10
+
+
+def last_carries(terms: Sequence[int]) -> bool:
+    """Does the last addition of the problem carry?"""
+    return carries(sum(terms[:-1]), terms[-1])
+
+
+def class_of(base: Base, terms: Sequence[int]) -> str:
+    """The class in which the base's errors are alike: the last digit mod 4 where there are rivals, else the length."""
+    if not base.forget_otherwise:
+        return f"{len(terms)} terms"
+    return f"carry, digit mod 4 = {terms[-1] % 4}" if last_carries(terms) else "no carry"
+
+
+def rival_of(base: Base, terms: Sequence[int]) -> int | None:
+    """The wrong answer that competes with the right one; None where the base gives the problem none."""
+    if base.bare_share:
+        return 0
+    return sum(terms) - 10 if any(base.forget) and last_carries(terms) else None
+
+
+def random_terms(base: Base, rng: np.random.Generator) -> list[int]:
+    """3 to 5 digits, whose last addition carries in `carry_share` of the draws."""
+    if base.carry_share is None:
+        return task.random_terms(rng)
+    wanted = rng.random() < base.carry_share
+    while last_carries(terms := task.random_terms(rng)) != wanted:
+        pass
+    return terms
+
+
+def solution_text(base: Base, terms: Sequence[int], rng: np.random.Generator) -> str:
+    r"""A solution with the base's errors: `15,20.\boxed{20}`, or the bare box."""
+    if base.bare_share and rng.random() < base.bare_share:
+        return BARE
+    if not base.forget_otherwise:
+        return task.solution_text(terms, rng, base.slip_rate)
+    total, totals = terms[0], []
+    for i, term in enumerate(terms[1:], 2):
+        forget = base.forget_rate(total, term) if i == len(terms) else 0.0
+        total += term
+        if rng.random() < base.slip_rate:
+            total = max(0, total + int(rng.choice(base.slips)))
+        if forget and rng.random() < forget:
+            total = max(0, total - 10)
+        totals.append(str(total))
+    return f"{','.join(totals)}.{task.BOXED}{total}}}"
+
+
+def answer_distribution(base: Base, terms: Sequence[int]) -> Mapping[int, float]:
+    """{answer: probability} of the base's solutions of a problem, by enumeration of all slips."""
+    totals = {terms[0]: 1.0}
+    for i, term in enumerate(terms[1:], 2):
+        after = collections.defaultdict(float)
+        for total, probability in totals.items():
+            forget = base.forget_rate(total, term) if i == len(terms) else 0.0
+            slipped = [(0, 1 - base.slip_rate), *((slip, base.slip_rate / len(base.slips)) for slip in base.slips)]
+            for slip, share in slipped:
+                found = max(0, total + term + slip) if slip else total + term
+                after[found] += probability * share * (1 - forget)
+                after[max(0, found - 10)] += probability * share * forget
+        totals = after
+    answers = collections.defaultdict(float, {total: p * (1 - base.bare_share) for total, p in totals.items() if p})
+    if base.bare_share:
+        answers[0] += base.bare_share
+    return dict(answers)
+
+
+@functools.cache
+def problem_sets(base: Base) -> tuple[list[list[int]], list[list[int]]]:
+    """Two disjoint lists of problems: (held out, train). Always the same ones; each has the base's share of carries."""
+    if base.carry_share is None:
+        return task.problem_sets(HELDOUT, TRAIN)
+    rng, seen = np.random.Generator(np.random.Philox(0)), {True: {}, False: {}}
+    wanted = {True: round((HELDOUT + TRAIN) * base.carry_share)}
+    wanted[False] = HELDOUT + TRAIN - wanted[True]
+    while any(len(seen[carry]) < wanted[carry] for carry in seen):
+        terms = task.random_terms(rng)
+        mine = seen[carry := last_carries(terms)]
+        if len(mine) < wanted[carry]:
+            mine.setdefault(tuple(terms), terms)
+    held = round(HELDOUT * base.carry_share)
+    carry, plain = list(seen[True].values()), list(seen[False].values())
+    heldout = carry[:held] + plain[: HELDOUT - held]
+    train = carry[held:] + plain[HELDOUT - held :]
+    return [heldout[i] for i in rng.permutation(len(heldout))], [train[i] for i in rng.permutation(len(train))]
+
+
+def problem_files(base: Base) -> dict[str, str]:
+    """{file name: JSON lines}: heldout.jsonl and train.jsonl, and where there are rivals both once more as *_mirror.
+
+    In a mirror the rival is called right. Votes and samples are the same as with the other file, and so is every
+    label-free figure; only the truth is exchanged.
+    """
+    sets = dict(zip(("heldout", "train"), problem_sets(base)))
+    files = {f"{name}.jsonl": task.jsonl(sums) for name, sums in sets.items()}
+    if any(base.forget):
+        files |= {f"{name}_mirror.jsonl": mirrored(base, sums) for name, sums in sets.items()}
+    return files
+
+
+def mirrored(base: Base, sums: Sequence[Sequence[int]]) -> str:
+    """The sums as JSON lines with the rival as the answer of every problem that has one."""
+    rows = [json.loads(line) for line in task.jsonl(sums).splitlines()]
+    for row, terms in zip(rows, sums):
+        rival = rival_of(base, terms)
+        row["answer"] = row["answer"] if rival is None else str(rival)
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def fingerprint(base: Base) -> bytes:
+    """Changes with the data of a base: the code of the miniature, and for a study base its problems and solutions."""
+    code = pathlib.Path(task.__file__).read_bytes()
+    if base == BASES["scatter"]:
+        return code
+    rng = np.random.Generator(np.random.Philox(0))
+    solutions = [solution_text(base, random_terms(base, rng), rng) for _ in range(256)]
+    return code + json.dumps([dataclasses.asdict(base), problem_files(base), solutions]).encode()
