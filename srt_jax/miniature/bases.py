@@ -32,7 +32,9 @@ class Base:
     slip_rate, slips: probability of a slip in an addition, and the errors it chooses from. forget: where the last
     addition carries, the probability that the solution forgets the carry, by the problem's last digit mod 4;
     forget_otherwise: the same where it does not carry. carry_share: share of the problems whose last addition
-    carries, None: as it comes. bare_share: share of solutions that are the bare box.
+    carries, None: as it comes. bare_share: share of solutions that are the bare box. steps, read_carry_share: of the
+    pre-training: its length, and the share of carries in what it reads, None: carry_share. More carries teach the four
+    probabilities sooner and change none of them.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Base:
     forget_otherwise: float = 0.0
     carry_share: float | None = None
     bare_share: float = 0.0
+    steps: int = 1400
+    read_carry_share: float | None = None
 
     def forget_rate(self, total: int, term: int) -> float:
         """The probability that the last addition, `total` + `term`, forgets a ten. A sum below 10 has none."""
@@ -54,7 +58,16 @@ BASES = {
     base.name: base
     for base in (
         Base("scatter", 0.3),
-        Base("rival", 0.2, (-3, -2, -1, 1, 2, 3), (0.40, 0.55, 0.65, 0.70), 0.03, carry_share=0.5),
+        Base(
+            "rival",
+            0.2,
+            (-3, -2, -1, 1, 2, 3),
+            (0.40, 0.55, 0.65, 0.70),
+            0.03,
+            carry_share=0.5,
+            steps=2000,
+            read_carry_share=0.75,
+        ),
         Base("attractor", 0.3, bare_share=0.03),
     )
 }

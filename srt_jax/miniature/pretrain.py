@@ -38,7 +38,7 @@ class Recipe:
 
 def recipe_of(base: bases.Base, seed: int = 0) -> Recipe:
     """The recipe of a study base."""
-    return Recipe(slip_rate=base.slip_rate, seed=seed)
+    return Recipe(steps=base.steps, slip_rate=base.slip_rate, seed=seed)
 
 
 def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["scatter"]) -> None:
@@ -100,7 +100,7 @@ def batch(recipe: Recipe, step: int, mesh, base: bases.Base = bases.BASES["scatt
 
     rng = np.random.Generator(np.random.Philox(key=(recipe.seed, step)))
     heldout = set(map(tuple, bases.problem_sets(base)[0]))
-    base = dataclasses.replace(base, slip_rate=recipe.slip_rate)
+    base = dataclasses.replace(base, slip_rate=recipe.slip_rate, carry_share=base.read_carry_share or base.carry_share)
     tokenizer = task.tokenizer()
     prompts, responses = [], []
     while len(prompts) < recipe.batch_sequences:
