@@ -340,9 +340,9 @@ def quickstart(setting: Setting, record: Record) -> None:
 
 def experiment(setting: Setting, name: str, steps: int, seed: int = 0):
     """configs/quickstart.py on the base model of this setting, evaluated at both ends."""
-    from configs.quickstart import get_config
+    from srt_jax.experiments import load
 
-    config = get_config()
+    config = load("quickstart").get_config()
     config.name, config.out, config.seed, config.steps = name, str(setting.scratch / "runs"), seed, steps
     config.model.path = str(setting.miniature)
     config.data.path = str(setting.miniature / "train.jsonl")

@@ -74,9 +74,9 @@ def main():
 
 def run(args, out: str, name: str, url: str, steps_ahead: int) -> dict[str, float]:
     """Median seconds of the phases of a step."""
-    from configs.quickstart import get_config
+    from srt_jax.experiments import load
 
-    config: ConfigDict = get_config()
+    config: ConfigDict = load("quickstart").get_config()
     config.name, config.out, config.steps, config.model.path = name, out, args.steps, args.model
     config.rollout.sampler, config.rollout.servers, config.rollout.steps_ahead = "vllm", (url,), steps_ahead
     config.rollout.old_logprobs, config.rl.tis_cap, config.batch.epochs_per_step = "trainer", 2.0, EPOCHS

@@ -11,10 +11,9 @@ Each level starts from the weights of the one before, and its run lies in runs/c
 on where it was stopped. boxed_TASK has the authors' prompt (configs/reasoning_gym.py).
 """
 
-from configs import data
-from configs.common import experiment
-from configs.reasoning_gym import GYM
+from srt_jax.experiments import data, experiment, load
 
+GYM = load("reasoning_gym").GYM
 LEVELS = {
     "knights_knaves": (2, 3, 5, 7, 9),
     "bitwise_arithmetic": (2, 3, 4),

@@ -14,7 +14,7 @@ srt subset cuts a third of one's own from a label file of any model. The tiny ru
               --by=vote_share --fraction=0.33333 --out=runs/labels/tiny-sums-easy.jsonl
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 
 def get_config(arguments: str = ""):

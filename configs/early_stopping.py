@@ -10,7 +10,7 @@ The run keeps the weights of its best step. Where there are no answers, --config
 so that there is a collapse to stop.
 """
 
-from configs.common import COLLAPSE, experiment
+from srt_jax.experiments import COLLAPSE, experiment
 
 STOP = {
     "stop.validation_fraction": 0.01,

@@ -9,9 +9,9 @@ PAPER     AVG is 51.3 for Qwen2.5-Math-7B, where SePT has 55.0 and the base mode
 All is as in SePT but the objective and both temperatures, which are 1 (SePT, B.1).
 """
 
-from configs import sept
-from configs.common import experiment
+from srt_jax.experiments import experiment, load
 
+sept = load("sept")
 EM_FT = {**sept.SEPT, "rl.objective": "entropy", "rollout.temperature": 1.0, "rollout.temperature_steps": 0}
 
 

@@ -6,7 +6,7 @@ HARDWARE  8 H200
 PAPER     It does not collapse. SRT keeps up with it until SRT's own collapse begins (v1, figure 2).
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 
 def get_config(arguments: str = ""):

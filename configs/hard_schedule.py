@@ -9,7 +9,7 @@ PAPER     This is not in the papers; SRT v1's conclusion and SRT v2, I.3 name cu
 A label file says which problems are easy. offline_labels.py reads the same file and says how to make it.
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 SCHEDULE = {"curriculum.by": "vote_share", "curriculum.easy_fraction": 0.33333, "curriculum.steps": 600}
 

@@ -12,7 +12,7 @@ The labels come first, from the config whose labels are votes:
           python -m srt_jax label --config=configs/srt.py:tiny --out=runs/labels/tiny-sums.jsonl
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 
 def get_config(arguments: str = ""):

@@ -6,10 +6,10 @@ COMMAND   launch/quickstart.sh        (makes the base model, then runs both vari
 HARDWARE  2 CPU cores, 2 GB, about 40 seconds each
 EXPECT    avg@32 on 128 held-out sums rises from 0.4 by more than 0.3 with votes alone; docs/results.md has five seeds.
 
-The entry `tiny` of configs/models.py makes a run fit the miniature.
+The entry `tiny` of srt_jax/experiments/models.py makes a run fit the miniature.
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 
 def get_config(labels: str = "vote"):

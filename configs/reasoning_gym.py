@@ -12,11 +12,11 @@ A later level starts from the weights of the earlier one, and so do the labels o
           --config.model.path=runs/climb/qwen3_4b-knights_knaves/level_2/final
           python -m srt_jax label --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3 \
               --config.model.path=... --out=runs/labels/qwen3_4b-knights_knaves_3.jsonl
-TASK is any of configs/data.py:GYM. The sizes, 16 prompts a step, and <answer> tags are our choice. The branch that the
-authors released asks for a box instead; boxed_TASK_LEVEL, e.g. boxed_knights_knaves_3, is that variant.
+TASK is any of srt_jax/experiments/data.py:GYM. The sizes, 16 prompts a step, and <answer> tags are our choice. The
+branch that the authors released asks for a box instead; boxed_TASK_LEVEL, e.g. boxed_knights_knaves_3, is that variant.
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 GYM = {"rl.advantage": "grpo", "rl.kl_in": "loss", "rl.kl_coef": 0.0001}
 LABELS = {"ground_truth": "ground_truth", "vote": "vote", "fixed_teacher": "file"}

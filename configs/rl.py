@@ -11,7 +11,7 @@ PAPER     SRT collapses with GRPO after about as many steps as with RLOO (v2, G.
 reward is +-1 and ours is 0 or 1, so that its penalty of up to 1 for overlong responses weighs twice as much.
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 KL_IN_LOSS = {"rl.kl_in": "loss"}  # normalising a reward that contains the KL would distort it
 ALGORITHMS = {

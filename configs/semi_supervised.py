@@ -10,7 +10,7 @@ PAPER     There is no figure. The released code can mix labelled and unlabelled 
 --config.data.labelled_column=NAME. verl's files that SRT's scripts write have this information already.
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 
 def get_config(arguments: str = ""):

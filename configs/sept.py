@@ -15,8 +15,8 @@ Variants: sept_variants.py, em_ft.py. The base model's best temperature by AVG:
               --temperatures=0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,1.1,1.2,1.3,1.4,1.5,1.6
 """
 
-from configs.common import experiment
-from configs.models import BOXED, MODELS
+from srt_jax.experiments import experiment
+from srt_jax.experiments.models import BOXED, MODELS
 
 SEPT = {
     "labels.source": "none",

@@ -11,9 +11,9 @@ offline is one step: the base model answers every problem once, and three epochs
 1% of the updates; here warm-up is counted in steps, so that there is none.
 """
 
-from configs import sept
-from configs.common import experiment
+from srt_jax.experiments import experiment, load
 
+sept = load("sept")
 GRPO = {
     "labels.source": "ground_truth",
     "rl.advantage": "grpo",

@@ -9,7 +9,7 @@ PAPER     SRT is as good as ground truth at first. On DAPO it peaks after 400 to
 srt_as_released.py has what the released script does differently, such as its entropy bonus.
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 
 def get_config(arguments: str = ""):

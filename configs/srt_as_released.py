@@ -9,7 +9,7 @@ PAPER     The curves of v1 and v2 come from this code. An entropy bonus speeds t
 docs/algorithms.md lists what still differs from their code.
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 DIFFERENCES = {
     "rl.entropy_coef": 0.001,  # verl's default; neither the script nor the paper mentions it

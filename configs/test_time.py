@@ -9,7 +9,7 @@ PAPER     maj@32 gains a little on the base model's maj@32, which is the line to
 Their loader drops 14 of 30 problems in every epoch. Here an epoch has every problem once. 300 steps are our choice.
 """
 
-from configs.common import experiment
+from srt_jax.experiments import experiment
 
 
 def get_config(arguments: str = ""):

@@ -12,8 +12,8 @@ theirs. Their learning rate moves once a step and not with every update. An answ
 their parser falls back to the last number of the response.
 """
 
-from configs.common import experiment
-from configs.models import BOXED, MODELS
+from srt_jax.experiments import experiment
+from srt_jax.experiments.models import BOXED, MODELS
 
 TTRL = {
     "batch.prompts_per_step": 8,

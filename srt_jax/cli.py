@@ -6,11 +6,13 @@ import sys
 import traceback
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from srt_jax.config import expanded
 from srt_jax.config.types import USERS_OWN, check_types
 from srt_jax.errors import ConfigError, UserError
+from srt_jax.experiments import shipped
 from srt_jax.files import shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -33,6 +35,18 @@ def run(main) -> None:
     """Runs a job's main(argv) -> exit status; user errors become one sentence."""
     logging.set_verbosity(logging.WARNING)  # orbax and jax report every file and backend otherwise
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+
+
+def define_config(help: str) -> None:
+    """The flag --config=FILE[:ARGUMENTS]; FILE may be the name of a config that ships with the project."""
+    config_flags.DEFINE_config_file("config", None, help)
+    flags.FLAGS["config"].parser = _ConfigParser("config")
+
+
+class _ConfigParser(ConfigFileFlagParser):
+    def parse(self, path):
+        file, *arguments = path.split(":", 1)
+        return super().parse(":".join([shipped.find(file), *arguments]) if file else path)
 
 
 def define_path(name: str, help: str) -> None:

@@ -14,7 +14,7 @@ import os
 import sys
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from srt_jax import cli, runtime
 from srt_jax.config import describe, fingerprint_fields, run_directory
@@ -30,7 +30,7 @@ def main(argv) -> int:
     if len(argv) > 1:
         return cli.complain(f"unexpected argument {argv[1]!r}: fields are set with --config.FIELD=VALUE.")
     if flags.FLAGS.config is None:
-        return cli.complain("no --config given: name a file in configs/, e.g. --config=configs/quickstart.py.")
+        return cli.complain("no --config given: name a file or a shipped config, e.g. --config=configs/quickstart.py.")
     config = flags.FLAGS.config
     config.log.profile |= flags.FLAGS.profile
     validate(config)
@@ -128,7 +128,7 @@ def vllm_here(config) -> str:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/, arguments after a colon.")
+    cli.define_config("Experiment: a file or a shipped name, arguments after a colon.")
     flags.DEFINE_bool("profile", False, "Trace steps 3 to 5 for TensorBoard's profiler: config.log.profile.")
     flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print the plan; run nothing.")
     cli.run(main)

@@ -41,7 +41,7 @@ QUICKSTART = "--config=configs/quickstart.py"
     ("arguments", "message"),
     [
         ([], "no --config given"),
-        (["--config=configs/nothing.py"], "config file cannot be read"),
+        (["--config=configs/nothing.py"], "neither a config file nor the name of a shipped config"),
         ([QUICKSTART, "--config.batch.samples=3"], "there is no config field 'batch.samples'"),
         ([QUICKSTART, "--config.steps=many"], "--config.steps=many"),
         ([QUICKSTART, "--config.batch.samples_per_prompt=1"], "batch.samples_per_prompt is 1: rloo"),

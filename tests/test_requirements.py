@@ -12,7 +12,7 @@ from tests.helpers import REPOSITORY
 
 # Imported behind our back at run time: the package that does, and what for.
 INDIRECT = {"jinja2": "transformers renders chat templates with it"}
-OURS = {"srt_jax", "configs"}
+FOLDERS = ("srt_jax", "configs")
 
 
 def named(file: str) -> dict[str, Requirement]:
@@ -28,7 +28,7 @@ def named(file: str) -> dict[str, Requirement]:
 def imports() -> dict[str, set[str]]:
     """Third-party top-level module -> files that import it, wherever in them."""
     found = {}
-    for folder in OURS:
+    for folder in FOLDERS:
         for file in (REPOSITORY / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
                 names = (
@@ -38,7 +38,7 @@ def imports() -> dict[str, set[str]]:
                     if isinstance(node, ast.ImportFrom) and not node.level
                     else []
                 )
-                for top in {name.partition(".")[0] for name in names} - OURS - sys.stdlib_module_names:
+                for top in {name.partition(".")[0] for name in names} - {"srt_jax"} - sys.stdlib_module_names:
                     found.setdefault(top, set()).add(str(file.relative_to(REPOSITORY)))
     return found
 

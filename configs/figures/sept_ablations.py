@@ -10,7 +10,7 @@ PAPER     AVG of Qwen2.5-Math-7B is 55.0 with SePT, 59.1 with GRPO, 51.3 with EM
 G = 1 is SePT itself. constant, which does not anneal the temperature, is not in the paper.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 
 def _rollouts(n: int) -> dict:

@@ -10,7 +10,7 @@ PAPER     AVG of base model, SePT and GRPO: Qwen2.5-Math-7B 43.7, 55.0, 59.1 (OT
 The base model is evaluated at its best temperature, trained models at 1 (section 3.1).
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 RUNS = {
     "qwen25_math_7b": "qwen25_math_7b,deepscaler",

@@ -12,11 +12,10 @@ loader drops the incomplete last step, so that their runs end before it does. Di
 other two sets, too.
 """
 
-from configs.common import figure
-from configs.ttrl import LONG
+from srt_jax.experiments import figure, load
 
 PREVIEW = {
-    **LONG,
+    **load("ttrl").LONG,
     "batch.samples_per_prompt": 16,
     "batch.microbatch_sequences": 16,
     "rl.kl_coef": 0.0,

@@ -8,7 +8,7 @@ PAPER     Figure 10 is DAPO and shows the collapse, figure 11 is MATH-12k, figur
 Only figure 11 has MATH-500 among its test sets.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 DATA = {"dapo": "dapo", "math12k": "math12k_and_math500", "aime": "aime"}
 

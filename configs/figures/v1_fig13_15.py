@@ -7,7 +7,7 @@ PAPER     Figure 13 is DAPO and shows a collapse, figure 14 is MATH-12k and stab
           mixed.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 get_config = figure(
     "v1_fig13_15",

@@ -9,7 +9,7 @@ The tiny runs read the file that configs/curriculum.py says how to write. It is 
 scores.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 get_config = figure(
     "v1_fig17", {by: (f"curriculum:qwen3_14b,dapo_easy_by_{by}", {}, {}) for by in ("vote_share", "pass_rate")}

@@ -8,7 +8,7 @@ PAPER     The two rise together. Then SRT collapses: on DAPO, and on MATH-12k af
 The figure shows the mean over AIME24, AIME25 and AMC23. v1_fig10_12.py has the same runs test set by test set.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 get_config = figure(
     "v1_fig2",

@@ -9,7 +9,7 @@ PAPER     Pseudo-reward and KL jump at the step where the accuracy falls. Afterw
 The curves to look at are label/pseudo_reward beside label/true_reward, label/top_answer_share and update/kl.
 """
 
-from configs.common import COLLAPSE, figure
+from srt_jax.experiments import COLLAPSE, figure
 
 get_config = figure(
     "v1_fig3", {method: (f"{method}:qwen25_math_7b,dapo", {}, COLLAPSE) for method in ("srt", "ground_truth")}

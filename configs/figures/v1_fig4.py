@@ -7,7 +7,7 @@ PAPER     Figure 4: maj@32 gains a little on the base model's maj@32. Figure 5 s
           which there is no collapse.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 get_config = figure(
     "v1_fig4", {name: (f"test_time:qwen25_math_7b,test_{name}", {}, {}) for name in ("aime24", "aime25", "amc23")}

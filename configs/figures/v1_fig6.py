@@ -6,7 +6,7 @@ HARDWARE  8 H200
 PAPER     The peak comes at about the same step on all test sets, so that stopping by the 1% is near the best of each.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 get_config = figure(
     "v1_fig6",

@@ -9,7 +9,7 @@ PAPER     Offline labels do about as well as SRT and stay stable. More than one 
 configs/offline_labels.py says how to make the labels.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 get_config = figure(
     "v1_fig7",

@@ -11,7 +11,7 @@ The tiny runs read the file that configs/curriculum.py says how to write. It is 
 scores.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 get_config = figure(
     "v1_fig8",

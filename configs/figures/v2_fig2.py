@@ -15,14 +15,14 @@ Which levels the figure shows is our reading of B.3. A tiny TASK climbs all leve
 is reasoning_gym.py:fixed_teacher,tiny.
 """
 
-from configs.climb import LEVELS, level
-from configs.common import figure
+from srt_jax.experiments import figure, load
 
-STEPS = {task: LEVELS[task][:2] for task in ("knights_knaves", "bitwise_arithmetic", "family_relationships")}
+climb = load("climb")
+STEPS = {task: climb.LEVELS[task][:2] for task in ("knights_knaves", "bitwise_arithmetic", "family_relationships")}
 
 
 def _climbing(task: str, easy: int, hard: int) -> tuple:
-    return f"climb:qwen3_4b,{task}", {"levels": (level(task, easy, True), level(task, hard, False))}, {}
+    return f"climb:qwen3_4b,{task}", {"levels": (climb.level(task, easy, True), climb.level(task, hard, False))}, {}
 
 
 def _fixed(task: str, easy: int, hard: int) -> tuple:

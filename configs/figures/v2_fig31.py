@@ -9,7 +9,7 @@ Here prompts whose rewards all agree are replaced too, and at most three further
 share that is compared with the threshold is of all samples; their code divides by those with an answer.
 """
 
-from configs.common import COLLAPSE, figure
+from srt_jax.experiments import COLLAPSE, figure
 
 ONLINE = {"labels.threshold": 0.6, "batch.resample_rounds": 3}
 TINY = {"labels.threshold": 0.4, "batch.resample_rounds": 1}  # the miniature's vote shares are about 0.4 at first

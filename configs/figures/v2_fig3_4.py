@@ -8,7 +8,7 @@ PAPER     SRT is as good as ground truth on all four. Llama-3.1-8B-Instruct rise
 The captions name 32 samples. Llama-3.1-8B-Instruct is evaluated greedily with one, so that maj equals avg.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 # Which training set belongs to which model: SRT v2, appendices B.3, C and J.
 TRAINED_ON = {

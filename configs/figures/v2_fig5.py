@@ -7,7 +7,7 @@ PAPER     Answers are used for level 2 only. knights_knaves comes near 100% at l
           level 4.
 """
 
-from configs.common import figure
+from srt_jax.experiments import figure
 
 get_config = figure(
     "v2_fig5", {task: (f"climb:qwen3_4b,{task}", {}, {}) for task in ("knights_knaves", "bitwise_arithmetic")}

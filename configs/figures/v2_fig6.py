@@ -7,7 +7,7 @@ PAPER     Every model gains as with ground truth at first, and then collapses. W
           three times its learning rate (llama_fast, figure 34).
 """
 
-from configs.common import COLLAPSE, figure
+from srt_jax.experiments import COLLAPSE, figure
 
 get_config = figure(
     "v2_fig6",

@@ -9,7 +9,7 @@ PAPER     GRPO collapses like RLOO. More KL does not help, a smaller learning ra
 The text names no values; those here are our choice. The tiny runs collapse too, with the same field changed.
 """
 
-from configs.common import COLLAPSE, figure
+from srt_jax.experiments import COLLAPSE, figure
 
 SRT = "srt:qwen25_math_7b,dapo"
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from srt_jax import cli, runtime
 from srt_jax.config import base, recorded, run_directory, source
@@ -267,7 +267,7 @@ if __name__ == "__main__":
     cli.define_path("data", "JSONL or Parquet file of problems with answers, instead of the config's sets.")
     flags.DEFINE_string("prompt_column", None, "Column of --data that holds the problems, where not `problem`.")
     flags.DEFINE_string("answer_column", None, "Column of --data that holds the answers, where not `answer`.")
-    config_flags.DEFINE_config_file("config", None, "Config for prompts, lengths and sampling.")
+    cli.define_config("Config for prompts, lengths and sampling.")
     flags.DEFINE_list("temperatures", [], "Temperatures to compare, e.g. 0,0.6,1.0, instead of eval.temperature.")
     flags.DEFINE_integer("limit", None, "Problems of each set, from its start.")
     flags.DEFINE_integer("samples", None, "Samples of each problem: eval.samples.")

@@ -16,7 +16,7 @@ import pathlib
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from srt_jax import cli, runtime
 from srt_jax.config import differing_fields, run_directory
@@ -230,7 +230,7 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Experiment whose model labels its data: a file in configs/.")
+    cli.define_config("Experiment whose model labels its data: a file or a shipped name.")
     cli.define_path("out", "The label file.")
     flags.DEFINE_integer("samples", 32, "Samples of each problem, all of which vote.")
     cli.run(main)

@@ -15,7 +15,6 @@ import pathlib
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from srt_jax import cli
 from srt_jax.config.validation import validate
@@ -65,7 +64,7 @@ def _go_on_in_planners_environment(where: topology.Topology) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/, arguments after a colon.")
+    cli.define_config("Experiment: a file or a shipped name, arguments after a colon.")
     flags.DEFINE_string("topology", None, f"Devices to compile for, e.g. {topology.EXAMPLES}.")
     flags.DEFINE_bool("json", False, "One JSON object instead of a table.")
     flags.DEFINE_integer(

@@ -13,7 +13,6 @@ import json
 import pathlib
 
 from absl import flags
-from ml_collections import config_flags
 
 from srt_jax import cli
 from srt_jax.config.paths import expand_paths
@@ -125,7 +124,7 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Experiment whose data is cut: a file in configs/.")
+    cli.define_config("Experiment whose data is cut: a file or a shipped name.")
     cli.define_path("labels", "A file that srt label wrote for this data.")
     flags.DEFINE_enum("by", "vote_share", label_file.SCORES, "The score.")
     flags.DEFINE_float("fraction", 1 / 3, "Share of the problems that is kept.")

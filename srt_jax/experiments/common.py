@@ -1,12 +1,11 @@
 """Shared by the experiments: makes a config from the names of a method, a model and a data set."""
 
-import importlib
-
 from ml_collections import ConfigDict
 
-from configs import data as data_table
-from configs.models import MODELS, SRT
 from srt_jax.config import base
+from srt_jax.experiments import data as data_table
+from srt_jax.experiments.models import MODELS, SRT
+from srt_jax.experiments.shipped import load
 
 
 def experiment(
@@ -63,7 +62,7 @@ def figure(name: str, curves: dict[str, tuple]):
         method, _, rest = run.partition(":")
         if small:
             rest = ",".join([*rest.split(",")[:-2], "tiny"])
-        config = importlib.import_module(f"configs.{method}").get_config(rest)
+        config = load(method).get_config(rest)
         config.update_from_flattened_dict(tiny_fields if small else large_fields)
         config.out, config.name = f"runs/{name}", curve + ("-tiny" if small else "")
         return config
