@@ -84,13 +84,15 @@ def check(config) -> list[str]:
     directory = run_directory(config)
     if (directory / "checkpoints").exists():
         checkpoints = Checkpoints(directory)
-        if checkpoints.last_step():
-            there = checkpoints.record()["identity"]
+        step, damaged = checkpoints.newest_whole()
+        if step:
+            there = checkpoints.record(step)["identity"]
             here = {"config": fingerprint_fields(whole), **prepared.identity}
             if not_made:
                 here |= {what: there[what] for what in ("data", "prompts")}
             check_same_run(there, here, directory)
-            return [*prepared.report, f"{directory}: would go on from step {checkpoints.last_step()}"]
+            notes = [f"the checkpoint of step {bad} is damaged ({fault})" for bad, fault in damaged]
+            return [*prepared.report, *notes, f"{directory}: would go on from step {step}"]
     return prepared.report
 
 

@@ -55,6 +55,7 @@ def train(config: ConfigDict) -> dict:
     # The thread is waited for last: closing the sampler ends what it samples.
     with (
         contextlib.closing(run.log),
+        contextlib.closing(run.checkpoints),
         run.grader,
         ThreadPoolExecutor(1) as thread,
         contextlib.closing(run.sampler),
@@ -338,6 +339,7 @@ def save(run: Run, state, step: int) -> None:
     if step == 0:
         return
     run.record["seconds"] = run.phases.total
+    run.log.flush()  # TensorBoard drops the steps up to a checkpoint's when a run goes on, but has them all by now
     with run.phases("save"):
         run.checkpoints.save(step, state, run.record, scores(run))
 
@@ -362,6 +364,7 @@ def finish(run: Run, state, step: int) -> dict:
     """Exports the final weights, and the best where these are others; writes summary.json and closes everything."""
     config, evals = run.config, {int(s): values for s, values in run.record["evals"].items()}
     export(run, state, "final")
+    run.checkpoints.wait()
     best = best_step(scores(run), [0, *run.checkpoints.steps(), step])
     if best not in (None, 0, step):
         export(run, run.checkpoints.restore(state, best), "best")
@@ -382,7 +385,6 @@ def finish(run: Run, state, step: int) -> dict:
         partial.write_text(json.dumps(summary, indent=2) + "\n")
         partial.rename(run.directory / "summary.json")
     run.log.close()
-    run.checkpoints.close()
     if run.ended:
         print(f"ended after step {step} of {config.steps}: {run.ended}")
     print(

@@ -1,47 +1,165 @@
-"""What is kept, what is refused."""
+"""Checkpoints: which are kept, which are trusted, and which runs may resume from them."""
+
+import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from srt_jax.errors import CheckpointError
-from srt_jax.run.checkpoint import Checkpoints, best_step, check_same_run
+from srt_jax.run.checkpoint import Checkpoints, best_step, check_same_run, retained
 
 
-def saved(directory, *steps_and_scores):
+def saved(directory, *steps_and_scores, keep=1):
     """The steps that are kept where each was saved with all the scores so far (None: not evaluated)."""
-    checkpoints, scores = Checkpoints(directory), {}
+    checkpoints, scores = Checkpoints(directory, keep), {}
     for step, score in steps_and_scores:
         scores |= {} if score is None else {step: score}
         checkpoints.save(step, {"x": jnp.full(3, step)}, {"step": step}, scores)
-    found = checkpoints.steps()
     checkpoints.close()
-    return found
+    return checkpoints.steps()
 
 
-def test_the_last_and_the_best_are_kept(tmp_path):
-    assert Checkpoints(tmp_path).last_step() is None
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    assert Checkpoints(tmp_path).newest_whole() == (None, [])
     assert saved(tmp_path, (1, 0.9), (2, None), (3, 0.5), (4, None)) == [1, 4]
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "4"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "4", "newest"]
     again = Checkpoints(tmp_path)
-    assert again.last_step() == 4 and again.record() == {"step": 4}
-    np.testing.assert_array_equal(again.restore({"x": jnp.zeros(3, jnp.int32)})["x"], [4, 4, 4])
+    assert again.newest_whole() == (4, []) and again.record(4) == {"step": 4}
+    for step in (1, 4):
+        np.testing.assert_array_equal(again.restore({"x": jnp.zeros(3, jnp.int32)}, step)["x"], [step] * 3)
 
 
-def test_of_equal_scores_the_later_step_is_kept_and_chosen(tmp_path):
-    scored = ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.1))
-    assert saved(tmp_path, *scored) == [3, 4]
-    assert best_step(dict(scored), [0, 3, 4]) == 3
-    assert best_step({0: 0.9, **dict(scored)}, [0, 4]) == 0  # of the steps that are still there
+@pytest.mark.parametrize(
+    ("steps", "scores", "keep", "kept"),
+    [
+        ([], {}, 3, set()),
+        ([1, 2, 3, 4], {}, 3, {2, 3, 4}),
+        ([1, 2, 3, 4], {1: 0.5, 3: 0.4}, 2, {1, 3, 4}),
+        ([1, 2, 3], {1: 0.5, 2: 0.5}, 1, {2, 3}),  # of equal scores the later step
+        ([2, 3], {0: 0.9, 1: 0.8}, 1, {3}),  # scores of steps that are not there
+    ],
+)
+def test_the_ring_of_the_newest_and_the_best(steps, scores, keep, kept):
+    assert retained(steps, scores, keep) == kept
+
+
+def test_of_equal_scores_the_later_step_is_chosen():
+    scores = {1: 0.5, 2: 0.9, 3: 0.9, 4: 0.1}
+    assert best_step(scores, [0, 3, 4]) == 3
+    assert best_step({0: 0.9, **scores}, [0, 4]) == 0
     assert best_step({}, [0, 4]) is None
 
 
 def test_a_step_that_was_evaluated_after_it_was_saved_can_be_the_best(tmp_path):
     assert saved(tmp_path, (1, 0.5), (2, None)) == [1, 2]
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, 1)
     checkpoints.save(3, {"x": jnp.zeros(3)}, {}, {1: 0.5, 2: 0.9})
-    assert checkpoints.steps() == [2, 3]
     checkpoints.close()
+    assert checkpoints.steps() == [2, 3]
+
+
+def test_a_save_in_the_background_has_the_values_of_its_call(tmp_path):
+    """The caller donates the state to the next update and changes the record while they are being written."""
+    import jax
+
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    checkpoints, state, record = Checkpoints(tmp_path, 9), jnp.zeros(1 << 20), {"seen": []}
+    for step in range(1, 6):
+        state = add(state)
+        record["seen"].append(step)
+        checkpoints.save(step, {"x": state}, record)
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    for step in range(1, 6):
+        x = np.asarray(again.restore({"x": jnp.zeros(1 << 20)}, step)["x"])
+        assert (x == step).all() and again.record(step) == {"seen": list(range(1, step + 1))}
+
+
+def largest(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip_a_byte(folder):
+    path = largest(folder / "state")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "flipped": flip_a_byte,
+    "cut": lambda f: largest(f / "state").write_bytes(largest(f / "state").read_bytes()[:-1]),
+    "emptied": lambda f: largest(f / "state").write_bytes(b""),
+    "without record": lambda f: (f / "record.json").unlink(),
+    "record cut": lambda f: (f / "record.json").write_text('{"st'),
+    "without state": lambda f: shutil.rmtree(f / "state"),
+    "without checksums": lambda f: (f / "checksums.json").unlink(),
+    "checksums cut": lambda f: (f / "checksums.json").write_text('{"record.json": ['),
+    "half copied": lambda f: [p.unlink() for p in sorted(f.rglob("*")) if p.is_file()][3:],
+    "empty folder": lambda f: (shutil.rmtree(f), f.mkdir()),
+    "a file of that name": lambda f: (shutil.rmtree(f), f.write_text("")),
+}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A run folder with the checkpoints of steps 1 and 2."""
+    directory = tmp_path_factory.mktemp("two")
+    assert saved(directory, (1, None), (2, None), keep=2) == [1, 2]
+    return directory
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(damage, two, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two, run)
+    DAMAGES[damage](run / "checkpoints/2")
+    checkpoints = Checkpoints(run)
+    step, [(bad, fault)] = checkpoints.newest_whole()
+    assert (step, bad) == (1, 2) and fault
+    checkpoints.open([bad])
+    assert checkpoints.steps() == [1] and (run / "checkpoints/2.damaged").exists()
+    checkpoints.save(2, {"x": jnp.full(3, 2)}, {"step": 2})
+    checkpoints.close()
+    assert checkpoints.newest_whole() == (2, [])
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(two, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two, run)
+    flip_a_byte(run / "checkpoints/1")
+    flip_a_byte(run / "checkpoints/2")
+    with pytest.raises(CheckpointError, match=r"is whole \(that of step 2: state/.* has changed\): restore one from"):
+        Checkpoints(run).newest_whole()
+    shutil.rmtree(run / "checkpoints/1")
+    shutil.rmtree(run / "checkpoints/2")
+    with pytest.raises(CheckpointError, match=r"is whole \(all were removed\)"):
+        Checkpoints(run).newest_whole()
+
+
+def test_what_a_killed_process_left_behind_is_no_checkpoint_and_goes(two, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two, run)
+    for name in (".partial", ".deleted"):
+        shutil.copytree(run / "checkpoints/1", run / "checkpoints" / name)
+    checkpoints = Checkpoints(run)
+    assert checkpoints.newest_whole() == (2, [])
+    checkpoints.open([])
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["1", "2", "newest"]
+
+
+def test_a_checkpoint_from_before_there_were_checksums_is_used(two, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two, run)
+    folder = run / "checkpoints/2"
+    (folder / "checksums.json").unlink()
+    (folder / "record.json").unlink()
+    (folder / "record").mkdir()
+    (folder / "record/metadata").write_text(json.dumps({"step": 2}))
+    checkpoints = Checkpoints(run)
+    assert checkpoints.newest_whole() == (2, []) and checkpoints.record(2) == {"step": 2}
 
 
 def test_a_run_is_the_same_only_with_config_data_labels_and_model():

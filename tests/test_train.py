@@ -13,6 +13,7 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from srt_jax import train as train_module
@@ -49,9 +50,8 @@ def records(directory):
 
 
 def state_leaves(directory):
-    checkpoints = Checkpoints(directory)
-    restored = checkpoints._manager.restore(checkpoints.last_step())["state"]
-    checkpoints.close()
+    step, _ = Checkpoints(directory).newest_whole()
+    restored = ocp.StandardCheckpointer().restore(directory.absolute() / f"checkpoints/{step}/state")
     leaves = jax.tree_util.tree_leaves_with_path(restored)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
@@ -296,9 +296,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(miniature, tmp_path):
     assert process.returncode == 1, output
     assert re.search(r"stopped after step \d+; the state is saved", output), output
     assert "Traceback" not in output
-    checkpoints = Checkpoints(tmp_path / "interrupted")
-    step = checkpoints.last_step()
-    checkpoints.close()
+    step, damaged = Checkpoints(tmp_path / "interrupted").newest_whole()
+    assert not damaged
     assert step and 2 <= step < 400
     again = subprocess.run(
         [*command, f"--config.steps={step + 1}"],
@@ -337,11 +336,12 @@ def test_a_full_disk_leaves_the_previous_checkpoint(miniature, tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "import numpy as np\n"
-        "try: c.save(2, {'x': jnp.asarray(np.random.default_rng(0).normal(size=1_000_000))}, {})\n"
+        "try: c.save(2, {'x': jnp.asarray(np.random.default_rng(0).normal(size=1_000_000))}, {}); c.wait()\n"
         "except CheckpointError as e: print('refused:', e); sys.exit(3)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr[-2000:]
     assert "checkpoint of step 2 could not be written" in done.stdout and "goes on from step 1" in done.stdout
+    assert not (tmp_path / "full/checkpoints/.partial").exists()
     after = state_leaves(tmp_path / "full")
     assert all((before[name] == after[name]).all() for name in before)

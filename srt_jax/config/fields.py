@@ -217,7 +217,10 @@ FIELDS = dict(
     ),
     levels=tuple_of(dict),  # Runs after one another, each from the weights before: dicts of a name and changed fields.
     levels_from=one_of("final", "best"),  # A level starts from these weights of the level before.
-    checkpoint=dict(every=positive(100)),
+    checkpoint=dict(
+        every=positive(100),  # Steps between two checkpoints.
+        keep=positive(3),  # So many of the newest checkpoints stay, beside the one with the best evaluation.
+    ),
     log=dict(
         rollouts_every=positive(1),  # Steps between two saved rollouts.
         shown=positive(8),  # Responses in TensorBoard's tables, and evaluation problems shown at both ends of a run.

@@ -91,6 +91,10 @@ class Board:
         )
         self._add(layout, 0)
 
+    def flush(self) -> None:
+        """Writes all events so far to the file."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Flushes everything to disk."""
         self._writer.close()

@@ -1,101 +1,235 @@
-"""Checkpoints: the training state with orbax, and what must be true for a run to go on from it."""
+"""Checkpoints: the training state with orbax, and the conditions under which a run may resume from it.
 
+    <run>/checkpoints/<step>/state/           what orbax writes
+                             record.json      identity of the run, evaluations so far, seconds by phase
+                             checksums.json   size and xxh3_64 of every other file
+
+A checkpoint is written under a temporary name in a background thread and renamed last, so it is complete or not there.
+Before a run resumes, the checksums of the newest checkpoint are verified. If it is damaged, the run resumes from the
+newest one that is not.
+"""
+
+import json
+import os
 import pathlib
+import shutil
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+import xxhash
 
 from srt_jax.config import differing_fields
 from srt_jax.errors import CheckpointError
+from srt_jax.files import read_json_object
+from srt_jax.runtime import is_first_process, processes
 
 # Fields that follow the devices where the config leaves them open.
 FOLLOW_HARDWARE = ("mesh.", "batch.microbatch_sequences", "model.dtype")
+CHECKSUMS = "checksums.json"
+NEWEST = "newest"  # its presence tells a run that lost its checkpoints from one that has none yet
+PARTIAL, DELETED = ".partial", ".deleted"  # a checkpoint that is being written, or removed
+READ = 1 << 24  # bytes that are hashed at a time
 
 
-def best_step(scores: Mapping[int, float], held: Iterable[int]) -> int | None:
-    """The step with the largest score among those that are held, the later one of two alike; None: none has a score."""
-    return max(scores.keys() & set(held), key=lambda step: (scores[step], step), default=None)
+def best_step(scores: Mapping[int, float], kept: Iterable[int]) -> int | None:
+    """The step with the largest score among the kept ones, and of equal scores the later step; None if none has one."""
+    return max(scores.keys() & set(kept), key=lambda step: (scores[step], step), default=None)
 
 
-class LatestAndBest(preservation_policy.PreservationPolicy):
-    """Keeps the newest checkpoint and the one with the largest of `scores`.
-
-    Orbax's own choice of the best knows a score only where it was there when the checkpoint was written.
-    """
-
-    def __init__(self):
-        self.scores: Mapping[int, float] = {}
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        """Which of the checkpoints stay."""
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        return [step in (max(steps), best_step(self.scores, steps)) for step in steps]
+def retained(steps: Iterable[int], scores: Mapping[int, float], keep: int) -> set[int]:
+    """The steps whose checkpoints stay: the `keep` newest, and the one with the best score."""
+    newest = sorted(steps)[-keep:]
+    return {*newest, best_step(scores, steps) or newest[-1]} if newest else set()
 
 
 class Checkpoints:
-    """<run>/checkpoints/: the last state and the one with the best evaluation, each with a JSON record beside it.
+    """The checkpoints of a run. With several processes each calls the same methods in the same order."""
 
-    Orbax writes under a temporary name and renames; an older checkpoint is deleted only once the new one is complete.
-    """
-
-    def __init__(self, run_directory: pathlib.Path):
+    def __init__(self, run_directory: pathlib.Path, keep: int = 3):
         self._directory = (run_directory / "checkpoints").absolute()
-        self._policy = LatestAndBest()
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(preservation_policy=self._policy, enable_async_checkpointing=False),
-        )
-
-    def last_step(self) -> int | None:
-        """The newest complete step, None where there is none."""
-        return self._manager.latest_step()
+        self._keep = keep
+        self._checkpointer = ocp.StandardCheckpointer()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: tuple[int, Future] | None = None
 
     def steps(self) -> list[int]:
-        """All steps that are kept."""
-        return list(self._manager.all_steps())
+        """The steps that have a complete checkpoint, in order; damaged ones are among them."""
+        if not self._directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
+
+    def newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
+        """The newest step whose checkpoint is not damaged, and (step, fault) of the newer ones; changes nothing.
+
+        The step is None if the run has not written a checkpoint. Raises CheckpointError if it has, but none is whole.
+        """
+        damaged = []
+        for step in reversed(self.steps()):
+            fault = find_fault(self._directory / str(step))
+            if fault is None:
+                return step, damaged
+            damaged.append((step, fault))
+        if damaged or (self._directory / NEWEST).exists():
+            reason = f"that of step {damaged[0][0]}: {damaged[0][1]}" if damaged else "all were removed"
+            raise CheckpointError(
+                f"no checkpoint in {self._directory} is whole ({reason}): restore one from a copy, or delete "
+                f"{self._directory.parent} to start again."
+            )
+        return None, []
+
+    def open(self, damaged: Iterable[int]) -> None:
+        """Makes the folder ready for this process, which must be the only one that trains in it.
+
+        Removes what a killed process left half-written or half-deleted, and renames damaged checkpoints to
+        <step>.damaged: the run will write these steps again.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for path in self._directory.glob(".*"):
+            _remove(path)
+        for step in damaged:
+            _remove(self._directory / f"{step}.damaged")
+            (self._directory / str(step)).rename(self._directory / f"{step}.damaged")
 
     def save(self, step: int, state, record: dict, scores: Mapping[int, float] | None = None) -> None:
-        """Writes the state and its JSON record; the scores of all evaluated steps so far tell which one is best.
+        """Starts to write the state and its record; returns as soon as the state is copied to the host.
 
-        Raises CheckpointError where it cannot be written; what was there before is untouched.
+        scores: of all evaluated steps so far, they tell which checkpoint is the best. Raises CheckpointError if this
+        one or the one before cannot be written; the older ones are untouched.
         """
-        if self.last_step() == step:
+        if self._writing and self._writing[0] == step:
             return
-        self._policy.scores = scores or {}
+        self.wait()
+        if step in self.steps():
+            return
+        partial = self._directory / PARTIAL
         try:
-            self._manager.save(
-                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
-            )
-            self._manager.wait_until_finished()
+            processes.from_first(lambda: partial.mkdir(parents=True))
+            self._checkpointer.save(partial / "state", state)
+        except Exception as e:
+            raise self._failure(step, e) from e
+        written = json.dumps(record)  # now: the caller goes on to change it
+        self._writing = step, self._thread.submit(self._complete, step, written, dict(scores or {}))
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is complete. Raises CheckpointError if it cannot be written."""
+        if self._writing is None:
+            return
+        (step, future), self._writing = self._writing, None
+        try:
+            if not is_first_process():
+                future.result()
+            processes.from_first(future.result)
         except Exception as e:  # orbax passes on what the file system, tensorstore or its threads raise
-            reason = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)[:200]
-            raise CheckpointError(
-                f"the checkpoint of step {step} could not be written to {self._directory} ({reason}): free some space "
-                f"and start again, the run goes on from step {self.last_step()}."
-            ) from e
+            raise self._failure(step, e) from e
 
-    def record(self) -> dict:
-        """The JSON record of the newest checkpoint."""
-        return self._manager.restore(self.last_step(), args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+    def record(self, step: int) -> dict:
+        """The JSON record of a checkpoint."""
+        return read_record(self._directory / str(step))
 
-    def restore(self, state, step: int | None = None):
-        """The state of a kept step (default: the newest), placed like `state` (arrays or abstract arrays).
+    def restore(self, state, step: int):
+        """The state of a step, placed like `state` (arrays or abstract arrays).
 
-        The arrays of `state` are given up first: two states may not fit on the devices.
+        The arrays of `state` are deleted first: two states may not fit on the devices.
         """
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         for x in jax.tree.leaves(state):
             if isinstance(x, jax.Array):
                 x.delete()
-        step = self.last_step() if step is None else step
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
+        return self._checkpointer.restore(self._directory / str(step) / "state", abstract)
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._manager.close()
+        """Waits for the checkpoint that is being written. Raises CheckpointError if it cannot be written."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._checkpointer.close()
+
+    def _complete(self, step: int, record: str, scores: Mapping[int, float]) -> None:
+        """Waits for orbax, adds record and checksums, gives the checkpoint its name, and deletes older ones."""
+        self._checkpointer.wait_until_finished()
+        if not is_first_process():
+            return
+        partial = self._directory / PARTIAL
+        (partial / "record.json").write_text(record + "\n")
+        (partial / CHECKSUMS).write_text(json.dumps(checksums(partial, flush=True), indent=0) + "\n")
+        _flush(partial / CHECKSUMS)
+        partial.rename(self._directory / str(step))
+        (self._directory / NEWEST).write_text(f"{step}\n")
+        _flush(self._directory)
+        steps = self.steps()
+        for old in set(steps) - retained(steps, scores, self._keep):
+            gone = self._directory / DELETED
+            _remove(gone)
+            (self._directory / str(old)).rename(gone)  # at once: a half-deleted checkpoint must not look like one
+            _remove(gone)
+
+    def _failure(self, step: int, e: Exception) -> CheckpointError:
+        if is_first_process():
+            shutil.rmtree(self._directory / PARTIAL, ignore_errors=True)
+        reason = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)[:200]
+        before = self.steps()
+        return CheckpointError(
+            f"the checkpoint of step {step} could not be written to {self._directory} ({reason}): free some space and "
+            f"start again, the run goes on from step {before[-1] if before else None}."
+        )
+
+
+def checksums(directory: pathlib.Path, flush: bool = False) -> dict[str, list]:
+    """{relative path: [bytes, xxh3_64]} of all files of a checkpoint but the checksums. flush: to the disk, too."""
+    found = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / CHECKSUMS):
+        digest, size = xxhash.xxh3_64(), 0
+        with path.open("rb") as file:
+            while block := file.read(READ):
+                digest.update(block)
+                size += len(block)
+            if flush:
+                os.fsync(file.fileno())
+        found[str(path.relative_to(directory))] = [size, digest.hexdigest()]
+    return found
+
+
+def find_fault(directory: pathlib.Path) -> str | None:
+    """Why a checkpoint cannot be trusted, in a few words; None if every file is as it was written."""
+    if (directory / "record").is_dir():  # written before there were checksums
+        return None
+    try:
+        wanted = read_json_object(directory / CHECKSUMS)
+        found = checksums(directory)
+    except (OSError, ValueError) as e:
+        return f"{CHECKSUMS} or another file cannot be read: {e}"
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            return f"{name} {'has changed' if name in found else 'is missing'}"
+    return None
+
+
+def read_record(directory: pathlib.Path) -> dict:
+    """The record of one checkpoint, also of one that was written before it had checksums."""
+    old = directory / "record" / "metadata"
+    try:
+        return read_json_object(old if old.is_file() else directory / "record.json")
+    except (OSError, ValueError) as e:
+        raise CheckpointError(
+            f"the record of the checkpoint {directory} cannot be read ({e}): delete that folder, and the run goes on "
+            "from the one before."
+        ) from None
+
+
+def _remove(directory: pathlib.Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def _flush(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_same_run(there: dict, here: dict, directory) -> None:

@@ -337,6 +337,10 @@ class RunLog:
         if self._progress:
             self._progress.pause()
 
+    def flush(self) -> None:
+        """Hands everything to the operating system, where it outlives the process."""
+        self._board.flush()
+
     def close(self) -> None:
         """Flushes everything to disk, and ends the progress line."""
         if self._progress:
@@ -351,7 +355,7 @@ class NoLog:
     def write(self, *_) -> None:
         """See RunLog."""
 
-    introduce = warn = text = rollouts = progress = pause = close = write
+    introduce = warn = text = rollouts = progress = pause = flush = close = write
 
 
 def _joined(first: dict, second: dict) -> dict:
@@ -379,6 +383,16 @@ def _keep_records(path: pathlib.Path, last_step: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))
     partial.rename(path)
+
+
+def last_recorded_step(directory: pathlib.Path) -> int:
+    """The last step that a run's metrics.jsonl has; 0 without one."""
+    path = directory / "metrics.jsonl"
+    last = 0
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            last = max(last, int(json.loads(line)["step"]))
+    return last
 
 
 def read_metrics(directory) -> list[dict]:

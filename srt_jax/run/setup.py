@@ -2,12 +2,14 @@
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from srt_jax.config import describe, fingerprint_fields
+from srt_jax.errors import CheckpointError
 from srt_jax.files import read_json_object
 from srt_jax.grading.grader import Grader
 from srt_jax.model import sharding
@@ -51,10 +53,10 @@ class Run:
 
 def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     """Model, optimizer and checkpoint of a run, the update compiled: (Run, state, step to go on from)."""
-    checkpoints = Checkpoints(directory)
-    start = checkpoints.last_step() or 0
+    checkpoints = Checkpoints(directory, config.checkpoint.keep)
+    start = step_to_go_on_from(checkpoints, directory)
     identity = {"config": fingerprint_fields(config), **prepared.identity}
-    record = checkpoints.record() if start else {"identity": identity, "evals": {}, "seconds": {}}
+    record = checkpoints.record(start) if start else {"identity": identity, "evals": {}, "seconds": {}}
     check_same_run(record["identity"], identity, directory)
     print(describe(config, jax.device_count()))
     print("\n".join(prepared.report))
@@ -68,7 +70,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     state = init_state(params, optimizer, mesh)
     sampler = open_sampler(config, prepared.model, graphdef, mesh, directory, training=True)  # it refuses what it can
     if start:
-        state = checkpoints.restore(state)
+        state = checkpoints.restore(state, start)
         print(f"going on from step {start} of {config.steps} in {directory}")
     update = compile_update(
         make_update(graphdef, optimizer, update_config, mesh, state),
@@ -109,6 +111,34 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
         (directory / "summary.json").unlink(missing_ok=True)  # of fewer steps: what follows may be stopped
         (directory / "config.json").write_text(resolved(config))
     return run, state, start
+
+
+def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path) -> int:
+    """The step of the newest checkpoint that is whole, 0 if the run has none yet; prints why it is not the newest.
+
+    Raises CheckpointError if the run lost its checkpoints.
+    """
+
+    def find() -> int:
+        recorded = metrics.last_recorded_step(directory)
+        if recorded and not (directory / "checkpoints").exists():
+            raise CheckpointError(
+                f"{directory} has the metrics of {recorded} steps, but its folder checkpoints/ is missing: restore it, "
+                f"give the run another name, or delete {directory} to start again."
+            )
+        step, damaged = checkpoints.newest_whole()
+        checkpoints.open([bad for bad, _ in damaged])
+        for bad, fault in damaged:
+            print(
+                f"warning: the checkpoint of step {bad} is damaged ({fault}); the run goes on from step {step}. The "
+                f"damaged files are in {directory}/checkpoints/{bad}.damaged, and nothing needs them: delete them.",
+                file=sys.stderr,
+            )
+        if recorded and not step:
+            print(f"{directory} stopped before its first checkpoint: it starts again, and its metrics are replaced.")
+        return step or 0
+
+    return processes.from_first(find)
 
 
 def reference_weights(config: ConfigDict, prepared: Prepared, mesh: jax.sharding.Mesh):
