@@ -1,4 +1,4 @@
-"""From problems to prompt tokens: chat template or plain template, instruction, length limit, stop tokens."""
+"""From problems to prompt tokens: chat template or plain template, instruction, length limit."""
 
 import inspect
 import re
@@ -6,17 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from tokenizers import AddedToken
-
 from srt_jax.data.base import Problem
 from srt_jax.errors import DataError
 from srt_jax.files import shown
 
-# End-of-turn and end-of-text tokens of the model families we train. A base model may end with either, whatever its
-# config says.
-_END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>")
-# Llama 3 templates print a date, by default today's: without a fixed one a resumed run would see other prompts.
-_DATE = "26 Jul 2024"
+# Llama 3 templates print a date, by default today's. With a fixed date a resumed run has the same prompts.
+TEMPLATE_DATE = "26 Jul 2024"
 _SHOWN_IDS = 3
 
 
@@ -131,7 +126,7 @@ def render(problem_text: str, tokenizer, prompts_config) -> str:
     content = f"{problem_text} {prompts.instruction}" if prompts.instruction else problem_text
     messages = [{"role": "system", "content": prompts.system}] if prompts.system else []
     messages.append({"role": "user", "content": content})
-    variables = {"date_string": _DATE, **prompts.chat_template_kwargs}
+    variables = {"date_string": TEMPLATE_DATE, **prompts.chat_template_kwargs}
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
     except Exception as error:  # a template is a program of somebody else's: it may raise whatever it likes
@@ -219,56 +214,3 @@ def _encode_texts(texts: list[str], tokenizer) -> list[list[int]]:
         return [list(ids) for ids in encoded]
     # Chat templates of such tokenizers usually write the token themselves.
     return [list(ids) if ids[:1] == [bos] else [bos, *ids] for ids in encoded]
-
-
-def stop_ids(
-    tokenizer, generation_config: dict | None, hf_config: dict | None = None, vocab_size: int = 1 << 31
-) -> tuple[int, ...]:
-    """Ids of every token that ends a response, sorted: the tokenizer's eos, `eos_token_id` of generation_config.json
-    and of config.json (a number or a list), the token that the chat template writes after an assistant's message, and
-    the known end tokens of the vocabulary.
-
-    Raises DataError for an `eos_token_id` that is no row of the embedding, and where no token at all ends a response.
-    """
-    found = {tokenizer.eos_token_id}
-    for file, settings in (("generation_config.json", generation_config), ("config.json", hf_config)):
-        configured = (settings or {}).get("eos_token_id")
-        for id in configured if isinstance(configured, list | tuple) else [configured]:
-            if id is not None and not (type(id) is int and 0 <= id < vocab_size):
-                raise DataError(
-                    f"{file} has eos_token_id {shown(configured)}; write a token's id, or a list of ids, below the "
-                    f"vocabulary size {vocab_size}."
-                )
-            found.add(id)
-    vocabulary = tokenizer.get_vocab()
-    found.update(vocabulary.get(token) for token in _END_TOKENS)
-    found.add(_end_of_turn(tokenizer))
-    found.discard(None)
-    if not found:
-        raise DataError("neither tokenizer nor generation config names an end token; set the tokenizer's eos_token.")
-    return tuple(sorted(found))
-
-
-def _end_of_turn(tokenizer) -> int | None:
-    """The added token, special or not, that the chat template writes after an assistant's message, if there is one."""
-    if not tokenizer.chat_template:
-        return None
-    mark = "RESPONSE"
-    messages = [{"role": "user", "content": "PROBLEM"}, {"role": "assistant", "content": mark}]
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, date_string=_DATE)
-    except Exception:  # whatever a template raises; where prompts are made with it, `render` tells
-        return None
-    if mark not in text:
-        return None
-    rest = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
-    added = tokenizer.added_tokens_decoder  # `all_special_ids` lacks what only tokenizer.json calls special
-    return rest[0] if rest and (rest[0] in added or rest[0] in tokenizer.all_special_ids) else None
-
-
-def skip_when_decoded(tokenizer, ids: Sequence[int]) -> None:
-    """Makes those of the added tokens `ids` special that are not: an end of turn is no part of an answer's text."""
-    added = tokenizer.added_tokens_decoder
-    plain = [added[id].content for id in ids if id in added and not added[id].special]
-    if plain:
-        tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in plain], special_tokens=True)

@@ -1,7 +1,7 @@
 r"""Models by short name: the fields that make a model fit its node and its prompt format.
 
 The mesh follows the devices: the weights of larger models are split over all of them, small models are copied to each.
-Micro-batches suit one node of 8 GPUs of 141 GB. Stop tokens need no entry: data/prompts.py:stop_ids collects the end
+Micro-batches suit one node of 8 GPUs of 141 GB. Stop tokens need no entry: run/stop_tokens.py collects the end
 tokens of tokenizer, generation config and chat template, so that a base model stops at <|im_end|> as well as at
 <|endoftext|>.
 """
