@@ -15,6 +15,7 @@ from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import ConfigError
 from srt_jax.files import shown
+from srt_jax.log import logger
 from srt_jax.run.prepare import prepare
 from srt_jax.runtime import is_first_process
 from srt_jax.train import train
@@ -26,14 +27,14 @@ def train_levels(config: ConfigDict) -> list[dict]:
     resolved = [on_this_machine(level) for level in level_configs(config)]
     configs = [level for level, _ in resolved]
     for note in dict.fromkeys(note for _, notes in resolved for note in notes):
-        print(note)
+        logger.info(note)
     for level in configs:
         prepare(checkable(level, config))
     summaries = []
     for before, level in zip([None, *configs], configs):
         if before and config.levels_from == "best":
             level.model.path = best_weights(before, summaries[-1])
-        print(f"level {level.name}: from {level.model.path}", flush=True)
+        logger.info(f"level {level.name}: from {level.model.path}")
         summaries.append(train(level))
     if is_first_process():
         partial = run_directory(config) / ".levels.json.partial"

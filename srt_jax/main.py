@@ -21,6 +21,7 @@ from srt_jax.config import describe, fingerprint_fields, run_directory
 from srt_jax.config.paths import expand_paths
 from srt_jax.config.resolve import on_this_machine, resolve
 from srt_jax.config.validation import validate
+from srt_jax.log import logger
 
 SECONDS_OF_DATA = 1.0  # that a dry run spends on making the problems of a source
 
@@ -58,13 +59,13 @@ def dry_run(config) -> None:
     from srt_jax.levels import checkable, level_configs
 
     whole, notes = resolve(config, jax.default_backend(), jax.device_count())
-    print("\n".join([str(whole), *notes]))
+    logger.info("\n".join([str(whole), *notes]))
     # As in train_levels, a level follows the hardware by itself: it may have another batch.
     for level, more in map(on_this_machine, level_configs(expand_paths(config)) or [whole]):
         if whole.levels:
-            print(f"\nlevel {level.name}, from {level.model.path}")
-        print("\n".join([*more, *check(checkable(level, whole))]))
-        print(describe(level, jax.device_count()))
+            logger.info(f"\nlevel {level.name}, from {level.model.path}")
+        logger.info("\n".join([*more, *check(checkable(level, whole))]))
+        logger.info(describe(level, jax.device_count()))
 
 
 def check(config) -> list[str]:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from srt_jax.config import MEAN, VALIDATION, run_directory
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.errors import RolloutError, TrainingStoppedError
+from srt_jax.log import logger
 from srt_jax.model import flops, weights
 from srt_jax.reward import labels
 from srt_jax.rl.collate import collate
@@ -47,10 +48,10 @@ def train(config: ConfigDict) -> dict:
     config, notes = on_this_machine(config)
     directory = run_directory(config)
     if finished := processes.from_first(lambda: completed_summary(config, directory)):
-        print(f"{directory} is complete ({finished['steps']} steps): nothing to do.")
+        logger.info(f"{directory} is complete ({finished['steps']} steps): nothing to do.")
         return finished
     for note in notes:
-        print(note)
+        logger.info(note)
     run, state, step = begin(config, prepare(config), directory)
     # The thread is waited for last: closing the sampler ends what it samples.
     with (
@@ -386,8 +387,8 @@ def finish(run: Run, state, step: int) -> dict:
         partial.rename(run.directory / "summary.json")
     run.log.close()
     if run.ended:
-        print(f"ended after step {step} of {config.steps}: {run.ended}")
-    print(
+        logger.info(f"ended after step {step} of {config.steps}: {run.ended}")
+    logger.info(
         f"done: {run.directory}/final holds the model, summary.json the figures; "
         f"tensorboard --logdir {run.directory.parent}"
     )

@@ -53,7 +53,7 @@ def test_what_the_user_set_stays(monkeypatch, capsys):
     assert "--xla_gpu_enable_latency_hiding_scheduler=true" in given
     assert "--xla_gpu_enable_triton_gemm=false" not in given
     assert f"--{BOGUS}=1" not in given
-    assert capsys.readouterr().err == f"XLA flags unknown to this compiler, left out: {BOGUS}\n"
+    assert capsys.readouterr().err == f"warning: XLA flags unknown to this compiler, left out: {BOGUS}\n"
     assert environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
 
 

@@ -83,7 +83,6 @@ class _Maker:
                 index = len(self.problems)
                 self.problems.append(_problem(self._task, self._seed, index, self._dataset[index], self._settings))
                 if progress is None and time.monotonic() - started > SILENT_SECONDS:
-                    # On stdout, where only the first of several processes is heard.
                     progress = stack.enter_context(Progress(count, f"making {self._task}: problem", sys.stdout))
                 if progress:
                     progress.update(len(self.problems))

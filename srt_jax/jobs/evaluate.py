@@ -18,7 +18,6 @@ base model's temperature is found). At temperature 0 there is one sample, and so
 
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +30,7 @@ from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError, DataError
 from srt_jax.files import check_output_file
+from srt_jax.log import logger
 from srt_jax.run import interrupt
 
 AVERAGED = (1, 8, 32)  # the k of the pass@k whose mean is AVG
@@ -114,10 +114,10 @@ def evaluate_model(
     if shortens:
         positions = ModelConfig.from_hf(read_hf_config(find_model(config.model.path))).max_position_embeddings
         if line := shorten(config, positions):
-            print(line, flush=True)
+            logger.info(line)
     config, notes = on_this_machine(config, trains=False)
     for note in notes:
-        print(note, flush=True)
+        logger.info(note)
     configs = [at_temperature(config, temperature) for temperature in temperatures] or [config]
     for c in configs:
         validate(c)
@@ -125,7 +125,7 @@ def evaluate_model(
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
     eval_sets, report = encode_eval_sets(config, model.tokenizer)
-    print("\n".join(report), flush=True)
+    logger.info("\n".join(report))
     if temperatures and (silent := [s.name for s in eval_sets if not any(p.answer or p.metadata for p in s.problems)]):
         raise DataError(f"--temperatures compares by right answers, but {', '.join(silent)} has none: leave it out.")
     mesh = open_mesh(config)
@@ -165,7 +165,7 @@ def warn(diagnosis, name: str, values: dict[str, float], collected, tokenizer) -
 
     tagged = {f"eval/{name}/{metric}": value for metric, value in values.items()}
     for text in diagnosis.update(tagged, responses=lambda: response_texts(collected.rollouts.responses(), tokenizer)):
-        print(f"warning: {name}: {text}", file=sys.stderr, flush=True)
+        logger.warning(f"{name}: {text}")
 
 
 def at_temperature(config: ConfigDict, temperature: float) -> ConfigDict:
@@ -252,7 +252,9 @@ def main(argv) -> int:
 
 
 def show(config: ConfigDict, temperatures: Sequence[float], results: dict[float, dict]) -> int:
-    """Prints what comes after the lines of the sets: a table of the temperatures, and one JSON object."""
+    """Prints the results after the lines of the sets: a table of the temperatures, and one JSON object."""
+    if not runtime.is_first_process():
+        return 0
     if not temperatures:
         print(json.dumps({"model": config.model.path, "sets": results[config.eval.temperature]}))
     else:

@@ -21,6 +21,7 @@ from srt_jax.files import check_output_file
 from srt_jax.grading.answers import BOXES, Format, extract
 from srt_jax.grading.golds import LONG, bare_answer, looks_worked
 from srt_jax.grading.grader import Grader
+from srt_jax.log import logger
 from srt_jax.reward.votes import majority
 
 
@@ -184,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.pairs:
                 rows = read_pairs(options.pairs)
                 if (warning := response_warning(rows, form)) is not None:
-                    print(f"warning: {warning}", file=sys.stderr)
+                    logger.warning(warning)
                 summary, details = grade_pairs(rows, grader)
             else:
                 rows = read_rows(options.predictions, ("problem", "response", "gold"))

@@ -26,6 +26,7 @@ from srt_jax.data import label_file
 from srt_jax.data.base import Problem, fingerprint
 from srt_jax.errors import ConfigError, DataError
 from srt_jax.files import check_output_file
+from srt_jax.log import logger
 from srt_jax.reward.labels import Graded
 from srt_jax.run import interrupt
 from srt_jax.run.progress import Progress, SamplerProgress
@@ -46,13 +47,13 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
 
     config, notes = on_this_machine(config, trains=False)
     for note in notes:
-        print(note)
+        logger.info(note)
     if jax.process_count() > 1:
         raise ConfigError(f"srt_jax.jobs.label is one process's work, and there are {jax.process_count()}: start one.")
     model = read_model(config)
     weights.check(model.directory)
     problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
-    print(line)
+    logger.info(line)
     provenance = json.loads(
         json.dumps(
             {
@@ -76,12 +77,12 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     )
     if out.exists():
         check_provenance(out, label_file.read(out)[0], provenance)
-        print(f"{out} is complete: nothing to do.")
+        logger.info(f"{out} is complete: nothing to do.")
         return summarise(out)
     partial = out.with_name(f"{out.name}.partial")
     done = begin(partial, provenance)
     if done:
-        print(f"going on after {done} of {len(problems)} problems")
+        logger.info(f"going on after {done} of {len(problems)} problems")
     if done < len(problems):
         sample_rows(config, model, problems, prompts, samples, partial, done)
     summary = summarise(partial)

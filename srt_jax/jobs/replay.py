@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from srt_jax import cli, runtime
 from srt_jax.config import recorded
 from srt_jax.errors import ConfigError
+from srt_jax.log import logger
 
 COMPARED = ("label/", "rollout/", "update/")
 BY_THE_CLOCK = ("rollout/tokens_per_second", "update/mfu")
@@ -82,7 +83,7 @@ def main(argv) -> int:
     differing = replay(directory, given.steps)
     for step, names in differing.items():
         told = "; ".join(f"{name} {there!r} there, {here!r} here" for name, (there, here) in names.items())
-        print(f"step {step}: {told or 'equal'}")
+        logger.info(f"step {step}: {told or 'equal'}")
     return int(any(differing.values()))
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from srt_jax import runtime
 from srt_jax.config import expanded
 from srt_jax.files import check_output_folder, read_json_object
+from srt_jax.log import logger
 from srt_jax.miniature import bases, task
 
 
@@ -45,7 +46,7 @@ def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["
     """Trains and writes the base model; returns at once where `out` was made by this recipe."""
     key = recipe_key(recipe, base)
     if made_by(out) == key:
-        print(f"{out} holds the base model of this recipe: using it.")
+        logger.info(f"{out} holds the base model of this recipe: using it.")
         return
 
     import jax.numpy as jnp
@@ -67,10 +68,9 @@ def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["
         state, metrics = update(state, None, batch(recipe, step, mesh, base))
         if step % 50 == 49:
             seconds = time.perf_counter() - started
-            print(
+            logger.info(
                 f"step {step + 1}/{recipe.steps}  entropy {float(metrics['entropy']):.3f}  "
-                f"ETA {seconds / (step + 1) * (recipe.steps - step - 1):.0f} s",
-                flush=True,
+                f"ETA {seconds / (step + 1) * (recipe.steps - step - 1):.0f} s"
             )
     if not jnp.isfinite(metrics["loss"]):
         raise RuntimeError("pre-training diverged: the loss is not finite.")
@@ -82,7 +82,7 @@ def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["
         "recipe.json": json.dumps({"key": key, "base": base.name, **dataclasses.asdict(recipe)}, indent=2) + "\n"
     }
     weights.save(out, state.params, task.HF_CONFIG, jnp.float32, tokenizer_from=tokenizer_files, extra=extra)
-    print(f"base model written to {out} after {time.perf_counter() - started:.0f} s")
+    logger.info(f"base model written to {out} after {time.perf_counter() - started:.0f} s")
 
 
 def made_by(out: pathlib.Path) -> str | None:

@@ -1,19 +1,17 @@
 """avg@k, maj@k and pass@k on named problem sets."""
 
 import dataclasses
-import io
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax.data.base import Problem
+from srt_jax.log import logger
 from srt_jax.reward.labels import Graded
 from srt_jax.rollout.sampler import Advanced, Rollouts, Sampling, problem_seeds
 from srt_jax.run.progress import Progress, SamplerProgress
 from srt_jax.run.rollouts import Collected, answer_format, sample_and_grade
-from srt_jax.runtime import is_first_process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +41,7 @@ def evaluate_all(
     if not eval_sets:
         return
     sizes = [len(s.problems) * config.eval.samples for s in eval_sets]
-    stream = sys.stderr if is_first_process() else io.StringIO()
-    with Progress(sum(sizes), f"evaluation{at}", stream, after=after, percent=True) as progress:
+    with Progress(sum(sizes), f"evaluation{at}", after=after, percent=True) as progress:
         progress.update(0, "preparing the sampler")
         for eval_set in eval_sets:
             sampler.compile(eval_set.prompts, *evaluation_samples(config))
@@ -58,7 +55,7 @@ def evaluate_all(
                 config,
                 SamplerProgress(progress, before, size, eval_set.name, check),
             )
-            progress.note(f"{eval_set.name}{at}: {describe(values)}", sys.stdout)
+            logger.info(f"{eval_set.name}{at}: {describe(values)}")
             yield eval_set.name, values, collected
             before += size
 

@@ -6,13 +6,13 @@ import gzip
 import json
 import math
 import pathlib
-import sys
 import time
 
 import jax
 from ml_collections import ConfigDict
 
 from srt_jax.config import MEAN, VALIDATION
+from srt_jax.log import logger
 from srt_jax.run import board
 from srt_jax.run.progress import Progress
 
@@ -309,10 +309,7 @@ class RunLog:
 
     def warn(self, text: str) -> None:
         """A warning: on stderr at once, then in the next record and on TensorBoard's Text tab, as `warning`."""
-        if self._progress:
-            self._progress.note(f"warning: {text}")
-        else:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+        logger.warning(text)
         self._warnings.append(text)
 
     def text(self, tag: str, text: str, step: int) -> None:

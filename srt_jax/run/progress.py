@@ -6,6 +6,8 @@ import threading
 import time
 from typing import TextIO
 
+from srt_jax.log import console, logger
+
 EVERY = 60.0  # seconds between two lines where the stream is no terminal
 EVERY_LIVE = 1.0  # seconds between two versions of the line on a terminal
 
@@ -48,7 +50,9 @@ class Progress:
         self._written, self._open = None, False  # seconds of the last line; does the cursor stand in a line?
         self._end, self._paused = None, False  # _end: seconds of the end that an update gave
         self._begun = False
+        self._silent = console.process > 0  # the first process shows how far all of them are
         self._closed, self._lock = threading.Event(), threading.RLock()
+        console.lines.append(self)
         self._thread = threading.Thread(target=self._repeat, name=f"progress: {what}", daemon=True)
         self._thread.start()
 
@@ -100,6 +104,8 @@ class Progress:
     def close(self) -> None:
         """Ends the line on a terminal, and the thread."""
         self._closed.set()
+        if self in console.lines:
+            console.lines.remove(self)
         with self._lock:
             if self._open:
                 print(file=self._stream, flush=True)
@@ -129,7 +135,7 @@ class Progress:
         return self._clock() - self._written >= self._every
 
     def _write(self) -> None:
-        if self._closed.is_set() or self._paused:
+        if self._closed.is_set() or self._paused or self._silent:
             return
         self._written, self._open = self._clock(), self._live
         print(
@@ -157,9 +163,9 @@ def announced(text: str, every: float = EVERY):
 
     def repeat():
         while not ended.wait(every):
-            print(f"{text} ... {duration(time.monotonic() - started)}", flush=True)
+            logger.info(f"{text} ... {duration(time.monotonic() - started)}")
 
-    print(f"{text} ...", flush=True)
+    logger.info(f"{text} ...")
     thread = threading.Thread(target=repeat, name=text, daemon=True)
     thread.start()
     try:
@@ -167,7 +173,7 @@ def announced(text: str, every: float = EVERY):
     finally:
         ended.set()
         thread.join()
-    print(f"{text}: done after {time.monotonic() - started:.0f} s", flush=True)
+    logger.info(f"{text}: done after {time.monotonic() - started:.0f} s")
 
 
 class SamplerProgress:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from srt_jax.config import describe, fingerprint_fields
 from srt_jax.errors import CheckpointError
 from srt_jax.files import read_json_object
 from srt_jax.grading.grader import Grader
+from srt_jax.log import logger
 from srt_jax.model import sharding
 from srt_jax.rl.collate import abstract_batch
 from srt_jax.rl.optimizer import experiment_optimizer, init_state
@@ -58,20 +58,20 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     identity = {"config": fingerprint_fields(config), **prepared.identity}
     record = checkpoints.record(start) if start else {"identity": identity, "evals": {}, "seconds": {}}
     check_same_run(record["identity"], identity, directory)
-    print(describe(config, jax.device_count()))
-    print("\n".join(prepared.report))
+    logger.info(describe(config, jax.device_count()))
+    logger.info("\n".join(prepared.report))
 
     budget.check(config, prepared.model.config)
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, prepared.model, mesh)
-    print(sharding.describe(mesh, params))
+    logger.info(sharding.describe(mesh, params))
     reference = reference_weights(config, prepared, mesh) if config.rl.kl_coef else None
     update_config, optimizer = UpdateConfig.of(config), experiment_optimizer(config)
     state = init_state(params, optimizer, mesh)
     sampler = open_sampler(config, prepared.model, graphdef, mesh, directory, training=True)  # it refuses what it can
     if start:
         state = checkpoints.restore(state, start)
-        print(f"going on from step {start} of {config.steps} in {directory}")
+        logger.info(f"going on from step {start} of {config.steps} in {directory}")
     update = compile_update(
         make_update(graphdef, optimizer, update_config, mesh, state),
         state,
@@ -129,13 +129,14 @@ def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path) -> int
         step, damaged = checkpoints.newest_whole()
         checkpoints.open([bad for bad, _ in damaged])
         for bad, fault in damaged:
-            print(
-                f"warning: the checkpoint of step {bad} is damaged ({fault}); the run goes on from step {step}. The "
-                f"damaged files are in {directory}/checkpoints/{bad}.damaged, and nothing needs them: delete them.",
-                file=sys.stderr,
+            logger.warning(
+                f"the checkpoint of step {bad} is damaged ({fault}); the run goes on from step {step}. The "
+                f"damaged files are in {directory}/checkpoints/{bad}.damaged, and nothing needs them: delete them."
             )
         if recorded and not step:
-            print(f"{directory} stopped before its first checkpoint: it starts again, and its metrics are replaced.")
+            logger.info(
+                f"{directory} stopped before its first checkpoint: it starts again, and its metrics are replaced."
+            )
         return step or 0
 
     return processes.from_first(find)

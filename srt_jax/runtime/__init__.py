@@ -1,14 +1,13 @@
 """What must be told to JAX before it computes anything, and its profiler."""
 
 import contextlib
-import io
 import os
-import sys
 from collections.abc import Iterable, Iterator
 
 import jax
 
 from srt_jax.errors import ConfigError
+from srt_jax.log import console
 from srt_jax.runtime import xla_flags
 
 TRACED = (3, 5)  # first and last of the steps that are traced: the earlier ones compile
@@ -42,8 +41,8 @@ def join_processes(environment) -> None:
     - more than one task of a SLURM step (srun), or more than one TPU_WORKER_HOSTNAMES: JAX finds the rest there;
     - SRT_PROCESSES=auto: JAX finds all by itself, as on Cloud TPU pods.
 
-    They reach each other directly, whatever proxy the environment names for downloads. All but the first are silent on
-    stdout. Raises ConfigError where a variable is missing or no number.
+    They reach each other directly, whatever proxy the environment names for downloads. Only the first one prints
+    messages, the others warnings (srt_jax/log.py). Raises ConfigError where a variable is missing or no number.
     """
     # gRPC would ask http_proxy for the way to the first process. An empty grpc_proxy comes before it and means none.
     environment.setdefault("grpc_proxy", "")
@@ -62,8 +61,7 @@ def join_processes(environment) -> None:
         jax.distributed.initialize()
     else:
         return
-    if not is_first_process():
-        sys.stdout = io.StringIO()  # never read
+    console.process = jax.process_index()
 
 
 def is_first_process() -> bool:

@@ -11,7 +11,8 @@ import mmap
 import os
 import pathlib
 import re
-import sys
+
+from srt_jax.log import logger
 
 COMBINED = str(512 * 2**20)  # bytes; all weights of a layer of a 7B model in bfloat16, gathered as one
 
@@ -75,7 +76,7 @@ def apply(environ=os.environ) -> dict[str, str]:
             wanted = {name: value for name, value in flags.values.items() if name not in theirs}
             understood = known(flags, wanted)
             if left_out := sorted(wanted.keys() - understood):
-                print(f"XLA flags unknown to this compiler, left out: {', '.join(left_out)}", file=sys.stderr)
+                logger.warning(f"XLA flags unknown to this compiler, left out: {', '.join(left_out)}")
             text = " ".join(f"--{name}={wanted[name]}" for name in wanted if name in understood)
             environ[flags.variable] = f"{text} {here}".strip()
             added[flags.variable] = text

@@ -70,7 +70,17 @@ def run(model, out: pathlib.Path, processes: int, *arguments):
     return printed
 
 
-JOIN = "from srt_jax import runtime; runtime.start(1); import jax; print('joined', jax.process_count())"
+JOIN = """
+from srt_jax import runtime
+from srt_jax.log import logger
+from srt_jax.run.progress import Progress
+runtime.start(1)
+import jax
+logger.info(f"joined {jax.process_count()}")
+logger.warning("look at this")
+with Progress(2, "piece") as progress:
+    progress.update(1)
+"""
 
 
 @pytest.mark.timeout(60)
@@ -100,7 +110,8 @@ def test_processes_join_past_a_proxy():
     finally:
         for process in started:
             process.kill()
-    assert printed[0] == ("joined 2\n", "") and printed[1] == ("", "")
+    assert printed[0][0] == "joined 2\n" and printed[0][1].startswith("warning: look at this\npiece 1/2")
+    assert printed[1] == ("", "process 1: warning: look at this\n")
 
 
 @pytest.fixture(scope="module")

@@ -234,7 +234,7 @@ def test_one_failed_request_of_a_server_that_is_well_restarts_nothing(opened, tm
         loads = servers[0].asked.count("/collective_rpc")
         fail_first(servers[0])
         assert sampler.generate(PROMPTS, N, SAMPLING, SEEDS).version == 0
-        assert "is well: it is asked again" in capsys.readouterr().out
+        assert "is well: it is asked again" in capsys.readouterr().err
         assert servers[0].asked.count("/collective_rpc") == loads
         servers[0].fault = lambda path, asked: (500, {}) if asked.get("n") == N else None  # but not for ever
         with pytest.raises(RolloutError, match="failed too often"):
@@ -255,7 +255,7 @@ def test_a_server_that_comes_back_as_another_one_is_given_up(opened, tmp_path, c
         fail_first(servers[1], "/collective_rpc")
         servers[1].max_model_len = 8
         sampler.load(params(2), 2)
-        assert "came back unfit: rollout.servers:" in capsys.readouterr().out
+        assert "came back unfit: rollout.servers:" in capsys.readouterr().err
         asked = len(servers[1].asked)
         assert sampler.generate(PROMPTS, N, SAMPLING, SEEDS).version == 2 and len(servers[1].asked) == asked
 

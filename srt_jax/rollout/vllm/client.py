@@ -11,6 +11,7 @@ import httpx2
 import numpy as np
 
 from srt_jax.errors import RolloutError, ServerGivenUpError
+from srt_jax.log import logger
 from srt_jax.rollout.sampler import Finished, Sampling
 from srt_jax.rollout.vllm.command import MODEL_NAME
 
@@ -295,7 +296,7 @@ def _raise_unless_given_up(task, others) -> None:
     """Raises what ended a server's task, unless it is one server that cannot be recovered while others go on."""
     error = task.exception()
     if isinstance(error, ServerGivenUpError) and others:
-        print(f"going on without it: {error}", flush=True)
+        logger.warning(f"going on without it: {error}")
     else:
         raise error
 

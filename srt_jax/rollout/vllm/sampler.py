@@ -21,6 +21,7 @@ from flax import nnx
 
 from srt_jax.config import fingerprint_fields
 from srt_jax.errors import ConfigError, ExportError, RolloutError, ServerGivenUpError
+from srt_jax.log import logger
 from srt_jax.model import sharding
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.rollout.sampler import Advanced, Finished, Rollouts, Sampling
@@ -190,7 +191,7 @@ class VLLMSampler:
         for server in self._servers:
             server.start(self._published.path)
             if not server.attached:
-                print(f"{server.name} starts, which takes a minute or more; its log is {server.log}", flush=True)
+                logger.info(f"{server.name} starts, which takes a minute or more; its log is {server.log}")
         for server in self._servers:
             try:
                 server.wait()
@@ -221,7 +222,7 @@ class VLLMSampler:
                 left.append(server)
             except ServerGivenUpError as e:
                 error = e
-                print(f"going on without it: {error}", flush=True)
+                logger.warning(f"going on without it: {error}")
         if not left:
             raise error
         self._servers = left
@@ -289,7 +290,7 @@ class VLLMSampler:
         """Makes a server fit to sample again after a failed request. Raises RolloutError where it cannot be."""
         if self._spared[server.name] < SPARED and self._is_well(server):  # a dropped connection, say
             self._spared[server.name] += 1
-            print(f"{server.name} failed ({reason}), but is well: it is asked again", flush=True)
+            logger.warning(f"{server.name} failed ({reason}), but is well: it is asked again")
         else:
             self._attempt(server, self._probe, reason)
 

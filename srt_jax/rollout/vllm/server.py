@@ -9,6 +9,7 @@ import sys
 import time
 
 from srt_jax.errors import ConfigError, ModelError, RolloutError, ServerGivenUpError, ServerSetupError
+from srt_jax.log import logger
 from srt_jax.model.config import ModelConfig, read_hf_config
 from srt_jax.rollout.sampler import Sampling
 from srt_jax.rollout.vllm import client as vllm_client
@@ -106,7 +107,7 @@ class Server:
                 f"look at {self.log}."
             )
         self._restarts += 1
-        print(f"{self.name} failed ({reason}): restart {self._restarts} of {self._max_restarts}", flush=True)
+        logger.warning(f"{self.name} failed ({reason}): restart {self._restarts} of {self._max_restarts}")
         self.start(model)
         self.wait()
 
@@ -179,7 +180,7 @@ class Attached:
                 "(rollout.vllm.weights_directory)."
             )
         self._left -= 1
-        print(f"{self.url} failed ({reason}): waiting for it", flush=True)
+        logger.warning(f"{self.url} failed ({reason}): waiting for it")
         self.start(model)
         while True:
             try:

@@ -1,0 +1,61 @@
+"""Messages go through one logger, which knows its process and a terminal's progress line."""
+
+import ast
+import io
+import pathlib
+
+import pytest
+
+import srt_jax
+from srt_jax.log import console, logger
+from srt_jax.run.progress import Progress
+
+# Command lines print results and errors; two of these modules run in processes that have a log of their own.
+PRINTS = {"cli.py", "__main__.py", "main.py", "log.py", "run/progress.py", "miniature/accept.py"} | {
+    "rollout/vllm/guard.py",
+    "rollout/vllm/command.py",
+}
+COMMANDS = ("jobs/", "study/")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_messages_are_plain_lines_and_warnings_go_to_stderr(capsys):
+    logger.info("compiling the update ...")
+    logger.warning("no answer is found")
+    assert capsys.readouterr() == ("compiling the update ...\n", "warning: no answer is found\n")
+
+
+def test_another_process_prints_warnings_only(capsys, monkeypatch):
+    monkeypatch.setattr(console, "process", 3)
+    logger.info("compiling the update ...")
+    logger.warning("no answer is found")
+    with Progress(10, "step") as progress:
+        progress.update(1)
+    assert capsys.readouterr() == ("", "process 3: warning: no answer is found\n")
+
+
+@pytest.mark.parametrize("write", [logger.info, logger.warning], ids=["info", "warning"])
+def test_a_message_stands_above_the_line_of_a_terminal(write, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress(10, "step") as progress:
+        progress.update(1)
+        write("a message")
+    _, before, after = terminal.getvalue().split("\r\033[K")[1:4]
+    assert before.endswith("a message\n") and after.startswith("step 1/10") and not console.lines
+
+
+def test_only_results_and_errors_are_printed():
+    package = pathlib.Path(srt_jax.__file__).parent
+    printing = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+    }
+    assert {path for path in printing if not path.startswith(COMMANDS)} <= PRINTS
