@@ -1,9 +1,10 @@
-"""The tables of docs/planning.md: python -m srt_jax plan for the papers' batch (512 x 4096) on several machines.
+"""The plans in docs/results.md: python -m srt_jax plan for the papers' batch (512 x 4096) on several machines.
 
     python benchmarks/plans.py [--only NAME] [--out runs/plans.jsonl]
 
-Needs .venv-plan (docs/planning.md), no accelerator; minutes of compiling per row. Prints one line of Markdown per plan
-as soon as it is there; --out keeps the whole reports, and what it holds already is not compiled again.
+Needs .venv-plan (docs/planning.md) and no accelerator. A plan takes minutes to compile. Prints one line of Markdown per
+plan as soon as the plan is ready. The file --out stores the whole reports. Plans that are already in it are not
+compiled again.
 """
 
 import argparse
@@ -13,8 +14,11 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FSDP_7B = 32  # on TPUs: 64 would leave 56 rows of a weight to a chip, no whole tiles (the note of srt plan)
-VLLM = "--config.rollout.sampler=vllm"  # on GPUs rollouts come from servers
+FSDP_7B = 32  # on TPUs: with 64 a chip has 56 rows of a weight, no multiple of a tile (srt plan prints a note)
+VLLM = "--config.rollout.sampler=vllm"  # rollouts come from servers, so the plan has no sampler
+HEADER = """\
+| plan | | remat | micro-batch | fits | memory | state | temporaries | collectives | calls | FLOPs, s | decoding, s |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def paper(model: str, topology: str, *fields: str) -> list[str]:
@@ -23,7 +27,7 @@ def paper(model: str, topology: str, *fields: str) -> list[str]:
 
 
 def lightest(model: str, topology: str, chips: int, fsdp: int) -> list[str]:
-    """The update from no remat and one sequence per chip: where the search begins."""
+    """The update without remat and with one sequence per chip, where the search begins."""
     return paper(
         model,
         topology,
@@ -35,7 +39,9 @@ def lightest(model: str, topology: str, chips: int, fsdp: int) -> list[str]:
 
 
 def scaled(topology: str, chips: int) -> list[str]:
-    """32 sequences per chip, whatever their number; parameters over 16 chips, full remat, one sequence per chip."""
+    """32 sequences per chip for any number of chips; parameters over 16 chips, full remat, micro-batches of one per
+    chip.
+    """
     return paper(
         "qwen25_math_7b",
         topology,
@@ -72,27 +78,30 @@ CASES = {
 
 
 def row(name: str, what: str, entry: dict) -> str:
-    """One line of the table; a sampler has no remat and no micro-batch."""
+    """One line of the table. A sampler has no remat and no micro-batch, an update does not decode.
+
+    Memory and collectives are per device, in GB; `state` is parameters, optimizer and reference. The seconds are
+    analytic lower bounds: FLOPs (with recomputation) over the peak, weights and KV cache over the bandwidth.
+    """
     memory, gb = entry["bytes_per_device"], 1e9
+    bounds = entry["lower_bound_seconds"] or {}
+    state = sum(memory[kind] for kind in ("parameters", "optimizer", "reference") if kind in memory)
+    compiled = memory["temporaries"] is not None  # a program beyond the memory has no collectives either
     cells = [
         name,
         what,
         entry.get("remat", "-"),
         entry.get("microbatch_sequences", "-"),
         "yes" if entry["fits"] else "no",
-    ]
-    total = memory["total"] and f"{memory['total'] / gb:.1f}"
-    if entry["roofs_seconds"] is None:
-        return "| " + " | ".join(map(str, [*cells, total or "-", *["-"] * 6])) + " |"
-    held = sum(memory[kind] for kind in ("parameters", "optimizer", "reference") if kind in memory)
-    roofs, collectives = entry["roofs_seconds"], sum(entry["collective_bytes_per_device"].values())
-    cells += [
-        total,
-        f"{held / gb:.1f}",
-        f"{memory['temporaries'] / gb:.1f}",
-        f"{collectives / gb:.0f}",
-        *(f"{roofs[roof]:.1f}" for roof in ("compute", "memory", "interconnect")),
-        f"{entry['mfu_at_roof']:.0%}",
+        f"{memory['total'] / gb:.1f}" if memory["total"] else "-",
+        f"{state / gb:.1f}",
+        f"{memory['temporaries'] / gb:.1f}" if compiled else "-",
+        f"{sum(entry['collective_bytes_per_device'].values()) / gb:.0f}" if compiled else "-",
+        f"{sum(entry['collective_calls_per_device'].values()):.0f}" if compiled else "-",
+        *(
+            f"{seconds:.1f}" if seconds is not None else "-"
+            for seconds in (bounds.get("flops_with_remat", bounds.get("flops")), bounds.get("decoding_bytes"))
+        ),
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -103,6 +112,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs" / "plans.jsonl")
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    print(HEADER)
     done = dict(map(json.loads, args.out.read_text().splitlines())) if args.out.exists() else {}
     for name in (name for name in CASES if args.only in name):
         if name not in done:

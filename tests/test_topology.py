@@ -5,7 +5,6 @@ import pytest
 
 from srt_jax.errors import ConfigError
 from srt_jax.plan import topology
-from srt_jax.runtime.hardware import interconnect
 from tests.helpers import REPOSITORY
 from tests.plan_environment import needs_plan_environment, python
 
@@ -44,38 +43,10 @@ def test_more_simulated_devices_than_there_are():
         topology.devices(topology.parse("cpu:9"))
 
 
-@pytest.mark.parametrize(
-    "name, shape, expected",
-    [
-        ("h200", (8,), 450e9),
-        ("h200", (16,), 450e9),
-        ("v5e", (4, 4), 2 * 45e9),
-        ("v5e", (16, 16), 4 * 45e9),
-        ("v5p", (4, 4, 4), 6 * 90e9),
-        ("v5p", (2, 2, 4), 3 * 90e9),
-        ("v6e", (1, 1), 90e9),
-    ],
-)
-def test_links_of_a_device(name, shape, expected):
-    """A ring receives from both sides; a torus dimension of one chip has no link."""
-    assert interconnect(name, shape) == expected
-
-
-def test_what_comes_from_other_nodes_comes_slower():
-    """90 GB in all, 9 of them from beyond the node."""
-
-    def received_bytes(node=0):
-        return {0: 90e9, 8: 9e9}[node]
-
-    assert topology.parse("h200:16").receiving_seconds(received_bytes) == pytest.approx(81 / 450 + 9 / 50)
-    assert topology.parse("v6e:16x16").receiving_seconds(received_bytes) == pytest.approx(90 / 360)
-    assert topology.parse("cpu:8").receiving_seconds(received_bytes) == 0
-
-
 @needs_plan_environment
 def test_meshes_that_split_a_dimension_of_the_torus():
     code = """
-from srt_jax import topology
+from srt_jax.plan import topology
 from srt_jax.model.sharding import make_mesh
 for name, fsdp, tensor in (("v5p:4x4x4", 32, 2), ("v6e:8x8", 32, 2), ("v5p:4x4x4", 8, 8)):
     mesh = make_mesh(-1, fsdp, tensor, topology.devices(topology.parse(name)))

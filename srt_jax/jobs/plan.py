@@ -1,11 +1,11 @@
-"""Compiles a run's programs for hardware that is not there: does it fit, and what would a step cost?
+"""Compiles a run's programs for hardware that is not there: does the run fit in memory?
 
     python -m srt_jax plan --config=configs/srt.py:qwen25_math_7b,dapo --topology=h200:8
-    ... --topology=v5p:4x4x4 --config.mesh.fsdp=32 --json      any field can be set; one JSON object instead of a table
-    ... --microbatch=16                                        this micro-batch only, no search for the largest
+    ... --topology=v5p:4x4x4 --config.mesh.fsdp=32 --json      sets a field; prints one JSON object instead of a table
+    ... --microbatch=16                                        compiles this micro-batch only, without a search
 
-TPUs and GPUs need .venv-plan (the command says how to make it) and are compiled there; cpu:N needs nothing.
-docs/planning.md says what is assumed.
+Plans for TPUs and GPUs run in the environment .venv-plan (if it is missing, the command prints how to make it). cpu:N
+needs no other environment. docs/planning.md explains the figures and lists the assumptions.
 """
 
 import functools
@@ -27,7 +27,7 @@ PYTHON = ROOT / ".venv-plan" / "bin" / "python"
 
 
 def main(argv) -> int:
-    """Prints the plan; 0 where the config fits, 1 where it does not, 2 for a mistake in the input."""
+    """Prints the plan. Returns 0 if the config fits, 1 if it does not, 2 for a mistake in the input."""
     given = flags.FLAGS
     if len(argv) > 1:
         return cli.complain(f"unexpected argument {argv[1]!r}: fields are set with --config.FIELD=VALUE.")
@@ -38,23 +38,23 @@ def main(argv) -> int:
         config.batch.microbatch_sequences = given.microbatch
     validate(config)
     if not topology.compiler_is_here(where):
-        return _go_on_in_planners_environment(where)
+        return _continue_in_planners_environment(where)
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # whatever this machine has, nothing runs on it
-    # Not runtime.start: a plan joins no other processes, and programs for devices that are not there cannot be kept.
+    jax.config.update("jax_platforms", "cpu")  # nothing runs on this machine's accelerators
+    # runtime.start is not called: a plan joins no other processes, and its programs cannot be stored in XLA's cache.
     xla_flags.apply()
     if where.platform == "cpu":
         jax.config.update("jax_num_cpu_devices", where.num_devices)
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else a second plan of a TPU is refused meanwhile
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else libtpu refuses a second plan at a time
     progress = functools.partial(print, file=sys.stderr, flush=True)
     result = plan(config, where, search=not given.microbatch, progress=progress)
     print(json.dumps(result) if given.json else table.table(result))
     return 0 if result["fits"] else 1
 
 
-def _go_on_in_planners_environment(where: topology.Topology) -> int:
-    """Runs the same command in .venv-plan. Returns only where that cannot be."""
+def _continue_in_planners_environment(where: topology.Topology) -> int:
+    """Replaces this process by the same command in .venv-plan. Returns only if that environment is missing."""
     if PYTHON.exists() and pathlib.Path(sys.prefix).resolve() != PYTHON.parents[1].resolve():
         os.execv(PYTHON, [str(PYTHON), "-m", "srt_jax", "plan", *sys.argv[1:]])
     return cli.complain(
@@ -68,6 +68,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("topology", None, f"Devices to compile for, e.g. {topology.EXAMPLES}.")
     flags.DEFINE_bool("json", False, "One JSON object instead of a table.")
     flags.DEFINE_integer(
-        "microbatch", None, "Sequences of a micro-batch; without it the largest that fits is sought.", lower_bound=1
+        "microbatch",
+        None,
+        "Sequences of a micro-batch. By default the command searches for the largest that fits.",
+        lower_bound=1,
     )
     cli.run(main)

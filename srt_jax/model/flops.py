@@ -75,23 +75,38 @@ def sampling(config: ModelConfig, prompt_lengths, response_lengths) -> float:
     )
 
 
-def decoding_bytes(
-    config: ModelConfig, prompt_lengths, response_lengths, steps: int, shared: bool, itemsize: int = 2
-) -> float:
-    """Bytes that decoding moves at least, over all devices: the weights in each step, and the keys and values.
+def weight_bytes(config: ModelConfig, itemsize: int = 2) -> float:
+    """Bytes of the weights that one decoding step reads: the layers' and the head's.
 
-    prompt_lengths [P]; response_lengths [P, n], the stop token included; steps: how often one token of every sequence
-    is fed, each time through all weights; itemsize: bytes of a weight and of a cached number. A token that is fed needs
-    the keys and values of all tokens before it, and its own. shared: the n samples of a prompt have one cache of it,
-    which a step reads once, for as long as one of them decodes; else each sample has a copy.
+    itemsize: bytes of a weight.
+    """
+    return float(itemsize * (config.num_layers * layer_weights(config) + config.vocab_size * config.hidden_size))
+
+
+def cache_read_bytes(config: ModelConfig, prompt_lengths, response_lengths, shared: bool, itemsize: int = 2) -> float:
+    """Bytes of keys and values that decoding reads at least, over all devices.
+
+    prompt_lengths [P]; response_lengths [P, n], the stop token included; itemsize: bytes of a cached number. A token
+    that is fed needs the keys and values of all tokens before it, and its own. shared: the n samples of a prompt have
+    one cache of the prompt, which a step reads once while any of them decodes. Otherwise each sample has a copy.
     """
     prompts = np.asarray(prompt_lengths, np.float64)
     fed = np.maximum(np.asarray(response_lengths, np.float64) - 1, 0)  # the last token is drawn and never fed
     of_prompts = (prompts * fed.max(1) if shared else prompts[:, None] * fed).sum()
     cached_tokens = of_prompts + (fed * (fed + 1) / 2).sum()
     per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim  # a key and a value per layer
-    weights = config.num_layers * layer_weights(config) + config.vocab_size * config.hidden_size
-    return float(itemsize * (steps * weights + per_token * cached_tokens))
+    return float(itemsize * per_token * cached_tokens)
+
+
+def decoding_bytes(
+    config: ModelConfig, prompt_lengths, response_lengths, steps: int, shared: bool, itemsize: int = 2
+) -> float:
+    """Bytes that decoding reads at least on one device: all weights in each of `steps` steps, and the keys and values.
+
+    A step feeds one token of every sequence. The other arguments are those of `cache_read_bytes`.
+    """
+    cache = cache_read_bytes(config, prompt_lengths, response_lengths, shared, itemsize)
+    return steps * weight_bytes(config, itemsize) + cache
 
 
 def mfu(flops: float, seconds: float, devices) -> float | None:

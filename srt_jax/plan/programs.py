@@ -1,7 +1,7 @@
-"""Compiles a run's programs for hardware that is not there: does it fit, and what would a step cost?
+"""Compiles a run's programs for hardware that is not there, and reports their memory, FLOPs and collectives.
 
-Lowers and compiles the real update, and the in-process sampler where rollout.sampler is 'jax', with abstract arrays: no
-weights, no accelerator, a few GB of memory. docs/planning.md says what is assumed.
+Lowers and compiles the real update, and the in-process sampler if rollout.sampler is 'jax'. The arrays are abstract, so
+a plan needs no weights, no accelerator and a few GB of memory. docs/planning.md lists the assumptions.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import pathlib
 import re
 import time
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax.config import mesh_shape
@@ -21,26 +22,28 @@ from srt_jax.model.config import ModelConfig, read_hf_config, shipped_shape
 from srt_jax.plan import hlo, topology
 from srt_jax.runtime import hardware, xla_flags
 
-# From the lightest, that computes nothing again in the backward pass, to the heaviest, that computes all of it.
+# The lightest comes first: "none" recomputes nothing in the backward pass, "full" recomputes all layers.
 REMATS = ("none", "attention", "dots", "full")
 TILE = 16  # rows of a TPU's tile of bfloat16
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A program on one device. bytes: by kind, in the device's memory, "total" among them; None: not known."""
+    """A compiled program on one device.
+
+    bytes: memory by kind, and their "total"; None where the compiler gave no number. collective_bytes,
+    collective_calls: results and number of collectives by kind. seconds: of compiling.
+    """
 
     fits: bool
     bytes: dict[str, float | None]
     collective_bytes: dict[str, float]
-    received_bytes: float
-    received_seconds: float  # at the links' peak
-    memory_bytes: float
-    seconds: float  # of compiling
+    collective_calls: dict[str, float]
+    seconds: float
 
 
 def plan(config: ConfigDict, where: topology.Topology, search: bool = True, progress=print) -> dict:
-    """The report of a config on a topology: what --json prints. Raises ConfigError or ModelError."""
+    """The report of a config on a topology, as --json prints it. Raises ConfigError or ModelError."""
     import jax
 
     from srt_jax import runtime
@@ -68,7 +71,7 @@ def plan(config: ConfigDict, where: topology.Topology, search: bool = True, prog
         result["sampler"] = sampler_report(config, model, where, devices, update["bytes_per_device"], progress)
         result["fits"] = update["fits"] and result["sampler"]["fits"]
     if search:
-        # Kernels other than XLA never hold the scores: remat "attention" is "none".
+        # Only the XLA kernel stores attention scores. With the others remat "attention" equals "none".
         remats = [remat for remat in REMATS if remat != "attention" or kernel_of(config, model, where) == "xla"]
         found = largest(config, remats, compile_update)
         result["largest"] = found and report(config, model, where, found, compile_update(*found))
@@ -76,7 +79,7 @@ def plan(config: ConfigDict, where: topology.Topology, search: bool = True, prog
 
 
 def model_shape(path: str) -> ModelConfig:
-    """From a local directory, or the shapes of known hub models. Raises ModelError or ConfigError."""
+    """The shape of a local directory or of a known hub model. Raises ModelError or ConfigError."""
     if pathlib.Path(path).is_dir():
         return ModelConfig.from_hf(read_hf_config(path))
     shape = shipped_shape(path)
@@ -89,13 +92,14 @@ def model_shape(path: str) -> ModelConfig:
 
 
 def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, list[str]]:
-    """The config as it would be on the topology, with a mesh and a micro-batch that the topology divides, all rows in
-    the longest bucket; and notes.
+    """(the config as a run on the topology would resolve it, notes for the user).
+
+    A mesh or a micro-batch that does not suit the topology is replaced. All rows use the longest bucket.
     """
     config, notes = resolve(config, where.platform, where.num_devices)
     if not mesh_shape(config.mesh, where.num_devices):
         notes.append(
-            f"mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not make "
+            f"mesh.fsdp={config.mesh.fsdp} x mesh.tensor={config.mesh.tensor} does not divide "
             f"{where.num_devices} devices: planned with --config.mesh.fsdp={where.num_devices} "
             "--config.mesh.tensor=1."
         )
@@ -108,8 +112,8 @@ def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, lis
         config.batch.microbatch_sequences % rows or per_update % config.batch.microbatch_sequences
     ):
         notes.append(
-            f"batch.microbatch_sequences={config.batch.microbatch_sequences} does not suit {rows} data x fsdp "
-            f"shards: planned with {rows}."
+            f"batch.microbatch_sequences={config.batch.microbatch_sequences} is no multiple of the {rows} data x fsdp "
+            f"shards, or does not divide {per_update} sequences: planned with {rows}."
         )
         config.batch.microbatch_sequences = rows
     config.batch.length_buckets = (max(config.batch.length_buckets),)
@@ -118,20 +122,20 @@ def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, lis
 
 
 def tile_notes(hidden_size: int, fsdp: int, where: topology.Topology) -> list[str]:
-    """A note where a TPU's share of a weight is no whole number of tiles."""
+    """A note if a TPU's part of a weight is not a whole number of tiles."""
     rows = hidden_size // fsdp
     if where.platform != "tpu" or rows % TILE == 0:
         return []
     return [
         f"mesh.fsdp={fsdp} cuts the hidden size of {hidden_size} into {rows} rows, no multiple of {TILE}: the "
-        "compiler gathers such weights by adding up whole ones, twice the traffic; less of mesh.fsdp avoids it."
+        "compiler gathers such weights with all-reduces of whole arrays; a smaller mesh.fsdp avoids it."
     ]
 
 
 def largest(config: ConfigDict, remats: list[str], compile_update) -> tuple[str, int] | None:
-    """The lightest remat that fits at all, and the largest micro-batch that fits with it; None where none does.
+    """The lightest remat that fits at all, and the largest micro-batch that fits with it; None if no remat fits.
 
-    Tries the remats with one row per device, then halves the range of micro-batches: at most len(remats) +
+    Tries the remats with one row per device, then halves the range of micro-batches. Compiles at most len(remats) +
     log2(micro-batches) programs.
     """
     rows = config.mesh.data * config.mesh.fsdp
@@ -156,7 +160,7 @@ def _compile_update(config, model, where, devices, progress, remat: str, microba
     config.model.remat, config.batch.microbatch_sequences = remat, microbatch
     lowered, held = lower_update(config, model, devices)
     b = config.batch
-    # With packing the number of micro-batches is data. At most, as here, every sequence fills a row.
+    # With packing the number of micro-batches depends on data. It is largest if every sequence fills a row.
     most = b.prompts_per_step * b.samples_per_prompt // b.minibatches_per_step // microbatch
     trips = (lambda program, loop: most) if b.packing else None
     what = f"update, remat={remat}, micro-batches of {microbatch}"
@@ -164,7 +168,7 @@ def _compile_update(config, model, where, devices, progress, remat: str, microba
 
 
 def lower_update(config: ConfigDict, model: ModelConfig, devices):
-    """(the lowered update, bytes per device of what it is given by kind)."""
+    """(the lowered update, bytes per device of its arguments by kind)."""
     import jax
 
     from srt_jax.rl.collate import abstract_batch
@@ -210,17 +214,17 @@ def abstract_model(config: ConfigDict, model: ModelConfig, devices):
 
 
 def bytes_per_device(tree) -> int:
-    """Of abstract arrays with shardings."""
+    """Bytes on one device of abstract arrays with shardings."""
     import jax
-    import numpy as np
 
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _compile(lowered, held: dict, resident: dict, where, progress, what: str, trips=None) -> Compiled:
-    """held: bytes of the arguments; resident: of what else lies in memory meanwhile; both by kind.
+    """Compiles one program and reports it to `progress`.
 
-    trips(program, loop): how often a loop runs whose trip count is data.
+    held: bytes of the arguments by kind. resident: bytes by kind of arrays that stay in memory beside them.
+    trips(program, loop): the trip count of a loop that depends on data.
     """
     import jax
 
@@ -232,10 +236,10 @@ def _compile(lowered, held: dict, resident: dict, where, progress, what: str, tr
             raise
         needed = re.search(r"([\d.]+)G\) exceeds available", str(e))
         total = float(needed.group(1)) * 2**30 if needed else None
-        result = Compiled(False, held | resident | {"temporaries": None, "total": total}, {}, 0.0, 0.0, 0.0, 0.0)
+        result = Compiled(False, held | resident | {"temporaries": None, "total": total}, {}, {}, 0.0)
     else:
         memory = compiled.memory_analysis()
-        # The compiler's count of the arguments: on TPUs tiles pad some of them.
+        # Arguments are counted by the compiler, because tiles on TPUs pad some of them.
         total = (
             memory.argument_size_in_bytes
             + sum(resident.values())
@@ -249,13 +253,11 @@ def _compile(lowered, held: dict, resident: dict, where, progress, what: str, tr
             total <= available(where),
             held | resident | {"temporaries": memory.temp_size_in_bytes, "total": total},
             program.collective_bytes(),
-            program.received_bytes(),
-            where.receiving_seconds(program.received_bytes),
-            program.memory_bytes(),
+            program.collective_calls(),
             0.0,
         )
     result = dataclasses.replace(result, seconds=time.perf_counter() - start)
-    size = "more than there is" if result.bytes["total"] is None else f"{result.bytes['total'] / 1e9:.2f} GB"
+    size = "more than the device has" if result.bytes["total"] is None else f"{result.bytes['total'] / 1e9:.2f} GB"
     progress(
         f"compiled in {result.seconds:.0f} s: {what}: {size} per device, {'fits' if result.fits else 'does not fit'}"
     )
@@ -263,7 +265,7 @@ def _compile(lowered, held: dict, resident: dict, where, progress, what: str, tr
 
 
 def available(where: topology.Topology) -> float:
-    """Bytes of memory that JAX can have on one device; on a CPU, its part of the machine's."""
+    """Bytes of memory that JAX can use on one device. A CPU device has an equal part of the machine's memory."""
     if where.chip is None:
         return hardware.machine_memory() / where.num_devices
     return where.chip.memory * (xla_flags.GPU_MEMORY_FRACTION if where.platform == "cuda" else 1.0)
@@ -286,54 +288,51 @@ def report(config: ConfigDict, model: ModelConfig, where, candidate: tuple[str, 
     again *= settings.epochs_per_step
     required = sum(passes.values()) / where.num_devices
     executed = required + again / where.num_devices
-    return {"remat": remat, "microbatch_sequences": microbatch, **program_report(compiled, where, required, executed)}
+    return {
+        "remat": remat,
+        "microbatch_sequences": microbatch,
+        **program_report(compiled, where),
+        "flops_per_device": required,
+        "executed_flops_per_device": executed,
+        "lower_bound_seconds": lower_bounds(where, {"flops": required, "flops_with_remat": executed}),
+    }
 
 
 def kernel_of(config: ConfigDict, model: ModelConfig, where: topology.Topology) -> str:
-    """xla | cudnn | splash, as the model would choose on the topology."""
+    """The attention kernel that a run would choose on the topology: xla | cudnn | splash."""
     from srt_jax.model import attention
 
     return attention.choose(config.model.attention, where.platform, config.model.dtype, model.head_dim)
 
 
-def program_report(compiled: Compiled, where: topology.Topology, required: float, executed: float) -> dict:
-    """Figures of one program: memory, FLOPs per device required and executed, bytes, and the roofs over its time."""
-    result = {
+def program_report(compiled: Compiled, where: topology.Topology) -> dict:
+    """Memory and collectives of a program, from the compiler."""
+    return {
         "fits": compiled.fits,
         "bytes_per_device": compiled.bytes,
         "bytes_available_per_device": available(where),
-        "flops_per_device": required,
-        "executed_flops_per_device": executed,
         "collective_bytes_per_device": compiled.collective_bytes,
-        "received_bytes_per_device": compiled.received_bytes,
-        "memory_traffic_per_device": compiled.memory_bytes,
-        "step_seconds": None,
-        "bound_by": None,
-        "roofs_seconds": None,
-        "mfu_at_roof": None,
+        "collective_calls_per_device": compiled.collective_calls,
         "compile_seconds": round(compiled.seconds, 1),
     }
-    if where.chip is None or compiled.bytes["temporaries"] is None:
-        return result
-    roofs = {
-        "compute": executed / where.chip.flops,
-        "memory": compiled.memory_bytes / where.chip.bandwidth,
-        "interconnect": compiled.received_seconds,
-    }
-    bound = max(roofs, key=roofs.get)
-    return result | {
-        "step_seconds": roofs[bound],
-        "bound_by": bound,
-        "roofs_seconds": roofs,
-        "mfu_at_roof": required / where.chip.flops / roofs[bound],
-    }
+
+
+def lower_bounds(where: topology.Topology, flops_per_device: dict, bytes_per_device: dict | None = None) -> dict | None:
+    """Seconds at the data-sheet peak of arithmetic and of memory bandwidth, by name; None for a CPU.
+
+    FLOPs and bytes are counted from the model's shape, so these are analytic lower bounds: no step can be faster.
+    """
+    if where.chip is None:
+        return None
+    seconds = {name: count / where.chip.flops for name, count in flops_per_device.items()}
+    return seconds | {name: moved / where.chip.bandwidth for name, moved in (bytes_per_device or {}).items()}
 
 
 def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resident: dict, progress) -> dict:
     """Figures of sampling a step's rollouts in this process; every response has the longest length.
 
     Optimizer and reference stay in memory meanwhile (`resident`: bytes of the update). One compiled call serves
-    rollout.prompts_per_call prompts, or as many samples as fit; a step makes as many calls as its prompts need.
+    rollout.prompts_per_call prompts, or as many samples as fit. A step makes as many calls as its prompts need.
     """
     from srt_jax.run.rollouts import training_samples
 
@@ -346,7 +345,9 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
     turns = -(-min(b.prompts_per_step, cut.prompts) * cut.samples // cut.slots) if cut.slots else 1
 
     def trips(program, loop):
-        """With slots decoding has a loop inside: that which hands free slots their next requests, about once a step."""
+        """With slots the decoding loop contains another one, which gives free slots their next requests. A plan counts
+        that one as often as the decoding step.
+        """
         decodes = not cut.slots or program.has_loop(loop)
         return turns * b.max_response_tokens if decodes else 1
 
@@ -355,10 +356,16 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
         _compile(begin, held, resident, where, progress, "sampler, prefill", trips),
         _compile(advance, {}, held | resident, where, progress, "sampler, decoding", trips),
     ]
-    prompts = [b.max_prompt_tokens] * b.prompts_per_step
-    required = flops.sampling(model, prompts, [[b.max_response_tokens] * n] * b.prompts_per_step)
-    required /= where.num_devices
-    return program_report(_joined(programs, held | resident, calls), where, required, required) | {
+    lengths = [b.max_prompt_tokens] * b.prompts_per_step, [[b.max_response_tokens] * n] * b.prompts_per_step
+    required = flops.sampling(model, *lengths) / where.num_devices
+    itemsize = np.dtype(config.model.dtype).itemsize
+    steps = calls * turns * (b.max_response_tokens - 1)  # a call draws the first token in its prefill
+    moved = steps * flops.weight_bytes(model, itemsize) / config.mesh.tensor
+    moved += flops.cache_read_bytes(model, *lengths, not cut.slots, itemsize) / where.num_devices
+    return program_report(_joined(programs, held | resident, calls), where) | {
+        "flops_per_device": required,
+        "decoding_bytes_per_device": moved,
+        "lower_bound_seconds": lower_bounds(where, {"flops": required}, {"decoding_bytes": moved}),
         "calls": calls,
         "prompts_per_call": cut.prompts,
         "samples_per_call": cut.samples,
@@ -367,35 +374,31 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
 
 
 def _joined(programs: list[Compiled], held: dict, calls: int) -> Compiled:
-    """`calls` turns of programs that run one after the other: the larger one's memory, the sum of what they move.
+    """Programs that run one after the other, `calls` times: the memory of the larger one, the sum of the collectives.
 
-    held: bytes by kind that lie in memory throughout; all else counts as temporary.
+    held: bytes by kind that stay in memory throughout. All other memory counts as temporary.
     """
     totals = [program.bytes["total"] for program in programs]
     largest = None if None in totals else max(totals)
     left = None if largest is None else largest - sum(held.values())
-    collective = {}
-    for program in programs:
-        for kind, size in program.collective_bytes.items():
-            collective[kind] = collective.get(kind, 0) + calls * size
+    kinds = sorted({kind for program in programs for kind in program.collective_bytes})
 
-    def together(field):
-        return sum(getattr(program, field) for program in programs)
+    def summed(field):
+        return {kind: calls * sum(getattr(program, field).get(kind, 0) for program in programs) for kind in kinds}
 
     return Compiled(
         all(program.fits for program in programs),
         held | {"temporaries": left, "total": largest},
-        collective,
-        calls * together("received_bytes"),
-        calls * together("received_seconds"),
-        calls * together("memory_bytes"),
-        together("seconds"),
+        summed("collective_bytes"),
+        summed("collective_calls"),
+        sum(program.seconds for program in programs),
     )
 
 
 def lower_sampler(config: ConfigDict, model: ModelConfig, devices, n: int, sampling, memory_bytes: float):
-    """(the shape of a sampler call for n samples of each prompt, its two programs lowered, bytes per device of the
-    parameters); memory_bytes: for the call and the parameters.
+    """(the shape of a call for n samples of each prompt, its two lowered programs, bytes of parameters per device).
+
+    memory_bytes: limit per device for the call and the parameters.
     """
     from srt_jax.rollout.jax.sampler import JaxSampler
 

@@ -1,6 +1,11 @@
-"""The report of srt plan as text."""
+"""Prints the report of srt plan as a table."""
 
 GB = 1e9
+BOUNDS = {
+    "flops": "FLOPs over the peak",
+    "flops_with_remat": "the same with recomputation",
+    "decoding_bytes": "weights and KV cache over the memory bandwidth",
+}
 
 
 def table(result: dict) -> str:
@@ -18,12 +23,12 @@ def table(result: dict) -> str:
     for title, entry in columns.items():
         lines += ["", title, *(f"  {label:<34}{value}" for label, value in rows(entry))]
     if "largest" in result and not result["largest"]:
-        lines += ["", "no micro-batch fits, not even with model.remat=full: use more devices, or more of mesh.fsdp."]
+        lines += ["", "no micro-batch fits, not even with model.remat=full: use more devices, or a larger mesh.fsdp."]
     return "\n".join(lines)
 
 
 def shown(entry: dict) -> str:
-    """What tells one column of figures from another."""
+    """The remat and the micro-batch of a program."""
     return f"remat {entry['remat']}, micro-batches of {entry['microbatch_sequences']} sequences"
 
 
@@ -32,16 +37,17 @@ def rows(entry: dict):
     memory = ", ".join(f"{kind} {size / GB:.3g}" for kind, size in entry["bytes_per_device"].items() if size)
     yield "memory per device, GB", memory
     yield "fits", f"{'yes' if entry['fits'] else 'NO'}, of {entry['bytes_available_per_device'] / GB:.1f} GB"
-    yield (
-        "FLOPs per device",
-        (f"{entry['flops_per_device']:.3e}, with what remat computes again {entry['executed_flops_per_device']:.3e}"),
+    calls = entry["collective_calls_per_device"]
+    collectives = ", ".join(
+        f"{kind} {size / GB:.3g} in {calls[kind]} calls"
+        for kind, size in sorted(entry["collective_bytes_per_device"].items())
     )
-    collectives = ", ".join(f"{kind} {n / GB:.3g}" for kind, n in sorted(entry["collective_bytes_per_device"].items()))
     yield "collective results per device, GB", collectives or "none"
-    if entry["step_seconds"] is not None:
-        roofs = ", ".join(f"{roof} {seconds:.3g}" for roof, seconds in entry["roofs_seconds"].items())
-        yield "seconds per step at each roof", roofs
-        yield (
-            "seconds per step, at least",
-            (f"{entry['step_seconds']:.2f}, bound by {entry['bound_by']}; MFU at most {entry['mfu_at_roof']:.0%}"),
-        )
+    needed = f"{entry['flops_per_device']:.3e}"
+    if "executed_flops_per_device" in entry:
+        needed += f", with recomputation {entry['executed_flops_per_device']:.3e}"
+    yield "FLOPs per device (analytic)", needed
+    if "decoding_bytes_per_device" in entry:
+        yield "GB read by decoding (analytic)", f"{entry['decoding_bytes_per_device'] / GB:.4g}"
+    for name, seconds in (entry["lower_bound_seconds"] or {}).items():
+        yield "seconds, analytic lower bound", f"{seconds:.3g}: {BOUNDS[name]}"

@@ -1,4 +1,4 @@
-"""Devices that are not there, to compile for: TPU slices (libtpu), NVIDIA nodes (the CUDA plug-in), simulated CPUs."""
+"""Descriptions of devices to compile for: TPU slices (libtpu), NVIDIA nodes (the CUDA plug-in), simulated CPUs."""
 
 import dataclasses
 import importlib.util
@@ -6,10 +6,11 @@ import math
 import re
 
 from srt_jax.errors import ConfigError
-from srt_jax.runtime.hardware import BETWEEN_NODES, CHIPS, GPUS_PER_NODE, Chip, interconnect
+from srt_jax.runtime.hardware import CHIPS, Chip
 
+GPUS_PER_NODE = 8
 TPU_DIMENSIONS = {"v5e": 2, "v5p": 3, "v6e": 2}
-# What the CUDA compiler asks a GPU for; the rest of the description below is the same for both.
+# The values of GPU_TARGET in which the GPUs differ, beside memory and bandwidth.
 GPUS = {"h100": ("NVIDIA H100 80GB HBM3", 52_428_800), "h200": ("NVIDIA H200", 62_914_560)}  # name, bytes of L2 cache
 EXAMPLES = "h200:8, h100:8 (GPUs), v5e:4x4, v5p:4x4x4, v6e:16x16 (TPU slices), cpu:8 (simulated devices)"
 PLUGINS = {"cuda": "jax_cuda13_plugin", "tpu": "libtpu", "cpu": "jax"}
@@ -29,11 +30,11 @@ device_description_str: "{name}"
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """`shape` of the torus of a TPU slice; (number of devices,) otherwise. `chip` is None for CPUs."""
+    """`shape`: chips along each dimension of a TPU slice, else (number of devices,). `chip` is None for CPUs."""
 
     name: str
-    platform: str  # as jax.Device.platform says it, "cuda" for GPUs: cpu | cuda | tpu
-    kind: str  # cpu, or a name of hardware.CHIPS
+    platform: str  # cpu | cuda | tpu
+    kind: str  # cpu, or a key of hardware.CHIPS
     shape: tuple[int, ...]
 
     @property
@@ -44,20 +45,9 @@ class Topology:
     def chip(self) -> Chip | None:
         return CHIPS.get(self.kind)
 
-    def receiving_seconds(self, received_bytes) -> float:
-        """What one device needs to receive hlo.Program.received_bytes, all its links together.
-
-        Where there are several nodes of GPUs, what comes from other nodes goes through the network.
-        """
-        total = received_bytes()
-        if self.chip is None:
-            return 0.0
-        between = received_bytes(node=GPUS_PER_NODE) if self.platform == "cuda" else 0.0
-        return (total - between) / interconnect(self.kind, self.shape) + between / BETWEEN_NODES
-
 
 def parse(name: str) -> Topology:
-    """The topology of a name. Raises ConfigError, with those that exist, for one that does not."""
+    """The topology of a name. Raises ConfigError, with examples of valid names, for an invalid one."""
     kind, _, extent = name.partition(":")
     dimensions = TPU_DIMENSIONS.get(kind, 1 if kind in GPUS or kind == "cpu" else 0)
     if not dimensions or not re.fullmatch("x".join([r"[1-9]\d*"] * dimensions), extent):
@@ -75,7 +65,10 @@ def compiler_is_here(topology: Topology) -> bool:
 
 
 def devices(topology: Topology) -> list:
-    """The topology's devices, to build a mesh from; nothing runs on them. Raises ConfigError for an odd TPU shape."""
+    """The topology's devices, to build a mesh from. Nothing can run on them.
+
+    Raises ConfigError for a TPU shape that the compiler refuses, or more CPU devices than this process has.
+    """
     import jax
     from jax.experimental import topologies
 
