@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/climb.py:qwen3_4b,knights_knaves
 TINY      python -m srt_jax.main --config=configs/climb.py:tiny
-HARDWARE  8 H200
 PAPER     Qwen3-4B-Base has answers for level 2 only. It climbs to nearly 100% on knights_knaves_9 and improves on
           bitwise_arithmetic_4. B.3 names the levels: 2, 3, 5, 7, 9 for knights_knaves, 2, 3, 4 for
           bitwise_arithmetic, 4, 5 for family_relationships.

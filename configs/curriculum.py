@@ -2,7 +2,6 @@ r"""The easiest third of the data, which delays the collapse (SRT v1, 5.3; SRT v
 
 COMMAND   python -m srt_jax.main --config=configs/curriculum.py:qwen25_math_7b,dapo_easy_by_vote_share
 TINY      python -m srt_jax.main --config=configs/curriculum.py:tiny
-HARDWARE  8 H200
 PAPER     The third is chosen by pass rate, which uses answers, or by vote share, which does not. The runs do not
           collapse in three epochs, the pseudo-reward levels off at about 0.9, and the accuracy is that of ground truth
           on all of DAPO. The released subsets are Qwen2.5-Math-7B's. B.3 does not say whether the vote share divides by

@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/early_stopping.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/early_stopping.py:tiny
-HARDWARE  8 H200
 PAPER     The peak comes at about the same step on all test sets, so that 1% of DAPO finds it for the others.
 
 The run keeps the weights of its best step. Where there are no answers, --config.stop.collapse=True

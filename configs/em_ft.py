@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/em_ft.py:qwen25_math_7b,deepscaler
 TINY      python -m srt_jax.main --config=configs/em_ft.py:tiny
-HARDWARE  8 A800 in their runs
 PAPER     AVG is 51.3 for Qwen2.5-Math-7B, where SePT has 55.0 and the base model 43.7. For DeepSeek-Math-7B-Instruct it
           is slightly below the base model (SePT, figure 3).
 

@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/ground_truth.py:qwen3_14b,math12k
 TINY      python -m srt_jax.main --config=configs/ground_truth.py:tiny
-HARDWARE  8 H200
 PAPER     It does not collapse. SRT keeps up with it until SRT's own collapse begins (v1, figure 2).
 """
 

@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/hard_schedule.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/hard_schedule.py:tiny
-HARDWARE  8 H200
 PAPER     This is not in the papers; SRT v1's conclusion and SRT v2, I.3 name curricula as a direction. All numbers are
           our choice.
 

@@ -2,7 +2,6 @@ r"""A frozen teacher's labels: the base model votes once, then plain RL follows 
 
 COMMAND   python -m srt_jax.main --config=configs/offline_labels.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/offline_labels.py:tiny
-HARDWARE  8 H200
 PAPER     The runs are as good as SRT and far more stable, yet they lack what an improving teacher adds. More than one
           epoch of MATH-12k collapsed all the same (v2, I.2).
 

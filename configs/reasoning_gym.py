@@ -2,7 +2,6 @@ r"""Reasoning Gym at a level: ground truth, votes, or a fixed teacher's votes (S
 
 COMMAND   python -m srt_jax.main --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3
 TINY      python -m srt_jax.main --config=configs/reasoning_gym.py:vote,tiny
-HARDWARE  8 H200
 PAPER     The runs use GRPO, learning rate 1e-6, KL 0.0001, 32 samples, and 16 in evaluations (v2, B.3). The first level
           is trained with answers: bitwise_arithmetic_2 reaches 97% in 950 steps, family_relationships_4 and
           knights_knaves_2 99%. The next level has none: votes beat the fixed teacher's by 10 (bitwise), 8 (family) and

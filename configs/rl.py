@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/rl.py:grpo,qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/rl.py:grpo,tiny
-HARDWARE  8 H200
 PAPER     SRT collapses with GRPO after about as many steps as with RLOO (v2, G.1). GRPO's KL is in the loss (v2, B.1).
           SRT's papers tried no other algorithm. The others have the forms of their own papers, and SRT's batch,
           learning rate and, where they use one, KL coefficient.

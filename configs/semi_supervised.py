@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/semi_supervised.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/semi_supervised.py:tiny
-HARDWARE  8 H200
 PAPER     There is no figure. The released code can mix labelled and unlabelled rows in one file. A tenth with answers
           is our choice.
 

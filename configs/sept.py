@@ -2,7 +2,6 @@ r"""SePT (once OSFT): cross-entropy on one's own samples, drawn colder than the 
 
 COMMAND   python -m srt_jax.main --config=configs/sept.py:qwen25_math_7b,deepscaler
 TINY      python -m srt_jax.main --config=configs/sept.py:tiny
-HARDWARE  8 A800 in their runs (B.1)
 PAPER     AVG is the mean of pass@1, @8 and @32 over six test sets. It rises from 43.7, the base model at its best
           temperature, to 55.0 for Qwen2.5-Math-7B (GRPO: 59.1), from 44.1 to 50.7 for Qwen2.5-7B, and falls from 38.9
           to 37.8 for Llama-3.1-8B-Instruct (tables 1 and 6).

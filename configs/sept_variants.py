@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/sept_variants.py:offline,qwen25_math_7b,deepscaler
 TINY      python -m srt_jax.main --config=configs/sept_variants.py:offline,tiny
-HARDWARE  8 A800 in their runs
 PAPER     AVG for Qwen2.5-Math-7B is 55.0 with SePT, 59.1 with GRPO, 45.5 offline, 44.6 with equal ("coupled")
           temperatures, and 43.7 for the base model (tables 1, 4, 5). Equal temperatures have an expected gradient of
           zero. Their offline run also has another learning rate, schedule and b2.

@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/srt.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/srt.py:tiny
-HARDWARE  8 H200
 PAPER     SRT is as good as ground truth at first. On DAPO it peaks after 400 to 600 steps and then collapses: at 1,200
           steps every prompt gets the same box as its answer, and pseudo-reward and KL have jumped.
 

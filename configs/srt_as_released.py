@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/srt_as_released.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/srt_as_released.py:tiny
-HARDWARE  8 H200
 PAPER     The curves of v1 and v2 come from this code. An entropy bonus speeds the collapse up (v2, G.5), so that a
           comparison with srt.py is worth its time.
 

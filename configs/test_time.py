@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/test_time.py:qwen25_math_7b,test_aime24
 TINY      python -m srt_jax.main --config=configs/test_time.py:tiny
-HARDWARE  8 H200
 PAPER     maj@32 gains a little on the base model's maj@32, which is the line to beat; the summary shows both. There is
           no collapse, since a small set saturates.
 

@@ -2,7 +2,6 @@
 
 COMMAND   python -m srt_jax.main --config=configs/ttrl.py:qwen25_math_1_5b,test_aime24
 TINY      python -m srt_jax.main --config=configs/ttrl.py:tiny
-HARDWARE  8 A100 with 80 GB in their runs
 PAPER     pass@1 on AIME24 rises by 211% for Qwen2.5-Math-7B (README). Users could not reproduce the 1.5B figures
           (issues 40 and 50), so that it matters which step is reported: the summary has the last one and the best one.
 

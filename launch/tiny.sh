@@ -26,12 +26,12 @@ for config in \
     rl.py:grpo,tiny rl.py:dr_grpo,tiny rl.py:reinforce,tiny rl.py:reinforce_baseline,tiny rl.py:reinforce_pp,tiny \
     rl.py:reinforce_pp_baseline,tiny rl.py:dapo,tiny rl.py:ppo_clip,tiny \
     sept.py:tiny em_ft.py:tiny sept_variants.py:offline,tiny sept_variants.py:coupled,tiny \
-    sept_variants.py:constant,tiny sept_variants.py:grpo,tiny figures/sept_ablations.py:rollouts_4,tiny \
-    figures/sept_ablations.py:rollouts_8,tiny \
-    figures/v1_fig3.py:srt,tiny figures/v1_fig3.py:ground_truth,tiny figures/v1_fig6.py:no_stop,tiny \
-    figures/v2_fig8.py:grpo,tiny figures/v2_fig8.py:kl_0.01,tiny figures/v2_fig8.py:lr_1e-7,tiny \
-    figures/v2_fig8.py:samples_8,tiny figures/v2_fig8.py:samples_16,tiny figures/v2_fig8.py:entropy_0.003,tiny \
-    figures/v2_fig31.py:threshold_0.6,tiny; do
+    sept_variants.py:constant,tiny sept_variants.py:grpo,tiny figures.py:sept_ablations,rollouts_4,tiny \
+    figures.py:sept_ablations,rollouts_8,tiny \
+    figures.py:v1_fig3,srt,tiny figures.py:v1_fig3,ground_truth,tiny figures.py:v1_fig6,no_stop,tiny \
+    figures.py:v2_fig8,grpo,tiny figures.py:v2_fig8,kl_0.01,tiny figures.py:v2_fig8,lr_1e-7,tiny \
+    figures.py:v2_fig8,samples_8,tiny figures.py:v2_fig8,samples_16,tiny figures.py:v2_fig8,entropy_0.003,tiny \
+    figures.py:v2_fig31,threshold_0.6,tiny; do
     echo "== configs/$config"
     .venv/bin/python -m srt_jax.main --config="configs/$config" --config.out="$out" "$@"
 done

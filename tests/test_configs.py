@@ -31,7 +31,7 @@ LEVELS = load("climb").LEVELS
 ALGORITHMS = load("rl").ALGORITHMS
 VARIANTS = load("sept_variants").VARIANTS
 METHODS = sorted(file.stem for file in CONFIGS.glob("*.py"))
-FIGURES = sorted(f"figures/{file.stem}" for file in CONFIGS.glob("figures/*.py"))
+FIGURES = load("figures").FIGURES
 ARGUMENTS = {
     "quickstart": ["vote", "ground_truth"],
     "srt": [
@@ -55,6 +55,9 @@ ARGUMENTS = {
         )
     ],
     "climb": ["", "tiny", "qwen3_4b,boxed_knights_knaves", *(f"qwen3_4b,{task}" for task in LEVELS if task != "sums")],
+    "figures": [
+        f"{name},{curve}{rest}" for name, figure in FIGURES.items() for curve in figure.curves for rest in ("", ",tiny")
+    ],
 }
 
 
@@ -67,9 +70,6 @@ def all_runs():
     for module in METHODS:
         for arguments in ARGUMENTS.get(module, ["", "tiny"]):
             yield module, arguments
-    for module in FIGURES:
-        for curve in load(module).get_config.curves:
-            yield from ((module, curve), (module, f"{curve},tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -129,19 +129,30 @@ def shrink(config):
             source.size = size
 
 
-@pytest.mark.parametrize("module", [*METHODS, *FIGURES])
-def test_docstring_gives_command_hardware_and_outcome(module):
-    file = CONFIGS / f"{module}.py"
+@pytest.mark.parametrize("module", METHODS)
+def test_docstring_gives_command_and_outcome(module):
     text = load(module).__doc__
-    assert all(f"\n{word} " in text for word in ("COMMAND", "HARDWARE")), text
-    assert f"--config=configs/{file.relative_to(CONFIGS)}" in text
-    assert "\nPAPER " in text or "\nEXPECT " in text
+    assert "\nCOMMAND " in text and f"--config=configs/{module}.py" in text
+    assert "\nPAPER " in text or "\nEXPECT " in text or module == "figures"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_docs_have_the_row_of_every_figure(name):
+    figure = FIGURES[name]
+    row = f"| {figure.where} | `{name}`: {', '.join(figure.curves)} | {figure.shows}. {figure.paper} |"
+    assert row in (REPOSITORY / "docs" / "experiments.md").read_text(), f"docs/experiments.md needs this row: {row}"
+
+
+def test_a_figure_without_a_curve_is_its_first_one():
+    config = get_config("figures", "v1_fig2")
+    assert (config.out, config.name) == ("runs/v1_fig2", "srt_dapo")
+    assert config.to_dict() == get_config("figures", "v1_fig2,srt_dapo").to_dict()
 
 
 def test_dual_clip_is_on_where_the_reproduced_code_has_it_and_makes_several_updates():
-    with_it = {"ttrl", "figures/ttrl:aime", "figures/ttrl:amc", "figures/sept_ablations:grpo", "sept_variants:grpo"}
+    with_it = {"ttrl", "figures:ttrl,aime", "figures:ttrl,amc", "figures:sept_ablations,grpo", "sept_variants:grpo"}
     for module, arguments in {(name.partition(":")[0], name.partition(":")[2]) for name in with_it} | {
-        ("figures/ttrl", "aime_7b"),
+        ("figures", "ttrl,aime_7b"),
         ("srt", ""),
         ("rl", "ppo_clip"),
         ("rl", "dapo"),
@@ -169,8 +180,8 @@ def test_every_model_is_asked_for_a_box(model, method):
         ("ground_truth", "deepseek_math_7b_instruct,math12k", 1e-7, 0.7, 32),
         ("ttrl", "llama31_8b_instruct", 5e-7, 0.6, 16),
         ("sept_variants", "offline,llama31_8b_instruct", 1e-5, 1.0, 32),
-        ("figures/sept_main", "llama", 1e-7, 1.0, 32),
-        ("figures/sept_main", "deepseek", 1e-7, 1.0, 32),
+        ("figures", "sept_main,llama", 1e-7, 1.0, 32),
+        ("figures", "sept_main,deepseek", 1e-7, 1.0, 32),
     ],
 )
 def test_a_model_s_numbers_in_srt_s_runs_are_not_those_of_other_methods(module, arguments, rate, temperature, samples):
@@ -199,13 +210,12 @@ THREE = {"aime24", "aime25", "amc23"}
 )
 def test_a_figure_has_the_paper_s_test_sets(figure, data, sets):
     for method in ("srt", "ground_truth"):
-        assert set(get_config(f"figures/{figure}", f"{method}_{data}").eval.sets) == sets
+        assert set(get_config("figures", f"{figure},{method}_{data}").eval.sets) == sets
 
 
 def test_figures_3_and_4_of_srt_v2_evaluate_math500_with_32_samples_or_greedily():
-    curves = load("figures/v2_fig3_4").get_config.curves
-    for curve in curves:
-        config = get_config("figures/v2_fig3_4", curve)
+    for curve in FIGURES["v2_fig3_4"].curves:
+        config = get_config("figures", f"v2_fig3_4,{curve}")
         assert "math500" in config.eval.sets
         assert (config.eval.samples, config.eval.temperature > 0) == ((1, False) if "llama" in curve else (32, True))
 
@@ -224,7 +234,7 @@ def test_figures_3_and_4_of_srt_v2_evaluate_math500_with_32_samples_or_greedily(
     ],
 )
 def test_ttrl_s_batches_are_those_of_its_scripts(run, prompts, updates, samples, votes, max_prompt, steps, warmup):
-    config = get_config("ttrl" if "," in run else "figures/ttrl", run)
+    config = get_config("ttrl", run) if "," in run else get_config("figures", f"ttrl,{run}")
     b = config.batch
     assert (b.prompts_per_step, b.minibatches_per_step, b.samples_per_prompt) == (prompts, updates, samples)
     assert (b.votes_per_prompt, b.max_prompt_tokens) == (votes, max_prompt)
@@ -233,7 +243,7 @@ def test_ttrl_s_batches_are_those_of_its_scripts(run, prompts, updates, samples,
 
 def test_ttrl_s_previews_have_no_kl_and_the_optimizer_of_their_code():
     for curve, epochs, problems in (("aime_7b", 60, 30), ("amc_7b", 50, 83), ("math_7b", 40, 500)):
-        config = get_config("figures/ttrl", curve)
+        config = get_config("figures", f"ttrl,{curve}")
         o, e = config.optimizer, config.eval
         assert config.rl.kl_coef == 0 and (o.b1, o.b2, o.weight_decay, o.learning_rate) == (0.9, 0.95, 0.0, 5e-7)
         assert (o.schedule, o.final_fraction) == ("cosine", 0.1)
@@ -300,9 +310,9 @@ def test_votes_on_reasoning_gym_compare_texts(module, arguments):
 
 @pytest.mark.parametrize("task", ["knights_knaves", "bitwise_arithmetic", "family_relationships"])
 def test_the_fixed_teacher_starts_where_the_evolving_one_does(task):
-    first, second = level_configs(get_config("figures/v2_fig2", task))
+    first, second = level_configs(get_config("figures", f"v2_fig2,{task}"))
     assert first.steps == (950 if task == "bitwise_arithmetic" else 500)  # SRT v2, B.3
-    fixed = get_config("figures/v2_fig2", f"{task}_fixed")
+    fixed = get_config("figures", f"v2_fig2,{task}_fixed")
     assert (first.labels.source, second.labels.source, fixed.labels.source) == ("ground_truth", "vote", "file")
     fixed.labels = second.labels
     fixed.name, fixed.out = second.name, second.out
@@ -316,7 +326,11 @@ def test_the_fixed_teacher_starts_where_the_evolving_one_does(task):
         ("srt", "tiny,mnist", "there is no data 'mnist'"),
         ("srt", "tiny,sums,3", "more than MODEL,DATA"),
         ("rl", "ppo", "there is no algorithm 'ppo'"),
-        ("figures/v1_fig2", "srt_mnist", "v1_fig2 has the curves srt_dapo"),
+        ("figures", "v1_fig2,srt_mnist", "v1_fig2 has the curves srt_dapo"),
+        ("figures", "v1_fig2,srt_dapo,small", "give v1_fig2,CURVE or v1_fig2,CURVE,tiny, not 'v1_fig2,srt_dapo,small'"),
+        ("figures", "v1_fig2,srt_dapo,tiny,3", "v1_fig2 has the curves srt_dapo"),
+        ("figures", "v1_fig1", "there is no figure 'v1_fig1': give FIGURE,CURVE with FIGURE one of v1_fig2"),
+        ("figures", "", "there is no figure ''"),
     ],
 )
 def test_wrong_arguments_are_told(module, arguments, message):
@@ -326,7 +340,7 @@ def test_wrong_arguments_are_told(module, arguments, message):
 
 def test_docs_name_every_config():
     text = (REPOSITORY / "docs" / "experiments.md").read_text()
-    for module in [*METHODS, *FIGURES]:
+    for module in METHODS:
         path = f"configs/{module}.py"
         assert path in text, path
 

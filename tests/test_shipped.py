@@ -16,7 +16,6 @@ from tests.helpers import REPOSITORY
 def test_a_shipped_config_is_found_from_any_folder(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert shipped.find(path) == str(REPOSITORY / "configs" / "srt.py")
-    assert shipped.find("figures/v1_fig2") == str(REPOSITORY / "configs" / "figures" / "v1_fig2.py")
 
 
 @pytest.mark.parametrize("path", ["srt.py", "configs/srt.py", "srt"])
@@ -35,7 +34,7 @@ def test_a_folder_does_not_hide_a_shipped_config(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("path", "near"),
-    [("srtt", "srt"), ("configs/quikstart.py", "quickstart"), ("v1_fig2", "figures/v1_fig"), ("zzz", "srt, srt_as")],
+    [("srtt", "srt"), ("configs/quikstart.py", "quickstart"), ("zzz", "srt, srt_as")],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_names(path, near, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -44,7 +43,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_names(path, near, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "path", ["quickstart", "quickstart.py:ground_truth", "configs/quickstart.py", "figures/v1_fig2"]
+    "path", ["quickstart", "quickstart.py:ground_truth", "configs/quickstart.py", "figures:v1_fig2,srt_dapo"]
 )
 def test_the_flag_loads_a_shipped_config_with_its_overrides(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """The parts that config files share, and the config files that ship with the project, by name."""
 
-from srt_jax.experiments.common import COLLAPSE, experiment, figure
+from srt_jax.experiments.common import experiment
+from srt_jax.experiments.figures import COLLAPSE, Curve, Figure, figure_config
 from srt_jax.experiments.shipped import load
 
-__all__ = ["COLLAPSE", "experiment", "figure", "load"]
+__all__ = ["COLLAPSE", "Curve", "Figure", "experiment", "figure_config", "load"]

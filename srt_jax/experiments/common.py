@@ -5,7 +5,6 @@ from ml_collections import ConfigDict
 from srt_jax.config import base
 from srt_jax.experiments import data as data_table
 from srt_jax.experiments.models import MODELS, SRT
-from srt_jax.experiments.shipped import load
 
 
 def experiment(
@@ -41,31 +40,3 @@ def experiment(
     for fields in (found.fields, changes or {}, *own):
         config.update_from_flattened_dict(fields)
     return config
-
-
-# A collapse within minutes: at four times its rate the miniature rises for some twenty steps, then hacks its reward.
-COLLAPSE = {"optimizer.learning_rate": 8e-4, "steps": 50}
-
-
-def figure(name: str, curves: dict[str, tuple]):
-    """`get_config(arguments)` of a figure. Arguments are `CURVE` or `CURVE,tiny`; without any it is the first curve.
-
-    curves: curve -> (METHOD:ARGUMENTS of a config, fields that the curve changes in it, fields that its tiny run
-    changes), e.g. {"kl": ("srt:qwen25_math_7b,dapo", {"rl.kl_coef": 0.01}, {})}. Runs lie in runs/<name>/<curve>.
-    """
-
-    def get_config(arguments: str = next(iter(curves))) -> ConfigDict:
-        curve, _, small = arguments.partition(",")
-        if curve not in curves or small not in ("", "tiny"):
-            raise ValueError(f"{name} has the curves {', '.join(curves)}, each also as CURVE,tiny; not {arguments!r}.")
-        run, large_fields, tiny_fields = curves[curve]
-        method, _, rest = run.partition(":")
-        if small:
-            rest = ",".join([*rest.split(",")[:-2], "tiny"])
-        config = load(method).get_config(rest)
-        config.update_from_flattened_dict(tiny_fields if small else large_fields)
-        config.out, config.name = f"runs/{name}", curve + ("-tiny" if small else "")
-        return config
-
-    get_config.curves = tuple(curves)
-    return get_config

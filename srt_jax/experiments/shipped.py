@@ -13,23 +13,22 @@ FOLDER = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.pare
 
 
 def names() -> list[str]:
-    """The shipped names, e.g. 'srt' and 'figures/v1_fig2'."""
-    files = (file.relative_to(FOLDER).with_suffix("") for file in FOLDER.rglob("*.py"))
-    return sorted(file.as_posix() for file in files if not file.name.startswith("_"))
+    """The shipped names, e.g. 'srt'."""
+    return sorted(file.stem for file in FOLDER.glob("*.py") if not file.name.startswith("_"))
 
 
 def find(path: str) -> str:
     """The config file of a path or of a shipped name. A file that exists wins.
 
-    path: a path, a shipped name (`srt`, `figures/v1_fig2`), or a shipped name as its path in a checkout
-    (`srt.py`, `configs/srt.py`). Raises ValueError, with the nearest names, where it is none of them.
+    path: a path, a shipped name (`srt`), or a shipped name as its path in a checkout (`srt.py`, `configs/srt.py`).
+    Raises ValueError, with the nearest names, where it is none of them.
     """
     name = path.removeprefix("configs/").removesuffix(".py")
     if name in names() and not os.path.isfile(path):
         return str(FOLDER / f"{name}.py")
     if os.path.exists(path):
         return path
-    near = difflib.get_close_matches(name, names(), 3) or [name for name in names() if "/" not in name]
+    near = difflib.get_close_matches(name, names(), 3) or names()
     raise ValueError(
         f"{path!r} is neither a config file nor the name of a shipped config: correct the path, or give a name such "
         f"as {', '.join(near)}."
@@ -41,7 +40,7 @@ def load(name: str) -> types.ModuleType:
     """The module of a shipped config file, e.g. `load("sept").SEPT`. Raises ValueError for an unknown name."""
     if name not in names():
         raise ValueError(f"there is no shipped config {name!r}: give one of {', '.join(names())}.")
-    spec = importlib.util.spec_from_file_location(f"srt_jax.configs.{name.replace('/', '.')}", FOLDER / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"srt_jax.configs.{name}", FOLDER / f"{name}.py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
