@@ -1,6 +1,5 @@
 """What the benchmarks share: a model by its folder or by the name of its shape, times of calls, peak memory."""
 
-import json
 import pathlib
 import resource
 import time
@@ -8,22 +7,14 @@ import time
 import jax
 
 from srt_jax.model import attention, decoder, weights
-from srt_jax.model.config import ModelConfig, read_hf_config
-
-SHAPES = pathlib.Path(decoder.__file__).parent / "hf"
-
-
-def model_config(model: str) -> ModelConfig:
-    """The shape of a Hugging Face directory, or of a name in srt_jax/model/hf."""
-    shape = SHAPES / f"{model}.json"
-    return ModelConfig.from_hf(json.loads(shape.read_text()) if shape.exists() else read_hf_config(model))
+from srt_jax.model.config import ModelConfig, model_shape
 
 
 def load_model(model: str, mesh, dtype: str, remat: str = "none", kernel: str = "xla", seed: int = 0):
     """(graph definition, float32 parameters on the mesh): of a directory, or random ones of a named shape."""
-    if (SHAPES / f"{model}.json").exists():
-        return decoder.create(model_config(model), seed, mesh, dtype, remat, kernel)
-    return weights.load(model, dtype, remat, kernel, mesh)[:2]
+    if pathlib.Path(model).is_dir():
+        return weights.load(model, dtype, remat, kernel, mesh)[:2]
+    return decoder.create(model_shape(model), seed, mesh, dtype, remat, kernel)
 
 
 def choose_kernel(name: str, dtype: str, config: ModelConfig) -> str:

@@ -281,14 +281,15 @@ def one_gradient(setting: Setting, dtype: str):
     import numpy as np
     import optax
     import update
-    from common import choose_kernel, model_config
+    from common import choose_kernel
 
     from srt_jax.model import decoder, sharding
+    from srt_jax.model.config import model_shape
     from srt_jax.rl.collate import Layout, collate
     from srt_jax.rl.optimizer import init_state
     from srt_jax.rl.update import UpdateConfig, make_update
 
-    config = dataclasses.replace(model_config(setting.model("Qwen2.5-0.5B")), num_layers=1 if setting.rehearse else 4)
+    config = dataclasses.replace(model_shape(setting.model("Qwen2.5-0.5B")), num_layers=1 if setting.rehearse else 4)
     mesh, length = sharding.make_mesh(), 32 if setting.rehearse else 512
     case = update.Case("", batch=8, length=length, micro=4, samples=8)
     layout = Layout(1, case.samples, case.micro, (length,))
@@ -498,10 +499,11 @@ def slowest_kernels(record: Record, call) -> None:
 def measure_sampler(model: str, setting: Setting, record: Record) -> None:
     """New tokens/s and the share of the bandwidth roof, 512 x (256 + 1,024): continuous and static batching."""
     import sampler
-    from common import choose_kernel, load_model, model_config
+    from common import choose_kernel, load_model
 
     from srt_jax import runtime
     from srt_jax.model import sharding
+    from srt_jax.model.config import model_shape
 
     runtime.start(dtype="bfloat16")
     args = types.SimpleNamespace(
@@ -519,7 +521,7 @@ def measure_sampler(model: str, setting: Setting, record: Record) -> None:
         args.sequences, args.prompt_tokens, args.new_tokens, args.samples = 8, 8, 8, 4
     mesh = sharding.make_mesh()
     graphdef, params = load_model(
-        args.model, mesh, args.dtype, kernel=choose_kernel("auto", args.dtype, model_config(args.model))
+        args.model, mesh, args.dtype, kernel=choose_kernel("auto", args.dtype, model_shape(args.model))
     )
     for name, slots in (("continuous", args.sequences), ("static", 0)):
         with record.attempt(f"{name} batching"):

@@ -26,12 +26,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
 import numpy as np
-from common import choose_kernel, load_model, model_config, peak_bytes, seconds_of
+from common import choose_kernel, load_model, peak_bytes, seconds_of
 from rl_step import random_model
 
 from srt_jax import runtime
 from srt_jax.miniature import task
 from srt_jax.model import flops, sharding
+from srt_jax.model.config import model_shape
 from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 
@@ -42,7 +43,7 @@ from srt_jax.rollout.sampler import Sampling, problem_seeds
 def in_process(model, args):
     """The sampler of rollout.sampler = 'jax'."""
     mesh = sharding.make_mesh()
-    kernel = choose_kernel("auto", args.dtype, model_config(model))
+    kernel = choose_kernel("auto", args.dtype, model_shape(model))
     yield f"jax {jax.__version__}", jax_engine(*load_model(model, mesh, args.dtype, kernel=kernel), mesh, args)
 
 
@@ -144,7 +145,7 @@ def main():
 
 def measure(name: str, version: str, generate, model: str, args, warmup: int = 1) -> dict:
     """Median seconds of `repeats` calls on equal prompts, after `warmup` that are not counted."""
-    config, count = model_config(model), args.sequences // args.samples
+    config, count = model_shape(model), args.sequences // args.samples
     prompts = np.random.default_rng(0).integers(3, config.vocab_size, (count, args.prompt_tokens)).tolist()
     steps = itertools.count()
 

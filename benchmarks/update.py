@@ -24,10 +24,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
 import numpy as np
-from common import choose_kernel, load_model, model_config, peak_bytes, seconds_of
+from common import choose_kernel, load_model, peak_bytes, seconds_of
 
 from srt_jax import runtime
 from srt_jax.model import flops, sharding
+from srt_jax.model.config import model_shape
 from srt_jax.rl.collate import Layout, abstract_batch, collate
 from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
 from srt_jax.rl.update import UpdateConfig, make_update
@@ -66,7 +67,7 @@ class Update:
     """A compiled update, its state and one batch, on a mesh."""
 
     def __init__(self, case: Case, mesh):
-        self.case, self.mesh, self.config = case, mesh, model_config(case.model)
+        self.case, self.mesh, self.config = case, mesh, model_shape(case.model)
         self.kernel = choose_kernel(case.attention, case.dtype, self.config)
         self._optimizer = make_optimizer(
             learning_rate_schedule(1e-6),

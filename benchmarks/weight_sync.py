@@ -26,12 +26,11 @@ import jax
 from srt_jax.config import base
 from srt_jax.miniature import task
 from srt_jax.model import decoder, weights
-from srt_jax.model.config import ModelConfig
+from srt_jax.model.config import ModelConfig, shipped_hf_config
 from srt_jax.rollout.vllm.sampler import VLLMSampler
 from srt_jax.run.loading import open_mesh
 from srt_jax.run.prepare import read_model
 
-SHAPES = pathlib.Path(__file__).parents[1] / "srt_jax" / "model" / "hf"
 UPDATE_SECONDS = 3  # stands for the update before an export: vLLM's workers spin a second after a request
 
 
@@ -39,7 +38,7 @@ def main():
     args = parse()
     for name in args.models:
         with tempfile.TemporaryDirectory() as scratch:
-            hf_config = {**json.loads((SHAPES / f"{name}.json").read_text()), "eos_token_id": 1, "bos_token_id": 1}
+            hf_config = {**shipped_hf_config(name), "eos_token_id": 1, "bos_token_id": 1}
             for folder in args.folders:
                 print(json.dumps(measure(name, hf_config, pathlib.Path(scratch), folder, args)), flush=True)
 

@@ -12,7 +12,7 @@ from srt_jax.config import base
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError, ModelError
 from srt_jax.model import flops
-from srt_jax.model.config import ModelConfig
+from srt_jax.model.config import ModelConfig, model_shape
 from srt_jax.plan import programs, table, topology
 from tests.helpers import REPOSITORY
 from tests.plan_environment import needs_plan_environment
@@ -216,7 +216,7 @@ def test_a_sampler_with_slots_decodes_until_all_requests_had_one(directory):
 
 def test_lower_bounds_of_a_known_model_by_hand():
     """Qwen2.5-0.5B on one H100: an update of 32 x 4,096 tokens, decoding of 512 x (256 + 1,024)."""
-    model, h100 = programs.model_shape("Qwen2.5-0.5B"), topology.parse("h100:1")
+    model, h100 = model_shape("Qwen2.5-0.5B"), topology.parse("h100:1")
     weights = 24 * (2 * 896 * 896 + 2 * 896 * 128 + 3 * 896 * 4864) + 151936 * 896  # 0.494 billion
     attention = 24 * 2 * 14 * 64 * 4097  # per token: scores and values of the half of the square that is visible
     update = 5 * 32 * 4096 * (2 * weights + attention)  # old, reference, and three for the gradient
@@ -239,15 +239,6 @@ def test_what_a_tpu_gathers_awkwardly_is_said():
     where = topology.parse("v5p:4x8x8")
     assert "into 56 rows, no multiple of 16" in programs.tile_notes(3584, 64, where)[0]
     assert programs.tile_notes(3584, 32, where) == programs.tile_notes(3584, 64, CPU) == []
-
-
-def test_model_shapes(directory):
-    assert programs.model_shape(str(directory)) == MODEL
-    assert programs.model_shape("Qwen/Qwen2.5-Math-7B").num_params == 7_615_616_512
-    with pytest.raises(ConfigError, match="'no/such-model', whose shape is not known"):
-        programs.model_shape("no/such-model")
-    with pytest.raises(ModelError, match=r"config\.json does not exist"):
-        programs.model_shape(str(directory.parent))
 
 
 def test_sequences_beyond_the_models_positions_are_refused(directory):

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from srt_jax.errors import ModelError
+from srt_jax.errors import ModelError, ModelNotHereError
 from srt_jax.files import read_json_object, shown
 
 GENERATION_CONFIG = "generation_config.json"
@@ -103,10 +103,26 @@ class ModelConfig:
         return config
 
 
-def shipped_shape(hub_id: str) -> ModelConfig | None:
-    """The shape of a known hub model, which is part of the package; None for an unknown one."""
+def model_shape(path: str) -> ModelConfig:
+    """The shape of a local Hugging Face directory (its config.json is enough), else of a shipped hub model.
+
+    path: a directory, a hub id or the last part of a hub id. Raises ModelNotHereError where it is none of these, and
+    ModelError for a config.json that the decoder cannot use.
+    """
+    if pathlib.Path(path).is_dir():
+        return ModelConfig.from_hf(read_hf_config(path))
+    if (hf := shipped_hf_config(path)) is None:
+        raise ModelNotHereError(
+            f"model.path is {path!r}, whose shape is not known: give a Hugging Face directory (its config.json is "
+            "enough) or a model of srt_jax/model/hf."
+        )
+    return ModelConfig.from_hf(hf)
+
+
+def shipped_hf_config(hub_id: str) -> dict | None:
+    """The config.json of a known hub model, which is part of the package; None for an unknown model."""
     path = pathlib.Path(__file__).parent / "hf" / f"{hub_id.rsplit('/', 1)[-1]}.json"
-    return ModelConfig.from_hf(json.loads(path.read_text())) if path.exists() else None
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def read_hf_config(directory: str | pathlib.Path) -> dict:

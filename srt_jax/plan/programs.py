@@ -6,7 +6,6 @@ a plan needs no weights, no accelerator and a few GB of memory. docs/planning.md
 
 import dataclasses
 import functools
-import pathlib
 import re
 import time
 
@@ -16,9 +15,8 @@ from ml_collections import ConfigDict
 from srt_jax.config import mesh_shape
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate_devices
-from srt_jax.errors import ConfigError
 from srt_jax.model import flops
-from srt_jax.model.config import ModelConfig, read_hf_config, shipped_shape
+from srt_jax.model.config import ModelConfig, model_shape
 from srt_jax.plan import hlo, topology
 from srt_jax.runtime import hardware, xla_flags
 
@@ -76,19 +74,6 @@ def plan(config: ConfigDict, where: topology.Topology, search: bool = True, prog
         found = largest(config, remats, compile_update)
         result["largest"] = found and report(config, model, where, found, compile_update(*found))
     return result
-
-
-def model_shape(path: str) -> ModelConfig:
-    """The shape of a local directory or of a known hub model. Raises ModelError or ConfigError."""
-    if pathlib.Path(path).is_dir():
-        return ModelConfig.from_hf(read_hf_config(path))
-    shape = shipped_shape(path)
-    if shape is None:
-        raise ConfigError(
-            f"model.path is {path!r}, whose shape is not known: give a Hugging Face directory (its "
-            "config.json is enough) or a model of srt_jax/model/hf."
-        )
-    return shape
 
 
 def adapt(config: ConfigDict, where: topology.Topology) -> tuple[ConfigDict, list[str]]:

@@ -24,7 +24,7 @@ from srt_jax.errors import ConfigError, DataError, DataNotHereError, ModelError,
 from srt_jax.files import check_output_folder, download_failure
 from srt_jax.grading.golds import looks_worked
 from srt_jax.model import attention, sharding, weights
-from srt_jax.model.config import GENERATION_CONFIG, ModelConfig, read_generation_config, read_hf_config, shipped_shape
+from srt_jax.model.config import GENERATION_CONFIG, ModelConfig, model_shape, read_generation_config, read_hf_config
 from srt_jax.reward import labels
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.run import budget
@@ -164,9 +164,7 @@ def prepare_offline(config: ConfigDict) -> list[str]:
         weights.check(model.directory)
         shape, tokenizer = model.config, model.tokenizer
     except ModelNotHereError:
-        shape, unchecked = shipped_shape(config.model.path), ["weights", "tokenizer", "prompt lengths", *unchecked]
-        if shape:
-            check_fit(config, shape)
+        shape, unchecked = _known_shape(config), ["weights", "tokenizer", "prompt lengths", *unchecked]
     if shape:
         report = [
             f"model: {config.model.path} ({shape.family}, {shape.num_params:,} parameters)",
@@ -189,6 +187,16 @@ def prepare_offline(config: ConfigDict) -> list[str]:
             batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
         report.append(line)
     return [*report, f"not checked: {', '.join(unchecked)} (offline)"]
+
+
+def _known_shape(config: ConfigDict) -> ModelConfig | None:
+    """The shape of a hub model that ships with the package, checked against the config; None for another model."""
+    try:
+        shape = model_shape(config.model.path)
+    except ModelNotHereError:
+        return None
+    check_fit(config, shape)
+    return shape
 
 
 def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict):

@@ -15,7 +15,7 @@ from flax import nnx
 from srt_jax.config import base
 from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import decoder, memory, sharding
-from srt_jax.model.config import ModelConfig
+from srt_jax.model.config import ModelConfig, model_shape
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.model.paths import flat_paths, map_with_path
 from srt_jax.plan import programs
@@ -252,7 +252,7 @@ def test_an_update_takes_what_is_counted_for_it(changes):
 )
 def test_updates_on_h200s_take_what_is_counted_for_them(name, devices, remat, rows, total):
     """total: GB per device that XLA counted when it compiled these for H200 (docs/results.md), 4,096 tokens a row."""
-    model, config = programs.model_shape(name), update_config(**{"mesh.fsdp": devices})
+    model, config = model_shape(name), update_config(**{"mesh.fsdp": devices})
     counted = memory.update(
         model, "bfloat16", memory.Update(rows, 4096, 4096, remat, "cudnn", fsdp=devices, platform="gpu")
     )
@@ -261,7 +261,7 @@ def test_updates_on_h200s_take_what_is_counted_for_them(name, devices, remat, ro
 
 def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch):
     """The dry run says how much a step takes; the run itself is refused, with the numbers and the fields."""
-    model, config = programs.model_shape("Qwen2.5-Math-7B"), update_config()
+    model, config = model_shape("Qwen2.5-Math-7B"), update_config()
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 24e9)  # of which each of 8 devices has its part
     line = budget.report(config, model)
     assert "leave no memory for sampling" in line and "it does not fit here" in line
@@ -283,7 +283,7 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch)
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 240e9)
     budget.check(config, model)
     assert "it does not fit" not in budget.report(config, model)
-    small = programs.model_shape("SmolLM2-135M")
+    small = model_shape("SmolLM2-135M")
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 8e9)
     assert budget.report(config, small) == (
         "memory: a step takes about 3.9 GB of the 8.0 GB here on each device (weights 0.5, optimizer 1.1, reference "

@@ -10,8 +10,8 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import srt_jax.model
-from srt_jax.errors import ModelError
-from srt_jax.model.config import ModelConfig, inverse_frequencies, read_hf_config
+from srt_jax.errors import ModelError, ModelNotHereError
+from srt_jax.model.config import ModelConfig, inverse_frequencies, model_shape, read_hf_config
 
 SHIPPED = sorted((pathlib.Path(srt_jax.model.__path__[0]) / "hf").glob("*.json"))
 SHIPPED = {path.stem: path for path in SHIPPED if path.stem != "index"}
@@ -212,3 +212,15 @@ def assert_one_sentence(error):
     message = str(error.value)
     assert message.endswith(".")
     assert "\n" not in message
+
+
+def test_a_path_gives_a_shape_for_plans_dry_runs_and_benchmarks(tmp_path):
+    config = config_dict("qwen3")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert model_shape(str(tmp_path)) == ModelConfig.from_hf(config)
+    assert model_shape("Qwen/Qwen2.5-Math-7B") == model_shape("Qwen2.5-Math-7B")
+    assert model_shape("Qwen2.5-Math-7B").num_params == 7_615_616_512
+    with pytest.raises(ModelNotHereError, match="'no/such-model', whose shape is not known"):
+        model_shape("no/such-model")
+    with pytest.raises(ModelError, match=r"config\.json does not exist"):
+        model_shape(str(tmp_path.parent))
