@@ -33,6 +33,10 @@ class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be written, or that belongs to another run."""
 
 
+class FolderInUseError(UserError, RuntimeError):
+    """A run folder in which another trainer works."""
+
+
 class RolloutError(UserError, RuntimeError):
     """A sampler that cannot return rollouts, or returns rollouts of other weights than the step needs."""
 

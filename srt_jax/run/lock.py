@@ -1,0 +1,94 @@
+"""A run folder belongs to one trainer at a time.
+
+Two trainers in one folder would overwrite each other's checkpoints. <run>/lock names the trainer, which holds an
+`fcntl` lock on it. The kernel releases that lock when the process ends, however it ends. Some network file systems do
+not show one host's lock to another host, so the trainer also renews the file's time every BEAT seconds.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from srt_jax.errors import FolderInUseError
+from srt_jax.files import parse_json
+
+BEAT = 20.0  # seconds between two renewals
+STALE = 120.0  # seconds without a renewal after which a trainer on another host counts as gone
+
+
+@contextlib.contextmanager
+def locked(directory: pathlib.Path, take_over: bool = False) -> Iterator[None]:
+    """Locks a run folder for this process while the block runs; makes the folder where it does not exist.
+
+    take_over: go on although a trainer on another host renewed its lock less than STALE seconds ago. Raises
+    FolderInUseError if another trainer uses the folder.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _acquire(descriptor, path, take_over)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(this_process()).encode() + b"\n", 0)
+        ended = threading.Event()
+        beat = threading.Thread(target=_renew, args=(descriptor, ended), name="lock", daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            beat.join()
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def this_process() -> dict:
+    """The content of the lock file. Containers on one host have the same boot id and see each other's locks."""
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
+    return {
+        "host": socket.gethostname(),
+        "boot": boot.read_text().strip() if boot.exists() else socket.gethostname(),
+        "pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _acquire(descriptor: int, path: pathlib.Path, take_over: bool) -> None:
+    """Takes the lock. Raises FolderInUseError."""
+    holder = _holder(descriptor)
+    who = f"process {holder.get('pid')} on {holder.get('host')}, which started {holder.get('started')}"
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FolderInUseError(
+            f"{path.parent} is used by {who}: wait for it or stop it, or give this run another config.name."
+        ) from None
+    age = time.time() - os.fstat(descriptor).st_mtime
+    elsewhere = holder and holder.get("boot") != this_process()["boot"]
+    if elsewhere and age < STALE and not take_over:
+        raise FolderInUseError(
+            f"{path.parent} was used {max(age, 0):.0f} seconds ago by {who}: if that process is gone, wait until "
+            f"{STALE:.0f} seconds have passed or add --take_over."
+        )
+
+
+def _holder(descriptor: int) -> dict:
+    """What the lock file says about the trainer that holds the lock; {} if it ended in an orderly way."""
+    try:
+        found = parse_json(os.pread(descriptor, 4096, 0))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _renew(descriptor: int, ended: threading.Event) -> None:
+    while not ended.wait(BEAT):
+        with contextlib.suppress(OSError):  # a file system that is away for a moment does not end the run
+            os.utime(descriptor)

@@ -1,0 +1,71 @@
+"""Two trainers never share a run folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from srt_jax.errors import FolderInUseError
+from srt_jax.run import lock
+from tests.helpers import REPOSITORY
+
+
+def hold(directory) -> subprocess.Popen:
+    """A process that locks the folder until it is killed; returns once it has the lock."""
+    script = (
+        "import pathlib, sys, time\nfrom srt_jax.run.lock import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(directory)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_a_second_trainer_on_this_host_is_refused_until_the_first_one_ends(tmp_path):
+    first = hold(tmp_path / "run")
+    refused = pytest.raises(FolderInUseError, match=rf"is used by process {first.pid} on .*: wait for it or stop it")
+    with refused, lock.locked(tmp_path / "run", take_over=True):
+        pass
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    with lock.locked(tmp_path / "run"):
+        assert json.loads((tmp_path / "run/lock").read_text())["pid"] == os.getpid()
+    assert (tmp_path / "run/lock").read_text() == ""
+
+
+def test_a_trainer_on_another_host_counts_as_gone_after_two_minutes(tmp_path):
+    path = tmp_path / "lock"
+    there = {**lock.this_process(), "host": "node7", "boot": "other", "pid": 7}
+    path.write_text(json.dumps(there))
+    refused = pytest.raises(FolderInUseError, match=r"seconds ago by process 7 on node7.*or add --take_over")
+    with refused, lock.locked(tmp_path):
+        pass
+    with lock.locked(tmp_path, take_over=True):
+        pass
+    path.write_text(json.dumps(there))
+    os.utime(path, (0, time.time() - lock.STALE - 1))
+    with lock.locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff" * 9000])
+def test_a_lock_file_that_says_nothing_is_no_obstacle(content, tmp_path):
+    (tmp_path / "lock").write_bytes(content)
+    with lock.locked(tmp_path):
+        pass
+
+
+def test_the_lock_is_renewed(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    with lock.locked(tmp_path):
+        os.utime(tmp_path / "lock", (0, 0))
+        deadline = time.monotonic() + 10
+        while (tmp_path / "lock").stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert (tmp_path / "lock").stat().st_mtime > 0
