@@ -22,6 +22,7 @@ from srt_jax.config.paths import expand_paths
 from srt_jax.config.resolve import on_this_machine, resolve
 from srt_jax.config.validation import validate
 from srt_jax.log import logger
+from srt_jax.run import interrupt
 
 SECONDS_OF_DATA = 1.0  # that a dry run spends on making the problems of a source
 
@@ -43,12 +44,16 @@ def main(argv) -> int:
     from srt_jax.levels import train_levels
     from srt_jax.train import train
 
-    try:
-        (train_levels if config.levels else train)(config)
-    except TrainingStoppedError as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
+    def work() -> int:
+        try:
+            (train_levels if config.levels else train)(config)
+        except TrainingStoppedError as e:
+            print(e, file=sys.stderr)
+            return 1
+        return 0
+
+    # The loop has its own answer to signals: it saves. This one is for the time before and after it.
+    return interrupt.run(work, "stopped: nothing is lost, and the same command goes on.")
 
 
 def dry_run(config) -> None:

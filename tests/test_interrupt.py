@@ -40,10 +40,20 @@ def interrupted(body, *signals, leave=True, grace=1.0, apart=0.2):
     return process.returncode, errors.strip(), time.monotonic() - started, rest.strip()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_sentence_and_status_130_at_once(number):
     status, errors, seconds, _ = interrupted(ASLEEP, number, grace=20.0)
     assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < 5
+
+
+def test_nohup_still_works():
+    body = "import time; print('ready', flush=True); time.sleep(1)"
+    script = f"from srt_jax.run import interrupt\nwith interrupt.Signals('stop', True):\n    {body}\nprint('done')"
+    command = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", sys.executable, "-c", script]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=30)[0] == "done\n" and process.returncode == 0
 
 
 def test_a_main_thread_that_does_not_answer_is_left_after_the_grace():

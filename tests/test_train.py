@@ -282,14 +282,24 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(miniature, tmp_path):
         f"def get_config():\n    return from_json({config.to_json_best_effort()!r})\n"
     )
     command = [sys.executable, "-m", "srt_jax.main", f"--config={script}", "--config.mesh.cpu_devices=2"]
-    process = subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+
+    def start():
+        return subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    process = start()
+    assert any("parameters" in line or "model:" in line for line in process.stdout)  # it is about to compile
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in output, output
+    assert output.endswith("stopped: nothing is lost, and the same command goes on.\n")
+    process = start()
     wait_for_step(tmp_path / "interrupted" / "metrics.jsonl", 2, process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a compiled program runs.
+"""Ctrl-C, SIGTERM and SIGHUP while a compiled program runs.
 
 Python runs its signal handlers in the main thread, between two of its instructions. While that thread waits for XLA to
 compile or to compute, which may take minutes, nothing happens. So a second thread reads the signals from a pipe, and
@@ -14,11 +14,11 @@ import time
 GRACE = 3.0  # seconds that the main thread has to leave what it does
 SAME = 0.5  # seconds in which a second signal is the first one again: launchers pass on what the whole group received
 STATUS = 130  # 128 + SIGINT, as shells have it
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """`with Signals(...) as signals`: what happens on SIGINT and SIGTERM in this block, which is the main thread's.
+    """`with Signals(...) as signals`: what happens on SIGNALS in this block, which is the main thread's.
 
     The first one sets `requested` and prints `message`. With `leave` it also raises KeyboardInterrupt in the main
     thread, and ends the process with status 130 where that has not come to its end after GRACE seconds. A second one
@@ -34,7 +34,8 @@ class Signals:
     def __enter__(self):
         self._received, self._pipe = socket.socketpair()
         self._pipe.setblocking(False)
-        self._handlers = {s: signal.signal(s, self._in_main_thread) for s in SIGNALS}
+        watched = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        self._handlers = {s: signal.signal(s, self._in_main_thread) for s in watched}
         self._fd = signal.set_wakeup_fd(self._pipe.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
