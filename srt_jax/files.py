@@ -1,14 +1,31 @@
-"""Files: JSON that somebody else wrote, and whether a result will find its place."""
+"""Files: JSON and JSON lines, writes that are complete or not there, and checks of an output path.
 
+A file or folder is written under the temporary name `.NAME.partial-PID`, flushed to the disk and renamed. So a partial
+file never has the final name, and `remove_leftovers` recognises what a killed process left behind.
+"""
+
+import contextlib
 import errno
 import json
 import os
 import pathlib
+import re
+import shutil
 import textwrap
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+from srt_jax.errors import DataError
+
+# `partial`: an incomplete file or folder. `old`: a folder that a new one is about to replace.
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>partial|old)-(?P<pid>\d+)")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors write it at the start of a file
+
+# ---- read
 
 
-def parse_json(data: bytes):
-    """The value of a JSON text in UTF-8. Raises ValueError, with a reason, for anything that is not one."""
+def parse_json(data: bytes | str) -> Any:
+    """The value of a JSON text in UTF-8. Raises ValueError, with a reason, for any other text."""
     try:
         return json.loads(data)
     except RecursionError:
@@ -16,17 +33,177 @@ def parse_json(data: bytes):
 
 
 def read_json_object(path: pathlib.Path) -> dict:
-    """The JSON object in a file. Raises ValueError, with a reason, for any other content, OSError where it cannot be
-    read.
-    """
+    """The JSON object in a file. Raises OSError, or ValueError with a reason for any other content."""
     value = parse_json(path.read_bytes())
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
 
 
+def read_jsonl(path: str | os.PathLike, undecodable: str = "surrogatepass") -> Iterator[tuple[int, dict]]:
+    """(line number from 1, object) of every line that is not blank, read one by one.
+
+    undecodable: the treatment of bytes that are not UTF-8, as `errors` of bytes.decode. Raises DataError, which names
+    the line, for a line that is no JSON object, and OSError for a file that cannot be read.
+    """
+    # Binary: only \n ends a line (str.splitlines would also cut at U+2028), and a cut UTF-8 character is found with
+    # its line.
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+            if not text.strip():
+                continue
+            try:
+                row = parse_json(text.decode("utf-8", undecodable))
+            except ValueError as error:
+                half = not line.endswith(b"\n")
+                what = "is the last one and looks half-written" if half else "is not valid JSON"
+                remedy = "write the file again or delete that line" if half else "correct or delete that line"
+                if number == 1:  # rather another format than a slip: CSV, or one JSON array over many lines
+                    remedy = "a JSONL file has one JSON object on each line"
+                raise DataError(f"{path} line {number} {what} ({error}); {remedy}.") from error
+            if not isinstance(row, dict):
+                raise DataError(
+                    f"{path} line {number} is {shown(row)}, not a JSON object; "
+                    "write every line as an object with named columns."
+                )
+            yield number, row
+
+
+def read_records(path: pathlib.Path) -> list[dict]:
+    """The rows of a JSONL file that a program appends to, up to the first damaged line: a kill may cut the last one."""
+    rows = []
+    with contextlib.suppress(DataError):
+        rows.extend(row for _, row in read_jsonl(path))
+    return rows
+
+
+# ---- write
+
+
+@contextlib.contextmanager
+def replaced_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """A binary file that gets the name `path` at the end of the block, when it is whole and on the disk.
+
+    After an exception a file that had this name before is still there.
+    """
+    path = pathlib.Path(path)
+    remove_leftovers(path.parent, path.name)
+    partial = temporary_name(path)
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+        flush(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replaced_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """An empty folder that gets the name `path` at the end of the block, when its files are whole and on the disk.
+
+    A folder that has this name is removed only then; after an exception it stays.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent, path.name)
+    partial, old = temporary_name(path), path.with_name(f".{path.name}.old-{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        for inside in (*partial.rglob("*"), partial):
+            flush(inside)
+        if path.exists():
+            path.rename(old)
+        try:
+            partial.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        flush(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_file(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes a whole file, text as UTF-8; see `replaced_file`."""
+    with replaced_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: str | os.PathLike, value) -> None:
+    """Writes a JSON value, indented by 2."""
+    write_file(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> None:
+    """Writes one JSON object per line."""
+    with replaced_file(path) as file:
+        file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def temporary_name(path: pathlib.Path) -> pathlib.Path:
+    """The name under which this process writes `path` until it is complete."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def remove_leftovers(folder: str | os.PathLike, name: str = "") -> None:
+    """Removes what killed processes left in a folder, of one name or of all.
+
+    A folder that a killed process was about to replace gets its name back. A process that still runs on this machine
+    keeps its files.
+    """
+    for path in sorted(pathlib.Path(folder).glob(".*")):
+        match = LEFTOVER.fullmatch(path.name)
+        if not match or name not in ("", match["name"]) or _runs(int(match["pid"])):
+            continue
+        final = path.with_name(match["name"])
+        if match["kind"] == "old" and not final.exists():
+            path.rename(final)
+        else:
+            remove(path)
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file or a folder with its content, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def flush(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _runs(pid: int) -> bool:
+    """Whether another process has this number. In a container the killed process may have had this one's number."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# ---- check and show
+
+
 def check_output_file(path) -> None:
-    """Raises OSError, which names the path, where no file can be made there: asked before hours of work, not after."""
+    """Raises OSError, which names the path, if no file can be made there. Call it before the work, not after."""
     path = pathlib.Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -34,7 +211,7 @@ def check_output_file(path) -> None:
 
 
 def check_output_folder(folder) -> None:
-    """Raises OSError, which names the path, where the folder is not there and cannot be made, or takes no files."""
+    """Raises OSError, which names the path, if the folder cannot be made or no file can be made in it."""
     folder = pathlib.Path(folder).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
@@ -47,7 +224,7 @@ def check_output_folder(folder) -> None:
 
 
 def shown(value, limit: int = 60) -> str:
-    """`repr` of a value, cut so that the message stays one line."""
+    """`repr` of a value, shortened to `limit` characters on one line."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more than 4,300 digits
@@ -57,7 +234,7 @@ def shown(value, limit: int = 60) -> str:
 
 
 def download_failure(error: Exception) -> str:
-    """Why the hub gave nothing, as one short text: its errors are paragraphs that hold the cause after `Got: `."""
+    """The cause of a failed download as one short text: the hub's errors have it after `Got: `, in a long paragraph."""
     text = str(error)
     _, got, cause = text.partition("Got: ")
     return textwrap.shorten(cause.splitlines()[0] if got and cause else text, 120, placeholder=" ...")

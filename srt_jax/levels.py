@@ -4,7 +4,6 @@
 in <out>/<name>/<level>; a level that is complete is not run again: the same command goes on where a run was stopped.
 """
 
-import json
 import pathlib
 
 from ml_collections import ConfigDict
@@ -14,7 +13,7 @@ from srt_jax.config.paths import expand_paths
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import ConfigError
-from srt_jax.files import shown
+from srt_jax.files import shown, write_json
 from srt_jax.log import logger
 from srt_jax.run.prepare import prepare
 from srt_jax.runtime import is_first_process
@@ -37,9 +36,7 @@ def train_levels(config: ConfigDict) -> list[dict]:
         logger.info(f"level {level.name}: from {level.model.path}")
         summaries.append(train(level))
     if is_first_process():
-        partial = run_directory(config) / ".levels.json.partial"
-        partial.write_text(json.dumps(summaries, indent=2) + "\n")
-        partial.rename(run_directory(config) / "levels.json")
+        write_json(run_directory(config) / "levels.json", summaries)
     return summaries
 
 

@@ -9,7 +9,6 @@ an evaluation at step s sees s updates.
 
 import contextlib
 import importlib.metadata
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict
 from srt_jax.config import MEAN, VALIDATION, run_directory
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.errors import RolloutError, TrainingStoppedError
+from srt_jax.files import write_json
 from srt_jax.log import logger
 from srt_jax.model import flops, weights
 from srt_jax.reward import labels
@@ -290,7 +290,7 @@ def show_probes(run: Run, step: int, rows: list[dict]) -> None:
     """One response to each of the first evaluation problems, in TensorBoard and in a file."""
     shown = rows[:: run.config.eval.samples][: run.config.log.shown]
     run.log.text("probes", board.table(board.shown_rows(rows, run.config.log.shown, per_prompt=1)), step)
-    (run.directory / f"probes_step_{step:06d}.json").write_text(json.dumps(shown, indent=2) + "\n")
+    write_json(run.directory / f"probes_step_{step:06d}.json", shown)
 
 
 def log_rollouts(run: Run, step: int, collected: Collected) -> None:
@@ -382,9 +382,7 @@ def finish(run: Run, state, step: int) -> dict:
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     if is_first_process():
-        partial = run.directory / "summary.json.partial"
-        partial.write_text(json.dumps(summary, indent=2) + "\n")
-        partial.rename(run.directory / "summary.json")
+        write_json(run.directory / "summary.json", summary)
     run.log.close()
     if run.ended:
         logger.info(f"ended after step {step} of {config.steps}: {run.ended}")

@@ -59,7 +59,7 @@ def test_subsets(files, tmp_path, by, fraction, hardest, expected):
     assert (report["problems"], report["labelled"], report["kept"]) == (7, 6, len(expected))
     provenance = json.loads((tmp_path / "out.jsonl.provenance.json").read_text())
     assert provenance["labelled_by"] == {"seed": 5} and provenance["by"] == by
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_overlap_with_the_other_scores():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from srt_jax.errors import DataError
-from srt_jax.files import parse_json, shown
+from srt_jax.files import read_jsonl, shown
 
 SCORES = ("vote_share", "vote_share_parsed", "pass_rate")
 
@@ -21,10 +21,7 @@ def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
     if not path.is_file():
         raise DataError(f"the label file {path} does not exist: write it with python -m srt_jax label.")
     provenance, rows = {}, {}
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        row = _parse(line, f"{path} line {number}")
+    for number, row in read_jsonl(path):
         if not rows and isinstance(row.get("provenance"), dict):
             provenance = row["provenance"]
             continue
@@ -35,16 +32,6 @@ def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
     if not rows:
         raise DataError(f"{path} holds no labels: write it with python -m srt_jax label.")
     return provenance, rows
-
-
-def _parse(line: bytes, where: str) -> dict:
-    try:
-        row = parse_json(line)
-    except ValueError as error:
-        raise DataError(f"{where} is not JSON ({error}): write the file again.") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is {shown(row)}: a label file has one object with id and label on each line.")
-    return row
 
 
 def _check(row: dict, where: str) -> None:

@@ -29,7 +29,7 @@ from srt_jax.config import base, recorded, run_directory, source
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError, DataError
-from srt_jax.files import check_output_file
+from srt_jax.files import check_output_file, write_jsonl
 from srt_jax.log import logger
 from srt_jax.run import interrupt
 
@@ -153,9 +153,7 @@ def evaluate_model(
     finally:
         sampler.close()
     if out and runtime.is_first_process():
-        partial = out.with_name(f".{out.name}.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        partial.rename(out)
+        write_jsonl(out, rows)
     return results
 
 

@@ -16,6 +16,7 @@ import pathlib
 
 from srt_jax.config import MEAN, VALIDATION, expanded
 from srt_jax.errors import FiguresError
+from srt_jax.files import write_json
 from srt_jax.run.metrics import by_set, mean_over_sets, read_metrics
 
 COLUMNS = 4  # panels of a row
@@ -267,7 +268,7 @@ def main() -> None:
         parser.error(str(e))
     options.out.mkdir(parents=True, exist_ok=True)
     draw(runs, options.out / "figure.png", summary)
-    (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(options.out / "summary.json", summary)
     print(table(summary))
     print(f"\n{options.out}/figure.png and summary.json written; curves: tensorboard --logdir {options.out}")
 

@@ -9,15 +9,13 @@ per problem.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from srt_jax.config import expanded
 from srt_jax.errors import DataError
-from srt_jax.files import check_output_file
+from srt_jax.files import check_output_file, read_jsonl, write_jsonl
 from srt_jax.grading.answers import BOXES, Format, extract
 from srt_jax.grading.golds import LONG, bare_answer, looks_worked
 from srt_jax.grading.grader import Grader
@@ -27,12 +25,8 @@ from srt_jax.reward.votes import majority
 
 def read_rows(path: str, fields: Sequence[str]) -> list[dict]:
     """The rows of a JSONL file, objects with string `fields`. DataError names the file, the line and the remedy."""
-    rows = []
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    rows.append(_row(line, fields, f"{path}, line {number}"))
+        rows = [_row(row, fields, f"{path} line {number}") for number, row in read_jsonl(path, "surrogateescape")]
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}); give the path of a JSONL file") from error
     if not rows:
@@ -40,13 +34,7 @@ def read_rows(path: str, fields: Sequence[str]) -> list[dict]:
     return rows
 
 
-def _row(line: str, fields: Sequence[str], where: str) -> dict:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON ({error}); write one JSON object per line") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is not a JSON object; write one object with {', '.join(fields)} per line")
+def _row(row: dict, fields: Sequence[str], where: str) -> dict:
     for field in fields:
         if field == "prediction" and row.get(field, "") is None:  # a response without an answer: wrong, not an error
             continue
@@ -87,19 +75,12 @@ def response_warning(rows: list[dict], form: Format) -> str | None:
             "--predictions with rows {problem, response, gold}, or extract the answers first.")  # fmt: skip
 
 
-def write_rows(path: str, rows: Iterable[dict]) -> None:
-    """Write JSON lines under a temporary name and rename, so that a partial file never has the final name."""
-    temporary = f"{path}.{os.getpid()}.tmp"
+def write_details(path: str, rows: Iterable[dict]) -> None:
+    """Writes JSON lines. DataError names the file that cannot be written."""
     try:
-        with open(temporary, "w", encoding="ascii") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_jsonl(path, rows)
     except OSError as error:
         raise DataError(f"cannot write {path} ({error.strerror}); choose another --out") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def grade_pairs(rows: list[dict], grader: Grader) -> tuple[dict, list[dict]]:
@@ -194,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary["timeouts"] = int(metrics["timeouts"] + metrics["crashes"] + metrics["skipped"])
         summary["seconds"] = round(time.monotonic() - started, 3)
         if options.out:
-            write_rows(options.out, details)
+            write_details(options.out, details)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import Problem, fingerprint
 from srt_jax.errors import DataError
-from srt_jax.files import check_output_file, shown
+from srt_jax.files import check_output_file, shown, write_json, write_jsonl
 
 
 def select(rows: dict[str, dict], by: str, fraction: float, hardest: bool) -> set[str]:
@@ -66,21 +66,17 @@ def subset(source, labels: str, by: str, fraction: float, hardest: bool, out: pa
         "end": "hardest" if hardest else "easiest",
         "overlap": overlaps(rows, by, fraction, hardest),
     }
-    write(
+    write_json(
         out.with_name(f"{out.name}.provenance.json"),
-        json.dumps(
-            {
-                **report,
-                "labels": labels,
-                "labels_fingerprint": label_file.fingerprint(labels),
-                "data_fingerprint": fingerprint(problems),
-                "labelled_by": provenance,
-            },
-            indent=2,
-        )
-        + "\n",
+        {
+            **report,
+            "labels": labels,
+            "labels_fingerprint": label_file.fingerprint(labels),
+            "data_fingerprint": fingerprint(problems),
+            "labelled_by": provenance,
+        },
     )
-    write(out, "".join(json.dumps(data_row(p)) + "\n" for p in kept))
+    write_jsonl(out, map(data_row, kept))
     return report
 
 
@@ -94,13 +90,6 @@ def data_row(problem: Problem) -> dict:
         "labelled": problem.labelled,
     }
     return {name: value for name, value in row.items() if value is not None}
-
-
-def write(path: pathlib.Path, text: str) -> None:
-    """Under a temporary name first."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.rename(path)
 
 
 def main(argv) -> int:

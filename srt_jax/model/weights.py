@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 
 from srt_jax.errors import ModelError
-from srt_jax.files import read_json_object
+from srt_jax.files import read_json_object, replaced_folder
 from srt_jax.model import decoder, sharding
 from srt_jax.model.config import ModelConfig, read_hf_config
 from srt_jax.model.paths import flat_paths, map_with_path
@@ -134,24 +134,20 @@ def save(
             read_tensor(params, name, dtype)
         multihost_utils.sync_global_devices(f"saved {directory}")
         return 0
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        tensors = _write_shards(partial, params, jnp.dtype(dtype))
+    with replaced_folder(directory) as folder:
+        tensors = _write_shards(folder, params, jnp.dtype(dtype))
         config = {**hf_config, "dtype": jnp.dtype(dtype).name}
         config.pop("torch_dtype", None)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in TOKENIZER_FILES if tokenizer_from else ():
             if (pathlib.Path(tokenizer_from) / name).exists():
-                shutil.copy(pathlib.Path(tokenizer_from) / name, partial / name)
+                shutil.copy(pathlib.Path(tokenizer_from) / name, folder / name)
         for name, text in (extra or {}).items():
-            (partial / name).write_text(text)
+            (folder / name).write_text(text)
         if before_naming:
-            before_naming(partial, tensors)
-        replace_directory(partial, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            before_naming(folder, tensors)
+        for file in folder.iterdir():
+            file.chmod(0o644)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"saved {directory}")
     return sum(f.stat().st_size for f in directory.iterdir())
@@ -211,34 +207,6 @@ def locate(name: str):
         if hf_name == generic:
             return layer, path, transposed
     raise KeyError(name)
-
-
-def replace_directory(partial: pathlib.Path, final: pathlib.Path) -> None:
-    """Gives a complete, flushed directory its final name; one that stood there gives way only now."""
-    for file in partial.iterdir():
-        file.chmod(0o644)
-        _flush(file)
-    _flush(partial)
-    old = final.with_name(f".{final.name}.old-{os.getpid()}")
-    if final.exists():
-        final.rename(old)
-    try:
-        partial.rename(final)
-    except OSError:
-        if old.exists():
-            old.rename(final)
-        raise
-    _flush(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: pathlib.Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:

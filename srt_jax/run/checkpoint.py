@@ -22,7 +22,7 @@ import xxhash
 
 from srt_jax.config import differing_fields
 from srt_jax.errors import CheckpointError
-from srt_jax.files import read_json_object
+from srt_jax.files import flush, read_json_object, remove
 from srt_jax.runtime import is_first_process, processes
 
 # Fields that follow the devices where the config leaves them open.
@@ -87,9 +87,9 @@ class Checkpoints:
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         for path in self._directory.glob(".*"):
-            _remove(path)
+            remove(path)
         for step in damaged:
-            _remove(self._directory / f"{step}.damaged")
+            remove(self._directory / f"{step}.damaged")
             (self._directory / str(step)).rename(self._directory / f"{step}.damaged")
 
     def save(self, step: int, state, record: dict, scores: Mapping[int, float] | None = None) -> None:
@@ -155,16 +155,16 @@ class Checkpoints:
         partial = self._directory / PARTIAL
         (partial / "record.json").write_text(record + "\n")
         (partial / CHECKSUMS).write_text(json.dumps(checksums(partial, flush=True), indent=0) + "\n")
-        _flush(partial / CHECKSUMS)
+        flush(partial / CHECKSUMS)
         partial.rename(self._directory / str(step))
         (self._directory / NEWEST).write_text(f"{step}\n")
-        _flush(self._directory)
+        flush(self._directory)
         steps = self.steps()
         for old in set(steps) - retained(steps, scores, self._keep):
             gone = self._directory / DELETED
-            _remove(gone)
+            remove(gone)
             (self._directory / str(old)).rename(gone)  # at once: a half-deleted checkpoint must not look like one
-            _remove(gone)
+            remove(gone)
 
     def _failure(self, step: int, e: Exception) -> CheckpointError:
         if is_first_process():
@@ -217,19 +217,6 @@ def read_record(directory: pathlib.Path) -> dict:
             f"the record of the checkpoint {directory} cannot be read ({e}): delete that folder, and the run goes on "
             "from the one before."
         ) from None
-
-
-def _remove(directory: pathlib.Path) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)
-
-
-def _flush(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_same_run(there: dict, here: dict, directory) -> None:

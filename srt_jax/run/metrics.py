@@ -5,12 +5,14 @@ import contextlib
 import gzip
 import json
 import math
+import os
 import pathlib
 import time
 
 import jax
 from ml_collections import ConfigDict
 
+from srt_jax import files
 from srt_jax.config import MEAN, VALIDATION
 from srt_jax.log import logger
 from srt_jax.run import board
@@ -319,10 +321,8 @@ class RunLog:
     def rollouts(self, step: int, rows: list[dict]) -> None:
         """rollouts/step_N.jsonl.gz, one row per response; identical rows give identical bytes."""
         path = self.directory / "rollouts" / f"step_{step:06d}.jsonl.gz"
-        partial = path.with_suffix(".partial")
         data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        partial.write_bytes(gzip.compress(data, compresslevel=1, mtime=0))
-        partial.rename(path)
+        files.write_file(path, gzip.compress(data, compresslevel=1, mtime=0))
 
     def progress(self, step: int, summary: str, left: float | None = None) -> None:
         """The progress line; left: seconds until the last step ends. At least 20 in a run, and one a minute."""
@@ -369,29 +369,16 @@ def _joined(first: dict, second: dict) -> dict:
 
 
 def _keep_records(path: pathlib.Path, last_step: int) -> None:
-    """Drops records after `last_step` and a half-written last line."""
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            break
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    partial.rename(path)
+    """Drops the records after `last_step`, and a last line that was cut short."""
+    files.write_jsonl(path, [record for record in files.read_records(path) if record["step"] <= last_step])
 
 
 def last_recorded_step(directory: pathlib.Path) -> int:
     """The last step that a run's metrics.jsonl has; 0 without one."""
-    path = directory / "metrics.jsonl"
-    last = 0
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            last = max(last, int(json.loads(line)["step"]))
-    return last
+    recorded = read_metrics(directory) if (directory / "metrics.jsonl").exists() else []
+    return max((record["step"] for record in recorded), default=0)
 
 
-def read_metrics(directory) -> list[dict]:
-    """The records of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (pathlib.Path(directory) / "metrics.jsonl").read_text().splitlines()]
+def read_metrics(directory: str | os.PathLike) -> list[dict]:
+    """The records of a run's metrics.jsonl, without a last line that was cut short."""
+    return files.read_records(pathlib.Path(directory) / "metrics.jsonl")

@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 
+from srt_jax.files import replaced_file
 from srt_jax.reward import labels
 from srt_jax.rollout.sampler import ARRAYS, Rollouts
 from srt_jax.run.rollouts import Collected, extract_answers
@@ -21,8 +22,7 @@ def recorded_path(directory: pathlib.Path, step: int) -> pathlib.Path:
 def write(path: pathlib.Path, collected: Collected) -> None:
     """Token ids, log-probs, problem ids and what was labelled; equal rollouts give equal bytes."""
     rollouts = collected.rollouts
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
+    with replaced_file(path) as file:
         np.savez_compressed(
             file,
             ids=np.array([problem.id for problem in collected.problems]),
@@ -33,7 +33,6 @@ def write(path: pathlib.Path, collected: Collected) -> None:
             rounds=collected.rounds,
             **{name: getattr(rollouts, name) for name in ARRAYS},
         )
-    partial.rename(path)
 
 
 def read(path: pathlib.Path, problems: dict, tokenizer, grader, form, settings) -> Collected:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import describe, fingerprint_fields
 from srt_jax.errors import CheckpointError
-from srt_jax.files import read_json_object
+from srt_jax.files import read_json_object, remove_leftovers, write_file
 from srt_jax.grading.grader import Grader
 from srt_jax.log import logger
 from srt_jax.model import sharding
@@ -109,7 +109,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     )
     if is_first_process():
         (directory / "summary.json").unlink(missing_ok=True)  # of fewer steps: what follows may be stopped
-        (directory / "config.json").write_text(resolved(config))
+        write_file(directory / "config.json", resolved(config))
     return run, state, start
 
 
@@ -128,6 +128,8 @@ def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path) -> int
             )
         step, damaged = checkpoints.newest_whole()
         checkpoints.open([bad for bad, _ in damaged])
+        remove_leftovers(directory)
+        remove_leftovers(directory / "rollouts")
         for bad, fault in damaged:
             logger.warning(
                 f"the checkpoint of step {bad} is damaged ({fault}); the run goes on from step {step}. The "

@@ -58,11 +58,11 @@ def test_vote(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('{"prediction": "1", "gold": "1"}\n{"predi', "line 2 is not JSON"),
-        ('["1", "1"]', "line 1 is not a JSON object"),
+        ('{"prediction": "1", "gold": "1"}\n{"predi', "line 2 is the last one and looks half-written"),
+        ('["1", "1"]', "line 1 is ['1', '1'], not a JSON object"),
         ('{"prediction": "1"}', "no text under 'gold'"),
         ("", "has no rows"),
-        ("[" * 100_000, "line 1 is not JSON"),
+        ("[" * 100_000, "line 1 is the last one and looks half-written"),
     ],
 )
 def test_bad_input(tmp_path, capsys, content, says):

@@ -121,7 +121,7 @@ def test_a_label_file_must_exist_and_be_whole(tmp_path):
     with pytest.raises(DataError, match=r"does not exist: write it with python -m srt_jax label"):
         LabelSettings.of(config_of(str(tmp_path / "none")))
     (tmp_path / "half").write_text('{"id": "a", "label": "1"}\n{"id": "b", "la')
-    with pytest.raises(DataError, match="line 2 is not JSON"):
+    with pytest.raises(DataError, match="line 2 is the last one and looks half-written"):
         LabelSettings.of(config_of(str(tmp_path / "half")))
 
 

@@ -122,8 +122,8 @@ def test_exports_of_a_cut_off_run_go(tmp_path):
     """Killed after step 3 and in the middle of the export of step 4, it goes on from its checkpoint of step 1."""
     for step in (1, 2, 3):
         export(tmp_path, step, seed=step)
-    (tmp_path / ".step_000004.partial-1").mkdir()
-    (tmp_path / ".step_000004.partial-1" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / ".step_000004.partial-99999999").mkdir()
+    (tmp_path / ".step_000004.partial-99999999" / "model.safetensors").write_bytes(b"half")
     path = export(tmp_path, 1, seed=9).path
     assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
     _, params, _ = weights.load(path)

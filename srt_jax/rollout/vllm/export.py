@@ -10,7 +10,6 @@ import functools
 import json
 import math
 import mmap
-import os
 import pathlib
 import shutil
 import time
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import xxhash
 
 from srt_jax.errors import ExportError
+from srt_jax.files import remove_leftovers
 from srt_jax.model import weights
 
 MANIFEST = "manifest.json"
@@ -167,6 +167,4 @@ def _remove_leftovers(directory: pathlib.Path, step: int) -> None:
     for found, path in _exports(directory):
         if found > step:
             shutil.rmtree(path)
-    for path in directory.glob(".step_*"):  # of a process that was killed while it wrote, or of this one's last attempt
-        if not path.name.endswith(f"-{os.getpid()}"):
-            shutil.rmtree(path)
+    remove_leftovers(directory)
