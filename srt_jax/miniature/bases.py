@@ -68,7 +68,7 @@ BASES = {
             steps=2000,
             read_carry_share=0.75,
         ),
-        Base("attractor", 0.3, bare_share=0.03),
+        Base("attractor", 0.3, bare_share=0.03, steps=2000),
     )
 }
 
