@@ -16,7 +16,7 @@ from srt_jax.data.split import uniform
 from srt_jax.errors import DataError
 from srt_jax.grading.canonical import canonical
 from srt_jax.grading.grader import TRUTHS, Grader
-from srt_jax.reward import shaping
+from srt_jax.reward import measures, shaping
 from srt_jax.reward.votes import Vote, majority, soft_votes
 
 Answers = Sequence[Sequence[str | None]]
@@ -317,6 +317,7 @@ def metrics(graded: Graded, trained: Graded | None = None) -> dict[str, float]:
         "label/distinct_answers": np.mean([v.distinct for v in votes]),
         # After a collapse every prompt gets the same answer: this nears 1 while the vote shares look fine.
         "label/top_answer_share": winners.most_common(1)[0][1] / len(votes) if winners else 0.0,
+        **measures.of_step(graded, trained),
     }
 
 

@@ -39,12 +39,14 @@ CHARTS = {
     "Does it learn?": {
         "reward, true and pseudo": ["label/pseudo_reward", "label/true_reward"],
         "labels and votes": ["label/label_accuracy", "label/majority_accuracy", "label/vote_share"],
+        "pseudo-reward of right and wrong": ["label/tpr", "label/fpr", "label/youden_j"],
         "evaluation: one sample": [r"eval/.*/avg@\d+"],
         "evaluation: majority vote": [r"eval/.*/maj@\d+"],
     },
     "Does it collapse?": {
         "KL to the initial model": ["update/kl"],
-        "most common answer of a step": ["label/top_answer_share"],
+        "most common answer of a step": ["label/top_answer_share", "label/same_answer"],
+        "what answers tell about prompts": ["label/answer_information"],
         "entropy": ["update/entropy"],
         "prompts that teach": ["label/informative", "label/labelled"],
     },

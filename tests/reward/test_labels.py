@@ -23,6 +23,10 @@ ANSWERS = [
 ]
 
 
+def entropy(*counts):
+    return -sum(count / sum(counts) * math.log(count / sum(counts)) for count in counts)
+
+
 @pytest.fixture
 def graded(grader):
     def grade(source="vote", threshold=0.0, problems=PROBLEMS, answers=ANSWERS, by=grader):
@@ -101,6 +105,15 @@ def test_metrics_by_hand(graded):
         "parse_rate": 11 / 16,
         "distinct_answers": 7 / 4,
         "top_answer_share": 1 / 4,
+        "tpr": 2 / 3,  # right: 4, 4 rewarded, 9 not
+        "fpr": 2 / 5,  # wrong: 8, 8.0 rewarded; 5, None and 3 not
+        "youden_j": 4 / 15,
+        "point_biserial": 15**-0.5,
+        "pass@n": 2 / 3,
+        "margin": (1 / 4 + 2 / 4 + 0 + 1 / 4) / 4,
+        "answer_information": entropy(2, 1, 5, 1, 3, 2, 1, 1)
+        - (entropy(2, 1, 1) + entropy(1, 3) + 0 + entropy(2, 1, 1)) / 4,
+        "same_answer": (1 / 4) / 6,  # None of the first and the third prompt, of six pairs of prompts
     }
     found = metrics(graded())
     assert found.keys() == {f"label/{name}" for name in expected}
