@@ -19,7 +19,7 @@ make_vllm_environment
 half=$((${#gpus[@]} / 2))
 CUDA_VISIBLE_DEVICES="$(IFS=,; echo "${gpus[*]:0:half}")"
 export CUDA_VISIBLE_DEVICES
-.venv/bin/python -c 'import jax; jax.devices("gpu")' 2>/dev/null || .venv/bin/python -m pip install --quiet "jax[cuda13]"
+.venv/bin/python -c 'import jax; jax.devices("gpu")' 2>/dev/null || .venv/bin/python -m pip install --quiet -r requirements-cuda.txt
 exec .venv/bin/python -m srt_jax.main --config="$1" --config.mesh.fsdp="$half" \
     --config.rollout.sampler=vllm --config.rollout.vllm.num_servers="$half" \
     --config.rollout.vllm.gpus="($(IFS=,; echo "${gpus[*]:half:half}"),)" \

@@ -11,7 +11,7 @@
 . "${SLURM_SUBMIT_DIR:?start this with sbatch, in the project folder}/launch/environment.sh"
 make_environment
 if ! .venv/bin/python -c 'import jax_cuda13_plugin' 2>/dev/null && command -v nvidia-smi >/dev/null; then
-    .venv/bin/python -m pip install --quiet "jax[cuda13]"
+    .venv/bin/python -m pip install --quiet -r requirements-cuda.txt
 fi
 first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export JAX_COORDINATOR_ADDRESS="$first:$((20000 + SLURM_JOB_ID % 20000))"

@@ -3,7 +3,7 @@
 # machine those of tests/vllm are skipped. With --fast it leaves out whole runs, several hosts and vLLM: three minutes.
 # Other arguments go to pytest, e.g. launch/test.sh tests/rl -k rloo, or launch/test.sh -n 0 --pdb for one process.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-make_environment requirements-test.txt
+make_environment requirements-math-verify.txt requirements-test.txt
 if [ "${1:-}" = --fast ]; then
     shift
     set -- -m "not slow" "$@"

@@ -7,6 +7,6 @@
 #       --config.out=/mnt/shared/runs'
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment
-.venv/bin/python -c 'import libtpu' 2>/dev/null || .venv/bin/python -m pip install --quiet "jax[tpu]"
+.venv/bin/python -c 'import libtpu' 2>/dev/null || .venv/bin/python -m pip install --quiet -r requirements-tpu.txt
 export SRT_PROCESSES=auto
 exec .venv/bin/python -m srt_jax.main "$@"

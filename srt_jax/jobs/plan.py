@@ -23,6 +23,8 @@ from srt_jax.plan.programs import plan
 from srt_jax.runtime import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+if not (ROOT / "requirements-plan.txt").exists():  # installed from a wheel: there is no checkout
+    ROOT = pathlib.Path.cwd()
 PYTHON = ROOT / ".venv-plan" / "bin" / "python"
 
 
@@ -57,9 +59,10 @@ def _continue_in_planners_environment(where: topology.Topology) -> int:
     """Replaces this process by the same command in .venv-plan. Returns only if that environment is missing."""
     if PYTHON.exists() and pathlib.Path(sys.prefix).resolve() != PYTHON.parents[1].resolve():
         os.execv(PYTHON, [str(PYTHON), "-m", "srt_jax", "plan", *sys.argv[1:]])
+    package = '-e ".[plan]"' if (ROOT / "requirements-plan.txt").exists() else '"srt_jax[plan] @ file://CHECKOUT"'
     return cli.complain(
         f"--topology={where.name} needs compilers that are not installed (5 GB). In {ROOT}:\n"
-        "    python3.12 -m venv .venv-plan\n    .venv-plan/bin/python -m pip install -r requirements-plan.txt"
+        f"    python3.12 -m venv .venv-plan\n    .venv-plan/bin/python -m pip install {package}"
     )
 
 
