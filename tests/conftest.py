@@ -23,6 +23,7 @@ import pytest  # noqa: E402
 from srt_jax import runtime  # noqa: E402
 from srt_jax.grading import Grader  # noqa: E402
 from srt_jax.miniature.pretrain import Recipe, pretrain  # noqa: E402
+from srt_jax.run import metrics  # noqa: E402
 from tests.helpers import REPOSITORY  # noqa: E402
 
 SLOW_FOLDERS = ("tests/vllm", "tests/multihost")
@@ -38,6 +39,17 @@ LONGEST = (
 )
 
 runtime.start(cpu_devices=8)
+record = metrics.RunLog.write
+
+
+def checked_record(log, step, values):
+    """RunLog.write for metrics that are described."""
+    unknown = [tag for tag in values if not metrics.describe_tag(tag)]
+    assert not unknown, f"describe {', '.join(map(repr, unknown))} in srt_jax/run/metrics.py"
+    record(log, step, values)
+
+
+metrics.RunLog.write = checked_record
 
 
 def pytest_configure(config):

@@ -1,7 +1,9 @@
 """What a run writes: records, rollouts, TensorBoard, the figure."""
 
+import ast
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -37,20 +39,25 @@ def text_of(events, tag):
 
 
 def test_resuming_drops_records_after_the_checkpoint_and_half_lines(tmp_path):
-    lines = [json.dumps({"step": s, "x": s}) for s in range(5)] + ['{"step": 5, "x"']
+    lines = [json.dumps({"step": s, "update/loss": s}) for s in range(5)] + ['{"step": 5, "update/loss"']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     log = metrics.RunLog(tmp_path, total_steps=9, last_step=2)
-    log.write(3, {"x": 30.0})
+    log.write(3, {"update/loss": 30.0})
     log.close()
-    assert [(r["step"], r["x"]) for r in metrics.read_metrics(tmp_path)] == [(0, 0), (1, 1), (2, 2), (3, 30.0)]
+    assert [(r["step"], r["update/loss"]) for r in metrics.read_metrics(tmp_path)] == [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 30.0),
+    ]
 
 
 def test_a_run_that_starts_afresh_drops_what_a_crash_left(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 0, "x": 1}) + "\n")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 0, "update/loss": 1}) + "\n")
     log = metrics.RunLog(tmp_path, total_steps=9)
-    log.write(0, {"x": 2.0})
+    log.write(0, {"update/loss": 2.0})
     log.close()
-    assert metrics.read_metrics(tmp_path) == [{"step": 0, "x": 2.0}]
+    assert metrics.read_metrics(tmp_path) == [{"step": 0, "update/loss": 2.0}]
 
 
 def test_rollout_files_are_identical_for_identical_rows(tmp_path):
@@ -84,15 +91,31 @@ def test_compilations_are_counted():
     assert counter.count == before + 1
 
 
-def test_every_tag_is_explained_in_the_manual():
+def test_the_manual_has_the_registry_s_table():
     manual = (REPOSITORY / "docs" / "operations.md").read_text()
-    for tag, meaning in metrics.TAGS.items():
-        assert f"| `{tag}` | {meaning} |" in manual
-    for name, meaning in metrics.EVAL_TAGS.items():
-        assert f"| `eval/<set>/{metrics.eval_tag(name)}` | {meaning} |" in manual
+    assert metrics.with_manual_table(manual) == manual, "python -m srt_jax.run.metrics docs/operations.md"
     for text in metrics.TEXTS:
         assert f"`{text}`" in manual
-    assert metrics.describe_tag("eval/math500/avg@32") and not metrics.describe_tag("nothing")
+
+
+def test_every_tag_in_the_code_is_in_the_registry():
+    groups = {tag.split("/")[0] for tag in metrics.TAGS}
+    tags = re.compile(rf"({'|'.join(groups)})/[a-z0-9_@]+")
+    found = {
+        node.value
+        for path in (REPOSITORY / "srt_jax").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and tags.fullmatch(node.value)
+    }
+    assert len(found) > 50 and not found - metrics.TAGS.keys()
+
+
+def test_a_metric_without_a_description_is_an_error_in_tests(tmp_path):
+    """conftest.py checks the metrics of every run that a test makes."""
+    with pytest.raises(AssertionError, match="'label/surprise', 'eval/set/surprise'"):
+        metrics.RunLog(tmp_path, total_steps=1).write(
+            1, {"label/surprise": 0.5, "eval/set/surprise": 0.5, "eval/set/avg@4": 0.5}
+        )
 
 
 def simulate(total, eval_every, save_every, cost, first=0.0, start=0, evaluations=()):

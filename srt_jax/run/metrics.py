@@ -1,4 +1,10 @@
-"""Where a run's numbers go: TensorBoard, metrics.jsonl, saved rollouts, and one progress line."""
+"""The metrics of a run: their registry, and their output to metrics.jsonl, TensorBoard and the progress line.
+
+A metric is described once, in TAGS or EVAL_TAGS. TensorBoard shows that description, and this command writes it into
+the table of docs/operations.md:
+
+    python -m srt_jax.run.metrics docs/operations.md
+"""
 
 import collections
 import contextlib
@@ -7,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 import time
 
 import jax
@@ -18,8 +25,7 @@ from srt_jax.log import logger
 from srt_jax.run import board
 from srt_jax.run.progress import Progress
 
-# What each tag means; shown beside the curve and on the Text tab in TensorBoard, and in docs/operations.md. "True"
-# needs known answers, which are used for training only where labels.source says so.
+# The meaning of each tag. "True" metrics need known answers, which train nothing unless labels.source says so.
 TAGS = {
     "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts, as it is trained on",
     "label/agreement": "the same without the penalty for length: mean agreement with the label",
@@ -101,6 +107,7 @@ TAGS = {
     "workers/skipped": "comparisons left out because the time for a step was used up",
     "workers/restarts": "workers that were started again",
 }
+# The meaning of each <metric> of the tags eval/<set>/<metric>.
 EVAL_TAGS = {
     "avg": "share of right answers among the k samples, mean over problems",
     "maj": "share of problems whose majority vote over k samples is right",
@@ -111,7 +118,8 @@ EVAL_TAGS = {
     "response_tokens": "mean response length",
     "truncated": "share of responses cut at batch.max_response_tokens",
 }
-
+MEAN_OF_SETS = "plain mean over the evaluation sets that have answers, without the validation set (SRT v1, Fig. 2)"
+MARKDOWN_BAR = "\\|"  # a bar inside a cell of a table
 
 TEXTS = {
     "curves": "what the curves mean: this table",
@@ -132,7 +140,7 @@ def curves_page() -> str:
     groups["eval"].append(
         {
             "curve": f"eval/{MEAN}/<metric>@k",
-            "meaning": "plain mean over the evaluation sets that have answers, without the validation set",
+            "meaning": MEAN_OF_SETS,
         }
     )
     groups["texts"] = [{"text": tag, "meaning": meaning} for tag, meaning in TEXTS.items()]
@@ -141,6 +149,26 @@ def curves_page() -> str:
         "Charts that put related curves together are on the tab Custom Scalars."
     )
     return "\n\n".join([intro, *(f"### {name}\n\n{board.table(rows)}" for name, rows in groups.items())])
+
+
+MANUAL = ("<!-- metrics -->\n", "<!-- end of metrics -->\n")  # around the table in docs/operations.md
+
+
+def manual_table() -> str:
+    """The table of all metrics in docs/operations.md, as Markdown."""
+    rows = {
+        **TAGS,
+        **{f"eval/<set>/{eval_tag(name)}": meaning for name, meaning in EVAL_TAGS.items()},
+        f"eval/{MEAN}/<metric>@k": MEAN_OF_SETS,
+    }
+    lines = [f"| `{tag}` | {meaning.replace('|', MARKDOWN_BAR)} |" for tag, meaning in rows.items()]
+    return "\n".join(["| tag | meaning |", "|---|---|", *lines, ""])
+
+
+def with_manual_table(manual: str) -> str:
+    """The text of docs/operations.md with the table as it should be."""
+    before, rest = manual.split(MANUAL[0])
+    return before + MANUAL[0] + manual_table() + MANUAL[1] + rest.split(MANUAL[1])[1]
 
 
 def eval_tag(name: str) -> str:
@@ -390,3 +418,8 @@ def last_recorded_step(directory: pathlib.Path) -> int:
 def read_metrics(directory: str | os.PathLike) -> list[dict]:
     """The records of a run's metrics.jsonl, without a last line that was cut short."""
     return files.read_records(pathlib.Path(directory) / "metrics.jsonl")
+
+
+if __name__ == "__main__":
+    page = pathlib.Path(sys.argv[1])
+    files.write_file(page, with_manual_table(page.read_text()))
