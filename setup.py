@@ -3,6 +3,6 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["srt_jax", "srt_jax.*"]), "srt_jax.configs", "srt_jax.configs.figures"],
+    packages=[*find_packages(include=["srt_jax", "srt_jax.*"]), "srt_jax.configs"],
     package_dir={"srt_jax.configs": "configs"},
 )
