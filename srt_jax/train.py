@@ -22,7 +22,7 @@ from srt_jax.errors import RolloutError, TrainingStoppedError
 from srt_jax.files import write_json
 from srt_jax.log import logger
 from srt_jax.model import flops, weights
-from srt_jax.reward import labels
+from srt_jax.reward import measures
 from srt_jax.rl.collate import collate
 from srt_jax.run import board, metrics, recording
 from srt_jax.run.checkpoint import best_step
@@ -31,7 +31,7 @@ from srt_jax.run.evaluation import evaluate_all, evaluation_samples, rollout_row
 from srt_jax.run.interrupt import Signals
 from srt_jax.run.prepare import prepare
 from srt_jax.run.progress import announced
-from srt_jax.run.rollouts import Collected, collect, response_texts, temperature_at, training_samples
+from srt_jax.run.rollouts import Collected, Grading, collect, response_texts, temperature_at, training_samples
 from srt_jax.run.setup import Run, begin, completed_summary
 from srt_jax.runtime import is_first_process, processes, profiled
 
@@ -111,7 +111,7 @@ def load_sampler(run: Run, state, step: int) -> None:
 
 def collect_step(run: Run, step: int) -> Collected:
     """The graded rollouts of a step."""
-    return collect(run.config, run.prepared, run.sampler, run.grader, step)
+    return collect(run.config, run.prepared, run.sampler, run.grading, step)
 
 
 def take_rollouts(run: Run, step: int, pending) -> Collected:
@@ -133,16 +133,16 @@ def take_rollouts(run: Run, step: int, pending) -> Collected:
 def train_step(run: Run, state, step: int, collected: Collected):
     """The update on a step's rollouts. Returns (new state, the step's metrics)."""
     config, n = run.config, run.config.batch.samples_per_prompt
-    rollouts, graded = collected.rollouts.first(n), collected.graded.first(n)
+    rollouts = collected.rollouts.first(n)
     with run.phases("update"):
         batch = collate(
             rollouts,
-            graded.rewards,
-            graded.labelled,
+            np.stack([g.rewards[:n] for g in collected.graded]),
+            np.array([g.labelled for g in collected.graded]),
             run.update_config.layout,
             run.mesh,
             config.rl.temperature or temperature_at(config, step),
-            graded.kept,
+            np.stack([g.kept[:n] for g in collected.graded]),
         )
         state, update_metrics = run.update(state, run.reference, batch)
         update_metrics = jax.device_get(update_metrics)
@@ -153,10 +153,10 @@ def train_step(run: Run, state, step: int, collected: Collected):
         export(run, state, "last_good")
         raise TrainingStoppedError(
             f"the gradient of step {step} is not finite; the state before it is saved in {run.directory}: look at "
-            f"rollouts/step_{step:06d}.jsonl.gz, then start a new run with a lower optimizer.learning_rate and "
-            f"model.path={run.directory}/last_good."
+            f"{recording.rollouts_path(run.directory, step, recording.ROWS)}, then start a new run with a lower "
+            f"optimizer.learning_rate and model.path={run.directory}/last_good."
         )
-    return state, labels.metrics(collected.graded, graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
+    return state, measures.metrics(collected.graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
         "rollout/response_tokens": rollouts.lengths.mean(),
         "rollout/response_tokens_max": rollouts.lengths.max(),
         "rollout/truncated": 1 - rollouts.stopped.mean(),
@@ -231,7 +231,7 @@ def warn(run: Run, values: dict, collected: Collected, alarm: str | None = None)
     """Says what looks wrong in the metrics of these rollouts, unless it has been said."""
 
     def texts():
-        return response_texts(collected.rollouts.responses(), run.prepared.model.tokenizer)
+        return response_texts(collected.rollouts.flat(), run.prepared.model.tokenizer)
 
     for text in run.diagnosis.update(values, alarm, texts):
         run.log.warn(text)
@@ -259,6 +259,7 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
     Raises StopRequestedError where a signal asks the run of one process to stop meanwhile.
     """
     config, values, tokenizer = run.config, {}, run.prepared.model.tokenizer
+    grading = Grading(tokenizer, run.grading.form, run.grader)  # by the vote, without the settings of training
 
     def check():
         if run.stop and run.stop.requested and jax.process_count() == 1:
@@ -269,8 +270,7 @@ def evaluate_sets(run: Run, step: int) -> dict[str, float]:
         for name, found, collected in evaluate_all(
             run.prepared.eval_sets,
             run.sampler,
-            tokenizer,
-            run.grader,
+            grading,
             config,
             f" after step {step}",
             EVALUATION_SHOWN_AFTER,
@@ -298,8 +298,8 @@ def log_rollouts(run: Run, step: int, collected: Collected) -> None:
     saved, shown = step % run.config.log.rollouts_every == 0, step == 1 or step % run.config.eval.every == 0
     rows = rollout_rows(collected, run.prepared.model.tokenizer) if saved or shown else []
     if saved and is_first_process():
-        run.log.rollouts(step, rows)
-        recording.write(recording.recorded_path(run.directory, step), collected)
+        recording.write_rows(run.directory, step, rows)
+        recording.write(run.directory, step, collected)
     if shown:
         run.log.text("rollouts", board.table(board.shown_rows(rows, run.config.log.shown)), step)
 

@@ -2,11 +2,15 @@
 
 import json
 import pathlib
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from srt_jax.config import base, source
+from srt_jax.reward import rewards
+from srt_jax.reward.labels import BY_VOTE
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -38,3 +42,18 @@ def fast_cases(cases, *fast) -> list:
 def from_json(text: str) -> ConfigDict:
     """A config from the JSON of `to_json_best_effort`."""
     return ConfigDict(json.loads(text)).lock()
+
+
+def graded_together(problems, answers, grader, settings=BY_VOTE, lengths=None, stopped=None) -> SimpleNamespace:
+    """Each problem graded by `rewards.grade`: `parts`, and their fields as lists over the prompts or arrays [P, n]."""
+    rows = zip(problems, answers, lengths or [None] * len(problems), stopped or [None] * len(problems), strict=True)
+    parts = [rewards.grade(p, a, grader, settings, length, stop) for p, a, length, stop in rows]
+    arrays = ("agreement", "rewards", "kept", "labelled", "true_rewards", "majority_correct", "label_correct")
+    return SimpleNamespace(
+        parts=parts,
+        groups=[g.groups for g in parts],
+        votes=[g.vote for g in parts],
+        labels=[g.label.text for g in parts],
+        sources=[g.label.source for g in parts],
+        **{name: np.array([getattr(g, name) for g in parts]) for name in arrays},
+    )

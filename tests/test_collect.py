@@ -12,10 +12,11 @@ from srt_jax.config import base
 from srt_jax.data.base import Problem
 from srt_jax.data.batching import batch_indices
 from srt_jax.grading.grader import Grader
-from srt_jax.reward.labels import LabelSettings, metrics
+from srt_jax.reward.labels import LabelSettings
+from srt_jax.reward.measures import metrics
 from srt_jax.rollout.sampler import Rollouts
 from srt_jax.run.metrics import read_metrics
-from srt_jax.run.rollouts import _most_informative, collect, draws, temperature_at
+from srt_jax.run.rollouts import Grading, _most_informative, answer_format, collect, draws, temperature_at
 from srt_jax.train import train
 from tests.helpers import small_config
 
@@ -87,7 +88,7 @@ class Sampled:
     def generate(self, prompts, n, sampling, seeds, finished, advanced=None):
         tokens = np.tile(np.arange(n, dtype=np.int32)[None, :, None], (len(prompts), 1, 1))
         for p, rows in enumerate(tokens):
-            finished(p, list(rows))
+            finished(p, list(rows), [True] * n)
         ones = np.ones(tokens.shape[:2], np.int32)
         return Rollouts(list(prompts), tokens, ones, tokens.astype(np.float32), ones.astype(bool), 0)
 
@@ -119,38 +120,36 @@ def collected(steps=(1,), **batch):
     prepared = SimpleNamespace(
         problems=problems,
         prompts=[[1]] * 40,
-        label_settings=LabelSettings(),
-        model=SimpleNamespace(tokenizer=Answers()),
         indices=lambda step: batch_indices(40, 4, 0, step),
     )
     with Grader(workers=1) as grader:
-        return [collect(config, prepared, Sampled(), grader, step) for step in steps]
+        grading = Grading(Answers(), answer_format(config), grader, LabelSettings.of(config))
+        return [collect(config, prepared, Sampled(), grading, step) for step in steps]
 
 
 def test_only_prompts_whose_trained_samples_differ_are_informative():
     (found,) = collected()
-    assert (found.graded.rewards[:, :2] == [[0, 1]] * 4).all() and found.graded.labelled.all()
+    assert [g.rewards[:2].tolist() for g in found.graded] == [[0, 1]] * 4 and all(g.labelled for g in found.graded)
     assert found.rounds == 3  # a third of the prompts is of the kind
-    assert metrics(found.graded, found.graded.first(2))["label/informative"] == 1
-    assert metrics(found.graded, found.graded.first(2))["label/pseudo_reward"] == 0.5
-    assert metrics(found.graded)["label/pseudo_reward"] == 0.75
+    assert metrics(found.graded)["label/informative"] == 1
+    assert metrics(found.graded)["label/pseudo_reward"] == 0.5
 
 
 def test_mini_batches_get_equally_many_informative_prompts():
     (few,) = collected(minibatches_per_step=2)
-    assert few.graded.labelled.all()
+    assert all(g.labelled for g in few.graded)
     config = base()
     config.batch.update(dict(prompts_per_step=4, samples_per_prompt=2, minibatches_per_step=2))
+    agreement, rewards = [[1, 1], [0, 1], [1, 0], [0, 0]], [[1, 0.5], [0, 1], [1, 0], [0, -1]]
     part = dataclasses.replace(
         few,
-        graded=dataclasses.replace(
-            few.graded,
-            agreement=np.array([[1, 1], [0, 1], [1, 0], [0, 0]]),
-            rewards=np.array([[1, 0.5], [0, 1], [1, 0], [0, -1]]),
-        ),
+        graded=[
+            dataclasses.replace(g, agreement=np.array(agreed), rewards=np.array(reward))
+            for g, agreed, reward in zip(few.graded, agreement, rewards)
+        ],
     )  # lengths do not make a prompt informative
     dealt = _most_informative([part], config.batch)
-    assert dealt.graded.labelled.tolist() == [True, False] * 2  # a mini-batch is a half
+    assert [g.labelled for g in dealt.graded] == [True, False] * 2  # a mini-batch is a half
 
 
 def test_replacements_leave_the_order_of_the_data_alone():

@@ -14,7 +14,7 @@ from srt_jax.data.problems import LOADERS
 from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import BOXES, STYLES
 from srt_jax.model.decoder import KEPT
-from srt_jax.reward.labels import LABELS
+from srt_jax.reward.labels import SOURCES
 from srt_jax.rl.advantages import PER_ROLLOUT, WHITENED
 from srt_jax.rl.losses import KL_ESTIMATES
 
@@ -36,7 +36,7 @@ def valid_config():
         ("answer.style", STYLES),
         ("answer.boxes", BOXES),
         ("model.remat", KEPT),
-        ("labels.source", {*LABELS, "mixed"}),
+        ("labels.source", {*SOURCES, "mixed"}),
         ("rl.kl", KL_ESTIMATES),
         ("rl.advantage", {*PER_ROLLOUT, *WHITENED}),
     ],

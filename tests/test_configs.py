@@ -23,7 +23,8 @@ from srt_jax.experiments.data import SETS
 from srt_jax.experiments.models import BOXED, MODELS
 from srt_jax.grading.grader import Grader
 from srt_jax.levels import checkable, level_configs
-from srt_jax.reward.labels import LabelSettings, grade_rollouts
+from srt_jax.reward.labels import LabelSettings
+from srt_jax.reward.rewards import grade
 from tests.helpers import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
@@ -302,10 +303,8 @@ def test_votes_on_reasoning_gym_compare_texts(module, arguments):
     config = get_config(module, arguments)
     for level in level_configs(config)[1:] or [config]:  # the first one has answers
         with Grader(workers=1, match=level.vote.match) as grader:
-            graded = grade_rollouts(
-                [Problem("a", "?", None, "gym")], [["0xbeb", "0xcdc", "0xcdc"]], grader, LabelSettings.of(level)
-            )
-        assert graded.labels == ["0xcdc"] and graded.rewards.tolist() == [[0, 1, 1]]
+            graded = grade(Problem("a", "?", None, "gym"), ["0xbeb", "0xcdc", "0xcdc"], grader, LabelSettings.of(level))
+        assert graded.label.text == "0xcdc" and graded.rewards.tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize("task", ["knights_knaves", "bitwise_arithmetic", "family_relationships"])

@@ -9,10 +9,10 @@ from srt_jax.data.base import Problem
 from srt_jax.grading.answers import Format
 from srt_jax.grading.grader import Grader
 from srt_jax.miniature import task
-from srt_jax.reward.labels import grade_rollouts
+from srt_jax.reward.rewards import grade
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
 from srt_jax.run.evaluation import EvalSet, evaluate, metrics, pass_at
-from srt_jax.run.rollouts import extract_answers
+from srt_jax.run.rollouts import Grading, answer_format, extract_answers
 
 SOLVED, UNSOLVED, OPEN, SILENT = (
     Problem("solved", "3+5", "8", "test"),
@@ -62,7 +62,7 @@ class Replay:
         self.calls.append((prompts, n, sampling, [int(s) for s in seeds]))
         rollouts = rollouts_of(self.problems)
         for p, responses in reversed(list(enumerate(rollouts.responses()))):  # the order they end in is nobody's
-            finished(p, responses)
+            finished(p, responses, rollouts.stopped[p])
         return rollouts
 
 
@@ -71,8 +71,8 @@ def run(problems, grader, seed=0):
     eval_set = EvalSet("sums", problems, [[5], [6], [7], [8]][: len(problems)])
     config = base()
     config.seed, config.eval.samples, config.batch.max_response_tokens = seed, 4, 24
-    values, collected = evaluate(eval_set, sampler, task.tokenizer(), grader, config)
-    return values, collected.rollouts, collected.graded, sampler.calls
+    values, collected = evaluate(eval_set, sampler, Grading(task.tokenizer(), answer_format(config), grader), config)
+    return values, collected.rollouts, np.stack([g.true_rewards for g in collected.graded]), sampler.calls
 
 
 @pytest.mark.parametrize("n", range(1, 7))
@@ -89,13 +89,16 @@ def test_pass_at_k_of_many_samples_does_not_overflow():
 
 def test_answers_are_extracted_per_problem_and_sample():
     rollouts = rollouts_of([SOLVED, SILENT])
-    found = extract_answers(rollouts.responses(), rollouts.prompts, task.tokenizer(), Format("boxed"))
+    found = [
+        extract_answers(responses, prompt, task.tokenizer(), Format("boxed"))
+        for responses, prompt in zip(rollouts.responses(), rollouts.prompts)
+    ]
     assert found == [["8", "9", "8", None], [None] * 4]
 
 
 def test_metrics_by_hand(grader):
-    values, rollouts, graded, _ = run([SOLVED, UNSOLVED, OPEN, SILENT], grader)
-    np.testing.assert_array_equal(graded.true_rewards, [[1, 0, 1, 0], [0, 0, 1, 0], [math.nan] * 4, [0, 0, 0, 0]])
+    values, rollouts, true_rewards, _ = run([SOLVED, UNSOLVED, OPEN, SILENT], grader)
+    np.testing.assert_array_equal(true_rewards, [[1, 0, 1, 0], [0, 0, 1, 0], [math.nan] * 4, [0, 0, 0, 0]])
     expected = {
         "avg@4": (2 + 1 + 0) / 12,
         "maj@4": 1 / 3,
@@ -112,10 +115,10 @@ def test_metrics_by_hand(grader):
 
 
 def test_a_set_without_answers_has_no_accuracy(grader):
-    values, _, graded, _ = run([OPEN], grader)
+    values, _, true_rewards, _ = run([OPEN], grader)
     assert not {name for name in values if "@" in name}
     assert values["vote_share"] == 0.5
-    assert np.isnan(graded.true_rewards).all()
+    assert np.isnan(true_rewards).all()
 
 
 @pytest.mark.parametrize(("k", "tags"), [(1, {1}), (2, {2}), (3, {2, 3}), (8, {2, 4, 8}), (12, {2, 4, 8, 12})])
@@ -124,7 +127,7 @@ def test_pass_at_powers_of_two_and_at_k(grader, k, tags):
     repeated = Rollouts(
         one.prompts, *(np.repeat(x[:, :1], k, 1) for x in (one.tokens, one.lengths, one.logprobs, one.stopped)), 0
     )
-    values = metrics(grade_rollouts([SOLVED], [["8"] * k], grader), repeated)
+    values = metrics([grade(SOLVED, ["8"] * k, grader)], repeated)
     assert {name for name in values if name.startswith("pass@")} == {f"pass@{j}" for j in tags}
     assert values[f"avg@{k}"] == values[f"maj@{k}"] == values[f"pass@{k}"] == 1
 

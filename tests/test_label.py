@@ -17,7 +17,8 @@ from srt_jax.errors import ConfigError, DataError
 from srt_jax.grading.grader import Grader
 from srt_jax.jobs import label as label_module
 from srt_jax.jobs.label import label
-from srt_jax.reward.labels import LabelSettings, grade_rollouts
+from srt_jax.reward.labels import LabelSettings
+from srt_jax.reward.rewards import grade
 from tests.helpers import REPOSITORY, small_config
 
 SAMPLES = 4
@@ -68,8 +69,8 @@ def test_a_run_trains_on_the_file(labelled):
     assert settings.filed == {id: row["label"] for id, row in rows.items() if row["vote_share"] >= 0.5}
     chosen = [p for p in problem_sources.load(config.data) if p.id in settings.filed][:3]
     with Grader(workers=1) as grader:
-        graded = grade_rollouts(chosen, [[settings.filed[p.id], "nothing"] for p in chosen], grader, settings)
-    assert graded.rewards.tolist() == [[1, 0]] * 3
+        graded = [grade(p, [settings.filed[p.id], "nothing"], grader, settings) for p in chosen]
+    assert [g.rewards.tolist() for g in graded] == [[1, 0]] * 3
 
 
 def test_a_finished_file_is_left_alone_and_another_model_is_refused(labelled, capsys):
@@ -158,8 +159,8 @@ def test_a_file_killed_in_its_first_line_starts_again(tmp_path):
 def test_rows_of_problems_without_an_answer():
     problems = [Problem("a", "?", None, "test"), Problem("b", "?", None, "test")]
     with Grader(workers=1) as grader:
-        graded = grade_rollouts(problems, [["1/2", None, "3", "0.5"], [None] * 4], grader)
-    assert label_module.row(problems[0], graded, 0) == {
+        graded = [grade(p, a, grader) for p, a in zip(problems, [["1/2", None, "3", "0.5"], [None] * 4])]
+    assert label_module.row(problems[0], graded[0]) == {
         "id": "a",
         "label": "1/2",
         "vote_share": 0.5,
@@ -171,4 +172,4 @@ def test_rows_of_problems_without_an_answer():
         "parse_rate": 0.75,
         "n": 4,
     }
-    assert label_module.row(problems[1], graded, 1)["label"] is None
+    assert label_module.row(problems[1], graded[1])["label"] is None

@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from srt_jax.config import base
-from srt_jax.run import board, metrics
+from srt_jax.run import board, metrics, recording
 from srt_jax.run.setup import pace
 from tests.helpers import REPOSITORY
 
@@ -61,13 +61,11 @@ def test_a_run_that_starts_afresh_drops_what_a_crash_left(tmp_path):
 
 
 def test_rollout_files_are_identical_for_identical_rows(tmp_path):
-    log = metrics.RunLog(tmp_path, total_steps=1)
     rows = [{"id": "a", "response": "é"}]
-    log.rollouts(1, rows)
+    recording.write_rows(tmp_path, 1, rows)
     first = (tmp_path / "rollouts" / "step_000001.jsonl.gz").read_bytes()
-    log.rollouts(1, rows)
+    recording.write_rows(tmp_path, 1, rows)
     assert (tmp_path / "rollouts" / "step_000001.jsonl.gz").read_bytes() == first
-    log.close()
 
 
 def test_phases_add_up_and_start_over():

@@ -19,7 +19,7 @@ def test_a_recorded_run_is_replayed_bit_for_bit(untrained, tmp_path):
     assert replay(directory) == {1: {}, 2: {}, 3: {}}
     assert replay(directory, steps=1) == {1: {}}
 
-    path = recording.recorded_path(directory, 2)
+    path = recording.rollouts_path(directory, 2, recording.RECORDED)
     with np.load(path) as saved:
         arrays = dict(saved)
     arrays["logprobs"][0, 0, 0] += 1e-3

@@ -20,6 +20,7 @@ from srt_jax import train as train_module
 from srt_jax.errors import CheckpointError, RolloutError, TrainingStoppedError
 from srt_jax.jobs.replay import replay
 from srt_jax.model import weights
+from srt_jax.reward import rewards
 from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.metrics import describe_tag, read_metrics
 from srt_jax.train import train
@@ -169,18 +170,18 @@ def test_a_run_folder_of_another_config_is_refused(miniature, tmp_path):
 def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(miniature, tmp_path, monkeypatch):
     model = with_another_end(miniature, tmp_path / "model")
     config = small_config(model, tmp_path, name="nan", steps=4)
-    grade = train_module.labels.grade_rollouts
+    grade = rewards.grade
     calls = []
 
     def poisoned(*args):
         graded = grade(*args)
-        if args[3] is not None:  # the training call, not the evaluation's
+        if args[3].trained_samples:  # the training call, not the evaluation's
             calls.append(1)
             if len(calls) == 2 * config.batch.prompts_per_step + 1:  # a prompt of the third step
-                graded.rewards[0, 0] = np.nan
+                graded.rewards[0] = np.nan
         return graded
 
-    monkeypatch.setattr(train_module.labels, "grade_rollouts", poisoned)
+    monkeypatch.setattr(rewards, "grade", poisoned)
     with pytest.raises(TrainingStoppedError, match="gradient of step 3 is not finite") as stopped:
         train(config)
     assert "last_good" in str(stopped.value)

@@ -17,7 +17,7 @@ from srt_jax.model import weights
 from srt_jax.rl.update import UpdateConfig
 from srt_jax.run import recording
 from srt_jax.run.prepare import prepare
-from srt_jax.run.rollouts import answer_format, collect
+from srt_jax.run.rollouts import collect
 from srt_jax.run.setup import begin
 from tests.helpers import small_config
 from tests.tiny_decoder import direct_gradient, direct_logprobs
@@ -46,8 +46,8 @@ class Step:
         self.run, state, _ = begin(config, prepared, out)
         self.run.sampler.load(state.params, 0)
         # Which draws have all that could be lost depends on the base model, whose bits differ between machines.
-        draws = (collect(config, prepared, self.run.sampler, self.run.grader, draw) for draw in range(1, 60))
-        self.collected = next(collected for collected in draws if complete(collected.graded.first(TRAINED)))
+        draws = (collect(config, prepared, self.run.sampler, self.run.grading, draw) for draw in range(1, 60))
+        self.collected = next(collected for collected in draws if complete(collected.graded))
         rng = np.random.default_rng(0)
         self.moved = jax.tree.map(
             lambda x: np.asarray(x) + 0.05 * np.asarray(x).std() * rng.standard_normal(x.shape).astype(np.float32),
@@ -72,9 +72,15 @@ def complete(graded) -> bool:
     def varies(values):
         return (values != values[:, :1]).any(1)
 
-    labelled, kept = graded.labelled, graded.kept
-    both = kept.any(1) & ~kept.all(1) & varies(graded.agreement) & varies(graded.agreement - graded.rewards)
-    return (labelled & both).any() and (~labelled & kept.any(1) & varies(graded.rewards)).any()
+    labelled = np.array([g.labelled for g in graded])
+    kept, agreement, rewards = (trained(graded, name) for name in ("kept", "agreement", "rewards"))
+    both = kept.any(1) & ~kept.all(1) & varies(agreement) & varies(agreement - rewards)
+    return (labelled & both).any() and (~labelled & kept.any(1) & varies(rewards)).any()
+
+
+def trained(graded, name):
+    """[P, TRAINED]: what is trained on."""
+    return np.stack([getattr(g, name)[:TRAINED] for g in graded])
 
 
 @pytest.fixture(scope="module")
@@ -173,21 +179,15 @@ def test_the_reward_that_is_saved_is_the_one_that_is_trained(step, expected):
 
 def test_the_recorded_step_is_graded_to_the_same_rewards(step, expected):
     problems = {problem.id: problem for problem in step.collected.problems}
-    again = recording.read(
-        recording.recorded_path(step.out, 1),
-        problems,
-        step.prepared.model.tokenizer,
-        step.run.grader,
-        answer_format(step.run.config),
-        step.prepared.label_settings,
-    )
-    for field in dataclasses.fields(again.graded):
-        np.testing.assert_equal(getattr(again.graded, field.name), getattr(step.collected.graded, field.name))
+    again = recording.read(recording.rollouts_path(step.out, 1, recording.RECORDED), problems, step.run.grading)
+    for one, other in zip(again.graded, step.collected.graded, strict=True):
+        for field in dataclasses.fields(one):
+            np.testing.assert_equal(getattr(one, field.name), getattr(other, field.name))
 
 
 # What a step hands on, each taken away: a change of collate's arguments by name.
 LOST = {
-    "the penalty for length": lambda step, given: {"rewards": step.collected.graded.first(TRAINED).agreement},
+    "the penalty for length": lambda step, given: {"rewards": trained(step.collected.graded, "agreement")},
     "the labels of some prompts": lambda step, given: {"labelled": np.ones_like(given["labelled"])},
     "which responses are kept": lambda step, given: {"kept": None},
     "the temperature": lambda step, given: {"temperature": 1.0},

@@ -110,6 +110,7 @@ def evaluate_model(
     from srt_jax.run.evaluation import evaluate_all, rollout_rows
     from srt_jax.run.loading import load_weights, open_mesh, open_sampler
     from srt_jax.run.prepare import encode_eval_sets, find_model, read_model
+    from srt_jax.run.rollouts import Grading, answer_format
 
     if shortens:
         positions = ModelConfig.from_hf(read_hf_config(find_model(config.model.path))).max_position_embeddings
@@ -140,10 +141,11 @@ def evaluate_model(
             config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
         ) as grader:
             grader.self_test()
+            grading = Grading(model.tokenizer, answer_format(config), grader)
             for c in configs:
                 found = results[c.eval.temperature] = {}
                 at = f" at temperature {c.eval.temperature:g}" if temperatures else ""
-                for name, found[name], collected in evaluate_all(eval_sets, sampler, model.tokenizer, grader, c, at):
+                for name, found[name], collected in evaluate_all(eval_sets, sampler, grading, c, at):
                     if runtime.is_first_process():
                         warn(diagnosis, name, found[name], collected, model.tokenizer)
                     rows += [
@@ -162,7 +164,7 @@ def warn(diagnosis, name: str, values: dict[str, float], collected, tokenizer) -
     from srt_jax.run.rollouts import response_texts
 
     tagged = {f"eval/{name}/{metric}": value for metric, value in values.items()}
-    for text in diagnosis.update(tagged, responses=lambda: response_texts(collected.rollouts.responses(), tokenizer)):
+    for text in diagnosis.update(tagged, responses=lambda: response_texts(collected.rollouts.flat(), tokenizer)):
         logger.warning(f"{name}: {text}")
 
 

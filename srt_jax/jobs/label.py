@@ -27,7 +27,7 @@ from srt_jax.data.base import Problem, fingerprint
 from srt_jax.errors import ConfigError, DataError
 from srt_jax.files import check_output_file
 from srt_jax.log import logger
-from srt_jax.reward.labels import Graded
+from srt_jax.reward.rewards import Graded
 from srt_jax.run import interrupt
 from srt_jax.run.progress import Progress, SamplerProgress
 
@@ -139,7 +139,7 @@ def sample_rows(
     from srt_jax.grading.grader import Grader
     from srt_jax.rollout.sampler import Sampling, problem_seeds
     from srt_jax.run.loading import load_weights, open_mesh, open_sampler
-    from srt_jax.run.rollouts import answer_format, sample_and_grade
+    from srt_jax.run.rollouts import Grading, answer_format, sample_and_grade
 
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, model, mesh)
@@ -154,39 +154,37 @@ def sample_rows(
             config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
         ) as grader:
             grader.self_test()
-            shares = ""
+            grading, shares = Grading(model.tokenizer, answer_format(config), grader), ""
             while done < len(problems):
                 batch = problems[done : done + BATCH]
                 graded = sample_and_grade(
                     sampler,
-                    grader,
-                    model.tokenizer,
+                    grading,
                     batch,
                     prompts[done : done + BATCH],
                     samples,
                     sampling,
                     problem_seeds(config.seed, "label", 0, [p.id for p in batch]),
-                    answer_format(config),
-                    advanced=SamplerProgress(progress, done, len(batch), shares),
+                    SamplerProgress(progress, done, len(batch), shares),
                 ).graded
-                append(partial, [row(problem, graded, p) for p, problem in enumerate(batch)])
+                append(partial, list(map(row, batch, graded)))
                 done += len(batch)
-                shares = f"share {np.mean([v.share for v in graded.votes]):.3f}"
+                shares = f"share {np.mean([g.vote.share for g in graded]):.3f}"
                 progress.update(done, shares)
 
 
-def row(problem: Problem, graded: Graded, p: int) -> dict:
-    """What the file says about one problem."""
-    v, n = graded.votes[p], len(graded.answers[p])
-    known = not np.isnan(graded.true_rewards[p, 0])
+def row(problem: Problem, graded: Graded) -> dict:
+    """The line of one problem."""
+    v, n = graded.vote, len(graded.answers)
+    known = not np.isnan(graded.true_rewards[0])
     return {
         "id": problem.id,
         "label": v.label,
         "vote_share": v.share,
         "vote_share_parsed": v.share_parsed,
         "tie": v.tie,
-        "pass_rate": float(graded.true_rewards[p].sum()) / n if known else None,
-        "label_correct": bool(graded.majority_correct[p]) if known else None,
+        "pass_rate": float(graded.true_rewards.sum()) / n if known else None,
+        "label_correct": bool(graded.majority_correct) if known else None,
         "counts": dict(zip(v.representatives, v.counts)),
         "parse_rate": v.parsed / n,
         "n": n,

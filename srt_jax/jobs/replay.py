@@ -34,7 +34,6 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
     from srt_jax.run import recording
     from srt_jax.run.metrics import read_metrics
     from srt_jax.run.prepare import prepare
-    from srt_jax.run.rollouts import answer_format
     from srt_jax.run.setup import begin
     from srt_jax.train import train_step
 
@@ -50,12 +49,10 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
         run, state, _ = begin(config, prepared, pathlib.Path(scratch))
         with run.grader:
             for step in range(1, last + 1):
-                path = recording.recorded_path(directory, step)
+                path = recording.rollouts_path(directory, step, recording.RECORDED)
                 if not path.exists() or step not in records:
                     raise ConfigError(f"{path} does not exist: only a run with log.rollouts_every=1 can be replayed.")
-                collected = recording.read(
-                    path, problems, prepared.model.tokenizer, run.grader, answer_format(config), prepared.label_settings
-                )
+                collected = recording.read(path, problems, run.grading)
                 state, values = train_step(run, state, step, collected)
                 differing[step] = compare(records[step], values)
     return differing

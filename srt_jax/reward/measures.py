@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from srt_jax.grading.canonical import canonical
+from srt_jax.reward.rewards import Graded, differ
 
 Keys = Sequence[Sequence[Hashable]]  # [P][n]: equal keys are equal answers, also across prompts; None: no answer
 NAN = float("nan")
@@ -118,23 +119,69 @@ def answer_keys(answers: Sequence[Sequence[str | None]], groups: Sequence[Sequen
     return keys
 
 
-def of_step(graded, trained) -> dict[str, float]:
-    """The measures of a step's rollouts by tag (`Graded`: all that vote, and those that are trained on).
+def metrics(graded: Sequence[Graded]) -> dict[str, float]:
+    """`label/*`: means over the prompts of a step; NaN where no answer is known. run/metrics.py explains every tag.
 
-    What concerns the pseudo-reward is of the trained rollouts of labelled prompts whose answer is known.
+    The pseudo-reward, the agreement and the reward accuracy are those of the trained samples; the others count all.
     """
-    judged = trained.labelled & ~np.isnan(trained.true_rewards[:, 0])
-    reward, right = trained.agreement[judged], trained.true_rewards[judged] > 0.5
-    known = ~np.isnan(graded.true_rewards[:, 0])
-    keys = answer_keys(graded.answers, graded.groups)
+
+    def stacked(name, part=graded):
+        return np.stack([getattr(g, name)[: g.trained] for g in part])
+
+    votes = [g.vote for g in graded]
+    labelled = np.array([g.labelled for g in graded])
+    label_correct = np.array([g.label_correct for g in graded], np.float32)
+    true = np.stack([g.true_rewards for g in graded])
+    known = ~np.isnan(true[:, 0])
+    majority_correct = np.array([g.majority_correct for g in graded], np.float32)[known]
+    judged = labelled & ~np.isnan(label_correct)
+    agreement, rewards = stacked("agreement"), stacked("rewards")
+    winners = collections.Counter(canonical(v.winner) for v in votes if v.winner is not None)
+    return {
+        "label/pseudo_reward": rewards[labelled].mean() if labelled.any() else 0.0,
+        "label/agreement": agreement[labelled].mean() if labelled.any() else 0.0,
+        "label/true_reward": _mean(true[known]),
+        "label/majority_accuracy": _mean(majority_correct),
+        "label/majority_gain": _mean(majority_correct) - _mean(true[known]),
+        "label/label_accuracy": _mean(label_correct[judged]),
+        "label/reward_accuracy": _mean(1 - np.abs(agreement[judged] - stacked("true_rewards")[judged])),
+        "label/labelled": labelled.mean(),
+        "label/from_answers": np.mean([g.label.source == "ground_truth" for g in graded]),
+        "label/informative": np.mean([g.labelled and differ(row) for g, row in zip(graded, rewards)]),
+        "label/vote_share": np.mean([v.share for v in votes]),
+        "label/vote_share_parsed": np.mean([v.share_parsed for v in votes]),
+        "label/ties": np.mean([v.tie for v in votes]),
+        "label/parse_rate": np.mean(np.array([g.groups for g in graded]) >= 0),
+        "label/distinct_answers": np.mean([v.distinct for v in votes]),
+        # After a collapse every prompt gets the same answer: this nears 1 while the vote shares look fine.
+        "label/top_answer_share": winners.most_common(1)[0][1] / len(votes) if winners else 0.0,
+        **of_step(graded),
+    }
+
+
+def _mean(values) -> float:
+    return float(np.mean(values)) if np.size(values) else float("nan")
+
+
+def of_step(graded: Sequence[Graded]) -> dict[str, float]:
+    """The measures of a step's P prompts by tag.
+
+    Those of the pseudo-reward count the trained rollouts of labelled prompts whose answer is known.
+    """
+    true_rewards = np.stack([g.true_rewards for g in graded])
+    known = ~np.isnan(true_rewards[:, 0])
+    judged = known & [g.labelled for g in graded]
+    reward = np.stack([g.agreement[: g.trained] for g in graded])[judged]
+    right = np.stack([g.true_rewards[: g.trained] for g in graded])[judged] > 0.5
+    keys = answer_keys([g.answers for g in graded], [g.groups for g in graded])
     n = len(keys[0])
     return {
         "label/tpr": true_positive_rate(reward, right),
         "label/fpr": false_positive_rate(reward, right),
         "label/youden_j": youden_j(reward, right),
         "label/point_biserial": point_biserial(reward, right) if right.size else NAN,
-        "label/pass@n": pass_at_n(graded.true_rewards[known] > 0.5),
-        "label/margin": float(np.mean([margin(v.counts, n) for v in graded.votes])),
+        "label/pass@n": pass_at_n(true_rewards[known] > 0.5),
+        "label/margin": float(np.mean([margin(g.vote.counts, n) for g in graded])),
         "label/answer_information": answer_information(keys),
         "label/same_answer": same_answer(keys),
     }

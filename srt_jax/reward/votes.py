@@ -25,6 +25,11 @@ class Vote:
     counts: tuple[int, ...] = ()
     representatives: tuple[str, ...] = ()
 
+    @property
+    def winner(self) -> str | None:
+        """Text of the largest group, also below the threshold; None when nobody could be parsed."""
+        return self.representatives[self.counts.index(max(self.counts))] if self.counts else None
+
 
 def majority(answers: Sequence[str | None], groups: Sequence[int], threshold: float = 0.0) -> Vote:
     """The largest group of `answers` [n]; `groups` [n] are group ids, -1 where unparseable. Ties go to the earliest

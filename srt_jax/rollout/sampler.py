@@ -41,6 +41,10 @@ class Rollouts:
         """Token ids without padding, per prompt and sample."""
         return [[row[:length] for row, length in zip(*prompt)] for prompt in zip(self.tokens, self.lengths)]
 
+    def flat(self) -> list[np.ndarray]:
+        """Token ids without padding of all P x n responses, prompt by prompt."""
+        return [response for row in self.responses() for response in row]
+
     def take(self, indices) -> "Rollouts":
         """These prompts, in this order."""
         indices = np.asarray(indices, np.int64)
@@ -65,7 +69,8 @@ class Rollouts:
 
 
 ARRAYS = ("tokens", "lengths", "logprobs", "stopped")
-Finished = Callable[[int, list[np.ndarray]], None]  # (index of a prompt, its n responses)
+# (index of a prompt, its n responses, which of them were ended by a stop token)
+Finished = Callable[[int, Sequence[np.ndarray], Sequence[bool]], None]
 Advanced = Callable[[float, int], None]  # (share of the work that is done, tokens sampled so far)
 
 
@@ -91,8 +96,9 @@ class Sampler(Protocol):
     ) -> Rollouts:
         """n responses per prompt; seeds [P] come from `problem_seeds`, sample i of a prompt draws from (seed, i).
 
-        `finished(p, responses)` is called once for every prompt, in the caller's thread and in any order, as soon as
-        all its responses (token ids without padding) are on the host: grading can begin while others are sampled.
+        `finished(p, responses, stopped)` is called once for every prompt, in the caller's thread and in any order, as
+        soon as all its responses (token ids without padding) are on the host: grading can begin while other prompts are
+        still sampled.
         `advanced(share, tokens)` is called in the caller's thread, at least every few seconds where that can be known:
         the share of the work done never falls, and reaches 1 at the end. What it raises ends the sampling.
         """

@@ -13,6 +13,7 @@ from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import attention, memory
 from srt_jax.model.config import ModelConfig
 from srt_jax.rollout.jax import sampler as jax_sampler
+from srt_jax.run.rollouts import votes_per_prompt
 from srt_jax.runtime import hardware, processes
 
 GB = 1e9
@@ -64,9 +65,7 @@ def step(config: ConfigDict, model: ModelConfig) -> dict[str, float]:
     found, b, platform = resident(config, model, training=True), config.batch, devices[0].platform
     kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
     if config.rollout.sampler == "jax":
-        whole = jax_sampler.Cut(
-            config.rollout.prompts_per_call, b.votes_per_prompt or b.samples_per_prompt, config.rollout.slots, shards
-        )
+        whole = jax_sampler.Cut(config.rollout.prompts_per_call, votes_per_prompt(b), config.rollout.slots, shards)
 
         def call(cut):
             return sum(

@@ -1,17 +1,17 @@
 """avg@k, maj@k and pass@k on named problem sets."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax.data.base import Problem
 from srt_jax.log import logger
-from srt_jax.reward.labels import Graded
-from srt_jax.rollout.sampler import Advanced, Rollouts, Sampling, problem_seeds
+from srt_jax.reward.rewards import Graded
+from srt_jax.rollout.sampler import Advanced, Rollouts, Sampler, Sampling, problem_seeds
 from srt_jax.run.progress import Progress, SamplerProgress
-from srt_jax.run.rollouts import Collected, answer_format, sample_and_grade
+from srt_jax.run.rollouts import Collected, Grading, sample_and_grade
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +25,12 @@ class EvalSet:
 
 def evaluate_all(
     eval_sets: list[EvalSet],
-    sampler,
-    tokenizer,
-    grader,
+    sampler: Sampler,
+    grading: Grading,
     config: ConfigDict,
     at: str = "",
     after: float = 0.0,
-    check=None,
+    check: Callable[[], None] | None = None,
 ) -> Iterator[tuple[str, dict[str, float], Collected]]:
     """(name, metrics, graded rollouts) of each set as soon as it is known, with a line of progress meanwhile.
 
@@ -47,14 +46,8 @@ def evaluate_all(
             sampler.compile(eval_set.prompts, *evaluation_samples(config))
         before = 0
         for eval_set, size in zip(eval_sets, sizes):
-            values, collected = evaluate(
-                eval_set,
-                sampler,
-                tokenizer,
-                grader,
-                config,
-                SamplerProgress(progress, before, size, eval_set.name, check),
-            )
+            advanced = SamplerProgress(progress, before, size, eval_set.name, check)
+            values, collected = evaluate(eval_set, sampler, grading, config, advanced)
             logger.info(f"{eval_set.name}{at}: {describe(values)}")
             yield eval_set.name, values, collected
             before += size
@@ -66,22 +59,15 @@ def describe(values: dict[str, float]) -> str:
 
 
 def evaluate(
-    eval_set: EvalSet, sampler, tokenizer, grader, config: ConfigDict, advanced: Advanced | None = None
+    eval_set: EvalSet, sampler: Sampler, grading: Grading, config: ConfigDict, advanced: Advanced | None = None
 ) -> tuple[dict[str, float], Collected]:
     """Metrics of one set by config.eval, and its graded rollouts; `advanced` goes to the sampler.
 
     The random numbers depend on (seed, problem, sample), not on the step: a curve over training compares equal draws.
     """
+    seeds = problem_seeds(config.seed, "eval", 0, [p.id for p in eval_set.problems])
     collected = sample_and_grade(
-        sampler,
-        grader,
-        tokenizer,
-        eval_set.problems,
-        eval_set.prompts,
-        *evaluation_samples(config),
-        problem_seeds(config.seed, "eval", 0, [p.id for p in eval_set.problems]),
-        answer_format(config),
-        advanced=advanced,
+        sampler, grading, eval_set.problems, eval_set.prompts, *evaluation_samples(config), seeds, advanced
     )
     return metrics(collected.graded, collected.rollouts), collected
 
@@ -92,34 +78,34 @@ def evaluation_samples(config: ConfigDict) -> tuple[int, Sampling]:
     return e.samples, Sampling(config.batch.max_response_tokens, e.temperature, e.top_p, e.top_k)
 
 
-def metrics(graded: Graded, rollouts: Rollouts) -> dict[str, float]:
+def metrics(graded: Sequence[Graded], rollouts: Rollouts) -> dict[str, float]:
     """avg@k, maj@k, pass@k (means over problems with a known answer), vote share, parse rate, length, truncation."""
-    k = graded.true_rewards.shape[1]
+    votes, true_rewards = [g.vote for g in graded], np.stack([g.true_rewards for g in graded])
+    k = true_rewards.shape[1]
     out = {
-        "vote_share": float(np.mean([v.share for v in graded.votes])),
-        "parse_rate": float(np.mean([v.parsed for v in graded.votes]) / k),
-        "distinct_answers": float(np.mean([v.distinct for v in graded.votes])),
+        "vote_share": float(np.mean([v.share for v in votes])),
+        "parse_rate": float(np.mean([v.parsed for v in votes]) / k),
+        "distinct_answers": float(np.mean([v.distinct for v in votes])),
         "response_tokens": float(rollouts.lengths.mean()),
         "truncated": float(1 - rollouts.stopped.mean()),
     }
-    known = ~np.isnan(graded.true_rewards[:, 0])
+    known = ~np.isnan(true_rewards[:, 0])
     if known.any():
-        correct = graded.true_rewards[known].sum(1)
+        correct = true_rewards[known].sum(1)
         out[f"avg@{k}"] = float(correct.mean() / k)
-        out[f"maj@{k}"] = float(graded.majority_correct[known].mean())
+        out[f"maj@{k}"] = float(np.float32([g.majority_correct for g in graded])[known].mean())
         for j in sorted({1 << i for i in range(1, k.bit_length())} | {k}):
             out[f"pass@{j}"] = float(np.mean([pass_at(k, int(c), j) for c in correct]))
     return out
 
 
 def rollout_rows(collected: Collected, tokenizer) -> list[dict]:
-    """One row per response: what was asked, said, extracted, voted and rewarded."""
-    problems, rollouts, graded = collected.problems, collected.rollouts, collected.graded
-    texts = iter(tokenizer.batch_decode([r for row in rollouts.responses() for r in row], skip_special_tokens=False))
-    rows = []
-    for p, problem in enumerate(problems):
-        for i, answer in enumerate(graded.answers[p]):
-            true = graded.true_rewards[p, i]
+    """One row per response: the problem, the response, its answer, vote and rewards."""
+    rollouts, rows = collected.rollouts, []
+    texts = iter(tokenizer.batch_decode(rollouts.flat(), skip_special_tokens=False))
+    for p, (problem, graded) in enumerate(zip(collected.problems, collected.graded, strict=True)):
+        for i, answer in enumerate(graded.answers):
+            true = graded.true_rewards[i]
             rows.append(
                 {
                     "id": problem.id,
@@ -127,11 +113,11 @@ def rollout_rows(collected: Collected, tokenizer) -> list[dict]:
                     "problem": problem.prompt,
                     "response": next(texts),
                     "answer": answer,
-                    "group": graded.groups[p][i],
-                    "label": graded.labels[p],
-                    "reward": float(graded.rewards[p, i]),
-                    "agreement": float(graded.agreement[p, i]),
-                    "kept": bool(graded.kept[p, i]),
+                    "group": graded.groups[i],
+                    "label": graded.label.text,
+                    "reward": float(graded.rewards[i]),
+                    "agreement": float(graded.agreement[i]),
+                    "kept": bool(graded.kept[i]),
                     "true_reward": None if np.isnan(true) else float(true),
                     "tokens": int(rollouts.lengths[p, i]),
                     "stopped": bool(rollouts.stopped[p, i]),

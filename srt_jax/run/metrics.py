@@ -8,7 +8,6 @@ the table of docs/operations.md:
 
 import collections
 import contextlib
-import gzip
 import json
 import math
 import os
@@ -304,7 +303,7 @@ class RunLog:
     def __init__(self, directory: pathlib.Path, total_steps: int, last_step: int | None = None):
         """last_step: of the checkpoint a run goes on from; what was recorded after it is dropped. None: afresh."""
         self.directory, self.total_steps = directory, total_steps
-        (directory / "rollouts").mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / "metrics.jsonl"
         last = -1 if last_step is None else last_step
         if self._path.exists():
@@ -354,12 +353,6 @@ class RunLog:
         """A Markdown text on TensorBoard's Text tab."""
         self._board.text(tag, text, step)
 
-    def rollouts(self, step: int, rows: list[dict]) -> None:
-        """rollouts/step_N.jsonl.gz, one row per response; identical rows give identical bytes."""
-        path = self.directory / "rollouts" / f"step_{step:06d}.jsonl.gz"
-        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        files.write_file(path, gzip.compress(data, compresslevel=1, mtime=0))
-
     def progress(self, step: int, summary: str, left: float | None = None) -> None:
         """The progress line; left: seconds until the last step ends. At least 20 in a run, and one a minute."""
         self._progress = self._progress or Progress(self.total_steps, "step")
@@ -388,7 +381,7 @@ class NoLog:
     def write(self, *_) -> None:
         """See RunLog."""
 
-    introduce = warn = text = rollouts = progress = pause = flush = close = write
+    introduce = warn = text = progress = pause = flush = close = write
 
 
 def _joined(first: dict, second: dict) -> dict:

@@ -1,42 +1,58 @@
-"""The rollouts of a step as arrays on disk, so that its update can be computed again bit for bit.
+"""The rollouts of a step on disk: rows to read, and arrays from which its update can be computed again bit for bit.
 
-With vLLM the same seeds need not give the same samples again; with the recorded ones everything after sampling is
+With vLLM the same seeds need not give the same samples again. With recorded ones everything after sampling is
 deterministic.
 """
 
+import dataclasses
+import gzip
+import json
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
-from srt_jax.files import replaced_file
-from srt_jax.reward import labels
+from srt_jax import files
+from srt_jax.data.base import Problem
 from srt_jax.rollout.sampler import ARRAYS, Rollouts
-from srt_jax.run.rollouts import Collected, extract_answers
+from srt_jax.run.rollouts import Collected, Grading
+
+ROWS, RECORDED = "jsonl.gz", "npz"
 
 
-def recorded_path(directory: pathlib.Path, step: int) -> pathlib.Path:
-    """rollouts/step_N.npz of a run."""
-    return directory / "rollouts" / f"step_{step:06d}.npz"
+def rollouts_path(directory: pathlib.Path, step: int, ending: str) -> pathlib.Path:
+    """<run>/rollouts/step_N.<ending>, in which ending is ROWS or RECORDED."""
+    return directory / "rollouts" / f"step_{step:06d}.{ending}"
 
 
-def write(path: pathlib.Path, collected: Collected) -> None:
-    """Token ids, log-probs, problem ids and what was labelled; equal rollouts give equal bytes."""
+def write_rows(directory: pathlib.Path, step: int, rows: list[dict]) -> None:
+    """One row per response, for people to read; identical rows give identical bytes."""
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path = rollouts_path(directory, step, ROWS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_file(path, gzip.compress(data, compresslevel=1, mtime=0))
+
+
+def write(directory: pathlib.Path, step: int, collected: Collected) -> None:
+    """Token ids, log-probs, problem ids and which prompts were labelled; equal rollouts give equal bytes."""
     rollouts = collected.rollouts
-    with replaced_file(path) as file:
+    path = rollouts_path(directory, step, RECORDED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replaced_file(path) as file:
         np.savez_compressed(
             file,
             ids=np.array([problem.id for problem in collected.problems]),
             prompts=np.concatenate([np.asarray(prompt, np.int32) for prompt in rollouts.prompts]),
             prompt_lengths=np.array([len(prompt) for prompt in rollouts.prompts]),
-            labelled=collected.graded.labelled,
+            labelled=np.array([graded.labelled for graded in collected.graded]),
             version=rollouts.version,
             rounds=collected.rounds,
             **{name: getattr(rollouts, name) for name in ARRAYS},
         )
 
 
-def read(path: pathlib.Path, problems: dict, tokenizer, grader, form, settings) -> Collected:
-    """The step's rollouts, graded again. `problems` by id. Raises KeyError for a problem that the data has no more."""
+def read(path: pathlib.Path, problems: Mapping[str, Problem], grading: Grading) -> Collected:
+    """The rollouts that `write` recorded, graded again. `problems` by id; raises KeyError where one is missing."""
     with np.load(path) as saved:
         arrays = dict(saved)
     ends = np.cumsum(arrays["prompt_lengths"])[:-1]
@@ -46,11 +62,7 @@ def read(path: pathlib.Path, problems: dict, tokenizer, grader, form, settings) 
         version=int(arrays["version"]),
     )
     chosen = [problems[id] for id in arrays["ids"].tolist()]
-    answers = extract_answers(rollouts.responses(), rollouts.prompts, tokenizer, form)
-    # One by one, as they were graded while the others were sampled.
-    graded = labels.join(
-        [labels.grade_rollouts([problem], [row], grader, settings) for problem, row in zip(chosen, answers)]
-    )
-    graded = labels.shaped(graded, rollouts.lengths, rollouts.stopped, settings)
-    graded.labelled[:] = arrays["labelled"]  # resampling may have taken labels away
+    graded = map(grading, chosen, rollouts.prompts, rollouts.responses(), rollouts.stopped)
+    # Resampling may have taken labels away.
+    graded = [dataclasses.replace(g, labelled=bool(flag)) for g, flag in zip(graded, arrays["labelled"], strict=True)]
     return Collected(chosen, rollouts, graded, {"sample": 1.0, "grade": 0.0}, int(arrays["rounds"]))

@@ -1,4 +1,7 @@
-"""The rollouts of a step: sampled, their answers extracted and graded, prompts that teach nothing replaced."""
+"""The graded rollouts of a step: sampled, their answers extracted and rewarded, uninformative prompts replaced.
+
+A prompt is graded as soon as its responses are complete, while other prompts are still sampled.
+"""
 
 import dataclasses
 import re
@@ -12,88 +15,94 @@ from ml_collections import ConfigDict
 from srt_jax.data.base import Problem
 from srt_jax.data.batching import refill_order
 from srt_jax.grading import answers as extraction
-from srt_jax.reward import labels
-from srt_jax.rollout.sampler import Advanced, Rollouts, Sampling, problem_seeds
+from srt_jax.grading.grader import Grader
+from srt_jax.reward import rewards
+from srt_jax.reward.labels import BY_VOTE, LabelSettings
+from srt_jax.reward.rewards import Graded
+from srt_jax.rollout.sampler import Advanced, Rollouts, Sampler, Sampling, problem_seeds
 from srt_jax.runtime import is_first_process, processes
 
 PROMPT_END = 32  # tokens at the end of a prompt, in which a template may open the reasoning
 
 
 @dataclasses.dataclass(frozen=True)
+class Grading:
+    """From one prompt's responses to their rewards; the same for training, evaluation, labelling and replay."""
+
+    tokenizer: object
+    form: extraction.Format  # how responses show their answer
+    grader: Grader
+    settings: LabelSettings = BY_VOTE
+
+    def __call__(
+        self, problem: Problem, prompt: Sequence[int], responses: Sequence[Sequence[int]], stopped: Sequence[bool]
+    ) -> Graded:
+        """The grading of the n responses (token ids) to one prompt; stopped [n]: did a stop token end the response?"""
+        answers = extract_answers(responses, prompt, self.tokenizer, self.form)
+        lengths = [len(response) for response in responses]
+        return rewards.grade(problem, answers, self.grader, self.settings, lengths, stopped)
+
+
+@dataclasses.dataclass(frozen=True)
 class Collected:
-    """Problems with their graded rollouts, the seconds it took by phase, and the batches drawn for them."""
+    """P problems with their graded rollouts; all n samples of a prompt vote.
+
+    seconds: by phase, `sample` and `grade`. rounds: batches that were sampled to get them.
+    """
 
     problems: list[Problem]
     rollouts: Rollouts
-    graded: labels.Graded
+    graded: list[Graded]
     seconds: dict[str, float]
     rounds: int = 1
 
 
 def sample_and_grade(
-    sampler,
-    grader,
-    tokenizer,
+    sampler: Sampler,
+    grading: Grading,
     problems: list[Problem],
     prompts: Sequence[Sequence[int]],
     n: int,
     sampling: Sampling,
-    seeds,
-    form: extraction.Format,
-    settings: labels.LabelSettings | None = None,
+    seeds: Sequence[int],
     advanced: Advanced | None = None,
 ) -> Collected:
-    """n responses to each problem, and their grading, which begins while other prompts are still sampled.
+    """n graded responses to each problem.
 
-    `advanced` goes to the sampler. What it raises, or a signal does, ends sampling and grading.
-    Of several processes all sample and the first one grades: grading has time limits, so that others might disagree.
+    `advanced` is passed to the sampler. An exception in it, or a signal, ends sampling and grading. Among several
+    processes all sample and only the first one grades: grading has time limits, so the others might disagree.
     """
     started = time.perf_counter()
-    grading = {}
-
-    def grade(p, responses):
-        answers = extract_answers([responses], [prompts[p]], tokenizer, form)
-        return labels.grade_rollouts([problems[p]], answers, grader, settings)
-
+    pending = {}
     thread = ThreadPoolExecutor(1)  # one: the grader's own workers are its parallelism
 
-    def finished(p, responses):
-        grading[p] = thread.submit(grade, p, responses)
+    def finished(p, responses, stopped):
+        pending[p] = thread.submit(grading, problems[p], prompts[p], responses, stopped)
 
     try:
         rollouts = sampler.generate(prompts, n, sampling, seeds, finished if is_first_process() else None, advanced)
         sampled = time.perf_counter()
-        graded = processes.from_first(lambda: labels.join([grading[p].result() for p in range(len(problems))]))
+        graded = processes.from_first(lambda: [pending[p].result() for p in range(len(problems))])
     finally:
         thread.shutdown(cancel_futures=True)
-    graded = labels.shaped(graded, rollouts.lengths, rollouts.stopped, settings)
     return Collected(problems, rollouts, graded, {"sample": sampled - started, "grade": time.perf_counter() - sampled})
 
 
-def collect(config: ConfigDict, prepared, sampler, grader, step: int) -> Collected:
-    """The rollouts that step `step` (from 1) trains on: batch.prompts_per_step prompts, all their votes.
+def collect(config: ConfigDict, prepared, sampler: Sampler, grading: Grading, step: int) -> Collected:
+    """The rollouts that step `step` (from 1) trains on: batch.prompts_per_step prompts, with all their votes.
 
-    With batch.resample_rounds prompts whose trained samples all agree with the label alike are replaced by those of
+    With batch.resample_rounds, prompts whose trained samples agree with the label alike are replaced by prompts of
     further batches (DAPO's dynamic sampling, Yu et al. 2025, eq. 11, which counts right answers and not the penalty for
-    length); where these run out, the rest stays in, unlabelled.
+    length). Where these do not suffice, such prompts stay in, unlabelled.
     """
     b, parts, found = config.batch, [], 0
     for chosen in draws(config, prepared, step):
         problems = [prepared.problems[i] for i in chosen]
-        parts.append(
-            sample_and_grade(
-                sampler,
-                grader,
-                prepared.model.tokenizer,
-                problems,
-                [prepared.prompts[i] for i in chosen],
-                *training_samples(config, step),
-                problem_seeds(config.seed, "train", step, [p.id for p in problems]),
-                answer_format(config),
-                prepared.label_settings,
-            )
-        )
-        found += int((~labels.uninformative(parts[-1].graded.first(b.samples_per_prompt).agreement)).sum())
+        seeds = problem_seeds(config.seed, "train", step, [p.id for p in problems])
+        prompts = [prepared.prompts[i] for i in chosen]
+        part = sample_and_grade(sampler, grading, problems, prompts, *training_samples(config, step), seeds)
+        parts.append(part)
+        found += sum(map(rewards.informative, part.graded))
         if found >= b.prompts_per_step:
             break
     return _most_informative(parts, b) if b.resample_rounds else parts[0]
@@ -111,22 +120,26 @@ def draws(config: ConfigDict, prepared, step: int) -> Iterator[np.ndarray]:
 def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
     """The first informative prompts of several batches, filled up with the others as unlabelled ones.
 
-    They are dealt out to the mini-batches, which take their prompts in a row: all get as many informative ones.
+    They are dealt out to the mini-batches, which take consecutive prompts: all get as many informative ones.
     """
     problems = [problem for part in parts for problem in part.problems]
     rollouts = Rollouts.join([part.rollouts for part in parts])
-    graded = labels.join([part.graded for part in parts])
-    dull = labels.uninformative(graded.first(batch.samples_per_prompt).agreement)
+    graded = [g if rewards.informative(g) else rewards.without_label(g) for part in parts for g in part.graded]
+    dull = [not rewards.informative(g) for g in graded]
     kept = np.argsort(dull, kind="stable")[: batch.prompts_per_step].reshape(-1, batch.minibatches_per_step).T.ravel()
-    graded = dataclasses.replace(graded, labelled=graded.labelled & ~dull).take(kept)
     seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds}
-    return Collected([problems[i] for i in kept], rollouts.take(kept), graded, seconds, len(parts))
+    return Collected([problems[i] for i in kept], rollouts.take(kept), [graded[i] for i in kept], seconds, len(parts))
+
+
+def votes_per_prompt(batch: ConfigDict) -> int:
+    """Samples of each prompt in training, all of which vote; `batch` is the config's section."""
+    return batch.votes_per_prompt or batch.samples_per_prompt
 
 
 def training_samples(config: ConfigDict, step: int) -> tuple[int, Sampling]:
     """How many samples of a prompt are drawn for a step, and how."""
-    b = config.batch
-    return b.votes_per_prompt or b.samples_per_prompt, Sampling(b.max_response_tokens, temperature_at(config, step))
+    sampling = Sampling(config.batch.max_response_tokens, temperature_at(config, step))
+    return votes_per_prompt(config.batch), sampling
 
 
 def temperature_at(config: ConfigDict, step: int) -> float:
@@ -142,22 +155,21 @@ def answer_format(config: ConfigDict) -> extraction.Format:
     return extraction.Format(**config.answer)
 
 
-def extract_answers(responses, prompts, tokenizer, form: extraction.Format) -> list[list[str | None]]:
-    """The extracted answer of each of the responses [P][n] to the prompts [P] (token ids), None where there is none.
+def extract_answers(responses, prompt: Sequence[int], tokenizer, form: extraction.Format) -> list[str | None]:
+    """The answer in each of the n responses to one prompt (token ids), None where there is none.
 
-    Where a prompt ends inside of reasoning (many chat templates open it), so does the response begin.
+    Where the prompt ends inside the reasoning (many chat templates open it), the response begins inside it.
     """
-    texts = iter(response_texts(responses, tokenizer))
-    opened = [extraction.opens_reasoning(tokenizer.decode(prompt[-PROMPT_END:])) for prompt in prompts]
-    found = [[extraction.extract(next(texts), form, inside) for _ in row] for row, inside in zip(responses, opened)]
-    return [[answer.text if answer else None for answer in row] for row in found]
+    inside = extraction.opens_reasoning(tokenizer.decode(prompt[-PROMPT_END:]))
+    found = [extraction.extract(text, form, inside) for text in response_texts(responses, tokenizer)]
+    return [answer.text if answer else None for answer in found]
 
 
 def response_texts(responses, tokenizer) -> list[str]:
-    """The responses [P][n] (token ids) as one list of texts, without special tokens but those around reasoning."""
+    """The text of each response (token ids), without special tokens but those around reasoning."""
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     tags = extraction.reasoning_tags(special)
-    texts = tokenizer.batch_decode([tokens for row in responses for tokens in row], skip_special_tokens=not tags)
+    texts = tokenizer.batch_decode(list(responses), skip_special_tokens=not tags)
     if not tags:
         return texts
     others = re.compile("|".join(re.escape(token) for token in special if token not in tags) or r"(?!)")

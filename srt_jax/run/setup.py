@@ -23,6 +23,7 @@ from srt_jax.run.diagnosis import Diagnosis
 from srt_jax.run.loading import load_weights, open_mesh, open_sampler
 from srt_jax.run.prepare import Prepared
 from srt_jax.run.progress import announced
+from srt_jax.run.rollouts import Grading, answer_format
 from srt_jax.runtime import is_first_process, processes
 
 
@@ -39,6 +40,7 @@ class Run:
     update: Any
     sampler: Any
     grader: Grader
+    grading: Grading  # of training rollouts
     log: metrics.RunLog
     checkpoints: Checkpoints
     record: dict  # identity of the run; evaluations so far by step; seconds by phase
@@ -98,6 +100,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
         update,
         sampler,
         grader,
+        Grading(prepared.model.tokenizer, answer_format(config), grader, prepared.label_settings),
         log,
         checkpoints,
         record,

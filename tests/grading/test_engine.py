@@ -13,7 +13,7 @@ from srt_jax.config import base
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError
 from srt_jax.grading.grader import Grader
-from srt_jax.reward.labels import agreement
+from srt_jax.reward.rewards import agrees
 from tests.helpers import REPOSITORY
 
 pytest.importorskip("math_verify", reason="math-verify is not installed")
@@ -87,9 +87,8 @@ print(network)
 
 
 def test_as_the_match_of_a_reward(grader):
-    answers = [["0.5", "\\frac{1}{2}", "2", None]]
-    assert agreement(answers, ["1/2"], grader, "math_verify").tolist() == [[True, True, False, False]]
-    assert agreement(answers, [None], grader, "math_verify").tolist() == [[False] * 4]
+    answers = ["0.5", "\\frac{1}{2}", "2", None]
+    assert agrees(answers, "1/2", grader, "math_verify").tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize("field", ["reward", "eval"])

@@ -1,4 +1,4 @@
-"""Soft votes, labels from a file, mixed labels, none; parts of a grading and their union; lengths and rewards."""
+"""Soft votes, labels from a file, mixed labels, none; which samples are trained on; lengths and rewards."""
 
 import dataclasses
 import json
@@ -10,8 +10,10 @@ from srt_jax.config import base
 from srt_jax.data.base import Problem
 from srt_jax.errors import DataError
 from srt_jax.grading.grader import Grader
-from srt_jax.reward import labels, shaping
-from srt_jax.reward.labels import LabelSettings, grade_rollouts, join, metrics, uninformative
+from srt_jax.reward import labels, rewards
+from srt_jax.reward.labels import LabelSettings
+from srt_jax.reward.measures import metrics
+from tests.helpers import graded_together
 
 PROBLEMS = [
     Problem("a", "?", "0.5", "test"),
@@ -28,7 +30,7 @@ ANSWERS = [
 
 
 def graded(grader, *args, problems=PROBLEMS, answers=ANSWERS, **fields):
-    return grade_rollouts(problems, answers, grader, LabelSettings(*args, **fields))
+    return graded_together(problems, answers, grader, LabelSettings(*args, **fields))
 
 
 def assert_same(one, two):
@@ -46,7 +48,7 @@ def test_a_soft_vote_is_the_share_of_ones_own_group(grader):
     )
     assert result.labels == ["1/2", "8", "2", None]
     assert result.labelled.tolist() == [True, True, True, False]
-    found = metrics(result)
+    found = metrics(result.parts)
     assert found["label/label_accuracy"] == 0.5
     assert found["label/reward_accuracy"] == pytest.approx(1 - np.mean([0.25, 0.25, 0.25, 0.25, 0.5, 0.5, 0.75, 0]))
     assert not graded(grader, "soft_vote", threshold=0.6).rewards[1:].any()  # below the threshold: no label
@@ -135,7 +137,7 @@ def test_mixed_by_a_column(grader):
     assert result.labels == ["1/2", "7", "2", None]
     assert result.rewards.tolist() == [[1, 1, 0, 1], [0, 0, 1, 0], [0, 1, 1, 0], [0] * 4]
     np.testing.assert_array_equal(result.label_correct, [1, 1, np.nan, np.nan])
-    assert metrics(result)["label/from_answers"] == 0.25
+    assert metrics(result.parts)["label/from_answers"] == 0.25
     settings = LabelSettings("mixed")
     assert labels.describe(problems, settings) == "labels: mixed: 1 of 4 problems"
     with pytest.raises(DataError, match=r"'mixed', but no problem is labelled: set labels\.labelled_fraction"):
@@ -158,7 +160,7 @@ def test_mixed_by_a_fraction_is_a_draw_of_each_problem():
 def test_without_labels_everything_is_trained_on(grader):
     result = graded(grader, "none")
     assert result.labelled.all() and (result.rewards == 1).all() and result.labels == [None] * 4
-    found = metrics(result)
+    found = metrics(result.parts)
     assert np.isnan(found["label/label_accuracy"]) and np.isnan(found["label/reward_accuracy"])
     assert found["label/majority_accuracy"] == pytest.approx(1 / 3)  # the vote is watched all the same
     assert found["label/informative"] == 0
@@ -188,35 +190,38 @@ def test_verify_is_directed_and_tolerant(grader):
     assert both.rewards.tolist() == [[1, 1, 1, 0], [0] * 4]
 
 
-# ---- parts
-
-
-@pytest.mark.parametrize("source", ["vote", "soft_vote", "ground_truth", "file", "mixed", "none"])
-def test_prompts_graded_one_by_one_are_as_if_graded_together(grader, source):
-    settings = LabelSettings(source, labelled_fraction=0.5, filed={"a": "0.5", "d": "1"})
-    together = grade_rollouts(PROBLEMS, ANSWERS, grader, settings)
-    parts = [grade_rollouts([p], [a], grader, settings) for p, a in zip(PROBLEMS, ANSWERS)]
-    assert_same(join(parts), together)
-    np.testing.assert_equal(metrics(join(parts)), metrics(together))
-    assert_same(join([together.take([0, 1]), together.take(np.array([2, 3]))]), together)
-    swapped = together.take([1, 0])
-    assert swapped.labels == together.labels[1::-1] and (swapped.rewards == together.rewards[1::-1]).all()
+# ---- which samples are trained on
 
 
 def test_all_vote_and_the_first_are_trained_on(grader):
     """TTRL: the label of four samples, though the first two would vote otherwise."""
     problems, answers = [Problem("a", "?", "8", "test")], [["7", "8", "8", None]]
-    result = graded(grader, problems=problems, answers=answers).first(2)
-    assert result.labels == ["8"] and result.rewards.tolist() == [[0, 1]]
-    assert result.true_rewards.tolist() == [[0, 1]] and result.answers == [["7", "8"]]
-    assert result.votes[0].share == 0.5
-    found = metrics(result)
-    assert found["label/pseudo_reward"] == 0.5 and found["label/parse_rate"] == 1  # of what is trained on
+    result = graded(grader, problems=problems, answers=answers, trained_samples=2)
+    assert result.labels == ["8"] and result.rewards.tolist() == [[0, 1, 1, 0]] and result.parts[0].trained == 2
+    found = metrics(result.parts)
+    assert found["label/pseudo_reward"] == found["label/agreement"] == 0.5  # of the trained samples
+    assert found["label/reward_accuracy"] == 1 and found["label/informative"] == 1
+    assert found["label/vote_share"] == found["label/true_reward"] == 0.5  # of all
+    assert found["label/parse_rate"] == 0.75
+    everything = metrics(graded(grader, problems=problems, answers=[["7", "8", "7", "7"]]).parts)
+    assert everything["label/pseudo_reward"] == 0.75
 
 
-def test_uninformative():
-    rewards = np.array([[1, 1, 1], [0, 0, 0], [1, 0, 1], [0.5, 0.5, 0.25]], np.float32)
-    assert uninformative(rewards).tolist() == [True, True, False, False]
+@pytest.mark.parametrize(
+    ("agreement", "trained", "expected"),
+    [
+        ([1, 1, 1], 3, False),
+        ([0, 0, 0], 3, False),
+        ([1, 0, 1], 3, True),
+        ([0.5, 0.5, 0.25], 3, True),
+        ([0.5, 0.5, 0.25], 2, False),
+    ],
+)
+def test_a_prompt_is_informative_where_its_trained_samples_differ(grader, agreement, trained, expected):
+    (one,) = graded(grader, problems=PROBLEMS[:1], answers=[["1", "2", "3"]]).parts
+    one = dataclasses.replace(one, agreement=np.array(agreement, np.float32), trained=trained)
+    assert rewards.informative(one) is expected
+    assert not rewards.without_label(one).labelled
 
 
 # ---- lengths
@@ -224,36 +229,37 @@ def test_uninformative():
 
 def test_overlong_penalty_is_dapo_equation_13():
     lengths = np.arange(1, 21).reshape(4, 5)
-    found = shaping.overlong_penalty(lengths, max_tokens=20, buffer=8)
+    found = rewards.overlong_penalty(lengths, max_tokens=20, buffer=8)
     for length, penalty in zip(lengths.flat, found.flat):
         expected = 0.0 if length <= 12 else ((20 - 8) - length) / 8
         assert penalty == pytest.approx(expected, abs=1e-7), length
     assert found.shape == lengths.shape and found.dtype == np.float32
     assert found[3, 4] == -1  # as long as it may be
-    assert not shaping.overlong_penalty(lengths, 20, 0).any()
+    assert not rewards.overlong_penalty(lengths, 20, 0).any()
 
 
 def test_the_penalty_is_in_the_reward_and_not_in_the_agreement(grader):
     settings = LabelSettings(overlong_buffer=8, max_response_tokens=20, drop_truncated=True)
     lengths = np.array([[4, 16, 20, 20], [4, 12, 13, 20], [1, 2, 3, 4], [20] * 4])
     stopped = lengths < 20
-    plain = grade_rollouts(PROBLEMS, ANSWERS, grader, settings)
-    found = labels.shaped(plain, lengths, stopped, settings)
+    plain = graded_together(PROBLEMS, ANSWERS, grader)
+    found = graded_together(PROBLEMS, ANSWERS, grader, settings, lengths.tolist(), stopped.tolist())
     np.testing.assert_array_equal(found.rewards, [[1, 0.5, -1, 0], [1, 1, -0.125, -1], [0, 1, 1, 0], [-1] * 4])
     np.testing.assert_array_equal(found.kept, stopped)
-    assert_same(dataclasses.replace(found, rewards=plain.rewards, kept=plain.kept), plain)
-    measured, unshaped = metrics(found), metrics(plain)
+    for one, other in zip(found.parts, plain.parts):
+        assert_same(dataclasses.replace(one, rewards=other.rewards, kept=other.kept), other)
+    measured, unshaped = metrics(found.parts), metrics(plain.parts)
     assert measured.pop("label/pseudo_reward") == pytest.approx(found.rewards[:3].mean())  # the fourth has no label
     assert measured.pop("label/agreement") == unshaped.pop("label/pseudo_reward") == unshaped.pop("label/agreement")
     assert measured == unshaped  # reward accuracy, too
-    assert_same(labels.shaped(found, lengths, stopped), labels.shaped(plain, lengths, stopped))  # as in an evaluation
-    assert_same(found.take([1]), labels.shaped(plain.take([1]), lengths[1:2], stopped[1:2], settings))
-    assert_same(found.first(3), labels.shaped(plain.first(3), lengths[:, :3], stopped[:, :3], settings))
+    evaluated = graded_together(PROBLEMS, ANSWERS, grader, LabelSettings(), lengths.tolist(), stopped.tolist())
+    for one, other in zip(evaluated.parts, plain.parts):
+        assert_same(one, other)
 
 
 def test_the_shaping_of_a_config_reaches_the_rewards():
     config = base()
-    assert LabelSettings.of(config) == LabelSettings(match="equivalent", max_response_tokens=3072)
+    assert LabelSettings.of(config) == LabelSettings(match="equivalent", max_response_tokens=3072, trained_samples=32)
     config.reward.overlong_buffer, config.reward.drop_truncated, config.batch.max_response_tokens = 5, True, 100
     settings = LabelSettings.of(config)
     assert (settings.overlong_buffer, settings.drop_truncated, settings.max_response_tokens) == (5, True, 100)
@@ -261,5 +267,5 @@ def test_the_shaping_of_a_config_reaches_the_rewards():
 
 def test_truncated_responses_are_kept_or_not():
     stopped = np.array([[True, False], [False, True]])
-    assert shaping.kept(stopped, drop_truncated=True).tolist() == stopped.tolist()
-    assert shaping.kept(stopped, drop_truncated=False).all()
+    assert rewards.kept(stopped, drop_truncated=True).tolist() == stopped.tolist()
+    assert rewards.kept(stopped, drop_truncated=False).all()

@@ -5,7 +5,10 @@ import pytest
 
 from srt_jax.data.base import Problem
 from srt_jax.grading.grader import Grader
-from srt_jax.reward.labels import LabelSettings, grade_rollouts, metrics, true_rewards
+from srt_jax.reward.labels import LabelSettings
+from srt_jax.reward.measures import metrics
+from srt_jax.reward.rewards import true_rewards
+from tests.helpers import graded_together
 
 NAN = float("nan")
 
@@ -30,7 +33,7 @@ def entropy(*counts):
 @pytest.fixture
 def graded(grader):
     def grade(source="vote", threshold=0.0, problems=PROBLEMS, answers=ANSWERS, by=grader):
-        return grade_rollouts(problems, answers, by, LabelSettings(source, threshold))
+        return graded_together(problems, answers, by, LabelSettings(source, threshold))
 
     return grade
 
@@ -77,7 +80,7 @@ def test_ties_go_to_the_earliest_sample(graded):
     result = graded(problems=[problem("a", "5")], answers=[["3", "5", "5", "3"]])
     assert (result.labels, result.rewards.tolist()) == (["3"], [[1, 0, 0, 1]])
     assert result.majority_correct.tolist() == [0]
-    assert metrics(result)["label/ties"] == 1
+    assert metrics(result.parts)["label/ties"] == 1
 
 
 def test_string_votes_split_what_is_equal(graded):
@@ -115,20 +118,20 @@ def test_metrics_by_hand(graded):
         - (entropy(2, 1, 1) + entropy(1, 3) + 0 + entropy(2, 1, 1)) / 4,
         "same_answer": (1 / 4) / 6,  # None of the first and the third prompt, of six pairs of prompts
     }
-    found = metrics(graded())
+    found = metrics(graded().parts)
     assert found.keys() == {f"label/{name}" for name in expected}
     for name, value in expected.items():
         assert found[f"label/{name}"] == pytest.approx(value), name
 
 
 def test_metrics_of_ground_truth(graded):
-    found = metrics(graded("ground_truth"))
+    found = metrics(graded("ground_truth").parts)
     assert found["label/label_accuracy"] == found["label/reward_accuracy"] == 1
     assert found["label/pseudo_reward"] == found["label/true_reward"] == pytest.approx(3 / 12)
 
 
 def test_metrics_without_any_label_or_known_answer(graded):
-    found = metrics(graded(problems=[problem("a"), problem("b")], answers=[[None, None], ["", None]]))
+    found = metrics(graded(problems=[problem("a"), problem("b")], answers=[[None, None], ["", None]]).parts)
     for name in ("true_reward", "majority_accuracy", "majority_gain", "label_accuracy", "reward_accuracy"):
         assert math.isnan(found[f"label/{name}"]), name
     for name in ("pseudo_reward", "labelled", "vote_share", "parse_rate", "distinct_answers", "top_answer_share"):
@@ -137,7 +140,7 @@ def test_metrics_without_any_label_or_known_answer(graded):
 
 def test_one_answer_to_everything_shows_as_top_answer_share(graded):
     problems = [problem(str(i), str(i)) for i in range(4)]
-    found = metrics(graded(problems=problems, answers=[["1", "1"]] * 4))
+    found = metrics(graded(problems=problems, answers=[["1", "1"]] * 4).parts)
     assert (found["label/top_answer_share"], found["label/vote_share"], found["label/true_reward"]) == (1, 1, 0.25)
 
 
@@ -153,7 +156,7 @@ def test_reasoning_gym_problems_are_scored_by_their_task(graded, grader):
     mixed = [known[0], problem("plain", "1/2"), known[1]]
     answers = [[entries[0]["answer"], "nonsense"], ["0.5", "2"], [None, entries[1]["answer"]]]
     expected = [[1, 0], [1, 0], [0, 1]]
-    assert true_rewards(mixed, answers, grader).tolist() == expected
+    assert [true_rewards(*row, grader).tolist() for row in zip(mixed, answers)] == expected
     result = graded("ground_truth", problems=mixed, answers=answers)
     assert result.rewards.tolist() == expected
     assert result.labelled.all()
@@ -163,8 +166,8 @@ def test_votes_by_string_and_rewards_by_equivalence_are_two_knobs():
     """As in the released code: 1/2 does not vote for 0.5, and is rewarded when 0.5 wins."""
     answers = [["0.5", "1/2", "0.5", "2"]]
     with Grader(workers=1, match="string") as grader:
-        strict = grade_rollouts([problem("0", "0.5")], answers, grader, LabelSettings(match="string"))
-        mixed = grade_rollouts([problem("0", "0.5")], answers, grader, LabelSettings(match="equivalent"))
+        strict = graded_together([problem("0", "0.5")], answers, grader, LabelSettings(match="string"))
+        mixed = graded_together([problem("0", "0.5")], answers, grader, LabelSettings(match="equivalent"))
     assert strict.votes[0].share == mixed.votes[0].share == 0.5
     assert strict.rewards.tolist() == [[1, 0, 1, 0]] and mixed.rewards.tolist() == [[1, 1, 1, 0]]
 
@@ -179,7 +182,3 @@ def test_a_task_that_scores_without_an_answer_still_gives_ground_truth(graded):
     result = graded("ground_truth", problems=[problem("0", None, metadata=metadata)], answers=[[entry["answer"], "x"]])
     assert result.true_rewards.tolist() == result.rewards.tolist() == [[1, 0]]
     assert result.labelled.all()
-
-
-def test_no_problems(grader):
-    assert true_rewards([], [], grader).shape == (0, 0)

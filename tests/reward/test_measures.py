@@ -9,7 +9,8 @@ import pytest
 
 from srt_jax.data.base import Problem
 from srt_jax.reward import measures
-from srt_jax.reward.labels import LabelSettings, grade_rollouts
+from srt_jax.reward.labels import LabelSettings
+from srt_jax.reward.rewards import grade
 from srt_jax.reward.votes import majority
 
 RNG = np.random.default_rng(0)
@@ -122,8 +123,11 @@ def test_answers_of_different_prompts_are_compared_by_their_group(grader):
 def test_measures_of_a_step(grader):
     problems = [Problem("a", "a", "4", "t"), Problem("b", "b", "5", "t"), Problem("c", "c", None, "t")]
     answers = [["4", "4", "5", None], ["4", "4", "4", "5"], ["4", "4", "1", "2"]]
-    graded = grade_rollouts(problems, answers, grader, LabelSettings("vote"))
-    found = measures.of_step(graded, graded)
+
+    def graded(**settings):
+        return [grade(p, a, grader, LabelSettings("vote", **settings)) for p, a in zip(problems, answers)]
+
+    found = measures.of_step(graded())
     # Right rollouts: two of a, rewarded, and one of b, not rewarded. Wrong: two of a, not, and three of b, rewarded.
     assert found["label/tpr"] == pytest.approx(2 / 3) and found["label/fpr"] == pytest.approx(3 / 5)
     assert found["label/youden_j"] == pytest.approx(2 / 3 - 3 / 5)
@@ -131,10 +135,9 @@ def test_measures_of_a_step(grader):
     assert found["label/margin"] == pytest.approx(np.mean([1 / 4, 2 / 4, 1 / 4]))
     assert found["label/same_answer"] == pytest.approx(measures.same_answer(answers))
     assert found["label/answer_information"] == pytest.approx(measures.answer_information(answers))
-    two = measures.of_step(graded, graded.first(2))  # four vote, two are trained on
+    two = measures.of_step(graded(trained_samples=2))  # four vote, two are trained on
     assert two["label/tpr"] == 1.0 and two["label/fpr"] == 1.0 and two["label/margin"] == found["label/margin"]
-    unlabelled = grade_rollouts(problems, answers, grader, LabelSettings("vote", threshold=0.99))
-    assert math.isnan(measures.of_step(unlabelled, unlabelled)["label/tpr"])
+    assert math.isnan(measures.of_step(graded(threshold=0.99))["label/tpr"])
 
 
 def test_flip_table_against_a_loop():

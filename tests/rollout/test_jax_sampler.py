@@ -207,10 +207,15 @@ def test_an_empty_prompt_is_an_error():
 
 def test_prompts_are_reported_as_they_finish_once_each_with_all_their_responses():
     reported = {}
-    rollouts = sampler().generate(PROMPTS, 3, Sampling(T), seeds_of(PROMPTS), reported.setdefault)
+
+    def finished(p, responses, stopped):
+        assert p not in reported
+        reported[p] = [r.tolist() for r in responses], list(stopped)
+
+    rollouts = sampler().generate(PROMPTS, 3, Sampling(T), seeds_of(PROMPTS), finished)
     assert sorted(reported) == list(range(len(PROMPTS)))
     for p, responses in enumerate(rollouts.responses()):
-        assert [r.tolist() for r in reported[p]] == [r.tolist() for r in responses]
+        assert reported[p] == ([r.tolist() for r in responses], rollouts.stopped[p].tolist())
 
 
 def test_no_prompts_give_no_rollouts():
@@ -304,7 +309,7 @@ def test_how_the_work_is_cut_into_calls_does_not_matter(cut):
     assert by.cut(bucket, 6, Sampling(T)) == cut
     assert np.array_equal(found.tokens, expected.tokens) and np.array_equal(found.stopped, expected.stopped)
     assert np.abs(found.logprobs - expected.logprobs).max() < 1e-5
-    by.generate(SHORT, 6, Sampling(T), seeds_of(SHORT), lambda p, responses: reported.append((p, len(responses))))
+    by.generate(SHORT, 6, Sampling(T), seeds_of(SHORT), lambda p, responses, _: reported.append((p, len(responses))))
     assert sorted(reported) == [(p, 6) for p in range(len(SHORT))]
 
 

@@ -35,7 +35,9 @@ def sampler(slots, mesh_shape=(1, 1, 1), prompts_per_call=4, dtype="float32"):
 def generate(slots, mesh_shape=(1, 1, 1), prompts_per_call=4, temperature=1.0, n=6):
     by = sampler(slots, mesh_shape, prompts_per_call)
     reported = {}
-    rollouts = by.generate(PROMPTS, n, Sampling(T, temperature), SEEDS, reported.setdefault)
+    rollouts = by.generate(
+        PROMPTS, n, Sampling(T, temperature), SEEDS, lambda p, responses, stopped: reported.setdefault(p, responses)
+    )
     assert [[r.tolist() for r in reported[p]] for p in range(len(PROMPTS))] == [
         [r.tolist() for r in row] for row in rollouts.responses()
     ]

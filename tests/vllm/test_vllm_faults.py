@@ -71,9 +71,9 @@ def generate_while(sampler, strike):
     """Rollouts, with `strike()` as soon as the first prompt is answered; every prompt must be finished just once."""
     finished = []
 
-    def note(p, responses):
+    def note(p, responses, stopped):
         finished.append(p)
-        assert len(responses) == N
+        assert len(responses) == len(stopped) == N
         if len(finished) == 1:
             strike()
 

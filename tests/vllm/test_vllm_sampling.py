@@ -57,7 +57,9 @@ def test_rollouts_have_the_trainers_logprobs_and_end_where_it_ends_them(opened, 
     stops = sampler._model.stop_ids
     for temperature in (1.0, 0.6):
         called = {}
-        rollouts = sampler.generate(PROMPTS, 6, Sampling(18, temperature), SEEDS, called.setdefault)
+        rollouts = sampler.generate(
+            PROMPTS, 6, Sampling(18, temperature), SEEDS, lambda p, *given, called=called: called.update({p: given})
+        )
         assert rollouts.version == 1 and rollouts.tokens.shape == (4, 6, 18) and rollouts.prompts == PROMPTS
         host = jax.device_get(params)
         np.testing.assert_allclose(
@@ -65,9 +67,9 @@ def test_rollouts_have_the_trainers_logprobs_and_end_where_it_ends_them(opened, 
         )
         for p, responses in enumerate(rollouts.responses()):
             for i, response in enumerate(responses):
-                np.testing.assert_array_equal(response, called[p][i])
+                np.testing.assert_array_equal(response, called[p][0][i])
                 assert not np.isin(response[:-1], stops).any()
-                assert rollouts.stopped[p, i] == (response[-1] in stops)
+                assert rollouts.stopped[p, i] == called[p][1][i] == (response[-1] in stops)
                 assert rollouts.stopped[p, i] or len(response) == 18
         assert 0 < rollouts.stopped.mean()
         assert (rollouts.tokens[np.arange(18) >= rollouts.lengths[..., None]] == 0).all()

@@ -230,7 +230,8 @@ class JaxSampler:
             self.decode_steps += steps
             share, tokens = share + part, tokens + int(rollouts.lengths[indices, drawn].sum())
             for p in indices if finished and drawn.stop == n else ():
-                finished(p, [row[:length] for row, length in zip(rollouts.tokens[p], rollouts.lengths[p])])
+                responses = [row[:length] for row, length in zip(rollouts.tokens[p], rollouts.lengths[p])]
+                finished(p, responses, rollouts.stopped[p])
         return rollouts
 
     def _call(self, bucket: int, cut: Cut, rows: Prompts, sampling: Sampling, report):

@@ -213,7 +213,7 @@ def sample(
     server that fails, or takes longer than `seconds`, loses what it was asked, which goes back to the queue;
     recover(server, reason) returns the concurrent future of bringing it back. This returns only when nothing is being
     recovered any more: an unproven server never meets the next requests.
-    `finished(p, tokens)` is called in this thread as soon as request p is answered.
+    `finished(p, tokens, stopped)` is called in this thread as soon as request p is answered.
 
     Raises RolloutError for other weights, for what recover raises - ServerGivenUpError only once no server is left -
     and soon after `closed` is set; a recovery may then still be under way.
@@ -241,7 +241,7 @@ async def _sample(servers, requests, n, label, seconds, concurrency, recover, cl
             results[p] = result
             missing.remove(p)
             if finished:
-                finished(p, result.tokens)
+                finished(p, result.tokens, result.stopped)
             if not missing:
                 complete.set()
 

@@ -373,11 +373,11 @@ def _counting(finished: Finished | None, advanced: Advanced, prompts: int) -> Fi
     """`finished` that also tells `advanced` how many of the prompts, and how many tokens, there are so far."""
     done, tokens = 0, 0
 
-    def both(p, responses):
+    def both(p, responses, stopped):
         nonlocal done, tokens
         done, tokens = done + 1, tokens + sum(len(response) for response in responses)
         if finished:
-            finished(p, responses)
+            finished(p, responses, stopped)
         advanced(done / prompts, tokens)
 
     return both

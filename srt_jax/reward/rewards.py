@@ -1,0 +1,188 @@
+"""Rewards: one prompt's n rollouts are graded here, and nowhere else. NumPy; the grader's workers compare answers.
+
+    votes -> label -> agreement with the label -> reward = agreement + penalty for length
+
+The result, `Graded`, is what is logged, saved and trained on. Where an answer is known, the true reward stands beside
+the pseudo-reward.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from srt_jax.data.base import Problem
+from srt_jax.grading.grader import TRUTHS, Grader
+from srt_jax.reward.labels import BY_VOTE, Label, LabelSettings, choose_label
+from srt_jax.reward.votes import Vote, majority, soft_votes
+
+Answers = Sequence[str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+    """The outcome of one prompt with n answers. NaN stands for what is not known.
+
+    groups: group id of each answer, -1 where it cannot be parsed.
+    agreement [n] float32 in [0, 1]: the agreement with the label.
+    rewards [n] float32: what is trained on, agreement + penalty for length.
+    kept [n] bool: does the response count in the loss?
+    labelled: False where there is nothing to reward by; the loss discards such a prompt.
+    trained: the first so many samples are trained on.
+    true_rewards [n] float32: 1 where the answer agrees with the known one, else 0.
+    majority_correct, label_correct: is the winner of the vote right, is the label?
+    """
+
+    answers: list[str | None]
+    groups: list[int]
+    vote: Vote
+    label: Label
+    agreement: np.ndarray
+    rewards: np.ndarray
+    kept: np.ndarray
+    labelled: bool
+    trained: int
+    true_rewards: np.ndarray
+    majority_correct: float
+    label_correct: float
+
+
+def grade(
+    problem: Problem,
+    answers: Answers,
+    grader: Grader,
+    settings: LabelSettings = BY_VOTE,
+    lengths: Sequence[int] | None = None,
+    stopped: Sequence[bool] | None = None,
+) -> Graded:
+    """The grading of the n answers to one problem: vote, label, rewards and true rewards.
+
+    lengths [n]: tokens of each response; stopped [n]: did it end with a stop token? Without them no response counts as
+    too long or cut.
+    """
+    lengths = np.zeros(len(answers), np.int32) if lengths is None else lengths
+    stopped = np.ones(len(answers), bool) if stopped is None else stopped
+    groups = grader.groups([answers])[0]
+    vote = majority(answers, groups, settings.threshold)
+    label = choose_label(problem, vote, settings)
+    # One call grades the samples, the vote's winner and the label: the workers see all of the prompt's work at once.
+    *true, majority_correct, label_correct = true_rewards(problem, [*answers, vote.winner, label.text], grader)
+    true = np.array(true, np.float32)
+    if label.source == "ground_truth":
+        labelled, agreement = not np.isnan(true[0]), np.nan_to_num(true)
+        label_correct = 1.0 if labelled else np.nan
+    else:
+        labelled = label.text is not None or label.source == "none"
+        agreement = label_agreement(answers, groups, vote, label, grader, settings)
+        label_correct = label_correct if label.text is not None else np.nan
+    agreement = np.asarray(agreement, np.float32)
+    return Graded(
+        answers=list(answers),
+        groups=groups,
+        vote=vote,
+        label=label,
+        agreement=agreement,
+        rewards=agreement + overlong_penalty(lengths, settings.max_response_tokens, settings.overlong_buffer),
+        kept=kept(stopped, settings.drop_truncated),
+        labelled=bool(labelled),
+        trained=settings.trained_samples or len(answers),
+        true_rewards=true,
+        majority_correct=float(majority_correct),
+        label_correct=float(label_correct),
+    )
+
+
+# ---- agreement with the label
+
+
+def label_agreement(
+    answers: Answers, groups: Sequence[int], vote: Vote, label: Label, grader: Grader, settings: LabelSettings
+) -> np.ndarray:
+    """[n] in [0, 1]: the agreement of the answers with a label that is no known answer. Without labels it is 1."""
+    as_votes = settings.match in (None, grader.match)
+    if label.source == "none":
+        return np.ones(len(answers))
+    if label.text is None:
+        return np.zeros(len(answers))
+    if label.source == "soft_vote":
+        if as_votes:
+            return np.array(soft_votes(answers, groups))
+        return _soft_votes_by_match(answers, vote, grader, settings.match)
+    if label.source == "vote" and as_votes:  # every voter of the majority gets 1
+        return np.array(groups) == vote.group
+    return agrees(answers, label.text, grader, settings.match)
+
+
+def agrees(answers: Answers, label: str, grader: Grader, match: str | None) -> np.ndarray:
+    """[n] bool: does each answer agree with the label?
+
+    match: equivalent, string or None (the grader's own): the label joins the grouping, and the answers of its group
+    agree. verify: the directed comparison of ground truth, with its tolerances. math_verify: that package's.
+    """
+    if match in TRUTHS:
+        return np.array(grader.grade(answers, [label] * len(answers), match))
+    *ids, own = grader.groups([[*answers, label]], match)[0]
+    return (np.array(ids) == own) & (own >= 0)
+
+
+def _soft_votes_by_match(answers: Answers, vote: Vote, grader: Grader, match: str) -> np.ndarray:
+    """[n]: the shares of all groups whose earliest answer the sample agrees with, as in the released code."""
+    found = np.zeros(len(answers))
+    for count, text in zip(vote.counts, vote.representatives):
+        found += count / len(answers) * agrees(answers, text, grader, match)
+    return found
+
+
+def true_rewards(problem: Problem, answers: Answers, grader: Grader) -> np.ndarray:
+    """[n] float32: 1 where the answer agrees with the known one, else 0; NaN where the problem has none.
+
+    Reasoning Gym's own scorer grades its problems; an answer is right at the full score, 1.
+    """
+    if problem.metadata is not None:
+        scores = grader.grade_gym(answers, [problem.metadata] * len(answers))
+        return np.array([score >= 1 for score in scores], np.float32)
+    if problem.answer is not None:
+        return np.array(grader.grade(answers, [problem.answer] * len(answers)), np.float32)
+    return np.full(len(answers), np.nan, np.float32)
+
+
+# ---- length (DAPO, Yu et al. 2025)
+
+
+def overlong_penalty(lengths: Sequence[int], max_tokens: int, buffer: int) -> np.ndarray:
+    """DAPO eq. 13: 0 up to max_tokens - buffer, then falling linearly to -1 at max_tokens; float32, like lengths.
+
+    buffer 0: no penalty. A response that was cut has max_tokens, and so the whole penalty.
+    """
+    if not buffer:
+        return np.zeros(np.shape(lengths), np.float32)
+    return np.clip((max_tokens - buffer - np.asarray(lengths)) / buffer, -1, 0).astype(np.float32)
+
+
+def kept(stopped: Sequence[bool], drop_truncated: bool) -> np.ndarray:
+    """bool, like stopped: does the response count in the loss? drop_truncated: only if it stopped (DAPO, section 3.4).
+
+    A response that is not kept still votes, and its reward stays in the baseline of the others.
+    """
+    return np.asarray(stopped, bool) | (not drop_truncated)
+
+
+# ---- which prompts teach something
+
+
+def informative(graded: Graded) -> bool:
+    """Do the trained samples differ in their agreement with the label? (DAPO, section 3.2, eq. 11)
+
+    Where each prompt is its own baseline, equal rewards give no gradient. The penalty for length does not count here,
+    nor does a KL in the reward.
+    """
+    return differ(graded.agreement[: graded.trained])
+
+
+def without_label(graded: Graded) -> Graded:
+    """The same prompt, discarded from the loss: nothing is rewarded."""
+    return dataclasses.replace(graded, labelled=False)
+
+
+def differ(values: np.ndarray) -> bool:
+    return bool((values != values[0]).any())
