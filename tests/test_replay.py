@@ -35,5 +35,5 @@ def test_a_recorded_run_is_replayed_bit_for_bit(untrained, tmp_path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
         replay(tmp_path)
