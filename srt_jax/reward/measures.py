@@ -125,8 +125,8 @@ def metrics(graded: Sequence[Graded]) -> dict[str, float]:
     The pseudo-reward, the agreement and the reward accuracy are those of the trained samples; the others count all.
     """
 
-    def stacked(name, part=graded):
-        return np.stack([getattr(g, name)[: g.trained] for g in part])
+    def trained(name):
+        return np.stack([getattr(g, name)[: g.trained] for g in graded])
 
     votes = [g.vote for g in graded]
     labelled = np.array([g.labelled for g in graded])
@@ -135,7 +135,7 @@ def metrics(graded: Sequence[Graded]) -> dict[str, float]:
     known = ~np.isnan(true[:, 0])
     majority_correct = np.array([g.majority_correct for g in graded], np.float32)[known]
     judged = labelled & ~np.isnan(label_correct)
-    agreement, rewards = stacked("agreement"), stacked("rewards")
+    agreement, rewards = trained("agreement"), trained("rewards")
     winners = collections.Counter(canonical(v.winner) for v in votes if v.winner is not None)
     return {
         "label/pseudo_reward": rewards[labelled].mean() if labelled.any() else 0.0,
@@ -144,7 +144,7 @@ def metrics(graded: Sequence[Graded]) -> dict[str, float]:
         "label/majority_accuracy": _mean(majority_correct),
         "label/majority_gain": _mean(majority_correct) - _mean(true[known]),
         "label/label_accuracy": _mean(label_correct[judged]),
-        "label/reward_accuracy": _mean(1 - np.abs(agreement[judged] - stacked("true_rewards")[judged])),
+        "label/reward_accuracy": _mean(1 - np.abs(agreement[judged] - trained("true_rewards")[judged])),
         "label/labelled": labelled.mean(),
         "label/from_answers": np.mean([g.label.source == "ground_truth" for g in graded]),
         "label/informative": np.mean([g.labelled and differ(row) for g, row in zip(graded, rewards)]),
