@@ -26,84 +26,84 @@ from srt_jax.run.progress import Progress
 
 # The meaning of each tag. "True" metrics need known answers, which train nothing unless labels.source says so.
 TAGS = {
-    "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts, as it is trained on",
-    "label/agreement": "the same without the penalty for length: mean agreement with the label",
-    "label/true_reward": "share of rollouts, all that vote, that are right: avg@n on the training prompts",
+    "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts, exactly as they are trained on",
+    "label/agreement": "mean agreement with the label: the pseudo-reward without the penalty for length",
+    "label/true_reward": "share of all voting rollouts that are right: avg@n on the training prompts",
     "label/majority_accuracy": "share of votes whose winner is right: maj@n on the training prompts",
-    "label/majority_gain": "majority accuracy minus true reward: what is left to learn from the vote",
+    "label/majority_gain": "majority accuracy minus true reward: the gain that the vote can still teach",
     "label/label_accuracy": "share of labels that are right",
-    "label/reward_accuracy": "1 - mean |agreement - true reward| of the trained rollouts; can be high with wrong "
-    "labels",
+    "label/reward_accuracy": "1 - mean |agreement - true reward| of the trained rollouts; it can be high with "
+    "wrong labels",
     "label/labelled": "share of prompts that got a label",
-    "label/from_answers": "share of prompts rewarded by their known answer: 1 for ground_truth, between for mixed",
+    "label/from_answers": "share of prompts rewarded by their known answer: 1 for ground_truth, less for mixed",
     "label/informative": "share of prompts with a label and trained rollouts whose rewards differ",
     "label/vote_share": "votes of the winner / n",
     "label/vote_share_parsed": "votes of the winner / parseable answers",
     "label/ties": "share of tied votes",
-    "label/parse_rate": "share of responses with an answer",
-    "label/distinct_answers": "groups of equivalent answers per prompt",
+    "label/parse_rate": "share of responses in which an answer is found",
+    "label/distinct_answers": "number of different answers per prompt",
     "label/top_answer_share": "share of prompts with the most common winner of the step; nears 1 in a collapse",
     "label/tpr": "mean agreement of the trained rollouts that are right: true positive rate of the pseudo-reward",
     "label/fpr": "mean agreement of the trained rollouts that are wrong: false positive rate of the pseudo-reward",
     "label/youden_j": "Youden's J, tpr - fpr; learning needs it above 0",
-    "label/point_biserial": "correlation of agreement and truth of the trained rollouts; missing where one is constant",
+    "label/point_biserial": "correlation of agreement and truth of the trained rollouts; missing if one is constant",
     "label/pass@n": "share of training prompts with a right one among their n rollouts",
     "label/margin": "(votes of the first answer - votes of the second) / n",
-    "label/answer_information": "H(answer) - H(answer | prompt), nats; none is an answer; nears 0 in a collapse",
+    "label/answer_information": "H(answer) - H(answer | prompt), nats; no answer counts as one; nears 0 in a collapse",
     "label/same_answer": "probability that rollouts of two prompts have the same answer; nears 1 in a collapse",
     "rollout/response_tokens": "mean response length, stop token included",
     "rollout/response_tokens_max": "longest response",
     "rollout/truncated": "share of responses cut at batch.max_response_tokens",
-    "rollout/weights_version": "updates behind the weights that sampled",
+    "rollout/weights_version": "number of updates in the weights that sampled the rollouts",
     "rollout/temperature": "the rollouts' sampling temperature",
-    "rollout/rounds": "batches drawn for the step; more than 1 with batch.resample_rounds",
-    "rollout/tokens_per_second": "sampled tokens / seconds of sampling",
+    "rollout/rounds": "prompt batches sampled for the step; it can exceed 1 with batch.resample_rounds",
+    "rollout/tokens_per_second": "sampled tokens divided by the seconds of sampling",
     "publish/seconds": "vllm: seconds of the export for the servers",
-    "publish/bytes_per_second": "vllm: bytes of the export / its seconds",
-    "publish/reload_seconds": "vllm: seconds until all servers have read it, checksums included",
-    "publish/probe_seconds": "vllm: seconds of the comparison with the trainer's log-probs",
-    "publish/probe_gap_mean": "vllm: mean |server's - trainer's log-prob| of the probe's tokens, worst server",
+    "publish/bytes_per_second": "vllm: bytes of the export divided by its seconds",
+    "publish/reload_seconds": "vllm: seconds until all servers have loaded the export, checksums included",
+    "publish/probe_seconds": "vllm: seconds of the probe, which compares log-probs of server and trainer",
+    "publish/probe_gap_mean": "vllm: mean |server's - trainer's log-prob| of the probe's tokens, of the worst server",
     "publish/probe_gap_max": "vllm: largest |server's - trainer's log-prob| of the probe's tokens",
-    "update/loss": "policy-gradient loss; near 0 by construction, since advantages sum to 0: watch the rewards",
+    "update/loss": "policy-gradient loss; it is near 0 because advantages sum to 0, so watch the rewards instead",
     "update/grad_norm": "global gradient norm before clipping, mean over the step's updates",
-    "update/finite": "1 where every loss and gradient of the step is finite",
-    "update/updated": "share of the step's updates that were made; 0 where nothing was labelled",
+    "update/finite": "1 if every loss and gradient of the step is finite, else 0",
+    "update/updated": "share of the step's updates that were made; 0 if no prompt has a label",
     "update/entropy": "entropy of the policy per response token, nats",
-    "update/kl": "estimated KL to the reference per response token, nats; not measured where rl.kl_coef is 0",
+    "update/kl": "estimated KL to the reference per response token, nats; not measured if rl.kl_coef is 0",
     "update/kl_per_sequence": "estimated KL to the reference summed over a response, nats",
     "update/return": "reward minus kl_coef x kl_per_sequence",
     "update/advantage_abs": "mean absolute advantage of a response token",
-    "update/logprob_gap_mean": "mean |sampler's - trainer's log-prob| of samples: rounding, at equal temperatures and "
-    "weights",
+    "update/logprob_gap_mean": "mean |sampler's - trainer's log-prob| of the sampled tokens; only rounding, if "
+    "temperatures and weights are equal",
     "update/logprob_gap_max": "largest |sampler's - trainer's log-prob| of the sampled tokens",
     "update/logprob_gap_k3": "estimated KL of the sampler to the trainer per sampled token, nats",
     "update/logprob_gap_outside": "share of sampled tokens with trainer / sampler probability outside [0.8, 1.25]",
     "update/weights_moved_bf16": "share of weights whose bfloat16 rounding the update changed",
     "update/learning_rate": "learning rate of the step's last update",
-    "update/clip_fraction": "share of response tokens with a clipped ratio; where a step makes several updates",
+    "update/clip_fraction": "share of response tokens with a clipped ratio; measured if a step makes several updates",
     "update/dual_clip_fraction": "share of response tokens with a ratio above rl.dual_clip and a negative advantage; "
-    "where it is set",
-    "update/importance_weight": "mean truncated weight trainer / sampler probability; where rl.tis_cap is set",
-    "update/padding": "share of padding among the tokens that the update computes",
-    "update/mfu": "share of the devices' bfloat16 peak that the passes the update needs reach, padding not counted",
-    "time/sample": "seconds of sampling; grading goes on meanwhile",
+    "measured if that is set",
+    "update/importance_weight": "mean truncated weight trainer / sampler probability; measured if rl.tis_cap is set",
+    "update/padding": "share of the update's tokens that are padding",
+    "update/mfu": "model FLOPs of the update, without padding, divided by its seconds and the devices' bfloat16 peak",
+    "time/sample": "seconds of sampling, during which finished prompts are graded",
     "time/grade": "seconds of grading after the last sample",
     "time/wait": "seconds of waiting for rollouts that were sampled during the step before (rollout.steps_ahead)",
-    "time/load": "seconds until the sampler has the new weights",
+    "time/load": "seconds until the sampler has loaded the new weights",
     "time/update": "seconds of collation and update",
     "time/log": "seconds of writing rollouts",
     "time/eval": "seconds of evaluation",
     "time/save": "seconds of writing checkpoints",
     "time/step": "seconds of the step, all phases",
-    "time/compilations": "XLA compilations after that of the update; constant after the first checkpoint",
+    "time/compilations": "XLA compilations since the update was compiled; constant after the first checkpoint",
     "workers/graded": "answers that were compared with a known one",
-    "workers/seconds": "seconds of grading, spent while others are sampled or after it",
+    "workers/seconds": "seconds of grading, during and after sampling",
     "workers/symbolic_checks": "comparisons that needed a worker process of the grader",
-    "workers/cache_hits": "comparisons whose result was known already",
+    "workers/cache_hits": "comparisons whose result was cached",
     "workers/timeouts": "comparisons given up after grader.timeout seconds; they count as unequal",
     "workers/crashes": "comparisons in which a worker died",
     "workers/errors": "comparisons that raised an error",
-    "workers/skipped": "comparisons left out because the time for a step was used up",
+    "workers/skipped": "comparisons left out because the time limit of the step was reached",
     "workers/restarts": "workers that were started again",
 }
 # The meaning of each <metric> of the tags eval/<set>/<metric>.
@@ -112,8 +112,8 @@ EVAL_TAGS = {
     "maj": "share of problems whose majority vote over k samples is right",
     "pass": "unbiased estimate that one of k samples is right",
     "vote_share": "votes of the winner / k",
-    "parse_rate": "share of responses with an answer",
-    "distinct_answers": "groups of equivalent answers per problem",
+    "parse_rate": "share of responses in which an answer is found",
+    "distinct_answers": "number of different answers per problem",
     "response_tokens": "mean response length",
     "truncated": "share of responses cut at batch.max_response_tokens",
 }
@@ -121,17 +121,17 @@ MEAN_OF_SETS = "plain mean over the evaluation sets that have answers, without t
 MARKDOWN_BAR = "\\|"  # a bar inside a cell of a table
 
 TEXTS = {
-    "curves": "what the curves mean: this table",
+    "curves": "the meaning of every curve",
     "probes": "fixed evaluation problems with one response each, at step 0 and at the last",
     "rollouts": "some responses of step 1 and of every evaluated step, with their votes and rewards",
-    "warning": "what looks wrong in the set-up or in the run, and what to do about it",
+    "warning": "faults of the set-up or the run that make it useless, with a remedy",
 }
-# Counters that are 0 in most runs: they are recorded from the first step on at which they are not.
+# Counters that are 0 in most runs. They are recorded from the first step at which they are not 0.
 USUALLY_ZERO = tuple(tag for tag in TAGS if tag.startswith("workers/"))
 
 
 def curves_page() -> str:
-    """What all curves and texts mean, as Markdown: a table for each group."""
+    """The meaning of all curves and texts as Markdown: a table for each group of tags."""
     groups = {}
     for tag, meaning in TAGS.items():
         groups.setdefault(tag.split("/")[0], []).append({"curve": tag, "meaning": meaning})
@@ -144,8 +144,8 @@ def curves_page() -> str:
     )
     groups["texts"] = [{"text": tag, "meaning": meaning} for tag, meaning in TEXTS.items()]
     intro = (
-        '"True" values need problems with known answers; these train nothing unless `labels.source` says so. '
-        "Charts that put related curves together are on the tab Custom Scalars."
+        '"True" metrics need problems with known answers. The answers train nothing unless `labels.source` says so. '
+        "The tab Custom Scalars has charts with several related curves each."
     )
     return "\n\n".join([intro, *(f"### {name}\n\n{board.table(rows)}" for name, rows in groups.items())])
 
@@ -171,12 +171,12 @@ def with_manual_table(manual: str) -> str:
 
 
 def eval_tag(name: str) -> str:
-    """The last part of an evaluation tag, with the place of its k."""
+    """The last part of an evaluation tag, with @k if the metric depends on the number of samples."""
     return f"{name}@k" if name in ("avg", "maj", "pass") else name
 
 
 def describe_tag(tag: str) -> str:
-    """What a tag means; evaluation tags are `eval/<set>/<metric>` or `eval/<set>/<metric>@k`. '' for unknown ones."""
+    """The meaning of a tag, '' if unknown. Evaluation tags are `eval/<set>/<metric>` or `eval/<set>/<metric>@k`."""
     if tag.startswith("eval/"):
         meaning = EVAL_TAGS.get(tag.rsplit("/", 1)[1].partition("@")[0], "")
         return f"mean over the evaluation sets: {meaning}" if meaning and tag.startswith(f"eval/{MEAN}/") else meaning
@@ -184,7 +184,7 @@ def describe_tag(tag: str) -> str:
 
 
 def by_set(values: dict[str, float]) -> dict[str, dict[str, float]]:
-    """{set: {metric: value}} of the values `eval/<set>/<metric>`."""
+    """{set: {metric: value}} of the tags `eval/<set>/<metric>`."""
     found = {}
     for tag, value in values.items():
         if tag.startswith("eval/"):
@@ -196,7 +196,8 @@ def by_set(values: dict[str, float]) -> dict[str, dict[str, float]]:
 def mean_over_sets(values: dict[str, float]) -> dict[str, float]:
     """`eval/mean/<metric>@k`: the plain mean of avg@k, maj@k and pass@k over the evaluation sets that have answers.
 
-    SRT v1 shows it in Fig. 2. The validation set, of training problems, does not count; {} for fewer than two sets.
+    SRT v1 shows it in Fig. 2. The validation set is left out, since it holds training problems. {} for fewer than two
+    sets.
     """
     sets = [
         metrics
@@ -213,7 +214,7 @@ def mean_over_sets(values: dict[str, float]) -> dict[str, float]:
 
 
 class CompilationCounter:
-    """Counts XLA compilations of this process from now on; after warm-up there must be none."""
+    """Counts the XLA compilations of this process from its creation on. After warm-up there must be none."""
 
     def __init__(self):
         self.count = 0
@@ -225,7 +226,7 @@ class CompilationCounter:
 
 
 class Phases:
-    """Wall-clock seconds of the named phases of a step: `with phases("sample"): ...`. `total` never starts over."""
+    """Wall-clock seconds of the named phases of a step: `with phases("sample"): ...`. `total` covers the whole run."""
 
     def __init__(self, total: dict[str, float] | None = None):
         self.seconds, self.total = {}, dict(total or {})
@@ -239,7 +240,7 @@ class Phases:
             self.add({name: time.perf_counter() - start})
 
     def add(self, seconds: dict[str, float]) -> None:
-        """Counts seconds that were measured elsewhere."""
+        """Adds seconds that were measured elsewhere."""
         for name, s in seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + s
             self.total[name] = self.total.get(name, 0.0) + s
@@ -251,16 +252,16 @@ class Phases:
 
 
 class Pace:
-    """How long a run still takes: steps as long as the last ones, evaluations and checkpoints at their mean cost."""
+    """Estimates the time left of a run from the mean of the last steps, and of all evaluations and checkpoints."""
 
     def __init__(self, total_steps: int, eval_every: int, save_every: int, evaluations: list[float] = ()):
-        """evaluations: seconds of those before the run went on."""
+        """evaluations: seconds of the evaluations before the run was resumed."""
         self._total, self._eval_every, self._save_every = total_steps, eval_every, save_every
         self._steps = collections.deque(maxlen=RECENT)
         self._evaluations, self._saves, self._first = list(evaluations), [], None
 
     def add(self, seconds: dict[str, float]) -> None:
-        """Takes note of Phases.pop() after a step, or after the evaluation before the first one."""
+        """Takes Phases.pop() after a step, or after the evaluation before the first step."""
         if "time/eval" in seconds:
             self._evaluations.append(seconds["time/eval"])
         if "time/save" in seconds:
@@ -268,7 +269,7 @@ class Pace:
         if "time/update" not in seconds:
             return
         step = seconds["time/step"] - seconds.get("time/eval", 0.0) - seconds.get("time/save", 0.0)
-        if self._first is None:  # it may compile: it counts only as long as it is the only one
+        if self._first is None:  # it may compile, so it counts only until there is a second one
             self._first = step
         else:
             self._steps.append(step)
@@ -286,7 +287,7 @@ class Pace:
         )
 
 
-RECENT = 20  # steps whose mean is the pace: responses grow and shrink over a run
+RECENT = 20  # number of steps in the mean: response lengths change over a run
 
 
 def _multiples(every: int, after: int, last: int) -> range:
@@ -298,10 +299,10 @@ def _mean(values) -> float:
 
 
 class RunLog:
-    """Writes one record per step to metrics.jsonl and TensorBoard, and shows where the run stands."""
+    """Writes one record per step to metrics.jsonl and TensorBoard, and shows the progress of the run."""
 
     def __init__(self, directory: pathlib.Path, total_steps: int, last_step: int | None = None):
-        """last_step: of the checkpoint a run goes on from; what was recorded after it is dropped. None: afresh."""
+        """last_step: the step to resume from, after which all records are dropped. None: a new run, without records."""
         self.directory, self.total_steps = directory, total_steps
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / "metrics.jsonl"
@@ -316,15 +317,15 @@ class RunLog:
         self._progress = None  # from the first step on
 
     def introduce(self, config: ConfigDict) -> None:
-        """What TensorBoard shows of a run besides its numbers: hyper-parameters, charts, the meaning of the curves."""
+        """Writes hyper-parameters, charts and the meaning of the curves to TensorBoard."""
         self._board.introduce(config.name, config)
         self._board.text("curves", curves_page(), 0)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Records scalars under the step, by the same tag in both places; a NaN (unknown) value is left out.
+        """Records scalars of a step in metrics.jsonl and TensorBoard under the same tags; NaN (unknown) is left out.
 
-        A second record of the last step becomes one with the first, and its seconds are added: an evaluation that was
-        stopped is made when the run goes on.
+        A second record of the last step is merged with the first one, and seconds are added: an evaluation that was
+        interrupted is made when the run is resumed.
         """
         values = {name: float(v) for name, v in values.items() if not math.isnan(float(v))}
         values = {name: v for name, v in values.items() if v or name in self._seen or name not in USUALLY_ZERO}
@@ -345,21 +346,21 @@ class RunLog:
             self._board.scalar(name, record[name], step, describe_tag(name))
 
     def warn(self, text: str) -> None:
-        """A warning: on stderr at once, then in the next record and on TensorBoard's Text tab, as `warning`."""
+        """Prints a warning now, and adds it to the next record and TensorBoard's Text tab as `warning`."""
         logger.warning(text)
         self._warnings.append(text)
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """A Markdown text on TensorBoard's Text tab."""
+        """Writes a Markdown text to TensorBoard's Text tab."""
         self._board.text(tag, text, step)
 
     def progress(self, step: int, summary: str, left: float | None = None) -> None:
-        """The progress line; left: seconds until the last step ends. At least 20 in a run, and one a minute."""
+        """Shows the progress line: 20 times in a run, and every minute. left: seconds until the last step ends."""
         self._progress = self._progress or Progress(self.total_steps, "step")
         self._progress.update(step, summary, left, now=step % max(1, self.total_steps // 20) == 0)
 
     def pause(self) -> None:
-        """No progress line until the next one: an evaluation shows its own."""
+        """Hides the progress line until the next call of `progress`: an evaluation shows its own line."""
         if self._progress:
             self._progress.pause()
 
@@ -368,7 +369,7 @@ class RunLog:
         self._board.flush()
 
     def close(self) -> None:
-        """Flushes everything to disk, and ends the progress line."""
+        """Closes the files and ends the progress line."""
         if self._progress:
             self._progress.close()
         self._file.close()
@@ -376,7 +377,7 @@ class RunLog:
 
 
 class NoLog:
-    """What the processes of a run that are not the first one write: nothing."""
+    """The log of every process but the first: it writes nothing."""
 
     def write(self, *_) -> None:
         """See RunLog."""
@@ -385,7 +386,7 @@ class NoLog:
 
 
 def _joined(first: dict, second: dict) -> dict:
-    """Two records of one step as one."""
+    """Merges two records of one step."""
     joined = first | second
     joined |= {
         tag: first[tag] + second[tag]
