@@ -85,8 +85,8 @@ def run(tree: pathlib.Path, out: pathlib.Path, name: str) -> pathlib.Path:
     return out / name
 
 
-def contents(directory: pathlib.Path) -> dict[str, np.ndarray | str]:
-    """Everything of a run that must be the same, by name."""
+def contents(directory: pathlib.Path, by_the_clock: tuple[str, ...] = BY_THE_CLOCK) -> dict[str, np.ndarray | str]:
+    """Everything of a run that must be the same, by name; no metric whose tag begins with one of `by_the_clock`."""
     found: dict = {f"weights {name}": x for name, x in load_file(directory / "final/model.safetensors").items()}
     found |= {f"state {name}": x for name, x in saved_state(directory).items()}
     for path in sorted((directory / "rollouts").iterdir()):
@@ -101,7 +101,7 @@ def contents(directory: pathlib.Path) -> dict[str, np.ndarray | str]:
         found |= {
             f"metrics of step {step}: {name}": np.float32(value)
             for name, value in record.items()
-            if not name.startswith(BY_THE_CLOCK)
+            if not name.startswith(by_the_clock)
         }
     return found
 
