@@ -70,14 +70,6 @@ def read_jsonl(path: str | os.PathLike, undecodable: str = "surrogatepass") -> I
             yield number, row
 
 
-def read_records(path: pathlib.Path) -> list[dict]:
-    """The rows of a JSONL file that a program appends to, up to the first damaged line: a kill may cut the last one."""
-    rows = []
-    with contextlib.suppress(DataError):
-        rows.extend(row for _, row in read_jsonl(path))
-    return rows
-
-
 # ---- write
 
 

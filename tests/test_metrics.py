@@ -33,6 +33,54 @@ def test_records_scalars_and_texts_reach_file_and_board(tmp_path):
     assert text_of(events, "probes").endswith("| 1&#124;2 | a &#60;b&#62; |")
 
 
+LINE = b'{"step": 2, "label/pseudo_reward": 2.5}\n'
+DAMAGES = {
+    "cut line": lambda text: text.replace(LINE, LINE[:-9] + b"\n"),
+    "not UTF-8": lambda text: text.replace(LINE, LINE.replace(b"pseudo", b"pse\xffdo")),
+    "no record": lambda text: text.replace(LINE, b'{"a": 1}\n'),
+    "no object": lambda text: text.replace(LINE, b"[2]\n"),
+    "text for a number": lambda text: text.replace(b"2.5", b'"2.5"'),
+    "nested": lambda text: text.replace(LINE, b"[" * 100_000 + b"\n"),
+    "line gone": lambda text: text.replace(LINE, b""),
+    "zeros at the end": lambda text: text + b"\0" * 4096,
+    "emptied": lambda text: b"",
+}
+
+
+def recorded_run(directory) -> bytes:
+    """A folder with the records and events of steps 0 to 4; returns its metrics.jsonl."""
+    log = metrics.RunLog(directory, total_steps=4)
+    for step in range(5):
+        log.write(step, {"label/pseudo_reward": step + 0.5} if step else {"eval/set/avg@4": 0.5})
+    log.close()
+    return (directory / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_records_are_read_back_from_tensorboard_and_hide_no_other(damage, tmp_path, capsys):
+    whole = recorded_run(tmp_path)
+    damaged = DAMAGES[damage](whole)
+    (tmp_path / "metrics.jsonl").write_bytes(damaged)
+    assert metrics.last_recorded_step(tmp_path) == (4 if damage != "emptied" else 0)
+    metrics.restore_records(tmp_path, 3)
+    kept = b"".join(line + b"\n" for line in whole.splitlines()[:4])
+    log = metrics.RunLog(tmp_path, 4, last_step=3)
+    log.close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == kept
+    said = capsys.readouterr().err
+    assert ("read back from TensorBoard's files" in said) == (damage != "zeros at the end"), said
+
+
+def test_records_that_nothing_has_are_lost_aloud(tmp_path, capsys):
+    whole = recorded_run(tmp_path)
+    next(tmp_path.glob("events.out*")).unlink()
+    (tmp_path / "metrics.jsonl").write_bytes(whole.replace(LINE, b"\xff\n"))
+    metrics.restore_records(tmp_path, 4)
+    assert [record["step"] for record in metrics.read_metrics(tmp_path)] == [0, 1, 3, 4]
+    assert "misses 1 records (its lines 3 are damaged): those of steps 2 are lost." in capsys.readouterr().err
+    metrics.restore_records(tmp_path / "none", 0)  # a run that begins
+
+
 def text_of(events, tag):
     """The last text of a tag."""
     return events.Tensors(tag)[-1].tensor_proto.string_val[0].decode()

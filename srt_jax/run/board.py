@@ -105,6 +105,18 @@ class Board:
         self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
 
 
+def read_scalars(directory: pathlib.Path) -> dict[int, dict[str, float]]:
+    """step -> tag -> value of all scalars in a run folder's event files; what a resume made obsolete is left out."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
+
+    found: dict[int, dict[str, float]] = {}
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload()
+    for tag in events.Tags()["scalars"]:
+        for point in events.Scalars(tag):
+            found.setdefault(point.step, {})[tag] = point.value
+    return found
+
+
 def hyperparameters(config: ConfigDict) -> dict[str, str | float | bool]:
     """The config's fields that differ from base(), by dotted name, and those of ALWAYS_SHOWN; lists become text."""
     standard, here = _flat(base()), _flat(config)

@@ -14,6 +14,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -399,19 +400,75 @@ def _joined(first: dict, second: dict) -> dict:
 
 
 def _keep_records(path: pathlib.Path, last_step: int) -> None:
-    """Drops the records after `last_step`, and a last line that was cut short."""
-    files.write_jsonl(path, [record for record in files.read_records(path) if record["step"] <= last_step])
+    """Drops the records after `last_step`, and damaged lines."""
+    files.write_jsonl(path, [record for record in _scan(path)[0] if record["step"] <= last_step])
 
 
 def last_recorded_step(directory: pathlib.Path) -> int:
     """The last step that a run's metrics.jsonl has; 0 without one."""
-    recorded = read_metrics(directory) if (directory / "metrics.jsonl").exists() else []
-    return max((record["step"] for record in recorded), default=0)
+    path = directory / "metrics.jsonl"
+    return max((record["step"] for record in _scan(path)[0]), default=0) if path.exists() else 0
 
 
 def read_metrics(directory: str | os.PathLike) -> list[dict]:
-    """The records of a run's metrics.jsonl, without a last line that was cut short."""
-    return files.read_records(pathlib.Path(directory) / "metrics.jsonl")
+    """The records of a run's metrics.jsonl. A damaged line is left out, and so is one that was cut short."""
+    return _scan(pathlib.Path(directory) / "metrics.jsonl")[0]
+
+
+def _scan(path: pathlib.Path) -> tuple[list[dict], list[int]]:
+    """(records, numbers of the lines that are none). Each line stands alone: a damaged one hides no other."""
+    records, damaged = [], []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line:
+            continue
+        try:
+            record = files.parse_json(line)
+        except ValueError:
+            record = None
+        if is_record(record):
+            records.append(record)
+        else:
+            damaged.append(number)
+    return records, damaged
+
+
+def is_record(value) -> bool:
+    """Whether a JSON value is the record of a step: numbers by tag, and perhaps the text of a warning."""
+
+    def is_number(x) -> bool:
+        return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+    return (
+        isinstance(value, dict)
+        and type(value.get("step")) is int
+        and all(is_number(x) or (tag == "warning" and isinstance(x, str)) for tag, x in value.items())
+    )
+
+
+def restore_records(directory: pathlib.Path, last_step: int) -> None:
+    """Makes metrics.jsonl whole up to `last_step`, from which the run goes on, and warns of what is lost.
+
+    A record that is damaged or missing is read back from TensorBoard's files if they have the step: as float32, without
+    its warnings.
+    """
+    path = directory / "metrics.jsonl"
+    records, damaged = _scan(path) if path.exists() else ([], [])
+    there = {record["step"]: record for record in records if record["step"] <= last_step}
+    missing = [step for step in range(1, last_step + 1) if step not in there]
+    if not missing:
+        return
+    found = board.read_scalars(directory)
+    there |= {step: {"step": step, **found[step]} for step in (0, *missing) if step in found and step not in there}
+    files.write_jsonl(path, [there[step] for step in sorted(there)])
+    lost = [step for step in missing if step not in there]
+    cause = f"its lines {_numbers(damaged)} are damaged" if damaged else "it was removed or cut short"
+    outcome = f"those of steps {_numbers(lost)} are lost" if lost else "they were read back from TensorBoard's files"
+    logger.warning(f"{path} misses {len(missing)} records ({cause}): {outcome}.")
+
+
+def _numbers(numbers: Sequence[int], most: int = 8) -> str:
+    shown = ", ".join(map(str, numbers[:most]))
+    return f"{shown} and {len(numbers) - most} more" if len(numbers) > most else shown
 
 
 if __name__ == "__main__":

@@ -142,6 +142,8 @@ def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path) -> int
             logger.info(
                 f"{directory} stopped before its first checkpoint: it starts again, and its metrics are replaced."
             )
+        if step:
+            metrics.restore_records(directory, step)
         return step or 0
 
     return processes.from_first(find)
