@@ -1,0 +1,85 @@
+"""Runs a study and judges its claims: arms x settings x seeds from a Python file.
+
+    python -m srt_jax study studies/rival.py              all runs that the table lacks, then the report
+    python -m srt_jax study studies/rival.py --quick      the file's smaller version, with a table of its own
+    python -m srt_jax study studies/rival.py --report     only the report, from the table
+    python -m srt_jax study studies/rival.py --dry_run    says which runs are missing
+    python -m srt_jax study studies/rival.py --shard=2/8  every eighth run from the third on, e.g. in a SLURM array
+
+Each finished run adds its rows to studies/results/NAME.csv. The same command goes on where it was stopped, on another
+machine from that table alone. The report is studies/results/NAME.md with NAME.png; NAME.parquet lies in
+runs/studies/NAME. docs/laboratory.md explains study files and rules.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+
+from srt_jax import cli, runtime
+from srt_jax.errors import TrainingStoppedError, UserError
+from srt_jax.study import load
+
+
+def shard(text: str) -> tuple[int, int]:
+    """(i, N) of `i/N`."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard: give I/N with I from 0 to N-1, such as 2/8")
+    return int(found[1]), int(found[2])
+
+
+def study(options) -> int:
+    """Runs, judges and reports; the exit status."""
+    from srt_jax.study import report, runner
+    from srt_jax.study.spec import RUNS
+
+    found = load(options.file, options.quick)
+    results = options.results
+    path = results / f"{found.name}.csv"
+    if options.dry_run:
+        todo = runner.missing(found, path)
+        print("\n".join(f"missing: {run.config.name}" for run in todo) or f"{path} holds all runs.")
+        return 0
+    if not options.report:
+        runtime.start(found.config.mesh.cpu_devices)
+        runner.make_runs(found, path, options.shard)
+    rows = runner.rows_of(found, path)
+    if not rows:
+        print(f"{path} holds no run of this study: leave out --report to make them.", file=sys.stderr)
+        return 1
+    report.draw(found, rows, results / f"{found.name}.png")
+    command = f"python -m srt_jax study {options.file}" + " --quick" * options.quick
+    (results / f"{found.name}.md").write_text(report.markdown(found, rows, command, f"{found.name}.png"))
+    report.write_parquet(rows, RUNS / found.name / "table.parquet")
+    print(report.arms_table(found, rows))
+    for name, verdict in report.verdicts(found, rows).items():
+        print(f"{name}: {verdict}")
+    print(f"report: {results / f'{found.name}.md'}")
+    return 0
+
+
+def main() -> None:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m srt_jax study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=pathlib.Path, help="a Python file with get_study(quick)")
+    parser.add_argument("--quick", action="store_true", help="the smaller version of the study")
+    parser.add_argument("--report", action="store_true", help="make no run")
+    parser.add_argument("--dry_run", action="store_true", help="name the missing runs and make none")
+    parser.add_argument("--shard", type=shard, default=(0, 1), help="I/N: only every N-th run from the I-th on")
+    parser.add_argument(
+        "--results", type=pathlib.Path, default=pathlib.Path("studies/results"), help="folder of tables and reports"
+    )
+    try:
+        sys.exit(study(parser.parse_args()))
+    except TrainingStoppedError as e:
+        print(e, file=sys.stderr)
+        sys.exit(1)
+    except UserError as e:
+        sys.exit(cli.complain(str(e)))
+
+
+if __name__ == "__main__":
+    main()

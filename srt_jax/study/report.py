@@ -1,0 +1,172 @@
+"""The report of a study: Markdown, a figure, and the table as Parquet. All of it is made from the table alone."""
+
+import importlib.metadata
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from srt_jax.study import rules, table
+from srt_jax.study.rules import Claim, Curve
+from srt_jax.study.runner import commits
+from srt_jax.study.spec import Study, planned
+
+SHOWN = ("start", "peak", "last", "drop", "best", "area")
+PANELS = {
+    "label/pseudo_reward": "pseudo-reward",
+    "label/label_accuracy": "label accuracy",
+    "label/youden_j": "Youden's J of the pseudo-reward",
+    "label/answer_information": "answer information, nats",
+    "label/same_answer": "same answer in different prompts",
+}
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str) -> str:
+    """The report as text."""
+    runs, done = planned(study), {(row["arm"], row.get("setting", ""), row["seed"]) for row in rows}
+    pending = [run for run in runs if (run.arm, run.setting, run.seed) not in done]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    made = ", ".join(commits(rows))
+    parts = [
+        f"# Study {study.name}",
+        study.text.strip(),
+        f"`{command}`; {len(runs) - len(pending)} of {len(runs)} runs are in the table. Runs made at commit {made}; "
+        f"report with {versions}. Curve: `{study.column}`; peak and last are means of {rules.WINDOW} evaluations, "
+        f"+- is the standard deviation over seeds.",
+        "## Claims" if study.claims else "",
+        claims_table(study, rows),
+        "## Arms",
+        arms_table(study, rows),
+        f"## Survival\n\n{survival_table(study, rows)}",
+        f"![curves]({figure})",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def claims_table(study: Study, rows: Sequence[table.Row]) -> str:
+    """One row per claim: effect, interval, seeds, threshold, verdict."""
+    if not study.claims:
+        return ""
+    lines = ["| claim | | effect | 95% interval | pairs | threshold | verdict |", "|---|---|---|---|---|---|---|"]
+    for claim in study.claims:
+        effect, found = rules.judge(claim, table.curves(rows, claim.column or study.column))
+        interval = f"{effect.low:+.3f} to {effect.high:+.3f}" if effect.n > 1 else "-"
+        sign = ">" if claim.sign > 0 else "<"
+        lines.append(
+            f"| {claim.name} | {claim.sentence} ({described(claim)}) | {effect.mean:+.3f} | {interval} | {effect.n} | "
+            f"{sign} {claim.sign * claim.threshold:+.3f} | **{found}** |"
+        )
+    return "\n".join(lines)
+
+
+def described(claim: Claim) -> str:
+    """What is compared."""
+    measure = claim.measure if claim.step is None else f"step {claim.step:g}"
+    column = f" of `{claim.column}`" if claim.column else ""
+    if claim.against:
+        return f"{measure}{column}: {claim.arm} - {claim.against}"
+    return f"{measure}{column}: {claim.arm}" + (" - its start" * (claim.measure not in ("drop", "collapsed")))
+
+
+def verdicts(study: Study, rows: Sequence[table.Row]) -> dict[str, str]:
+    """{claim: verdict}."""
+    return {
+        claim.name: rules.judge(claim, table.curves(rows, claim.column or study.column))[1] for claim in study.claims
+    }
+
+
+def grouped(curves: Mapping[tuple[str, str, int], Curve]) -> dict[tuple[str, str], list[Curve]]:
+    """{(arm, setting): curves of its seeds}."""
+    found: dict[tuple[str, str], list[Curve]] = {}
+    for (arm, setting, _), curve in curves.items():
+        found.setdefault((arm, setting), []).append(curve)
+    return found
+
+
+def arms_table(study: Study, rows: Sequence[table.Row]) -> str:
+    """One row per arm and setting; `at tokens` is the value where the cheapest arm has used all of its tokens."""
+    by_step = grouped(table.curves(rows, study.column))
+    by_tokens = grouped(table.curves(rows, study.column, over="tokens"))
+    if not by_step:
+        return "No run is finished yet."
+    budget = {setting: math.inf for _, setting in by_tokens}
+    for (_, setting), curves in by_tokens.items():
+        budget[setting] = min(budget[setting], *(curve[-1][0] for curve in curves))
+    several = any(setting for _, setting in by_step)
+    columns = ["arm", *["setting"] * several, "seeds", *SHOWN, "collapsed", "at tokens", "tokens", "seconds"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    seconds = grouped(table.curves(rows, "seconds"))
+    for (arm, setting), curves in by_step.items():
+        cells = [_spread([rules.MEASURES[name](curve) for curve in curves]) for name in SHOWN]
+        times = [rules.collapse_time(curve) for curve in curves]
+        when = [f"{time:g}" for time in times if time is not None]
+        cells.append(f"{len(when)} of {len(times)}" + (f" (step {', '.join(when)})" if when else ""))
+        in_tokens = by_tokens[arm, setting]
+        cells.append(_spread([rules.at(rules.smoothed(curve), budget[setting]) for curve in in_tokens]))
+        cells.append(f"{np.mean([curve[-1][0] for curve in in_tokens]):,.0f}")
+        cells.append(f"{np.mean([curve[-1][1] for curve in seconds[arm, setting]]):.0f}")
+        lines.append(f"| {' | '.join([arm, *[setting] * several, str(len(curves)), *cells])} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "-"
+    return f"{np.mean(known):.3f}" + (f" +- {np.std(known, ddof=1):.3f}" if len(known) > 1 else "")
+
+
+def survival_table(study: Study, rows: Sequence[table.Row]) -> str:
+    """The share of an arm's runs that have not collapsed, at ten steps."""
+    curves = grouped(table.curves(rows, study.column))
+    if not curves:
+        return "No run is finished yet."
+    horizon = max(curve[-1][0] for group in curves.values() for curve in group)
+    steps = np.unique(np.linspace(0, horizon, 11).round())
+    lines = ["| arm | " + " | ".join(f"{step:g}" for step in steps) + " |", "|---" * (len(steps) + 1) + "|"]
+    for (arm, setting), group in curves.items():
+        found = rules.survival([rules.collapse_time(curve) for curve in group], horizon)
+        shares = [next(share for step, share in reversed(found) if step <= at) for at in steps]
+        lines.append(f"| {' '.join(filter(None, (arm, setting)))} | " + " | ".join(f"{s:.2f}" for s in shares) + " |")
+    return "\n".join(lines)
+
+
+def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
+    """One panel per measure: the mean of each arm and setting, a band from its lowest seed to its highest."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = {study.column: study.column} | {c: t for c, t in PANELS.items() if any(c in row for row in rows)}
+    across = min(3, len(panels))
+    down = math.ceil(len(panels) / across)
+    figure, axes = plt.subplots(
+        down, across, figsize=(5 * across, 3.6 * down + 0.4), squeeze=False, layout="constrained"
+    )
+    for axis, (column, title) in zip(axes.flat, panels.items()):
+        for i, ((arm, setting), curves) in enumerate(grouped(table.curves(rows, column)).items()):
+            steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
+            values = np.array([[value for step, value in curve if step in steps] for curve in curves])
+            label = " ".join(filter(None, (arm, setting)))
+            axis.plot(steps, values.mean(0), color=f"C{i % 10}", label=label.replace("_", " "))
+            axis.fill_between(steps, values.min(0), values.max(0), color=f"C{i % 10}", alpha=0.2, linewidth=0)
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def write_parquet(rows: Sequence[table.Row], path: pathlib.Path) -> None:
+    """The table as Parquet, unknown values as null."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = dict.fromkeys(name for row in rows for name in row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in columns}), path)

@@ -1,0 +1,177 @@
+"""The rules of every study: what counts as peak, end and collapse of a curve, and when a claim holds. Pure functions.
+
+A curve is a list of (step, value), one for each evaluation, in order. Single evaluations are noisy, so peak, last value
+and collapse are those of the mean of five evaluations in a row.
+"""
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+WINDOW = 5  # evaluations in a mean
+FALL = 0.05  # below the start: a collapse
+CONFIDENCE = 0.95  # of intervals over seeds
+NAN = float("nan")
+
+Curve = Sequence[tuple[float, float]]
+
+
+def smoothed(curve: Curve) -> list[tuple[float, float]]:
+    """(step of the last of them, mean of WINDOW evaluations in a row); fewer where the curve is shorter than that."""
+    width = min(WINDOW, len(curve))
+    values = [value for _, value in curve]
+    return [(curve[i][0], float(np.mean(values[i + 1 - width : i + 1]))) for i in range(width - 1, len(curve))]
+
+
+def start(curve: Curve) -> float:
+    """The first evaluation, before training."""
+    return curve[0][1]
+
+
+def peak(curve: Curve) -> float:
+    """The highest mean of five evaluations."""
+    return max(value for _, value in smoothed(curve))
+
+
+def last(curve: Curve) -> float:
+    """The mean of the last five evaluations."""
+    return smoothed(curve)[-1][1]
+
+
+def drop(curve: Curve) -> float:
+    """Peak minus last."""
+    return peak(curve) - last(curve)
+
+
+def best(curve: Curve) -> float:
+    """The best single evaluation: what picking a checkpoint by the truth would report."""
+    return max(value for _, value in curve)
+
+
+def area(curve: Curve) -> float:
+    """The mean over the steps: the area under the curve (trapezia) divided by its length."""
+    steps, values = (np.array(x, float) for x in zip(*curve))
+    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0])) if len(curve) > 1 else float(values[0])
+
+
+def collapse_time(curve: Curve) -> float | None:
+    """T_c: the first step at which the mean of five evaluations is below the start minus FALL; None: never."""
+    return next((step for step, value in smoothed(curve) if value < start(curve) - FALL), None)
+
+
+def collapsed(curve: Curve) -> float:
+    """1 where the run collapses before its end, else 0."""
+    return float(collapse_time(curve) is not None)
+
+
+MEASURES = {
+    "start": start,
+    "peak": peak,
+    "last": last,
+    "drop": drop,
+    "best": best,
+    "area": area,
+    "collapsed": collapsed,
+}
+
+
+def at(curve: Curve, position: float) -> float:
+    """The value at a position, on straight lines between the evaluations; NaN outside of the curve."""
+    steps = [step for step, _ in curve]
+    if not steps[0] <= position <= steps[-1]:
+        return NAN
+    i = bisect.bisect_left(steps, position)
+    if steps[i] == position:
+        return curve[i][1]
+    (x0, y0), (x1, y1) = curve[i - 1], curve[i]
+    return y0 + (y1 - y0) * (position - x0) / (x1 - x0)
+
+
+def survival(times: Sequence[float | None], horizon: float) -> list[tuple[float, float]]:
+    """[(step, share of runs that have not collapsed)], from (0, 1) to the horizon, where the others are censored.
+
+    All runs are watched until the horizon, so this is the Kaplan-Meier estimate.
+    """
+    found, alive = [(0.0, 1.0)], len(times)
+    for step in sorted({t for t in times if t is not None and t <= horizon}):
+        alive -= sum(t == step for t in times)
+        found.append((step, alive / len(times)))
+    return [*found, (horizon, found[-1][1])] if found[-1][0] < horizon else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """The mean of n paired differences with its interval; the interval is infinite for a single pair."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def paired_effect(differences: Sequence[float]) -> Effect:
+    """Mean and Student's t interval at CONFIDENCE of differences, one for each seed. NaN where there is none."""
+    values = np.array([d for d in differences if not math.isnan(d)], float)
+    n = len(values)
+    if n < 2:
+        mean = float(values[0]) if n else NAN
+        return Effect(mean, -math.inf, math.inf, n)
+    from scipy import stats
+
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Effect(float(values.mean()), float(values.mean()) - half, float(values.mean()) + half, n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A signed effect with a threshold, written down before the runs.
+
+    The effect of a seed is the measure of `arm` minus that of `against` at the same seed and setting; without
+    `against` it is the measure minus the start of the arm's own curve (of `drop` and `collapsed`: the measure itself).
+    The claim is that sign x effect exceeds the threshold. measure: a key of MEASURES, or the value at `step`.
+    """
+
+    name: str
+    sentence: str
+    arm: str
+    against: str = ""
+    column: str = ""  # "": the study's own
+    measure: str = "last"
+    step: float | None = None
+    sign: int = 1
+    threshold: float = 0.0
+    setting: str = ""  # "": all settings, each run is a pair of its own
+
+    def value(self, curve: Curve) -> float:
+        """The measure of one curve."""
+        return MEASURES[self.measure](curve) if self.step is None else at(curve, self.step)
+
+    def difference(self, curve: Curve, other: Curve | None) -> float:
+        """The effect of one seed."""
+        if other is not None:
+            return self.value(curve) - self.value(other)
+        return self.value(curve) - (0.0 if self.measure in ("drop", "collapsed") else start(curve))
+
+
+def verdict(effect: Effect, sign: int, threshold: float) -> str:
+    """holds | fails | undecided: is the whole interval of sign x effect above the threshold, below it, or neither?"""
+    low, high = sorted((sign * effect.low, sign * effect.high))
+    if effect.n < 2 or low <= threshold <= high:
+        return "undecided"
+    return "holds" if low > threshold else "fails"
+
+
+def judge(claim: Claim, curves: Mapping[tuple[str, str, int], Curve]) -> tuple[Effect, str]:
+    """(effect, verdict) of a claim on {(arm, setting, seed): curve}; seeds that lack one of a pair do not count."""
+    differences = []
+    for (arm, setting, seed), curve in sorted(curves.items()):
+        if arm != claim.arm or claim.setting not in ("", setting):
+            continue
+        other = curves.get((claim.against, setting, seed)) if claim.against else None
+        if other is not None or not claim.against:
+            differences.append(claim.difference(curve, other))
+    effect = paired_effect(differences)
+    return effect, verdict(effect, claim.sign, claim.threshold)

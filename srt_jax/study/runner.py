@@ -1,0 +1,111 @@
+"""Makes the runs of a study that its table lacks, one after another in this process.
+
+Runs of one shape come one after the other, and every compiled program is kept (cache/xla): only the first one waits for
+the compiler.
+"""
+
+import datetime
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import jax
+
+import srt_jax
+from srt_jax.config import run_directory
+from srt_jax.config.validation import validate
+from srt_jax.errors import ConfigError
+from srt_jax.files import check_output_folder
+from srt_jax.log import logger
+from srt_jax.run.metrics import read_metrics
+from srt_jax.study import table
+from srt_jax.study.spec import Need, PlannedRun, Study, planned
+
+
+def missing(study: Study, path: pathlib.Path) -> list[PlannedRun]:
+    """The runs of a study whose rows are not in the table."""
+    done = {(row["key"], row["arm"], row.get("setting", ""), row["seed"]) for row in table.read(path)}
+    return [run for run in planned(study) if (run.key, run.arm, run.setting, run.seed) not in done]
+
+
+def rows_of(study: Study, path: pathlib.Path) -> list[table.Row]:
+    """The table's rows of this study's runs as they are planned now; rows of earlier plans stay out."""
+    wanted = {(run.key, run.arm, run.setting, run.seed) for run in planned(study)}
+    return [row for row in table.read(path) if (row["key"], row["arm"], row.get("setting", ""), row["seed"]) in wanted]
+
+
+def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1)) -> None:
+    """Makes the missing runs of a shard (i of N: every N-th run of the plan from the i-th) and adds them to the table.
+
+    Raises ConfigError and DataError before the first run, and TrainingStoppedError where a signal stops one: the next
+    call goes on with it.
+    """
+    from srt_jax.train import train
+
+    check_output_folder(path.parent)
+    mine = {(run.arm, run.setting, run.seed) for run in planned(study)[shard[0] :: shard[1]]}
+    runs = [run for run in missing(study, path) if (run.arm, run.setting, run.seed) in mine]
+    for run in runs:
+        validate(run.config)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small programs, compiled once
+    for number, run in enumerate(runs, 1):
+        for need in run.needs:
+            provide(need)
+        logger.info(f"run {number} of {len(runs)}: {run.config.name}")
+        train(run.config)
+        records = read_metrics(run_directory(run.config))
+        config = run.config
+        sequences = config.batch.prompts_per_step * (config.batch.votes_per_prompt or config.batch.samples_per_prompt)
+        found = table.rows_of_run(records, sequences, run.teacher_samples, number_of_problems(run))
+        about = {
+            "key": run.key,
+            "arm": run.arm,
+            "setting": run.setting,
+            "seed": run.seed,
+            "commit": commit(),
+            "finished": datetime.datetime.now().isoformat(timespec="seconds"),
+        }
+        table.add(path, [about | row for row in found])
+
+
+def number_of_problems(run: PlannedRun) -> int:
+    """Problems that a teacher labels: those of the data, at most as many as the run draws; 0 without a teacher."""
+    if not run.teacher_samples:
+        return 0
+    from srt_jax.data.label_file import labels
+
+    return min(len(labels(run.config.labels.path, 0.0)), run.config.steps * run.config.batch.prompts_per_step)
+
+
+def provide(need: Need) -> None:
+    """Runs the job that makes a file or folder, unless it is there. Raises ConfigError where the job fails."""
+    if pathlib.Path(need.path).exists():
+        return
+    logger.info(f"making {need.path}")
+    done = subprocess.run([sys.executable, "-m", "srt_jax", *need.job], check=False)
+    if done.returncode:
+        raise ConfigError(
+            f"{need.path} could not be made: python -m srt_jax {' '.join(need.job)} ended with status "
+            f"{done.returncode}; see its message above."
+        )
+
+
+def commit() -> str:
+    """The commit of the code, with + where its files are changed; "" outside of a repository."""
+    folder = pathlib.Path(srt_jax.__file__).parent
+    found = _git("-C", str(folder), "rev-parse", "--short=10", "HEAD")
+    changed = _git("-C", str(folder), "status", "--porcelain", "--untracked-files=no", "--", ".")
+    return found + "+" * bool(found and changed)
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], check=False, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        return ""
+
+
+def commits(rows: Sequence[table.Row]) -> list[str]:
+    """The different commits of the rows, in order."""
+    return list(dict.fromkeys(str(row["commit"]) for row in rows if "commit" in row))

@@ -1,0 +1,138 @@
+"""What a study file says: arms, settings and seeds, what they need, and the claims."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from srt_jax.config import fingerprint_fields
+from srt_jax.errors import ConfigError
+from srt_jax.files import shown
+from srt_jax.study.rules import Claim
+
+RUNS = pathlib.Path("runs/studies")  # folder of the runs of all studies
+Fields = Mapping[str, object]  # {"rl.kl_coef": 0.0}: fields of the config by dotted name
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """A file or folder that runs need, and the job that makes it: the arguments of `python -m srt_jax`."""
+
+    path: str
+    job: tuple[str, ...]
+
+
+def _nothing(seed: int):
+    del seed
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """What one arm changes. fields: of every seed; by_seed(seed): further fields.
+
+    needs(seed): what its runs need besides the study's needs. teacher_samples: samples of a teacher for each problem
+    of the data; their tokens count as generated.
+    """
+
+    fields: Fields = dataclasses.field(default_factory=dict)
+    by_seed: Callable[[int], Fields] = _nothing
+    needs: Callable[[int], Sequence[Need]] = _nothing
+    teacher_samples: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Arms x settings x seeds over one config.
+
+    config: what all runs share. by_seed(seed): fields of a seed, such as the base model's folder. needs(seed): what
+    the runs of a seed need. column: the curve that the report shows and the claims are about, unless they name
+    another. text: the study file's docstring.
+    """
+
+    name: str
+    config: ConfigDict
+    arms: Mapping[str, Arm]
+    seeds: Sequence[int]
+    column: str
+    settings: Mapping[str, Fields] = dataclasses.field(default_factory=lambda: {"": {}})
+    by_seed: Callable[[int], Fields] = _nothing
+    needs: Callable[[int], Sequence[Need]] = _nothing
+    claims: Sequence[Claim] = ()
+    text: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study. `key` changes with every field that can change its result."""
+
+    arm: str
+    setting: str
+    seed: int
+    config: ConfigDict
+    needs: tuple[Need, ...]
+    teacher_samples: int
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits."""
+        fields = {**fingerprint_fields(self.config), "steps": self.config.steps}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def shape(self) -> str:
+        """Runs of equal shape compile the same programs."""
+        config = json.loads(self.config.to_json_best_effort())
+        for section in ("name", "out", "seed", "data", "labels", "eval", "stop", "log", "checkpoint", "curriculum"):
+            config.pop(section, None)
+        config["model"].pop("path")
+        return json.dumps(config, sort_keys=True)
+
+
+def planned(study: Study) -> list[PlannedRun]:
+    """All runs, one shape after the other, and within a shape seed by seed: the first pairs are complete early.
+
+    Raises ConfigError where an arm or a setting names a field that there is not.
+    """
+    runs = []
+    for seed in study.seeds:
+        for setting, changes in study.settings.items():
+            for name, arm in study.arms.items():
+                config = study.config.copy_and_resolve_references()
+                for fields in (study.by_seed(seed), changes, arm.fields, arm.by_seed(seed)):
+                    try:
+                        config.update_from_flattened_dict(dict(fields))
+                    except (KeyError, TypeError) as e:
+                        where = f"arm {name!r}, setting {setting!r}"
+                        raise ConfigError(f"study {study.name}: {where}: {e}: correct the field's name.") from None
+                config.seed, config.out = seed, str(RUNS / study.name)
+                config.name = "-".join(filter(None, (name, setting, f"seed{seed}")))
+                needs = (*study.needs(seed), *arm.needs(seed))
+                runs.append(PlannedRun(name, setting, seed, config, needs, arm.teacher_samples))
+    shapes = list(dict.fromkeys(run.shape for run in runs))
+    return sorted(runs, key=lambda run: shapes.index(run.shape))
+
+
+def load(path: pathlib.Path, quick: bool) -> Study:
+    """The study of a file; raises ConfigError where the file makes none."""
+    try:
+        found = runpy.run_path(str(path))
+    except OSError as e:
+        raise ConfigError(f"the study file {path} cannot be read ({e.strerror}): name a Python file.") from None
+    except Exception as e:  # a study file is a program: it may raise anything
+        raise ConfigError(f"the study file {path} fails ({type(e).__name__}: {e}): correct it.") from None
+    if not callable(found.get("get_study")):
+        raise ConfigError(f"the study file {path} has no get_study(quick): let it return a Study.")
+    study = found["get_study"](quick)
+    if not isinstance(study, Study):
+        raise ConfigError(f"get_study of {path} returns {shown(study)}: let it return a Study.")
+    study = dataclasses.replace(study, text=found.get("__doc__") or "", name=study.name + "-quick" * quick)
+    for claim in study.claims:
+        for arm in filter(None, (claim.arm, claim.against)):
+            if arm not in study.arms:
+                raise ConfigError(f"claim {claim.name!r} names the arm {arm!r}: give one of {', '.join(study.arms)}.")
+    return study

@@ -1,0 +1,123 @@
+"""The table of a study: one row for each evaluation of each finished run, in a CSV file that is committed.
+
+A study goes on from its table alone: a run whose key stands there is not made again. The file is replaced as a whole
+under a lock, so that several processes can add to it, and a kill loses at most the run that is under way.
+"""
+
+import contextlib
+import csv
+import fcntl
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from srt_jax.errors import DataError
+from srt_jax.study.rules import Curve
+
+RUN = ("key", "arm", "setting", "seed", "commit", "finished")  # columns that say which run a row belongs to
+WHERE = ("step", "tokens", "seconds")  # updates, generated tokens and seconds so far, evaluations not counted
+TRAINING = ("label/", "update/kl", "update/entropy", "rollout/response_tokens", "rollout/truncated")
+Row = dict[str, str | float]
+
+
+def rows_of_run(records: Sequence[dict], sequences: int, teacher_samples: int, problems: int) -> list[Row]:
+    """Rows of a run's metrics.jsonl: its evaluations, each with the means of the training metrics since the one before.
+
+    sequences: sampled in a step; teacher_samples: sampled from a teacher for each of the `problems`, at the length of
+    the initial model's responses. Their tokens count from the start.
+    """
+    rows, tokens, seconds, pending = [], 0.0, 0.0, []
+    for record in records:
+        if "rollout/response_tokens" in record:
+            tokens += sequences * record["rollout/response_tokens"]
+            pending.append(record)
+        seconds += sum(record.get(f"time/{phase}", 0.0) for phase in ("sample", "grade", "wait", "load", "update"))
+        evaluated = {tag: value for tag, value in record.items() if tag.startswith("eval/")}
+        if not evaluated:
+            continue
+        if not rows:
+            tokens += teacher_samples * problems * _base_length(evaluated)
+        tags = sorted({tag for r in pending for tag in r if tag.startswith(TRAINING)})
+        means = {tag: _mean([r[tag] for r in pending if tag in r]) for tag in tags}
+        rows.append({"step": record["step"], "tokens": tokens, "seconds": seconds, **evaluated, **means})
+        pending = []
+    return rows
+
+
+def _base_length(evaluated: dict) -> float:
+    return _mean([value for tag, value in evaluated.items() if tag.endswith("/response_tokens")])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def read(path: pathlib.Path) -> list[Row]:
+    """The rows of a table, numbers as floats; [] where there is no file. Raises DataError where it is no such table."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        missing = {*RUN, *WHERE} - {*(reader.fieldnames or ())}
+        if missing:
+            raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}: restore it, or delete it.")
+        try:
+            return [{name: _value(name, text) for name, text in row.items() if text} for row in reader]
+        except (TypeError, ValueError) as e:
+            raise DataError(f"{path} is damaged ({e}): restore it, or delete it.") from None
+
+
+def _value(name: str, text: str) -> str | float:
+    if name == "seed":
+        return int(text)
+    return text if name in RUN else float(text)
+
+
+def add(path: pathlib.Path, rows: Iterable[Row]) -> None:
+    """Adds the rows of a finished run; those of an earlier one with the same key, arm, setting and seed give way."""
+    rows = list(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        kept = [row for row in read(path) if _run(row) not in {_run(new) for new in rows}]
+        write(path, [*kept, *rows])
+
+
+def _run(row: Row) -> tuple:
+    return row["key"], row["arm"], row.get("setting", ""), row["seed"]
+
+
+def write(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    """Writes the whole table under another name, then renames it. Numbers keep six digits."""
+    others = sorted({name for row in rows for name in row} - {*RUN, *WHERE})
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*RUN, *WHERE, *others], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _text(value) for name, value in row.items()} for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _text(value) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
+    return str(value)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path):
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def curves(rows: Iterable[Row], column: str, over: str = "step") -> dict[tuple[str, str, int], Curve]:
+    """{(arm, setting, seed): [(step, value)]} of a column; rows without it are left out. over: step or tokens."""
+    found: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
+    for row in rows:
+        if column in row:
+            run = str(row["arm"]), str(row.get("setting", "")), int(row["seed"])
+            found.setdefault(run, []).append((float(row[over]), float(row[column])))
+    return {run: sorted(points) for run, points in found.items()}
