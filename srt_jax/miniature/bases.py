@@ -66,7 +66,7 @@ BASES = {
             0.03,
             carry_share=0.5,
             steps=2000,
-            read_carry_share=0.75,
+            read_carry_share=0.9,
         ),
         Base("attractor", 0.3, bare_share=0.03, steps=2000),
     )
