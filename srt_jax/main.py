@@ -10,6 +10,7 @@ The run folder <out>/<name> gets config.json, metrics.jsonl, files for TensorBoa
 the end final/ (a Hugging Face directory) and summary.json. The same command goes on with a run that was stopped.
 """
 
+import contextlib
 import os
 import sys
 
@@ -42,11 +43,16 @@ def main(argv) -> int:
         return 0
     from srt_jax.errors import TrainingStoppedError
     from srt_jax.levels import train_levels
+    from srt_jax.run.lock import locked
+    from srt_jax.runtime import processes
     from srt_jax.train import train
 
     def work() -> int:
         try:
-            (train_levels if config.levels else train)(config)
+            with contextlib.ExitStack() as stack:
+                lock = locked(run_directory(expand_paths(config)), flags.FLAGS.take_over)
+                processes.from_first(lambda: stack.enter_context(lock))
+                (train_levels if config.levels else train)(config)
         except TrainingStoppedError as e:
             print(e, file=sys.stderr)
             return 1
@@ -138,5 +144,6 @@ def vllm_here(config) -> str:
 if __name__ == "__main__":
     cli.define_config("Experiment: a file or a shipped name, arguments after a colon.")
     flags.DEFINE_bool("profile", False, "Trace steps 3 to 5 for TensorBoard's profiler: config.log.profile.")
+    flags.DEFINE_bool("take_over", False, "Go on although a trainer on another host used the folder just now.")
     flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print the plan; run nothing.")
     cli.run(main)

@@ -36,7 +36,25 @@ def test_a_second_trainer_on_this_host_is_refused_until_the_first_one_ends(tmp_p
     first.wait()
     with lock.locked(tmp_path / "run"):
         assert json.loads((tmp_path / "run/lock").read_text())["pid"] == os.getpid()
+        (tmp_path / "run/config.json").write_text("{}")
     assert (tmp_path / "run/lock").read_text() == ""
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
+    with lock.locked(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_refuses_a_second_trainer(untrained, tmp_path):
+    first = hold(tmp_path / "small")
+    command = [sys.executable, "-m", "srt_jax.main", "--config=configs/quickstart.py", f"--config.out={tmp_path}"]
+    command += ["--config.name=small", f"--config.model.path={untrained}"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env={**os.environ, "JAX_PLATFORMS": "cpu"}
+    )
+    first.kill()
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}/small is used by process {first.pid}")
 
 
 def test_a_trainer_on_another_host_counts_as_gone_after_two_minutes(tmp_path):
@@ -46,6 +64,7 @@ def test_a_trainer_on_another_host_counts_as_gone_after_two_minutes(tmp_path):
     refused = pytest.raises(FolderInUseError, match=r"seconds ago by process 7 on node7.*or add --take_over")
     with refused, lock.locked(tmp_path):
         pass
+    (tmp_path / "config.json").write_text("{}")
     with lock.locked(tmp_path, take_over=True):
         pass
     path.write_text(json.dumps(there))

@@ -29,11 +29,9 @@ def locked(directory: pathlib.Path, take_over: bool = False) -> Iterator[None]:
     take_over: go on although a trainer on another host renewed its lock less than STALE seconds ago. Raises
     FolderInUseError if another trainer uses the folder.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _acquire(path, take_over)
     try:
-        _acquire(descriptor, path, take_over)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(this_process()).encode() + b"\n", 0)
         ended = threading.Event()
@@ -45,6 +43,9 @@ def locked(directory: pathlib.Path, take_over: bool = False) -> Iterator[None]:
             ended.set()
             beat.join()
             os.ftruncate(descriptor, 0)
+            if list(directory.iterdir()) == [path]:  # the run was refused before it wrote anything
+                path.unlink()
+                directory.rmdir()
     finally:
         os.close(descriptor)
 
@@ -60,8 +61,22 @@ def this_process() -> dict:
     }
 
 
-def _acquire(descriptor: int, path: pathlib.Path, take_over: bool) -> None:
-    """Takes the lock. Raises FolderInUseError."""
+def _acquire(path: pathlib.Path, take_over: bool) -> int:
+    """Takes the lock; returns the open file. Raises FolderInUseError."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(descriptor, path, take_over)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # another process removed the file between our two calls
+
+
+def _lock(descriptor: int, path: pathlib.Path, take_over: bool) -> None:
     holder = _holder(descriptor)
     who = f"process {holder.get('pid')} on {holder.get('host')}, which started {holder.get('started')}"
     try:
