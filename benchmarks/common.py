@@ -1,4 +1,4 @@
-"""What the benchmarks share: a model by its folder or by the name of its shape, times of calls, peak memory."""
+"""Shared by the benchmarks: loading a model or random weights of its shape, timing calls, peak memory."""
 
 import pathlib
 import resource
@@ -11,19 +11,19 @@ from srt_jax.model.config import ModelConfig, model_shape
 
 
 def load_model(model: str, mesh, dtype: str, remat: str = "none", kernel: str = "xla", seed: int = 0):
-    """(graph definition, float32 parameters on the mesh): of a directory, or random ones of a named shape."""
+    """(graph definition, float32 parameters on the mesh) of a directory, or random parameters of a shipped shape."""
     if pathlib.Path(model).is_dir():
         return weights.load(model, dtype, remat, kernel, mesh)[:2]
     return decoder.create(model_shape(model), seed, mesh, dtype, remat, kernel)
 
 
 def choose_kernel(name: str, dtype: str, config: ModelConfig) -> str:
-    """The attention kernel of this machine, as a run would choose it."""
+    """The attention kernel that a run would choose on this machine."""
     return attention.choose(name, jax.devices()[0].platform, dtype, config.head_dim)
 
 
 def seconds_of(call, repeats: int, warmup: int = 1) -> list[float]:
-    """Sorted wall-clock seconds of `repeats` calls, after `warmup` that are not counted. The call must wait itself."""
+    """Sorted wall-clock seconds of `repeats` calls, after `warmup` calls. The call must wait for its results."""
     seconds = []
     for _ in range(warmup + repeats):
         start = time.perf_counter()
@@ -33,7 +33,7 @@ def seconds_of(call, repeats: int, warmup: int = 1) -> list[float]:
 
 
 def peak_bytes() -> int:
-    """The largest of all devices so far, or of the process where devices do not tell (CPUs)."""
+    """Peak bytes in use on one device so far; on CPUs, which do not report it, of this process."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
         return max(s["peak_bytes_in_use"] for s in stats)

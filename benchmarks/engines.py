@@ -1,10 +1,10 @@
-"""Where the grader and math-verify differ, on pairs with labels and on published model outputs.
+"""Compares the verdicts of the grader and of math-verify on labelled pairs and on published model outputs.
 
     python benchmarks/engines.py [--data FOLDER] [--differences FILE]
 
-One JSON line per file: pairs (distinct ones for outputs), how often each engine agrees with the label, how often it
-takes a wrong answer for right and a right one for wrong, pairs on which the two differ, seconds. math-verify runs as it
-does in training, in isolated workers; both get extracted answers. --differences writes the pairs they differ on.
+Prints one JSON line per file: the number of distinct pairs; for each engine its agreement with the labels, its false
+accepts, its false rejects and its seconds; the number of pairs on which the two differ. Both get extracted answers, and
+math-verify runs in isolated workers as in training. --differences writes the pairs on which they differ.
 """
 
 import argparse
@@ -24,7 +24,7 @@ CASES = Path(__file__).resolve().parents[1] / "tests" / "grading" / "cases.jsonl
 
 
 def read(path: Path) -> list[tuple[str, str, bool]]:
-    """(prediction, gold, is it right by the file) of pairs or of model outputs, each pair once."""
+    """Distinct (prediction, gold, label) of a file of pairs or of model outputs."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -38,7 +38,7 @@ def read(path: Path) -> list[tuple[str, str, bool]]:
 
 
 def compare(name: str, rows: list[tuple[str, str, bool]], grader: Grader) -> list[dict]:
-    """Prints the line of a file; the pairs on which the engines differ."""
+    """Prints the line of a file. Returns the pairs on which the engines differ."""
     predictions, golds, labels = zip(*rows)
     verdicts, line = {}, {"name": name, "pairs": len(rows), "right": sum(labels)}
     for engine in ("verify", "math_verify"):

@@ -1,6 +1,6 @@
-"""The parts of benchmarks/gpu_session.py, each run as a process of its own: python benchmarks/gpu_parts.py PART ...
+"""The parts of benchmarks/gpu_session.py. Each runs as its own process: python benchmarks/gpu_parts.py PART ...
 
-What a part finds out is written to its record line by line, so that nothing is lost where it is stopped later.
+Each part appends its results to its record at once. A part that is stopped later loses nothing.
 """
 
 import argparse
@@ -26,22 +26,22 @@ sys.path.insert(0, str(ROOT))
 
 PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13", "flax", "optax")
 FLAGS = "--xla_gpu_deterministic_ops=true"
-WORKERS = 4  # programs that are compiled at a time
+WORKERS = 4  # threads that compile
 
 
 class Record:
-    """Writes what a part finds, at once."""
+    """Appends the results of a part to a file."""
 
     def __init__(self, path: pathlib.Path, seconds: float):
         self._path, self._deadline = path, time.monotonic() + seconds
 
     def figures(self, **values) -> None:
-        """Fields of the part's JSON line."""
+        """Adds fields to the part's JSON line."""
         with open(self._path, "a") as file:
             file.write(json.dumps(values) + "\n")
 
     def row(self, what: str, found, wanted="", ok: bool | None = None, target: bool = False) -> None:
-        """One line of the table. ok: whether a check held, None for a figure; a target may be missed."""
+        """Adds a row to the table. ok: whether a check passed, None for a figure. A missed target fails nothing."""
         found = f"{found:.4g}" if isinstance(found, float) else str(found)
         self.figures(
             rows=[
@@ -56,12 +56,12 @@ class Record:
         )
 
     def left(self) -> float:
-        """Seconds until the part is stopped."""
+        """Seconds until the session stops the part."""
         return self._deadline - time.monotonic()
 
     @contextlib.contextmanager
     def attempt(self, what: str):
-        """An exception inside becomes a failed check, and the checks after it go on."""
+        """Turns an exception inside into a failed check, so that later checks still run."""
         try:
             yield
         except Exception as e:
@@ -70,13 +70,13 @@ class Record:
 
 
 def one_line(e: BaseException) -> str:
-    """`ValueError: its message`, shortened."""
+    """Class and message of an exception in one line, shortened."""
     return f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How a part runs: small shapes for a rehearsal on a CPU, whose miniature is that of the part `base`."""
+    """Options of a part. A rehearsal on a CPU uses small shapes and the miniature that the part `base` made."""
 
     rehearse: bool
     scratch: pathlib.Path
@@ -87,15 +87,15 @@ class Setting:
         return self.scratch / "miniature" if self.rehearse else ROOT / "cache" / "miniature"
 
     def model(self, shape: str) -> str:
-        """A model of srt_jax/model/hf by name, in a rehearsal the miniature."""
+        """The name of a shape in srt_jax/model/hf; in a rehearsal the path of the miniature."""
         return str(self.miniature) if self.rehearse else shape
 
 
-# ---- does it run, and is it right?
+# ---- correctness
 
 
 def device(setting: Setting, record: Record) -> None:
-    """What machine this is, and how far its peaks can be reached."""
+    """Reports the machine, and measures its matrix products and copies against the peaks."""
     record.figures(
         python=platform.python_version(),
         driver=nvidia_smi("driver_version"),
@@ -114,7 +114,7 @@ def device(setting: Setting, record: Record) -> None:
     if found.platform == "cpu" and not setting.rehearse:
         return  # the session ends here
     record.row("devices", f"{jax.device_count()} x {found.device_kind}", "1", ok=jax.device_count() == 1)
-    record.row("peaks in hardware.py", "known" if chip else "not known: no MFU, no bandwidth roof", "known")
+    record.row("peaks in hardware.py", "known" if chip else "not known: no MFU, no MBU", "known")
     record.row("GPU memory in use before", in_use or "not known", "nearly none")
     unknown = set(xla_flags.GPU.values) - xla_flags.known(xla_flags.GPU, xla_flags.GPU.values)
     record.row("XLA flags that this compiler does not know", ", ".join(sorted(unknown)) or "none", "none", not unknown)
@@ -137,7 +137,7 @@ def device(setting: Setting, record: Record) -> None:
 
 
 def version(package: str) -> str | None:
-    """Its installed version."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -145,7 +145,7 @@ def version(package: str) -> str | None:
 
 
 def nvidia_smi(query: str) -> str | None:
-    """The answer of nvidia-smi, None where there is none."""
+    """The answer of nvidia-smi to a query; None if it fails."""
     try:
         command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -154,12 +154,12 @@ def nvidia_smi(query: str) -> str | None:
 
 
 def gb(size: float) -> str:
-    """`12.3 GB`, or kilobytes for the models of a rehearsal."""
+    """A size as text, in GB, or in kB for the models of a rehearsal."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e3:.0f} kB"
 
 
 def peaks(size: int, copied_bytes: int) -> tuple[float, float]:
-    """(FLOP/s of a bfloat16 product of size^3, bytes/s of a copy): the best of ten."""
+    """(FLOP/s of a size x size bfloat16 product, bytes/s of a copy), each the best of ten."""
     import jax
     import jax.numpy as jnp
     from common import seconds_of
@@ -167,7 +167,7 @@ def peaks(size: int, copied_bytes: int) -> tuple[float, float]:
     def best(call, x):
         return seconds_of(lambda: call(x).block_until_ready(), 10)[0]
 
-    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)  # random: zeros run faster than real numbers
+    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)  # random, because zeros run faster
     return (
         2 * size**3 / best(jax.jit(lambda x: x @ x), x),
         2 * copied_bytes / best(jax.jit(lambda x: x + 1), jnp.zeros(copied_bytes // 4)),
@@ -175,7 +175,7 @@ def peaks(size: int, copied_bytes: int) -> tuple[float, float]:
 
 
 def attention(setting: Setting, record: Record) -> None:
-    """The kernel that runs choose (cuDNN on GPUs) against plain XLA in float32, forward and backward."""
+    """Compares the kernel of runs (cuDNN on GPUs) with plain XLA in float32, forward and backward."""
     import jax
 
     from srt_jax import runtime
@@ -210,7 +210,7 @@ def attention_inputs(B: int, S: int, N: int, K: int, H: int, packed: bool) -> tu
     q, by_out = (jax.random.normal(key, (B, S, N, H), jnp.bfloat16) for key in keys[:2])
     k, v = (jax.random.normal(key, (B, S, K, H), jnp.bfloat16) for key in keys[2:])
     segments = None
-    if packed:  # three sequences and padding, with other borders in every row
+    if packed:  # three sequences and padding, with different borders in every row
         borders = np.array([[S // 5 + b, S // 2 + 3 * b, S - S // 8 - b] for b in range(B)])
         segments = (np.arange(S) >= borders[..., None]).sum(1).astype(np.int32)
         segments[segments == 3] = -1
@@ -218,14 +218,14 @@ def attention_inputs(B: int, S: int, N: int, K: int, H: int, packed: bool) -> tu
 
 
 def compile_errors(kernel: str, inputs: tuple):
-    """The program of `attention_errors`."""
+    """Compiles `attention_errors`."""
     import jax
 
     return jax.jit(functools.partial(attention_errors, kernel)).lower(*inputs).compile()
 
 
 def compare_attention(record: Record, what: str, program, inputs: tuple) -> None:
-    """Relative errors of the output (scored and trained) and the three gradients, beside those of XLA in bfloat16."""
+    """Checks the errors of the output (with and without gradients) and of the gradients against XLA's in bfloat16."""
     import jax
     import numpy as np
 
@@ -236,7 +236,7 @@ def compare_attention(record: Record, what: str, program, inputs: tuple) -> None
 
 
 def attention_errors(kernel: str, q, k, v, by_out, segments):
-    """([5] of the kernel, [5] of XLA in bfloat16): |x - exact| / |exact| of score, output, dq, dk, dv."""
+    """Relative errors [5] of the kernel and [5] of XLA in bfloat16, for score, output, dq, dk and dv."""
     import jax
     import jax.numpy as jnp
 
@@ -257,7 +257,7 @@ def attention_errors(kernel: str, q, k, v, by_out, segments):
 
 
 def precision(setting: Setting, record: Record) -> None:
-    """One update of a 4-layer model in bfloat16, with the kernel that runs choose, against float32 and plain XLA."""
+    """Compares one update of a 4-layer model in bfloat16 with the kernel of runs with float32 and plain XLA."""
     from srt_jax import runtime
 
     runtime.start()
@@ -298,7 +298,7 @@ def one_gradient(setting: Setting, dtype: str):
     kernel = choose_kernel("auto", dtype, config)
     graphdef, params = decoder.create(config, 0, mesh, dtype, "none", kernel)
     reference = decoder.create(config, 1, mesh, dtype, "none", kernel)[1]
-    optimizer = optax.sgd(100.0)  # large, so that the parameters' rounding does not hide the gradient
+    optimizer = optax.sgd(100.0)  # large, so that rounding of the parameters does not hide the gradient
     state = init_state(jax.tree.map(lambda x: x.copy(), params), optimizer, mesh)
     step = make_update(graphdef, optimizer, UpdateConfig(layout, kl_coef=1e-3), mesh, state)
     with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
@@ -319,7 +319,7 @@ def compare_gradients(found, exact) -> tuple[float, float]:
 
 
 def quickstart(setting: Setting, record: Record) -> None:
-    """The miniature's run: two steps without an implicit transfer to the host, then ten steps as a user runs them."""
+    """Trains the miniature: two steps with a guard against implicit transfers to the host, then ten ordinary steps."""
     from srt_jax import runtime
     from srt_jax.run.metrics import read_metrics
     from srt_jax.train import train
@@ -330,7 +330,7 @@ def quickstart(setting: Setting, record: Record) -> None:
     config = experiment(setting, "ten_steps", steps=2 if setting.rehearse else 10)
     summary = train(config)
     base, last = (summary[at]["eval/heldout/avg@32"] for at in ("base", "last"))
-    # On two CPU cores 0.391 before and 0.498 after ten steps (seed 0); other rounding draws other samples.
+    # Two CPU cores gave 0.391 before and 0.498 after ten steps (seed 0). Different rounding draws other samples.
     record.row("avg@32 of the base model", base, "0.34 to 0.43", ok=setting.rehearse or 0.34 <= base <= 0.43)
     record.row(f"avg@32 after {config.steps} steps", last, "0.05 more", ok=setting.rehearse or last >= base + 0.05)
     steps = [values for values in read_metrics(pathlib.Path(config.out) / config.name) if values["step"]]
@@ -340,7 +340,7 @@ def quickstart(setting: Setting, record: Record) -> None:
 
 
 def experiment(setting: Setting, name: str, steps: int, seed: int = 0):
-    """configs/quickstart.py on the base model of this setting, evaluated at both ends."""
+    """configs/quickstart.py on the base model of this setting, evaluated before the first and after the last step."""
     from srt_jax.experiments import load
 
     config = load("quickstart").get_config()
@@ -356,7 +356,7 @@ def experiment(setting: Setting, name: str, steps: int, seed: int = 0):
 
 
 def guarded_steps(setting: Setting, record: Record) -> None:
-    """Samples, grades and updates twice; a transfer to the host that the code does not ask for raises."""
+    """Makes two steps. An implicit transfer from the device to the host raises."""
     import jax
 
     from srt_jax import train
@@ -375,12 +375,12 @@ def guarded_steps(setting: Setting, record: Record) -> None:
     record.row("implicit transfers from device to host in two steps", seen, "none", ok=True)
 
 
-# ---- how fast, and how much memory?
+# ---- speed and memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """One way to compile an update, and the bytes that `python -m srt_jax plan` says it takes."""
+    """Remat and micro-batch of an update, and its memory according to `python -m srt_jax plan`."""
 
     remat: str
     micro: int
@@ -391,8 +391,8 @@ class Planned:
 class Shape:
     """Full fine-tuning of a model of srt_jax/model/hf: `batch` sequences of 4,096 tokens, and the target for the MFU.
 
-    plans: the lightest remat that fits with its largest micro-batch, and what is compiled if that does not fit after
-    all. docs/gpu.md has the commands that gave them, for h100:1, and h200:1 for the 4B model, with jax 0.11.2.
+    plans: the lightest remat that fits with its largest micro-batch, and a second choice in case that does not fit.
+    docs/gpu.md has the commands that computed them with jax 0.11.2, for h100:1, and h200:1 for the 4B model.
     """
 
     model: str
@@ -409,7 +409,7 @@ SHAPES = {
 
 
 def update_case(setting: Setting, shape: Shape, planned: Planned):
-    """The benchmark of an update; in a rehearsal the same steps with the miniature."""
+    """The case for benchmarks/update.py; in a rehearsal it uses the miniature."""
     import update
 
     if setting.rehearse:
@@ -426,7 +426,7 @@ def update_case(setting: Setting, shape: Shape, planned: Planned):
 
 
 def measure_update(part: str, setting: Setting, record: Record) -> None:
-    """MFU, tokens/s, memory beside the plan's, the ten slowest kernels."""
+    """Measures MFU, tokens/s, memory beside the plan's, and the ten slowest kernels."""
     import jax
 
     from srt_jax import runtime
@@ -440,7 +440,7 @@ def measure_update(part: str, setting: Setting, record: Record) -> None:
         record.figures(status="skipped", reason=f"{shape.model} needs {gb(least)}, and JAX has {gb(there)} here")
         return
     for planned in plans:
-        # In a function of its own: nothing of an update that did not fit may stay in memory.
+        # A function, so that no array of an update that did not fit stays in memory.
         if run_update(setting, record, shape, planned):
             return
         gc.collect()
@@ -448,7 +448,7 @@ def measure_update(part: str, setting: Setting, record: Record) -> None:
 
 
 def run_update(setting: Setting, record: Record, shape: Shape, planned: Planned) -> bool:
-    """Whether the update fits; if so, it is measured."""
+    """Measures the update. Returns False if it does not fit."""
     import jax
     import update
     from common import seconds_of
@@ -486,7 +486,7 @@ def run_update(setting: Setting, record: Record, shape: Shape, planned: Planned)
 
 
 def slowest_kernels(record: Record, call) -> None:
-    """Ten rows, and how long all kernels together ran."""
+    """Adds rows for the ten slowest kernels and the time of all kernels."""
     import kernels
 
     found = kernels.profile(call)
@@ -497,7 +497,7 @@ def slowest_kernels(record: Record, call) -> None:
 
 
 def measure_sampler(model: str, setting: Setting, record: Record) -> None:
-    """New tokens/s and the share of the bandwidth roof, 512 x (256 + 1,024): continuous and static batching."""
+    """Measures new tokens/s and MBU of continuous and static batching, for 512 x (256 + 1,024) tokens."""
     import sampler
     from common import choose_kernel, load_model
 
@@ -530,7 +530,7 @@ def measure_sampler(model: str, setting: Setting, record: Record) -> None:
             generate = sampler.jax_engine(graphdef, params, mesh, args)
             compile_s = time.perf_counter() - start
             found = sampler.measure("jax", name, generate, args.model, args, warmup=0)
-            # The first call loads the program and its libraries; the second does not, if there is time for one.
+            # The first call loads the program and its libraries. A second one, if there is time, does not.
             if record.left() > 1.5 * found["seconds"] + (40 if slots else 5):
                 found = sampler.measure("jax", name, generate, args.model, args, warmup=0)
             found |= {"compile_s": round(compile_s, 1)}
@@ -539,7 +539,7 @@ def measure_sampler(model: str, setting: Setting, record: Record) -> None:
             record.row(f"{name} batching: new tokens/s", found["new_tokens_per_s"])
             if found["mbu"] is not None:
                 record.row(
-                    f"{name} batching: share of the bandwidth roof",
+                    f"{name} batching: memory bandwidth utilisation",
                     found["mbu"],
                     ">= 0.5",
                     ok=found["mbu"] >= 0.5,
@@ -550,7 +550,7 @@ def measure_sampler(model: str, setting: Setting, record: Record) -> None:
 
 
 def determinism(setting: Setting, record: Record) -> None:
-    """An update with and without the flags that make it repeatable: equal bits, and what they cost."""
+    """Compares updates with and without the flag for determinism: equal bits, and the cost in time."""
     found = {}
     for name, flags in (("without", ""), ("with", FLAGS)):
         with record.attempt(f"an update {name} {FLAGS}"):
@@ -571,7 +571,7 @@ def determinism(setting: Setting, record: Record) -> None:
 
 
 def repeated_updates(setting: Setting, record: Record, name: str, flags: str) -> dict:
-    """What `repeat` records: in a process of its own, since flags are read once. Raises RuntimeError where it fails."""
+    """The record of `repeat` in a new process, since XLA reads its flags once. Raises RuntimeError if it fails."""
     path = setting.scratch / f"repeat-{name}.jsonl"
     command = [
         sys.executable,
@@ -591,7 +591,7 @@ def repeated_updates(setting: Setting, record: Record, name: str, flags: str) ->
 
 
 def repeat(setting: Setting, record: Record) -> None:
-    """One update twice from the same weights, then two that are timed."""
+    """Makes one update twice from the same weights, then times two more."""
     import update
     from common import seconds_of
 
@@ -609,13 +609,13 @@ def repeat(setting: Setting, record: Record) -> None:
 
 
 def digest(tree) -> list[int]:
-    """A checksum of each array: equal for equal bits, and other for nearly all others."""
+    """A checksum of each array. Equal bits give equal checksums, others almost never do."""
     import jax
     import jax.numpy as jnp
 
     def one(x):
         bits = jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(-1)
-        return (bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)  # whole numbers: exact
+        return (bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)  # integers: exact
 
     return [int(x) for x in jax.device_get(jax.jit(lambda tree: [one(x) for x in jax.tree.leaves(tree)])(tree))]
 
@@ -624,7 +624,7 @@ def digest(tree) -> list[int]:
 
 
 def runs(setting: Setting, record: Record) -> None:
-    """The miniature's quickstart with up to 32 seeds, one after another, as many as there is time for."""
+    """Trains the quickstart with up to 32 seeds, one after another, as many as the time allows."""
     from srt_jax import runtime, train
     from srt_jax.config import run_directory
     from srt_jax.run.prepare import prepare
@@ -643,7 +643,7 @@ def runs(setting: Setting, record: Record) -> None:
             found.append(one_seed(setting, run, steps, seed))
             record.figures(**{f"seed_{seed}": found[-1]})
             longest = max(longest, time.monotonic() - start)
-    record.row("seeds", len(found), f"{seeds}, where there is time", ok=len(found) == seeds, target=True)
+    record.row("seeds", len(found), f"{seeds}, if there is time", ok=len(found) == seeds, target=True)
     gains = [f["last"] - f["base"] for f in found]
     for what in ("base", "last"):
         record.row(
@@ -661,7 +661,7 @@ def runs(setting: Setting, record: Record) -> None:
 
 
 def one_seed(setting: Setting, run, steps: int, seed: int) -> dict:
-    """One run from the base weights, its programs compiled already: accuracies, rewards and seconds by step."""
+    """One run from the base weights with compiled programs: accuracies, and rewards and seconds by step."""
     from srt_jax import train
     from srt_jax.rl.optimizer import experiment_optimizer, init_state
     from srt_jax.run import metrics
@@ -688,12 +688,12 @@ def one_seed(setting: Setting, run, steps: int, seed: int) -> dict:
 
 
 def spread(values: list[float]) -> str:
-    """`0.801 (0.795 to 0.812)`."""
+    """Mean and range as text, e.g. `0.801 (0.795 to 0.812)`."""
     return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def base(setting: Setting, record: Record) -> None:
-    """A rehearsal's miniature: one layer, and a few steps of the recipe."""
+    """Makes the miniature of a rehearsal: one layer, and a few steps of the recipe."""
     from srt_jax import runtime
     from srt_jax.miniature import task
     from srt_jax.miniature.pretrain import Recipe, pretrain
@@ -721,7 +721,7 @@ PARTS = {
 
 
 def main() -> int:
-    """0 where the part came to its end, whatever it found."""
+    """Returns 0 if the part reached its end, even if checks failed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--record", type=pathlib.Path, required=True)

@@ -1,20 +1,20 @@
-r"""One GPU in ten minutes: does it run, is it right, how fast is it, how much memory does it take?
+r"""Tests one GPU in ten minutes: does it run, are its numbers right, how fast is it, how much memory does it take?
 
     python benchmarks/gpu_session.py [--parts attention,update-0.5b,...] [--out runs/gpu_session] [--rehearse]
 
-Every part is a process of its own with a time limit; a part that hangs or crashes loses only itself. The limits add up
-to less than ten minutes, and what a part leaves of its time is there for the next ones. Each part appends one JSON line
-to DIR/gpu_session.jsonl as soon as it ends; its output goes to DIR/gpu_session.log; a table, DIR/gpu_session.md, comes
-last. --rehearse runs all parts on a CPU with tiny shapes: it shows that the programs run, and measures nothing.
+Every part is a process with a time limit. A part that hangs or crashes does not stop the others. The limits add up to
+less than ten minutes, and later parts get the time that earlier ones leave. When a part ends it appends one JSON line
+to DIR/gpu_session.jsonl. Its output goes to DIR/gpu_session.log. A table of all parts goes to DIR/gpu_session.md at the
+end. --rehearse runs all parts on a CPU with tiny shapes. It shows that the programs run, and measures nothing.
 
-Needs one NVIDIA GPU, jax with its CUDA plug-in, flax, optax, orbax-checkpoint, transformers and tensorboard; no
-network, no vLLM. Of requirements.txt, such a machine may lack some pure-Python packages. Their wheels (0.3 MB) go into
-the folder wheels/ of the repository, from where the parts import them:
+Needs one NVIDIA GPU, jax with its CUDA plug-in, flax, optax, orbax-checkpoint, transformers and tensorboard, but no
+network and no vLLM. If the machine lacks pure-Python packages of requirements.txt, put their wheels (0.3 MB) into the
+folder wheels/ of the repository. The parts import them from there:
 
     python -m pip download --no-deps -d wheels ml-collections httpx2 httpcore2 truststore
 
-The parts `quickstart` and `run` need the miniature base model (1 MB), which `python -m srt_jax pretrain` makes in
-cache/miniature, on this machine or on another. docs/gpu.md says how to read the table.
+The parts `quickstart` and `run` need the miniature base model (1 MB). `python -m srt_jax pretrain` makes it in
+cache/miniature, on this machine or on another. docs/gpu.md explains the table.
 """
 
 import argparse
@@ -32,8 +32,8 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MINIATURE = ROOT / "cache" / "miniature"
 
-# Seconds of each part, start of its process and compilation included; their order. What is not needed by others and can
-# stop at any time comes last: it gets the time that the others have left.
+# Seconds of each part, with the start of its process and compilation, in the order of the parts. `run` comes last,
+# because it can stop at any time and so can use all the time that the others leave.
 LIMITS = {
     "device": 20,
     "attention": 55,
@@ -47,14 +47,14 @@ LIMITS = {
     "determinism": 65,
     "run": 35,
 }
-BASE = "base"  # of a rehearsal only: a miniature that has hardly learned anything
+BASE = "base"  # only in a rehearsal: makes a miniature with a few steps of training
 BASE_SECONDS = 60
 WITH_MINIATURE = ("quickstart", "run")
 
 
 @dataclasses.dataclass
 class Session:
-    """Where the parts write, and when the whole must have ended."""
+    """The output folders and the time budget of all parts."""
 
     out: pathlib.Path
     scratch: pathlib.Path
@@ -63,7 +63,7 @@ class Session:
     granted: float = 0.0  # seconds of all limits so far
 
     def run(self, part: str, limit: float) -> dict:
-        """Runs one part within its limit and what earlier ones have left; its line, that is also written and shown."""
+        """Runs one part within its limit and the time that earlier parts left. Writes, prints and returns its line."""
         self.granted += limit
         seconds = self.started + self.granted - time.monotonic()
         record = self.scratch / f"{part}.jsonl"
@@ -87,7 +87,7 @@ class Session:
         return line
 
     def _watched(self, command: list[str], part: str, seconds: float) -> tuple[int | None, str]:
-        """(exit status, None where the limit ended it; the end of its output)."""
+        """(exit status or None if the limit ended the part, its output)."""
         path = self.out / "gpu_session.log"
         with open(path, "ab") as log:
             log.write(f"\n==== {part}\n".encode())
@@ -107,7 +107,7 @@ class Session:
             except subprocess.TimeoutExpired:
                 status = None
             finally:
-                with contextlib.suppress(ProcessLookupError):  # whatever it started is in its group
+                with contextlib.suppress(ProcessLookupError):  # its child processes are in its group
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         with open(path, "rb") as log:
@@ -116,7 +116,7 @@ class Session:
 
 
 def environment(rehearse: bool) -> dict[str, str]:
-    """The parts' environment: wheels are imported as they lie there, since all are pure Python."""
+    """The environment variables of the parts. Wheels are on the Python path, since all are pure Python."""
     wheels = [str(wheel) for wheel in sorted((ROOT / "wheels").glob("*.whl"))]
     path = os.pathsep.join([*wheels, *filter(None, [os.environ.get("PYTHONPATH")])])
     fixed = {
@@ -124,15 +124,15 @@ def environment(rehearse: bool) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }  # small programs, too: later parts have the same ones
+    }  # stores small programs too, since later parts use the same ones
     return os.environ | fixed | ({"JAX_PLATFORMS": "cpu"} if rehearse else {})
 
 
 def result(part: str, record: pathlib.Path, status: int | None, tail: str, seconds: float) -> dict:
-    """The line of a part: what it recorded before it ended, however it ended.
+    """The line of a part, from its record and the way it ended.
 
-    `status` is ok, failed (a check failed, or the part did not reach its end) or skipped. `rows` are its checks and
-    figures: "ok" is true or false for a check, null for a figure; a missed target does not fail the part.
+    `status` is ok, failed (a check failed, or the part did not reach its end) or skipped. `rows` are checks and
+    figures. "ok" is true or false for a check, null for a figure. A missed target does not fail the part.
     """
     line = {"part": part, "status": "ok", "limit_s": round(seconds), "rows": []}
     for entry in map(json.loads, record.read_text().splitlines() if record.exists() else ()):
@@ -150,7 +150,7 @@ def result(part: str, record: pathlib.Path, status: int | None, tail: str, secon
 
 
 def table(lines: list[dict]) -> str:
-    """All rows of all parts as Markdown, below one line on the machine."""
+    """A Markdown table of all rows of all parts, after one line about the machine."""
     device = next((line for line in lines if line["part"] == "device"), {})
     versions = ", ".join(f"{name} {version}" for name, version in device.get("versions", {}).items())
     head = [
@@ -163,7 +163,7 @@ def table(lines: list[dict]) -> str:
 
 
 def table_rows(line: dict) -> list[str]:
-    """Of one part: its end first, then each row."""
+    """The table rows of one part. The first one says how the part ended."""
     end = {
         "ok": "",
         "failed": f"failed: {line['error']}" if "error" in line else "a check failed",
@@ -177,20 +177,20 @@ def table_rows(line: dict) -> list[str]:
 
 
 def main() -> int:
-    """0 where every part ran and every check held, 1 where one did not, 2 where nothing could start."""
+    """Returns 0 if every part ran and every check passed, 1 if not, 2 if nothing could start."""
     args = parse()
     wanted = [part for part in LIMITS if part in args.parts and part != "device"]
     if not args.rehearse and not (MINIATURE / "config.json").exists() and set(wanted) & set(WITH_MINIATURE):
         print(
-            f"error: {MINIATURE.relative_to(ROOT)} is missing, which the parts {' and '.join(WITH_MINIATURE)} train: "
-            "make it with `python -m srt_jax pretrain` here or elsewhere, or leave them out with --parts.",
+            f"error: {MINIATURE.relative_to(ROOT)} is missing, and the parts {' and '.join(WITH_MINIATURE)} need it: "
+            "make it with `python -m srt_jax pretrain` here or elsewhere, or choose other parts with --parts.",
             file=sys.stderr,
         )
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     for name in ("gpu_session.jsonl", "gpu_session.log", "gpu_session.md"):
         (args.out / name).unlink(missing_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended and the table is written
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the running part and writes the table
     with tempfile.TemporaryDirectory() as scratch:
         session = Session(args.out.resolve(), pathlib.Path(scratch), args.rehearse)
         lines = [session.run("device", LIMITS["device"])]
@@ -220,7 +220,7 @@ def parse():
         type=_parts,
         default=tuple(LIMITS),
         metavar="PART,...",
-        help=f"of {', '.join(LIMITS)}; `device` always runs",
+        help=f"some of {', '.join(LIMITS)}; `device` always runs",
     )
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs" / "gpu_session", metavar="DIR")
     parser.add_argument("--rehearse", action="store_true")

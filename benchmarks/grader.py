@@ -1,10 +1,9 @@
-"""Grading speed on published model outputs, with serial math-verify beside it, and on a batch with hostile responses.
+"""Measures grading speed on published model outputs, beside serial math-verify, and on a batch of hostile responses.
 
     python benchmarks/grader.py [--data FOLDER]
 
-One JSON line per measurement. Ours does more for each response (extraction, votes and a verdict on the gold answer)
-than math-verify is asked for (parse the response, verify against the gold answer). Our caches are cold, our workers
-started.
+Prints one JSON line per measurement. For each response our grader extracts, votes and compares with the gold answer;
+math-verify parses and compares. Our caches are empty at the start, and our workers are running.
 """
 
 import argparse
@@ -31,7 +30,7 @@ FILES = ("generations_qwen25math_math100x8", "generations_nemo_math50x3", "gener
 
 
 def ours(rows: list[dict], grader: Grader) -> int:
-    """Extract, vote and grade; the number of right answers."""
+    """Extracts, votes and grades. Returns the number of right answers."""
     problems = defaultdict(list)
     for row in rows:
         problems[row["problem"]].append(extract(row["response"]))
@@ -43,7 +42,7 @@ def ours(rows: list[dict], grader: Grader) -> int:
 
 
 def serial_math_verify(rows: list[dict]) -> int:
-    """Parse and verify each response; the number of right answers."""
+    """Parses and verifies each response. Returns the number of right answers."""
     right = 0
     for row in rows:
         gold = math_verify.parse(f"\\boxed{{{row['gold']}}}", parsing_timeout=None)

@@ -1,4 +1,4 @@
-"""The slowest kernels of a program, from a trace of JAX's profiler: plain JSON, no plug-in of TensorBoard needed."""
+"""Finds the slowest kernels of a program in a trace of JAX's profiler. Needs no TensorBoard plug-in."""
 
 import collections
 import gzip
@@ -8,17 +8,19 @@ import tempfile
 
 import jax
 
-NO_KERNELS = ("ThreadpoolListener", "end: ", "while", "$", "Thunk")  # what a CPU's trace has beside its operations
+NO_KERNELS = ("ThreadpoolListener", "end: ", "while", "$", "Thunk")  # events of a CPU's trace that are not operations
 
 
 def profile(call, top: int = 10) -> dict:
-    """Traces one call. Returns {"kernels": the slowest by total time, "kernel_ms": of all kernels together}.
+    """Traces one call. Returns {"kernels": the slowest by total time, "kernel_ms": time of all kernels}.
 
-    A kernel is {"name", "ms", "calls", "share" of all kernels' time}. Raises ValueError where the trace has none.
+    A kernel is {"name", "ms", "calls", "share" of all kernels' time}. Raises ValueError if the trace has no kernels.
     """
     with tempfile.TemporaryDirectory() as directory:
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # its events would crowd out kernels: a trace keeps a million
+        options.python_tracer_level = (
+            0  # a trace stores a million events, and Python's would leave no place for kernels
+        )
         options.host_tracer_level = 2 if jax.default_backend() == "cpu" else 1
         with jax.profiler.trace(directory, profiler_options=options):
             call()
@@ -26,7 +28,7 @@ def profile(call, top: int = 10) -> dict:
 
 
 def read(directory) -> dict:
-    """The newest trace under a profiler's directory. Raises ValueError where there is none."""
+    """The newest trace under a profiler's directory. Raises ValueError if there is none."""
     files = sorted(pathlib.Path(directory).rglob("*.trace.json.gz"))
     if not files:
         raise ValueError(f"the profiler wrote no *.trace.json.gz to {directory}.")
@@ -35,7 +37,7 @@ def read(directory) -> dict:
 
 
 def slowest(trace: dict, top: int) -> dict:
-    """See `profile`. A GPU's kernels lie on its streams; other lines of a device show the same time again, by name."""
+    """See `profile`. Counts the streams of a GPU only, since other lines of a device repeat the same time."""
     events = trace["traceEvents"]
     processes = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
     threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}

@@ -1,12 +1,12 @@
-"""Seconds of one RL step by phase, beside the floor that its matrix products set on this machine.
+"""Measures the seconds of one RL step by phase, beside the time that its matrix products need on this machine.
 
     python benchmarks/rl_step.py [MODEL_DIR] [--prompts 16] [--samples 32] [--prompt_tokens 10] [--new_tokens 24]
                                  [--micro 64] [--devices 2] [--steps 10] [--old sampler|trainer]
 
-One step: sample prompts x samples responses of exactly new_tokens, collate, one RLOO update with the KL in the reward,
-float32. MODEL_DIR is a Hugging Face directory; without it a random 0.8M-parameter Qwen3 is used. Prints one JSON line:
-medians in seconds, new tokens/s, the FLOPs of the matrix products, and `floor`, their time at the rate that a large
-matrix product reaches here.
+One step samples prompts x samples responses of exactly new_tokens, collates them, and makes one RLOO update with the KL
+in the reward, in float32. MODEL_DIR is a Hugging Face directory; the default is a random Qwen3 of 0.8M parameters.
+Prints one JSON line: medians in seconds, new tokens/s, the FLOPs of the matrix products, and `floor_s`, the time of
+these FLOPs at the rate of a large matrix product on this machine.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main():
     layout = Layout(args.prompts, args.samples, args.micro, (args.prompt_tokens + args.new_tokens,))
     knobs = UpdateConfig(layout, kl_coef=1e-3, old_logprobs=args.old)
     update = make_update(graphdef, optimizer, knobs, mesh, state)
-    # No stop token: every response has exactly new_tokens, as in the peers' scripts.
+    # There is no stop token, so every response has exactly new_tokens, as in the scripts for other systems.
     sampler = JaxSampler(graphdef, mesh, [-1], [args.prompt_tokens], args.prompts)
     rng = np.random.default_rng(0)
     seconds = {"sample": [], "collate": [], "update": [], "step": []}
@@ -97,7 +97,7 @@ def main():
 
 
 def step_flops(config: ModelConfig, args) -> dict[str, float]:
-    """FLOPs of the matrix products with weights; the n samples of a prompt share its prefill."""
+    """FLOPs of the matrix products with weights. The samples of a prompt share its prefill."""
     heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     layer = config.hidden_size * (2 * heads + 2 * kv + 3 * config.intermediate_size)
     per_token = 2 * (config.num_layers * layer + config.vocab_size * config.hidden_size)

@@ -1,14 +1,15 @@
-"""New tokens per second of the in-process sampler, a vLLM server and transformers' generate: same model, same shapes.
+"""Measures new tokens per second of the in-process sampler, a vLLM server and transformers' generate.
 
     python benchmarks/sampler.py [MODEL] [--engines jax vllm hf] [--sequences 512] [--prompt_tokens 10]
                                  [--new_tokens 24] [--samples 1] [--slots 0] [--dtype float32] [--devices 2]
                                  [--repeats 5]
 
-MODEL is a Hugging Face directory; for jax also the name of a shape in srt_jax/model/hf (random weights). Every response
-has exactly new_tokens at temperature 1; `samples` of them share a prompt; `slots` is rollout.slots of jax (0: static
-batching). `devices` is the number of simulated devices of jax, and of threads of the others. vllm needs .venv-vllm, hf
-the test requirements. HTTP counts in vllm's time, starting it does not. Prints one JSON line per engine; medians, the
-first call left out. mbu is the share of the memory bandwidth that the bytes of model/flops.py reach, null on a CPU.
+All engines get the same model and shapes. MODEL is a Hugging Face directory; for jax it can also be the name of a shape
+in srt_jax/model/hf (random weights). Every response has exactly new_tokens at temperature 1, and `samples`
+responses share a prompt. `slots` is rollout.slots of jax (0: static batching). `devices` is the number of simulated
+devices of jax and of threads of the others. vllm needs .venv-vllm, hf needs the test requirements. The time of vllm
+includes HTTP but not its start. Prints one JSON line per engine with medians, without the first call. `mbu` is the
+memory bandwidth utilisation by the bytes of model/flops.py, null on a CPU.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from srt_jax.model.config import model_shape
 from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 
-# An engine is a context that gives (its name and version, generate(prompts, seeds) -> number of new tokens).
+# An engine is a context manager that yields (name and version, generate(prompts, seeds) -> number of new tokens).
 
 
 @contextlib.contextmanager
@@ -48,7 +49,7 @@ def in_process(model, args):
 
 
 def jax_engine(graphdef, params, mesh, args):
-    """generate(prompts, seeds) of the in-process sampler, compiled."""
+    """Compiles the in-process sampler and returns its generate(prompts, seeds)."""
     count, sampling = args.sequences // args.samples, Sampling(args.new_tokens)
     sampler = JaxSampler(graphdef, mesh, [-1], [args.prompt_tokens], count, args.slots)  # no stop token
     sampler.load(params, 0)
@@ -58,7 +59,7 @@ def jax_engine(graphdef, params, mesh, args):
 
 @contextlib.contextmanager
 def vllm(directory, args):
-    """A server of .venv-vllm, asked over HTTP as in a run."""
+    """A server of .venv-vllm that gets HTTP requests as in a run."""
     from srt_jax.rollout.vllm import client as vllm_client
     from srt_jax.rollout.vllm.command import Settings
     from srt_jax.rollout.vllm.server import Server
@@ -144,7 +145,7 @@ def main():
 
 
 def measure(name: str, version: str, generate, model: str, args, warmup: int = 1) -> dict:
-    """Median seconds of `repeats` calls on equal prompts, after `warmup` that are not counted."""
+    """Times `repeats` calls on equal prompts after `warmup` calls. Returns the figures of the JSON line."""
     config, count = model_shape(model), args.sequences // args.samples
     prompts = np.random.default_rng(0).integers(3, config.vocab_size, (count, args.prompt_tokens)).tolist()
     steps = itertools.count()
@@ -174,10 +175,10 @@ def measure(name: str, version: str, generate, model: str, args, warmup: int = 1
 
 
 def bandwidth(config, seconds: float, args) -> dict:
-    """What the in-process sampler must move, and the share of the bandwidth that this is."""
+    """Bytes that decoding must read, the share of the memory bandwidth that this is, and the peak memory."""
     count = args.sequences // args.samples
     turns = -(-args.sequences // args.slots) if args.slots else 1
-    # Continuous batching computes the first token in a step of its own, static batching in the prefill.
+    # Continuous batching draws the first token in a decoding step, static batching in the prefill.
     steps = turns * (args.new_tokens - (not args.slots))
     moved = flops.decoding_bytes(
         config,

@@ -1,11 +1,11 @@
-"""Decoding steps of the in-process sampler, slot refill against fixed batches, at equal cache memory.
+"""Compares decoding steps of continuous batching (slots) and static batching at equal cache memory.
 
     python benchmarks/slots.py [--prompts 64] [--samples 8] [--slots 64] [--mean_tokens 64] [--max_tokens 384]
                                [--devices 1] [--repeats 3]
 
-A random two-layer model whose stop tokens have probability 1 / mean_tokens: the lengths are exponential, with a tail as
-responses of reasoning models have one. Both decode `slots` sequences at a time. Steps are counts, the same on every
-machine; seconds are the median of the repeats. Prints one JSON line.
+The model is random, with two layers. Its stop tokens have probability 1 / mean_tokens, so lengths are exponential, with
+a long tail like the responses of reasoning models. Both decode `slots` sequences at a time. Numbers of steps are the
+same on every machine. Seconds are medians of the repeats. Prints one JSON line.
 """
 
 import argparse

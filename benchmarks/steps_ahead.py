@@ -1,10 +1,10 @@
-"""Seconds per step with rollouts collected during the update (rollout.steps_ahead = 1) and between updates (0).
+"""Measures seconds per step with rollouts sampled during the update (rollout.steps_ahead = 1) and between updates (0).
 
     python benchmarks/steps_ahead.py [--steps 8] [--model cache/miniature]
 
-A vLLM server of .venv-vllm answers through a proxy that holds a step's samples back for a fixed, idle time: as long as
-the update takes, less what sampling takes anyway. Both share this machine's cores, where only idle time can be gained:
-the update makes many epochs, so that most of a step's sampling is idle. Prints one JSON line; medians over the steps
+A vLLM server of .venv-vllm answers through a proxy, which delays the samples of a step until sampling takes as long as
+the update. The delay is idle time. Sampling and update share this machine's cores, so only idle time can be gained; the
+update makes many epochs, so that most of the sampling is idle time. Prints one JSON line with medians over the steps
 after the first two.
 """
 
@@ -29,7 +29,7 @@ from srt_jax.rollout.vllm.server import Server
 from srt_jax.run.metrics import read_metrics
 from srt_jax.train import train
 
-MEASURED_FROM = 3  # the steps before warm up
+MEASURED_FROM = 3  # the first steps include compilation
 EPOCHS = 24
 
 
@@ -93,7 +93,7 @@ def run(args, out: str, name: str, url: str, steps_ahead: int) -> dict[str, floa
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """Passes requests on to a server. After new weights the first one for samples makes all wait `delay` seconds."""
+    """Forwards requests to a server. The first request for samples after new weights delays all by `delay` seconds."""
 
     def __init__(self, target: str):
         super().__init__((HOST, 0), Forward)
@@ -103,7 +103,7 @@ class Proxy(http.server.ThreadingHTTPServer):
 
 
 class Forward(http.server.BaseHTTPRequestHandler):
-    """One request, there and back."""
+    """Forwards one request and its answer."""
 
     protocol_version = "HTTP/1.1"
 
@@ -131,7 +131,7 @@ class Forward(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST = forward
 
     def log_message(self, *_):
-        """Says nothing."""
+        """Writes no log."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Seconds of one update, its FLOP/s, MFU, memory and padding, for a model, a batch and a length.
+"""Measures one update: seconds, FLOP/s, MFU, memory and padding, for a model, a batch and a length.
 
     python benchmarks/update.py --model=DIR|NAME --batch=512 --length=34 [--micro 64] [--old trainer|sampler]
         [--shortest L] [--buckets 1024,2048,4096] [--packing] [--samples 16] [--dtype float32] [--remat none]
@@ -6,10 +6,10 @@
         [--no_reference]
 
 --model is a Hugging Face directory, or the name of a shape in srt_jax/model/hf (random weights). One update scores the
-rollouts with the policy (--old trainer) and with a reference, takes the gradient and makes an AdamW step: RLOO with
-the KL in the reward, as in the paper. Rows are random tokens, each of `length`, or of lengths spread evenly from
---shortest to it. --devices splits a CPU into so many simulated devices. Prints one JSON line: medians over --repeats;
-FLOPs are those of docs/architecture.md, of real tokens only; MFU is null on a CPU.
+rollouts with the policy (--old trainer) and with a reference, computes the gradient and makes an AdamW step, for RLOO
+with the KL in the reward as in the paper. Rows are random tokens. Each has --length tokens, or lengths are spread
+evenly from --shortest to --length. --devices is the number of simulated devices of a CPU. Prints one JSON line with
+medians over --repeats. FLOPs are those of srt_jax/model/flops.py, for real tokens only. MFU is null on a CPU.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from srt_jax.rollout.sampler import Rollouts
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is updated: the options of the command, under their names."""
+    """The options of the command, by name."""
 
     model: str
     batch: int = 512
@@ -57,7 +57,7 @@ class Case:
 
     @property
     def layout(self) -> Layout:
-        """How its sequences are cut up."""
+        """The layout of the batch in micro-batches."""
         return Layout(
             self.batch // self.samples, self.samples, self.micro, self.buckets or (self.length,), packing=self.packing
         )
@@ -97,14 +97,14 @@ class Update:
         self.passes = flops.update(self.config, self.lengths, knobs.scores_policy, knobs.scores_reference)
 
     def restart(self):
-        """Back to the weights and the optimizer of the first step; returns the graph definition."""
-        self.state = None  # its memory first: two states of the largest models do not fit
+        """Resets weights and optimizer to those of the first step. Returns the graph definition."""
+        self.state = None  # frees its memory first, because two states of the largest models do not fit
         graphdef, params = self._weights(0)
         self.state = init_state(params, self._optimizer, self.mesh)
         return graphdef
 
     def step(self):
-        """One update, waited for."""
+        """Makes one update and waits for it."""
         self.state, self.metrics = self.program(self.state, self.reference, self.batch)
         jax.block_until_ready(self.state)
 
@@ -112,7 +112,7 @@ class Update:
         return load_model(self.case.model, self.mesh, self.case.dtype, self.case.remat, self.kernel, seed)
 
     def report(self, seconds: list[float]) -> dict:
-        """Figures of sorted seconds of some steps."""
+        """The figures of the JSON line; seconds: sorted, one per step."""
         case, median, total = self.case, statistics.median(seconds), sum(self.passes.values())
         mfu, memory = flops.mfu(total, median, self.mesh.devices.flat), self.program.memory_analysis()
         return {
@@ -155,7 +155,7 @@ def main():
 
 
 def random_rollouts(case: Case, vocabulary: int) -> Rollouts:
-    """A quarter of the shortest row is its prompt."""
+    """Random prompts and responses. A prompt has a quarter of the tokens of the shortest row."""
     rng = np.random.default_rng(0)
     shortest = case.shortest or case.length
     prompts, prompt_tokens = case.batch // case.samples, max(1, shortest // 4)

@@ -1,12 +1,12 @@
-"""Seconds from new weights in the trainer to the same weights in a vLLM server, beside a plain copy of the same bytes.
+"""Measures the seconds that new weights need from the trainer to a vLLM server, beside a plain copy of the same bytes.
 
     python benchmarks/weight_sync.py [--models SmolLM2-135M ...] [--folders runs/weight_sync /dev/shm/weight_sync]
                                      [--dtype bfloat16] [--repeats 3]
 
-Models are random ones of these shapes (srt_jax/model/hf). Export: gather, cast, checksum, write, flush, rename. Reload:
-verify all checksums, pause, have the server of .venv-vllm read the files, resume. Probe: score fixed sequences on both
-sides and compare. Copy: the exported files once more, in the same folder, flushed. Medians, one JSON line per model and
-folder.
+Models have random weights of these shapes (srt_jax/model/hf). An export gathers, casts, checksums, writes, flushes and
+renames. A reload verifies all checksums, pauses the server of .venv-vllm, makes it read the files, and resumes it. A
+probe scores fixed sequences on both sides and compares. The copy writes the exported files again to the same folder and
+flushes them. Prints one JSON line with medians per model and folder.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from srt_jax.rollout.vllm.sampler import VLLMSampler
 from srt_jax.run.loading import open_mesh
 from srt_jax.run.prepare import read_model
 
-UPDATE_SECONDS = 3  # stands for the update before an export: vLLM's workers spin a second after a request
+UPDATE_SECONDS = 3  # idle time in place of an update, because vLLM's workers spin for a second after a request
 
 
 def main():
@@ -44,7 +44,7 @@ def main():
 
 
 def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args) -> dict:
-    """Starts a server, then updates its weights `repeats` times, and copies the last export as often."""
+    """Starts a server, updates its weights `repeats` times, and copies the last export as often."""
     config = base()
     config.name, config.out = name, str(scratch)
     config.model.path, config.model.dtype = str(scratch / "model"), args.dtype
@@ -60,7 +60,7 @@ def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args
     try:
         sampler.load(params, 0)  # starts the server
         for step in range(1, args.repeats + 1):
-            params = jax.block_until_ready(jax.tree.map(lambda x: x * 1.01, params))  # no part of the export
+            params = jax.block_until_ready(jax.tree.map(lambda x: x * 1.01, params))  # not part of the export
             time.sleep(UPDATE_SECONDS)
             sampler.load(params, step)
             reports.append(sampler.report)
@@ -69,7 +69,7 @@ def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args
         copies = [copy_seconds(exported, i) for i in range(args.repeats)]
         size = sum(file.stat().st_size for file in exported.iterdir())
     finally:
-        sampler.close()  # the exports go with it
+        sampler.close()  # deletes the exports
     seconds = {
         key: statistics.median(report[f"publish/{key}"] for report in reports)
         for key in ("seconds", "reload_seconds", "probe_seconds", "probe_gap_mean", "probe_gap_max")

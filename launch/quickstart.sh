@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The whole loop on a laptop: sets up .venv, makes the tiny base model, trains it on its own votes and on the answers,
-# and puts both side by side in runs/quickstart. What exists already is used again. Arguments go to both runs, e.g.
-# launch/quickstart.sh --config.seed=1 --config.out=runs/quickstart-1. With --sampler=vllm as the first one a vLLM server
-# samples, from .venv-vllm, and the runs go to runs/quickstart_vllm.
+# The whole experiment on a laptop. Makes .venv and the tiny base model, trains the model on its own votes and on the
+# answers, and plots both in runs/quickstart. Uses existing environments, models and runs again. Arguments go to both
+# runs, e.g. launch/quickstart.sh --config.seed=1 --config.out=runs/quickstart-1. With --sampler=vllm as the first
+# argument a vLLM server from .venv-vllm samples, and the runs go to runs/quickstart_vllm.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 out=runs/quickstart
 if [ "${1:-}" = --sampler=vllm ]; then

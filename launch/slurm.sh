@@ -3,9 +3,9 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
 #SBATCH --signal=TERM@300
-# One run over all nodes of a SLURM job, one process per node; the in-process sampler samples on all of them. Before the
-# time limit the run saves its state and stops, and the same command goes on with it. The project folder must be the
-# same on all nodes. Usage, in the project folder:
+# One run over all nodes of a SLURM job, with one process per node. The in-process sampler uses all nodes. The run saves
+# its state and stops before the time limit; the same command resumes it. All nodes must share the project folder.
+# Usage, in the project folder:
 #   sbatch --nodes=2 --gpus-per-node=8 --time=24:00:00 launch/slurm.sh --config=configs/srt.py --config.mesh.fsdp=16
 # shellcheck source=launch/environment.sh
 . "${SLURM_SUBMIT_DIR:?start this with sbatch, in the project folder}/launch/environment.sh"
@@ -16,6 +16,6 @@ fi
 first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export JAX_COORDINATOR_ADDRESS="$first:$((20000 + SLURM_JOB_ID % 20000))"
 export JAX_NUM_PROCESSES="$SLURM_JOB_NUM_NODES"
-# exec: the signal must reach Python itself
+# exec, because the signal must reach Python itself
 # shellcheck disable=SC2016
 exec srun --kill-on-bad-exit=1 bash -c 'JAX_PROCESS_ID="$SLURM_PROCID" exec .venv/bin/python -m srt_jax.main "$@"' srt "$@"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # An experiment with several seeds: launch/sweep.sh CONFIG SEEDS [--slurm [SBATCH OPTIONS --]] [OPTIONS OF srt_jax.main]
 #
-#   launch/sweep.sh configs/srt.py:tiny 0-4                                     one after another, here
+#   launch/sweep.sh configs/srt.py:tiny 0-4                                     one after another on this machine
 #   launch/sweep.sh configs/srt.py:qwen25_math_7b,dapo 0,1,2 --slurm --gres=gpu:8 --time=24:00:00 --
-#                                                                               an array, one job per seed
+#                                                                               a job array, one job per seed
 #
-# Runs are called NAME-seedN. The same command goes on where it was stopped: a finished run is not done again.
+# Runs have the names NAME-seedN. The same command resumes stopped runs and skips finished ones.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 if [ $# -lt 2 ]; then
     sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
@@ -32,7 +32,7 @@ if [ "${1:-}" = --slurm ]; then
 fi
 make_environment
 
-# The run's name comes from the config, so that a sweep's runs lie beside its other runs.
+# The name of the runs comes from the config, so that their folders are beside those of other runs.
 name=$(.venv/bin/python - "$config" <<'PYTHON'
 import sys
 from ml_collections import config_flags

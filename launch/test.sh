@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv with the test requirements, and .venv-vllm, and runs all tests in two processes; without a vLLM for this
-# machine those of tests/vllm are skipped. With --fast it leaves out whole runs, several hosts and vLLM: three minutes.
+# Makes .venv with the test requirements and .venv-vllm, and runs all tests in two processes. If vLLM cannot be
+# installed, the tests in tests/vllm are skipped. --fast takes three minutes: no whole runs, no several hosts, no vLLM.
 # Other arguments go to pytest, e.g. launch/test.sh tests/rl -k rloo, or launch/test.sh -n 0 --pdb for one process.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment requirements-math-verify.txt requirements-test.txt

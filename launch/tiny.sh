@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every experiment on the miniature, one after another (about a minute each on two free cores), and a table of what each gave.
-# What is finished is not run again. Arguments go to every run, e.g. launch/tiny.sh --config.seed=1 --config.out=runs/tiny-1
+# Runs every experiment on the miniature, one after another (about a minute each on two free cores), and prints a table.
+# Skips finished runs. Arguments go to every run, e.g. launch/tiny.sh --config.seed=1 --config.out=runs/tiny-1
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One run over all hosts of a TPU pod slice, one process per host; the in-process sampler samples on all chips. Runs on
-# every host at once, in a copy of the project. The run folder must be one that all hosts share, e.g. mounted by NFS.
+# One run over all hosts of a TPU pod slice, with one process per host. The in-process sampler uses all chips. Start the
+# script on every host at the same time, in a copy of the project. All hosts must share the run folder, e.g. by NFS.
 # Usage, from the machine that made the slice:
 #   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command='cd srt_jax && launch/tpu_pod.sh \
 #       --config=configs/srt.py --config.mesh.fsdp=32 --config.batch.microbatch_sequences=64 --config.rollout.slots=512 \

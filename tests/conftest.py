@@ -1,6 +1,6 @@
-"""Fixtures of all tests, the two tiers, and what each file costs.
+"""Fixtures of all tests, the marks of the two tiers, and the seconds that each file takes.
 
-Every test sees eight simulated devices, and builds its meshes from the first few of them.
+Every test has eight simulated devices and builds its meshes from the first few of them.
 """
 
 import collections
@@ -11,9 +11,9 @@ import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 GIVEN = dict(os.environ)
-# Most of the suite is compiling. LLVM's optimisation takes two thirds of it, and is not what the tests are about;
-# `XLA_FLAGS= launch/test.sh` leaves it on. Every program is kept, and so equal ones compile once. Processes that tests
-# start inherit both.
+# The suite spends most of its time compiling, two thirds of that in LLVM's optimisation, which the tests do not need.
+# `XLA_FLAGS= launch/test.sh` leaves it on. The cache stores every program, so equal programs compile once. Processes
+# that tests start inherit both settings.
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -27,7 +27,7 @@ from srt_jax.run import metrics  # noqa: E402
 from tests.helpers import REPOSITORY  # noqa: E402
 
 SLOW_FOLDERS = ("tests/vllm", "tests/multihost")
-# Two processes share the tests, each takes one file at a time. These take longest, so they start first.
+# Two processes share the tests, one file at a time each. These files take longest, so they start first.
 LONGEST = (
     "tests/vllm",
     "tests/test_train.py",
@@ -53,13 +53,15 @@ metrics.RunLog.write = checked_record
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: left out by launch/test.sh --fast; so is every test of the miniature")
-    if not hasattr(config, "workerinput"):  # not in a process that another one has started to share the tests
+    config.addinivalue_line(
+        "markers", "slow: launch/test.sh --fast skips these tests, and every test that uses the miniature"
+    )
+    if not hasattr(config, "workerinput"):  # not a worker of pytest-xdist
         config.pluginmanager.register(FileCosts())
 
 
 def pytest_collection_modifyitems(config, items):
-    """Marks the slow tests. Where two processes share the tests, the files that take longest come first."""
+    """Marks the slow tests. In a worker of pytest-xdist the files that take longest come first."""
     for item in items:
         if item.nodeid.startswith(SLOW_FOLDERS) or "miniature" in item.fixturenames:
             item.add_marker(pytest.mark.slow)
@@ -68,7 +70,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 class FileCosts:
-    """Prints the seconds of the files that took longest: set-up, tests and tear-down, by the wall clock."""
+    """Prints the wall-clock seconds (set-up, tests and tear-down) of the files that took longest."""
 
     SHOWN = 10
 
@@ -89,20 +91,20 @@ class FileCosts:
 
 @pytest.fixture(scope="session")
 def miniature():
-    """The miniature base model, made once (about a minute and a half) and kept in the project's cache folder."""
+    """The miniature base model. It is made once (a minute and a half) and stored in the project's cache folder."""
     directory = REPOSITORY / "cache" / "miniature"
     directory.parent.mkdir(exist_ok=True)
     with open(directory.with_name(".miniature.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the other process of the tests makes it, or waits until it is made
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process makes it, the other one waits
         subprocess.run(
             [sys.executable, "-m", "srt_jax", "pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True, env=GIVEN
-        )  # it stays, so it is made as a user makes it
+        )  # made with the user's environment, because the folder stays after the tests
     return directory
 
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
-    """The miniature after two steps of its pre-training: all of its files, for tests that need no right answers."""
+    """The miniature after two steps of pre-training, with all its files, for tests that need no right answers."""
     directory = tmp_path_factory.mktemp("models") / "untrained"
     pretrain(directory, Recipe(steps=2, warmup_steps=1))
     return directory

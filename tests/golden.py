@@ -1,12 +1,12 @@
-"""Do a commit and the working tree compute the same bits on this machine?
+"""Tests whether a commit and the working tree compute the same bits on this machine.
 
     python tests/golden.py COMMIT [--runs quickstart dapo resume processes] [--ulp 0]
 
-Each run is made twice, once in a worktree of COMMIT and once in the working tree, and its folders are compared: the
-trained weights, the optimizer's state in the last checkpoint, every saved rollout and every metric that no clock
-decides. --ulp allows so many units in the last place between two floats, for a change after which XLA fuses otherwise.
-Prints one line for each run; exit status 1 where one differs. Nothing is kept: hashes of these files would differ
-between processors. Needs the miniature's base model (launch/quickstart.sh makes it).
+Makes each run twice, once in a worktree of COMMIT and once in the working tree, and compares their folders: the trained
+weights, the optimizer's state in the last checkpoint, every saved rollout, and every metric that does not depend on the
+clock. --ulp is the allowed distance of two floats in units in the last place, for changes after which XLA fuses
+operations differently. Prints one line for each run. The exit status is 1 if a run differs. Stores no hashes, because
+they would differ between processors. Needs the miniature's base model (launch/quickstart.sh makes it).
 """
 
 import argparse
@@ -25,7 +25,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-# What the clock, the machine's load or the number of programs decides.
+# Metrics that depend on the clock, the load of the machine or the number of programs.
 BY_THE_CLOCK = ("time/", "grader/", "workers/", "publish/", "rollout/tokens_per_second", "update/mfu")
 SMALL = ("--config.eval.sets.heldout.limit=16", "--config.eval.samples=4")
 QUICKSTART = ("--config=configs/quickstart.py", *SMALL)
@@ -42,7 +42,7 @@ RUNS = {
 
 @contextlib.contextmanager
 def worktree(commit: str) -> Iterator[pathlib.Path]:
-    """A checkout of the commit in a temporary folder, with this checkout's base model and compiled programs."""
+    """A worktree of the commit in a temporary folder. It shares the folder cache with this checkout."""
     with tempfile.TemporaryDirectory() as scratch:
         directory = pathlib.Path(scratch) / "tree"
         subprocess.run(
@@ -56,7 +56,7 @@ def worktree(commit: str) -> Iterator[pathlib.Path]:
 
 
 def run(tree: pathlib.Path, out: pathlib.Path, name: str) -> pathlib.Path:
-    """Makes a run with the code of a tree; returns its folder. Exits where a command fails."""
+    """Makes a run with the code of a tree. Returns its folder. Exits if a command fails."""
     for arguments, processes in RUNS[name]:
         command = [sys.executable, "-m", "srt_jax.main", *arguments, f"--config.out={out}", f"--config.name={name}"]
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
@@ -86,7 +86,7 @@ def run(tree: pathlib.Path, out: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def contents(directory: pathlib.Path, by_the_clock: tuple[str, ...] = BY_THE_CLOCK) -> dict[str, np.ndarray | str]:
-    """Everything of a run that must be the same, by name; no metric whose tag begins with one of `by_the_clock`."""
+    """All data of a run that must be equal, by name, without metrics whose tag begins with one of `by_the_clock`."""
     found: dict = {f"weights {name}": x for name, x in load_file(directory / "final/model.safetensors").items()}
     found |= {f"state {name}": x for name, x in saved_state(directory).items()}
     for path in sorted((directory / "rollouts").iterdir()):
@@ -112,7 +112,7 @@ def saved_state(directory: pathlib.Path) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
     from absl import logging
 
-    logging.set_verbosity(logging.ERROR)  # orbax misses metadata that only several items in one folder have
+    logging.set_verbosity(logging.ERROR)  # orbax warns about metadata that a folder with one item does not have
     steps = (directory / "checkpoints").absolute()
     newest = max((path for path in steps.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     with ocp.PyTreeCheckpointer() as checkpointer:
@@ -123,7 +123,7 @@ def saved_state(directory: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference of two arrays in units in the last place; infinite where shapes or dtypes differ."""
+    """The largest difference of two arrays in units in the last place; infinite if shapes or dtypes differ."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return np.inf
     if a.dtype.kind != "f":
@@ -135,7 +135,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def compare(before: dict, after: dict, ulp: float) -> list[str]:
-    """What differs, one line each."""
+    """One line for each difference."""
     lines = [
         f"{name}: only in the {where}"
         for where, ours, theirs in (("commit", before, after), ("working tree", after, before))
@@ -162,7 +162,7 @@ def first_difference(a: str, b: str) -> str:
 
 
 def main() -> int:
-    """Makes and compares the runs; 0 where all are the same."""
+    """Makes and compares the runs. Returns 0 if all are equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))

@@ -1,4 +1,4 @@
-"""Shared by tests: a small experiment on the miniature base model, and which cases of a test are fast."""
+"""Shared by tests: a small experiment on the miniature base model, and marks for the fast cases of a test."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
 def small_config(model: pathlib.Path, out: pathlib.Path, name: str, steps: int) -> ConfigDict:
-    """8 prompts x 8 samples on 8 simulated devices; seconds per run."""
+    """A run of 8 prompts x 8 samples on 8 simulated devices, which takes seconds."""
     config = base()
     config.name, config.out, config.steps = name, str(out), steps
     config.model.path, config.model.dtype, config.model.remat = str(model), "float32", "none"
@@ -34,7 +34,7 @@ def small_config(model: pathlib.Path, out: pathlib.Path, name: str, steps: int) 
 
 
 def fast_cases(cases, *fast) -> list:
-    """All cases as parameters of a test; those that are not named stay out of `launch/test.sh --fast`."""
+    """All cases as parameters of a test. `launch/test.sh --fast` runs only the cases in `fast`."""
     assert {*fast} <= {*cases}, f"no such case among {list(cases)}"
     return [pytest.param(case, marks=() if case in fast else pytest.mark.slow) for case in cases]
 

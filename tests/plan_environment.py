@@ -1,4 +1,4 @@
-"""The planner's environment with its 5 GB of compilers, for the tests that need it; made by hand (docs/planning.md)."""
+"""Access to .venv-plan, which has 5 GB of compilers. A user makes it as docs/planning.md describes."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The GPU session, rehearsed on a CPU; and that it reports what hangs, crashes or is wrong, and loses nothing else."""
+"""Rehearses the GPU session on a CPU, and tests its reports of parts that hang, crash or compute wrong numbers."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def parts(monkeypatch):
 
 @pytest.mark.slow
 def test_the_rehearsal_runs_every_kind_of_part(session, tmp_path):
-    """The larger models are left out: a rehearsal has the same small one for all."""
+    """Runs without the parts for larger models, because a rehearsal uses one small model for all."""
     wanted = [part for part in session.LIMITS if part not in ("update-1.5b", "update-4b", "sampler-1.5b")]
     command = [
         sys.executable,
@@ -64,13 +64,13 @@ def test_the_limits_add_up_to_less_than_ten_minutes(session):
     assert sum(session.LIMITS.values()) < 600
 
 
-def test_a_part_gets_what_earlier_ones_have_left(session, tmp_path, monkeypatch):
+def test_a_part_gets_the_time_that_earlier_ones_left(session, tmp_path, monkeypatch):
     monkeypatch.setattr(session.Session, "_watched", lambda self, command, part, seconds: (0, ""))
     started = session.Session(tmp_path, tmp_path, True)
     assert [started.run(part, 10)["limit_s"] for part in "abc"] == [10, 20, 30]
 
 
-def test_a_part_that_hangs_is_stopped_with_all_that_it_started(session, tmp_path):
+def test_a_part_that_hangs_is_stopped_with_its_children(session, tmp_path):
     record, alive = tmp_path / "record", tmp_path / "alive"
     record.write_text(
         json.dumps({"rows": [{"what": "first", "found": "1", "wanted": "", "ok": True, "target": False}], "figure": 7})
@@ -113,7 +113,7 @@ def test_without_a_gpu_nothing_is_measured(session, tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: there is no GPU to measure (JAX sees cpu)")
 
 
-def test_a_missing_miniature_is_told_before_anything_starts(session, tmp_path, monkeypatch, capsys):
+def test_a_missing_miniature_is_reported_before_anything_starts(session, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(session, "MINIATURE", session.ROOT / "cache" / "nothing")
     monkeypatch.setattr(sys, "argv", ["gpu_session.py", f"--out={tmp_path / 'out'}", "--parts=attention,run"])
     assert session.main() == 2

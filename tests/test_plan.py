@@ -1,4 +1,4 @@
-"""Plans of small models: on simulated devices in this process, for GPUs and TPUs in the planner's environment."""
+"""Plans of small models, on simulated devices in this process and for GPUs and TPUs in .venv-plan."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A model of which nothing but config.json exists."""
+    """A model directory with a config.json and no weights."""
     directory = tmp_path_factory.mktemp("model")
     (directory / "config.json").write_text(json.dumps(HF))
     return directory
@@ -64,7 +64,7 @@ def small(directory, sampler="vllm", microbatch=16, **mesh):
 
 
 def parameter_bytes(fsdp):
-    """float32; norms and biases are whole on every device."""
+    """Bytes of the float32 parameters on one device. Norms and biases are whole on every device."""
     whole = 4 * (12 * (2 * 256 + 2 * 64) + 256)
     return (4 * MODEL.num_params - whole) / fsdp + whole
 
@@ -74,7 +74,7 @@ def fsdp_plan(directory):
     return programs.plan(small(directory, fsdp=8, cpu_devices=8), CPU, search=False, progress=print)
 
 
-def test_the_report_has_what_it_promises(fsdp_plan):
+def test_the_report_has_all_documented_fields(fsdp_plan):
     assert fsdp_plan.keys() >= KEYS
     json.dumps(fsdp_plan)
     assert (fsdp_plan["topology"], fsdp_plan["devices"], fsdp_plan["fits"]) == ("cpu:8", 8, True)
@@ -87,7 +87,7 @@ def test_bytes_per_device(fsdp_plan):
     assert found["optimizer"] == pytest.approx(2 * parameter_bytes(8), abs=64)  # and counters
     given = sum(found[kind] for kind in ("parameters", "optimizer", "reference", "batch"))
     assert found["total"] > given + found["temporaries"] - 1
-    assert found["total"] < 1.2 * (given + found["temporaries"])  # the new state lies where the old one was
+    assert found["total"] < 1.2 * (given + found["temporaries"])  # the new state reuses the memory of the old one
 
 
 def test_a_reference_in_16_bits_takes_half(directory, fsdp_plan):
@@ -105,17 +105,19 @@ def test_slots_that_the_topology_does_not_divide_are_refused(directory):
 
 
 def test_flops_per_device(fsdp_plan):
-    """Old, reference and three for the gradient, of 32 sequences of 64 tokens; full remat runs the layers once more."""
+    """32 sequences of 64 tokens: old, reference and three for the gradient. Full remat runs the layers once more."""
     once = flops.forward(MODEL, [64] * 32) / 8
     assert fsdp_plan["flops_per_device"] == 5 * once
     assert fsdp_plan["executed_flops_per_device"] == 5 * once + flops.layers(MODEL, [64] * 32) / 8
 
 
 def test_collectives_of_two_micro_batches(fsdp_plan):
-    """Old log-probs, reference, the gradient's forward pass, and again for its backward pass gather the weights."""
+    """Four passes gather the weights: old log-probs, reference, and the gradient's forward and backward pass."""
     layers = 4 * 12 * flops.layer_weights(MODEL)
     found = fsdp_plan["collective_bytes_per_device"]
-    assert 2 * 4 * layers < found["all-gather"] < 2 * 4 * (layers + 4 * 512 * 256) + 1e5  # more: the head, tokens
+    assert (
+        2 * 4 * layers < found["all-gather"] < 2 * 4 * (layers + 4 * 512 * 256) + 1e5
+    )  # the upper limit adds the head and tokens
     assert fsdp_plan["collective_calls_per_device"].keys() == found.keys()
     # At least one gather per layer, pass and micro-batch; at most one for each of a layer's 7 matrices.
     assert 2 * 4 * 12 <= fsdp_plan["collective_calls_per_device"]["all-gather"] < 1.1 * 2 * 4 * (12 * 7 + 2)
@@ -137,7 +139,7 @@ def test_table_shows_the_figures(fsdp_plan):
     assert f"{fsdp_plan['flops_per_device']:.3e}" in text
 
 
-def test_a_mesh_and_a_micro_batch_that_do_not_suit_are_replaced_and_said(directory):
+def test_an_unsuitable_mesh_or_micro_batch_is_replaced_with_a_note(directory):
     config, notes = programs.adapt(small(directory, microbatch=4, fsdp=3), CPU)
     assert (config.mesh.data, config.mesh.fsdp, config.mesh.tensor) == (1, 8, 1)
     assert config.batch.microbatch_sequences == 8
@@ -156,7 +158,7 @@ def test_sequences_that_the_devices_cannot_share_are_refused(directory):
 @pytest.mark.parametrize(
     "limits, expected",
     [
-        # rows per device that fit, by remat
+        # the largest number of rows per device that fits, by remat
         ({"none": 0, "dots": 0, "attention": 2, "full": 4}, ("attention", 16)),
         ({"none": 4, "dots": 4, "attention": 4, "full": 4}, ("none", 32)),
         ({"none": 0, "dots": 0, "attention": 0, "full": 1}, ("full", 8)),
@@ -164,7 +166,7 @@ def test_sequences_that_the_devices_cannot_share_are_refused(directory):
     ],
 )
 def test_search(directory, limits, expected):
-    """The search itself, with memory limits given instead of compiled programs."""
+    """The search, with memory limits in place of compiled programs."""
     tried = []
 
     def compile_update(remat, microbatch):
@@ -203,7 +205,7 @@ def test_the_sampler_of_this_process_is_planned_too(directory, fsdp_plan):
 
 
 def test_a_sampler_with_slots_decodes_until_all_requests_had_one(directory):
-    """4 prompts x 12 votes in 16 slots: three turns of 48 steps, each of which reads the weights."""
+    """4 prompts x 12 votes in 16 slots take three turns of 48 steps. Each step reads the weights."""
     config = small(directory, "jax")
     config.rollout.slots, config.batch.votes_per_prompt = 16, 12
     resident = {"optimizer": 0, "reference": 0}
@@ -235,7 +237,7 @@ def test_lower_bounds_of_a_known_model_by_hand():
     assert programs.lower_bounds(CPU, {"flops": 1.0}) is None
 
 
-def test_what_a_tpu_gathers_awkwardly_is_said():
+def test_a_note_reports_weights_that_a_tpu_gathers_with_all_reduces():
     where = topology.parse("v5p:4x8x8")
     assert "into 56 rows, no multiple of 16" in programs.tile_notes(3584, 64, where)[0]
     assert programs.tile_notes(3584, 32, where) == programs.tile_notes(3584, 64, CPU) == []
@@ -273,7 +275,7 @@ def test_wrong_input_is_one_sentence():
 @needs_plan_environment
 @pytest.mark.parametrize("name, kind", [("h200:8", "cuda"), ("v5e:2x4", "tpu")])
 def test_accelerators(directory, name, kind):
-    """The command moves on to the planner's environment, and compiles for chips that are not there."""
+    """The command continues in .venv-plan and compiles for chips that this machine does not have."""
     config = [
         f"--config.{field}"
         for field in (

@@ -1,4 +1,4 @@
-"""Causal attention over rows of sequences, by platform, and one decoding step against a shared prompt.
+"""Causal attention with the kernel of each platform, and one decoding step of samples that share a prompt.
 
 Letters: B sequences, S tokens, N query heads, K key/value heads, G = N/K, H head dim.
 """
@@ -13,18 +13,19 @@ from jax.sharding import PartitionSpec as P
 from srt_jax.errors import ModelError
 from srt_jax.model.sharding import ROWS
 
-MASKED = -1e30  # finite, so that a fully masked row gives a uniform softmax and no NaN
+MASKED = -1e30  # finite, because the softmax of a row of -inf would be NaN
 PLATFORMS = {"gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu", "cpu": "cpu"}
-LANES = 128  # of a TPU's vector registers: splash wants lengths and head dims in multiples of it, cuDNN likes them
+LANES = 128  # width of a TPU's vector registers; splash and cuDNN get lengths that are multiples of it
 
 
 def choose(name: str, platform: str, dtype, head_dim: int) -> str:
-    """model.attention -> xla | cudnn | splash, for a jax.Device.platform, a compute dtype and the model's head dim.
+    """The kernel for model.attention: xla | cudnn | splash.
 
-    auto: cudnn on GPUs where it can compute that, splash on TPUs, else xla. Raises ModelError for one that cannot.
+    platform: of the jax.Device; dtype: of the computation. "auto" is cudnn on GPUs that can compute dtype and head_dim
+    with it, splash on TPUs, else xla. Raises ModelError for a kernel that cannot run.
     """
     kind, half = PLATFORMS[platform], jnp.dtype(dtype).itemsize == 2
-    fits = head_dim % 8 == 0 and head_dim <= 128  # what cuDNN computes on every GPU with such an attention
+    fits = head_dim % 8 == 0 and head_dim <= 128  # limits of cuDNN's attention on all GPUs that have it
     if name == "auto":
         return {"gpu": "cudnn" if half and fits else "xla", "tpu": "splash", "cpu": "xla"}[kind]
     if name == "cudnn" and kind != "gpu":
@@ -38,8 +39,8 @@ def choose(name: str, platform: str, dtype, head_dim: int) -> str:
         )
     if name == "cudnn" and not fits:
         raise ModelError(
-            f"model.attention is 'cudnn', which wants heads of a multiple of 8 and at most 128, and these "
-            f"have {head_dim}: set it to 'xla'."
+            f"model.attention is 'cudnn', which needs a head dim that is a multiple of 8 and at most 128, and this "
+            f"model has {head_dim}: set it to 'xla'."
         )
     if name == "splash" and kind != "tpu":
         raise ModelError(
@@ -49,12 +50,12 @@ def choose(name: str, platform: str, dtype, head_dim: int) -> str:
 
 
 def causal(q, k, v, segments=None, name: str = "xla", mesh: Mesh | None = None, recompute: bool = False):
-    """Attention of each token to itself and the tokens before it; every device attends in its own rows and heads.
+    """Attention of each token to itself and to earlier tokens. Every device computes its own rows and heads.
 
     q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]; `name` is xla, cudnn or splash. Without `segments` a row is
-    one right-padded sequence: the causal mask alone keeps padding out of every real token's view. segments [B, S]:
-    tokens with different numbers do not see each other. Every token, of padding too, sees at least itself.
-    `recompute`: the backward pass starts from q, k and v, as it does anyway in cudnn and splash, which hold no scores.
+    one right-padded sequence, and the causal mask alone hides padding from real tokens. segments [B, S]: tokens with
+    different numbers do not see each other. Every token sees at least itself, also in padding. `recompute`: the
+    backward pass recomputes the scores from q, k and v. cudnn and splash always do, since they store no scores.
     """
     on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
     kernels = {
@@ -72,10 +73,10 @@ def causal(q, k, v, segments=None, name: str = "xla", mesh: Mesh | None = None, 
 
 
 def xla(q, k, v, segments=None):
-    """In plain XLA, with all scores in memory: for CPUs and short sequences.
+    """Attention in plain XLA with all scores in memory, for CPUs and short sequences.
 
-    The G = N/K query heads of a key head are stacked along S: one batched matrix product per key head, which XLA's CPU
-    backend runs faster than the five-dimensional contraction (1.15 times).
+    The G = N/K query heads of a key head are stacked along S. Each key head is then one batched matrix product, which
+    XLA's CPU backend runs 1.15 times as fast as the five-dimensional contraction.
     """
     B, S, N, H = q.shape
     K = k.shape[2]
@@ -92,7 +93,7 @@ def xla(q, k, v, segments=None):
     return out.reshape(B, K, G, S, H).transpose(0, 3, 1, 2, 4).reshape(B, S, N, H)
 
 
-# Not jax.checkpoint: the policy of a layer around it would overrule it.
+# jax.checkpoint cannot be used here, because the policy of the layer around it would overrule it.
 xla_again = jax.custom_vjp(xla)
 xla_again.defvjp(
     lambda *inputs: (xla(*inputs), inputs),
@@ -101,7 +102,7 @@ xla_again.defvjp(
 
 
 def cudnn(q, k, v, segments=None):
-    """cuDNN's flash attention: 16 bits only. Padded to lengths of a multiple of 128: it takes no odd ones."""
+    """cuDNN's flash attention, in 16 bits only. Lengths are padded to multiples of 128, since it refuses odd ones."""
     S = q.shape[1]
     more = (0, -S % LANES)
     q, k, v = (jnp.pad(x, ((0, 0), more, (0, 0), (0, 0))) for x in (q, k, v))
@@ -112,11 +113,11 @@ def cudnn(q, k, v, segments=None):
 
 
 def splash(q, k, v, segments=None, interpret: bool = False):
-    """JAX's flash attention for TPUs; `interpret` runs the kernel's code on a CPU.
+    """JAX's splash attention for TPUs; `interpret` runs the kernel's code on a CPU.
 
-    Lengths and head dims are padded to multiples of 128: padded keys come last, where no real query sees them.
+    Lengths and head dims are padded to multiples of 128. Padded keys come last, so the causal mask hides them.
     """
-    # Half a second of imports that only TPUs need.
+    # These imports take half a second, and only TPUs need them.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -137,16 +138,16 @@ def splash(q, k, v, segments=None, interpret: bool = False):
 
 
 def _together(segments):
-    """[B, S] -> [B, S, S] bool: do two tokens of a row belong to the same sequence?"""
+    """segments [B, S] -> [B, S, S] bool: whether two tokens of a row belong to the same sequence."""
     return segments[:, :, None] == segments[:, None]
 
 
 def decode_step(q, k, v, prompt_kv, prompt_lengths, response_kv, step):
-    """One new token of each sample against its prompt's keys, its own earlier ones, and itself.
+    """Attention of one new token per sample to its prompt, its earlier response tokens and itself.
 
-    q [P, n, N, H], k and v [P, n, K, H] of the new token; prompt_kv a pair [P, Sp, K, H], shared by the n samples of a
-    prompt; prompt_lengths [P]; response_kv a pair [P, n, T, K, H] of which the first `step` are filled.
-    Returns [P, n, N, H].
+    q [P, n, N, H], k and v [P, n, K, H]: of the new token. prompt_kv: keys and values [P, Sp, K, H], shared by the n
+    samples of a prompt. prompt_lengths [P]. response_kv: keys and values [P, n, T, K, H], filled for the first `step`
+    tokens. Returns [P, n, N, H].
     """
     P, n, N, H = q.shape
     K = k.shape[2]

@@ -126,7 +126,7 @@ def shipped_hf_config(hub_id: str) -> dict | None:
 
 
 def read_hf_config(directory: str | pathlib.Path) -> dict:
-    """The `config.json` of a Hugging Face directory, as a dict. Raises ModelError where there is none."""
+    """The `config.json` of a Hugging Face directory, as a dict. Raises ModelError if it is missing or damaged."""
     path = pathlib.Path(directory) / "config.json"
     try:
         return read_json_object(path)
@@ -137,8 +137,9 @@ def read_hf_config(directory: str | pathlib.Path) -> dict:
 
 
 def read_generation_config(directory: str | pathlib.Path) -> dict:
-    """The `generation_config.json` of a Hugging Face directory, {} where there is none. Raises ModelError where it is
-    no JSON object.
+    """The `generation_config.json` of a Hugging Face directory; {} if the file is missing.
+
+    Raises ModelError if it is not a JSON object.
     """
     path = pathlib.Path(directory) / GENERATION_CONFIG
     try:
@@ -150,20 +151,20 @@ def read_generation_config(directory: str | pathlib.Path) -> dict:
 
 
 def _positive(fields: dict, name: str, default=None, kind: type = int):
-    """A positive number of the kind. A field that is null counts as absent."""
+    """A positive number of type `kind`. A field that is null counts as missing."""
     value = fields.get(name)
     if value is None:
         value = default
     if value is None:
         raise ModelError(f"config.json has no field {name!r}, which this model needs.")
-    largest = 1e38 if kind is float else 2**31 - 1  # of 32 bits
+    largest = 1e38 if kind is float else 2**31 - 1  # 32-bit limits
     if isinstance(value, bool) or not isinstance(value, int | kind) or not 0 < value <= largest:
         raise ModelError(f"config.json has {name}={shown(value)}: it must be a positive {kind.__name__}.")
     return kind(value)
 
 
 def _flag(fields: dict, name: str) -> bool:
-    """true or false; null or no such field is false."""
+    """A boolean. A field that is null or missing is false."""
     value = fields.get(name)
     if value is not None and not isinstance(value, bool):
         raise ModelError(f"config.json has {name}={shown(value)}: it must be true or false.")
@@ -198,9 +199,9 @@ def _refuse_unsupported(hf: dict) -> None:
 
 
 def _rope(hf: dict) -> tuple[float, Llama3Rope | None]:
-    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}  # transformers, too, reads only the first
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}  # transformers also prefers the first
     if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
-        raise ModelError(f"config.json has rope_parameters={rope!r}: this decoder knows one setting for all layers.")
+        raise ModelError(f"config.json has rope_parameters={rope!r}: this decoder supports one setting for all layers.")
     rotated = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1.0
     if rotated != 1.0:
         raise ModelError(f"config.json has partial_rotary_factor={rotated!r}: this decoder rotates whole heads.")
@@ -209,7 +210,7 @@ def _rope(hf: dict) -> tuple[float, Llama3Rope | None]:
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise ModelError(f"config.json has rope_type={kind!r}: this decoder knows 'default' and 'llama3'.")
+        raise ModelError(f"config.json has rope_type={kind!r}: this decoder supports 'default' and 'llama3'.")
     return theta, Llama3Rope(**{f.name: _positive(rope, f.name, kind=f.type) for f in dataclasses.fields(Llama3Rope)})
 
 

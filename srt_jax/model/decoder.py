@@ -17,17 +17,17 @@ UNROLL_BELOW = 10_000_000  # parameters
 
 
 def activations(primitive, *operands, **_):
-    """Remat policy: keep what is computed from an activation [B, S, ...].
+    """Remat policy that keeps every result computed from an activation [B, S, ...].
 
-    But not weights in the compute dtype, gathered over fsdp: all layers of them would be the whole model once more.
+    It does not keep weights that were gathered over fsdp and cast: over all layers they are a second copy of the model.
     """
     return any(x.ndim > 2 for x in operands)
 
 
-# What a layer's forward pass keeps for its backward pass.
+# The results of a layer's forward pass that its backward pass reuses, by model.remat.
 KEPT = {
     "none": activations,
-    "attention": activations,  # Decoder.attend takes care of the rest
+    "attention": activations,  # Decoder.attend recomputes attention itself
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -46,7 +46,7 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm over the last axis, computed in float32."""
+    """Root-mean-square norm over the last axis, computed in float32 (https://arxiv.org/abs/1910.07467)."""
 
     def __init__(self, features, eps):
         self.scale = nnx.Param(jnp.ones(features))
@@ -74,7 +74,7 @@ def positions_within(segments):
 
 
 class Layer(nnx.Module):
-    """Pre-norm attention and gated feed-forward, in two halves so that training and decoding share both."""
+    """Pre-norm attention and gated feed-forward. Training and decoding share its two methods."""
 
     def __init__(self, config: ModelConfig, rngs, mesh=None):
         c, std = config, config.initializer_range
@@ -113,9 +113,9 @@ class Layer(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """The model. Parameters are float32 (the master copy); computation runs in `dtype`, spread over `mesh` if given.
+    """The model. Parameters are float32 (the master copy). It computes in `dtype`, on all devices of `mesh` if given.
 
-    remat: none | dots | attention | full; kernel: xla | cudnn | splash, as model/attention.py chooses.
+    remat: none | dots | attention | full. kernel: xla | cudnn | splash, from attention.choose.
     """
 
     def __init__(
@@ -134,14 +134,15 @@ class Decoder(nnx.Module):
         self.config, self.dtype, self.remat, self.kernel, self.mesh = config, jnp.dtype(dtype), remat, kernel, mesh
 
     def head_weights(self):
-        """[V, D], the tied embedding or the separate head, as it is stored."""
+        """The head [V, D] in float32: the embedding if the two are tied."""
         return (self.embedding if self.head is None else self.head)[...]
 
     def embed(self, tokens):
-        """[..., S] -> [..., S, D] in the compute dtype, each row on its device.
+        """Token ids [..., S] -> embeddings [..., S, D] in the compute dtype, each row on its device.
 
-        Every device looks up its features for the rows of its whole fsdp group, and an all-to-all completes them: the
-        table, which is much larger than the activations, stays where it is, and so does its gradient.
+        Every device looks up its part of the features for all rows of its fsdp group. An all-to-all then moves the
+        features to the rows' devices. The table is much larger than the activations, so neither it nor its gradient
+        is moved.
         """
         tokens = sharding.constrain(tokens, self.mesh, P("data", *(None,) * (tokens.ndim - 1)))
         table = sharding.constrain(self.embedding[...], self.mesh, sharding.rule("embedding"))
@@ -154,15 +155,15 @@ class Decoder(nnx.Module):
         return attention.causal(q, k, v, segments, self.kernel, self.mesh, recompute=self.remat == "attention")
 
     def keeps_everything(self) -> bool:
-        """Whether nothing is computed again in the backward pass, and weights are used just as they lie."""
-        as_they_lie = self.dtype == jnp.float32 and (self.mesh is None or self.mesh.shape["fsdp"] == 1)
-        return KEPT[self.remat] is activations and as_they_lie
+        """Whether the backward pass recomputes nothing, not even the cast or the gather of weights."""
+        used_as_stored = self.dtype == jnp.float32 and (self.mesh is None or self.mesh.shape["fsdp"] == 1)
+        return KEPT[self.remat] is activations and used_as_stored
 
     def run_layers(self, tokens, positions, attend, caches=None):
         """Embeds tokens [..., S] and runs all layers.
 
-        `attend(q, k, v, cache)` returns (attended, kept): `cache` is one layer's slice of `caches` (a pytree with a
-        leading L), `kept` is stacked over layers and returned. Returns (hidden [..., S, D] after the last norm, kept).
+        `attend(q, k, v, cache)` returns (attended, kept). `cache` is one layer's slice of `caches` (a pytree with a
+        leading L). Returns (hidden [..., S, D] after the last norm, `kept` stacked over layers).
         """
         x = self.embed(tokens)
         frequencies = jnp.asarray(inverse_frequencies(self.config), jnp.float32)
@@ -175,20 +176,20 @@ class Decoder(nnx.Module):
             attended, kept = attend(q, k, v, cache)
             return layer.finish(x, attended), kept
 
-        # Tiny models train unrolled: the scan's copies of stacked activations would be a fifth of their step. Decoding
-        # keeps no activations, and its scan is the faster of the two.
+        # Tiny models train with unrolled layers, because a scan copies the activations it stacks, a fifth of their step
+        # time. Decoding stores no activations, and its scan is faster than unrolled layers.
         unroll = self.config.num_layers if caches is None and self.config.num_params < UNROLL_BELOW else 1
         if not self.keeps_everything():
-            # In a loop the compiler cannot merge what is computed again with what was there before: no barriers needed.
+            # In a loop the compiler cannot merge recomputed values with the first ones, so it needs no CSE barriers.
             body = jax.checkpoint(body, policy=KEPT[self.remat], prevent_cse=False)
         x, kept = jax.lax.scan(body, x, (stacked, caches), unroll=unroll)
         return self.norm(x), kept
 
     def __call__(self, tokens, segments=None):
-        """tokens [B, S] -> hidden states [B, S, D]; head_weights() turns them into logits.
+        """tokens [B, S] -> hidden states [B, S, D]. The product with head_weights() gives logits.
 
-        A row is one right-padded sequence or, with segments [B, S], several in a row: neighbours with equal numbers are
-        one sequence, with positions from 0, that attends within itself.
+        A row is one right-padded sequence. With segments [B, S] a row has several sequences: neighbours with equal
+        numbers are one sequence, whose positions begin at 0 and whose tokens attend only to each other.
         """
         if segments is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
@@ -198,19 +199,19 @@ class Decoder(nnx.Module):
         return hidden
 
     def logits(self, hidden):
-        """[..., D] -> [..., V] in float32. For tests and single positions only: training uses model/logprobs.py."""
+        """Hidden states [..., D] -> logits [..., V] in float32, for few positions. Training uses model/logprobs.py."""
         return jnp.einsum(
             "...d,vd->...v", hidden, self.head_weights().astype(hidden.dtype), preferred_element_type=jnp.float32
         )
 
 
 def abstract(config: ModelConfig, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | None = None):
-    """(graphdef, parameter shapes) of a decoder, without allocating it."""
+    """(graphdef, shapes of the parameters) of a decoder. Allocates nothing."""
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype, remat, kernel, mesh)))
 
 
 def create(config: ModelConfig, seed: int, mesh: Mesh, dtype=jnp.float32, remat="none", kernel="xla"):
-    """(graphdef, fresh random parameters), each drawn where it lies."""
+    """(graphdef, random parameters). Every device draws its own part of each parameter."""
     graphdef, shapes = abstract(config, dtype, remat, kernel, mesh)
     draw = jax.jit(
         lambda: nnx.split(Decoder(config, nnx.Rngs(seed), dtype, remat, kernel, mesh))[1],

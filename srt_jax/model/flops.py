@@ -1,13 +1,14 @@
-"""What the passes of a step require, counted from the model's shape: FLOPs, and the bytes that decoding has to move.
+"""FLOPs of the passes of a step, and bytes that decoding reads, counted from the model's shape.
 
-`mfu` and `mbu` are the shares of the chips' arithmetic and of their memory bandwidth that a measured time reaches.
+`mfu` and `mbu` turn a measured time into a share of the chips' peak arithmetic and memory bandwidth.
 
-What counts: matrix products with weights (2 FLOPs per weight and token) and attention's two products over the tokens
-that a causal mask leaves (half of the square), of real tokens only. What does not: padding, recomputation in a backward
-pass (remat), the embedding look-up, norms, softmax, rotary embeddings. A backward pass is two forward passes: the
-gradients of the inputs and of the weights. The head counts at every token of a training pass, prompts included.
+Two things count, for real tokens only: matrix products with weights (2 FLOPs per weight and token), and the two
+products of attention over the tokens that the causal mask leaves (half of the square). Padding, recomputation in a
+backward pass (remat), the embedding look-up, norms, softmax and rotary embeddings do not count. A backward pass costs
+two forward passes: one for the gradients of the inputs, one for those of the weights. In a training pass the head
+counts at every token, prompts included.
 
-XLA's own cost analysis cannot be used: it counts a loop's body once, and knows nothing of GPU library calls.
+XLA's own cost analysis cannot replace this: it counts a loop's body once and does not know GPU library calls.
 """
 
 import numpy as np
@@ -17,7 +18,7 @@ from srt_jax.runtime import hardware
 
 
 def layer_weights(config: ModelConfig) -> int:
-    """Weights of one layer that a token is multiplied with."""
+    """Number of weights in the matrix products of one layer."""
     heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     return config.hidden_size * (2 * heads + 2 * kv + 3 * config.intermediate_size)
 
@@ -36,26 +37,26 @@ def head(config: ModelConfig, tokens: float) -> float:
 
 
 def forward(config: ModelConfig, lengths) -> float:
-    """FLOPs of one forward pass over sequences of these real lengths (prompt + response), logits everywhere."""
+    """FLOPs of one forward pass with logits at every token; lengths: real tokens per sequence (prompt + response)."""
     return layers(config, lengths) + head(config, float(np.sum(lengths)))
 
 
 def update(config: ModelConfig, lengths, old: bool, reference: bool, epochs: int = 1) -> dict[str, float]:
     """FLOPs of an update by pass, over all devices: {"old", "reference", "gradient"}.
 
-    old: the policy's log-probs before the update are a pass of their own; reference: the initial model scores the
-    rollouts; the gradient (three forward passes) is taken once per epoch.
+    old: whether the policy scores the rollouts before the update. reference: whether the reference scores them. The
+    gradient costs three forward passes in each epoch.
     """
     once = forward(config, lengths)
     return {"old": once * old, "reference": once * reference, "gradient": 3 * once * epochs}
 
 
 def recomputed(config: ModelConfig, lengths, remat: str, kernel: str, one_chunk: bool) -> float:
-    """FLOPs that the gradient's backward pass computes again, over all devices; no part of `update`.
+    """FLOPs that the gradient's backward pass recomputes, over all devices. `update` does not include them.
 
-    The head computes its logits again, unless one chunk holds all of a micro-batch (model/logprobs.py). Of the layers,
-    remat "full" computes all, "dots" the attention, "attention" the attention too if its kernel is "xla" (the others
-    never keep its scores), and "none" nothing.
+    The head recomputes its logits unless one chunk covers a micro-batch (model/logprobs.py). remat "full" recomputes
+    the layers, "dots" recomputes attention, "attention" recomputes attention if the kernel is "xla" (the other kernels
+    never store scores), and "none" recomputes nothing.
     """
     products = 2 * config.num_layers * layer_weights(config) * float(np.sum(lengths))
     attention = layers(config, lengths) - products
@@ -66,7 +67,7 @@ def recomputed(config: ModelConfig, lengths, remat: str, kernel: str, one_chunk:
 def sampling(config: ModelConfig, prompt_lengths, response_lengths) -> float:
     """FLOPs of sampling: prompt_lengths [P]; response_lengths [P, n], the stop token included.
 
-    A prompt runs once for its n samples; the last token of a response is drawn and never fed.
+    A prompt runs once for its n samples. The last token of a response is drawn but never fed to the model.
     """
     prompts, responses = np.asarray(prompt_lengths), np.asarray(response_lengths)
     fed = np.maximum(responses - 1, 0)
@@ -91,7 +92,7 @@ def cache_read_bytes(config: ModelConfig, prompt_lengths, response_lengths, shar
     one cache of the prompt, which a step reads once while any of them decodes. Otherwise each sample has a copy.
     """
     prompts = np.asarray(prompt_lengths, np.float64)
-    fed = np.maximum(np.asarray(response_lengths, np.float64) - 1, 0)  # the last token is drawn and never fed
+    fed = np.maximum(np.asarray(response_lengths, np.float64) - 1, 0)  # the last token is drawn but never fed
     of_prompts = (prompts * fed.max(1) if shared else prompts[:, None] * fed).sum()
     cached_tokens = of_prompts + (fed * (fed + 1) / 2).sum()
     per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim  # a key and a value per layer
@@ -110,12 +111,12 @@ def decoding_bytes(
 
 
 def mfu(flops: float, seconds: float, devices) -> float | None:
-    """Share of the devices' peak (bfloat16, dense) that `flops` in `seconds` are; None where the peak is not known."""
+    """Model FLOPs utilisation: `flops` in `seconds` over the devices' dense bfloat16 peak; None for unknown devices."""
     return _share(flops / seconds, "flops", devices)
 
 
 def mbu(moved_bytes: float, seconds: float, devices) -> float | None:
-    """Share of the devices' memory bandwidth that `moved_bytes` in `seconds` are; None where it is not known."""
+    """Memory bandwidth utilisation: `moved_bytes` in `seconds` over the devices' peak; None for unknown devices."""
     return _share(moved_bytes / seconds, "bandwidth", devices)
 
 

@@ -1,8 +1,8 @@
-"""Log-probabilities of given tokens from hidden states, without ever holding [B, S, V] logits.
+"""Log-probabilities of given tokens from hidden states, without [B, S, V] logits in memory.
 
-Both passes work on a chunk of positions of every row at a time; the backward pass computes the logits again, and takes
-the log-normalisers that the forward pass kept. Where one chunk covers the rows, its logits are kept instead: in memory
-they are then no more than any chunk's. Letters of one device: b rows, v vocabulary, d features, c positions.
+Both passes compute a chunk of positions of every row at a time. The backward pass recomputes the logits and reuses the
+log-normalisers of the forward pass. If one chunk covers the rows, the forward pass keeps its logits instead, since they
+take no more memory than those of any chunk. Letters on one device: b rows, v vocabulary, d features, c positions.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from srt_jax.model.sharding import ROWS, fit
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What is static: positions per chunk, and the axes that split head [V, D] (None where nothing does)."""
+    """Static arguments: positions per chunk, and the mesh axes that split head [V, D] (None: not split)."""
 
     chunk: int
     mesh: Mesh | None
@@ -29,10 +29,11 @@ class Layout:
 def token_logprobs(hidden, head, targets, temperature=1.0, chunk=512, mesh: Mesh | None = None):
     """log p(target) and entropy of the distribution at each position.
 
-    hidden [B, S, D], head [V, D], targets [B, S]; logits are divided by `temperature` first, as the sampler does; it
-    gets no gradient. Works on at most `chunk` positions of each row at a time, so memory grows with rows x chunk x V.
-    Matrix products run in hidden's dtype and accumulate in float32; head's gradient has head's dtype. On a mesh every
-    device takes its rows and its part of the vocabulary, and head's gradient is summed over the devices once.
+    hidden [B, S, D], head [V, D], targets [B, S]. Logits are divided by `temperature` first, as in the sampler; the
+    temperature gets no gradient. At most `chunk` positions of each row are computed at a time, so memory grows with
+    rows x chunk x V. Matrix products run in hidden's dtype and accumulate in float32. The gradient of head has head's
+    dtype. On a mesh every device computes its rows and its part of the vocabulary, and the gradient of head is summed
+    over the devices once.
     Returns (logprobs [B, S], entropy [B, S]), float32.
     """
     S = targets.shape[1]
@@ -57,11 +58,11 @@ def _forward(layout: Layout, hidden, head, targets, temperature):
             logits = _logits(h, head, temperature)
             top = _over(jax.lax.pmax, logits.max(-1), layout.vocabulary)
             exp = jnp.exp(logits - top[..., None])
-            # A comparison instead of a gather works on a part of the vocabulary, too.
+            # A gather of the target's logit would not work on a part of the vocabulary. This comparison does.
             sums = exp.sum(-1), (exp * logits).sum(-1), jnp.where(_is_target(t, logits, layout), logits, 0.0).sum(-1)
             total, weighted, chosen = _over(jax.lax.psum, sums, layout.vocabulary)
             log_total = jnp.log(total) + top
-            # A single chunk's logits are in memory anyway: the backward pass takes them as they are.
+            # The logits of a single chunk fit in memory, so the backward pass reuses them.
             kept = logits if layout.chunk == targets.shape[1] else None
             return None, (chosen - log_total, log_total - weighted / total, log_total, kept)
 
@@ -131,18 +132,18 @@ def _is_target(targets, logits, layout: Layout):
 
 
 def _whole(head, dtype, layout: Layout):
-    """This device's part of the vocabulary with all features, in the compute dtype."""
+    """The head with this device's part of the vocabulary and all features, in the compute dtype."""
     head = head.astype(dtype)
     return jax.lax.all_gather(head, layout.features, axis=1, tiled=True) if layout.features else head
 
 
 def _over(reduce, x, axis):
-    """pmax or psum over a mesh axis that may not be there."""
+    """pmax or psum over a mesh axis; x itself if the axis is None."""
     return reduce(x, axis) if axis else x
 
 
 def _on_devices(function, layout: Layout, in_specs, out_specs):
-    """The function on each device's part of the arrays."""
+    """Wraps the function so that each device runs it on its part of the arrays."""
     if layout.mesh is None:
         return function
     return jax.shard_map(function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
@@ -151,7 +152,7 @@ def _on_devices(function, layout: Layout, in_specs, out_specs):
 def _over_chunks(body, carry, arrays, chunk: int):
     """body(carry, *chunks [b, c, ...]) -> (carry, outputs [b, c, ...]) along S; outputs are joined to [b, S, ...].
 
-    Chunks run along S, never along b * S: rows stay whole. One chunk needs no loop.
+    Chunks run along S and not along b * S, so that rows stay whole. One chunk needs no loop.
     """
     S = arrays[0].shape[1]
     if chunk == S:

@@ -1,7 +1,7 @@
-"""Bytes of one device that sampling and an update take, counted from the model's shape, before anything is compiled.
+"""Memory of one device in sampling and in an update, estimated from the model's shape before anything is compiled.
 
-Checked against XLA's own count (`memory_analysis`) of the compiled programs on CPUs, which compute a bfloat16 product
-in float32, and so hold all its operands twice. Elsewhere nothing is held twice.
+Tests compare it with XLA's own count (`memory_analysis`) of the compiled programs on CPUs. CPUs compute a bfloat16
+product in float32, so they store a second copy of its operands. Other platforms do not.
 """
 
 import dataclasses
@@ -10,15 +10,16 @@ from srt_jax.model.config import ModelConfig
 
 FLOAT = 4  # bytes of a float32
 SIZES = {"float32": 4, "bfloat16": 2}
-PREFILL_TOKENS = 8192  # continuous batching: prompt tokens per device that are computed at a time
+PREFILL_TOKENS = 8192  # continuous batching: prompt tokens per device in one chunk of the prefill
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """What one device does in a sampler call.
+    """The part of a sampler call that one device computes.
 
-    rows prompts of prompt_tokens (padded), samples of each, response_tokens at most; slots: sequences decoded at a time
-    (0: all); fsdp, tensor: axes of the mesh; platform: of jax.Device; kernel: of the prompts' attention.
+    rows: prompts; samples: per prompt; prompt_tokens: padded length of a prompt; response_tokens: maximum length of a
+    response; slots: sequences that decode at a time (0: all); fsdp, tensor: sizes of the mesh axes; platform: of the
+    jax.Device; kernel: attention kernel of the prefill.
     """
 
     rows: int
@@ -38,10 +39,10 @@ class Call:
 
 
 def sampler_call(model: ModelConfig, dtype: str, call: Call) -> dict[str, float]:
-    """Bytes at the peak of a call, beside the parameters: weights in the compute dtype, cache, results, temporaries.
+    """Peak bytes of a call without the parameters: weights in the compute dtype, cache, results, temporaries.
 
-    The peak is that of the larger of its two programs. The prefill holds a second copy of the weights where they are
-    cast, the prompts' activations and their attention scores; decoding holds the logits of all active sequences, and
+    The temporaries are those of the larger of its two programs. The prefill needs a second copy of the weights if they
+    are cast, and the prompts' activations and attention scores. Decoding needs the logits of all active sequences, and
     the random numbers that draw from them.
     """
     size, native = SIZES[dtype], dtype == "float32" or call.platform != "cpu"
@@ -65,7 +66,7 @@ def sampler_call(model: ModelConfig, dtype: str, call: Call) -> dict[str, float]
 
 
 def _prefill(model: ModelConfig, dtype: str, call: Call) -> float:
-    """Activations of the prompts that are computed at a time; the scores too where attention is plain XLA."""
+    """Bytes of the activations of one chunk of prompts, with the attention scores if the kernel is plain XLA."""
     tokens = call.rows * call.prompt_tokens
     if call.slots:
         tokens = min(tokens, max(PREFILL_TOKENS, call.prompt_tokens))
@@ -75,10 +76,11 @@ def _prefill(model: ModelConfig, dtype: str, call: Call) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What one device does in an update.
+    """The part of an update that one device computes.
 
-    rows of length tokens go through a forward and backward pass at a time, head_tokens of them through the head; remat:
-    model.remat; kernel: of attention; many: does a step make several updates?; moments: dtype of AdamW's moments.
+    rows: sequences of a micro-batch; length: tokens of each; head_tokens: tokens that the head computes at a time;
+    remat: model.remat; kernel: attention kernel; many: whether a step makes several updates; moments: dtype of AdamW's
+    moments.
     """
 
     rows: int
@@ -94,10 +96,10 @@ class Update:
 
 
 def update(model: ModelConfig, dtype: str, at: Update) -> float:
-    """Bytes at the peak of an update, beside parameters, optimizer and reference: gradients, activations, logits.
+    """Peak bytes of an update without parameters, optimizer and reference: gradients, activations, logits.
 
-    The gradients take three times the parameters: their sum, those of one micro-batch, and the step that AdamW makes of
-    them. Several updates go round in a loop that holds parameters and moments once more.
+    Gradients take three times the memory of the parameters: their sum, those of one micro-batch, and AdamW's update.
+    Several updates run in a loop, which stores parameters and moments once more.
     """
     size = FLOAT if at.platform == "cpu" else SIZES[dtype]
     parameters = FLOAT * model.num_params / (at.fsdp * at.tensor)
@@ -106,7 +108,7 @@ def update(model: ModelConfig, dtype: str, at: Update) -> float:
     scores = _shared(model.num_heads, at.tensor) * at.length if at.kernel == "xla" else 0
     D, F = model.hidden_size, model.intermediate_size / at.tensor
     qkv = (_shared(model.num_heads, at.tensor) + 2 * _shared(model.num_kv_heads, at.tensor)) * model.head_dim
-    everything = 2 * qkv + 7 * D + 5 * F  # numbers per token that the forward pass of a layer makes, without scores
+    everything = 2 * qkv + 7 * D + 5 * F  # numbers per token in the forward pass of a layer, without scores
     kept = {"full": D, "dots": D + qkv + 2 * F, "attention": everything, "none": everything + 2 * scores}[at.remat]
     one_layer = 10 * D + 6 * F + 3 * scores
     gathered = 2 * size * model.num_params / at.tensor / model.num_layers if at.fsdp > 1 else 0
@@ -115,5 +117,5 @@ def update(model: ModelConfig, dtype: str, at: Update) -> float:
 
 
 def _shared(heads: int, tensor: int) -> float:
-    """Heads of one device: they stay whole where the axis does not divide them."""
+    """Heads on one device: all of them if the axis does not divide their number."""
     return heads / tensor if heads % tensor == 0 else heads

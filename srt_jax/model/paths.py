@@ -1,18 +1,18 @@
-"""Parameters by dotted path, e.g. `layers.q.kernel`."""
+"""Access to parameters by dotted path, e.g. `layers.q.kernel`."""
 
 import jax
 from flax import nnx
 
 
 def flat_paths(tree):
-    """(dotted path, leaf) of every parameter."""
+    """Yields (dotted path, leaf) of every parameter."""
     pure = nnx.to_pure_dict(tree) if isinstance(tree, nnx.State) else tree
     for path, leaf in jax.tree_util.tree_leaves_with_path(pure):
         yield ".".join(str(p.key) for p in path), leaf
 
 
 def map_with_path(function, tree: nnx.State) -> nnx.State:
-    """function(dotted path, leaf) over the parameters."""
+    """The tree with function(dotted path, leaf) in place of every leaf."""
     pure = jax.tree_util.tree_map_with_path(
         lambda path, leaf: function(".".join(str(p.key) for p in path), leaf), nnx.to_pure_dict(tree)
     )

@@ -1,7 +1,7 @@
-"""The device mesh, and what lies where on it: one ordered table for parameters, one rule for activations.
+"""The device mesh, and the placement of arrays on it: one ordered table for parameters, one rule for activations.
 
-Sequences are split over data x fsdp, heads, ffn and vocabulary over tensor. Parameters are also split over fsdp, and
-gathered layer by layer right before use.
+Sequences are split over data x fsdp. Heads, ffn and vocabulary are split over tensor. Parameters are also split over
+fsdp, and each layer is gathered right before its use.
 """
 
 import functools
@@ -32,14 +32,14 @@ RULES = (
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A (data, fsdp, tensor) mesh over all devices of all processes; data=-1 takes what the other two leave.
+    """A (data, fsdp, tensor) mesh over all devices of all processes; data=-1 uses the devices that the others leave.
 
-    `devices` may be those of a topology that is not there. On TPUs neighbours in the mesh are neighbours on the chips'
-    network; elsewhere devices keep their order, process by process, so that `tensor` stays inside a machine.
+    `devices` may belong to a topology that does not exist here. On TPUs neighbours in the mesh are neighbours on the
+    chips' network. Elsewhere devices keep their order, process by process, so that `tensor` stays inside a machine.
     """
     devices = jax.devices() if devices is None else devices
     data = len(devices) // (fsdp * tensor) if data == -1 else data
-    # jax.make_mesh refuses meshes that need a dimension of the torus for two axes.
+    # jax.make_mesh refuses meshes in which two axes share a dimension of the torus.
     arranged = mesh_utils.create_device_mesh((data, fsdp, tensor), devices, allow_split_physical_axes=True)
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * 3)
 
@@ -54,7 +54,7 @@ def check_mesh(config: ModelConfig, tensor: int) -> None:
 
 
 def num_row_shards(mesh: Mesh) -> int:
-    """Into how many parts the sequences of a batch are split."""
+    """Number of parts into which the mesh splits the sequences of a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
@@ -67,7 +67,7 @@ def rule(path: str) -> P:
 
 
 def fit(mesh: Mesh, spec, shape: tuple[int, ...]) -> P:
-    """The spec without the axes that do not divide their dimension: it stays whole."""
+    """The spec without the axes that do not divide their dimension. Such a dimension stays whole."""
 
     def divides(axes, size):
         axes = axes if isinstance(axes, tuple) else (axes,)
@@ -87,10 +87,10 @@ def parameter_shardings(mesh: Mesh, shapes):
 
 
 def gather_layer(params, mesh: Mesh | None, dtype):
-    """One layer's parameters as it computes with them: matrices and biases in `dtype`, no longer split over fsdp.
+    """One layer's parameters for the computation: matrices and biases cast to `dtype` and gathered over fsdp.
 
-    Cast first, so that the gather moves the smaller numbers. Norm scales stay as they are. Gradients are split over
-    fsdp again at once: left to itself XLA may stack whole ones over the layers.
+    The cast comes first, so that the gather moves fewer bytes. Norm scales are unchanged. Gradients are split over fsdp
+    again at once, because XLA would otherwise stack whole gradients over the layers.
     """
 
     def gather(path, x):
@@ -118,9 +118,10 @@ _gather.defvjp(
 
 
 def describe(mesh: Mesh, shapes) -> str:
-    """What lies where, printed at start: each rule with its parameters and their bytes per device.
+    """The text that a run prints at start: each rule with its parameters and their bytes per device.
 
-    `shapes`: parameters, abstract or not. A dimension that stays whole because its axis does not divide it is named.
+    `shapes`: parameters, abstract or not. The text names each dimension that stays whole because its axis does not
+    divide it.
     """
     lines = [f"mesh: {' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())}"]
     named = list(flat_paths(shapes))
@@ -150,14 +151,14 @@ def describe(mesh: Mesh, shapes) -> str:
 
 
 def constrain(x, mesh: Mesh | None, spec: P):
-    """Fixes where an array lies inside a jitted function; without a mesh nothing happens."""
+    """Constrains the sharding of an array inside a jitted function. Without a mesh it does nothing."""
     if mesh is None or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, fit(mesh, spec, x.shape)))
 
 
 def by_row(x, mesh: Mesh | None, *last):
-    """An activation: the leading dimension over data x fsdp, the last ones over the axes `last`, the rest whole."""
+    """Splits an activation: the leading dimension over data x fsdp, the last ones over the axes `last`."""
     return constrain(x, mesh, P(ROWS, *(None,) * (x.ndim - 1 - len(last)), *last))
 
 
@@ -172,9 +173,9 @@ def by_rows(mesh: Mesh) -> NamedSharding:
 
 
 def place(tree, sharding):
-    """Host arrays that every process holds whole -> global arrays; each process copies only its devices' slices.
+    """Turns host arrays, which are whole in every process, into global arrays.
 
-    `sharding` is one sharding for all leaves, or a tree of them.
+    Each process copies only the slices of its own devices. `sharding` is one sharding for all leaves, or a tree.
     """
 
     def one(x, sharding):

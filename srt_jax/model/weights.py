@@ -1,7 +1,7 @@
-"""Hugging Face directories <-> parameters. One table of names serves import and export.
+"""Import and export of Hugging Face directories, with one table of names.
 
-Import reads only the slices each process holds, one parameter at a time; export gathers and writes tensor by tensor, a
-few at a time. Neither ever holds a second full copy of the model in host memory.
+Import reads one parameter at a time, and each process reads only the slices of its devices. Export gathers and writes a
+few tensors at a time. Neither needs a second full copy of the model in host memory.
 """
 
 import concurrent.futures
@@ -28,7 +28,7 @@ from srt_jax.model import decoder, sharding
 from srt_jax.model.config import ModelConfig, read_hf_config
 from srt_jax.model.paths import flat_paths, map_with_path
 
-# (Hugging Face name, our path, transposed); "{}" is the layer. Linear weights are [out, in] there and [in, out] here.
+# (Hugging Face name, our path, transposed); "{}" is the layer. Linear weights are [out, in] in files, [in, out] here.
 TABLE = (
     ("model.embed_tokens.weight", "embedding", False),
     ("model.layers.{}.input_layernorm.weight", "layers.attention_norm.scale", False),
@@ -74,10 +74,10 @@ READABLE_DTYPES = ("F64", *SAFETENSORS_DTYPES.values())
 def load(directory, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | None = None):
     """Reads a Hugging Face directory: (graphdef, float32 parameters, ModelConfig).
 
-    dtype, remat and kernel are the decoder's. The parameters lie on `mesh` (default: whole on the first device), and
-    each process reads only what its devices hold.
-    Raises ModelError that names the tensor for one that is missing, unknown, of the wrong shape or of packed numbers,
-    before any is read, and for one with a number that is not finite.
+    dtype, remat and kernel are the decoder's. Parameters are placed on `mesh` (default: whole on the first device), and
+    each process reads only the slices of its devices.
+    Raises ModelError before anything is read if a tensor is missing, unknown, quantised or has the wrong shape, and
+    while reading if a number is not finite. The message names the tensor.
     """
     directory = pathlib.Path(directory)
     config = ModelConfig.from_hf(read_hf_config(directory))
@@ -89,7 +89,7 @@ def load(directory, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | 
 
         def read(path, shape):
             where = sharding.parameter_sharding(mesh, path, shape.shape) if mesh else on_first
-            read_already = {}  # devices that hold the same slice share one copy of it on the host
+            read_already = {}  # devices with the same slice share one copy of it on the host
 
             def read_once(index):
                 key = str(index)
@@ -104,7 +104,7 @@ def load(directory, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | 
 
 
 def check(directory) -> None:
-    """Raises ModelError unless the weight files hold just the tensors that config.json calls for."""
+    """Raises ModelError unless the weight files contain exactly the tensors of the model in config.json."""
     directory = pathlib.Path(directory)
     config = ModelConfig.from_hf(read_hf_config(directory))
     with contextlib.ExitStack() as stack:
@@ -122,11 +122,11 @@ def save(
 ) -> int:
     """Writes an ordinary Hugging Face directory, under a temporary name until it is complete. Returns its bytes.
 
-    The head is always written, even when tied: vLLM's CPU build keeps a stale one otherwise. `tokenizer_from` is a
-    directory whose tokenizer and generation config are copied along, `extra` more text files by name, which may replace
-    those.
-    `before_naming(folder, tensors)` may add to the complete folder; tensors = {name: file, offset, dtype, shape,
-    checksum}. Of several processes all must call this; the first one writes. Raises OSError where the disk is full.
+    The head is always written, also if it is tied, because vLLM's CPU build otherwise keeps the old head after a
+    reload. `tokenizer_from`: a directory from which the tokenizer and the generation config are copied. `extra`: more
+    text files by name, which may replace copied ones. `before_naming(folder, tensors)` may add files to the complete
+    folder; tensors = {name: {file, offset, dtype, shape, xxh3_64}}. All processes must call this; the first one writes.
+    Raises OSError if the disk is full.
     """
     directory = pathlib.Path(directory)
     if jax.process_index():
@@ -174,32 +174,32 @@ def tensor_shapes(params) -> dict[str, tuple[int, ...]]:
 
 
 def read_tensor(params, name: str, dtype):
-    """One tensor of an export, as Hugging Face stores it: on the device, gathered where several processes hold it."""
+    """One tensor of an export in Hugging Face's layout, on the device; gathered if several processes share it."""
     layer, path, transposed = locate(name)
     flat = dict(flat_paths(params))
     value = flat[path] if path in flat else flat["embedding"]  # a tied head
     value = _stored(value, layer, jnp.dtype(dtype), transposed)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
-        # One at a time: of several that are under way at once, processes on CPUs may wait for different ones forever.
+        # One gather at a time. With several at once, processes on CPUs may wait for different ones and never end.
         return jax.block_until_ready(_gather(value.sharding.mesh)(value))
     return value
 
 
 @functools.cache
 def _gather(mesh):
-    """One jitted function for all tensors, so that tensors of one shape compile once in a process."""
+    """One jitted function for all tensors, so that each shape compiles once in a process."""
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "transposed"))
 def _stored(value, layer, dtype, transposed):
-    """One layer, cast and turned in one pass; compiled once per shape, not per layer."""
+    """One layer, cast and transposed. Compiles once per shape, not per layer."""
     value = value if layer is None else jax.lax.dynamic_index_in_dim(value, layer, 0, keepdims=False)
     return (value.T if transposed else value).astype(dtype)
 
 
 def locate(name: str):
-    """Hugging Face name -> (layer or None, our path, transposed). Raises KeyError for a name the table lacks."""
+    """Hugging Face name -> (layer or None, our path, transposed). Raises KeyError for a name outside the table."""
     parts = name.split(".")
     layer = int(parts[2]) if name.startswith("model.layers.") else None
     generic = ".".join([*parts[:2], "{}", *parts[3:]]) if layer is not None else name
@@ -210,14 +210,14 @@ def locate(name: str):
 
 
 def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
-    """The files that the weights of a Hugging Face directory are read from, the index included. Raises ModelError."""
+    """The weight files of a Hugging Face directory, with the index if there is one. Raises ModelError."""
     index = directory / INDEX
     names = sorted({INDEX, *_weight_map(index).values()}) if index.exists() else [WEIGHTS]
     return [directory / name for name in names]
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
-    """Tensor -> file, as the index of a model in several files says."""
+    """Tensor -> file, from the index of a model in several files."""
     try:
         found = read_json_object(index).get("weight_map")
     except (ValueError, OSError) as e:
@@ -233,14 +233,14 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
         raise ModelError(f"{index} is damaged (its weight_map does not name a file for each tensor): copy it again.")
     if (index.parent / WEIGHTS).exists() and WEIGHTS not in found.values():
         raise ModelError(
-            f"{index.parent} holds {WEIGHTS} as well as {INDEX}, which does not name it, so that programs "
-            "differ in what they load: remove one of the two."
+            f"{index.parent} contains {WEIGHTS} and {INDEX}, which does not list it, so programs may load "
+            "different weights: remove one of the two."
         )
     return found
 
 
 def _open(directory: pathlib.Path, stack) -> dict:
-    """Name -> lazily read slice. An index decides which file a tensor comes from, and nothing else is read."""
+    """Tensor name -> lazily read slice. If there is an index, only the files that it lists are read."""
     index = directory / INDEX
     weight_map = _weight_map(index) if index.exists() else None
     handles = {}
@@ -263,7 +263,7 @@ def _open(directory: pathlib.Path, stack) -> dict:
 
 
 def _missing(directory: pathlib.Path, file: str, named: bool) -> str:
-    """The message on a weight file that is not there."""
+    """The error message for a missing weight file."""
     if named:
         return f"{directory / file}, which {INDEX} names, does not exist: copy the model directory again."
     if others := sorted(path.name for ending in ("bin", "pth", "gguf") for path in directory.glob(f"*.{ending}")):
@@ -286,10 +286,10 @@ def _check(tensors, shapes, config: ModelConfig, directory) -> None:
         del expected["lm_head.weight"]
     for name, shape in expected.items():
         if name not in tensors:
-            raise ModelError(f"{directory} has no tensor {name!r}, which its config.json calls for.")
+            raise ModelError(f"{directory} has no tensor {name!r}, which its config.json requires.")
         found = tuple(tensors[name].get_shape())
         if found != shape:
-            raise ModelError(f"{directory}: tensor {name!r} has shape {found}, its config.json calls for {shape}.")
+            raise ModelError(f"{directory}: tensor {name!r} has shape {found}, its config.json requires {shape}.")
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()  # may be there, may be absent
     for name in sorted(tensors.keys() - expected.keys() - tied):
         if IGNORED not in name:
@@ -298,19 +298,21 @@ def _check(tensors, shapes, config: ModelConfig, directory) -> None:
         config.tie_word_embeddings
         and "lm_head.weight" in tensors
         and not _equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
-    ):  # transformers would use it as it is
-        raise ModelError(f"{directory} has a 'lm_head.weight' unlike its embedding: set tie_word_embeddings to false.")
+    ):  # transformers would use this head
+        raise ModelError(
+            f"{directory} has a 'lm_head.weight' that differs from its embedding: set tie_word_embeddings to false."
+        )
 
 
 def _equal(a, b, rows: int = 4096) -> bool:
-    """Whether two lazily read matrices hold the same numbers, a few rows at a time."""
+    """Whether two lazily read matrices are equal; reads a few rows at a time."""
     size = a.get_shape()[0]
     parts = [slice(i, min(i + rows, size)) for i in range(0, size, rows)]
     return a.get_shape() == b.get_shape() and all(np.array_equal(a[part], b[part], equal_nan=True) for part in parts)
 
 
 def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
-    """The slice `index` of a parameter, float32, layer by layer."""
+    """Reads the slice `index` of a parameter, layer by layer, as float32."""
     hf_name, transposed = next((name, t) for name, p, t in TABLE if p == path)
 
     def one(name, at):
@@ -318,7 +320,7 @@ def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
         value = np.asarray(tensors[name][at], np.float32)
         if not np.isfinite(value).all():
             raise ModelError(
-                f"tensor {name!r} of the weights holds {value[~np.isfinite(value)][0]}: copy the model "
+                f"tensor {name!r} of the weights contains {value[~np.isfinite(value)][0]}: copy the model "
                 "again, or give weights from before the training diverged."
             )
         return value.T if transposed else value
@@ -335,10 +337,10 @@ def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
 
 
 def _write_shards(directory: pathlib.Path, params, dtype) -> dict[str, dict]:
-    """Writes all tensors at their final places, WRITERS at a time. Returns what `save` tells of them."""
+    """Writes all tensors at their final offsets, WRITERS at a time. Returns the `tensors` of `save`."""
     shards = _plan_shards(tensor_shapes(params), dtype.itemsize)
     descriptors, tensors = {}, {}
-    slots = threading.Semaphore(2 * WRITERS)  # tensors that exist beside the parameters
+    slots = threading.Semaphore(2 * WRITERS)  # limits the copies of tensors in memory
     with contextlib.ExitStack() as stack:
         for file, shapes in shards.items():
             handle = stack.enter_context(open(directory / file, "wb"))
@@ -359,7 +361,7 @@ def _write_shards(directory: pathlib.Path, params, dtype) -> dict[str, dict]:
             finally:
                 slots.release()
 
-        # The gathers run in this thread and in one order: several processes must agree on it.
+        # The gathers run in this thread, because several processes must make them in the same order.
         writes = []
         for name in tensors:
             slots.acquire()
@@ -376,7 +378,7 @@ def _write_shards(directory: pathlib.Path, params, dtype) -> dict[str, dict]:
 
 
 def _plan_shards(shapes: dict, itemsize: int) -> dict[str, dict]:
-    """File -> {name: shape}, each of SHARD_BYTES at most; a larger tensor has a file of its own."""
+    """File -> {name: shape}. A file has at most SHARD_BYTES; a larger tensor has its own file."""
     shards, size = [{}], 0
     for name, shape in shapes.items():
         num_bytes = math.prod(shape) * itemsize
@@ -391,7 +393,7 @@ def _plan_shards(shapes: dict, itemsize: int) -> dict[str, dict]:
 
 
 def _header(shapes: dict, dtype) -> tuple[bytes, list[int]]:
-    """(first bytes of a safetensors file, where each tensor ends after them)."""
+    """(header of a safetensors file, end of each tensor in bytes after the header)."""
     entries, ends, end = {"__metadata__": {"format": "pt"}}, [], 0
     for name, shape in shapes.items():
         start, end = end, end + math.prod(shape) * dtype.itemsize

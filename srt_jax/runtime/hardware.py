@@ -1,6 +1,6 @@
 """Chips by name with their peak arithmetic, memory and bandwidth from the data sheets; the memory of this machine.
 
-Peaks are dense bfloat16 (no sparsity). `memory` is what a program can have, a little less than what is sold.
+Peaks are dense bfloat16 (no sparsity). `memory` is the part that a program can use, a little less than is sold.
 """
 
 import dataclasses

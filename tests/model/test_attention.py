@@ -84,7 +84,7 @@ def packed_rows(B, S):
     ],
 )
 def test_sequences_of_a_row_do_not_see_each_other(name, shape):
-    """Several of splash's blocks, and some that lie in other sequences altogether."""
+    """The rows have several of splash's blocks, some of which contain only other sequences."""
     kernel = {"xla again": attention.xla_again, **KERNELS}[name]
     case, segments = random_case(*shape), packed_rows(*shape[:2])
     found = with_gradients(lambda q, k, v: kernel(q, k, v, segments), *case)
@@ -107,7 +107,7 @@ def test_sixteen_bits_stay_near_numpy(name, segments):
 @pytest.mark.parametrize("length", [28, *base().batch.length_buckets])
 @pytest.mark.parametrize("name", ["xla", "splash", pytest.param("cudnn", marks=ON_A_GPU)])
 def test_finite_at_every_bucket_length_with_rows_of_padding_alone(name, length):
-    """Tokens of padding are all alike: zeros, and values as large as activations get."""
+    """Padding tokens are all equal: zeros, and values as large as activations get."""
     rows = np.zeros((2, length, 1, 8), np.float32)
     rows[1] = 300
     rows[:, : length // 3] = np.random.default_rng(0).normal(size=(length // 3, 1, 8))
@@ -153,7 +153,9 @@ def test_heads_that_cudnn_cannot_compute():
         "cudnn",
         "xla",
     ]
-    with pytest.raises(ModelError, match="heads of a multiple of 8 and at most 128, and these have 20: set it to"):
+    with pytest.raises(
+        ModelError, match="a head dim that is a multiple of 8 and at most 128, and this model has 20: set it to"
+    ):
         attention.choose("cudnn", "gpu", "bfloat16", 20)
 
 

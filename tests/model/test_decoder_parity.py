@@ -1,4 +1,4 @@
-"""The decoder equals transformers: tiny random models of every family, each config field at two values, both dtypes."""
+"""Compares the decoder with transformers on tiny random models of every family, each config field at two values."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def test_logits_equal_transformers_on_a_right_padded_batch(variant, tmp_path):
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_logits_equal_transformers_at_long_positions(family, tmp_path):
-    """A last-bit difference in a rotary frequency grows with the position: it shows here, not in 96 tokens."""
+    """A last-bit difference in a rotary frequency grows with the position. It is visible here, not in 96 tokens."""
     model = save_model(tmp_path, family)
     tokens, lengths = random_batch(model.config.vocab_size, (2048,))
     theirs = hf_logits(model, tokens, lengths)
@@ -60,7 +60,7 @@ def test_logits_equal_transformers_at_long_positions(family, tmp_path):
 
 
 def test_scanned_layers_equal_transformers_too(tmp_path, monkeypatch):
-    """Models as small as these are unrolled; real ones run their layers in a loop."""
+    """Small models unroll their layers. Models of real size run them in a loop."""
     monkeypatch.setattr(decoder, "UNROLL_BELOW", 0)
     model = save_model(tmp_path, "llama", num_hidden_layers=3)
     tokens, lengths = random_batch(model.config.vocab_size, (53, 17))  # a shape of its own, so that it is compiled anew
@@ -153,7 +153,7 @@ def test_field_changes_our_output_as_it_changes_theirs(field, tmp_path):
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
 def test_bfloat16_is_no_further_from_the_truth_than_transformers_bfloat16(family, tmp_path):
-    """Truth: the float32 model. Both round the same weights and most of the same activations, so the root-mean-square
+    """Truth is the float32 model. Both round the same weights and most of the same activations, so the root-mean-square
     errors are nearly equal; ours may be 10% larger, and is usually smaller because norms and rotations stay in float32.
     """
     truth = save_model(tmp_path, family)

@@ -1,4 +1,4 @@
-"""FLOPs against numbers worked out by hand, XLA's count of an unrolled model, and a loop over tokens."""
+"""Compares FLOPs with numbers computed by hand, with XLA's count of an unrolled model, and with loops over tokens."""
 
 import types
 
@@ -41,7 +41,7 @@ def test_a_7b_model_costs_two_flops_per_weight_and_token():
 
 
 def test_forward_equals_what_xla_counts():
-    """XLA counts the full square of the scores, so the masked half is added; elementwise operations make it more."""
+    """XLA also counts the masked half of the scores, which the test adds, and elementwise operations."""
     hf = {
         **HF_CONFIG,
         "hidden_size": 128,

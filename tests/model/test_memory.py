@@ -1,6 +1,6 @@
-"""What a forward and backward pass holds: by remat policy, by micro-batch (by vocabulary: test_token_logprobs).
+"""Memory of a forward and backward pass by remat policy and micro-batch (by vocabulary: test_token_logprobs).
 
-And what is counted for a sampler call before anything is compiled, beside what XLA takes.
+Also compares the estimates of model/memory.py for a sampler call and an update with XLA's own count.
 """
 
 import functools
@@ -61,19 +61,19 @@ def compiled(**changes):
 
 
 def temporaries(**changes):
-    """Bytes that the compiled gradient holds beside its arguments and results."""
+    """Bytes of temporaries of the compiled gradient."""
     return compiled(**changes).memory_analysis().temp_size_in_bytes
 
 
 def kept(**changes):
-    """Abstract arrays that the forward pass leaves for the backward pass."""
+    """Abstract arrays that the forward pass stores for the backward pass."""
     loss, *arguments = loss_of(**changes)
     return jax.tree.leaves(jax.eval_shape(lambda *arguments: jax.vjp(loss, *arguments)[1], *arguments))
 
 
 @pytest.fixture(autouse=True)
 def layers_in_a_loop(monkeypatch):
-    """As in a model of real size."""
+    """Runs the layers in a loop, as in a model of real size."""
     monkeypatch.setattr(decoder, "UNROLL_BELOW", 0)
 
 
@@ -92,14 +92,14 @@ def test_remat_changes_neither_loss_nor_gradients():
 
 
 @pytest.mark.slow
-def test_each_remat_holds_less_than_the_one_before():
+def test_each_remat_takes_less_memory_than_the_one_before():
     held = [temporaries(remat=remat) for remat in REMATS]
     assert all(before > 1.3 * after for before, after in itertools.pairwise(held)), held
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_each_remat_keeps(dtype):
-    """Weights in the compute dtype never: all layers of them would be a second copy of the model."""
+def test_each_remat_keeps_the_arrays_of_its_policy(dtype):
+    """No policy keeps weights in the compute dtype, because over all layers they are a second copy of the model."""
     arrays = {remat: kept(remat=remat, dtype=dtype) for remat in REMATS}
     sizes = [sum(x.size * x.dtype.itemsize for x in arrays[remat]) for remat in REMATS]
     assert all(before > 1.1 * after for before, after in itertools.pairwise(sizes)), sizes
@@ -112,7 +112,7 @@ def test_what_each_remat_keeps(dtype):
 
 
 def test_memory_grows_linearly_with_the_micro_batch():
-    """Half a micro-batch more takes half as much more, whatever else there is."""
+    """A micro-batch that is larger by half takes half as much more memory than the first one."""
     four, eight, sixteen = (temporaries(rows=rows) for rows in (4, 8, 16))
     assert 1.8 < sixteen / eight < 2.2 and 1.8 < eight / four < 2.4
 
@@ -150,7 +150,7 @@ def on_one_device(dtype):
 
 
 def peak(compiled):
-    """Bytes of arguments, results that do not lie where an argument was, and temporaries."""
+    """Bytes of arguments, temporaries, and results that do not reuse the memory of an argument."""
     m = compiled.memory_analysis()
     return m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
 
@@ -165,7 +165,7 @@ def peak(compiled):
         ("float32", 4, 4, 512, 128, 16),
     ],
 )
-def test_a_sampler_call_takes_what_is_counted_for_it(dtype, prompts, samples, S, T, slots):
+def test_a_sampler_call_takes_the_estimated_memory(dtype, prompts, samples, S, T, slots):
     mesh, graphdef, params = on_one_device(dtype)
     sampler = JaxSampler(graphdef, mesh, [0], (S,), prompts, slots)
     cut, (begin, advance) = sampler.lower(params, samples, Sampling(T))
@@ -176,8 +176,8 @@ def test_a_sampler_call_takes_what_is_counted_for_it(dtype, prompts, samples, S,
     assert counted == pytest.approx(taken, rel=0.15)
 
 
-def test_a_prefill_holds_the_scores_where_attention_is_plain_xla_on_whatever_device():
-    """As on a GPU in float32: cuDNN computes 16 bits only."""
+def test_a_prefill_with_plain_xla_stores_the_scores_on_every_device():
+    """A GPU in float32 uses plain XLA too, because cuDNN computes in 16 bits only."""
     takes = {
         (platform, kernel): memory.sampler_call(
             REAL, "float32", memory.Call(16, 1, 1024, 64, platform=platform, kernel=kernel)
@@ -218,7 +218,7 @@ def update_config(**changes):
     ],
     ids=str,
 )
-def test_an_update_takes_what_is_counted_for_it(changes):
+def test_an_update_takes_the_estimated_memory(changes):
     config = update_config(**changes)
     lowered, held = programs.lower_update(config, REAL, jax.devices()[:1])
     resident = budget.resident(config, REAL, training=True)
@@ -250,8 +250,8 @@ def test_an_update_takes_what_is_counted_for_it(changes):
         ("Qwen3-4B-Base", 1, "none", 1, 131.8),
     ],
 )
-def test_updates_on_h200s_take_what_is_counted_for_them(name, devices, remat, rows, total):
-    """total: GB per device that XLA counted when it compiled these for H200 (docs/results.md), 4,096 tokens a row."""
+def test_updates_on_h200s_take_the_estimated_memory(name, devices, remat, rows, total):
+    """total: GB per device from plans for H200 (docs/results.md), with 4,096 tokens per row."""
     model, config = model_shape(name), update_config(**{"mesh.fsdp": devices})
     counted = memory.update(
         model, "bfloat16", memory.Update(rows, 4096, 4096, remat, "cudnn", fsdp=devices, platform="gpu")
@@ -260,7 +260,7 @@ def test_updates_on_h200s_take_what_is_counted_for_them(name, devices, remat, ro
 
 
 def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch):
-    """The dry run says how much a step takes; the run itself is refused, with the numbers and the fields."""
+    """The dry run reports the memory of a step. The run is refused, with the numbers and the fields."""
     model, config = model_shape("Qwen2.5-Math-7B"), update_config()
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 24e9)  # of which each of 8 devices has its part
     line = budget.report(config, model)
@@ -291,7 +291,7 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch)
     )
 
 
-def test_the_memory_that_is_there_is_the_machines_or_the_control_groups(monkeypatch):
+def test_available_memory_is_the_minimum_of_machine_and_control_group(monkeypatch):
     whole = hardware.machine_memory()
     assert 1e8 < whole < 1e14
     monkeypatch.setattr(hardware.pathlib.Path, "read_text", lambda self: "500000000\n")

@@ -1,4 +1,4 @@
-"""config.json -> ModelConfig: both spellings, refusals by name, and the configs that ship with the project."""
+"""config.json -> ModelConfig: both spellings, errors that name the field, and the shipped configs."""
 
 import json
 import pathlib
@@ -62,7 +62,7 @@ def test_both_spellings_give_the_same_config(family):
 
 
 @pytest.mark.parametrize("kind", [Qwen2Config, Qwen3Config, LlamaConfig])
-def test_absent_fields_mean_what_they_mean_to_transformers(kind):
+def test_missing_fields_have_the_defaults_of_transformers(kind):
     required = {
         "model_type": kind.model_type,
         "vocab_size": 1000,
@@ -93,7 +93,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_the_decoder_lacks_is_refused_by_name(name):
+def test_an_unsupported_feature_is_refused_by_name(name):
     family, changes = REFUSED[name]
     ModelConfig.from_hf(config_dict(family))
     with pytest.raises(ModelError, match=name) as error:
@@ -203,7 +203,7 @@ def test_a_shipped_config_is_read_and_has_the_published_number_of_parameters(nam
 
 
 def test_the_shipped_configs_are_there():
-    """Without this the test above would pass on an empty folder."""
+    """Without this test the one above would pass on an empty folder."""
     assert len(SHIPPED) >= 20
     assert {"Qwen2.5-Math-7B", "Qwen3-0.6B-Base", "Llama-3.1-8B-Instruct"} <= set(SHIPPED)
 

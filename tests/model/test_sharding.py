@@ -1,4 +1,4 @@
-"""Several devices compute what one computes, and nothing whole travels between them."""
+"""Several devices compute the same as one, and no whole array is sent between them."""
 
 import functools
 import re
@@ -62,7 +62,7 @@ def loss_and_gradients(shape, tied):
 
 @pytest.fixture(autouse=True)
 def layers_in_a_loop(monkeypatch):
-    """As in a model of real size."""
+    """Runs the layers in a loop, as in a model of real size."""
     monkeypatch.setattr(decoder, "UNROLL_BELOW", 0)
 
 
@@ -99,7 +99,7 @@ def test_nothing_whole_is_gathered_or_kept(shape):
 
 
 def test_no_row_is_gathered_to_look_up_its_embedding(capfd):
-    """XLA's own complaint about arrays that it copies whole to every device."""
+    """XLA logs a warning when it copies a whole array to every device."""
     mesh = mesh_of(2, 2, 2)
     graphdef, shapes = decoder.abstract(model_config(), mesh=mesh)
     params = jax.tree.map(

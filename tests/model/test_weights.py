@@ -44,7 +44,7 @@ def assert_equal(a: dict, b: dict):
 
 
 def contents(directory):
-    """Every file below a directory, so that a change anywhere shows."""
+    """The bytes of every file below a directory."""
     directory = pathlib.Path(directory)
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
@@ -55,7 +55,7 @@ def export(source, target, dtype=np.float32, **more):
 
 
 def reload(directory, dtype=torch.float32):
-    """(model, what transformers complains about)."""
+    """(model, the problems that transformers reports)."""
     model, report = AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype, attn_implementation="eager", output_loading_info=True
     )
@@ -206,7 +206,7 @@ def larger_directory(tmp_path):
 
 
 def test_loading_never_holds_a_second_copy_of_the_model(larger_directory):
-    """tracemalloc sees what numpy and Python allocate, which is where slices and conversions live."""
+    """tracemalloc counts allocations of NumPy and Python, which include slices and conversions."""
     weights.load(larger_directory)  # imports and caches
     tracemalloc.start()
     try:
@@ -313,7 +313,7 @@ def model_directory(tmp_path):
 
 
 def refuse(directory, *words):
-    """load() raises a ModelError of one sentence with these words in it."""
+    """load() raises a ModelError of one sentence that contains these words."""
     with pytest.raises(ModelError) as error:
         weights.load(directory)
     message = str(error.value)
@@ -478,7 +478,7 @@ def test_an_index_must_name_files_of_its_folder(file, tmp_path):
     refuse(directory, INDEX, "weight_map")
 
 
-def test_weights_in_another_format_are_told(model_directory):
+def test_the_message_names_weights_in_another_format(model_directory):
     (model_directory / FILE).rename(model_directory / "pytorch_model.bin")
     refuse(model_directory, "pytorch_model.bin", FILE, "safetensors")
 
@@ -493,7 +493,7 @@ def test_packed_or_quantised_weights_are_refused_with_tensor_and_dtype(dtype, mo
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.qweight", "model.layers.0.mlp.up_proj.packed"])
-def test_packed_tensors_beside_or_instead_of_the_weights_are_told_as_such(name, model_directory):
+def test_the_message_calls_packed_tensors_quantised(name, model_directory):
     rewrite(model_directory, lambda tensors: tensors.update({name: np.zeros((2, 2), np.int32)}))
     refuse(model_directory, name, "I32", "quantised")
 
