@@ -33,6 +33,10 @@ class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be written, or that belongs to another run."""
 
 
+class FormatError(UserError, RuntimeError):
+    """A run folder or label file in the format of another version of this package."""
+
+
 class FolderInUseError(UserError, RuntimeError):
     """A run folder in which another trainer works."""
 

@@ -98,10 +98,10 @@ def check(config) -> list[str]:
         checkpoints = Checkpoints(directory)
         step, damaged = checkpoints.newest_whole()
         if step:
-            there = checkpoints.record(step)["identity"]
+            there = checkpoints.record(step)
             here = {"config": fingerprint_fields(whole), **prepared.identity}
             if not_made:
-                here |= {what: there[what] for what in ("data", "prompts")}
+                here |= {what: there["identity"][what] for what in ("data", "prompts")}
             check_same_run(there, here, directory)
             notes = [f"the checkpoint of step {bad} is damaged ({fault})" for bad, fault in damaged]
             return [*prepared.report, *notes, f"{directory}: would go on from step {step}"]

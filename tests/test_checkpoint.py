@@ -164,7 +164,7 @@ def test_a_checkpoint_from_before_there_were_checksums_is_used(two, tmp_path):
 
 def test_a_run_is_the_same_only_with_config_data_labels_and_model():
     identity = {"config": {"a": {"b": 1}}, "data": "d", "prompts": "p", "labels": ["l"], "model": "m"}
-    check_same_run(identity, identity, "run")
+    check_same_run({"identity": identity}, identity, "run")
     for change, message in (
         ({"config": {"a": {"b": 2}}}, r"run holds a run that differs in a\.b \(1 there, 2 here\)"),
         ({"data": "e"}, "differs in data contents: restore the data file"),
@@ -173,13 +173,13 @@ def test_a_run_is_the_same_only_with_config_data_labels_and_model():
         ({"model": "n"}, "differs in model contents: restore the initial model"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            check_same_run(identity, {**identity, **change}, "run")
+            check_same_run({"identity": identity}, {**identity, **change}, "run")
 
 
 def test_a_run_on_other_hardware_is_told_what_followed_the_hardware():
     there = {"mesh": {"data": 8}, "batch": {"microbatch_sequences": 32}, "model": {"dtype": "bfloat16"}}
     here = {"mesh": {"data": 1}, "batch": {"microbatch_sequences": 1}, "model": {"dtype": "float32"}}
     with pytest.raises(CheckpointError, match=r"mesh\.data \(8 there, 1 here\); model\.dtype .*: give it the devices"):
-        check_same_run({"config": there}, {"config": here}, "run")
+        check_same_run({"identity": {"config": there}}, {"config": here}, "run")
     with pytest.raises(CheckpointError, match=r"seed .0 there, 1 here.: give the run another name, or the old"):
-        check_same_run({"config": {**there, "seed": 0}}, {"config": {**here, "seed": 1}}, "run")
+        check_same_run({"identity": {"config": {**there, "seed": 0}}}, {"config": {**here, "seed": 1}}, "run")

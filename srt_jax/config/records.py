@@ -1,4 +1,4 @@
-"""The config that a run folder records: how it is read again, and what of it must not change when the run goes on."""
+"""The config that a run folder records: how it is written and read, and which fields must not change on a resume."""
 
 import json
 import pathlib
@@ -6,15 +6,20 @@ import pathlib
 from ml_collections import ConfigDict
 
 from srt_jax.config.fields import base, source
-from srt_jax.errors import ConfigError
+from srt_jax.config.versions import FORMAT, migrated
+from srt_jax.errors import ConfigError, FormatError
 from srt_jax.files import read_json_object
 
 
 def recorded(directory: pathlib.Path) -> ConfigDict:
-    """The config of a run folder; fields that its config.json lacks get their defaults. Raises ConfigError."""
+    """The config of a run folder, also of an older version; fields that even that lacks get their defaults.
+
+    Raises ConfigError, or FormatError for a newer version.
+    """
     config = base().unlock()
     try:
-        config.update(ConfigDict(read_json_object(directory / "config.json")))
+        fields = migrated(read_json_object(directory / "config.json"), as_json(config), directory)
+        config.update(ConfigDict(fields))
         for name, judge in config.eval.sets.items():
             config.eval.sets[name] = source(**judge)
     except OSError:
@@ -28,12 +33,34 @@ def recorded(directory: pathlib.Path) -> ConfigDict:
     return config
 
 
+def as_json(config: ConfigDict) -> dict:
+    """All fields as plain values: tuples become lists."""
+    return json.loads(config.to_json_best_effort())
+
+
+def resolved(config: ConfigDict) -> str:
+    """The text of <run>/config.json: all fields, and the version of the format."""
+    return json.dumps({"format": FORMAT, **as_json(config)}, indent=2, sort_keys=True) + "\n"
+
+
+def is_recorded(config: ConfigDict, directory: pathlib.Path) -> bool:
+    """Whether a run folder records this very config. Checkpoint settings do not count: a finished run needs none."""
+    try:
+        here, there = as_json(config), read_json_object(directory / "config.json")
+        there = migrated(there, here, directory)
+    except (OSError, ValueError, FormatError):  # it is not there, damaged or of another version
+        return False
+    del here["checkpoint"]
+    there.pop("checkpoint", None)
+    return there == here
+
+
 def fingerprint_fields(config: ConfigDict) -> dict:
     """The fields that must not change when a run is resumed: all but its length and what it only shows or saves.
 
     The length may change only where the learning rate does not depend on it.
     """
-    fields = json.loads(config.to_json_best_effort())
+    fields = as_json(config)
     for shown in ("out", "name", "log", "checkpoint", "grader"):
         del fields[shown]
     if config.optimizer.schedule == "constant" or config.optimizer.schedule_steps:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from srt_jax.config.versions import version_of
 from srt_jax.errors import DataError
 from srt_jax.files import read_jsonl, shown
 
@@ -16,7 +17,7 @@ SCORES = ("vote_share", "vote_share_parsed", "pass_rate")
 
 
 def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
-    """(provenance, {problem id: row}) of a label file. Raises DataError for anything that is not one."""
+    """(provenance, {problem id: row}) of a label file. Raises DataError, or FormatError for a newer version."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"the label file {path} does not exist: write it with python -m srt_jax label.")
@@ -24,6 +25,7 @@ def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
     for number, row in read_jsonl(path):
         if not rows and isinstance(row.get("provenance"), dict):
             provenance = row["provenance"]
+            version_of(provenance, path)
             continue
         _check(row, f"{path} line {number}")
         if row["id"] in rows:

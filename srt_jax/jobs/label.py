@@ -22,6 +22,7 @@ from srt_jax import cli, runtime
 from srt_jax.config import differing_fields, run_directory
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.validation import validate
+from srt_jax.config.versions import FORMAT, migrated
 from srt_jax.data import label_file
 from srt_jax.data.base import Problem, fingerprint
 from srt_jax.errors import ConfigError, DataError
@@ -57,6 +58,7 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     provenance = json.loads(
         json.dumps(
             {
+                "format": FORMAT,
                 "model": config.model.path,
                 "model_fingerprint": model_fingerprint(model),
                 "problems": len(problems),
@@ -111,8 +113,8 @@ def begin(partial: pathlib.Path, provenance: dict) -> int:
 
 
 def check_provenance(path: pathlib.Path, there: dict, here: dict) -> None:
-    """Raises DataError where a file was written, or begun, with something else."""
-    if different := differing_fields(there, here):
+    """Raises DataError if other settings wrote or began a file, and FormatError if a newer version did."""
+    if different := differing_fields(migrated(there, here, path), migrated(here, here, path)):
         raise DataError(
             f"{path} holds labels that differ in {'; '.join(different[:5])}: choose another --out, or delete it."
         )

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 import xxhash
 
 from srt_jax.config import differing_fields
+from srt_jax.config.versions import check_not_older, migrated
 from srt_jax.errors import CheckpointError
 from srt_jax.files import flush, read_json_object, remove
 from srt_jax.runtime import is_first_process, processes
@@ -219,8 +220,16 @@ def read_record(directory: pathlib.Path) -> dict:
         ) from None
 
 
-def check_same_run(there: dict, here: dict, directory) -> None:
-    """Raises CheckpointError unless the recorded config, data, prompts, label files and model are this run's."""
+def check_same_run(record: dict, here: dict, directory) -> None:
+    """Raises CheckpointError unless the recorded config, data, prompts, label files and model are this run's.
+
+    record: of a checkpoint, with the run's `identity` and its `format`; here: the identity of this run. Raises
+    FormatError if another version wrote the record and this one cannot resume it.
+    """
+    there = record["identity"]
+    versioned = {"format": record["format"]} if "format" in record else {}
+    check_not_older({**versioned, **there["config"]}, here["config"], directory)
+    there = {**there, "config": migrated({**versioned, **there["config"]}, here["config"], directory)}
     for what, remedy in (
         ("config", "give the run another name, or the old config"),
         ("data", "restore the data file, or give the run another name"),

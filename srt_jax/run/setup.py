@@ -8,6 +8,8 @@ import jax
 from ml_collections import ConfigDict
 
 from srt_jax.config import describe, fingerprint_fields
+from srt_jax.config.records import is_recorded, resolved
+from srt_jax.config.versions import FORMAT
 from srt_jax.errors import CheckpointError
 from srt_jax.files import read_json_object, remove_leftovers, write_file
 from srt_jax.grading.grader import Grader
@@ -59,7 +61,8 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     start = step_to_go_on_from(checkpoints, directory)
     identity = {"config": fingerprint_fields(config), **prepared.identity}
     record = checkpoints.record(start) if start else {"identity": identity, "evals": {}, "seconds": {}}
-    check_same_run(record["identity"], identity, directory)
+    check_same_run(record, identity, directory)
+    record |= {"format": FORMAT, "identity": identity}
     logger.info(describe(config, jax.device_count()))
     logger.info("\n".join(prepared.report))
 
@@ -168,16 +171,9 @@ def pace(config: ConfigDict, record: dict) -> metrics.Pace:
     return metrics.Pace(config.steps, config.eval.every, config.checkpoint.every, before)
 
 
-def resolved(config: ConfigDict) -> str:
-    """The whole config as JSON text, as it is written to <run>/config.json."""
-    return config.to_json_best_effort(indent=2, sort_keys=True) + "\n"
-
-
 def completed_summary(config: ConfigDict, directory: pathlib.Path) -> dict | None:
     """The summary of a run that was finished with this very config, else None."""
     try:
-        if (directory / "config.json").read_bytes() == resolved(config).encode():
-            return read_json_object(directory / "summary.json")
-    except (OSError, ValueError):  # one of them is not there, or was cut short: the checkpoints say how far the run is
-        pass
-    return None
+        return read_json_object(directory / "summary.json") if is_recorded(config, directory) else None
+    except (OSError, ValueError):  # it is not there, or damaged: the checkpoints say how far the run is
+        return None
