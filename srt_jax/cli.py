@@ -1,4 +1,4 @@
-"""What the jobs' command lines share: wrong input is told in one sentence, with exit status 2."""
+"""The common part of all command lines: flags, and one sentence with exit status 2 for wrong input."""
 
 import errno
 import re
@@ -28,12 +28,12 @@ WRONG_PATH = (
     errno.ELOOP,
 )
 
-flags.disclaim_key_flags()  # the flags of define_path belong to the job that calls it, and stand in its --help
+flags.disclaim_key_flags()  # flags that define_path defines are shown in the --help of the job that calls it
 
 
 def run(main) -> None:
-    """Runs a job's main(argv) -> exit status; user errors become one sentence."""
-    logging.set_verbosity(logging.WARNING)  # orbax and jax report every file and backend otherwise
+    """Runs a job's main(argv) and exits with the status that it returns; prints user errors as one sentence."""
+    logging.set_verbosity(logging.WARNING)  # otherwise orbax and jax report every file and backend
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
 
 
@@ -50,7 +50,7 @@ class _ConfigParser(ConfigFileFlagParser):
 
 
 def define_path(name: str, help: str) -> None:
-    """A flag whose value is a path as text, with the home directory for `~`; None where it is not given."""
+    """A flag whose value is a path as text, with the home directory for `~`; its default is None."""
     flags.DEFINE(_PathParser(), name, None, help)
 
 
@@ -63,7 +63,7 @@ class _PathParser(flags.ArgumentParser):
 
 
 def complain(message: str) -> int:
-    """One sentence on stderr; the exit status of wrong input."""
+    """Prints an error on stderr; returns the exit status of wrong input."""
     print(f"error: {message}", file=sys.stderr)
     return 2
 
@@ -77,12 +77,12 @@ def _guarded(main, argv) -> int:
         if e.errno in FULL:
             return complain(
                 f"{e.filename or 'a file'} could not be written ({e.strerror}): free some space, or change "
-                "the output folder; the last checkpoint is whole."
+                "the output folder; the last checkpoint is complete."
             )
         if e.errno in WRONG_PATH:
             return complain(
-                f"{e.filename or 'a file'} cannot be read or written ({e.strerror}): correct the path, or "
-                "the permissions there."
+                f"{e.filename or 'a file'} cannot be read or written ({e.strerror}): correct the path or "
+                "its permissions."
             )
         raise
 
@@ -96,7 +96,7 @@ def _parse(argv):
         return arguments
     except ConfigError as e:
         sys.exit(complain(str(e)))
-    except (AttributeError, KeyError) as e:  # a field that the locked config lacks
+    except (AttributeError, KeyError) as e:  # the locked config has no such field
         wrong = re.search(r"\w+", str(e).replace("Key", "", 1))
         wrong = wrong.group() if wrong else ""
         given = next((a for a in argv if a.startswith("--config.") and wrong in a.split("=")[0]), None)
@@ -104,9 +104,9 @@ def _parse(argv):
         section, _, key = where.rpartition(".")
         if section.rpartition(".")[2] in USERS_OWN:
             example = f"--config.{section}=\"{{'{key}': VALUE}}\""
-            sys.exit(complain(f"--config.{where} is no field of its own: give {example}."))
+            sys.exit(complain(f"--config.{where} cannot be set by itself: set the whole section, {example}."))
         sys.exit(
-            complain(f"there is no config field {where!r}: srt_jax/config/fields.py names and explains all of them.")
+            complain(f"there is no config field {where!r}: srt_jax/config/fields.py lists and explains all fields.")
         )
     except OSError as e:
         sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))
@@ -114,12 +114,12 @@ def _parse(argv):
         if (field := re.search(r"Unknown command line flag '(config\.[^']*)'", str(e))) and not _names_config(argv):
             sys.exit(
                 complain(
-                    f"--{field.group(1)} needs a config to change: give one before it, e.g. --config=configs/srt.py."
+                    f"--{field.group(1)} changes a config: give the config before it, e.g. --config=configs/srt.py."
                 )
             )
-        reason = " ".join(re.split(r"\w+Error: ", str(e))[-1].split()) or type(e).__name__  # of a folded traceback
+        reason = " ".join(re.split(r"\w+Error: ", str(e))[-1].split()) or type(e).__name__
         sys.exit(complain(f"the command line cannot be used: {reason}"))
-    except Exception as e:  # a config file is a program: it may raise whatever it likes
+    except Exception as e:  # a config file is a program, so it can raise anything
         where = traceback.extract_tb(e.__traceback__)[-1]
         sys.exit(
             complain(
@@ -129,12 +129,12 @@ def _parse(argv):
 
 
 def _names_config(argv) -> bool:
-    """Whether --config itself is given, not only fields of it."""
+    """Whether --config itself is given, and not only one of its fields."""
     return any(re.match("--?config(=|$)", argument) for argument in argv)
 
 
 def _check_config(argv) -> None:
-    """Raises ConfigError for a config file that makes no config; a file that cannot be loaded raises only now."""
+    """Raises ConfigError if the config file returns no config, or its own exception if it cannot be loaded."""
     if "config" not in flags.FLAGS or not _names_config(argv):
         return
     config = flags.FLAGS.config

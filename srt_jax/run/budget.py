@@ -1,8 +1,8 @@
-"""Whether a run fits in the memory of the devices that are here, before any weights are loaded.
+"""Checks that a run fits in the memory of this machine's devices, before any weights are loaded.
 
-All figures are per device, counted from shapes (model/memory.py), within about 15% of what XLA takes. They depend on
-the config and on how much memory the hardware has, never on how much of it is free: how sampling is cut into calls
-follows from them, and another cut may round differently.
+All figures are bytes per device, computed from shapes (model/memory.py), and differ by up to about 15% from XLA's. They
+depend on the config and on the total memory of the hardware, and not on its free memory: they decide how sampling is
+split into calls, and another split may round differently.
 """
 
 import jax
@@ -17,11 +17,11 @@ from srt_jax.run.rollouts import votes_per_prompt
 from srt_jax.runtime import hardware, processes
 
 GB = 1e9
-TOLERANCE = 1.15  # the figures may be so much too high: only what lies further beyond the memory is refused
+TOLERANCE = 1.15  # figures can be too high by this factor, so only a larger excess is refused
 
 
 def resident(config: ConfigDict, model: ModelConfig, training: bool) -> dict[str, float]:
-    """Bytes that stay on each device: float32 parameters; in training AdamW's moments and the reference, too."""
+    """Bytes that are always in use: float32 parameters, and in training AdamW's moments and the reference model."""
     _, fsdp, tensor = _mesh(config)
     share = model.num_params / (fsdp * tensor)
     found = {"weights": memory.FLOAT * share}
@@ -33,19 +33,19 @@ def resident(config: ConfigDict, model: ModelConfig, training: bool) -> dict[str
 
 
 def _mesh(config: ConfigDict) -> tuple[int, int, int]:
-    """(data, fsdp, tensor) on the devices that are here, or as the config has it where these do not make it."""
+    """(data, fsdp, tensor) on this machine's devices, or as the config has it if they do not match it."""
     return mesh_shape(config.mesh, jax.device_count()) or (1, max(1, config.mesh.fsdp), config.mesh.tensor)
 
 
 def available() -> float | None:
-    """Bytes of each device, the same in all processes; None where nothing tells."""
+    """Bytes of memory of each device, the same in all processes; None if unknown."""
     return processes.from_first(lambda: hardware.device_memory(jax.local_devices()[0], jax.local_device_count()))
 
 
 def sampler_memory(config: ConfigDict, model: ModelConfig, training: bool) -> float | None:
-    """Bytes that a call of the in-process sampler may take on each device, beside what stays there.
+    """Bytes that one call of the in-process sampler may use on each device, beside `resident`; None if unknown.
 
-    On a CPU Python, the graders and other programs get their part.
+    On a CPU a part of the memory is left to Python, the graders and other programs.
     """
     if (there := available()) is None:
         return None
@@ -55,9 +55,9 @@ def sampler_memory(config: ConfigDict, model: ModelConfig, training: bool) -> fl
 
 
 def step(config: ConfigDict, model: ModelConfig) -> dict[str, float]:
-    """Bytes per device of a training step: what stays, and what the sampler and the update take in turn.
+    """Bytes per device of a training step: of `resident`, and of sampler and update, which run in turn.
 
-    Raises RolloutError where not even one response can be sampled.
+    Raises RolloutError if there is no memory to sample even one response.
     """
     devices = jax.devices()
     data, fsdp, tensor = _mesh(config)
@@ -101,11 +101,11 @@ def step(config: ConfigDict, model: ModelConfig) -> dict[str, float]:
 
 
 def report(config: ConfigDict, model: ModelConfig) -> str:
-    """One line: how much memory a training step takes here, and whether that fits."""
+    """One line: the memory that a training step takes on this machine, and whether it fits."""
     try:
         kinds = step(config, model)
     except RolloutError as e:
-        return f"memory: it does not fit here: {e}"
+        return f"memory: the run does not fit on this machine: {e}"
     there, taken = available(), total(kinds)
     parts = ", ".join(f"{kind} {_gb(size)}" for kind, size in kinds.items())
     where = "" if there is None else f" of the {there / GB:.1f} GB here"
@@ -117,17 +117,17 @@ def report(config: ConfigDict, model: ModelConfig) -> str:
 
 
 def _gb(size: float) -> str:
-    """Gigabytes, with three digits behind the point where there is nothing before it."""
+    """Gigabytes with one decimal, or with three below 0.1."""
     return f"{size / GB:.1f}" if size >= 0.1 * GB else f"{size / GB:.3f}"
 
 
 def total(kinds: dict[str, float]) -> float:
-    """The peak: sampler and update take turns."""
+    """The peak: sampler and update never use memory at the same time."""
     return sum(kinds.values()) - min(kinds.get("sampler", 0.0), kinds["update"])
 
 
 def check(config: ConfigDict, model: ModelConfig) -> None:
-    """Raises ConfigError where the update cannot fit, RolloutError where sampling cannot."""
+    """Raises ConfigError if the update cannot fit, and RolloutError if sampling cannot."""
     kinds, there = step(config, model), available()
     if there is None or total(kinds) <= TOLERANCE * there:
         return

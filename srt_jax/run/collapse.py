@@ -1,10 +1,10 @@
-"""When to end a run early: signs of reward hacking that need no answers, and a validation score that stopped rising.
+"""Reasons to end a run early: label-free signs of reward hacking, or a validation score that no longer rises.
 
-A policy that games its own votes gives every prompt the same answer in the end; long before, it leaves the initial
-model far faster than it did while it learned (SRT v1: pseudo-reward and KL jump together). On the
-recorded runs of tests/test_collapse.py the KL rule fires at step 4 of a collapse from the start, at step 11 of one that
-is over by step 15, at step 149 of one that takes from step 145 to step 245, and on no healthy run. Entropy, response
-length and vote shares move alike in healthy and in collapsing runs: they are no signs.
+A policy that games its own votes finally gives every prompt the same answer. Long before, its distance to the initial
+model grows much faster than while it learned (SRT v1: pseudo-reward and KL jump together). On the recorded runs of
+tests/test_collapse.py the KL rule fires at step 4 of a run that collapses from the start, at step 11 of one that has
+collapsed by step 15, and at step 149 of one that collapses from step 145 to step 245. It fires on no healthy run.
+Entropy, response length and vote shares change alike in healthy and in collapsing runs, so they are not used.
 """
 
 import dataclasses
@@ -12,18 +12,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-WINDOW = 3  # steps whose mean is compared, so that one odd batch is no collapse
-HISTORY = 20  # steps before the window that say what is usual
-KL_FLOOR = 0.05  # nats per token; below it nothing is a jump
-KL_JUMP = 2.0  # times the usual KL
-BASELINE = 10  # first steps, which say how often prompts share their answer by nature
+WINDOW = 3  # steps whose mean is compared, so that one unusual batch raises no alarm
+HISTORY = 20  # steps before the window, whose median is the usual value
+KL_FLOOR = 0.05  # nats per token; a smaller KL raises no alarm
+KL_JUMP = 2.0  # a KL of this many times the usual one is a jump
+BASELINE = 10  # first steps, which show how often prompts have the same answer before any training
 
 
 @dataclasses.dataclass
 class Detector:
-    """Watches a run's metrics. Its whole state is what `update` was given: feed the records again to go on.
+    """Watches the metrics of a run. Its state depends only on the calls of `update`: repeat them to resume.
 
-    alarm: a sentence where the last step's metrics showed a collapse.
+    alarm: a sentence if the metrics of the last step show a collapse, else None.
     """
 
     kl: list[float] = dataclasses.field(default_factory=list)
@@ -31,9 +31,9 @@ class Detector:
     alarm: str | None = None
 
     def update(self, metrics: dict[str, float]) -> str | None:
-        """Takes a step's metrics; returns the alarm. Records without them change nothing.
+        """Takes the metrics of a step and returns the alarm. Records without these metrics change nothing.
 
-        Reads label/top_answer_share, and update/kl where it is measured (rl.kl_coef > 0).
+        Reads label/top_answer_share, and update/kl if it is measured (rl.kl_coef > 0).
         """
         if "label/top_answer_share" in metrics:
             self.top.append(float(metrics["label/top_answer_share"]))
@@ -44,17 +44,17 @@ class Detector:
 
 
 def _one_answer(top: Sequence[float]) -> str | None:
-    """Half of the prompts that had answers of their own have lost them."""
+    """Alarm if half of the prompts whose answers differed at first now have the same answer."""
     if len(top) < BASELINE + WINDOW:
         return None
     usual, now = np.mean(top[:BASELINE]), np.mean(top[-WINDOW:])
     if now < (1 + usual) / 2:
         return None
-    return f"the same answer wins the vote of {now:.0%} of the prompts, {usual:.0%} at first (label/top_answer_share)."
+    return f"{now:.0%} of the prompts have the same winning answer, {usual:.0%} at first (label/top_answer_share)."
 
 
 def _kl_jump(kl: Sequence[float]) -> str | None:
-    """The KL to the initial model left its usual level, or was never slow."""
+    """Alarm if the KL to the initial model left its usual level."""
     if len(kl) <= WINDOW:
         return None
     usual, now = np.median(kl[-WINDOW - HISTORY : -WINDOW]), np.mean(kl[-WINDOW:])
@@ -67,6 +67,6 @@ def _kl_jump(kl: Sequence[float]) -> str | None:
 
 
 def should_stop(history: Sequence[tuple[int, float]], patience: int) -> bool:
-    """Have the last `patience` of these (step, score) brought nothing better than what was before? 0: never."""
+    """Whether none of the last `patience` scores is better than all scores before them; a patience of 0 never stops."""
     scores = [score for _, score in sorted(history)]
     return 0 < patience < len(scores) and max(scores[-patience:]) <= max(scores[:-patience])

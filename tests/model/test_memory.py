@@ -264,7 +264,7 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch)
     model, config = model_shape("Qwen2.5-Math-7B"), update_config()
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 24e9)  # of which each of 8 devices has its part
     line = budget.report(config, model)
-    assert "leave no memory for sampling" in line and "it does not fit here" in line
+    assert "leave no memory for sampling" in line and "the run does not fit on this machine" in line
     with pytest.raises(RolloutError, match="leave no memory for sampling: split them over more"):
         budget.check(config, model)
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 220e9)  # a little more than the parameters take
