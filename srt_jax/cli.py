@@ -1,6 +1,7 @@
 """The common part of all command lines: flags, and one sentence with exit status 2 for wrong input."""
 
 import errno
+import os
 import re
 import sys
 import traceback
@@ -46,6 +47,8 @@ def define_config(help: str) -> None:
 class _ConfigParser(ConfigFileFlagParser):
     def parse(self, path):
         file, *arguments = path.split(":", 1)
+        if os.path.isfile(file):  # as for a script: the file may import modules beside it, and name their functions
+            sys.path.insert(0, os.path.dirname(os.path.abspath(file)))
         return super().parse(":".join([shipped.find(file), *arguments]) if file else path)
 
 

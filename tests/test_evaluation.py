@@ -12,7 +12,7 @@ from srt_jax.miniature import task
 from srt_jax.reward.rewards import grade
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
 from srt_jax.run.evaluation import EvalSet, evaluate, metrics, pass_at
-from srt_jax.run.rollouts import Grading, answer_format, extract_answers
+from srt_jax.run.rollouts import Grading, answer_format, extract_answers, response_texts
 
 SOLVED, UNSOLVED, OPEN, SILENT = (
     Problem("solved", "3+5", "8", "test"),
@@ -90,7 +90,7 @@ def test_pass_at_k_of_many_samples_does_not_overflow():
 def test_answers_are_extracted_per_problem_and_sample():
     rollouts = rollouts_of([SOLVED, SILENT])
     found = [
-        extract_answers(responses, prompt, task.tokenizer(), Format("boxed"))
+        extract_answers(response_texts(responses, task.tokenizer()), prompt, task.tokenizer(), Format("boxed"))
         for responses, prompt in zip(rollouts.responses(), rollouts.prompts)
     ]
     assert found == [["8", "9", "8", None], [None] * 4]

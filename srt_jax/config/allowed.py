@@ -7,6 +7,8 @@ validation.py checks these rules and what fields mean together.
 import dataclasses
 from collections.abc import Callable, Iterator
 
+from srt_jax.config import functions
+
 
 @dataclasses.dataclass(frozen=True)
 class Field:
@@ -28,6 +30,15 @@ def one_of(default, *others) -> Field:
     """One of these values; the first is the default."""
     choices = (default, *others)
     return Field(default, choices.__contains__, f"choose one of {', '.join(map(repr, choices))}.", choices)
+
+
+def one_of_or_function(default, *others) -> Field:
+    """One of these values, or a function of one's own as MODULE:FUNCTION (functions.py); the first is the default."""
+    listed = one_of(default, *others)
+    remedy = listed.remedy.removesuffix(".") + ", or name a function of your own as module:function."
+    return dataclasses.replace(
+        listed, allows=lambda value: listed.allows(value) or functions.is_function(value), remedy=remedy
+    )
 
 
 def names_of(default: str, *others: str) -> Field:

@@ -12,6 +12,7 @@ from srt_jax.config.allowed import (
     names_of,
     not_negative,
     one_of,
+    one_of_or_function,
     positive,
     positive_or_auto,
     share,
@@ -37,7 +38,8 @@ def source(**fields) -> ConfigDict:
 
 # Where problems come from: the training data, and each evaluation set.
 SOURCE = dict(
-    kind=one_of("jsonl", "parquet", "set", "gym"),  # A file of one's own, a named set, or a task of Reasoning Gym.
+    # A file of one's own, a named set, a task of Reasoning Gym, or a function (srt_jax/data/function.py).
+    kind=one_of_or_function("jsonl", "parquet", "set", "gym"),
     limit=not_negative(0),  # Only this many problems are read, from the start (0: all).
     # jsonl and parquet
     path="",  # The file.
@@ -129,7 +131,8 @@ FIELDS = dict(
     ),
     labels=dict(
         # vote is SRT, ground_truth is RLVR, mixed takes some answers and votes on the rest, none is for SePT and EM-FT.
-        source=one_of("vote", "soft_vote", "ground_truth", "file", "mixed", "none"),
+        # A function labels one prompt (srt_jax/reward/functions.py).
+        source=one_of_or_function("vote", "soft_vote", "ground_truth", "file", "mixed", "none"),
         path="",  # file: a JSONL file of {id, label}, as srt label writes it.
         threshold=share(0.0),  # A label needs at least this vote share: its votes / all responses that vote.
         labelled_fraction=share(0.0),  # mixed: the share of problems with answers (0: data.labelled_column decides).
@@ -140,6 +143,8 @@ FIELDS = dict(
         match=one_of("equivalent", "string"),  # Answers vote together if they are equivalent, or the same string.
     ),
     reward=dict(
+        # A function replaces the agreement with the label (srt_jax/reward/functions.py).
+        shape=one_of_or_function("agreement"),
         # How answers are compared with a label: verify has tolerances, math_verify is the package of that name.
         match=one_of("equivalent", "string", "verify", "math_verify"),
         overlong_buffer=not_negative(0),  # DAPO: up to 1 is subtracted in this many tokens before the length limit.
@@ -151,7 +156,7 @@ FIELDS = dict(
     ),
     rl=dict(
         objective=one_of("policy_gradient", "cross_entropy", "entropy"),  # SePT has cross_entropy, EM-FT entropy.
-        advantage=one_of(
+        advantage=one_of_or_function(  # A function is documented in srt_jax/rl/advantages.py.
             "rloo",
             "grpo",
             "dr_grpo",

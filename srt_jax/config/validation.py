@@ -9,6 +9,7 @@ import urllib.parse
 
 from ml_collections import ConfigDict
 
+from srt_jax.config import functions
 from srt_jax.config.allowed import rules
 from srt_jax.config.arithmetic import mesh_shape
 from srt_jax.config.fields import FIELDS, MEAN, SOURCE, VALIDATION
@@ -28,6 +29,8 @@ def validate(config: ConfigDict) -> None:
     _validate_values(c, FIELDS)
     for name, judge in c.eval.sets.items():
         _validate_values(judge, SOURCE, f"eval.sets.{name}.")
+    for field, value in functions.named(c).items():
+        functions.find(field, value)
     _validate_answer(c)
     for field, source in {"data": c.data, **{f"eval.sets.{name}": s for name, s in c.eval.sets.items()}}.items():
         _validate_source(field, source)
@@ -65,7 +68,7 @@ def _validate_source(field: str, source: ConfigDict) -> None:
     """Refuses fields that the kind of source ignores: the user would get other data than the fields say."""
     path, kind, levels = source.path, source.kind, source.levels
     _require(
-        not path or kind in ("jsonl", "parquet"),
+        not path or kind in ("jsonl", "parquet") or functions.is_function(kind),
         f"{field}.path is {path!r}, but {field}.kind is {kind!r}, which reads no file: set it to 'jsonl' or 'parquet'.",
     )
     _require(
@@ -78,6 +81,7 @@ def _validate_batch(c: ConfigDict) -> None:
     b = c.batch
     sequences = b.prompts_per_step * b.samples_per_prompt
     alone = c.rl.objective != "policy_gradient" or c.rl.advantage in ACROSS_PROMPTS
+    alone |= functions.is_function(c.rl.advantage)
     _require(
         b.samples_per_prompt >= 2 or alone,
         f"batch.samples_per_prompt is {b.samples_per_prompt}: {c.rl.advantage} compares a sample with the others "

@@ -1,7 +1,9 @@
 """Problems from a named kind of source: `load(source_config)`. A new kind is one more entry of LOADERS."""
 
+from srt_jax.config.functions import is_function
 from srt_jax.data import sets
 from srt_jax.data.base import Problem
+from srt_jax.data.function import load_function
 from srt_jax.data.gym import load_gym
 from srt_jax.data.jsonl import load_jsonl
 from srt_jax.data.parquet import load_parquet
@@ -13,10 +15,13 @@ LOADERS = {"jsonl": load_jsonl, "parquet": load_parquet, "gym": load_gym, "set":
 def load(source_config) -> list[Problem]:
     """The problems of a source, in a fixed order, with unique ids.
 
-    source_config: dict or ConfigDict with `kind` (a key of LOADERS), `limit` (rows to keep from the start, 0 = all)
-      and what the kind asks for: see its loader. Raises DataError (one sentence) for anything wrong with it.
+    source_config: dict or ConfigDict with `kind` (a key of LOADERS, or MODULE:FUNCTION as function.py documents),
+      `limit` (rows to keep from the start, 0 = all) and what the kind asks for: see its loader. Raises DataError (one
+      sentence) for anything wrong with it.
     """
     kind = source_config["kind"]
+    if is_function(kind):
+        return load_function(source_config)
     if kind not in LOADERS:
         raise DataError(f"data source kind {kind!r} is unknown; set `kind` to one of {', '.join(map(repr, LOADERS))}.")
     limit = source_config.get("limit", 0)
@@ -29,4 +34,6 @@ def title(source_config) -> str:
     """What a source is, for reports: its file, its task, or the named set and where it lies."""
     if source_config["kind"] == "set":
         return sets.describe(source_config)
+    if is_function(source_config["kind"]):
+        return source_config["kind"]
     return source_config["task"] if source_config["kind"] == "gym" else source_config["path"]

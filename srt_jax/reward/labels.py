@@ -7,6 +7,7 @@ from srt_jax.data import label_file
 from srt_jax.data.base import Problem
 from srt_jax.data.split import uniform
 from srt_jax.errors import DataError
+from srt_jax.reward import functions
 from srt_jax.reward.votes import Vote
 
 
@@ -14,7 +15,7 @@ from srt_jax.reward.votes import Vote
 class LabelSettings:
     """The settings of labels and rewards. The defaults are those of an evaluation: the vote, and plain agreement.
 
-    source: vote | soft_vote | ground_truth | file | mixed | none.
+    source: vote | soft_vote | ground_truth | file | mixed | none, or the name of the function `label`.
     threshold: a vote below this share gives no label.
     match: how an answer is compared with a voted or filed label; None: as votes are compared.
     labelled_fraction: with `mixed`, the share of the problems whose known answer is used, drawn by (seed, id).
@@ -22,6 +23,7 @@ class LabelSettings:
     filed: {problem id: label} of a label file.
     overlong_buffer, max_response_tokens, drop_truncated: how the length of a response counts (rewards.py).
     trained_samples: the first so many samples of each prompt are trained on; all of them vote. 0: all are trained on.
+    label, reward: functions of one's own (functions.py); None: the label of `source`, the agreement with it.
     """
 
     source: str = "vote"
@@ -34,6 +36,8 @@ class LabelSettings:
     max_response_tokens: int = 0
     drop_truncated: bool = False
     trained_samples: int = 0
+    label: functions.Label | None = None
+    reward: functions.Reward | None = None
 
     @classmethod
     def of(cls, config) -> "LabelSettings":
@@ -50,6 +54,8 @@ class LabelSettings:
             max_response_tokens=config.batch.max_response_tokens,
             drop_truncated=config.reward.drop_truncated,
             trained_samples=config.batch.samples_per_prompt,
+            label=functions.label_function(c.source),
+            reward=functions.reward_function(config.reward.shape),
         )
 
     def source_of(self, problem: Problem) -> str:
@@ -84,8 +90,12 @@ SOURCES = {
 }
 
 
-def choose_label(problem: Problem, vote: Vote, settings: LabelSettings) -> Label:
-    """The label of one prompt."""
+def choose_label(
+    problem: Problem, vote: Vote, settings: LabelSettings, answers: Sequence[str | None], responses: Sequence[str]
+) -> Label:
+    """The label of one prompt with its n answers; responses [n]: their texts, for a function of one's own."""
+    if settings.label:
+        return Label(settings.label(answers, responses, problem), settings.source)
     source = settings.source_of(problem)
     return Label(SOURCES[source](problem, vote, settings), source)
 

@@ -24,7 +24,7 @@ class Graded:
     """The outcome of one prompt with n answers. NaN stands for what is not known.
 
     groups: group id of each answer, -1 where it cannot be parsed.
-    agreement [n] float32 in [0, 1]: the agreement with the label.
+    agreement [n] float32 in [0, 1]: the agreement with the label, or what the function of reward.shape returned.
     rewards [n] float32: what is trained on, agreement + penalty for length.
     kept [n] bool: does the response count in the loss?
     labelled: False where there is nothing to reward by; the loss discards such a prompt.
@@ -54,17 +54,18 @@ def grade(
     settings: LabelSettings = BY_VOTE,
     lengths: Sequence[int] | None = None,
     stopped: Sequence[bool] | None = None,
+    responses: Sequence[str] = (),
 ) -> Graded:
     """The grading of the n answers to one problem: vote, label, rewards and true rewards.
 
     lengths [n]: tokens of each response; stopped [n]: did it end with a stop token? Without them no response counts as
-    too long or cut.
+    too long or cut. responses [n]: their texts, which functions of one's own read.
     """
     lengths = np.zeros(len(answers), np.int32) if lengths is None else lengths
     stopped = np.ones(len(answers), bool) if stopped is None else stopped
     groups = grader.groups([answers])[0]
     vote = majority(answers, groups, settings.threshold)
-    label = choose_label(problem, vote, settings)
+    label = choose_label(problem, vote, settings, answers, responses)
     # One call grades the samples, the vote's winner and the label: the workers see all of the prompt's work at once.
     *true, majority_correct, label_correct = true_rewards(problem, [*answers, vote.winner, label.text], grader)
     true = np.array(true, np.float32)
@@ -75,6 +76,8 @@ def grade(
         labelled = label.text is not None or label.source == "none"
         agreement = label_agreement(answers, groups, vote, label, grader, settings)
         label_correct = label_correct if label.text is not None else np.nan
+    if settings.reward:
+        agreement = settings.reward(answers, label.text, responses, problem.answer)
     agreement = np.asarray(agreement, np.float32)
     return Graded(
         answers=list(answers),

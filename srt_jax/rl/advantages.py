@@ -4,10 +4,23 @@ R_i = r_i - kl_coef * sum_t kl_t is the return of sample i, with the KL term whe
 
 Where an estimator subtracts the mean of equal values, the difference is exactly 0. The float32 mean of such values may
 differ from them in the last place, and a division by their standard deviation would make that large.
+
+A function of one's own (rl.advantage = MODULE:FUNCTION) has the signature
+
+    def advantage(returns: jax.Array, trained: jax.Array) -> jax.Array
+
+returns [P, n] float32 and trained [P, n] bool, which samples are trained on; the result is [P, n] and finite, also
+where all returns of a prompt are equal. The function is traced by jax.jit, with the prompts of a mini-batch as P.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from srt_jax.config import functions
+from srt_jax.errors import ConfigError
 
 GRPO_EPS = 1e-6
 WHITEN_EPS = 1e-8
@@ -91,3 +104,31 @@ PER_ROLLOUT = {
     "reinforce_pp_baseline": lambda returns, trained: dr_grpo(returns),
 }
 WHITENED = ("reinforce_pp", "reinforce_pp_baseline")
+
+
+def per_rollout(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The function (returns [P, n], trained [P, n]) -> advantages [P, n] of rl.advantage. Raises ConfigError."""
+    return PER_ROLLOUT[name] if name in PER_ROLLOUT else functions.load("rl.advantage", name)
+
+
+def check(name: str, prompts: int, samples: int) -> None:
+    """Traces and runs a function of one's own on made-up returns [prompts, samples].
+
+    Raises ConfigError where it fails, or returns another shape or values that are not finite.
+    """
+    if not functions.is_function(name):
+        return
+    function, shape = jax.jit(per_rollout(name)), (prompts, samples)
+    trained = jnp.ones(shape, bool)
+    for returns in (np.arange(prompts * samples).reshape(shape) % 2, np.ones(shape), np.zeros(shape)):
+        found = functions.call("rl.advantage", name, function, jnp.asarray(returns, jnp.float32), trained)
+        if jnp.shape(found) != shape:
+            raise ConfigError(
+                f"rl.advantage is {name!r}, which returns shape {jnp.shape(found)} for returns of shape {shape}: "
+                "return one number for each of them."
+            )
+        if not np.isfinite(np.asarray(found)).all():
+            raise ConfigError(
+                f"rl.advantage is {name!r}, which returns values that are not finite for the returns "
+                f"{returns[0, :4].tolist()}...: return finite numbers, also where all returns are equal."
+            )

@@ -128,7 +128,7 @@ def _token_advantages(config: UpdateConfig, batch: Batch, trained, kl, mask):
     if config.advantage == "reinforce_pp":
         values = advantages.returns_to_come(microbatches.to_tokens(rewards, batch), kl, config.kl_coef, batch.rollout)
     else:
-        values = microbatches.to_tokens(advantages.PER_ROLLOUT[config.advantage](returns, trained), batch)
+        values = microbatches.to_tokens(advantages.per_rollout(config.advantage)(returns, trained), batch)
     if config.advantage in advantages.WHITENED:
         values = advantages.whiten(values, mask)
     return returns, values * mask

@@ -236,8 +236,9 @@ def check_same_run(record: dict, here: dict, directory) -> None:
         ("prompts", "restore the tokenizer, its chat template and the evaluation files, or give the run another name"),
         ("labels", "restore the label files, or give the run another name"),
         ("model", "restore the initial model, or give the run another name"),
+        ("functions", "restore the modules of your own functions, or give the run another name"),
     ):
-        if there.get(what) != here[what]:
+        if there.get(what, {}) != here.get(what, {}):
             names = differing_fields(there[what], here[what]) if what == "config" else [f"{what} contents"]
             on_others = all(name.startswith(FOLLOW_HARDWARE) for name in names)
             advice = (

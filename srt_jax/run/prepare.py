@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import VALIDATION, run_directory
+from srt_jax.config import VALIDATION, functions, run_directory
 from srt_jax.data import label_file, overlap
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import Problem, fingerprint
@@ -25,8 +25,10 @@ from srt_jax.files import check_output_folder, download_failure
 from srt_jax.grading.golds import looks_worked
 from srt_jax.model import attention, sharding, weights
 from srt_jax.model.config import GENERATION_CONFIG, ModelConfig, model_shape, read_generation_config, read_hf_config
+from srt_jax.reward import functions as reward_functions
 from srt_jax.reward import labels
 from srt_jax.reward.labels import LabelSettings
+from srt_jax.rl import advantages
 from srt_jax.run import budget
 from srt_jax.run.evaluation import EvalSet
 from srt_jax.run.stop_tokens import skip_when_decoded, stop_ids
@@ -71,6 +73,7 @@ def prepare(config: ConfigDict) -> Prepared:
     Raises ConfigError, DataError, ModelError or OSError.
     """
     check_output_folder(run_directory(config))
+    check_functions(config)
     model = read_model(config)
     weights.check(model.directory)
     problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
@@ -100,8 +103,16 @@ def prepare(config: ConfigDict) -> Prepared:
         "model": model_fingerprint(model),
         "prompts": prompts_fingerprint(prompts, eval_sets),
         "labels": [label_file.fingerprint(path) for path in files],
+        "functions": functions.fingerprints(config),
     }
     return Prepared(model, problems, prompts, settings, indices, eval_sets, identity, report)
+
+
+def check_functions(config: ConfigDict) -> None:
+    """Tries the functions that fields of the config name, on made-up samples. Raises ConfigError."""
+    reward_functions.check(config)
+    minibatch = config.batch.prompts_per_step // config.batch.minibatches_per_step
+    advantages.check(config.rl.advantage, minibatch, config.batch.samples_per_prompt)
 
 
 def _where(mask: list[bool], *lists):
@@ -203,7 +214,7 @@ def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict)
     """(problems, prompt tokens, one line of report) of a data source; `field` is its name in the config."""
     try:
         problems = problem_sources.load(source)
-    except DataError as e:
+    except (DataError, ConfigError) as e:
         message = f"{field}: {e}"
         if isinstance(e, DataNotHereError) and field.startswith("eval."):
             message = message.removesuffix(".") + ", or evaluate on no set: --config.eval.sets={}."

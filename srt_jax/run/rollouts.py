@@ -38,9 +38,10 @@ class Grading:
         self, problem: Problem, prompt: Sequence[int], responses: Sequence[Sequence[int]], stopped: Sequence[bool]
     ) -> Graded:
         """The grading of the n responses (token ids) to one prompt; stopped [n]: did a stop token end the response?"""
-        answers = extract_answers(responses, prompt, self.tokenizer, self.form)
+        texts = response_texts(responses, self.tokenizer)
+        answers = extract_answers(texts, prompt, self.tokenizer, self.form)
         lengths = [len(response) for response in responses]
-        return rewards.grade(problem, answers, self.grader, self.settings, lengths, stopped)
+        return rewards.grade(problem, answers, self.grader, self.settings, lengths, stopped, texts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +156,15 @@ def answer_format(config: ConfigDict) -> extraction.Format:
     return extraction.Format(**config.answer)
 
 
-def extract_answers(responses, prompt: Sequence[int], tokenizer, form: extraction.Format) -> list[str | None]:
-    """The answer in each of the n responses to one prompt (token ids), None where there is none.
+def extract_answers(
+    texts: Sequence[str], prompt: Sequence[int], tokenizer, form: extraction.Format
+) -> list[str | None]:
+    """The answer in each of the n responses (texts) to one prompt (token ids), None where there is none.
 
     Where the prompt ends inside the reasoning (many chat templates open it), the response begins inside it.
     """
     inside = extraction.opens_reasoning(tokenizer.decode(prompt[-PROMPT_END:]))
-    found = [extraction.extract(text, form, inside) for text in response_texts(responses, tokenizer)]
+    found = [extraction.extract(text, form, inside) for text in texts]
     return [answer.text if answer else None for answer in found]
 
 

@@ -5,7 +5,14 @@ import pathlib
 
 import srt_jax.data
 
-BELOW = ("srt_jax.data", "srt_jax.errors", "srt_jax.files", "srt_jax.grading.golds", "srt_jax.run.progress")
+BELOW = (
+    "srt_jax.config.functions",
+    "srt_jax.data",
+    "srt_jax.errors",
+    "srt_jax.files",
+    "srt_jax.grading.golds",
+    "srt_jax.run.progress",
+)
 
 
 def test_data_imports_only_what_lies_below_it():

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import decoders
 
 from srt_jax.grading.answers import Format
-from srt_jax.run.rollouts import extract_answers
+from srt_jax.run.rollouts import extract_answers, response_texts
 
 TAGS = ("<think>", "</think>")
 USUAL = ("<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>")
@@ -17,7 +17,7 @@ WHOLE = r"maybe \boxed{1}</think>So \boxed{2}<|im_end|>"
 def extracted(tokenizer, prompt, *responses):
     tokenizer.backend_tokenizer.decoder = decoders.Fuse()  # characters without blanks between them
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in (prompt, *responses)]
-    return extract_answers([ids[1:]], [ids[0]], tokenizer, Format())[0]
+    return extract_answers(response_texts(ids[1:], tokenizer), ids[0], tokenizer, Format())
 
 
 @pytest.mark.parametrize("special", [USUAL, USUAL + TAGS], ids=["tags are text", "tags are special tokens"])
