@@ -9,8 +9,19 @@ table, a JSON object) is no message: jobs print it. Needs no JAX.
 """
 
 import logging
+import os
 import sys
 from typing import Protocol, TextIO
+
+
+def write(text: str, stream: TextIO, end: str = "\n") -> None:
+    """Prints to a stream. A reader that has closed its end of the pipe ends no work of hours: later text is dropped."""
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 class Line(Protocol):
@@ -41,7 +52,7 @@ class Console(logging.Handler):
         if self.lines:
             self.lines[-1].note(text, stream)
         else:
-            print(text, file=stream, flush=True)
+            write(text, stream)
 
 
 console = Console()

@@ -3,12 +3,15 @@
 import ast
 import io
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
 import srt_jax
 from srt_jax.log import console, logger
 from srt_jax.run.progress import Progress
+from tests.helpers import REPOSITORY
 
 # Command lines print results and errors; two of these modules run in processes that have a log of their own.
 PRINTS = {"cli.py", "__main__.py", "main.py", "log.py", "run/progress.py", "miniature/accept.py"} | {
@@ -59,3 +62,19 @@ def test_only_results_and_errors_are_printed():
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     }
     assert {path for path in printing if not path.startswith(COMMANDS)} <= PRINTS
+
+
+def test_a_reader_that_goes_away_ends_no_work():
+    script = (
+        "import sys, time\nfrom srt_jax.log import logger\nfrom srt_jax.run.progress import Progress\n"
+        "logger.info('first')\ntime.sleep(0.5)\n"
+        "with Progress(3, 'step', stream=sys.stdout) as progress:\n"
+        "    for step in range(4):\n        logger.info('x' * 9999)\n        progress.update(step, now=True)\n"
+        "logger.warning('the work is done')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "first\n"
+    process.stdout.close()
+    assert process.stderr.read() == "warning: the work is done\n" and process.wait(timeout=30) == 0

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TextIO
 
-from srt_jax.log import console, logger
+from srt_jax.log import console, logger, write
 
 EVERY = 60.0  # seconds between two lines where the stream is no terminal
 EVERY_LIVE = 1.0  # seconds between two versions of the line on a terminal
@@ -79,15 +79,15 @@ class Progress:
         """Nothing is written until the next update: something else has a line of its own."""
         with self._lock:
             if self._open:
-                print(file=self._stream, flush=True)
+                write("", self._stream)
             self._open, self._paused = False, True
 
     def note(self, text: str, stream: TextIO | None = None) -> None:
         """A line that stays, above the progress line; in another stream, where that is given."""
         with self._lock:
             if self._live:  # a line stands there: this one's, or another's
-                print("\r\033[K", end="", file=self._stream, flush=True)
-            print(text, file=stream or self._stream, flush=True)
+                write("\r\033[K", self._stream, end="")
+            write(text, stream or self._stream)
             if self._open:
                 self._write()
 
@@ -108,7 +108,7 @@ class Progress:
             console.lines.remove(self)
         with self._lock:
             if self._open:
-                print(file=self._stream, flush=True)
+                write("", self._stream)
             self._open = False
 
     def __enter__(self):
@@ -138,12 +138,10 @@ class Progress:
         if self._closed.is_set() or self._paused or self._silent:
             return
         self._written, self._open = self._clock(), self._live
-        print(
-            f"\r\033[K{self.line()}" if self._live else self.line(),
-            end="" if self._live else "\n",
-            file=self._stream,
-            flush=True,
-        )
+        if self._live:
+            write(f"\r\033[K{self.line()}", self._stream, end="")
+        else:
+            write(self.line(), self._stream)
 
     def _repeat(self) -> None:
         """Writes the line again where nothing has been written for a while."""
