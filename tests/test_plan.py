@@ -204,6 +204,21 @@ def test_the_sampler_of_this_process_is_planned_too(directory, fsdp_plan):
     assert "GB read by decoding (analytic)" in table.table(fsdp_plan | {"sampler": sampler})
 
 
+def test_the_table_of_results_has_a_cell_for_each_column(fsdp_plan, monkeypatch):
+    """Rows of benchmarks/plans.py: an update, a sampler, and an update that the compiler refused."""
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    import plans
+
+    sampler = {key: value for key, value in fsdp_plan.items() if key not in ("remat", "microbatch_sequences")}
+    sampler["lower_bound_seconds"] = {"flops": 0.8, "decoding_bytes": 10.5}
+    memory = fsdp_plan["bytes_per_device"] | {"temporaries": None, "total": None}
+    refused = fsdp_plan | {"fits": False, "bytes_per_device": memory, "collective_calls_per_device": {}}
+    columns = plans.HEADER.splitlines()[0].count("|")
+    rows = [plans.row("small", "config", entry) for entry in (fsdp_plan, sampler, refused)]
+    assert [row.count("|") for row in rows] == [columns] * 3
+    assert rows[1].endswith("| 0.8 | 10.5 |") and "| no | - |" in rows[2]
+
+
 def test_a_sampler_with_slots_decodes_until_all_requests_had_one(directory):
     """4 prompts x 12 votes in 16 slots take three turns of 48 steps. Each step reads the weights."""
     config = small(directory, "jax")
