@@ -1,0 +1,147 @@
+"""Two policies on the same probe problems: what training changed, measured against the model it started from.
+
+The base and the trained policy answer the same problems with the same random numbers. docs/laboratory.md lists what is
+measured; the pure functions are in reward/measures.py.
+"""
+
+import bisect
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from srt_jax.errors import ConfigError
+from srt_jax.grading import answers as extraction
+from srt_jax.grading.grader import Grader
+from srt_jax.model import sharding
+from srt_jax.model.logprobs import token_logprobs
+from srt_jax.reward import measures
+from srt_jax.reward.rewards import agrees
+from srt_jax.rollout.sampler import Rollouts
+from srt_jax.run.rollouts import PROMPT_END, Collected, response_texts
+
+ROWS = 64  # sequences of one scoring call
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError where samples are not drawn from the policy itself: the KL is estimated from them."""
+    e = config.eval
+    if e.temperature <= 0 or e.top_p < 1 or e.top_k > 0:
+        raise ConfigError(
+            f"eval.temperature is {e.temperature:g}, eval.top_p {e.top_p:g} and eval.top_k {e.top_k}: the KL is "
+            "estimated from untruncated samples, so set a temperature above 0, top_p to 1 and top_k to -1."
+        )
+
+
+def compare(
+    base: Collected, now: Collected, reference: np.ndarray, answer: np.ndarray, passes: Sequence[dict], grader: Grader
+) -> dict:
+    """The measures of one probe set, JSON-ready.
+
+    base, now: graded rollouts of the same problems. reference, answer [P, n, T]: the base's log-probs of the tokens of
+    `now`, and which of them are answer tokens. passes: evaluation metrics of base and now.
+    """
+    response = np.arange(now.rollouts.tokens.shape[2]) < now.rollouts.lengths[..., None]
+    kl_answer, kl_reasoning = measures.kl_apart(now.rollouts.logprobs, reference, response, answer)
+    keys = [measures.answer_keys([g.answers for g in c.graded], [g.groups for g in c.graded]) for c in (base, now)]
+    same = [measures.same_answer(k) for k in keys]
+    known = [p for p, graded in enumerate(now.graded) if not np.isnan(graded.majority_correct)]
+    curves = [pass_at_k(found) for found in passes]
+    return {
+        "problems": len(now.problems),
+        "anchored_agreement": anchored_agreement(base, now, grader),
+        "answer_information": {
+            "base": measures.answer_information(keys[0]),
+            "now": measures.answer_information(keys[1]),
+        },
+        "same_answer": {"base": same[0], "now": same[1], "excess": measures.excess(same[1], same[0])},
+        "kl": {"answer": kl_answer, "reasoning": kl_reasoning},
+        "response_tokens": {"base": passes[0]["response_tokens"], "now": passes[1]["response_tokens"]},
+        "truncated": {"base": passes[0]["truncated"], "now": passes[1]["truncated"]},
+        "pass_at_k": {"base": curves[0], "now": curves[1], "crossing": measures.pass_at_k_crossing(*curves)},
+        "flips": [dataclasses.asdict(row) for row in flips(base, now, known, grader)] if known else [],
+    }
+
+
+def pass_at_k(found: dict[str, float]) -> dict[int, float]:
+    """{k: pass@k} of a set's metrics; pass@1 is avg@k."""
+    return {
+        1 if metric.startswith("avg@") else int(metric.partition("@")[2]): value
+        for metric, value in found.items()
+        if metric.startswith(("avg@", "pass@"))
+    }
+
+
+def anchored_agreement(base: Collected, now: Collected, grader: Grader) -> float:
+    """Share of the policy's samples that agree with the base's majority; problems without a vote do not count."""
+    found = [
+        agrees(graded.answers, anchor.vote.label, grader, None).mean()
+        for anchor, graded in zip(base.graded, now.graded, strict=True)
+        if anchor.vote.label is not None
+    ]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def flips(base: Collected, now: Collected, known: Sequence[int], grader: Grader) -> list[measures.Flips]:
+    """The flip table of the problems with a known answer. Two votes without any answer are equal."""
+    winners = [[c.graded[p].vote.label for p in known] for c in (base, now)]
+    same = [
+        a is b if a is None or b is None else bool(agrees([b], a, grader, None)[0])
+        for a, b in zip(*winners, strict=True)
+    ]
+    right = [[c.graded[p].majority_correct > 0.5 for p in known] for c in (base, now)]
+    return measures.flip_table(*right, same, [base.graded[p].vote.share for p in known])
+
+
+def score(graphdef, params, mesh, rollouts: Rollouts, temperature: float) -> np.ndarray:
+    """[P, n, T] float32: the model's log-probs of the responses' tokens, 0 after their ends."""
+    P, n, T = rollouts.tokens.shape
+    longest = max(map(len, rollouts.prompts))
+    program = _program(graphdef, mesh, temperature)
+    tokens = np.zeros((-(-P * n // ROWS) * ROWS, longest + T), np.int32)
+    starts = np.repeat([len(prompt) for prompt in rollouts.prompts], n)
+    for row, (p, i) in zip(tokens, np.ndindex(P, n)):
+        prompt, length = rollouts.prompts[p], rollouts.lengths[p, i]
+        row[: len(prompt)] = prompt
+        row[len(prompt) : len(prompt) + length] = rollouts.tokens[p, i, :length]
+    found = np.concatenate([np.asarray(program(params, part)) for part in np.split(tokens, len(tokens) // ROWS)])
+    # Position s of the program's output is the log-prob of token s + 1.
+    places = starts[:, None] - 1 + np.arange(T)
+    out = np.take_along_axis(found[: P * n], np.minimum(places, found.shape[1] - 1), 1).reshape(P, n, T)
+    return np.where(np.arange(T) < rollouts.lengths[..., None], out, 0.0)
+
+
+def _program(graphdef, mesh, temperature: float):
+    def logprobs(params, tokens):
+        model = nnx.merge(graphdef, params)
+        return token_logprobs(model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], temperature, mesh=mesh)[0]
+
+    return jax.jit(logprobs, out_shardings=sharding.replicated(mesh))
+
+
+def answer_tokens(rollouts: Rollouts, tokenizer, form: extraction.Format) -> np.ndarray:
+    """[P, n, T] bool: the tokens that write the extracted answer; none where there is no answer."""
+    mask = np.zeros(rollouts.tokens.shape, bool)
+    for p, prompt in enumerate(rollouts.prompts):
+        inside = extraction.opens_reasoning(tokenizer.decode(prompt[-PROMPT_END:]))
+        for i, length in enumerate(rollouts.lengths[p]):
+            tokens = rollouts.tokens[p, i, :length]
+            answer = extraction.extract(response_texts([tokens], tokenizer)[0], form, inside)
+            if answer:
+                mask[p, i, slice(*span_of_tokens(tokens, answer.start, answer.end, tokenizer))] = True
+    return mask
+
+
+def span_of_tokens(tokens: np.ndarray, start: int, end: int, tokenizer) -> tuple[int, int]:
+    """[first, last) of the tokens whose text overlaps the characters [start, end) of the response's text."""
+
+    def characters(count: int) -> int:
+        return len(response_texts([tokens[:count]], tokenizer)[0])
+
+    counts = range(len(tokens) + 1)
+    # The first token is the last one that begins at or before `start`; the span ends with the first that reaches `end`.
+    first = bisect.bisect_right(counts, start, key=characters) - 1
+    return first, bisect.bisect_left(counts, end, key=characters)
