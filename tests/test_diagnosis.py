@@ -123,7 +123,7 @@ def test_missing_answers_explain_alike_rewards():
 
 
 def test_a_collapse_is_said_once_whether_or_not_it_ends_the_run():
-    for ends, part in ((False, "With stop.collapse such a run ends by itself"), (True, "The run ends here")):
+    for ends, part in ((False, "stop.collapse ends such a run"), (True, "The run ends here")):
         detector, d = Detector(), diagnosis(**{"stop.collapse": ends})
         texts = [text for metrics in records("late") for text in d.update(metrics, detector.update(metrics))]
         assert len(texts) == 1 and "the vote seems to collapse" in texts[0] and part in texts[0]

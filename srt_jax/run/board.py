@@ -1,7 +1,7 @@
-"""TensorBoard's view of a run: curves, texts, hyper-parameters and a page of charts, in the run's own folder.
+"""Writes a run for TensorBoard: curves, texts, hyper-parameters and a page of charts, into the run's folder.
 
-The files are written with TensorBoard's own package, which takes any tag: `eval/math500/avg@32` keeps its @. A scalar
-names its data class, because TensorBoard's default data server drops the explanation of one that does not.
+TensorBoard's own package accepts any tag, so `eval/math500/avg@32` keeps its @. Each scalar names its data class,
+because TensorBoard's default data server drops the descriptions of scalars without one.
 """
 
 import pathlib
@@ -22,8 +22,8 @@ from tensorboard.util import tensor_util
 from srt_jax.config import base
 
 FLUSH_SECONDS = 10
-OLD_FOLDER = "tensorboard"  # earlier versions wrote there, and TensorBoard called the run <name>/tensorboard
-# Fields that every run shows in the HParams tab; of the others it shows those that differ from the base config.
+OLD_FOLDER = "tensorboard"  # earlier versions wrote there, so TensorBoard showed the run as <name>/tensorboard
+# The HParams tab shows these fields of every run, and others if they differ from the base config.
 ALWAYS_SHOWN = (
     "model.path",
     "labels.source",
@@ -34,7 +34,7 @@ ALWAYS_SHOWN = (
     "optimizer.learning_rate",
     "seed",
 )
-# The page "Custom Scalars": charts with several curves each, by regular expressions that match whole tags.
+# The page "Custom Scalars": charts with several curves each. Regular expressions match whole tags.
 CHARTS = {
     "Does it learn?": {
         "reward, true and pseudo": ["label/pseudo_reward", "label/true_reward"],
@@ -58,10 +58,10 @@ CHARTS = {
 
 
 class Board:
-    """Writes TensorBoard's event files into a run folder, so that the run has the folder's name there."""
+    """Writes event files into a run folder, so that TensorBoard gives the run the name of the folder."""
 
     def __init__(self, directory: pathlib.Path, purge_step: int | None = None):
-        """purge_step: the first step of a run that goes on; TensorBoard forgets what was written from there on."""
+        """purge_step: the first step of a resumed run; TensorBoard drops everything from this step on."""
         _move_up(directory)
         self._writer = EventFileWriter(str(directory), flush_secs=FLUSH_SECONDS)
         if purge_step is not None:
@@ -69,7 +69,7 @@ class Board:
             self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=purge_step, session_log=start))
 
     def scalar(self, tag: str, value: float, step: int, meaning: str = "") -> None:
-        """A point of the curve `tag`; `meaning` is shown beside the curve."""
+        """Adds a point to the curve `tag`; `meaning` is shown beside the curve."""
         metadata = scalar_metadata.create_summary_metadata(display_name=None, description=meaning)
         metadata.data_class = summary_pb2.DATA_CLASS_SCALAR
         summary = summary_pb2.Summary()
@@ -77,12 +77,12 @@ class Board:
         self._add(summary, step)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
-        """A text on the Text tab."""
+        """Adds a text to the Text tab."""
         self._add(text_pb(tag, markdown), step)
         self._writer.flush()
 
     def introduce(self, name: str, config: ConfigDict) -> None:
-        """Hyper-parameters for the HParams tab, and the charts of the Custom Scalars tab."""
+        """Writes hyper-parameters for the HParams tab, and the charts of the Custom Scalars tab."""
         self._add(hparams_pb(hyperparameters(config), trial_id=name), 0)
         metadata = custom_scalar_metadata.create_summary_metadata()
         layout = summary_pb2.Summary()
@@ -150,7 +150,7 @@ def _layout() -> layout_pb2.Layout:
 
 
 def _move_up(directory: pathlib.Path) -> None:
-    """What an earlier version wrote into a folder of its own goes where this one writes: the run keeps one name."""
+    """Moves the files of an earlier version out of their own folder, so that the run keeps one name."""
     old = directory / OLD_FOLDER
     if not old.is_dir():
         return
@@ -165,14 +165,14 @@ def _move_up(directory: pathlib.Path) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """Rows with equal keys as a Markdown table; a cell is shown as it is, on one line, and cannot break its row."""
+    """Rows with equal keys as a Markdown table. A cell is shown literally on one line, and cannot break its row."""
     header = list(rows[0])
     lines = [header, ["---"] * len(header), *[[_cell(row[key]) for key in header] for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def paragraphs(texts: list[str]) -> str:
-    """Plain texts as Markdown that shows them as they are."""
+    """Plain texts as Markdown that shows them literally."""
     return "\n\n".join(_plain(text) for text in texts)
 
 
@@ -181,7 +181,7 @@ def _plain(text: str) -> str:
 
 
 def _cell(value) -> str:
-    """One line of text; of long text the start and, since answers stand there, the end."""
+    """One line of text; long text is shortened to its start and its end, which has the answer."""
     if isinstance(value, float):
         value = f"{value:.3g}"
     text = " ".join(str("" if value is None else value).split())
@@ -190,13 +190,13 @@ def _cell(value) -> str:
     return _plain(text)
 
 
-HEAD, TAIL = 200, 300  # characters of a long cell that are shown
+HEAD, TAIL = 200, 300  # characters of a long cell that are kept
 
 
 def shown_rows(rows: list[dict], count: int, per_prompt: int = 2) -> list[dict]:
     """The readable columns of at most `count` rollouts (evaluation.rollout_rows), `per_prompt` (1 or 2) of a prompt.
 
-    The second of a prompt is the first response with another answer, if there is one.
+    The second row of a prompt is the first response with another answer, if there is one.
     """
     by_prompt = {}
     for row in rows:
@@ -210,7 +210,7 @@ def shown_rows(rows: list[dict], count: int, per_prompt: int = 2) -> list[dict]:
 
 
 def readable(row: dict, responses: list[dict]) -> dict:
-    """The columns of a rollout that a person reads; `votes` is how many of the prompt's responses agree with it."""
+    """The columns of a rollout for people. `votes`: the number of the prompt's responses with the same answer."""
     same = sum(other["group"] == row["group"] for other in responses) if row["group"] >= 0 else 0
     return {
         "problem": row["problem"],

@@ -1,7 +1,7 @@
-"""Says in plain words, and with a remedy, that a run's set-up looks wrong. Pure functions of a step's metrics.
+"""Warnings, each with a remedy, that the set-up of a run looks wrong. Pure functions of the metrics of a step.
 
-What is looked for makes a run useless without stopping it: responses in which no answer is found, responses that are
-cut, a vote that collapses, rewards that teach nothing. Each is said once in a run.
+Each of these faults makes a run useless without stopping it: no answer is found in the responses, the responses are
+truncated, the vote collapses, or the rewards give no gradient. A run reports each of them once.
 """
 
 import dataclasses
@@ -12,27 +12,27 @@ from ml_collections import ConfigDict
 from srt_jax.grading import extract
 from srt_jax.grading.answers import MARKED_STYLES
 
-# With an answer in less than a tenth of the responses 32 samples have about three votes: no majority to speak of.
+# If a tenth of 32 responses have an answer, only about three of them vote: too few for a majority.
 PARSE_RATE = 0.1
-# More cut responses than whole ones: the reward mostly tells short from long.
+# If most responses are truncated, the reward mostly distinguishes short from long ones.
 TRUNCATED = 0.5
-# A style fits where it finds an answer in most responses.
+# A style fits if it finds an answer in at least this share of the responses.
 FITS = 0.5
-# Steps in a row without a difference between rewards: one can be chance, where a step has few prompts.
+# So many steps in a row without a difference between rewards: one can be chance if a step has few prompts.
 STEPS_ALIKE = 3
-# Advantages that compare a response with the others to its prompt only.
+# These advantages compare a response only with the other responses to its prompt.
 WITHIN_PROMPT = ("rloo", "grpo", "dr_grpo", "reinforce_pp_baseline")
 
-Responses = Callable[[], Sequence[str]]  # the texts, made only where they are looked at
+Responses = Callable[[], Sequence[str]]  # returns the texts; called only if they are needed
 
 
 def nothing() -> Sequence[str]:
-    """No responses are at hand."""
+    """The Responses of a caller that has none."""
     return ()
 
 
 def fitting_style(responses: Sequence[str], style: str) -> tuple[str, float] | None:
-    """(another answer style that finds an answer in most of the responses, the share of them); None: there is none."""
+    """(another answer style that finds an answer in most responses, their share), or None if there is none."""
     if not responses:
         return None
     shares = {
@@ -45,7 +45,7 @@ def fitting_style(responses: Sequence[str], style: str) -> tuple[str, float] | N
 
 
 def parse_warning(parse_rate: float, truncated: float, style: str, responses: Responses = nothing) -> str | None:
-    """Where nearly no response has an answer and another reason than that they were cut is likely."""
+    """The warning if nearly no response has an answer, unless truncation is the likely reason; else None."""
     if not parse_rate < PARSE_RATE:
         return None
     found = f"only {parse_rate:.0%} of the responses" if parse_rate else "none of the responses"
@@ -53,7 +53,7 @@ def parse_warning(parse_rate: float, truncated: float, style: str, responses: Re
     if other := fitting_style(responses(), style):
         return f"{problem}; answer.style={other[0]!r} would find one in {other[1]:.0%}: set it."
     if truncated > TRUNCATED:
-        return None  # they were cut before their answer: cut_warning says so
+        return None  # they were truncated before the answer, which cut_warning reports
     return (
         f"{problem}, and no other style fits them: read some (rollouts/, or TensorBoard's Text tab), then change "
         f"prompts.instruction and prompts.template, or answer.style ({', '.join(MARKED_STYLES)})."
@@ -61,25 +61,25 @@ def parse_warning(parse_rate: float, truncated: float, style: str, responses: Re
 
 
 def cut_warning(truncated: float, max_response_tokens: int, stop_tokens: Sequence[str]) -> str | None:
-    """Where most responses reach the limit of their length."""
+    """The warning if most responses reach the length limit; else None."""
     if not truncated > TRUNCATED:
         return None
     return (
         f"{truncated:.0%} of the responses are cut at batch.max_response_tokens={max_response_tokens}: raise it. "
-        f"Where the responses ought to have ended, see whether the model ends its turn with one of the stop tokens "
-        f"({', '.join(map(repr, stop_tokens))}), and whether prompts.template is the one it was trained with."
+        f"If they go on after their answer, check that the model ends its turn with one of the stop tokens "
+        f"({', '.join(map(repr, stop_tokens))}), and that prompts.template is the one it was trained with."
     )
 
 
 def alike_warning(metrics: dict[str, float], labels: ConfigDict) -> str:
-    """What to do where all rewards of each prompt are alike, by a step's `label/*` metrics."""
-    found = f"nothing is learned: for {STEPS_ALIKE} steps all rewards of a prompt were alike (label/informative 0)"
+    """The warning for equal rewards within every prompt, with a remedy that depends on the metrics of the step."""
+    found = f"nothing is learned: for {STEPS_ALIKE} steps all rewards of each prompt were equal (label/informative 0)"
     if metrics.get("label/labelled", 1) == 0:
         return (
-            f"{found}: no prompt has a label. Lower labels.threshold ({labels.threshold}), or see whether the "
+            f"{found}: no prompt has a label. Lower labels.threshold ({labels.threshold}), or check that the "
             "responses have answers (label/parse_rate)."
         )
-    agreement = metrics.get("label/agreement", metrics["label/pseudo_reward"])  # early records have the latter only
+    agreement = metrics.get("label/agreement", metrics["label/pseudo_reward"])  # early records have only the latter
     if agreement > 0.999:
         return (
             f"{found}: every response agrees with its label. Take harder problems or a higher "
@@ -90,11 +90,11 @@ def alike_warning(metrics: dict[str, float], labels: ConfigDict) -> str:
             f"{found}: no response agrees with its label. Take easier problems, and compare some labels with the "
             "answers in rollouts/."
         )
-    return f"{found}. Take problems that the model solves sometimes, or more batch.samples_per_prompt."
+    return f"{found}. Take problems that the model solves sometimes, or raise batch.samples_per_prompt."
 
 
 def is_alike(metrics: dict[str, float], config: ConfigDict) -> bool:
-    """Do a step's rewards give no gradient with the config's advantage?"""
+    """Whether the rewards of a step give no gradient with the advantage of the config."""
     if config.rl.objective != "policy_gradient" or config.labels.source == "none" or metrics["label/informative"] > 0:
         return False
     if config.rl.advantage in WITHIN_PROMPT:
@@ -104,19 +104,19 @@ def is_alike(metrics: dict[str, float], config: ConfigDict) -> bool:
 
 
 def collapse_warning(alarm: str, ends: bool) -> str:
-    """What an alarm of collapse.Detector means."""
+    """The warning for an alarm of collapse.Detector; ends: whether the run ends."""
     remedy = (
         "The run ends here (stop.collapse)."
         if ends
-        else "Compare rollouts/ of this step with those of the first ones. With stop.collapse such a run ends by "
-        "itself; a higher rl.kl_coef or a lower optimizer.learning_rate makes a collapse less likely."
+        else "Compare the rollouts of this step with those of the first steps (rollouts/). stop.collapse ends such a "
+        "run; a higher rl.kl_coef or a lower optimizer.learning_rate makes a collapse less likely."
     )
-    return f"the vote seems to collapse, while the pseudo-reward looks fine: {alarm} {remedy}"
+    return f"the vote seems to collapse, although the pseudo-reward looks good: {alarm} {remedy}"
 
 
 @dataclasses.dataclass
 class Diagnosis:
-    """The warnings of a run, each kind once. Its state is what `update` was given: feed the records again to go on."""
+    """The warnings of a run, each kind once. Its state depends only on the calls of `update`: repeat them to resume."""
 
     config: ConfigDict
     stop_tokens: Sequence[str]
@@ -124,9 +124,9 @@ class Diagnosis:
     alike: int = 0  # steps in a row
 
     def update(self, metrics: dict[str, float], alarm: str | None = None, responses: Responses = nothing) -> list[str]:
-        """The new warnings, by the metrics of a step (`label/*`, `rollout/*`) or of evaluations (`eval/<set>/*`).
+        """The new warnings for the metrics of a step (`label/*`, `rollout/*`) or of evaluations (`eval/<set>/*`).
 
-        alarm: of collapse.Detector; responses: the texts that the metrics are of, for the answer styles.
+        alarm: from collapse.Detector; responses: the texts that these metrics describe, to try other answer styles on.
         """
         config, found = self.config, {}
         for parse_rate, truncated in _pairs(metrics):
@@ -139,7 +139,7 @@ class Diagnosis:
             )
         if "label/informative" in metrics:
             self.alike = self.alike + 1 if is_alike(metrics, config) else 0
-            if self.alike >= STEPS_ALIKE and "parse" not in self.said:  # else that is the reason
+            if self.alike >= STEPS_ALIKE and "parse" not in self.said:  # otherwise that is the reason
                 found["alike"] = alike_warning(metrics, config.labels)
         if alarm:
             found["collapse"] = collapse_warning(alarm, config.stop.collapse)
@@ -149,7 +149,7 @@ class Diagnosis:
 
 
 def _pairs(metrics: dict[str, float]) -> list[tuple[float, float]]:
-    """(parse rate, share of cut responses) of the step and of each evaluation set."""
+    """(parse rate, share of truncated responses) of the step and of each evaluation set."""
     prefixes = [
         (tag, tag.replace("label/parse_rate", "rollout/truncated").replace("parse_rate", "truncated"))
         for tag in metrics

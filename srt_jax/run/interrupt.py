@@ -1,8 +1,8 @@
 """Ctrl-C, SIGTERM and SIGHUP while a compiled program runs.
 
-Python runs its signal handlers in the main thread, between two of its instructions. While that thread waits for XLA to
-compile or to compute, which may take minutes, nothing happens. So a second thread reads the signals from a pipe, and
-ends the process where the main thread does not.
+Python runs signal handlers in the main thread, between two of its instructions. While that thread waits for XLA to
+compile or to compute, which may take minutes, no handler runs. So a second thread reads the signals from a pipe, and
+ends the process if the main thread does not.
 """
 
 import os
@@ -11,19 +11,19 @@ import socket
 import threading
 import time
 
-GRACE = 3.0  # seconds that the main thread has to leave what it does
-SAME = 0.5  # seconds in which a second signal is the first one again: launchers pass on what the whole group received
-STATUS = 130  # 128 + SIGINT, as shells have it
+GRACE = 3.0  # seconds in which the main thread must end its work
+SAME = 0.5  # a second signal within so many seconds is the first one, which a launcher passed on
+STATUS = 130  # 128 + SIGINT, as in shells
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """`with Signals(...) as signals`: what happens on SIGNALS in this block, which is the main thread's.
+    """Handles SIGNALS during the block `with Signals(...) as signals`, in the main thread.
 
-    The first one sets `requested` and prints `message`. With `leave` it also raises KeyboardInterrupt in the main
-    thread, and ends the process with status 130 where that has not come to its end after GRACE seconds. A second one
-    ends the process at once, unless it follows within SAME seconds. Child processes must notice by themselves that
-    their parent is gone.
+    The first signal sets `requested` and prints `message`. With `leave` it also raises KeyboardInterrupt in the main
+    thread, and if the block has not ended after GRACE seconds, the process exits with status 130. A second signal ends
+    the process at once, unless it follows within SAME seconds. Child processes must notice by themselves that their
+    parent is gone.
     """
 
     def __init__(self, message: str, leave: bool):
@@ -42,7 +42,7 @@ class Signals:
 
     def __exit__(self, *_):
         if self._leave and self.requested:
-            return  # the thread still sees to it that the process ends
+            return  # the thread still ends the process after the grace period
         signal.set_wakeup_fd(self._fd)
         for s, handler in self._handlers.items():
             signal.signal(s, handler)
@@ -50,18 +50,18 @@ class Signals:
 
     def _in_main_thread(self, *_) -> None:
         self._note()
-        if self._leave and not self._raised:  # a second one would end the cleaning up
+        if self._leave and not self._raised:  # a second exception would interrupt the clean-up
             self._raised = True
             raise KeyboardInterrupt
 
     def _note(self) -> None:
-        """The first of both threads says so; not by `print`, which must not be entered twice."""
+        """Sets `requested`; the first of both threads writes the message, without `print`, which is not reentrant."""
         self.requested = True
         if self._unsaid.acquire(blocking=False):
             os.write(2, f"\n{self._message}\n".encode())
 
     def _watch(self) -> None:
-        """Waits for the first signal, then for the second, or for the end of the grace."""
+        """Waits for the first signal, and then for the second one or the end of the grace period."""
         if not self._next():
             return  # the block was left
         self._note()
@@ -76,7 +76,7 @@ class Signals:
         os._exit(STATUS)
 
     def _next(self) -> bool:
-        """Waits for a signal that is ours; False where the pipe is closed."""
+        """Waits for one of SIGNALS; False if the pipe is closed."""
         while number := self._received.recv(1):
             if number[0] in SIGNALS:
                 return True
@@ -84,7 +84,7 @@ class Signals:
 
 
 def run(work, message: str) -> int:
-    """The exit status of work(); 130, after `message`, where Ctrl-C or SIGTERM ended it."""
+    """Runs work() and returns its exit status, or prints `message` and returns 130 if Ctrl-C or SIGTERM ended it."""
     with Signals(message, leave=True):
         try:
             return work()

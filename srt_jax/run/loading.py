@@ -1,4 +1,4 @@
-"""From a checked model to weights on the mesh and an open sampler: what training, evaluation and labelling share."""
+"""From a checked model to weights on the mesh and a sampler, for training, evaluation and labelling."""
 
 import pathlib
 
@@ -30,11 +30,10 @@ def load_weights(config: ConfigDict, model: Model, mesh: Mesh):
 def open_sampler(
     config: ConfigDict, model: Model, graphdef, mesh: Mesh, directory: pathlib.Path, training: bool = False
 ) -> Sampler:
-    """The sampler of rollout.sampler, without weights yet; `directory` is for its logs and exports.
+    """The sampler that rollout.sampler names, still without weights; its logs and exports go to `directory`.
 
-    training: an optimizer and a reference share the devices with it.
-
-    Raises ConfigError where it can be told that it will not sample.
+    training: the optimizer and the reference model share the devices with it. Raises ConfigError if the config rules
+    out that it can sample.
     """
     if config.rollout.sampler == "vllm":
         return VLLMSampler(config, model, graphdef, mesh, directory)

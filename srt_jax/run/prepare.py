@@ -1,4 +1,4 @@
-"""All of a run that can be checked before compute starts: data, tokenizer, model shapes, run folder."""
+"""Loads and checks everything that can be checked before any computation: data, tokenizer, model shapes, run folder."""
 
 import dataclasses
 import functools
@@ -38,24 +38,24 @@ HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A Hugging Face directory and what was read from it; no weights."""
+    """A Hugging Face directory and its content without the weights."""
 
     directory: pathlib.Path
     hf_config: dict
     config: ModelConfig
     tokenizer: object
     stop_ids: tuple[int, ...]
-    generation_config: dict  # exports get it: the directory's own, with stop_ids as the tokens that end a response
+    generation_config: dict  # of exports: the directory's own, with stop_ids as eos_token_id
 
     @property
     def exported_files(self) -> dict[str, str]:
-        """Text files of an export by name, in place of the directory's own: generation ends where training's did."""
+        """{name: text} of files that an export gets instead of the directory's own: generation stops as in training."""
         return {GENERATION_CONFIG: json.dumps(self.generation_config, indent=2) + "\n"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A checked run: everything on the host, nothing compiled."""
+    """A checked run, all on the host. Nothing is compiled yet."""
 
     model: Model
     problems: list[Problem]
@@ -63,8 +63,8 @@ class Prepared:
     label_settings: LabelSettings
     indices: Callable[[int], np.ndarray]  # the problems of the n-th batch, from 0
     eval_sets: list[EvalSet]
-    identity: dict  # what a checkpoint must agree with: fingerprints of data, prompts, model and label files
-    report: list[str]  # one line per thing found out
+    identity: dict  # fingerprints of data, prompts, model and label files, which a checkpoint must match
+    report: list[str]  # lines to print
 
 
 def prepare(config: ConfigDict) -> Prepared:
@@ -83,10 +83,10 @@ def prepare(config: ConfigDict) -> Prepared:
         validation = [p.id in held_out for p in problems]
         eval_sets.insert(0, EvalSet(VALIDATION, *_where(validation, problems, prompts)))
         problems, prompts = _where([not held for held in validation], problems, prompts)
-        report.append(f"eval.sets.{VALIDATION}: {len(held_out)} training problems, held out")
+        report.append(f"eval.sets.{VALIDATION}: {len(held_out)} held-out training problems")
     report += [overlap.report(f"overlap: eval.sets.{s.name}", problems, s.problems) for s in eval_sets]
     indices = _order(config, problems)
-    indices(0)  # raises where there are too few problems
+    indices(0)  # raises if there are too few problems
     settings = LabelSettings.of(config)
     report = [
         f"model: {model.directory} ({model.config.family}, {model.config.num_params:,} parameters)",
@@ -120,7 +120,7 @@ def _where(mask: list[bool], *lists):
 
 
 def _order(config: ConfigDict, problems: list[Problem]) -> Callable[[int], np.ndarray]:
-    """The function from a batch's number to the indices of its problems."""
+    """The function that maps the number of a batch to the indices of its problems."""
     if config.curriculum.path:
         return Curriculum.of(config, problems).indices
     return functools.partial(batch_indices, len(problems), config.batch.prompts_per_step, config.seed)
@@ -148,14 +148,14 @@ def read_model(config: ConfigDict) -> Model:
 
 
 def check_fit(config: ConfigDict, model_config: ModelConfig) -> None:
-    """Raises ConfigError or ModelError where lengths, mesh or attention do not go with the model or this machine."""
+    """Raises ConfigError or ModelError if lengths, mesh or attention do not match the model or this machine."""
     sharding.check_mesh(model_config, config.mesh.tensor)
     attention.choose(config.model.attention, jax.default_backend(), config.model.dtype, model_config.head_dim)
     check_length(config, model_config)
 
 
 def check_length(config: ConfigDict, model_config: ModelConfig) -> None:
-    """Raises ConfigError where prompt and response may exceed the model's positions."""
+    """Raises ConfigError if prompt and response can exceed the model's positions."""
     longest = config.batch.max_prompt_tokens + config.batch.max_response_tokens
     if longest > model_config.max_position_embeddings:
         raise ConfigError(
@@ -165,9 +165,9 @@ def check_length(config: ConfigDict, model_config: ModelConfig) -> None:
 
 
 def prepare_offline(config: ConfigDict) -> list[str]:
-    """Lines of report where the model or some data is on the hub and not on this machine: what is here is checked.
+    """Lines to print if the model or some data is on the hub and not on this machine: it checks the rest.
 
-    The shapes of a known hub model are part of the package. Raises ConfigError, DataError or ModelError.
+    The package has the shapes of known hub models. Raises ConfigError, DataError or ModelError.
     """
     tokenizer, unchecked = None, ["label files"]
     try:
@@ -192,7 +192,7 @@ def prepare_offline(config: ConfigDict) -> list[str]:
                 problems = problem_sources.load(source)
                 line = f"{field}: {title}: {len(problems)} problems"
         except DataNotHereError:
-            report.append(f"not checked: {field}: {title} is not on this machine: the run will download it (offline)")
+            report.append(f"not checked: {field}: {title} is not on this machine; the run will download it (offline)")
             continue
         if field == "data":
             batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
@@ -211,7 +211,7 @@ def _known_shape(config: ConfigDict) -> ModelConfig | None:
 
 
 def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict):
-    """(problems, prompt tokens, one line of report) of a data source; `field` is its name in the config."""
+    """(problems, prompt tokens, a line to print) of a data source; field: its name in the config."""
     try:
         problems = problem_sources.load(source)
     except (DataError, ConfigError) as e:
@@ -232,7 +232,7 @@ def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict)
 
 
 def encode_eval_sets(config: ConfigDict, tokenizer) -> tuple[list[EvalSet], list[str]]:
-    """The evaluation sets of a config, and a line of report for each."""
+    """The evaluation sets of a config, and a line to print for each."""
     sets, report = [], []
     for name, source in config.eval.sets.items():
         problems, prompts, line = encode_source(f"eval.sets.{name}", source, tokenizer, config)
@@ -242,7 +242,7 @@ def encode_eval_sets(config: ConfigDict, tokenizer) -> tuple[list[EvalSet], list
 
 
 def find_model(path: str) -> pathlib.Path:
-    """A local Hugging Face directory, or the local copy of a hub model, downloaded if need be. Raises ModelError."""
+    """A local Hugging Face directory, or the local copy of a hub model, which may be downloaded. Raises ModelError."""
     if pathlib.Path(path).is_dir():
         return pathlib.Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
@@ -260,7 +260,7 @@ def find_model(path: str) -> pathlib.Path:
 
 
 def prompts_fingerprint(prompts: list[list[int]], eval_sets: list[EvalSet]) -> str:
-    """sha256 over the tokens of all prompts and the problems of the evaluation sets: what the model is asked."""
+    """sha256 over the tokens of all prompts and the problems of the evaluation sets."""
     digest = hashlib.sha256()
     for ids in itertools.chain(prompts, *(s.prompts for s in eval_sets)):
         digest.update(np.array([len(ids), *ids], np.int64).tobytes())
@@ -272,7 +272,7 @@ def prompts_fingerprint(prompts: list[list[int]], eval_sets: list[EvalSet]) -> s
 def model_fingerprint(model: Model) -> str:
     """sha256 over config.json, the stop tokens, and the headers and sizes of the weight files.
 
-    It is cheap, and another model differs in it.
+    It reads little of the weights, and still differs between models.
     """
     digest = hashlib.sha256((model.directory / "config.json").read_bytes())
     digest.update(json.dumps(sorted(model.stop_ids)).encode())

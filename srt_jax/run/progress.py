@@ -1,4 +1,4 @@
-"""How far long work has come and when it will end: one line, rewritten in place on a terminal. Needs no JAX."""
+"""The progress and the remaining time of long work: one line, rewritten in place on a terminal. Needs no JAX."""
 
 import contextlib
 import sys
@@ -8,7 +8,7 @@ from typing import TextIO
 
 from srt_jax.log import console, logger, write
 
-EVERY = 60.0  # seconds between two lines where the stream is no terminal
+EVERY = 60.0  # seconds between two lines if the stream is no terminal
 EVERY_LIVE = 1.0  # seconds between two versions of the line on a terminal
 
 
@@ -20,12 +20,12 @@ class Progress:
                 solve(problem)
                 progress.update(done, f"{rate:.0f} tokens/s")
 
-    Where the stream is no terminal, the first update writes a line, and so does the last one (`done` = `total`).
-    Between them there is a line every `every` seconds, also while no update comes: a thread repeats the last one. On a
-    terminal the line is rewritten every second.
+    If the stream is no terminal, the first and the last update (`done` = `total`) write a line. Between them a line is
+    written every `every` seconds, even without an update: a thread repeats the last one. On a terminal the line is
+    rewritten every second. Processes of a run other than the first one write nothing.
 
-    The time left is the mean pace since the first update times what is left. So neither start-up nor the first,
-    compiling piece of work counts: call `update(0)` only where the work itself begins, or call `begin` there.
+    The time left is the remaining work times the mean pace since the first update. Start-up and compilation must not
+    count: call `update(0)`, or `begin`, when the work itself begins.
     """
 
     def __init__(
@@ -38,28 +38,28 @@ class Progress:
         percent: bool = False,
         clock=time.monotonic,
     ):
-        """total: in the unit of `what`, in which `update` counts; stream: None is stderr; after: seconds before which
-        there is no line, so that short work has none; percent: show no numbers but their ratio; clock: returns seconds.
+        """total: amount of work in units of `what`; stream: None is stderr; after: no line is written in the first
+        `after` seconds, so that short work has none; percent: show done / total as a percentage; clock: in seconds.
         """
         self.total, self.what, self._stream = total, what, stream or sys.stderr
         self._live = self._stream.isatty()
         self._every, self._clock = (EVERY_LIVE if self._live else every), clock
         self._after, self._percent = after, percent
         self._created = clock()
-        self._first, self._done, self._summary = None, 0.0, ""  # _first: (seconds, done) that the pace counts from
-        self._written, self._open = None, False  # seconds of the last line; does the cursor stand in a line?
-        self._end, self._paused = None, False  # _end: seconds of the end that an update gave
+        self._first, self._done, self._summary = None, 0.0, ""  # _first: (seconds, done) at which the pace starts
+        self._written, self._open = None, False  # time of the last line; whether the cursor is in a line
+        self._end, self._paused = None, False  # _end: time of the end, from the last update
         self._begun = False
-        self._silent = console.process > 0  # the first process shows how far all of them are
+        self._silent = console.process > 0  # the first process shows the progress of all
         self._closed, self._lock = threading.Event(), threading.RLock()
         console.lines.append(self)
         self._thread = threading.Thread(target=self._repeat, name=f"progress: {what}", daemon=True)
         self._thread.start()
 
     def update(self, done: float, summary: str = "", left: float | None = None, now: bool = False) -> None:
-        """Takes note of `done` (never less than before), and writes the line where one is due, or `now`.
+        """Sets `done` (never less than before), and writes the line if it is due or `now` is true.
 
-        left: seconds until the end, where the caller knows more than the mean pace tells.
+        left: seconds until the end, if the caller knows better than the mean pace.
         """
         with self._lock:
             self._done, self._summary = done, summary
@@ -70,29 +70,29 @@ class Progress:
                 self._write()
 
     def begin(self) -> None:
-        """The pace counts from the first call of this on: what came before was compilation, or another kind of work."""
+        """Measures the pace from the first call of this on: the work before it was compilation or of another kind."""
         with self._lock:
             if not self._begun and self._first is not None:
                 self._begun, self._first = True, (self._clock(), self._done)
 
     def pause(self) -> None:
-        """Nothing is written until the next update: something else has a line of its own."""
+        """Writes nothing until the next update, while another line is shown."""
         with self._lock:
             if self._open:
                 write("", self._stream)
             self._open, self._paused = False, True
 
     def note(self, text: str, stream: TextIO | None = None) -> None:
-        """A line that stays, above the progress line; in another stream, where that is given."""
+        """Writes a permanent line above the progress line, to another stream if one is given."""
         with self._lock:
-            if self._live:  # a line stands there: this one's, or another's
+            if self._live:  # there may be a line, of this or another Progress
                 write("\r\033[K", self._stream, end="")
             write(text, stream or self._stream)
             if self._open:
                 self._write()
 
     def seconds_left(self) -> float | None:
-        """Seconds until the end, by the last update or at the mean pace; None where no pace is known, or none left."""
+        """Seconds until the end, from the last update or the mean pace; None if unknown, or if the work is done."""
         with self._lock:
             if self._end is not None and self._done < self.total:
                 return max(0.0, self._end - self._clock())
@@ -102,7 +102,7 @@ class Progress:
             return (self._clock() - started) / (self._done - before) * (self.total - self._done)
 
     def close(self) -> None:
-        """Ends the line on a terminal, and the thread."""
+        """Ends the line on a terminal, and stops the thread."""
         self._closed.set()
         if self in console.lines:
             console.lines.remove(self)
@@ -118,7 +118,7 @@ class Progress:
         self.close()
 
     def line(self) -> str:
-        """The line as it stands now."""
+        """The text of the line now."""
         left = self.seconds_left()
         done = f"{self._done / self.total:.0%}" if self._percent else f"{self._done:.0f}/{self.total:.0f}"
         parts = [
@@ -144,7 +144,7 @@ class Progress:
             write(self.line(), self._stream)
 
     def _repeat(self) -> None:
-        """Writes the line again where nothing has been written for a while."""
+        """Writes the line again whenever it is due."""
         while not self._closed.wait(min(1.0, self._every)):
             with self._lock:
                 if self._due():
@@ -153,7 +153,7 @@ class Progress:
 
 @contextlib.contextmanager
 def announced(text: str, every: float = EVERY):
-    """Says on stdout what begins, every `every` seconds that it goes on, and how long it took: `text` is a participle.
+    """Reports the start of a block, every `every` seconds that it still runs, and its duration. text: a participle.
 
     with announced("compiling the update"): ...
     """
@@ -175,11 +175,11 @@ def announced(text: str, every: float = EVERY):
 
 
 class SamplerProgress:
-    """A sampler's `advanced` callback: tells `progress` how far a call has come, and its tokens a second.
+    """A sampler's `advanced` callback, which shows the progress of a call and its tokens per second.
 
-    before and size: what was done before the call, and what the call does, in the unit of `progress`; name: what the
-    line says first; check(), if given, may raise to end the call. The rate counts from the first piece of decoding on,
-    and so does the pace: before it come the prompts, and every program is used for the first time.
+    before and size: the work before the call and that of the call, in units of `progress`; name: the start of the line;
+    check(), if given, may raise to end the call. Rate and pace are measured from the first piece of decoding on: before
+    it the prompts are processed, and every program runs for the first time.
     """
 
     def __init__(self, progress: Progress, before: float, size: float, name: str = "", check=None):

@@ -1,7 +1,7 @@
-"""The rollouts of a step on disk: rows to read, and arrays from which its update can be computed again bit for bit.
+"""The rollouts of a step on disk: rows for people, and arrays from which its update can be repeated bit for bit.
 
-With vLLM the same seeds need not give the same samples again. With recorded ones everything after sampling is
-deterministic.
+With vLLM the same seeds need not give the same samples again. After sampling everything is deterministic, so recorded
+rollouts are enough.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ def rollouts_path(directory: pathlib.Path, step: int, ending: str) -> pathlib.Pa
 
 
 def write_rows(directory: pathlib.Path, step: int, rows: list[dict]) -> None:
-    """One row per response, for people to read; identical rows give identical bytes."""
+    """Writes one row per response, for people; identical rows give identical bytes."""
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path = rollouts_path(directory, step, ROWS)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def write_rows(directory: pathlib.Path, step: int, rows: list[dict]) -> None:
 
 
 def write(directory: pathlib.Path, step: int, collected: Collected) -> None:
-    """Token ids, log-probs, problem ids and which prompts were labelled; equal rollouts give equal bytes."""
+    """Writes token ids, log-probs, problem ids and which prompts were labelled; equal rollouts give equal bytes."""
     rollouts = collected.rollouts
     path = rollouts_path(directory, step, RECORDED)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The tokens that end a response: found in tokenizer, chat template and the model's config files."""
+"""The tokens that end a response, from the tokenizer, the chat template and the model's config files."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from srt_jax.data.prompts import TEMPLATE_DATE
 from srt_jax.errors import DataError
 from srt_jax.files import shown
 
-# End-of-turn and end-of-text tokens of the model families we train. A base model may end with either, and its config
-# need not name it.
+# End-of-turn and end-of-text tokens of the supported model families. A base model may use either, even if its config
+# does not name it.
 _END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>")
 
 
@@ -20,7 +20,7 @@ def stop_ids(
     and of config.json (a number or a list), the token that the chat template writes after an assistant's message, and
     the known end tokens of the vocabulary.
 
-    Raises DataError for an `eos_token_id` that is no row of the embedding, and where no token at all ends a response.
+    Raises DataError for an `eos_token_id` outside the vocabulary, or if no token ends a response.
     """
     found = {tokenizer.eos_token_id}
     for file, settings in (("generation_config.json", generation_config), ("config.json", hf_config)):
@@ -49,17 +49,17 @@ def _end_of_turn(tokenizer) -> int | None:
     messages = [{"role": "user", "content": "PROBLEM"}, {"role": "assistant", "content": mark}]
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, date_string=TEMPLATE_DATE)
-    except Exception:  # whatever a template raises; where prompts are made with it, `render` tells
+    except Exception:  # a template may raise anything; `render` reports it when prompts are made
         return None
     if mark not in text:
         return None
     rest = tokenizer(text.rpartition(mark)[2].lstrip(), add_special_tokens=False)["input_ids"]
-    added = tokenizer.added_tokens_decoder  # `all_special_ids` lacks what only tokenizer.json calls special
+    added = tokenizer.added_tokens_decoder  # `all_special_ids` lacks tokens that are special only in tokenizer.json
     return rest[0] if rest and (rest[0] in added or rest[0] in tokenizer.all_special_ids) else None
 
 
 def skip_when_decoded(tokenizer, ids: Sequence[int]) -> None:
-    """Makes those of the added tokens `ids` special that are not: an end of turn is no part of an answer's text."""
+    """Makes the added tokens among `ids` special, so that decoding leaves them out of an answer's text."""
     added = tokenizer.added_tokens_decoder
     plain = [added[id].content for id in ids if id in added and not added[id].special]
     if plain:

@@ -1,4 +1,4 @@
-"""What must be told to JAX before it computes anything, and its profiler."""
+"""Settings that JAX needs before it computes anything, and its profiler."""
 
 import contextlib
 import os
@@ -10,15 +10,15 @@ from srt_jax.errors import ConfigError
 from srt_jax.log import console
 from srt_jax.runtime import xla_flags
 
-TRACED = (3, 5)  # first and last of the steps that are traced: the earlier ones compile
+TRACED = (3, 5)  # first and last traced step; earlier steps compile
 
 
 def start(cpu_devices: int = 0, dtype: str = "bfloat16") -> None:
-    """Splits the CPU into simulated devices (0: leaves it whole) and keeps compiled programs between processes.
+    """Starts JAX: sets XLA's flags, caches compiled programs on disk, and joins the other processes of the run.
 
-    The programs go to $JAX_COMPILATION_CACHE_DIR, by default cache/xla in the current folder. Where JAX for GPUs or
-    TPUs is installed, XLA's flags for them are set. `dtype` is the compute dtype; that of a config is known only once
-    JAX runs, and resolve.on_this_machine sets it. Joins the other processes of a run on several hosts.
+    cpu_devices: simulated devices on the CPU (0: one). dtype: the compute dtype; `resolve.on_this_machine` sets that of
+    a config, which is known only when JAX runs. The cache is $JAX_COMPILATION_CACHE_DIR, by default cache/xla in the
+    current folder.
     """
     xla_flags.apply()
     keep_precision(dtype)
@@ -29,27 +29,28 @@ def start(cpu_devices: int = 0, dtype: str = "bfloat16") -> None:
 
 
 def keep_precision(dtype: str) -> None:
-    """Computes float32 as float32: matrix products of it would run in TF32 on GPUs and in bfloat16 on TPUs."""
-    # 16 bits need nothing, and with it TPU kernels refuse them.
+    """Makes products of float32 matrices exact: by default they run in TF32 on GPUs and in bfloat16 on TPUs."""
+    # bfloat16 needs no setting, and TPU kernels refuse bfloat16 with this one.
     jax.config.update("jax_default_matmul_precision", "highest" if dtype == "float32" else None)
 
 
 def join_processes(environment) -> None:
-    """Joins the processes of a run, where the environment tells of several:
+    """Joins the processes of a run if the environment has one of these settings:
 
     - JAX_COORDINATOR_ADDRESS (host:port of process 0) with JAX_NUM_PROCESSES and JAX_PROCESS_ID;
-    - more than one task of a SLURM step (srun), or more than one TPU_WORKER_HOSTNAMES: JAX finds the rest there;
-    - SRT_PROCESSES=auto: JAX finds all by itself, as on Cloud TPU pods.
+    - more than one task of a SLURM step (srun), or more than one TPU_WORKER_HOSTNAMES: JAX reads the rest from there;
+    - SRT_PROCESSES=auto: JAX finds everything by itself, as on Cloud TPU pods.
 
-    They reach each other directly, whatever proxy the environment names for downloads. Only the first one prints
-    messages, the others warnings (srt_jax/log.py). Raises ConfigError where a variable is missing or no number.
+    They connect to each other without the proxy that the environment may name for downloads. The first one prints all
+    messages, the others print only warnings (srt_jax/log.py). Raises ConfigError if a variable is missing or is no
+    number.
     """
-    # gRPC would ask http_proxy for the way to the first process. An empty grpc_proxy comes before it and means none.
+    # gRPC would use http_proxy to reach the first process. An empty grpc_proxy has priority and means no proxy.
     environment.setdefault("grpc_proxy", "")
-    jax.config.update("jax_check_proxy_envs", False)  # its warning asks to unset the variables
+    jax.config.update("jax_check_proxy_envs", False)  # its warning says to unset the variables
     if environment.get("JAX_COORDINATOR_ADDRESS"):
         count, index = (_number(environment, name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-        # With all devices of its host; JAX's own way under SLURM is one process per device.
+        # One process per host with all its devices; JAX's default under SLURM is one process per device.
         jax.distributed.initialize(
             environment["JAX_COORDINATOR_ADDRESS"], count, index, cluster_detection_method="deactivate"
         )
@@ -65,7 +66,7 @@ def join_processes(environment) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that prints and writes for all."""
+    """Whether this process prints and writes files for all processes."""
     return jax.process_index() == 0
 
 
@@ -80,7 +81,7 @@ def _number(environment, name: str) -> int:
 
 
 def profiled(steps: Iterable[int], directory, enabled: bool = True) -> Iterator[int]:
-    """Yields the steps; the third to the fifth are traced into `directory`, for TensorBoard's profiler.
+    """Yields the steps, and traces the third to the fifth into `directory` for TensorBoard's profiler.
 
     for step in profiled(range(start + 1, last + 1), run_directory, config.log.profile):
     """

@@ -18,7 +18,7 @@ class Chip:
 
 
 GB, GIB, TERA = 1e9, 2**30, 1e12
-CPU_MEMORY_FRACTION = 0.7  # sampling gets this share of main memory; Python, graders and others get the rest
+CPU_MEMORY_FRACTION = 0.7  # share of main memory for sampling; Python, graders and others get the rest
 
 CHIPS = {
     "h200": Chip(989 * TERA, 139.8 * GIB, 4800 * GB),
@@ -30,7 +30,7 @@ CHIPS = {
     "v6e": Chip(918 * TERA, 31.25 * GIB, 1640 * GB),
 }
 
-# Part of what JAX calls a device -> name above; the first that matches.
+# Part of jax.Device.device_kind -> name in CHIPS; the first match counts.
 KINDS = (
     ("H200", "h200"),
     ("H100", "h100"),
@@ -44,25 +44,25 @@ KINDS = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that `jax.Device.device_kind` names; None for CPUs and chips that are not in the table."""
+    """The chip with this `jax.Device.device_kind`; None for CPUs and unknown chips."""
     return next((CHIPS[name] for kind, name in KINDS if kind in device_kind), None)
 
 
 def machine_memory() -> float:
-    """Bytes of main memory: the machine's, or the limit of this process's control group where that is less."""
+    """Bytes of main memory of the machine, or the limit of this process's control group if that is less."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # of cgroup version 2, of version 1
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup version 2 and version 1
         try:
             found.append(int((pathlib.Path("/sys/fs/cgroup") / file).read_text()))
-        except (OSError, ValueError):  # no such version, or "max"
+        except (OSError, ValueError):  # the other version, or "max"
             continue
     return float(min(found))
 
 
 def device_memory(device, local_devices: int) -> float | None:
-    """Bytes of a jax.Device that a process can have, whatever lies there now; None where nothing tells.
+    """Total bytes of a jax.Device that a process can use, in use or free; None if unknown.
 
-    local_devices: of this process, among which a CPU's memory is divided.
+    local_devices: number of devices of this process, which share the memory of a CPU.
     """
     if device.platform == "cpu":
         return machine_memory() / local_devices

@@ -1,7 +1,7 @@
-"""What the processes of a run on several hosts must agree on. With one process all of this costs nothing.
+"""Agreement between the processes of a run. With one process these functions cost nothing.
 
-Every process runs the same program on the same values. What may differ, because it depends on clocks, files or signals,
-is decided by one of them; only the first one writes. All must call these functions, in the same order.
+Every process runs the same program on the same values. One process decides everything that depends on clocks, files or
+signals, and only the first process writes. All processes must call these functions in the same order.
 """
 
 import pickle
@@ -14,13 +14,13 @@ from jax.experimental import multihost_utils
 
 from srt_jax.runtime import is_first_process
 
-CHUNK = 1 << 16  # bytes that are sent at a time: one shape, compiled once
+CHUNK = 1 << 16  # bytes of one broadcast; a single shape compiles once
 
 
 def from_first(compute: Callable[[], Any]) -> Any:
-    """The result of `compute()` in the first process, which alone calls it, for all of them.
+    """Calls `compute()` in the first process only, and returns its result in all of them.
 
-    Where it raises there, the others raise RuntimeError.
+    If it raises, the other processes raise RuntimeError.
     """
     if jax.process_count() == 1:
         return compute()
@@ -39,12 +39,12 @@ def from_first(compute: Callable[[], Any]) -> Any:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
+    """Whether the flag is true in any process."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def _broadcast(data: bytes) -> bytes:
-    """The first process's bytes."""
+    """Returns the bytes of the first process in all of them."""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     received = np.zeros(-(-size // CHUNK) * CHUNK, np.uint8)
     received[: len(data)] = np.frombuffer(data, np.uint8)

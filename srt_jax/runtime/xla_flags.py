@@ -1,8 +1,8 @@
-"""XLA's flags for each kind of accelerator: the one list of them. `runtime.start` applies it before JAX sees a device.
+"""XLA's flags for each kind of accelerator. `runtime.start` applies them before JAX initialises a device.
 
-A flag that the installed compiler does not know would abort the process, so each is looked up in the compiler's binary
-first: every flag's name stands there as a string of its own (tests/test_xla_flags.py compares this with what really
-aborts). What the user has set in the environment stays.
+An unknown flag aborts the process, so each flag is first looked up in the binary of the installed compiler, which has
+every flag's name as a string (tests/test_xla_flags.py compares this with real aborts). Flags that the user has set in
+the environment stay unchanged.
 """
 
 import dataclasses
@@ -14,16 +14,16 @@ import re
 
 from srt_jax.log import logger
 
-COMBINED = str(512 * 2**20)  # bytes; all weights of a layer of a 7B model in bfloat16, gathered as one
+COMBINED = str(512 * 2**20)  # bytes; enough to gather all weights of a layer of a 7B model in bfloat16 at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """The flags of one kind of accelerator. They apply where one of the `packages` is installed."""
+    """The flags of one kind of accelerator. They apply if one of the `packages` is installed."""
 
-    variable: str  # of the environment
+    variable: str  # name of the environment variable
     packages: tuple[str, ...]
-    library: tuple[str, str]  # package and file that parse them
+    library: tuple[str, str]  # package and file of the compiler that parses them
     values: dict[str, str]
 
 
@@ -32,23 +32,23 @@ GPU = Flags(
     ("jax_cuda13_plugin", "jax_cuda12_plugin"),
     ("jaxlib", "libjax_common.so"),
     {
-        # Runs the gathers of weights and the scatters of gradients beside the products.
+        # Overlaps the gathers of weights and the scatters of gradients with the matrix products.
         "xla_gpu_enable_latency_hiding_scheduler": "true",
-        # The weights of a layer travel as one message, not as seven small ones.
+        # Sends the weights of a layer as one message instead of seven small ones.
         "xla_gpu_all_gather_combine_threshold_bytes": COMBINED,
         "xla_gpu_reduce_scatter_combine_threshold_bytes": COMBINED,
         "xla_gpu_all_reduce_combine_threshold_bytes": COMBINED,
-        # The loop over layers starts the next layer's gather in this one; else there is nothing to hide it behind.
+        # Starts the gather of the next layer during this layer, so that the two overlap.
         "xla_gpu_enable_pipelined_all_gather": "true",
         "xla_gpu_enable_pipelined_reduce_scatter": "true",
-        # cuBLAS for plain products: nothing to tune at start-up; NVIDIA's own JAX recipes for these models use it.
+        # Uses cuBLAS for plain products: it needs no tuning at start-up. NVIDIA's JAX recipes for these models do so.
         "xla_gpu_enable_triton_gemm": "false",
     },
 )
 
-# libtpu 0.0.50 overlaps collectives by itself: a 0.5B update for v5p is the same program with or without this flag, or
-# xla_enable_async_all_gather and xla_tpu_overlap_compute_collective_tc. xla_tpu_enable_async_collective_fusion of older
-# recipes refuses to compile for anything but a v5e.
+# libtpu 0.0.50 overlaps collectives by default: the program of a 0.5B update for v5p is the same with and without this
+# flag, xla_enable_async_all_gather and xla_tpu_overlap_compute_collective_tc. Older recipes also set
+# xla_tpu_enable_async_collective_fusion, with which only programs for v5e compile.
 TPU = Flags(
     "LIBTPU_INIT_ARGS",
     ("libtpu",),
@@ -58,15 +58,15 @@ TPU = Flags(
     },
 )
 
-# Share of a GPU's memory that JAX takes; its own default of 0.75 leaves 35 GB of an H200 unused.
+# Share of a GPU's memory that JAX allocates. JAX's default of 0.75 leaves 35 GB of an H200 unused.
 GPU_MEMORY_FRACTION = 0.92
 
 
 def apply(environ=os.environ) -> dict[str, str]:
-    """Adds the flags of the accelerators whose plug-ins are installed to the environment; returns what was added.
+    """Adds the flags of all accelerators whose plug-ins are installed to the environment; returns the added flags.
 
-    On a machine with JAX for CPUs alone nothing is. One that the installed compiler does not know is left out, and told
-    on stderr. Must run before JAX initialises its backends.
+    If only JAX for CPUs is installed, it adds none. It leaves out flags that the installed compiler does not know, with
+    a warning. Must run before JAX initialises its backends.
     """
     added = {}
     for flags in (GPU, TPU):
@@ -86,7 +86,7 @@ def apply(environ=os.environ) -> dict[str, str]:
 
 
 def known(flags: Flags, names) -> set[str]:
-    """Those of the names that the installed compiler parses."""
+    """The names among these that the installed compiler parses."""
     package, file = flags.library
     folder = importlib.util.find_spec(package).submodule_search_locations[0]
     with open(pathlib.Path(folder) / file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as binary:
