@@ -93,8 +93,8 @@ def test_bytes_per_device(fsdp_plan):
 def test_a_reference_in_16_bits_takes_half(directory, fsdp_plan):
     config = small(directory, fsdp=8, cpu_devices=8)
     config.model.reference_dtype = "bfloat16"
-    _, held = programs.lower_update(programs.adapt(config, CPU)[0], MODEL, jax.devices())
-    assert held["reference"] == fsdp_plan["bytes_per_device"]["reference"] / 2
+    _, argument_bytes = programs.lower_update(programs.adapt(config, CPU)[0], MODEL, jax.devices())
+    assert argument_bytes["reference"] == fsdp_plan["bytes_per_device"]["reference"] / 2
 
 
 def test_slots_that_the_topology_does_not_divide_are_refused(directory):

@@ -143,13 +143,13 @@ def _compile_update(config, model, where, devices, progress, remat: str, microba
     """The update at this remat and micro-batch."""
     config = config.copy_and_resolve_references()
     config.model.remat, config.batch.microbatch_sequences = remat, microbatch
-    lowered, held = lower_update(config, model, devices)
+    lowered, argument_bytes = lower_update(config, model, devices)
     b = config.batch
     # With packing the number of micro-batches depends on data. It is largest if every sequence fills a row.
     most = b.prompts_per_step * b.samples_per_prompt // b.minibatches_per_step // microbatch
     trips = (lambda program, loop: most) if b.packing else None
     what = f"update, remat={remat}, micro-batches of {microbatch}"
-    return _compile(lowered, held, {}, where, progress, what, trips)
+    return _compile(lowered, argument_bytes, {}, where, progress, what, trips)
 
 
 def lower_update(config: ConfigDict, model: ModelConfig, devices):
@@ -169,10 +169,10 @@ def lower_update(config: ConfigDict, model: ModelConfig, devices):
             lambda x: jax.ShapeDtypeStruct(x.shape, config.model.reference_dtype, sharding=x.sharding), params
         )
     batch = abstract_batch(settings.layout, mesh)
-    held = {"parameters": params, "optimizer": state.opt_state, "reference": reference, "batch": batch}
+    arguments = {"parameters": params, "optimizer": state.opt_state, "reference": reference, "batch": batch}
     return (
         make_update(graphdef, optimizer, settings, mesh, state).lower(state, reference, batch),
-        {kind: bytes_per_device(tree) for kind, tree in held.items()},
+        {kind: bytes_per_device(tree) for kind, tree in arguments.items()},
     )
 
 
@@ -205,10 +205,10 @@ def bytes_per_device(tree) -> int:
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _compile(lowered, held: dict, resident: dict, where, progress, what: str, trips=None) -> Compiled:
+def _compile(lowered, argument_bytes: dict, resident: dict, where, progress, what: str, trips=None) -> Compiled:
     """Compiles one program and reports it to `progress`.
 
-    held: bytes of the arguments by kind. resident: bytes by kind of arrays that stay in memory beside them.
+    argument_bytes: bytes of the arguments by kind. resident: bytes by kind of arrays that stay in memory beside them.
     trips(program, loop): the trip count of a loop that depends on data.
     """
     import jax
@@ -221,7 +221,7 @@ def _compile(lowered, held: dict, resident: dict, where, progress, what: str, tr
             raise
         needed = re.search(r"([\d.]+)G\) exceeds available", str(e))
         total = float(needed.group(1)) * 2**30 if needed else None
-        result = Compiled(False, held | resident | {"temporaries": None, "total": total}, {}, {}, 0.0)
+        result = Compiled(False, argument_bytes | resident | {"temporaries": None, "total": total}, {}, {}, 0.0)
     else:
         memory = compiled.memory_analysis()
         # Arguments are counted by the compiler, because tiles on TPUs pad some of them.
@@ -236,7 +236,7 @@ def _compile(lowered, held: dict, resident: dict, where, progress, what: str, tr
         program = hlo.Program(compiled.as_text(), trips)
         result = Compiled(
             total <= available(where),
-            held | resident | {"temporaries": memory.temp_size_in_bytes, "total": total},
+            argument_bytes | resident | {"temporaries": memory.temp_size_in_bytes, "total": total},
             program.collective_bytes(),
             program.collective_calls(),
             0.0,
@@ -336,10 +336,10 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
         decodes = not cut.slots or program.has_loop(loop)
         return turns * b.max_response_tokens if decodes else 1
 
-    held = {"parameters": parameters}
+    argument_bytes = {"parameters": parameters}
     programs = [
-        _compile(begin, held, resident, where, progress, "sampler, prefill", trips),
-        _compile(advance, {}, held | resident, where, progress, "sampler, decoding", trips),
+        _compile(begin, argument_bytes, resident, where, progress, "sampler, prefill", trips),
+        _compile(advance, {}, argument_bytes | resident, where, progress, "sampler, decoding", trips),
     ]
     lengths = [b.max_prompt_tokens] * b.prompts_per_step, [[b.max_response_tokens] * n] * b.prompts_per_step
     required = flops.sampling(model, *lengths) / where.num_devices
@@ -347,7 +347,7 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
     steps = calls * turns * (b.max_response_tokens - 1)  # a call draws the first token in its prefill
     moved = steps * flops.weight_bytes(model, itemsize) / config.mesh.tensor
     moved += flops.cache_read_bytes(model, *lengths, not cut.slots, itemsize) / where.num_devices
-    return program_report(_joined(programs, held | resident, calls), where) | {
+    return program_report(_joined(programs, argument_bytes | resident, calls), where) | {
         "flops_per_device": required,
         "decoding_bytes_per_device": moved,
         "lower_bound_seconds": lower_bounds(where, {"flops": required}, {"decoding_bytes": moved}),
@@ -358,14 +358,14 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
     }
 
 
-def _joined(programs: list[Compiled], held: dict, calls: int) -> Compiled:
+def _joined(programs: list[Compiled], lasting_bytes: dict, calls: int) -> Compiled:
     """Programs that run one after the other, `calls` times: the memory of the larger one, the sum of the collectives.
 
-    held: bytes by kind that stay in memory throughout. All other memory counts as temporary.
+    lasting_bytes: bytes by kind that stay in memory throughout. All other memory counts as temporary.
     """
     totals = [program.bytes["total"] for program in programs]
     largest = None if None in totals else max(totals)
-    left = None if largest is None else largest - sum(held.values())
+    left = None if largest is None else largest - sum(lasting_bytes.values())
     kinds = sorted({kind for program in programs for kind in program.collective_bytes})
 
     def summed(field):
@@ -373,7 +373,7 @@ def _joined(programs: list[Compiled], held: dict, calls: int) -> Compiled:
 
     return Compiled(
         all(program.fits for program in programs),
-        held | {"temporaries": left, "total": largest},
+        lasting_bytes | {"temporaries": left, "total": largest},
         summed("collective_bytes"),
         summed("collective_calls"),
         sum(program.seconds for program in programs),

@@ -1,4 +1,4 @@
-"""Prints the report of srt plan as a table."""
+"""Formats the report of srt plan as a table."""
 
 GB = 1e9
 BOUNDS = {
@@ -15,9 +15,9 @@ def table(result: dict) -> str:
         + ", ".join(f"{axis} {size}" for axis, size in result["mesh"].items())
     ]
     lines += [f"note: {note}" for note in result["notes"]]
-    columns = {f"update, {shown(result)}": result}
+    columns = {f"update, {settings(result)}": result}
     if result.get("largest"):
-        columns[f"lightest remat and largest micro-batch that fit: {shown(result['largest'])}"] = result["largest"]
+        columns[f"lightest remat and largest micro-batch that fit: {settings(result['largest'])}"] = result["largest"]
     if "sampler" in result:
         columns["sampler"] = result["sampler"]
     for title, entry in columns.items():
@@ -27,7 +27,7 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def shown(entry: dict) -> str:
+def settings(entry: dict) -> str:
     """The remat and the micro-batch of a program."""
     return f"remat {entry['remat']}, micro-batches of {entry['microbatch_sequences']} sequences"
 

@@ -93,8 +93,8 @@ def test_remat_changes_neither_loss_nor_gradients():
 
 @pytest.mark.slow
 def test_each_remat_takes_less_memory_than_the_one_before():
-    held = [temporaries(remat=remat) for remat in REMATS]
-    assert all(before > 1.3 * after for before, after in itertools.pairwise(held)), held
+    sizes = [temporaries(remat=remat) for remat in REMATS]
+    assert all(before > 1.3 * after for before, after in itertools.pairwise(sizes)), sizes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -220,9 +220,9 @@ def update_config(**changes):
 )
 def test_an_update_takes_the_estimated_memory(changes):
     config = update_config(**changes)
-    lowered, held = programs.lower_update(config, REAL, jax.devices()[:1])
+    lowered, argument_bytes = programs.lower_update(config, REAL, jax.devices()[:1])
     resident = budget.resident(config, REAL, training=True)
-    assert sum(resident.values()) == pytest.approx(sum(held.values()) - held["batch"], rel=1e-3)
+    assert sum(resident.values()) == pytest.approx(sum(argument_bytes.values()) - argument_bytes["batch"], rel=1e-3)
     c = config
     counted = sum(resident.values()) + memory.update(
         REAL,
