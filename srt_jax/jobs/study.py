@@ -18,6 +18,7 @@ import sys
 
 from srt_jax import cli, runtime
 from srt_jax.errors import TrainingStoppedError, UserError
+from srt_jax.files import check_output_folder
 from srt_jax.study import load
 
 
@@ -46,8 +47,7 @@ def study(options) -> int:
         runner.make_runs(found, path, options.shard)
     rows = runner.rows_of(found, path)
     if not rows:
-        print(f"{path} holds no run of this study: leave out --report to make them.", file=sys.stderr)
-        return 1
+        return cli.complain(f"{path} holds no run of this study: leave out --report to make them.")
     report.draw(found, rows, results / f"{found.name}.png")
     command = f"python -m srt_jax study {options.file}" + " --quick" * options.quick
     (results / f"{found.name}.md").write_text(report.markdown(found, rows, command, f"{found.name}.png"))
@@ -72,13 +72,21 @@ def main() -> None:
     parser.add_argument(
         "--results", type=pathlib.Path, default=pathlib.Path("studies/results"), help="folder of tables and reports"
     )
+    options = parser.parse_args()
     try:
-        sys.exit(study(parser.parse_args()))
+        check_output_folder(options.results)
+    except OSError as e:
+        parser.error(f"--results={options.results} cannot be made ({e}): choose another folder.")
+    try:
+        sys.exit(study(options))
     except TrainingStoppedError as e:
         print(e, file=sys.stderr)
         sys.exit(1)
     except UserError as e:
         sys.exit(cli.complain(str(e)))
+    except KeyboardInterrupt:
+        print("interrupted: finished runs are in the table, and the same command goes on.", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -150,8 +150,8 @@ def main() -> None:
         help="folder of the model, its tokenizer and the problem sets; cache/miniature, or cache/<base>",
     )
     options = parser.parse_args()
-    if options.seed < 0:
-        parser.error(f"--seed={options.seed} is negative: give 0 or more.")
+    if not 0 <= options.seed < 1 << 31:
+        parser.error(f"--seed={options.seed} is out of range: give a number from 0 to 2147483647.")
     out = options.out or default_folder(options.base, options.seed)
     try:
         check_output_folder(out)

@@ -16,7 +16,6 @@ import srt_jax
 from srt_jax.config import run_directory
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError
-from srt_jax.files import check_output_folder
 from srt_jax.log import logger
 from srt_jax.run.metrics import read_metrics
 from srt_jax.study import table
@@ -43,7 +42,6 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
     """
     from srt_jax.train import train
 
-    check_output_folder(path.parent)
     mine = {(run.arm, run.setting, run.seed) for run in planned(study)[shard[0] :: shard[1]]}
     runs = [run for run in missing(study, path) if (run.arm, run.setting, run.seed) in mine]
     for run in runs:
