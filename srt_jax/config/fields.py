@@ -1,7 +1,7 @@
 """All fields of a config: for each its default, the values it allows, and one sentence. configs/ starts from `base()`.
 
 The defaults are the paper's numbers (SRT v1, section 4 and appendix B). allowed.py defines `one_of`, `positive` and the
-other rules.
+other rules. A new or renamed field needs an entry in versions.py, so that older runs can be resumed.
 """
 
 from ml_collections import ConfigDict

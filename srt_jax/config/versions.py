@@ -25,7 +25,12 @@ class Change:
 
 
 CHANGES = {
-    2: Change(added={"checkpoint.keep": 1}),  # version 1 kept the newest checkpoint and the best one
+    2: Change(
+        added={
+            "checkpoint.keep": 1,  # version 1 kept the newest checkpoint and the best one
+            "reward.shape": "agreement",
+        }
+    ),
 }
 
 

@@ -41,6 +41,7 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
     if not (directory / "metrics.jsonl").exists():
         raise ConfigError(f"--run={directory} holds no metrics.jsonl: name a run that has made steps.")
     records = {record["step"]: record for record in read_metrics(directory)}
+    known = {name for record in records.values() for name in record}  # an older version records fewer metrics
     last = min(max(records), steps or max(records))
     differing = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,7 +55,7 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
                     raise ConfigError(f"{path} does not exist: only a run with log.rollouts_every=1 can be replayed.")
                 collected = recording.read(path, problems, run.grading)
                 state, values = train_step(run, state, step, collected)
-                differing[step] = compare(records[step], values)
+                differing[step] = compare(records[step], {name: v for name, v in values.items() if name in known})
     return differing
 
 
