@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from srt_jax.config import fingerprint_fields
+from srt_jax.config import base, fingerprint_fields, source
 from srt_jax.errors import ConfigError
 from srt_jax.files import shown
 from srt_jax.study.rules import Claim
@@ -79,8 +79,8 @@ class PlannedRun:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits."""
-        fields = {**fingerprint_fields(self.config), "steps": self.config.steps}
+        """16 hexadecimal digits of the fields that differ from their defaults, so that a new field changes no key."""
+        fields = {**own_fields(self.config), "steps": self.config.steps}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -91,6 +91,22 @@ class PlannedRun:
             config.pop(section, None)
         config["model"].pop("path")
         return json.dumps(config, sort_keys=True)
+
+
+def own_fields(config: ConfigDict) -> dict[str, object]:
+    """{dotted name: value} of the fields that can change a result and differ from their defaults."""
+    defaults = flat(fingerprint_fields(base()))
+    for name in config.eval.sets:
+        defaults |= flat(json.loads(source().to_json_best_effort()), f"eval.sets.{name}.")
+    return {k: v for k, v in flat(fingerprint_fields(config)).items() if k not in defaults or v != defaults[k]}
+
+
+def flat(fields: Mapping, prefix: str = "") -> dict[str, object]:
+    """Nested fields by dotted name."""
+    found = {}
+    for name, value in fields.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+    return found
 
 
 def planned(study: Study) -> list[PlannedRun]:

@@ -81,6 +81,14 @@ def test_the_plan_has_every_run_once_shape_by_shape(study):
         planned(dataclasses.replace(study, arms={"low": Arm({"rl.no_such": 1})}))
 
 
+def test_a_key_is_of_the_fields_that_a_study_sets(study):
+    config = planned(study)[0].config
+    fields = spec.own_fields(config)
+    assert fields["model.path"] == "base-0" and fields["eval.sets.heldout.limit"] == 8
+    assert "rl.clip_low" not in fields and "eval.sets.heldout.kind" not in fields
+    assert not {name for name in fields if name.startswith(("out", "name", "log", "checkpoint", "grader"))}
+
+
 def test_settings_change_all_arms(study):
     runs = planned(dataclasses.replace(study, settings={"slow": {"optimizer.learning_rate": 1e-5}, "": {}}))
     assert len(runs) == 12
