@@ -37,7 +37,7 @@ def get_study(quick: bool) -> Study:
     def labels(seed):
         return f"runs/studies/rival/labels-{problems or 'all'}-seed{seed}.jsonl"
 
-    def of_seed(seed):
+    def of_run(_, seed):
         return {
             "model.path": base(seed),
             "data.path": f"{base(seed)}/train.jsonl",
@@ -45,9 +45,9 @@ def get_study(quick: bool) -> Study:
             "eval.sets.heldout.path": f"{base(seed)}/heldout.jsonl",
         }
 
-    def teacher(seed):
+    def teacher(_, seed):
         fields = (
-            f"--config.{name}={value}" for name, value in of_seed(seed).items() if name.startswith(("model", "data"))
+            f"--config.{name}={value}" for name, value in of_run(_, seed).items() if name.startswith(("model", "data"))
         )
         job = ("label", "--config=srt.py:tiny", *fields, f"--samples={VOTES}", f"--out={labels(seed)}")
         return (Need(labels(seed), job),)
@@ -59,13 +59,13 @@ def get_study(quick: bool) -> Study:
             "votes": Arm(),
             "ground_truth": Arm({"labels.source": "ground_truth"}),
             "frozen_teacher": Arm(
-                {"labels.source": "file"}, lambda seed: {"labels.path": labels(seed)}, teacher, teacher_samples=VOTES
+                {"labels.source": "file"}, lambda _, seed: {"labels.path": labels(seed)}, teacher, teacher_samples=VOTES
             ),
         },
         seeds=range(3 if quick else 5),
         column=f"eval/heldout/avg@{config.eval.samples}",
-        by_seed=of_seed,
-        needs=lambda seed: (Need(base(seed), ("pretrain", "--base=rival", f"--seed={seed}")),),
+        by_run=of_run,
+        needs=lambda _, seed: (Need(base(seed), ("pretrain", "--base=rival", f"--seed={seed}")),),
         claims=(
             Claim(
                 "votes rise", "self-training on votes raises the truth at first", "votes", measure="peak", threshold=0.1

@@ -5,7 +5,7 @@ import hashlib
 import json
 import pathlib
 import runpy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -26,32 +26,34 @@ class Need:
     job: tuple[str, ...]
 
 
-def _nothing(seed: int):
-    del seed
+def nothing(setting: str, seed: int) -> dict:
+    """No further fields, and no needs."""
+    del setting, seed
     return {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """What one arm changes. fields: of every seed; by_seed(seed): further fields.
+    """What one arm changes. fields: of all its runs; by_run(setting, seed): further fields.
 
-    needs(seed): what its runs need besides the study's needs. teacher_samples: samples of a teacher for each problem
-    of the data; their tokens count as generated.
+    needs(setting, seed): what its runs need besides the study's needs. teacher_samples: samples of a teacher for each
+    problem of the data; their tokens count as generated. settings: those that it has runs in; (): all.
     """
 
     fields: Fields = dataclasses.field(default_factory=dict)
-    by_seed: Callable[[int], Fields] = _nothing
-    needs: Callable[[int], Sequence[Need]] = _nothing
+    by_run: Callable[[str, int], Fields] = nothing
+    needs: Callable[[str, int], Iterable[Need]] = nothing
     teacher_samples: int = 0
+    settings: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
     """Arms x settings x seeds over one config.
 
-    config: what all runs share. by_seed(seed): fields of a seed, such as the base model's folder. needs(seed): what
-    the runs of a seed need. column: the curve that the report shows and the claims are about, unless they name
-    another. text: the study file's docstring.
+    config: what all runs share. by_run(setting, seed): further fields, such as the base model's folder. needs(setting,
+    seed): what these runs need. column: the curve that the report shows and the claims are about, unless they name
+    another. text: the study file's docstring. Later fields win: config, by_run, setting, arm, the arm's by_run.
     """
 
     name: str
@@ -60,8 +62,8 @@ class Study:
     seeds: Sequence[int]
     column: str
     settings: Mapping[str, Fields] = dataclasses.field(default_factory=lambda: {"": {}})
-    by_seed: Callable[[int], Fields] = _nothing
-    needs: Callable[[int], Sequence[Need]] = _nothing
+    by_run: Callable[[str, int], Fields] = nothing
+    needs: Callable[[str, int], Iterable[Need]] = nothing
     claims: Sequence[Claim] = ()
     text: str = ""
 
@@ -118,8 +120,10 @@ def planned(study: Study) -> list[PlannedRun]:
     for seed in study.seeds:
         for setting, changes in study.settings.items():
             for name, arm in study.arms.items():
+                if arm.settings and setting not in arm.settings:
+                    continue
                 config = study.config.copy_and_resolve_references()
-                for fields in (study.by_seed(seed), changes, arm.fields, arm.by_seed(seed)):
+                for fields in (study.by_run(setting, seed), changes, arm.fields, arm.by_run(setting, seed)):
                     try:
                         config.update_from_flattened_dict(dict(fields))
                     except (KeyError, TypeError) as e:
@@ -127,7 +131,7 @@ def planned(study: Study) -> list[PlannedRun]:
                         raise ConfigError(f"study {study.name}: {where}: {e}: correct the field's name.") from None
                 config.seed, config.out = seed, str(RUNS / study.name)
                 config.name = "-".join(filter(None, (name, setting, f"seed{seed}")))
-                needs = (*study.needs(seed), *arm.needs(seed))
+                needs = (*study.needs(setting, seed), *arm.needs(setting, seed))
                 runs.append(PlannedRun(name, setting, seed, config, needs, arm.teacher_samples))
     shapes = list(dict.fromkeys(run.shape for run in runs))
     return sorted(runs, key=lambda run: shapes.index(run.shape))
@@ -148,6 +152,9 @@ def load(path: pathlib.Path, quick: bool) -> Study:
         raise ConfigError(f"get_study of {path} returns {shown(study)}: let it return a Study.")
     study = dataclasses.replace(study, text=found.get("__doc__") or "", name=study.name + "-quick" * quick)
     for claim in study.claims:
+        if claim.setting and claim.setting not in study.settings:
+            known = ", ".join(study.settings)
+            raise ConfigError(f"claim {claim.name!r} names the setting {claim.setting!r}: give one of {known}.")
         for arm in filter(None, (claim.arm, claim.against)):
             if arm not in study.arms:
                 raise ConfigError(f"claim {claim.name!r} names the arm {arm!r}: give one of {', '.join(study.arms)}.")

@@ -38,7 +38,7 @@ def study(tmp_path):
         arms={"low": Arm(), "high": Arm({"rl.kl_coef": 0.5})},
         seeds=range(3),
         column=COLUMN,
-        by_seed=lambda seed: {"model.path": f"base-{seed}"},
+        by_run=lambda setting, seed: {"model.path": f"base-{seed}"},
         claims=(Claim("higher", "high ends higher", "high", "low", threshold=0.1),),
         text="A study of nothing.",
     )
@@ -94,6 +94,9 @@ def test_settings_change_all_arms(study):
     assert len(runs) == 12
     assert {run.config.optimizer.learning_rate for run in runs if run.setting == "slow"} == {1e-5}
     assert {run.config.name for run in runs} >= {"low-slow-seed0", "low-seed0"}
+    arms = study.arms | {"low": Arm(settings=("slow",))}
+    runs = planned(dataclasses.replace(study, settings={"slow": {}, "": {}}, arms=arms))
+    assert {(run.arm, run.setting) for run in runs} == {("low", "slow"), ("high", "slow"), ("high", "")}
 
 
 def test_rows_of_a_run():
@@ -181,7 +184,7 @@ def test_needs_are_made_once_and_only_for_runs_that_are_missing(study, trained, 
 
     monkeypatch.setattr(runner.subprocess, "run", run)
     monkeypatch.setattr(runner, "commit", lambda: "c")
-    needing = dataclasses.replace(study, needs=lambda seed: (Need(f"need{seed}", ("make", f"need{seed}")),))
+    needing = dataclasses.replace(study, needs=lambda setting, seed: (Need(f"need{seed}", ("make", f"need{seed}")),))
     runner.make_runs(needing, tmp_path / "test.csv")
     assert jobs == [["make", f"need{seed}"] for seed in range(3)]
     (tmp_path / "need0").unlink()
@@ -229,6 +232,7 @@ def get_study(quick):
         ("x = 1", "has no get_study"),
         ("get_study = lambda quick: 3", "returns 3"),
         (FILE.replace("CLAIM", 'Claim("c", "", "b")'), "claim 'c' names the arm 'b'"),
+        (FILE.replace("CLAIM", 'Claim("c", "", "a", setting="s")'), "claim 'c' names the setting 's'"),
     ],
 )
 def test_a_wrong_study_file_is_one_sentence(tmp_path, text, message):
