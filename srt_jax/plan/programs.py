@@ -305,7 +305,8 @@ def program_report(compiled: Compiled, where: topology.Topology) -> dict:
 def lower_bounds(where: topology.Topology, flops_per_device: dict, bytes_per_device: dict | None = None) -> dict | None:
     """Seconds at the data-sheet peak of arithmetic and of memory bandwidth, by name; None for a CPU.
 
-    FLOPs and bytes are counted from the model's shape, so these are analytic lower bounds: no step can be faster.
+    FLOPs and bytes are counted from the model's shape, so these are analytic lower bounds. No step with the
+    lengths that the plan assumes can be faster.
     """
     if where.chip is None:
         return None
