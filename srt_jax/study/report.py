@@ -67,7 +67,7 @@ def described(claim: Claim) -> str:
     column = f" of `{claim.column}`" if claim.column else ""
     if claim.against:
         return f"{measure}{column}: {claim.arm} - {claim.against}"
-    return f"{measure}{column}: {claim.arm}" + (" - its start" * (claim.measure not in ("drop", "collapsed")))
+    return f"{measure}{column}: {claim.arm}" + (" - its start" * (claim.measure not in rules.OWN))
 
 
 def verdicts(study: Study, rows: Sequence[table.Row]) -> dict[str, str]:
@@ -134,32 +134,43 @@ def survival_table(study: Study, rows: Sequence[table.Row]) -> str:
 
 
 def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
-    """One panel per measure: the mean of each arm and setting, a band from its lowest seed to its highest."""
+    """One panel per measure: the mean of each arm and setting, a band from its lowest seed to its highest; survival."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     panels = {study.column: study.column} | {c: t for c, t in PANELS.items() if any(c in row for row in rows)}
-    across = min(3, len(panels))
-    down = math.ceil(len(panels) / across)
+    across = min(3, len(panels) + 1)
+    down = math.ceil((len(panels) + 1) / across)
     figure, axes = plt.subplots(
         down, across, figsize=(5 * across, 3.6 * down + 0.4), squeeze=False, layout="constrained"
     )
     for axis, (column, title) in zip(axes.flat, panels.items()):
-        for i, ((arm, setting), curves) in enumerate(grouped(table.curves(rows, column)).items()):
+        for i, (name, curves) in enumerate(named(table.curves(rows, column)).items()):
             steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
             values = np.array([[value for step, value in curve if step in steps] for curve in curves])
-            label = " ".join(filter(None, (arm, setting)))
-            axis.plot(steps, values.mean(0), color=f"C{i % 10}", label=label.replace("_", " "))
+            axis.plot(steps, values.mean(0), color=f"C{i % 10}", label=name.replace("_", " "))
             axis.fill_between(steps, values.min(0), values.max(0), color=f"C{i % 10}", alpha=0.2, linewidth=0)
         axis.set(title=title, xlabel="step")
+    survivors = axes.flat[len(panels)]
+    for i, curves in enumerate(named(table.curves(rows, study.column)).values()):
+        horizon = max(curve[-1][0] for curve in curves)
+        found = rules.survival([rules.collapse_time(curve) for curve in curves], horizon)
+        survivors.step(*zip(*found), where="post", color=f"C{i % 10}")
+    survivors.set(title="share of runs without a collapse", xlabel="step", ylim=(-0.02, 1.02))
+    for axis in axes.flat:
         axis.grid(alpha=0.3)
-    for axis in axes.flat[len(panels) :]:
+    for axis in axes.flat[len(panels) + 1 :]:
         axis.set_axis_off()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def named(curves: Mapping[tuple[str, str, int], Curve]) -> dict[str, list[Curve]]:
+    """{"arm setting": curves of its seeds}."""
+    return {" ".join(filter(None, run)): found for run, found in grouped(curves).items()}
 
 
 def write_parquet(rows: Sequence[table.Row], path: pathlib.Path) -> None:

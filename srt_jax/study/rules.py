@@ -67,6 +67,12 @@ def collapsed(curve: Curve) -> float:
     return float(collapse_time(curve) is not None)
 
 
+def survived(curve: Curve) -> float:
+    """Steps until the collapse; the whole run where there is none. Its mean is the restricted mean survival time."""
+    time = collapse_time(curve)
+    return curve[-1][0] if time is None else time
+
+
 MEASURES = {
     "start": start,
     "peak": peak,
@@ -75,7 +81,9 @@ MEASURES = {
     "best": best,
     "area": area,
     "collapsed": collapsed,
+    "survived": survived,
 }
+OWN = ("drop", "collapsed", "survived")  # measures that are no values of the curve: without `against`, they stand alone
 
 
 def at(curve: Curve, position: float) -> float:
@@ -130,7 +138,7 @@ class Claim:
     """A signed effect with a threshold, written down before the runs.
 
     The effect of a seed is the measure of `arm` minus that of `against` at the same seed and setting; without
-    `against` it is the measure minus the start of the arm's own curve (of `drop` and `collapsed`: the measure itself).
+    `against` it is the measure minus the start of the arm's own curve (of those in OWN: the measure itself).
     The claim is that sign x effect exceeds the threshold. measure: a key of MEASURES, or the value at `step`.
     """
 
@@ -153,7 +161,7 @@ class Claim:
         """The effect of one seed."""
         if other is not None:
             return self.value(curve) - self.value(other)
-        return self.value(curve) - (0.0 if self.measure in ("drop", "collapsed") else start(curve))
+        return self.value(curve) - (0.0 if self.measure in OWN else start(curve))
 
 
 def verdict(effect: Effect, sign: int, threshold: float) -> str:

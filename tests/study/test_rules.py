@@ -34,6 +34,7 @@ def test_one_bad_evaluation_is_no_collapse():
     curve[11] = (11, 0.3)
     # Two of five: 0.42 < 0.5 - 0.05.
     assert rules.collapse_time(curve) == 11 and rules.collapsed(curve) == 1.0
+    assert rules.survived(curve) == 11 and rules.survived(curve[:11]) == 10
 
 
 def test_the_collapse_time_counts_from_the_start_not_from_the_peak():
