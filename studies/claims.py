@@ -6,6 +6,7 @@ Claims whose names begin with the same letter belong together.
 """
 
 from srt_jax.experiments import experiment
+from srt_jax.miniature.bases import TRAIN
 from srt_jax.miniature.pretrain import default_folder
 from srt_jax.study import Arm, Claim, Need, Study
 
@@ -44,6 +45,7 @@ def get_study(quick: bool) -> Study:
                 lambda base, seed: {"labels.path": labels(base, seed)},
                 lambda base, seed: (need_labels(base, seed),),
                 VOTES,
+                TRAIN,
                 ("rival",),
             ),
             "easiest_third": Arm(
@@ -51,6 +53,7 @@ def get_study(quick: bool) -> Study:
                 lambda base, seed: {"data.path": easy(base, seed)},
                 lambda base, seed: (need_labels(base, seed), need_easy(base, seed)),
                 VOTES,
+                TRAIN,
                 ("attractor",),
             ),
             "entropy_bonus": Arm({"rl.entropy_coef": 0.01}, settings=("attractor",)),

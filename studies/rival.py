@@ -7,6 +7,7 @@ run s share the seed s.
 """
 
 from srt_jax.experiments import experiment
+from srt_jax.miniature.bases import TRAIN
 from srt_jax.miniature.pretrain import default_folder
 from srt_jax.study import Arm, Claim, Need, Study
 
@@ -59,7 +60,11 @@ def get_study(quick: bool) -> Study:
             "votes": Arm(),
             "ground_truth": Arm({"labels.source": "ground_truth"}),
             "frozen_teacher": Arm(
-                {"labels.source": "file"}, lambda _, seed: {"labels.path": labels(seed)}, teacher, teacher_samples=VOTES
+                {"labels.source": "file"},
+                lambda _, seed: {"labels.path": labels(seed)},
+                teacher,
+                teacher_samples=VOTES,
+                teacher_problems=problems or TRAIN,
             ),
         },
         seeds=range(3 if quick else 5),

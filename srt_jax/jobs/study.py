@@ -40,7 +40,7 @@ def study(options) -> int:
     path = results / f"{found.name}.csv"
     if options.dry_run:
         todo = runner.missing(found, path)
-        print("\n".join(f"missing: {run.config.name}" for run in todo) or f"{path} holds all runs.")
+        print("\n".join(f"missing: {run.name}" for run in todo) or f"{path} holds all runs.")
         return 0
     if not options.report:
         runtime.start(found.config.mesh.cpu_devices)

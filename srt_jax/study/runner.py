@@ -50,12 +50,12 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
     for number, run in enumerate(runs, 1):
         for need in run.needs:
             provide(need)
-        logger.info(f"run {number} of {len(runs)}: {run.config.name}")
+        logger.info(f"run {number} of {len(runs)}: {run.name}")
         train(run.config)
         records = read_metrics(run_directory(run.config))
-        config = run.config
-        sequences = config.batch.prompts_per_step * (config.batch.votes_per_prompt or config.batch.samples_per_prompt)
-        found = table.rows_of_run(records, sequences, run.teacher_samples, number_of_problems(run))
+        b = run.config.batch
+        sequences = b.prompts_per_step * (b.votes_per_prompt or b.samples_per_prompt)
+        found = table.rows_of_run(records, sequences, run.teacher_responses)
         about = {
             "key": run.key,
             "arm": run.arm,
@@ -65,15 +65,6 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
             "finished": datetime.datetime.now().isoformat(timespec="seconds"),
         }
         table.add(path, [about | row for row in found])
-
-
-def number_of_problems(run: PlannedRun) -> int:
-    """Problems that a teacher labels: those of the data, at most as many as the run draws; 0 without a teacher."""
-    if not run.teacher_samples:
-        return 0
-    from srt_jax.data.label_file import labels
-
-    return min(len(labels(run.config.labels.path, 0.0)), run.config.steps * run.config.batch.prompts_per_step)
 
 
 def provide(need: Need) -> None:

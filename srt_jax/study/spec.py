@@ -36,14 +36,16 @@ def nothing(setting: str, seed: int) -> dict:
 class Arm:
     """What one arm changes. fields: of all its runs; by_run(setting, seed): further fields.
 
-    needs(setting, seed): what its runs need besides the study's needs. teacher_samples: samples of a teacher for each
-    problem of the data; their tokens count as generated. settings: those that it has runs in; (): all.
+    needs(setting, seed): what its runs need besides the study's needs. teacher_samples, teacher_problems: samples that
+    a teacher drew of each problem, and how many problems it answered; their tokens count as generated. settings: those
+    that it has runs in; (): all.
     """
 
     fields: Fields = dataclasses.field(default_factory=dict)
     by_run: Callable[[str, int], Fields] = nothing
     needs: Callable[[str, int], Iterable[Need]] = nothing
     teacher_samples: int = 0
+    teacher_problems: int = 0
     settings: Sequence[str] = ()
 
 
@@ -77,7 +79,12 @@ class PlannedRun:
     seed: int
     config: ConfigDict
     needs: tuple[Need, ...]
-    teacher_samples: int
+    teacher_responses: int
+
+    @property
+    def name(self) -> str:
+        """arm-setting-seedS; the run's folder has the start of its key behind it."""
+        return "-".join(filter(None, (self.arm, self.setting, f"seed{self.seed}")))
 
     @property
     def key(self) -> str:
@@ -130,9 +137,11 @@ def planned(study: Study) -> list[PlannedRun]:
                         where = f"arm {name!r}, setting {setting!r}"
                         raise ConfigError(f"study {study.name}: {where}: {e}: correct the field's name.") from None
                 config.seed, config.out = seed, str(RUNS / study.name)
-                config.name = "-".join(filter(None, (name, setting, f"seed{seed}")))
                 needs = (*study.needs(setting, seed), *arm.needs(setting, seed))
-                runs.append(PlannedRun(name, setting, seed, config, needs, arm.teacher_samples))
+                responses = arm.teacher_samples * arm.teacher_problems
+                run = PlannedRun(name, setting, seed, config, needs, responses)
+                config.name = f"{run.name}-{run.key[:8]}"  # the name is no part of the key
+                runs.append(run)
     shapes = list(dict.fromkeys(run.shape for run in runs))
     return sorted(runs, key=lambda run: shapes.index(run.shape))
 

@@ -21,11 +21,11 @@ TRAINING = ("label/", "update/kl", "update/entropy", "rollout/response_tokens", 
 Row = dict[str, str | float]
 
 
-def rows_of_run(records: Sequence[dict], sequences: int, teacher_samples: int, problems: int) -> list[Row]:
+def rows_of_run(records: Sequence[dict], sequences: int, teacher_responses: int) -> list[Row]:
     """Rows of a run's metrics.jsonl: its evaluations, each with the means of the training metrics since the one before.
 
-    sequences: sampled in a step; teacher_samples: sampled from a teacher for each of the `problems`, at the length of
-    the initial model's responses. Their tokens count from the start.
+    sequences: sampled in a step; teacher_responses: sampled from a teacher, at the length of the initial model's
+    responses. Their tokens count from the start.
     """
     rows, tokens, seconds, pending = [], 0.0, 0.0, []
     for record in records:
@@ -37,7 +37,7 @@ def rows_of_run(records: Sequence[dict], sequences: int, teacher_samples: int, p
         if not evaluated:
             continue
         if not rows:
-            tokens += teacher_samples * problems * _base_length(evaluated)
+            tokens += teacher_responses * _base_length(evaluated)
         tags = sorted({tag for r in pending for tag in r if tag.startswith(TRAINING)})
         means = {tag: _mean([r[tag] for r in pending if tag in r]) for tag in tags}
         rows.append({"step": record["step"], "tokens": tokens, "seconds": seconds, **evaluated, **means})

@@ -54,7 +54,7 @@ def trained(monkeypatch, tmp_path):
         directory.mkdir(parents=True, exist_ok=True)
         rows = records(0.5 + 0.3 * (config.rl.kl_coef == 0.5) + config.seed / 100)
         (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        made.append(config.name)
+        made.append(config.name.rpartition("-")[0])
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train_module, "train", train)
@@ -73,6 +73,7 @@ def test_the_plan_has_every_run_once_shape_by_shape(study):
         ("high", 2),
     ]
     assert [run.config.model.path for run in runs[:3]] == ["base-0", "base-1", "base-2"]
+    assert len({run.config.name for run in runs}) == 6 and runs[0].config.name == f"low-seed0-{runs[0].key[:8]}"
     assert len({run.key for run in runs}) == 6 and len({run.shape for run in runs}) == 2
     longer = dataclasses.replace(study, config=study.config.copy_and_resolve_references())
     longer.config.steps = 30
@@ -93,14 +94,14 @@ def test_settings_change_all_arms(study):
     runs = planned(dataclasses.replace(study, settings={"slow": {"optimizer.learning_rate": 1e-5}, "": {}}))
     assert len(runs) == 12
     assert {run.config.optimizer.learning_rate for run in runs if run.setting == "slow"} == {1e-5}
-    assert {run.config.name for run in runs} >= {"low-slow-seed0", "low-seed0"}
+    assert {run.name for run in runs} >= {"low-slow-seed0", "low-seed0"}
     arms = study.arms | {"low": Arm(settings=("slow",))}
     runs = planned(dataclasses.replace(study, settings={"slow": {}, "": {}}, arms=arms))
     assert {(run.arm, run.setting) for run in runs} == {("low", "slow"), ("high", "slow"), ("high", "")}
 
 
 def test_rows_of_a_run():
-    rows = table.rows_of_run(records(0.8), sequences=64, teacher_samples=8, problems=100)
+    rows = table.rows_of_run(records(0.8), sequences=64, teacher_responses=800)
     assert [row["step"] for row in rows] == list(range(0, 21, 2))
     assert rows[0]["tokens"] == 8 * 100 * 10 and rows[-1]["tokens"] == 8000 + 20 * 64 * 10
     assert rows[-1]["seconds"] == 20  # evaluations do not count
@@ -111,7 +112,7 @@ def test_rows_of_a_run():
 def test_the_table_keeps_what_it_was_given(tmp_path):
     path = tmp_path / "t" / "table.csv"
     about = {"key": "k", "arm": "a", "setting": "", "commit": "c", "finished": "now"}
-    first = [about | {"seed": 0} | row for row in table.rows_of_run(records(0.8), 64, 0, 0)]
+    first = [about | {"seed": 0} | row for row in table.rows_of_run(records(0.8), 64, 0)]
     table.add(path, first)
     table.add(path, [row | {"seed": 1, "label/other": 1 / 3} for row in first])
     found = table.read(path)
@@ -142,7 +143,7 @@ def test_a_study_goes_on_from_its_table_alone(study, trained, tmp_path, monkeypa
     monkeypatch.setattr(train_module, "train", stopped_after_two)
     with pytest.raises(TrainingStoppedError):
         runner.make_runs(study, path)
-    assert [run.config.name for run in runner.missing(study, path)] == [
+    assert [run.name for run in runner.missing(study, path)] == [
         "low-seed2",
         "high-seed0",
         "high-seed1",
@@ -163,7 +164,7 @@ def test_shards_share_the_runs_out(study, trained, tmp_path):
     assert trained == ["low-seed1", "high-seed2"]
     for i in (0, 2, 3):
         runner.make_runs(study, path, (i, 4))
-    assert sorted(trained) == sorted(run.config.name for run in planned(study)) and not runner.missing(study, path)
+    assert sorted(trained) == sorted(run.name for run in planned(study)) and not runner.missing(study, path)
 
 
 def test_rows_of_another_plan_do_not_count(study, trained, tmp_path):
