@@ -18,7 +18,7 @@ import sys
 
 from srt_jax import cli, runtime
 from srt_jax.errors import TrainingStoppedError, UserError
-from srt_jax.files import check_output_folder
+from srt_jax.files import check_output_folder, write_file
 from srt_jax.study import load
 
 
@@ -50,7 +50,7 @@ def study(options) -> int:
         return cli.complain(f"{path} holds no run of this study: leave out --report to make them.")
     report.draw(found, rows, results / f"{found.name}.png")
     command = f"python -m srt_jax study {options.file}" + " --quick" * options.quick
-    (results / f"{found.name}.md").write_text(report.markdown(found, rows, command, f"{found.name}.png"))
+    write_file(results / f"{found.name}.md", report.markdown(found, rows, command, f"{found.name}.png"))
     report.write_parquet(rows, RUNS / found.name / "table.parquet")
     print(report.arms_table(found, rows))
     for name, verdict in report.verdicts(found, rows).items():

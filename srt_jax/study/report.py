@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from srt_jax.files import replaced_file
 from srt_jax.study import rules, table
 from srt_jax.study.rules import Claim, Curve
 from srt_jax.study.runner import commits
@@ -164,7 +165,8 @@ def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
     for axis in axes.flat[len(panels) + 1 :]:
         axis.set_axis_off()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    figure.savefig(path, dpi=100)
+    with replaced_file(path) as file:
+        figure.savefig(file, dpi=100, format="png")
     plt.close(figure)
 
 
@@ -180,4 +182,5 @@ def write_parquet(rows: Sequence[table.Row], path: pathlib.Path) -> None:
 
     columns = dict.fromkeys(name for row in rows for name in row)
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in columns}), path)
+    with replaced_file(path) as file:
+        parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in columns}), file)

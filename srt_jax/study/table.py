@@ -7,12 +7,13 @@ under a lock, so that several processes can add to it, and a kill loses at most 
 import contextlib
 import csv
 import fcntl
+import io
 import math
-import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
 from srt_jax.errors import DataError
+from srt_jax.files import write_file
 from srt_jax.study.rules import Curve
 
 RUN = ("key", "arm", "setting", "seed", "commit", "finished")  # columns that say which run a row belongs to
@@ -88,16 +89,13 @@ def _run(row: Row) -> tuple:
 
 
 def write(path: pathlib.Path, rows: Sequence[Row]) -> None:
-    """Writes the whole table under another name, then renames it. Numbers keep six digits."""
+    """Replaces the file by the whole table. Numbers keep six digits."""
     others = sorted({name for row in rows for name in row} - {*RUN, *WHERE})
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*RUN, *WHERE, *others], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _text(value) for name, value in row.items()} for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*RUN, *WHERE, *others], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _text(value) for name, value in row.items()} for row in rows)
+    write_file(path, text.getvalue())
 
 
 def _text(value) -> str:
