@@ -14,4 +14,5 @@ fi
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --quiet --check .
+.venv/bin/mypy
 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -6,6 +6,7 @@ validation.py checks these rules and what fields mean together.
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from srt_jax.config import functions
 
@@ -19,8 +20,8 @@ class Field:
     tuple is empty.
     """
 
-    default: object
-    allows: Callable[[object], bool] = lambda value: True
+    default: Any
+    allows: Callable[[Any], bool] = lambda value: True
     remedy: str = ""
     choices: tuple = ()
     elements: tuple[type, ...] = ()

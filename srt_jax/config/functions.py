@@ -20,6 +20,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -79,7 +80,7 @@ def fingerprints(config: ConfigDict) -> dict[str, str]:
     return {field: _fingerprint(field, value) for field, value in fields.items()}
 
 
-def call(field: str, value: str, function: Callable, *arguments: object) -> object:
+def call(field: str, value: str, function: Callable, *arguments: object) -> Any:
     """The function's result. Raises ConfigError where it raises."""
     try:
         return function(*arguments)

@@ -88,7 +88,7 @@ def _positions(num_problems: int, counts: np.ndarray, seed: int) -> np.ndarray:
     ends = np.cumsum(counts)
     start, stop = int(ends[-1] - counts[-1]), int(ends[-1])
     found = [np.zeros(0, np.int64)]
-    order = None
+    order: np.ndarray = None
     for epoch in range(-(-stop // num_problems) if stop else 0):
         first, before = epoch * num_problems, order
         order = permutation(num_problems, seed, epoch)

@@ -5,6 +5,8 @@ srt_jax/data/sets.py says where the sets lie. Steps are the papers' where a comm
 
 import dataclasses
 
+from ml_collections import ConfigDict
+
 from srt_jax.config import source
 from srt_jax.data import gym
 
@@ -18,8 +20,8 @@ def named(name: str, **fields):
 class Data:
     """train: source; evals: name -> source; steps; fields: whatever else the data asks of a config."""
 
-    train: object
-    evals: dict
+    train: ConfigDict
+    evals: dict[str, ConfigDict]
     steps: int
     fields: dict = dataclasses.field(default_factory=dict)
 

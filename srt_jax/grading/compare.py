@@ -157,7 +157,8 @@ def _percent(p: Tree, g: Tree, prove: Prove) -> bool:
     hundredth = ("div", value, ("num", Fraction(100), None))
     if value[0] == "num":
         hundredth = ("num", value[1] / 100, None if value[2] is None else value[2] + 2)
-    return any(_node(*((a, other)[::order]), prove) for a in (value, hundredth))
+    pairs = (((a, other) if order == 1 else (other, a)) for a in (value, hundredth))
+    return any(_node(a, b, prove) for a, b in pairs)
 
 
 def _time(p: Tree, g: Tree, _: Prove) -> bool:
@@ -300,7 +301,7 @@ def _places(tree: Tree) -> int | None:
 
 def _digits(tree: Tree) -> int:
     """Significant digits of a decimal number as it is written."""
-    places, value = _places(tree), abs(rational(exact(tree, Algebra())) or 0)
+    places, value = _places(tree), abs(rational(exact(tree, Algebra())) or Fraction(0))
     return len(str(int(value * Fraction(10) ** (places or 0))))
 
 

@@ -3,6 +3,7 @@
 import cmath
 import math
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 
 from srt_jax.grading.algebra import MAX_BITS, Algebra, Sum, atom, factor, number, rational, render
@@ -264,7 +265,7 @@ def _binomial(n: float, k: float) -> float:
     return math.gamma(n + 1) / math.gamma(k + 1) / math.gamma(n - k + 1)
 
 
-_REAL = {
+_REAL: dict[str, Callable] = {
     "max": lambda *values: max(values), "min": lambda *values: min(values), "floor": math.floor, "ceil": math.ceil,
     "factorial": lambda x: math.gamma(x + 1), "binom": _binomial,
     "perm": lambda n, k: math.gamma(n + 1) / math.gamma(n - k + 1), "mod": lambda a, b: a % b, "erf": math.erf,

@@ -135,7 +135,8 @@ class Grader:
             asked[pair] = (a, b)
             return True
 
-        verdicts[index] = matches(*case, prove)
+        prediction, gold = case
+        verdicts[index] = matches(prediction, gold, prove)
         if verdicts[index]:
             wanted.update(asked)
         return verdicts[index] and bool(asked)

@@ -77,11 +77,11 @@ def _disarm() -> None:
     import sympy
 
     for name in _EVAL_MODULES:
-        importlib.import_module(f"reasoning_gym.{name}").eval = ast.literal_eval
+        setattr(importlib.import_module(f"reasoning_gym.{name}"), "eval", ast.literal_eval)  # noqa: B010
     parse = sympy.parse_expr
     sympy.parse_expr = _guarded(parse)
     for name in _PARSE_MODULES:
-        importlib.import_module(f"reasoning_gym.{name}").parse_expr = sympy.parse_expr
+        setattr(importlib.import_module(f"reasoning_gym.{name}"), "parse_expr", sympy.parse_expr)  # noqa: B010
 
 
 def _guarded(parse: Callable) -> Callable:

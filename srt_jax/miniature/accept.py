@@ -58,9 +58,9 @@ def _figures(base: bases.Base, terms: Sequence[int], answers: Sequence[str | Non
     design, right, rival = bases.answer_distribution(base, terms), str(sum(terms)), bases.rival_of(base, terms)
     groups = [-1 if a is None else sorted(set(filter(None, answers))).index(a) for a in answers]
     return [
-        np.mean([answer == right for answer in answers]),
+        float(np.mean([answer == right for answer in answers])),
         design.get(sum(terms), 0.0),
-        np.mean([answer == str(rival) for answer in answers]),
+        float(np.mean([answer == str(rival) for answer in answers])),
         design.get(rival, 0.0),
         float(majority(answers, groups).label == right),
     ]
@@ -100,7 +100,7 @@ def sample_answers(directory: pathlib.Path, sums: Sequence[Sequence[int]]) -> li
     sampler.load(params, 0)
     rollouts = sampler.generate(prompts, VOTES, Sampling(task.MAX_RESPONSE_TOKENS), seeds)
     sampler.close()
-    texts = ([tokenizer.decode(r, skip_special_tokens=True) for r in row] for row in rollouts.responses())
+    texts = ([str(tokenizer.decode(r, skip_special_tokens=True)) for r in row] for row in rollouts.responses())
     return [[answer.text if (answer := extract(text)) else None for text in row] for row in texts]
 
 

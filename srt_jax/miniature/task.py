@@ -8,6 +8,7 @@ between one sample and the vote is what self-training lives on.
 
 import functools
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -65,12 +66,12 @@ def random_terms(rng: np.random.Generator) -> list[int]:
     return rng.integers(0, 10, rng.integers(3, 6)).tolist()
 
 
-def problem_text(terms: list[int]) -> str:
+def problem_text(terms: Sequence[int]) -> str:
     """`7+8+5`."""
     return "+".join(map(str, terms))
 
 
-def solution_text(terms: list[int], rng: np.random.Generator, slip_rate: float = 0.3) -> str:
+def solution_text(terms: Sequence[int], rng: np.random.Generator, slip_rate: float = 0.3) -> str:
     r"""`15,20.\boxed{20}`, with slips."""
     total, totals = terms[0], []
     for term in terms[1:]:
@@ -81,7 +82,7 @@ def solution_text(terms: list[int], rng: np.random.Generator, slip_rate: float =
     return f"{','.join(totals)}.{BOXED}{total}}}"
 
 
-def jsonl(sums: list[list[int]]) -> str:
+def jsonl(sums: Sequence[Sequence[int]]) -> str:
     """The sums as JSON lines of problems with their answers."""
     rows = ({"problem": problem_text(t), "answer": str(sum(t)), "level": str(len(t))} for t in sums)
     return "".join(json.dumps(row) + "\n" for row in rows)

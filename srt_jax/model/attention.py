@@ -4,11 +4,13 @@ Letters: B sequences, S tokens, N query heads, K key/value heads, G = N/K, H hea
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from srt_jax.errors import ModelError
 from srt_jax.model.sharding import ROWS
@@ -18,7 +20,7 @@ PLATFORMS = {"gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu", "cpu": "c
 LANES = 128  # width of a TPU's vector registers; splash and cuDNN get lengths that are multiples of it
 
 
-def choose(name: str, platform: str, dtype, head_dim: int) -> str:
+def choose(name: str, platform: str, dtype: DTypeLike, head_dim: int) -> str:
     """The kernel for model.attention: xla | cudnn | splash.
 
     platform: of the jax.Device; dtype: of the computation. "auto" is cudnn on GPUs that can compute dtype and head_dim
@@ -49,7 +51,15 @@ def choose(name: str, platform: str, dtype, head_dim: int) -> str:
     return name
 
 
-def causal(q, k, v, segments=None, name: str = "xla", mesh: Mesh | None = None, recompute: bool = False):
+def causal(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array | None = None,
+    name: str = "xla",
+    mesh: Mesh | None = None,
+    recompute: bool = False,
+) -> jax.Array:
     """Attention of each token to itself and to earlier tokens. Every device computes its own rows and heads.
 
     q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]; `name` is xla, cudnn or splash. Without `segments` a row is
@@ -72,7 +82,7 @@ def causal(q, k, v, segments=None, name: str = "xla", mesh: Mesh | None = None, 
     )
 
 
-def xla(q, k, v, segments=None):
+def xla(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     """Attention in plain XLA with all scores in memory, for CPUs and short sequences.
 
     The G = N/K query heads of a key head are stacked along S. Each key head is then one batched matrix product, which
@@ -101,7 +111,7 @@ xla_again.defvjp(
 )
 
 
-def cudnn(q, k, v, segments=None):
+def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     """cuDNN's flash attention, in 16 bits only. Lengths are padded to multiples of 128, since it refuses odd ones."""
     S = q.shape[1]
     more = (0, -S % LANES)
@@ -112,7 +122,9 @@ def cudnn(q, k, v, segments=None):
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")[:, :S]
 
 
-def splash(q, k, v, segments=None, interpret: bool = False):
+def splash(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None, interpret: bool = False
+) -> jax.Array:
     """JAX's splash attention for TPUs; `interpret` runs the kernel's code on a CPU.
 
     Lengths and head dims are padded to multiples of 128. Padded keys come last, so the causal mask hides them.
@@ -137,12 +149,20 @@ def splash(q, k, v, segments=None, interpret: bool = False):
     return jax.vmap(kernel)(q, k, v, segments).swapaxes(1, 2)[:, :S, :, :H]
 
 
-def _together(segments):
+def _together(segments: jax.Array) -> jax.Array:
     """segments [B, S] -> [B, S, S] bool: whether two tokens of a row belong to the same sequence."""
     return segments[:, :, None] == segments[:, None]
 
 
-def decode_step(q, k, v, prompt_kv, prompt_lengths, response_kv, step):
+def decode_step(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    prompt_kv: Sequence[jax.Array],
+    prompt_lengths: jax.Array,
+    response_kv: Sequence[jax.Array],
+    step: jax.Array,
+) -> jax.Array:
     """Attention of one new token per sample to its prompt, its earlier response tokens and itself.
 
     q [P, n, N, H], k and v [P, n, K, H]: of the new token. prompt_kv: keys and values [P, Sp, K, H], shared by the n

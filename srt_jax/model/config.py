@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -150,7 +151,7 @@ def read_generation_config(directory: str | pathlib.Path) -> dict:
         raise ModelError(f"{path} is not valid JSON ({e}): copy it again, or remove it.") from None
 
 
-def _positive(fields: dict, name: str, default=None, kind: type = int):
+def _positive(fields: dict, name: str, default: int | float | None = None, kind: Any = int) -> Any:
     """A positive number of type `kind`. A field that is null counts as missing."""
     value = fields.get(name)
     if value is None:

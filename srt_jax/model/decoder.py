@@ -4,11 +4,15 @@ Letters of shapes: B sequences, S tokens, D model, F ffn, N heads, K kv heads, H
 The layers' parameters are stacked on a leading L and run by one `lax.scan`, so compile time does not grow with depth.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from srt_jax.model import attention, sharding
 from srt_jax.model.config import ModelConfig, inverse_frequencies
@@ -16,7 +20,7 @@ from srt_jax.model.config import ModelConfig, inverse_frequencies
 UNROLL_BELOW = 10_000_000  # parameters
 
 
-def activations(primitive, *operands, **_):
+def activations(primitive: jax.extend.core.Primitive, *operands: jax.core.ShapedArray, **_: object) -> bool:
     """Remat policy that keeps every result computed from an activation [B, S, ...].
 
     It does not keep weights that were gathered over fsdp and cast: over all layers they are a second copy of the model.
@@ -33,14 +37,18 @@ KEPT = {
 }
 
 
+# (q, k, v, the layer's slice of a cache) -> (attended [..., S, N, H], what is kept of the layer)
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple]
+
+
 class Linear(nnx.Module):
     """y = x @ kernel + bias, kernel [in, out], computed in x's dtype."""
 
-    def __init__(self, in_features, out_features, bias, stddev, rngs):
+    def __init__(self, in_features: int, out_features: int, bias: bool, stddev: float, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (in_features, out_features)))
         self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = x @ self.kernel[...].astype(x.dtype)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
@@ -48,17 +56,17 @@ class Linear(nnx.Module):
 class RMSNorm(nnx.Module):
     """Root-mean-square norm over the last axis, computed in float32 (https://arxiv.org/abs/1910.07467)."""
 
-    def __init__(self, features, eps):
+    def __init__(self, features: int, eps: float) -> None:
         self.scale = nnx.Param(jnp.ones(features))
         self.eps = eps
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + self.eps)
         return (x32 * self.scale[...]).astype(x.dtype)
 
 
-def rotate(x, positions, frequencies):
+def rotate(x: jax.Array, positions: jax.Array, frequencies: jax.Array) -> jax.Array:
     """Rotary embedding. x [..., S, heads, H]; positions [..., S]; frequencies [H/2]. Angles in float32."""
     angle = positions[..., None].astype(jnp.float32) * frequencies  # [..., S, H/2]
     cos, sin = jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
@@ -66,7 +74,7 @@ def rotate(x, positions, frequencies):
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
-def positions_within(segments):
+def positions_within(segments: jax.Array) -> jax.Array:
     """Positions from 0 in each run of equal numbers: segments [B, S] -> [B, S]."""
     index = jnp.arange(segments.shape[1])
     first = segments != jnp.roll(segments, 1, 1)
@@ -76,7 +84,7 @@ def positions_within(segments):
 class Layer(nnx.Module):
     """Pre-norm attention and gated feed-forward. Training and decoding share its two methods."""
 
-    def __init__(self, config: ModelConfig, rngs, mesh=None):
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, mesh: Mesh | None = None) -> None:
         c, std = config, config.initializer_range
         heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         self.attention_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
@@ -92,7 +100,7 @@ class Layer(nnx.Module):
         self.down = Linear(c.intermediate_size, c.hidden_size, c.mlp_bias, std, rngs)
         self.config, self.mesh = config, mesh
 
-    def queries_keys_values(self, x, positions, frequencies):
+    def queries_keys_values(self, x: jax.Array, positions: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, ...]:
         """x [..., S, D] -> q [..., S, N, H], k and v [..., S, K, H], rotated to their positions [..., S]."""
         c = self.config
         h = self.attention_norm(x)
@@ -104,7 +112,7 @@ class Layer(nnx.Module):
         q, k = rotate(q, positions, frequencies), rotate(k, positions, frequencies)
         return tuple(sharding.by_row(x, self.mesh, "tensor", None) for x in (q, k, v))
 
-    def finish(self, x, attended):
+    def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
         """Adds the attention output [..., S, N, H] and the feed-forward block to the residual stream x [..., S, D]."""
         x = sharding.by_row(x + self.o(attended.reshape(*x.shape[:-1], -1)), self.mesh)
         h = self.mlp_norm(x)
@@ -119,8 +127,14 @@ class Decoder(nnx.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, rngs, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | None = None
-    ):
+        self,
+        config: ModelConfig,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        remat: str = "none",
+        kernel: str = "xla",
+        mesh: Mesh | None = None,
+    ) -> None:
         std = config.initializer_range
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (config.vocab_size, config.hidden_size)))
         keys = jax.random.split(rngs.params(), config.num_layers)
@@ -133,11 +147,11 @@ class Decoder(nnx.Module):
         )
         self.config, self.dtype, self.remat, self.kernel, self.mesh = config, jnp.dtype(dtype), remat, kernel, mesh
 
-    def head_weights(self):
+    def head_weights(self) -> jax.Array:
         """The head [V, D] in float32: the embedding if the two are tied."""
         return (self.embedding if self.head is None else self.head)[...]
 
-    def embed(self, tokens):
+    def embed(self, tokens: jax.Array) -> jax.Array:
         """Token ids [..., S] -> embeddings [..., S, D] in the compute dtype, each row on its device.
 
         Every device looks up its part of the features for all rows of its fsdp group. An all-to-all then moves the
@@ -150,7 +164,7 @@ class Decoder(nnx.Module):
         x = sharding.constrain(x, self.mesh, P("data", *(None,) * (tokens.ndim - 1), "fsdp"))
         return sharding.by_row(x, self.mesh)
 
-    def attend(self, q, k, v, segments=None):
+    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None) -> jax.Array:
         """Causal attention by the chosen kernel: q [B, S, N, H], k and v [B, S, K, H] -> [B, S, N, H]."""
         return attention.causal(q, k, v, segments, self.kernel, self.mesh, recompute=self.remat == "attention")
 
@@ -159,7 +173,7 @@ class Decoder(nnx.Module):
         used_as_stored = self.dtype == jnp.float32 and (self.mesh is None or self.mesh.shape["fsdp"] == 1)
         return KEPT[self.remat] is activations and used_as_stored
 
-    def run_layers(self, tokens, positions, attend, caches=None):
+    def run_layers(self, tokens: jax.Array, positions: jax.Array, attend: Attend, caches: object = None) -> tuple:
         """Embeds tokens [..., S] and runs all layers.
 
         `attend(q, k, v, cache)` returns (attended, kept). `cache` is one layer's slice of `caches` (a pytree with a
@@ -169,7 +183,7 @@ class Decoder(nnx.Module):
         frequencies = jnp.asarray(inverse_frequencies(self.config), jnp.float32)
         graphdef, stacked = nnx.split(self.layers)
 
-        def body(x, inputs):
+        def body(x: jax.Array, inputs: tuple) -> tuple:
             params, cache = inputs
             layer = nnx.merge(graphdef, sharding.gather_layer(params, self.mesh, self.dtype))
             q, k, v = layer.queries_keys_values(x, positions, frequencies)
@@ -185,7 +199,7 @@ class Decoder(nnx.Module):
         x, kept = jax.lax.scan(body, x, (stacked, caches), unroll=unroll)
         return self.norm(x), kept
 
-    def __call__(self, tokens, segments=None):
+    def __call__(self, tokens: jax.Array, segments: jax.Array | None = None) -> jax.Array:
         """tokens [B, S] -> hidden states [B, S, D]. The product with head_weights() gives logits.
 
         A row is one right-padded sequence. With segments [B, S] a row has several sequences: neighbours with equal
@@ -198,19 +212,27 @@ class Decoder(nnx.Module):
         hidden, _ = self.run_layers(tokens, positions, lambda q, k, v, _: (self.attend(q, k, v, segments), None))
         return hidden
 
-    def logits(self, hidden):
+    def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., D] -> logits [..., V] in float32, for few positions. Training uses model/logprobs.py."""
         return jnp.einsum(
             "...d,vd->...v", hidden, self.head_weights().astype(hidden.dtype), preferred_element_type=jnp.float32
         )
 
 
-def abstract(config: ModelConfig, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | None = None):
+def abstract(
+    config: ModelConfig,
+    dtype: DTypeLike = jnp.float32,
+    remat: str = "none",
+    kernel: str = "xla",
+    mesh: Mesh | None = None,
+) -> tuple[nnx.GraphDef, nnx.State]:
     """(graphdef, shapes of the parameters) of a decoder. Allocates nothing."""
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0), dtype, remat, kernel, mesh)))
 
 
-def create(config: ModelConfig, seed: int, mesh: Mesh, dtype=jnp.float32, remat="none", kernel="xla"):
+def create(
+    config: ModelConfig, seed: int, mesh: Mesh, dtype: DTypeLike = jnp.float32, remat: str = "none", kernel: str = "xla"
+) -> tuple[nnx.GraphDef, nnx.State]:
     """(graphdef, random parameters). Every device draws its own part of each parameter."""
     graphdef, shapes = abstract(config, dtype, remat, kernel, mesh)
     draw = jax.jit(

@@ -11,10 +11,15 @@ counts at every token, prompts included.
 XLA's own cost analysis cannot replace this: it counts a loop's body once and does not know GPU library calls.
 """
 
+from collections.abc import Iterable, Sequence
+
+import jax
 import numpy as np
 
 from srt_jax.model.config import ModelConfig
 from srt_jax.runtime import hardware
+
+Lengths = np.ndarray | Sequence | int  # numbers of tokens, in lists that may be nested
 
 
 def layer_weights(config: ModelConfig) -> int:
@@ -23,7 +28,7 @@ def layer_weights(config: ModelConfig) -> int:
     return config.hidden_size * (2 * heads + 2 * kv + 3 * config.intermediate_size)
 
 
-def layers(config: ModelConfig, lengths, cached=0) -> float:
+def layers(config: ModelConfig, lengths: Lengths, cached: Lengths = 0) -> float:
     """FLOPs of the layers' forward pass over sequences of `lengths` new tokens, each after `cached` earlier ones."""
     new, cached = np.broadcast_arrays(np.asarray(lengths, np.float64), np.asarray(cached, np.float64))
     seen = new * cached + new * (new + 1) / 2  # pairs of a token and one it attends to, itself included
@@ -36,12 +41,12 @@ def head(config: ModelConfig, tokens: float) -> float:
     return 2.0 * config.vocab_size * config.hidden_size * tokens
 
 
-def forward(config: ModelConfig, lengths) -> float:
+def forward(config: ModelConfig, lengths: Lengths) -> float:
     """FLOPs of one forward pass with logits at every token; lengths: real tokens per sequence (prompt + response)."""
     return layers(config, lengths) + head(config, float(np.sum(lengths)))
 
 
-def update(config: ModelConfig, lengths, old: bool, reference: bool, epochs: int = 1) -> dict[str, float]:
+def update(config: ModelConfig, lengths: Lengths, old: bool, reference: bool, epochs: int = 1) -> dict[str, float]:
     """FLOPs of an update by pass, over all devices: {"old", "reference", "gradient"}.
 
     old: whether the policy scores the rollouts before the update. reference: whether the reference scores them. The
@@ -51,7 +56,7 @@ def update(config: ModelConfig, lengths, old: bool, reference: bool, epochs: int
     return {"old": once * old, "reference": once * reference, "gradient": 3 * once * epochs}
 
 
-def recomputed(config: ModelConfig, lengths, remat: str, kernel: str, one_chunk: bool) -> float:
+def recomputed(config: ModelConfig, lengths: Lengths, remat: str, kernel: str, one_chunk: bool) -> float:
     """FLOPs that the gradient's backward pass recomputes, over all devices. `update` does not include them.
 
     The head recomputes its logits unless one chunk covers a micro-batch (model/logprobs.py). remat "full" recomputes
@@ -64,7 +69,7 @@ def recomputed(config: ModelConfig, lengths, remat: str, kernel: str, one_chunk:
     return again[remat] + (0.0 if one_chunk else head(config, float(np.sum(lengths))))
 
 
-def sampling(config: ModelConfig, prompt_lengths, response_lengths) -> float:
+def sampling(config: ModelConfig, prompt_lengths: Lengths, response_lengths: Lengths) -> float:
     """FLOPs of sampling: prompt_lengths [P]; response_lengths [P, n], the stop token included.
 
     A prompt runs once for its n samples. The last token of a response is drawn but never fed to the model.
@@ -84,7 +89,9 @@ def weight_bytes(config: ModelConfig, itemsize: int = 2) -> float:
     return float(itemsize * (config.num_layers * layer_weights(config) + config.vocab_size * config.hidden_size))
 
 
-def cache_read_bytes(config: ModelConfig, prompt_lengths, response_lengths, shared: bool, itemsize: int = 2) -> float:
+def cache_read_bytes(
+    config: ModelConfig, prompt_lengths: Lengths, response_lengths: Lengths, shared: bool, itemsize: int = 2
+) -> float:
     """Bytes of keys and values that decoding reads at least, over all devices.
 
     prompt_lengths [P]; response_lengths [P, n], the stop token included; itemsize: bytes of a cached number. A token
@@ -100,7 +107,12 @@ def cache_read_bytes(config: ModelConfig, prompt_lengths, response_lengths, shar
 
 
 def decoding_bytes(
-    config: ModelConfig, prompt_lengths, response_lengths, steps: int, shared: bool, itemsize: int = 2
+    config: ModelConfig,
+    prompt_lengths: Lengths,
+    response_lengths: Lengths,
+    steps: int,
+    shared: bool,
+    itemsize: int = 2,
 ) -> float:
     """Bytes that decoding reads at least on one device: all weights in each of `steps` steps, and the keys and values.
 
@@ -110,17 +122,17 @@ def decoding_bytes(
     return steps * weight_bytes(config, itemsize) + cache
 
 
-def mfu(flops: float, seconds: float, devices) -> float | None:
+def mfu(flops: float, seconds: float, devices: Iterable[jax.Device]) -> float | None:
     """Model FLOPs utilisation: `flops` in `seconds` over the devices' dense bfloat16 peak; None for unknown devices."""
     return _share(flops / seconds, "flops", devices)
 
 
-def mbu(moved_bytes: float, seconds: float, devices) -> float | None:
+def mbu(moved_bytes: float, seconds: float, devices: Iterable[jax.Device]) -> float | None:
     """Memory bandwidth utilisation: `moved_bytes` in `seconds` over the devices' peak; None for unknown devices."""
     return _share(moved_bytes / seconds, "bandwidth", devices)
 
 
-def _share(rate: float, peak: str, devices) -> float | None:
+def _share(rate: float, peak: str, devices: Iterable[jax.Device]) -> float | None:
     chips = [hardware.chip_of(device.device_kind) for device in devices]
     if None in chips:
         return None

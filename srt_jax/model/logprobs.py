@@ -7,11 +7,14 @@ take no more memory than those of any chunk. Letters on one device: b rows, v vo
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from srt_jax.model.sharding import ROWS, fit
 
@@ -26,7 +29,14 @@ class Layout:
     features: str | None
 
 
-def token_logprobs(hidden, head, targets, temperature=1.0, chunk=512, mesh: Mesh | None = None):
+def token_logprobs(
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    temperature: jax.Array | float = 1.0,
+    chunk: int = 512,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """log p(target) and entropy of the distribution at each position.
 
     hidden [B, S, D], head [V, D], targets [B, S]. Logits are divided by `temperature` first, as in the sampler; the
@@ -46,15 +56,17 @@ def token_logprobs(hidden, head, targets, temperature=1.0, chunk=512, mesh: Mesh
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _token_logprobs(layout, hidden, head, targets, temperature):
+def _token_logprobs(
+    layout: Layout, hidden: jax.Array, head: jax.Array, targets: jax.Array, temperature: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     return _forward(layout, hidden, head, targets, temperature)[0]
 
 
-def _forward(layout: Layout, hidden, head, targets, temperature):
-    def on_device(hidden, head, targets, temperature):
+def _forward(layout: Layout, hidden: jax.Array, head: jax.Array, targets: jax.Array, temperature: jax.Array) -> tuple:
+    def on_device(hidden: jax.Array, head: jax.Array, targets: jax.Array, temperature: jax.Array) -> tuple:
         head = _whole(head, hidden.dtype, layout)
 
-        def body(_, h, t):
+        def body(_: None, h: jax.Array, t: jax.Array) -> tuple:
             logits = _logits(h, head, temperature)
             top = _over(jax.lax.pmax, logits.max(-1), layout.vocabulary)
             exp = jnp.exp(logits - top[..., None])
@@ -78,14 +90,33 @@ def _forward(layout: Layout, hidden, head, targets, temperature):
     return (logprobs, entropy), (hidden, head, targets, temperature, entropy, log_total, logits)
 
 
-def _backward(layout: Layout, residuals, gradients):
+def _backward(layout: Layout, residuals: tuple[jax.Array, ...], gradients: tuple[jax.Array, jax.Array]) -> tuple:
     """d logp = (onehot - p) / T; d entropy = -p (log p + entropy) / T, by logits before the division."""
 
-    def on_device(hidden, head, targets, temperature, entropy, log_total, kept, by_logprob, by_entropy):
+    def on_device(
+        hidden: jax.Array,
+        head: jax.Array,
+        targets: jax.Array,
+        temperature: jax.Array,
+        entropy: jax.Array,
+        log_total: jax.Array,
+        kept: jax.Array,
+        by_logprob: jax.Array,
+        by_entropy: jax.Array,
+    ) -> tuple:
         dtype = hidden.dtype
         gathered = _whole(head, dtype, layout)
 
-        def body(d_head, h, t, entropy, log_total, by_logprob, by_entropy, logits=None):
+        def body(
+            d_head: jax.Array,
+            h: jax.Array,
+            t: jax.Array,
+            entropy: jax.Array,
+            log_total: jax.Array,
+            by_logprob: jax.Array,
+            by_entropy: jax.Array,
+            logits: jax.Array | None = None,
+        ) -> tuple:
             logits = _logits(h, gathered, temperature) if logits is None else logits
             log_p = logits - log_total[..., None]
             p = jnp.exp(log_p)
@@ -120,36 +151,36 @@ def _backward(layout: Layout, residuals, gradients):
 _token_logprobs.defvjp(_forward, _backward)
 
 
-def _logits(h, head, temperature):
+def _logits(h: jax.Array, head: jax.Array, temperature: jax.Array) -> jax.Array:
     return jnp.einsum("bcd,vd->bcv", h, head, preferred_element_type=jnp.float32) / temperature
 
 
-def _is_target(targets, logits, layout: Layout):
+def _is_target(targets: jax.Array, logits: jax.Array, layout: Layout) -> jax.Array:
     """[b, c, v] bool, for this device's part of the vocabulary."""
     v = logits.shape[-1]
     first = jax.lax.axis_index(layout.vocabulary) * v if layout.vocabulary else 0
     return first + jnp.arange(v) == targets[..., None]
 
 
-def _whole(head, dtype, layout: Layout):
+def _whole(head: jax.Array, dtype: DTypeLike, layout: Layout) -> jax.Array:
     """The head with this device's part of the vocabulary and all features, in the compute dtype."""
     head = head.astype(dtype)
     return jax.lax.all_gather(head, layout.features, axis=1, tiled=True) if layout.features else head
 
 
-def _over(reduce, x, axis):
+def _over(reduce: Callable, x: jax.Array | tuple[jax.Array, ...], axis: str | None) -> Any:
     """pmax or psum over a mesh axis; x itself if the axis is None."""
     return reduce(x, axis) if axis else x
 
 
-def _on_devices(function, layout: Layout, in_specs, out_specs):
+def _on_devices(function: Callable, layout: Layout, in_specs: tuple, out_specs: object) -> Callable:
     """Wraps the function so that each device runs it on its part of the arrays."""
     if layout.mesh is None:
         return function
     return jax.shard_map(function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _over_chunks(body, carry, arrays, chunk: int):
+def _over_chunks(body: Callable, carry: object, arrays: Sequence[jax.Array], chunk: int) -> tuple:
     """body(carry, *chunks [b, c, ...]) -> (carry, outputs [b, c, ...]) along S; outputs are joined to [b, S, ...].
 
     Chunks run along S and not along b * S, so that rows stay whole. One chunk needs no loop.
@@ -159,7 +190,7 @@ def _over_chunks(body, carry, arrays, chunk: int):
         return body(carry, *arrays)
     padded = [jnp.pad(x, ((0, 0), (0, -S % chunk), *((0, 0),) * (x.ndim - 2))) for x in arrays]
 
-    def step(carry, start):
+    def step(carry: object, start: jax.Array) -> tuple:
         return body(carry, *(jax.lax.dynamic_slice_in_dim(x, start, chunk, 1) for x in padded))
 
     carry, parts = jax.lax.scan(step, carry, jnp.arange(0, S, chunk))

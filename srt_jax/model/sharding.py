@@ -7,12 +7,16 @@ fsdp, and each layer is gathered right before its use.
 import functools
 import math
 import re
+from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike, DTypeLike
 
 from srt_jax.errors import ModelError
 from srt_jax.model.config import ModelConfig
@@ -30,8 +34,10 @@ RULES = (
     (r".*", P()),
 )
 
+Tree = TypeVar("Tree")  # a pytree of arrays
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A (data, fsdp, tensor) mesh over all devices of all processes; data=-1 uses the devices that the others leave.
 
     `devices` may belong to a topology that does not exist here. On TPUs neighbours in the mesh are neighbours on the
@@ -66,12 +72,12 @@ def rule(path: str) -> P:
     return next(spec for pattern, spec in RULES if re.fullmatch(pattern, path))
 
 
-def fit(mesh: Mesh, spec, shape: tuple[int, ...]) -> P:
+def fit(mesh: Mesh, spec: P | tuple, shape: tuple[int, ...]) -> P:
     """The spec without the axes that do not divide their dimension. Such a dimension stays whole."""
 
-    def divides(axes, size):
-        axes = axes if isinstance(axes, tuple) else (axes,)
-        return size % math.prod(mesh.shape[a] for a in axes) == 0
+    def divides(axes: str | tuple[str, ...] | None, size: int) -> bool:
+        names = axes if isinstance(axes, tuple) else (axes,)
+        return size % math.prod(mesh.shape[a] for a in names) == 0
 
     return P(*(axes if axes and divides(axes, size) else None for axes, size in zip(spec, shape)))
 
@@ -81,19 +87,19 @@ def parameter_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSh
     return NamedSharding(mesh, fit(mesh, rule(path), shape))
 
 
-def parameter_shardings(mesh: Mesh, shapes):
+def parameter_shardings(mesh: Mesh, shapes: nnx.State) -> nnx.State:
     """The tree of the parameters' shardings."""
     return map_with_path(lambda path, x: parameter_sharding(mesh, path, x.shape), shapes)
 
 
-def gather_layer(params, mesh: Mesh | None, dtype):
+def gather_layer(params: nnx.State, mesh: Mesh | None, dtype: DTypeLike) -> nnx.State:
     """One layer's parameters for the computation: matrices and biases cast to `dtype` and gathered over fsdp.
 
     The cast comes first, so that the gather moves fewer bytes. Norm scales are unchanged. Gradients are split over fsdp
     again at once, because XLA would otherwise stack whole gradients over the layers.
     """
 
-    def gather(path, x):
+    def gather(path: str, x: jax.Array) -> jax.Array:
         if path.endswith("scale"):
             return x
         x = x.astype(dtype)
@@ -107,7 +113,7 @@ def gather_layer(params, mesh: Mesh | None, dtype):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gather(x, gathered: NamedSharding, split: NamedSharding):
+def _gather(x: jax.Array, gathered: NamedSharding, split: NamedSharding) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, gathered)
 
 
@@ -117,7 +123,7 @@ _gather.defvjp(
 )
 
 
-def describe(mesh: Mesh, shapes) -> str:
+def describe(mesh: Mesh, shapes: nnx.State) -> str:
     """The text that a run prints at start: each rule with its parameters and their bytes per device.
 
     `shapes`: parameters, abstract or not. The text names each dimension that stays whole because its axis does not
@@ -150,14 +156,14 @@ def describe(mesh: Mesh, shapes) -> str:
 # ---- activations
 
 
-def constrain(x, mesh: Mesh | None, spec: P):
+def constrain(x: jax.Array, mesh: Mesh | None, spec: P) -> jax.Array:
     """Constrains the sharding of an array inside a jitted function. Without a mesh it does nothing."""
     if mesh is None or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, fit(mesh, spec, x.shape)))
 
 
-def by_row(x, mesh: Mesh | None, *last):
+def by_row(x: jax.Array, mesh: Mesh | None, *last: str | tuple[str, ...] | None) -> jax.Array:
     """Splits an activation: the leading dimension over data x fsdp, the last ones over the axes `last`."""
     return constrain(x, mesh, P(ROWS, *(None,) * (x.ndim - 1 - len(last)), *last))
 
@@ -172,15 +178,15 @@ def by_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(ROWS))
 
 
-def place(tree, sharding):
+def place(tree: Tree, sharding: object) -> Tree:
     """Turns host arrays, which are whole in every process, into global arrays.
 
     Each process copies only the slices of its own devices. `sharding` is one sharding for all leaves, or a tree.
     """
 
-    def one(x, sharding):
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+    def one(x: ArrayLike, sharding: jax.sharding.Sharding) -> jax.Array:
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     if isinstance(sharding, jax.sharding.Sharding):
         return jax.tree.map(lambda x: one(x, sharding), tree)

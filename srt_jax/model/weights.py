@@ -13,13 +13,17 @@ import os
 import pathlib
 import shutil
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xxhash
+from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from srt_jax.errors import ModelError
@@ -71,7 +75,13 @@ SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 READABLE_DTYPES = ("F64", *SAFETENSORS_DTYPES.values())
 
 
-def load(directory, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | None = None):
+def load(
+    directory: str | os.PathLike[str],
+    dtype: DTypeLike = jnp.float32,
+    remat: str = "none",
+    kernel: str = "xla",
+    mesh: Mesh | None = None,
+) -> tuple[nnx.GraphDef, nnx.State, ModelConfig]:
     """Reads a Hugging Face directory: (graphdef, float32 parameters, ModelConfig).
 
     dtype, remat and kernel are the decoder's. Parameters are placed on `mesh` (default: whole on the first device), and
@@ -87,11 +97,11 @@ def load(directory, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | 
         tensors = _open(directory, stack)
         _check(tensors, shapes, config, directory)
 
-        def read(path, shape):
+        def read(path: str, shape: jax.ShapeDtypeStruct) -> jax.Array:
             where = sharding.parameter_sharding(mesh, path, shape.shape) if mesh else on_first
             read_already = {}  # devices with the same slice share one copy of it on the host
 
-            def read_once(index):
+            def read_once(index: tuple[slice, ...]) -> np.ndarray:
                 key = str(index)
                 if key not in read_already:
                     read_already[key] = _read_slice(tensors, path, index, shape.shape)
@@ -103,7 +113,7 @@ def load(directory, dtype=jnp.float32, remat="none", kernel="xla", mesh: Mesh | 
     return graphdef, params, config
 
 
-def check(directory) -> None:
+def check(directory: str | os.PathLike[str]) -> None:
     """Raises ModelError unless the weight files contain exactly the tensors of the model in config.json."""
     directory = pathlib.Path(directory)
     config = ModelConfig.from_hf(read_hf_config(directory))
@@ -112,13 +122,13 @@ def check(directory) -> None:
 
 
 def save(
-    directory,
-    params,
+    directory: str | os.PathLike[str],
+    params: nnx.State,
     hf_config: dict,
-    dtype=jnp.bfloat16,
-    tokenizer_from=None,
+    dtype: DTypeLike = jnp.bfloat16,
+    tokenizer_from: str | os.PathLike[str] | None = None,
     extra: dict[str, str] | None = None,
-    before_naming=None,
+    before_naming: Callable[[pathlib.Path, dict], object] | None = None,
 ) -> int:
     """Writes an ordinary Hugging Face directory, under a temporary name until it is complete. Returns its bytes.
 
@@ -153,7 +163,7 @@ def save(
     return sum(f.stat().st_size for f in directory.iterdir())
 
 
-def tensor_names(params):
+def tensor_names(params: nnx.State) -> Iterator[str]:
     """The Hugging Face names of an export, in the order of the layers."""
     flat = dict(flat_paths(params))
     yield "model.embed_tokens.weight"
@@ -163,7 +173,7 @@ def tensor_names(params):
     yield "lm_head.weight"
 
 
-def tensor_shapes(params) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(params: nnx.State) -> dict[str, tuple[int, ...]]:
     """Hugging Face name -> shape of every tensor of an export, in the order of the layers."""
     flat, shapes = dict(flat_paths(params)), {}
     for name in tensor_names(params):
@@ -173,7 +183,7 @@ def tensor_shapes(params) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_tensor(params, name: str, dtype):
+def read_tensor(params: nnx.State, name: str, dtype: DTypeLike) -> jax.Array:
     """One tensor of an export in Hugging Face's layout, on the device; gathered if several processes share it."""
     layer, path, transposed = locate(name)
     flat = dict(flat_paths(params))
@@ -181,24 +191,24 @@ def read_tensor(params, name: str, dtype):
     value = _stored(value, layer, jnp.dtype(dtype), transposed)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         # One gather at a time. With several at once, processes on CPUs may wait for different ones and never end.
-        return jax.block_until_ready(_gather(value.sharding.mesh)(value))
+        return jax.block_until_ready(_gather(cast(NamedSharding, value.sharding).mesh)(value))
     return value
 
 
 @functools.cache
-def _gather(mesh):
+def _gather(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     """One jitted function for all tensors, so that each shape compiles once in a process."""
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "transposed"))
-def _stored(value, layer, dtype, transposed):
+def _stored(value: jax.Array, layer: int | None, dtype: np.dtype, transposed: bool) -> jax.Array:
     """One layer, cast and transposed. Compiles once per shape, not per layer."""
     value = value if layer is None else jax.lax.dynamic_index_in_dim(value, layer, 0, keepdims=False)
     return (value.T if transposed else value).astype(dtype)
 
 
-def locate(name: str):
+def locate(name: str) -> tuple[int | None, str, bool]:
     """Hugging Face name -> (layer or None, our path, transposed). Raises KeyError for a name outside the table."""
     parts = name.split(".")
     layer = int(parts[2]) if name.startswith("model.layers.") else None
@@ -239,7 +249,7 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
     return found
 
 
-def _open(directory: pathlib.Path, stack) -> dict:
+def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict:
     """Tensor name -> lazily read slice. If there is an index, only the files that it lists are read."""
     index = directory / INDEX
     weight_map = _weight_map(index) if index.exists() else None
@@ -274,7 +284,7 @@ def _missing(directory: pathlib.Path, file: str, named: bool) -> str:
     return f"{directory / file} does not exist: copy the model directory again."
 
 
-def _check(tensors, shapes, config: ModelConfig, directory) -> None:
+def _check(tensors: dict[str, Any], shapes: nnx.State, config: ModelConfig, directory: str | os.PathLike[str]) -> None:
     for name, tensor in tensors.items():
         if tensor.get_dtype() not in READABLE_DTYPES and IGNORED not in name:
             raise ModelError(
@@ -304,18 +314,18 @@ def _check(tensors, shapes, config: ModelConfig, directory) -> None:
         )
 
 
-def _equal(a, b, rows: int = 4096) -> bool:
+def _equal(a: Any, b: Any, rows: int = 4096) -> bool:
     """Whether two lazily read matrices are equal; reads a few rows at a time."""
     size = a.get_shape()[0]
     parts = [slice(i, min(i + rows, size)) for i in range(0, size, rows)]
     return a.get_shape() == b.get_shape() and all(np.array_equal(a[part], b[part], equal_nan=True) for part in parts)
 
 
-def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
+def _read_slice(tensors: dict[str, Any], path: str, index: tuple[slice, ...], shape: Sequence[int]) -> np.ndarray:
     """Reads the slice `index` of a parameter, layer by layer, as float32."""
     hf_name, transposed = next((name, t) for name, p, t in TABLE if p == path)
 
-    def one(name, at):
+    def one(name: str, at: tuple[slice, ...]) -> np.ndarray:
         at = at[::-1] if transposed else at
         value = np.asarray(tensors[name][at], np.float32)
         if not np.isfinite(value).all():
@@ -336,7 +346,7 @@ def _read_slice(tensors, path: str, index, shape) -> np.ndarray:
     return out
 
 
-def _write_shards(directory: pathlib.Path, params, dtype) -> dict[str, dict]:
+def _write_shards(directory: pathlib.Path, params: nnx.State, dtype: np.dtype) -> dict[str, dict]:
     """Writes all tensors at their final offsets, WRITERS at a time. Returns the `tensors` of `save`."""
     shards = _plan_shards(tensor_shapes(params), dtype.itemsize)
     descriptors, tensors = {}, {}
@@ -353,11 +363,11 @@ def _write_shards(directory: pathlib.Path, params, dtype) -> dict[str, dict]:
                 tensors[name] = {"file": file, "offset": offset, "dtype": dtype.name, "shape": list(shape)}
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(WRITERS))
 
-        def write(name, value):
+        def write(name: str, value: jax.Array) -> None:
             try:
                 data = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
                 _write_at(descriptors[tensors[name]["file"]], tensors[name]["offset"], data)
-                tensors[name]["xxh3_64"] = xxhash.xxh3_64_hexdigest(data)
+                tensors[name]["xxh3_64"] = xxhash.xxh3_64_hexdigest(data.data)
             finally:
                 slots.release()
 
@@ -392,9 +402,10 @@ def _plan_shards(shapes: dict, itemsize: int) -> dict[str, dict]:
     return {f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards)}
 
 
-def _header(shapes: dict, dtype) -> tuple[bytes, list[int]]:
+def _header(shapes: dict, dtype: np.dtype) -> tuple[bytes, list[int]]:
     """(header of a safetensors file, end of each tensor in bytes after the header)."""
-    entries, ends, end = {"__metadata__": {"format": "pt"}}, [], 0
+    entries: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    ends, end = [], 0
     for name, shape in shapes.items():
         start, end = end, end + math.prod(shape) * dtype.itemsize
         entries[name] = {"dtype": SAFETENSORS_DTYPES[dtype.name], "shape": shape, "data_offsets": [start, end]}
@@ -406,5 +417,5 @@ def _header(shapes: dict, dtype) -> tuple[bytes, list[int]]:
 
 def _write_at(descriptor: int, offset: int, data: np.ndarray) -> None:
     while len(data):
-        written = os.pwrite(descriptor, data, offset)
+        written = os.pwrite(descriptor, data.data, offset)
         offset, data = offset + written, data[written:]

@@ -36,7 +36,7 @@ class Instruction:
     def attribute(self, key: str) -> str | None:
         """The name of the computation in `key=%name`; None where the attribute is missing."""
         found = re.search(rf"\b{key}=%?([\w.-]+)", self.attributes)
-        return found and found.group(1)
+        return found.group(1) if found else None
 
     @property
     def op_name(self) -> str:

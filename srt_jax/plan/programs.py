@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import re
 import time
+from collections.abc import Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -35,8 +36,8 @@ class Compiled:
 
     fits: bool
     bytes: dict[str, float | None]
-    collective_bytes: dict[str, float]
-    collective_calls: dict[str, float]
+    collective_bytes: Mapping[str, float]
+    collective_calls: Mapping[str, float]
     seconds: float
 
 

@@ -66,7 +66,7 @@ def answer_information(keys: Keys) -> float:
     log P. It is 0 where all prompts have the same distribution of answers, as after a collapse into one answer.
     """
     per_prompt = [collections.Counter(row) for row in keys]
-    pooled = collections.Counter()
+    pooled: dict[object, float] = collections.defaultdict(float)
     for row, counts in zip(keys, per_prompt):
         for key, count in counts.items():
             pooled[key] += count / len(row) / len(keys)
@@ -260,4 +260,7 @@ def kl_apart(
     """
     log_ratio = reference.astype(np.float64) - logprobs
     k3 = np.expm1(log_ratio) - log_ratio
-    return tuple(float(k3[mask].mean()) if mask.any() else NAN for mask in (response & answer, response & ~answer))
+    of_answer, of_reasoning = (
+        float(k3[mask].mean()) if mask.any() else NAN for mask in (response & answer, response & ~answer)
+    )
+    return of_answer, of_reasoning

@@ -53,7 +53,7 @@ def grade(
     grader: Grader,
     settings: LabelSettings = BY_VOTE,
     lengths: Sequence[int] | None = None,
-    stopped: Sequence[bool] | None = None,
+    stopped: Sequence[bool] | np.ndarray | None = None,
     responses: Sequence[str] = (),
 ) -> Graded:
     """The grading of the n answers to one problem: vote, label, rewards and true rewards.
@@ -152,7 +152,7 @@ def true_rewards(problem: Problem, answers: Answers, grader: Grader) -> np.ndarr
 # ---- length (DAPO, Yu et al. 2025)
 
 
-def overlong_penalty(lengths: Sequence[int], max_tokens: int, buffer: int) -> np.ndarray:
+def overlong_penalty(lengths: Sequence[int] | np.ndarray, max_tokens: int, buffer: int) -> np.ndarray:
     """DAPO eq. 13: 0 up to max_tokens - buffer, then falling linearly to -1 at max_tokens; float32, like lengths.
 
     buffer 0: no penalty. A response that was cut has max_tokens, and so the whole penalty.
@@ -162,7 +162,7 @@ def overlong_penalty(lengths: Sequence[int], max_tokens: int, buffer: int) -> np
     return np.clip((max_tokens - buffer - np.asarray(lengths)) / buffer, -1, 0).astype(np.float32)
 
 
-def kept(stopped: Sequence[bool], drop_truncated: bool) -> np.ndarray:
+def kept(stopped: Sequence[bool] | np.ndarray, drop_truncated: bool) -> np.ndarray:
     """bool, like stopped: does the response count in the loss? drop_truncated: only if it stopped (DAPO, section 3.4).
 
     A response that is not kept still votes, and its reward stays in the baseline of the others.

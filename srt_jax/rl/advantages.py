@@ -26,7 +26,7 @@ GRPO_EPS = 1e-6
 WHITEN_EPS = 1e-8
 
 
-def centred(values, mean, counted=True, axis=None):
+def centred(values: jax.Array, mean: jax.Array, counted: jax.Array | bool = True, axis: int | None = None) -> jax.Array:
     """values - mean, and exactly 0 for values like those that are counted where all of these are equal.
 
     mean and counted (bool) broadcast to values; the mean is over `axis`, None: over all. A value that is not finite
@@ -38,7 +38,7 @@ def centred(values, mean, counted=True, axis=None):
     return jnp.where(lowest == highest, values - highest, values - mean)
 
 
-def rloo(returns):
+def rloo(returns: jax.Array) -> jax.Array:
     """Leave-one-out baseline: A_i = R_i - mean of the other R_j of the prompt.
 
     SRT v1, appendix B.1; Ahmadian et al. 2024. returns [P, n] with n >= 2 -> advantages [P, n].
@@ -47,12 +47,12 @@ def rloo(returns):
     return dr_grpo(returns) * (n / (n - 1))
 
 
-def dr_grpo(returns):
+def dr_grpo(returns: jax.Array) -> jax.Array:
     """A_i = R_i - mean R of the prompt, without GRPO's division (Liu et al. 2025, Dr. GRPO)."""
     return centred(returns, returns.mean(1, keepdims=True), axis=1)
 
 
-def grpo(returns):
+def grpo(returns: jax.Array) -> jax.Array:
     """A_i = (R_i - mean R) / (std R + eps) over the prompt's samples (Shao et al. 2024, section 4.1.2).
 
     The standard deviation is the sample's (n - 1), as in verl and TRL. Equal returns give advantage 0.
@@ -60,31 +60,35 @@ def grpo(returns):
     return dr_grpo(returns) / (jnp.std(returns, axis=1, keepdims=True, ddof=1) + GRPO_EPS)
 
 
-def reinforce(returns):
+def reinforce(returns: jax.Array) -> jax.Array:
     """No baseline: A_i = R_i (Williams 1992)."""
     return returns
 
 
-def reinforce_baseline(returns, trained):
+def reinforce_baseline(returns: jax.Array, trained: jax.Array) -> jax.Array:
     """A_i = R_i - mean R of the batch, over the rollouts that are trained on (Williams 1992). trained [P, n] bool."""
     return centred(returns, (returns * trained).sum() / jnp.maximum(trained.sum(), 1), trained)
 
 
-def returns_to_come(rewards, kl, kl_coef, rollout):
+def returns_to_come(rewards: jax.Array, kl: jax.Array, kl_coef: float, rollout: jax.Array) -> jax.Array:
     """R_t = r - kl_coef * sum_{u >= t} kl_u: REINFORCE++'s return of each token, with discount 1 (Hu 2025, section 3).
 
     All [..., S]: rewards of the tokens' responses; kl, 0 outside the responses; rollout, the number of the response
     that a token belongs to, so that the sum ends where the next one in the row begins.
     """
 
-    def join(later, earlier):  # (sum up to the end of the part or of its first rollout, does a rollout end in it?)
+    def join(
+        later: tuple[jax.Array, jax.Array], earlier: tuple[jax.Array, jax.Array]
+    ) -> tuple[
+        jax.Array, jax.Array
+    ]:  # (sum up to the end of the part or of its first rollout, does a rollout end in it?)
         return jnp.where(earlier[1], earlier[0], earlier[0] + later[0]), earlier[1] | later[1]
 
     last = rollout != jnp.roll(rollout, -1, -1)
     return rewards - kl_coef * jax.lax.associative_scan(join, (kl, last), reverse=True, axis=kl.ndim - 1)[0]
 
 
-def whiten(values, mask):
+def whiten(values: jax.Array, mask: jax.Array) -> jax.Array:
     """(x - mean) / sqrt(variance + eps) over all tokens of the mask: REINFORCE++'s normalisation (Hu 2025, section 3).
 
     values and mask [..., S]; the variance is the population's. Equal values give 0.

@@ -4,6 +4,7 @@ The batch's shapes depend on the config only, never on a step's lengths: one com
 """
 
 import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from srt_jax.model import sharding
 from srt_jax.rollout.sampler import Rollouts
@@ -31,7 +33,7 @@ class Layout:
     minibatches_per_step: int = 1
     packing: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.packing and len(self.length_buckets) > 1:
             raise ValueError(f"length_buckets is {self.length_buckets}: packed rows all have one length, so give one.")
         if self.prompts_per_step % self.minibatches_per_step:
@@ -61,10 +63,13 @@ class Layout:
         return self.microbatches // self.minibatches_per_step
 
     @classmethod
-    def of(cls, batch) -> "Layout":
+    def of(cls, batch: ConfigDict) -> "Layout":
         """From the config's section `batch`."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: batch[name] for name in names} | {"length_buckets": tuple(batch.length_buckets)})
+
+
+Leaf = Any  # jax.Array; np.ndarray before it is placed; a sharding or a shape in trees of those
 
 
 @flax.struct.dataclass
@@ -80,15 +85,15 @@ class Batch:
     first, in each mini-batch; the rest of its M / K is empty. temperature: of the loss's distribution.
     """
 
-    tokens: jax.Array
-    rollout: jax.Array
-    response: jax.Array
-    sampler_logprobs: jax.Array
-    rewards: jax.Array
-    labelled: jax.Array
-    kept: jax.Array
-    counts: jax.Array
-    temperature: jax.Array
+    tokens: Leaf
+    rollout: Leaf
+    response: Leaf
+    sampler_logprobs: Leaf
+    rewards: Leaf
+    labelled: Leaf
+    kept: Leaf
+    counts: Leaf
+    temperature: Leaf
 
 
 def collate(
@@ -108,7 +113,14 @@ def collate(
     return sharding.place(batch, batch_sharding(mesh))
 
 
-def assemble(rollouts: Rollouts, rewards, labelled, layout: Layout, temperature: float = 1.0, kept=None) -> Batch:
+def assemble(
+    rollouts: Rollouts,
+    rewards: np.ndarray,
+    labelled: np.ndarray,
+    layout: Layout,
+    temperature: float = 1.0,
+    kept: np.ndarray | None = None,
+) -> Batch:
     """The batch as NumPy arrays. Mini-batch k holds the k-th share of the prompts."""
     prompts, n, _ = rollouts.tokens.shape
     if (prompts, n) != (layout.prompts_per_step, layout.samples_per_prompt):
@@ -141,7 +153,7 @@ def assemble(rollouts: Rollouts, rewards, labelled, layout: Layout, temperature:
     )
 
 
-def arrange(lengths, layout: Layout):
+def arrange(lengths: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where each sequence of a step goes: lengths [P * n] -> (its row of M * m, its start there, counts [K, buckets]).
 
     Each mini-batch has as many rows as sequences; those it does not need come last.
@@ -159,14 +171,14 @@ def arrange(lengths, layout: Layout):
     return rows, starts, np.array(counts, np.int32)
 
 
-def one_per_row(lengths):
+def one_per_row(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(row, start) of each sequence, in order of length: micro-batches hold rows of similar length."""
     rows = np.empty_like(lengths)
     rows[np.argsort(lengths, kind="stable")] = np.arange(len(lengths))
     return rows, np.zeros_like(lengths)
 
 
-def first_fit(lengths, size: int):
+def first_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """(row, start) of each sequence in rows of `size` tokens: the longest first, each into the first row with room.
 
     First-fit decreasing needs at most 11/9 of the fewest rows possible, + 6/9 (Dosa 2007).

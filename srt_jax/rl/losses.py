@@ -4,13 +4,14 @@ A loss is a sum of weighted token terms; the weights' common denominator is divi
 so that micro-batches, padding and sharding change nothing but rounding.
 """
 
+import jax
 import jax.numpy as jnp
 
 KL_CLAMP = 10.0  # of one token's k3, as the released SRT code does
 LOG_RATIO_CLAMP = 20.0  # as verl does: exp() of more overflows
 
 
-def k1(logprobs, reference_logprobs):
+def k1(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
     """log p - log q per token: the plain estimate of KL(policy || reference), of either sign.
 
     As a term of the reward its gradient is, on average, that of the sequences' reverse KL divergence; as a term of the
@@ -19,7 +20,7 @@ def k1(logprobs, reference_logprobs):
     return logprobs - reference_logprobs
 
 
-def k2(logprobs, reference_logprobs):
+def k2(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
     """(log p - log q)^2 / 2 per token: biased, never negative.
 
     As a term of the loss its gradient is, on average, that of each token's reverse KL divergence with its prefix given.
@@ -28,7 +29,7 @@ def k2(logprobs, reference_logprobs):
     return 0.5 * jnp.square(logprobs - reference_logprobs)
 
 
-def k3(logprobs, reference_logprobs):
+def k3(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
     """q/p - 1 - log(q/p) per token: unbiased, never negative, clamped to +-10 (Schulman 2020).
 
     As a term of the loss its gradient is, on average, that of each token's forward KL divergence, KL(q || p), with its
@@ -43,8 +44,13 @@ KL_ESTIMATES = {"k1": k1, "k2": k2, "k3": k3}
 
 
 def clipped_policy_gradient(
-    logprobs, old_logprobs, advantages, clip_low: float, clip_high: float, dual_clip: float = 0.0
-):
+    logprobs: jax.Array,
+    old_logprobs: jax.Array,
+    advantages: jax.Array,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float = 0.0,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)), ratio = p / p_old (PPO, Schulman et al. 2017, eq. 7).
 
     clip_high > clip_low is DAPO's clip-higher (Yu et al. 2025, section 3.1). With dual_clip > 1 the loss of a token
@@ -61,7 +67,7 @@ def clipped_policy_gradient(
     return jnp.where(above, -advantages * dual_clip, value), clipped, above.astype(jnp.float32)
 
 
-def importance_weight(trainer_logprobs, sampler_logprobs, cap: float):
+def importance_weight(trainer_logprobs: jax.Array, sampler_logprobs: jax.Array, cap: float) -> jax.Array:
     """min(p_trainer / p_sampler, cap) per token: truncated importance sampling of the rollouts (Yao et al. 2025).
 
     Both are of the weights before the update: it corrects for a sampler that computes otherwise, or is a step behind.
@@ -69,7 +75,7 @@ def importance_weight(trainer_logprobs, sampler_logprobs, cap: float):
     return jnp.minimum(jnp.exp(trainer_logprobs - sampler_logprobs), cap)
 
 
-def row_weights(tokens, aggregation: str, scale: float = 0.0):
+def row_weights(tokens: jax.Array, aggregation: str, scale: float = 0.0) -> tuple[jax.Array, jax.Array]:
     """Weight of each response token in the loss, by row, and the denominator of their sum.
 
     tokens [..., B] response tokens of each sequence of a mini-batch, 0 where it does not count. The names are verl's:

@@ -1,5 +1,8 @@
 """Inside the jitted update: loops over the micro-batches of a batch, and the way between its tokens and its prompts."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
@@ -8,8 +11,11 @@ from jax.sharding import PartitionSpec as P
 from srt_jax.model import sharding
 from srt_jax.rl.collate import Batch, Layout
 
+Carry = TypeVar("Carry")  # a pytree
+Tree = TypeVar("Tree")  # a pytree of arrays
 
-def fold(body, carry, counts, layout: Layout, minibatch=0):
+
+def fold(body: Callable, carry: Carry, counts: jax.Array, layout: Layout, minibatch: jax.Array | int = 0) -> Carry:
     """carry = body(carry, i, length) for every micro-batch i of a mini-batch, in order.
 
     `length` is the bucket of micro-batch i, a Python number: the body is traced once per bucket. How many micro-batches
@@ -25,28 +31,28 @@ def fold(body, carry, counts, layout: Layout, minibatch=0):
     return carry
 
 
-def cut(tree, i, length: int, mesh: Mesh):
+def cut(tree: Tree, i: jax.Array, length: int, mesh: Mesh) -> Tree:
     """Micro-batch i of token arrays [M, m, S], cut to `length`: every row stays on its own device."""
     rows = NamedSharding(mesh, P(sharding.ROWS))
 
-    def one(x):
+    def one(x: jax.Array) -> jax.Array:
         x = jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
         return jax.lax.with_sharding_constraint(x[:, :length], rows)
 
     return jax.tree.map(one, tree)
 
 
-def put(x, i, part):
+def put(x: jax.Array, i: jax.Array, part: jax.Array) -> jax.Array:
     """[M, m, S] with the first positions of micro-batch i set to part [m, length]."""
     return jax.lax.dynamic_update_slice(x, part[None], (i, 0, 0))
 
 
-def to_tokens(values, batch: Batch):
+def to_tokens(values: jax.Array, batch: Batch) -> jax.Array:
     """One number per rollout -> that number on each of its response tokens, 0 elsewhere: [P, n] -> [M, m, S]."""
     return jnp.where(batch.response, values.reshape(-1)[batch.rollout], 0)
 
 
-def to_prompts(values, batch: Batch):
+def to_prompts(values: jax.Array, batch: Batch) -> jax.Array:
     """Sums of token values over each rollout, its prompt included: [M, m, S] -> [P, n]."""
     sums = (
         jnp.zeros(batch.rewards.size, values.dtype)
@@ -56,7 +62,7 @@ def to_prompts(values, batch: Batch):
     return sums.reshape(batch.rewards.shape)
 
 
-def padding(batch: Batch, layout: Layout):
+def padding(batch: Batch, layout: Layout) -> jax.Array:
     """Share of the computed tokens that are padding."""
     lengths = jnp.array(sorted(layout.length_buckets), jnp.float32)
     computed = (batch.counts * lengths).sum() * layout.microbatch_sequences

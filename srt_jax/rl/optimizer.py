@@ -1,5 +1,6 @@
 """AdamW, its learning-rate schedule, and the training state."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -7,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from ml_collections import ConfigDict
 
 from srt_jax.model import sharding
 
@@ -21,7 +25,7 @@ class TrainState:
 
     params: Any
     opt_state: Any
-    step: jax.Array
+    step: Any
 
 
 def learning_rate_schedule(
@@ -67,7 +71,7 @@ def make_optimizer(
     )
 
 
-def experiment_optimizer(config) -> optax.GradientTransformation:
+def experiment_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimizer of an experiment's config."""
     c = config.optimizer
     schedule = learning_rate_schedule(
@@ -84,21 +88,21 @@ def experiment_optimizer(config) -> optax.GradientTransformation:
 class LearningRateState(NamedTuple):
     """Updates made, and the rate of the last one."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # tuple has a method of this name
     learning_rate: jax.Array
 
 
 def scale_by_learning_rate(schedule: optax.Schedule) -> optax.GradientTransformation:
     """Optax's transformation of this name, with a state that tells the rate, for the log."""
 
-    def rate(count):
+    def rate(count: jax.Array) -> jax.Array:
         return jnp.asarray(schedule(count), jnp.float32)
 
-    def init(params):
+    def init(params: optax.Params) -> Any:
         count = jnp.zeros((), jnp.int32)
         return LearningRateState(count, rate(count))
 
-    def update(updates, state, params=None):
+    def update(updates: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple[optax.Updates, Any]:
         now = rate(state.count)
         return jax.tree.map(lambda u: -now * u, updates), LearningRateState(optax.safe_increment(state.count), now)
 
@@ -112,14 +116,14 @@ def store_moments_in_bf16(adam: optax.GradientTransformation) -> optax.GradientT
     resolution, so that rounding to nearest would never let it fall.
     """
 
-    def convert(state, dtype, rounded):
+    def convert(state: Any, dtype: DTypeLike, rounded: Callable) -> Any:
         moment = jax.tree.map(lambda x: x.astype(dtype), state.mu)
         return state._replace(mu=moment, nu=rounded(state.nu))
 
-    def init(params):
+    def init(params: optax.Params) -> Any:
         return convert(adam.init(params), jnp.bfloat16, lambda nu: jax.tree.map(lambda x: x.astype(jnp.bfloat16), nu))
 
-    def update(updates, state, params=None):
+    def update(updates: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple[optax.Updates, Any]:
         wide = convert(state, jnp.float32, lambda nu: jax.tree.map(lambda x: x.astype(jnp.float32), nu))
         updates, wide = adam.update(updates, wide, params)
         key = jax.random.fold_in(jax.random.key(0), wide.count)
@@ -128,24 +132,24 @@ def store_moments_in_bf16(adam: optax.GradientTransformation) -> optax.GradientT
     return optax.GradientTransformation(init, update)
 
 
-def _round_stochastically(tree, key):
+def _round_stochastically(tree: optax.Params, key: jax.Array) -> optax.Params:
     """float32 -> bfloat16, up or down with probabilities that make the mean exact."""
 
-    def one(x, key):
+    def one(x: Any, key: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16)
         return jax.lax.bitcast_convert_type(bits & np.uint32(0xFFFF0000), jnp.float32).astype(jnp.bfloat16)
 
     leaves, structure = jax.tree.flatten(tree)
-    return structure.unflatten(map(one, leaves, jax.random.split(key, len(leaves))))
+    return jax.tree.unflatten(structure, map(one, leaves, jax.random.split(key, len(leaves))))
 
 
-def abstract_state(params, optimizer, mesh: Mesh) -> TrainState:
+def abstract_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state; params: arrays, or abstract arrays with shardings.
 
     The optimizer's moments lie beside their parameters, on the same devices.
     """
 
-    def describe(x, where):
+    def describe(x: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
     everywhere = sharding.replicated(mesh)
@@ -162,7 +166,7 @@ def abstract_state(params, optimizer, mesh: Mesh) -> TrainState:
     )
 
 
-def init_state(params, optimizer, mesh: Mesh) -> TrainState:
+def init_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(params, optimizer, mesh))
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)

@@ -51,12 +51,12 @@ class Passes:
     mesh: Mesh
     shardings: Any
 
-    def score(self, params, batch: Batch):
+    def score(self, params: nnx.State, batch: Batch) -> jax.Array:
         """Log-probs [M, m, S] of the whole batch."""
         layout = self.config.layout
         arrays = Rows(batch.tokens, batch.rollout, *(None,) * 6)
 
-        def body(scores, i, length):
+        def body(scores: jax.Array, i: jax.Array, length: int) -> Any:
             micro = microbatches.cut(arrays, i, length, self.mesh)
             return microbatches.put(scores, i, self._logprobs(params, micro, batch.temperature)[0])
 
@@ -67,13 +67,15 @@ class Passes:
             jnp.zeros_like(batch.sampler_logprobs),
         )
 
-    def gradients(self, params, rows: Rows, batch: Batch, minibatch):
+    def gradients(
+        self, params: nnx.State, rows: Rows, batch: Batch, minibatch: jax.Array
+    ) -> tuple[nnx.State, dict[str, jax.Array]]:
         """Sums over the micro-batches of a mini-batch: float32 gradients of the loss, and a dict of scalars."""
 
-        def loss_of(params, micro):
+        def loss_of(params: nnx.State, micro: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
             return loss(self.config, micro, *self._logprobs(params, micro, batch.temperature))
 
-        def body(carry, i, length):
+        def body(carry: tuple, i: jax.Array, length: int) -> Any:
             grads, sums = carry
             micro = microbatches.cut(rows, i, length, self.mesh)
             (_, measured), new = jax.value_and_grad(loss_of, has_aux=True)(params, micro)
@@ -85,7 +87,7 @@ class Passes:
         sums = dict.fromkeys(MEASURED, jnp.zeros(()))
         return microbatches.fold(body, (zeros, sums), batch.counts, self.config.layout, minibatch)
 
-    def _logprobs(self, params, micro: Rows, temperature):
+    def _logprobs(self, params: nnx.State, micro: Rows, temperature: jax.Array) -> tuple[jax.Array, ...]:
         """Log-prob and entropy [m, S] at the position of the token they are of.
 
         The first token of a row has zeros, of a further sequence in it numbers without a meaning: it is a prompt's.
@@ -100,7 +102,9 @@ class Passes:
         return tuple(jnp.pad(v, ((0, 0), (1, 0))) for v in values)
 
 
-def loss(config: UpdateConfig, micro: Rows, new, entropy):
+def loss(
+    config: UpdateConfig, micro: Rows, new: jax.Array, entropy: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(loss of a micro-batch, what is measured of it); new log-probs and entropy [m, S]."""
     trained, counted = micro.trained, micro.weights > 0
     own = jax.lax.stop_gradient(new)

@@ -10,9 +10,12 @@ label have weight zero everywhere, unless `unlabelled` is zero_advantage. If not
 step is not finite, the state comes back as it was before the step.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jax.sharding import Mesh
 
 from srt_jax.model import sharding
@@ -23,7 +26,9 @@ from srt_jax.rl.passes import MEASURED, Passes, Rows, add
 from srt_jax.rl.update_config import UpdateConfig
 
 
-def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: TrainState):
+def make_update(
+    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, config: UpdateConfig, mesh: Mesh, state: TrainState
+) -> jax.stages.Wrapped:
     """update(state, reference_params, batch) -> (state, metrics): one program for every step; donates the state.
 
     `state` (arrays or abstract arrays with shardings) fixes where the new state lies. Metrics are scalars, means over
@@ -40,7 +45,7 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
     state_sharding = jax.tree.map(lambda x: x.sharding, state)
     passes = Passes(graphdef, config, mesh, state_sharding.params)
 
-    def update(state: TrainState, reference, batch: Batch):
+    def update(state: TrainState, reference: nnx.State | None, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         old, of_reference = None, None
         if config.scores_policy:
             old = passes.score(state.params, batch)
@@ -50,7 +55,7 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
             of_reference = passes.score(reference, batch)
         rows, denominators, sequences, metrics = _prepare(config, batch, old, of_reference)
 
-        def one(u, carry):
+        def one(u: Any, carry: tuple) -> tuple:
             current, sums = carry
             minibatch = u % layout.minibatches_per_step
             grads, measured = passes.gradients(current.params, rows, batch, minibatch)
@@ -81,7 +86,7 @@ def make_update(graphdef, optimizer, config: UpdateConfig, mesh: Mesh, state: Tr
     return jax.jit(update, donate_argnums=0, out_shardings=(state_sharding, sharding.replicated(mesh)))
 
 
-def _prepare(config: UpdateConfig, batch: Batch, old, of_reference):
+def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_reference: jax.Array | None) -> tuple:
     """(rows, denominators [K] of the mini-batches' losses, number of trained sequences, metrics of the rewards)."""
     labelled = batch.labelled if config.objective == "policy_gradient" else jnp.ones_like(batch.labelled)
     trained = labelled[:, None] & batch.kept  # [P, n]
@@ -120,7 +125,9 @@ def _prepare(config: UpdateConfig, batch: Batch, old, of_reference):
     return rows, denominators, sequences, metrics
 
 
-def _token_advantages(config: UpdateConfig, batch: Batch, trained, kl, mask):
+def _token_advantages(
+    config: UpdateConfig, batch: Batch, trained: jax.Array, kl: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """(returns [P, n], advantages [M, m, S], 0 on tokens without one)."""
     # Not a product with the mask: an unlabelled prompt's reward may be NaN.
     rewards = jnp.where(batch.labelled[:, None], batch.rewards, 0.0)
@@ -134,7 +141,7 @@ def _token_advantages(config: UpdateConfig, batch: Batch, trained, kl, mask):
     return returns, values * mask
 
 
-def _measured_metrics(config: UpdateConfig, rows: Rows, sequences, sums: dict) -> dict:
+def _measured_metrics(config: UpdateConfig, rows: Rows, sequences: jax.Array, sums: dict) -> dict:
     """Means over the updates of a step, and over the tokens that each of its epochs saw."""
     tokens = jnp.maximum((rows.weights > 0).sum(), 1) * config.epochs_per_step
     trained = jnp.maximum(rows.trained.sum(), 1) * config.epochs_per_step
@@ -157,10 +164,10 @@ def _measured_metrics(config: UpdateConfig, rows: Rows, sequences, sums: dict) -
     return metrics
 
 
-def _moved_bf16(old, new):
+def _moved_bf16(old: nnx.State, new: nnx.State) -> Any:
     """Fraction of the parameters whose bfloat16 rounding changed: what a bf16 sampler sees of the update."""
 
-    def moved(a, b):
+    def moved(a: jax.Array, b: jax.Array) -> jax.Array:
         return (a.astype(jnp.bfloat16) != b.astype(jnp.bfloat16)).sum(dtype=jnp.float32)
 
     size = float(sum(x.size for x in jax.tree.leaves(old)))  # a 7B model has more than an int32 can count

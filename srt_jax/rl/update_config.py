@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from ml_collections import ConfigDict
+
 from srt_jax.rl.collate import Layout
 
 
@@ -28,7 +30,7 @@ class UpdateConfig:
     head_chunk_tokens: int = 4096
 
     @classmethod
-    def of(cls, config) -> "UpdateConfig":
+    def of(cls, config: ConfigDict) -> "UpdateConfig":
         """From the config of an experiment."""
         rl = (
             "objective",

@@ -3,9 +3,10 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+from flax import nnx
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +46,27 @@ class Rollouts:
         """Token ids without padding of all P x n responses, prompt by prompt."""
         return [response for row in self.responses() for response in row]
 
-    def take(self, indices) -> "Rollouts":
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Rollouts":
         """These prompts, in this order."""
         indices = np.asarray(indices, np.int64)
         return dataclasses.replace(
-            self, prompts=[self.prompts[i] for i in indices], **{name: getattr(self, name)[indices] for name in ARRAYS}
+            self,
+            prompts=[self.prompts[i] for i in indices],
+            tokens=self.tokens[indices],
+            lengths=self.lengths[indices],
+            logprobs=self.logprobs[indices],
+            stopped=self.stopped[indices],
         )
 
     def first(self, n: int) -> "Rollouts":
         """The first n samples of every prompt."""
-        return dataclasses.replace(self, **{name: getattr(self, name)[:, :n] for name in ARRAYS})
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens[:, :n],
+            lengths=self.lengths[:, :n],
+            logprobs=self.logprobs[:, :n],
+            stopped=self.stopped[:, :n],
+        )
 
     @staticmethod
     def join(parts: Sequence["Rollouts"]) -> "Rollouts":
@@ -64,7 +76,10 @@ class Rollouts:
         return dataclasses.replace(
             parts[0],
             prompts=[prompt for part in parts for prompt in part.prompts],
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS},
+            tokens=np.concatenate([part.tokens for part in parts]),
+            lengths=np.concatenate([part.lengths for part in parts]),
+            logprobs=np.concatenate([part.logprobs for part in parts]),
+            stopped=np.concatenate([part.stopped for part in parts]),
         )
 
 
@@ -79,7 +94,7 @@ class Sampler(Protocol):
 
     report: dict[str, float]
 
-    def load(self, params: Any, version: int) -> None:
+    def load(self, params: nnx.State, version: int) -> None:
         """Sample from these parameters from now on."""
 
     def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
@@ -90,7 +105,7 @@ class Sampler(Protocol):
         prompts: Sequence[Sequence[int]],
         n: int,
         sampling: Sampling,
-        seeds: Sequence[int],
+        seeds: Sequence[int] | np.ndarray,
         finished: Finished | None = None,
         advanced: Advanced | None = None,
     ) -> Rollouts:

@@ -93,7 +93,7 @@ def metrics(graded: Sequence[Graded], rollouts: Rollouts) -> dict[str, float]:
     if known.any():
         correct = true_rewards[known].sum(1)
         out[f"avg@{k}"] = float(correct.mean() / k)
-        out[f"maj@{k}"] = float(np.float32([g.majority_correct for g in graded])[known].mean())
+        out[f"maj@{k}"] = float(np.array([g.majority_correct for g in graded], np.float32)[known].mean())
         for j in sorted({1 << i for i in range(1, k.bit_length())} | {k}):
             out[f"pass@{j}"] = float(np.mean([pass_at(k, int(c), j) for c in correct]))
     return out

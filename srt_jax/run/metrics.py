@@ -15,6 +15,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -255,11 +256,12 @@ class Phases:
 class Pace:
     """Estimates the time left of a run from the mean of the last steps, and of all evaluations and checkpoints."""
 
-    def __init__(self, total_steps: int, eval_every: int, save_every: int, evaluations: list[float] = ()):
+    def __init__(self, total_steps: int, eval_every: int, save_every: int, evaluations: Sequence[float] = ()):
         """evaluations: seconds of the evaluations before the run was resumed."""
         self._total, self._eval_every, self._save_every = total_steps, eval_every, save_every
         self._steps = collections.deque(maxlen=RECENT)
-        self._evaluations, self._saves, self._first = list(evaluations), [], None
+        self._evaluations, self._saves = list(evaluations), []
+        self._first: float | None = None
 
     def add(self, seconds: dict[str, float]) -> None:
         """Takes Phases.pop() after a step, or after the evaluation before the first step."""
@@ -315,7 +317,7 @@ class RunLog:
         self._seen, self._last = {tag for record in records for tag in record}, records[-1] if records else {}
         self._board = board.Board(directory, purge_step=last + 1)
         self._warnings = []
-        self._progress = None  # from the first step on
+        self._progress: Progress | None = None  # from the first step on
 
     def introduce(self, config: ConfigDict) -> None:
         """Writes hyper-parameters, charts and the meaning of the curves to TensorBoard."""
@@ -331,7 +333,7 @@ class RunLog:
         values = {name: float(v) for name, v in values.items() if not math.isnan(float(v))}
         values = {name: v for name, v in values.items() if v or name in self._seen or name not in USUALLY_ZERO}
         self._seen |= values.keys()
-        record = {"step": step, **values}
+        record: dict[str, Any] = {"step": step, **values}
         if self._warnings:
             record["warning"] = "\n".join(self._warnings)
             self._board.text("warning", board.paragraphs(self._warnings), step)

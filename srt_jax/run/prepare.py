@@ -7,6 +7,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,7 +34,7 @@ from srt_jax.run import budget
 from srt_jax.run.evaluation import EvalSet
 from srt_jax.run.stop_tokens import skip_when_decoded, stop_ids
 
-HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Model:
     directory: pathlib.Path
     hf_config: dict
     config: ModelConfig
-    tokenizer: object
+    tokenizer: Any
     stop_ids: tuple[int, ...]
     generation_config: dict  # of exports: the directory's own, with stop_ids as eos_token_id
 

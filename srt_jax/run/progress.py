@@ -46,7 +46,8 @@ class Progress:
         self._every, self._clock = (EVERY_LIVE if self._live else every), clock
         self._after, self._percent = after, percent
         self._created = clock()
-        self._first, self._done, self._summary = None, 0.0, ""  # _first: (seconds, done) at which the pace starts
+        self._first: tuple[float, float] | None = None  # (seconds, done) at which the pace starts
+        self._done, self._summary = 0.0, ""
         self._written, self._open = None, False  # time of the last line; whether the cursor is in a line
         self._end, self._paused = None, False  # _end: time of the end, from the last update
         self._begun = False

@@ -62,7 +62,8 @@ def read(path: pathlib.Path, problems: Mapping[str, Problem], grading: Grading) 
         version=int(arrays["version"]),
     )
     chosen = [problems[id] for id in arrays["ids"].tolist()]
-    graded = map(grading, chosen, rollouts.prompts, rollouts.responses(), rollouts.stopped)
+    rows = zip(chosen, rollouts.prompts, rollouts.responses(), rollouts.stopped, strict=True)
+    graded = [grading(*row) for row in rows]
     # Resampling may have taken labels away.
     graded = [dataclasses.replace(g, labelled=bool(flag)) for g, flag in zip(graded, arrays["labelled"], strict=True)]
     return Collected(chosen, rollouts, graded, {"sample": 1.0, "grade": 0.0}, int(arrays["rounds"]))

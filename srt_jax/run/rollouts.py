@@ -35,7 +35,11 @@ class Grading:
     settings: LabelSettings = BY_VOTE
 
     def __call__(
-        self, problem: Problem, prompt: Sequence[int], responses: Sequence[Sequence[int]], stopped: Sequence[bool]
+        self,
+        problem: Problem,
+        prompt: Sequence[int],
+        responses: Sequence[Sequence[int] | np.ndarray],
+        stopped: Sequence[bool] | np.ndarray,
     ) -> Graded:
         """The grading of the n responses (token ids) to one prompt; stopped [n]: did a stop token end the response?"""
         texts = response_texts(responses, self.tokenizer)
@@ -65,7 +69,7 @@ def sample_and_grade(
     prompts: Sequence[Sequence[int]],
     n: int,
     sampling: Sampling,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | np.ndarray,
     advanced: Advanced | None = None,
 ) -> Collected:
     """n graded responses to each problem.

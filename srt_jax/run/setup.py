@@ -18,6 +18,7 @@ from srt_jax.model import sharding
 from srt_jax.rl.collate import abstract_batch
 from srt_jax.rl.optimizer import experiment_optimizer, init_state
 from srt_jax.rl.update import UpdateConfig, make_update
+from srt_jax.rollout.sampler import Sampler
 from srt_jax.run import budget, metrics
 from srt_jax.run.checkpoint import Checkpoints, check_same_run
 from srt_jax.run.collapse import Detector
@@ -40,10 +41,10 @@ class Run:
     reference: Any
     update_config: UpdateConfig
     update: Any
-    sampler: Any
+    sampler: Sampler
     grader: Grader
     grading: Grading  # of training rollouts
-    log: metrics.RunLog
+    log: metrics.RunLog | metrics.NoLog
     checkpoints: Checkpoints
     record: dict  # identity of the run; evaluations so far by step; seconds by phase
     detector: Detector  # of a collapse; it has seen all the steps so far

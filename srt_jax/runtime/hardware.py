@@ -68,4 +68,6 @@ def device_memory(device, local_devices: int) -> float | None:
         return machine_memory() / local_devices
     limit = (device.memory_stats() or {}).get("bytes_limit")
     chip = chip_of(device.device_kind)
-    return float(limit) if limit else chip and chip.memory
+    if limit:
+        return float(limit)
+    return chip.memory if chip else None

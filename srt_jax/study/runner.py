@@ -56,7 +56,7 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
         b = run.config.batch
         sequences = b.prompts_per_step * (b.votes_per_prompt or b.samples_per_prompt)
         found = table.rows_of_run(records, sequences, run.teacher_responses)
-        about = {
+        about: dict[str, str | float] = {
             "key": run.key,
             "arm": run.arm,
             "setting": run.setting,

@@ -6,19 +6,24 @@ and values are computed once and copied into a slot with each of its requests. L
 Q = P * n requests, W slots, S prompt tokens, T response tokens, C = S + T cached tokens of a slot.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.sharding import PartitionSpec as Spec
 
 from srt_jax.model import attention, sharding
 from srt_jax.model.memory import PREFILL_TOKENS
 from srt_jax.rollout.jax.decoding import Fixed, gathered_shardings, next_logits, prefill, split_layers
+from srt_jax.rollout.jax.prompts import Prompts
 from srt_jax.rollout.jax.sampling import draw, sample_keys
+from srt_jax.rollout.sampler import Sampling
 
 ROWS = Spec(sharding.ROWS)
 KV = Spec(None, sharding.ROWS, "tensor")  # where a cache [L, rows, K, ...] lies
@@ -36,7 +41,7 @@ class State:
     request: jax.Array
     token: jax.Array
     t: jax.Array
-    kv: list[tuple[jax.Array, jax.Array]]
+    kv: list[tuple[jax.Array, ...]]
     next: jax.Array
     steps: jax.Array
     tokens: jax.Array
@@ -45,7 +50,18 @@ class State:
     stopped: jax.Array
 
 
-def begin(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids, num_slots):
+def begin(
+    params: nnx.State,
+    prompts: Prompts,
+    temperature: jax.Array,
+    *,
+    graphdef: nnx.GraphDef,
+    mesh: Mesh,
+    n: int,
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+    num_slots: int,
+) -> tuple[Fixed, State]:
     """Prefill, and the first requests in their slots: (what stays fixed while decoding, State of every shard)."""
     del temperature, stop_ids
     config = nnx.merge(graphdef, params).config
@@ -64,7 +80,17 @@ def begin(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids
     return Fixed(weights, prompt_kv, (graphs, mesh)), first(prompts, prompt_kv, kv)
 
 
-def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampling, stop_ids):
+def advance(
+    fixed: Fixed,
+    prompts: Prompts,
+    state: State,
+    temperature: jax.Array,
+    until: jax.Array,
+    *,
+    n: int,
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+) -> tuple[State, jax.Array]:
     """Decodes until all requests have ended, or `until` decoding steps are made since `begin`.
 
     Returns (State, [the most steps of a shard so far, whether any request is left, tokens so far]).
@@ -80,15 +106,15 @@ def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampl
     return s, jnp.stack([s.steps.max(), left.astype(jnp.int32), s.lengths.sum()])
 
 
-def results(state: State, n: int):
+def results(state: State, n: int) -> tuple:
     """tokens, logprobs [P, n, T]; lengths, stopped [P, n]."""
     return tuple(x.reshape(-1, n, *x.shape[1:]) for x in (state.tokens, state.logprobs, state.lengths, state.stopped))
 
 
-def shardings(mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
+def shardings(mesh: Mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
     """Where the arrays of `begin` lie, by their shapes."""
 
-    def at(spec, tree):
+    def at(spec: PartitionSpec, tree: object) -> Any:
         return jax.tree.map(lambda x: NamedSharding(mesh, sharding.fit(mesh, spec, x.shape)), tree)
 
     others, layers = fixed.weights
@@ -98,19 +124,19 @@ def shardings(mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
     )
     rows = jax.tree.map(lambda _: sharding.by_rows(mesh), state)
     return (
-        fixed.replace(weights=weights, prompt_kv=at(KV, fixed.prompt_kv)),
-        rows.replace(kv=at(Spec(*KV[1:]), state.kv)),
+        dataclasses.replace(fixed, weights=weights, prompt_kv=at(KV, fixed.prompt_kv)),
+        dataclasses.replace(rows, kv=at(Spec(*KV[1:]), state.kv)),
     )
 
 
-def _by_shard(function, mesh, in_specs):
+def _by_shard(function: Callable, mesh: Mesh, in_specs: tuple) -> Callable:
     """Each shard by itself over data and fsdp; the compiler goes on to split the work of a shard over `tensor`."""
     return jax.shard_map(
         function, mesh=mesh, axis_names=set(sharding.ROWS), check_vma=False, in_specs=in_specs, out_specs=ROWS
     )
 
 
-def _prefill(params, tokens, graphdef, mesh):
+def _prefill(params: nnx.State, tokens: jax.Array, graphdef: nnx.GraphDef, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
     """tokens [P, S] -> the pair of keys and values [L, P, K, S, H]; a few prompts of every shard at a time."""
     shards, (P, S) = sharding.num_row_shards(mesh), tokens.shape
     local = P // shards
@@ -118,7 +144,7 @@ def _prefill(params, tokens, graphdef, mesh):
     chunks = tokens.reshape(shards, local // chunk, chunk, S).swapaxes(0, 1).reshape(-1, shards * chunk, S)
     chunks = sharding.constrain(chunks, mesh, Spec(None, sharding.ROWS))
 
-    def join(kv):  # [chunks, L, shards * chunk, S, K, H]
+    def join(kv: jax.Array) -> jax.Array:  # [chunks, L, shards * chunk, S, K, H]
         L, K, H = kv.shape[1], *kv.shape[4:]
         kv = kv.reshape(-1, L, shards, chunk, S, K, H).transpose(1, 2, 0, 3, 5, 4, 6).reshape(L, P, K, S, H)
         return sharding.constrain(kv, mesh, KV)
@@ -126,18 +152,18 @@ def _prefill(params, tokens, graphdef, mesh):
     return jax.tree.map(join, jax.lax.map(lambda tokens: prefill(graphdef, params, tokens)[1], chunks))
 
 
-def _requests(prompts, n: int):
+def _requests(prompts: Prompts, n: int) -> tuple:
     """(indices of the wanted requests, then of the others [Q]; how many are wanted; each prompt's last token)."""
     wanted = (jnp.arange(n) < prompts.samples[:, None]).reshape(-1)
     last_token = jnp.take_along_axis(prompts.tokens, jnp.maximum(prompts.lengths - 1, 0)[:, None], 1)[:, 0]
     return jnp.argsort(~wanted, stable=True), wanted.sum(), last_token
 
 
-def _refill(s: State, prompt_kv, n: int, requests) -> State:
+def _refill(s: State, prompt_kv: tuple[jax.Array, jax.Array], n: int, requests: tuple[jax.Array, ...]) -> State:
     """Free slots take the next requests: a prompt's cache, and its last token to feed."""
     Q, (queue, queued, last_token) = len(s.tokens), requests
 
-    def waiting(s: State):
+    def waiting(s: State) -> jax.Array:
         return (s.next[0] < queued) & (s.request == Q).any()
 
     def take(s: State) -> State:
@@ -150,7 +176,8 @@ def _refill(s: State, prompt_kv, n: int, requests) -> State:
             )
             for i, pair in enumerate(s.kv)
         ]
-        return s.replace(
+        return dataclasses.replace(
+            s,
             request=s.request.at[slot].set(request),
             token=s.token.at[slot].set(last_token[row]),
             t=s.t.at[slot].set(0),
@@ -161,7 +188,14 @@ def _refill(s: State, prompt_kv, n: int, requests) -> State:
     return jax.lax.while_loop(waiting, take, s)
 
 
-def _first(prompts, prompt_kv, kv, *, n, max_tokens) -> State:
+def _first(
+    prompts: Prompts,
+    prompt_kv: tuple[jax.Array, jax.Array],
+    kv: list[tuple[jax.Array, ...]],
+    *,
+    n: int,
+    max_tokens: int,
+) -> State:
     """One shard: its first requests in the empty cache `kv`; `prompts` and `prompt_kv` [L, P, K, S, H] are its part."""
     Q, W = prompts.lengths.shape[0] * n, kv[0][0].shape[0]
     zeros = functools.partial(jnp.zeros, dtype=jnp.int32)
@@ -180,7 +214,19 @@ def _first(prompts, prompt_kv, kv, *, n, max_tokens) -> State:
     return _refill(state, prompt_kv, n, _requests(prompts, n))
 
 
-def _decode(params, prompts, prompt_kv, state: State, temperature, until, *, graphs, n, sampling, stops) -> State:
+def _decode(
+    params: nnx.State,
+    prompts: Prompts,
+    prompt_kv: tuple[jax.Array, jax.Array],
+    state: State,
+    temperature: jax.Array,
+    until: jax.Array,
+    *,
+    graphs: tuple,
+    n: int,
+    sampling: Sampling,
+    stops: Sequence[int],
+) -> State:
     """One shard: decodes until its requests have ended, or it has made `until` steps."""
     (graph, layer), (others, layers) = graphs, params
     model, layers = nnx.merge(graph, others), [nnx.merge(layer, weights) for weights in layers]
@@ -200,7 +246,8 @@ def _decode(params, prompts, prompt_kv, state: State, temperature, until, *, gra
         at = (s.request, s.t)  # an empty slot's lies outside, and is dropped
         # Hangs on the token, so that a cache is written after it is read: else the compiler would copy it first.
         kept = jnp.where(ended, s.kv[0][0].shape[2], position)
-        s = s.replace(
+        s = dataclasses.replace(
+            s,
             tokens=s.tokens.at[at].set(token, mode="drop"),
             logprobs=s.logprobs.at[at].set(logprob, mode="drop"),
             lengths=s.lengths.at[s.request].set(s.t + 1, mode="drop"),
@@ -219,7 +266,9 @@ def _decode(params, prompts, prompt_kv, state: State, temperature, until, *, gra
     return jax.lax.while_loop(lambda s: (s.request < Q).any() & (s.steps[0] < until), step, state)
 
 
-def _attend(q, k, v, cache, lengths):
+def _attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, cache: tuple[jax.Array, jax.Array], lengths: jax.Array
+) -> jax.Array:
     """One new token of each slot against the first `lengths` [W] cached ones, and itself.
 
     q [W, N, H], k and v [W, K, H] of the new token; cache a pair [W, K, C, H]. Returns [W, N, H].

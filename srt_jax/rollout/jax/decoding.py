@@ -1,5 +1,6 @@
 """The decoder as sampling uses it: weights copied and gathered once per call, a prefill, one token at a time."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -10,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srt_jax.model import sharding
 from srt_jax.model.config import inverse_frequencies
+from srt_jax.model.decoder import Decoder, Layer
 from srt_jax.model.paths import map_with_path
 
 
@@ -24,7 +26,7 @@ class Fixed:
     graphs: Any = flax.struct.field(pytree_node=False)
 
 
-def compute_copy(params, graphdef, mesh: Mesh):
+def compute_copy(params: nnx.State, graphdef: nnx.GraphDef, mesh: Mesh) -> nnx.State:
     """The weights in the compute dtype, where they are stored; norm scales stay float32, as the trainer uses them.
 
     Made once per call and dropped with it, so that the update has its memory: it takes milliseconds where a call takes
@@ -32,7 +34,7 @@ def compute_copy(params, graphdef, mesh: Mesh):
     """
     dtype = nnx.merge(graphdef, params).dtype
 
-    def copy(path, x):
+    def copy(path: str, x: jax.Array) -> jax.Array:
         # Placed: else the compiler would gather float32 and cast then.
         return jax.lax.with_sharding_constraint(
             x if path.endswith("scale") else x.astype(dtype), sharding.parameter_sharding(mesh, path, x.shape)
@@ -41,30 +43,30 @@ def compute_copy(params, graphdef, mesh: Mesh):
     return map_with_path(copy, params)
 
 
-def gathered(params, mesh: Mesh, prefix: str = "", layer: int | None = None):
+def gathered(params: nnx.State, mesh: Mesh, prefix: str = "", layer: int | None = None) -> nnx.State:
     """Weights (of one layer of a stack) that are split over `tensor` only.
 
     Weights that stayed split over fsdp would cross the network for every token.
     """
 
-    def gather(path, x):
+    def gather(path: str, x: jax.Array) -> jax.Array:
         where = _gathered_sharding(mesh, prefix + path, x.shape, stacked=layer is not None)
         return jax.lax.with_sharding_constraint(x if layer is None else x[layer], where)
 
     return map_with_path(gather, params)
 
 
-def gathered_shardings(weights, mesh: Mesh, prefix: str = "", num_layers: int | None = None):
+def gathered_shardings(weights: nnx.State, mesh: Mesh, prefix: str = "", num_layers: int | None = None) -> nnx.State:
     """Where `gathered` puts such weights; num_layers: of the stack that the weights of one layer come from."""
 
-    def where(path, x):
+    def where(path: str, x: jax.Array) -> NamedSharding:
         shape = x.shape if num_layers is None else (num_layers, *x.shape)
         return _gathered_sharding(mesh, prefix + path, shape, stacked=num_layers is not None)
 
     return map_with_path(where, weights)
 
 
-def _gathered_sharding(mesh: Mesh, path: str, shape, stacked: bool) -> NamedSharding:
+def _gathered_sharding(mesh: Mesh, path: str, shape: tuple[int, ...], stacked: bool) -> NamedSharding:
     """shape: of the whole stack where the weights are those of one layer of it."""
     spec = sharding.parameter_sharding(mesh, path, shape).spec
     return NamedSharding(
@@ -72,7 +74,7 @@ def _gathered_sharding(mesh: Mesh, path: str, shape, stacked: bool) -> NamedShar
     )
 
 
-def off_mesh(graphdef, params):
+def off_mesh(graphdef: nnx.GraphDef, params: nnx.State) -> Decoder:
     """The decoder without its own placement of activations: one token of a sequence needs none.
 
     What it computes lies where its inputs lie, rows over (data, fsdp) and heads over tensor.
@@ -82,14 +84,14 @@ def off_mesh(graphdef, params):
     return model
 
 
-def prefill(graphdef, params, tokens):
+def prefill(graphdef: nnx.GraphDef, params: nnx.State, tokens: jax.Array) -> tuple:
     """tokens [P, S] -> hidden states [P, S, D], and keys and values, a pair [L, P, S, K, H]."""
     model = nnx.merge(graphdef, params)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     return model.run_layers(tokens, positions, lambda q, k, v, _: (model.attend(q, k, v), (k, v)))
 
 
-def split_layers(graphdef, params, mesh: Mesh):
+def split_layers(graphdef: nnx.GraphDef, params: nnx.State, mesh: Mesh) -> tuple:
     """The decoder without its layers, and its layers one by one: ((graph of the first, graph of a layer),
     (weights of the first, weights of each layer)), all gathered.
     """
@@ -101,7 +103,14 @@ def split_layers(graphdef, params, mesh: Mesh):
     return (rest, layer), (gathered(others, mesh), layers)
 
 
-def next_logits(model, layers, tokens, positions, attend, caches):
+def next_logits(
+    model: Decoder,
+    layers: Sequence[Layer],
+    tokens: jax.Array,
+    positions: jax.Array,
+    attend: Callable,
+    caches: Sequence,
+) -> tuple:
     """tokens [W] at positions [W] -> logits [W, V] of the next, and what `attend(q, k, v, cache)` keeps of each layer.
 
     The layers run one by one, each with arrays of its own: in a loop over stacked ones an accelerator would copy every

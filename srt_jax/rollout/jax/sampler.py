@@ -15,8 +15,8 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,28 +25,15 @@ from jax.sharding import Mesh
 
 from srt_jax.errors import RolloutError
 from srt_jax.model import memory, sharding
+from srt_jax.model.config import ModelConfig
 from srt_jax.rollout.jax import continuous_batching, static_batching
 from srt_jax.rollout.jax.decoding import compute_copy
+from srt_jax.rollout.jax.prompts import Prompts
 from srt_jax.rollout.jax.sampling import compiled
 from srt_jax.rollout.sampler import Advanced, Finished, Rollouts, Sampling
 
 PIECE_SECONDS = 1.0  # a piece decodes for so long; several processes agree on PIECE_STEPS instead
 PIECE_STEPS = 256
-
-
-@flax.struct.dataclass
-class Prompts:
-    """The rows of one call: a prompt and the samples of it that are drawn here.
-
-    tokens [P, S], right-padded with 0; lengths [P]; seeds [P, 2] uint32; first [P], the index of the row's first
-    sample; samples [P], how many: 0 for an empty row.
-    """
-
-    tokens: jax.Array
-    lengths: jax.Array
-    seeds: jax.Array
-    first: jax.Array
-    samples: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +73,7 @@ class Cut:
         ordered[self.order()] = result
         return ordered.reshape(self.prompts, -1, *result.shape[2:])
 
-    def smaller(self):
+    def smaller(self) -> Iterator["Cut"]:
         """This cut, then smaller ones: half the slots, down to one per shard; half the prompts; half the samples."""
         slots = self.slots
         while slots > self.shards:
@@ -99,7 +86,7 @@ class Cut:
                 yield dataclasses.replace(one, **{field: -(-getattr(one, field) // parts)})
 
 
-def largest_cut(whole: Cut, bytes_of, memory_bytes: float | None) -> Cut:
+def largest_cut(whole: Cut, bytes_of: Callable[[Cut], float], memory_bytes: float | None) -> Cut:
     """The first of `whole.smaller()` whose bytes_of(cut) fit in memory_bytes. Raises RolloutError where none does."""
     if memory_bytes is None:
         return whole
@@ -119,7 +106,14 @@ def largest_cut(whole: Cut, bytes_of, memory_bytes: float | None) -> Cut:
 
 
 def bytes_per_device(
-    model, dtype: str, cut: Cut, prompt_tokens: int, response_tokens: int, mesh_shape, platform: str, kernel: str
+    model: ModelConfig,
+    dtype: str,
+    cut: Cut,
+    prompt_tokens: int,
+    response_tokens: int,
+    mesh_shape: dict[str, int],
+    platform: str,
+    kernel: str,
 ) -> dict[str, float]:
     """What a call takes beside the parameters, by kind; mesh_shape: size by axis; kernel: of attention."""
     return memory.sampler_call(
@@ -157,14 +151,14 @@ class JaxSampler:
 
     def __init__(
         self,
-        graphdef,
+        graphdef: nnx.GraphDef,
         mesh: Mesh,
-        stop_ids,
-        prompt_buckets,
+        stop_ids: Sequence[int],
+        prompt_buckets: Sequence[int],
         prompts_per_call: int,
         num_slots: int = 0,
         memory_bytes: float | None = None,
-    ):
+    ) -> None:
         self._graphdef, self._mesh = graphdef, mesh
         self._stop_ids = tuple(int(i) for i in stop_ids)
         # With slots the cache of a sequence has one length for all prompts, so that all are in one queue.
@@ -175,13 +169,14 @@ class JaxSampler:
             raise ValueError(
                 f"rollout.slots is {num_slots}: the {shards} data x fsdp shards of the mesh must divide it."
             )
-        self._params, self._version = None, -1
+        self._params: nnx.State | None = None
+        self._version = -1
         self._programs, self._pace = {}, {}  # seconds per decoding step, by program
         self._reach = 1.0  # how far the last call went of its longest: where the next one is expected to end
         self.report = {}  # a load costs nothing
         self.decode_steps = 0  # of the last `generate`: each feeds one token of every sequence that decodes
 
-    def load(self, params, version: int) -> None:
+    def load(self, params: nnx.State, version: int) -> None:
         """Points at the parameters; they must live until the next load."""
         self._params, self._version = params, version
 
@@ -189,17 +184,17 @@ class JaxSampler:
         """Nothing to release but the pointer."""
         self._params = None
 
-    def compile(self, prompts, n: int, sampling: Sampling) -> None:
+    def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
         """Compiles the programs of the prompts' buckets; `generate` compiles only what was not asked for here."""
         for bucket in self._by_bucket(prompts):
             self._program(bucket, self.cut(bucket, n, sampling), sampling)
 
     def generate(
         self,
-        prompts,
+        prompts: Sequence[Sequence[int]],
         n: int,
         sampling: Sampling,
-        seeds,
+        seeds: Sequence[int] | np.ndarray,
         finished: Finished | None = None,
         advanced: Advanced | None = None,
     ) -> Rollouts:
@@ -217,7 +212,9 @@ class JaxSampler:
         for bucket, cut, indices, first in calls:
             part = len(indices) * min(cut.samples, n - first) / (P * n)
 
-            def report(done, sampled, before=(share, tokens), part=part):
+            def report(
+                done: float, sampled: int, before: tuple[float, int] = (share, tokens), part: float = part
+            ) -> None:
                 if advanced:
                     advanced(before[0] + part * done, before[1] + sampled)
 
@@ -234,7 +231,9 @@ class JaxSampler:
                 finished(p, responses, rollouts.stopped[p])
         return rollouts
 
-    def _call(self, bucket: int, cut: Cut, rows: Prompts, sampling: Sampling, report):
+    def _call(
+        self, bucket: int, cut: Cut, rows: Prompts, sampling: Sampling, report: Callable[[float, int], None]
+    ) -> tuple:
         """One call, piece by piece: tokens, logprobs, lengths, stopped by row, and the decoding steps it took.
 
         report(share of the call that is done, tokens so far) follows each piece.
@@ -257,7 +256,7 @@ class JaxSampler:
         self._reach = max(reach, 1e-3)
         return *jax.device_get(program.results(state)), steps
 
-    def _piece(self, key, steps: int) -> int:
+    def _piece(self, key: tuple, steps: int) -> int:
         """Decoding steps of the next piece: about a second's. Several processes must agree, and clocks do not."""
         if jax.process_count() > 1:
             return PIECE_STEPS
@@ -265,7 +264,7 @@ class JaxSampler:
             return 1
         return max(1, min(int(PIECE_SECONDS / self._pace[key]), 8 * steps or 1 << 20))
 
-    def _by_bucket(self, prompts) -> dict[int, list[int]]:
+    def _by_bucket(self, prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
         """The prompts of each bucket: a prompt goes by its own length, not by its neighbours'."""
         by_bucket = {}
         for i, prompt in enumerate(prompts):
@@ -277,7 +276,7 @@ class JaxSampler:
             by_bucket.setdefault(bucket, []).append(i)
         return dict(sorted(by_bucket.items()))
 
-    def _calls(self, prompts, n: int, sampling: Sampling):
+    def _calls(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> Iterator[tuple]:
         """(bucket, cut, prompt indices, first sample) of every call; all samples of a prompt come one after another."""
         for bucket, indices in self._by_bucket(prompts).items():
             cut = self.cut(bucket, n, sampling)
@@ -310,7 +309,16 @@ class JaxSampler:
             ).values()
         )
 
-    def _rows(self, prompts, seeds, n: int, bucket: int, cut: Cut, indices, first: int) -> Prompts:
+    def _rows(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int] | np.ndarray,
+        n: int,
+        bucket: int,
+        cut: Cut,
+        indices: Sequence[int],
+        first: int,
+    ) -> Prompts:
         """The rows of a call; row p * rows_per_prompt + j holds the j-th part of its samples of prompt indices[p]."""
         parts = cut.rows_per_prompt
         rows = Prompts(
@@ -335,7 +343,7 @@ class JaxSampler:
             self._programs[key] = Program(*(lowered.compile() for lowered in self._lower(self._params, *key)))
         return self._programs[key]
 
-    def lower(self, params, n: int, sampling: Sampling) -> tuple[Cut, list[jax.stages.Lowered]]:
+    def lower(self, params: nnx.State, n: int, sampling: Sampling) -> tuple[Cut, list[jax.stages.Lowered]]:
         """The call for the longest prompts, and its programs `begin` and `advance`, to compile ahead of time.
 
         params: abstract parameters with shardings.
@@ -344,13 +352,13 @@ class JaxSampler:
         cut = self.cut(self._buckets[-1], n, sampling)
         return cut, self._lower(params, self._buckets[-1], cut, compiled(sampling))[:2]
 
-    def _lower(self, params, bucket: int, cut: Cut, sampling: Sampling) -> list[jax.stages.Lowered]:
+    def _lower(self, params: nnx.State, bucket: int, cut: Cut, sampling: Sampling) -> list[jax.stages.Lowered]:
         """begin, advance, results of one call, for parameters that may be abstract."""
         kind = continuous_batching if cut.slots else static_batching
         fixed = dict(n=cut.share, sampling=sampling, stop_ids=self._stop_ids)
         more = {"num_slots": cut.slots} if cut.slots else {}
 
-        def begin(params, rows, temperature):
+        def begin(params: nnx.State, rows: Prompts, temperature: jax.Array) -> tuple:
             copy = compute_copy(params, self._graphdef, self._mesh)
             return kind.begin(copy, rows, temperature, graphdef=self._graphdef, mesh=self._mesh, **fixed, **more)
 

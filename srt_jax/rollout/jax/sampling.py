@@ -13,13 +13,15 @@ def compiled(sampling: Sampling) -> Sampling:
     return dataclasses.replace(sampling, temperature=float(sampling.temperature > 0))
 
 
-def sample_keys(seeds, first, n: int):
+def sample_keys(seeds: jax.Array, first: jax.Array, n: int) -> jax.Array:
     """seeds [P, 2] uint32, first [P] -> keys [P, n]: of the samples first, first + 1, ... of each prompt."""
     of_prompt = jax.random.wrap_key_data(seeds, impl="threefry2x32")
     return jax.vmap(lambda key, i: jax.vmap(lambda j: jax.random.fold_in(key, j))(i + jnp.arange(n)))(of_prompt, first)
 
 
-def draw(keys, t, logits, temperature, sampling: Sampling):
+def draw(
+    keys: jax.Array, t: jax.Array | int, logits: jax.Array, temperature: jax.Array, sampling: Sampling
+) -> tuple[jax.Array, jax.Array]:
     """keys [...], t [...] or scalar, logits [..., V] -> tokens [...], log-probs [...] under what they are drawn from.
 
     Token t of a sample depends on its key, t and its logits only. The random numbers are as large as the logits:
@@ -37,7 +39,7 @@ def draw(keys, t, logits, temperature, sampling: Sampling):
     return token.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, -1)
 
 
-def truncate(logits, sampling: Sampling):
+def truncate(logits: jax.Array, sampling: Sampling) -> jax.Array:
     """Keeps the top_k tokens, then the smallest set whose probability reaches top_p."""
     if sampling.top_k < 0 and sampling.top_p >= 1:
         return logits

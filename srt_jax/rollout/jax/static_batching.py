@@ -5,14 +5,21 @@ The samples of a prompt share its keys and values: the cache is one prompt part 
 model/decoder.py.
 """
 
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srt_jax.model import attention, sharding
 from srt_jax.rollout.jax.decoding import Fixed, gathered, gathered_shardings, off_mesh, prefill
+from srt_jax.rollout.jax.prompts import Prompts
 from srt_jax.rollout.jax.sampling import draw, sample_keys
+from srt_jax.rollout.sampler import Sampling
 
 PROMPT_KV = PartitionSpec(None, sharding.ROWS, None, "tensor")
 RESPONSE_KV = PartitionSpec(None, sharding.ROWS, None, None, "tensor")
@@ -30,13 +37,23 @@ class State:
     t: jax.Array
     token: jax.Array
     done: jax.Array
-    kv: tuple[jax.Array, jax.Array]
+    kv: tuple[jax.Array, ...]
     tokens: jax.Array
     logprobs: jax.Array
     lengths: jax.Array
 
 
-def begin(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids):
+def begin(
+    params: nnx.State,
+    prompts: Prompts,
+    temperature: jax.Array,
+    *,
+    graphdef: nnx.GraphDef,
+    mesh: Mesh,
+    n: int,
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+) -> tuple[Fixed, State]:
     """Prefill and the first token: (what stays fixed while decoding, State)."""
     weights = gathered(params, mesh)
     model = off_mesh(graphdef, weights)
@@ -58,7 +75,17 @@ def begin(params, prompts, temperature, *, graphdef, mesh, n, sampling, stop_ids
     return Fixed(weights, prompt_kv, graphdef), state
 
 
-def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampling, stop_ids):
+def advance(
+    fixed: Fixed,
+    prompts: Prompts,
+    state: State,
+    temperature: jax.Array,
+    until: jax.Array,
+    *,
+    n: int,
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+) -> tuple[State, jax.Array]:
     """Decodes until all samples have ended, or `until` decoding steps are made since `begin`.
 
     Returns (State, [steps so far, whether any sample goes on, tokens so far]).
@@ -72,7 +99,7 @@ def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampl
         t = s.t
         positions = jnp.broadcast_to(prompts.lengths[:, None] + t - 1, (size, n))
 
-        def attend(q, k, v, cache):
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: tuple[Sequence[jax.Array], ...]) -> tuple:
             prompt_kv, response_kv = cache
             return attention.decode_step(q, k, v, prompt_kv, prompts.lengths, response_kv, t - 1), (k, v)
 
@@ -89,7 +116,7 @@ def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampl
             lengths=s.lengths + ~s.done,
         )
 
-    def goes_on(s: State):
+    def goes_on(s: State) -> jax.Array:
         return (s.t < T) & ~s.done.all()
 
     s = jax.lax.while_loop(lambda s: goes_on(s) & (s.t <= until), step, state)
@@ -97,29 +124,31 @@ def advance(fixed: Fixed, prompts, state: State, temperature, until, *, n, sampl
     return s, jnp.stack([s.t - 1, goes_on(s).astype(jnp.int32), sampled])
 
 
-def results(state: State, n: int):
+def results(state: State, n: int) -> tuple:
     """tokens, logprobs [P, n, T]; lengths, stopped [P, n]."""
     del n
     return state.tokens, state.logprobs, state.lengths, state.done
 
 
-def shardings(mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
+def shardings(mesh: Mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
     """Where the arrays of `begin` lie, by their shapes."""
 
-    def at(spec, tree):
+    def at(spec: PartitionSpec, tree: object) -> Any:
         return jax.tree.map(lambda x: NamedSharding(mesh, sharding.fit(mesh, spec, x.shape)), tree)
 
     rows = jax.tree.map(lambda _: sharding.by_rows(mesh), state)
     return (
-        fixed.replace(weights=gathered_shardings(fixed.weights, mesh), prompt_kv=at(PROMPT_KV, fixed.prompt_kv)),
-        rows.replace(t=sharding.replicated(mesh), kv=at(RESPONSE_KV, state.kv)),
+        dataclasses.replace(
+            fixed, weights=gathered_shardings(fixed.weights, mesh), prompt_kv=at(PROMPT_KV, fixed.prompt_kv)
+        ),
+        dataclasses.replace(rows, t=sharding.replicated(mesh), kv=at(RESPONSE_KV, state.kv)),
     )
 
 
-def _stops(token, stop_ids):
+def _stops(token: jax.Array, stop_ids: Sequence[int]) -> jax.Array:
     return (token[..., None] == jnp.asarray(stop_ids)).any(-1)
 
 
-def _wanted(prompts, n):
+def _wanted(prompts: Prompts, n: int) -> jax.Array:
     """[P, n]: is this a sample that is asked for?"""
     return jnp.arange(n) < prompts.samples[:, None]

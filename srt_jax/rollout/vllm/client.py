@@ -1,11 +1,15 @@
 """HTTP with vLLM servers: token ids in, token ids and log-probs out; one request per prompt, spread over servers."""
 
 import asyncio
+import concurrent.futures
 import dataclasses
 import functools
 import math
+import os
 import ssl
 import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol
 
 import httpx2
 import numpy as np
@@ -19,8 +23,18 @@ BASE_SECONDS = 60.0  # of every time limit; what grows with the work comes on to
 RELOAD_BYTES_PER_SECOND = 50e6  # a disk slower than that counts as hung
 
 
+class Endpoint(Protocol):
+    """A server: its name in messages, and its URL."""
+
+    name: str
+    url: str
+
+
 class ServerFailedError(Exception):
     """A server that did not answer as it should; its work can be done again."""
+
+
+Recover = Callable[[Any, ServerFailedError], concurrent.futures.Future]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Responses:
     stopped: list[bool]
 
 
-def completion(prompt, n: int, sampling: Sampling, seed: int, stop_ids) -> dict:
+def completion(prompt: Sequence[int], n: int, sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> dict:
     """The request for n responses. Every field that shapes the distribution is given, none is left to the server.
 
     Child i of a request draws from seed + i, so seeds are spaced by n: (seed, i) never meets another problem's.
@@ -94,7 +108,7 @@ def read_completion(answer: dict, request: dict, n: int) -> Responses:
 # ---- one server, one request at a time
 
 
-def call(url: str, method: str, path: str, *, seconds: float = BASE_SECONDS, **more) -> dict:
+def call(url: str, method: str, path: str, *, seconds: float = BASE_SECONDS, **more: Any) -> dict:
     """The JSON answer of an endpoint, {} for an empty one. Raises ServerFailedError; RolloutError where it refuses."""
     try:
         with httpx2.Client(timeout=seconds, trust_env=False, verify=_tls()) as client:
@@ -140,7 +154,7 @@ def _version_in(answer: dict) -> str:
         raise ServerFailedError("/weight_info: an answer without weight_version") from None
 
 
-def update_weights(url: str, directory, label: str, num_bytes: int) -> None:
+def update_weights(url: str, directory: str | os.PathLike[str], label: str, num_bytes: int) -> None:
     """Has a server read an export and answer from it, whether it was paused or not.
 
     Raises ServerFailedError where it does not: it may then be paused, or have read a part. RolloutError where it
@@ -176,7 +190,7 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _read(response) -> dict:
+def _read(response: httpx2.Response) -> dict:
     if response.status_code >= 500:
         raise ServerFailedError(f"HTTP {response.status_code} {_reason(response)}")
     if response.status_code >= 400:
@@ -187,7 +201,7 @@ def _read(response) -> dict:
         raise RolloutError(f"{response.url} answers with something that is not JSON.") from None
 
 
-def _reason(response) -> str:
+def _reason(response: httpx2.Response) -> str:
     return " ".join(response.text.split())[:300]
 
 
@@ -195,14 +209,14 @@ def _reason(response) -> str:
 
 
 def sample(
-    servers,
+    servers: Sequence[Endpoint],
     requests: list[dict],
     n: int,
     *,
     label: str,
     seconds: float,
     concurrency: int,
-    recover,
+    recover: Recover,
     closed: threading.Event,
     finished: Finished | None = None,
 ) -> list[Responses]:
@@ -221,8 +235,19 @@ def sample(
     return asyncio.run(_sample(servers, requests, n, label, seconds, concurrency, recover, closed, finished))
 
 
-async def _sample(servers, requests, n, label, seconds, concurrency, recover, closed, finished):
-    waiting, results = asyncio.Queue(), [None] * len(requests)
+async def _sample(
+    servers: Sequence[Endpoint],
+    requests: list[dict],
+    n: int,
+    label: str,
+    seconds: float,
+    concurrency: int,
+    recover: Recover,
+    closed: threading.Event,
+    finished: Finished | None,
+) -> list[Responses]:
+    waiting: asyncio.Queue[int] = asyncio.Queue()
+    results: list[Any] = [None] * len(requests)
     for p in range(len(requests)):
         waiting.put_nowait(p)
     missing, recovering = set(range(len(requests))), set()
@@ -230,7 +255,7 @@ async def _sample(servers, requests, n, label, seconds, concurrency, recover, cl
     # At most its share at first, so that the first server does not take it all.
     workers_per_server = max(1, min(concurrency, math.ceil(len(requests) / len(servers))))
 
-    async def work(server, client):
+    async def work(server: Endpoint, client: httpx2.AsyncClient) -> None:
         while True:
             p = await waiting.get()
             try:
@@ -245,7 +270,7 @@ async def _sample(servers, requests, n, label, seconds, concurrency, recover, cl
             if not missing:
                 complete.set()
 
-    async def serve(server):
+    async def serve(server: Endpoint) -> None:
         while True:
             limits = httpx2.Limits(max_connections=None)
             async with httpx2.AsyncClient(timeout=None, limits=limits, trust_env=False, verify=_tls()) as client:
@@ -277,7 +302,9 @@ async def _sample(servers, requests, n, label, seconds, concurrency, recover, cl
     return results
 
 
-async def _answer(server, client, request, n, label, seconds) -> Responses:
+async def _answer(
+    server: Endpoint, client: httpx2.AsyncClient, request: dict, n: int, label: str, seconds: float
+) -> Responses:
     """The answer to one request from the weights `label`. Raises ServerFailedError; RolloutError for other weights."""
     try:
         async with asyncio.timeout(seconds):
@@ -292,7 +319,7 @@ async def _answer(server, client, request, n, label, seconds) -> Responses:
     return read_completion(answer, request, n)
 
 
-def _raise_unless_given_up(task, others) -> None:
+def _raise_unless_given_up(task: asyncio.Task, others: Collection[asyncio.Task]) -> None:
     """Raises what ended a server's task, unless it is one server that cannot be recovered while others go on."""
     error = task.exception()
     if isinstance(error, ServerGivenUpError) and others:
@@ -301,7 +328,7 @@ def _raise_unless_given_up(task, others) -> None:
         raise error
 
 
-async def _cancel(tasks) -> None:
+async def _cancel(tasks: Sequence[asyncio.Task]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -51,9 +51,9 @@ def package(python: str) -> str:
     return found
 
 
-def command(settings: Settings, kind: str, model, port: int, seed: int = 0) -> list[str]:
+def command(settings: Settings, kind: str, model: str | os.PathLike[str], port: int, seed: int = 0) -> list[str]:
     """The command line of a server of package `kind`."""
-    flags = {
+    flags: dict[str, object] = {
         "--model": model,
         "--served-model-name": MODEL_NAME,
         "--host": HOST,

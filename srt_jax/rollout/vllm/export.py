@@ -10,12 +10,15 @@ import functools
 import json
 import math
 import mmap
+import os
 import pathlib
 import shutil
 import time
 
 import jax.numpy as jnp
 import xxhash
+from flax import nnx
+from jax.typing import DTypeLike
 
 from srt_jax.errors import ExportError
 from srt_jax.files import remove_leftovers
@@ -37,12 +40,12 @@ class Published:
 
 
 def publish(
-    params,
+    params: nnx.State,
     step: int,
-    directory,
+    directory: str | os.PathLike[str],
     hf_config: dict,
-    dtype,
-    tokenizer_from,
+    dtype: DTypeLike,
+    tokenizer_from: str | os.PathLike[str] | None,
     config_hash: str,
     extra: dict[str, str] | None = None,
 ) -> Published:
@@ -81,7 +84,7 @@ def publish(
     )
 
 
-def check_sizes(path) -> dict:
+def check_sizes(path: str | os.PathLike[str]) -> dict:
     """The manifest of an export. Raises ExportError where it is damaged, or a file has not the size it tells."""
     path = pathlib.Path(path)
     try:
@@ -103,12 +106,12 @@ def check_sizes(path) -> dict:
     return manifest
 
 
-def verify(path) -> dict:
+def verify(path: str | os.PathLike[str]) -> dict:
     """The manifest of an export all of whose checksums hold. Raises ExportError that names the tensor or file."""
     path = pathlib.Path(path)
     manifest = check_sizes(path)
 
-    def check(data, first, last, checksum, what):
+    def check(data: memoryview, first: int, last: int, checksum: str, what: object) -> None:
         with data[first:last] as part:
             if xxhash.xxh3_64_hexdigest(part) != checksum:
                 raise ExportError(f"{what} has not the checksum that its manifest tells: it was changed.")
@@ -132,13 +135,13 @@ def verify(path) -> dict:
     return manifest
 
 
-def prune(directory, keep: int) -> None:
+def prune(directory: str | os.PathLike[str], keep: int) -> None:
     """Removes all but the newest `keep` exports: once every server has read the newest, none needs the others."""
     for _, path in sorted(_exports(directory))[:-keep]:
         shutil.rmtree(path)
 
 
-def _exports(directory) -> list[tuple[int, pathlib.Path]]:
+def _exports(directory: str | os.PathLike[str]) -> list[tuple[int, pathlib.Path]]:
     """(step, path) of everything that has the name of an export."""
     return [(int(path.name[5:]), path) for path in pathlib.Path(directory).glob("step_*") if path.name[5:].isdigit()]
 

@@ -14,15 +14,20 @@ import pathlib
 import shutil
 import threading
 import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from srt_jax.config import fingerprint_fields
 from srt_jax.errors import ConfigError, ExportError, RolloutError, ServerGivenUpError
 from srt_jax.log import logger
 from srt_jax.model import sharding
+from srt_jax.model.config import ModelConfig
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.rollout.sampler import Advanced, Finished, Rollouts, Sampling
 from srt_jax.rollout.vllm import client as vllm_client
@@ -30,11 +35,27 @@ from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.rollout.vllm import server as vllm_server
 from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.command import Settings
+from srt_jax.rollout.vllm.server import Attached, Server
 
 PROBE_SEQUENCES, PROBE_TOKENS = 8, 64
 OVERCOMMIT = 1.5  # requests sent to a server, relative to what it decodes at a time: so that it never runs dry
 SPARED = 3  # failed requests between two loads after which a server that is well is not restarted
 WELL_SECONDS = 20.0  # for such a server to sample a token
+
+
+class InitialModel(Protocol):
+    """The model that a run starts from: its directory, and what exports take over from it."""
+
+    @property
+    def directory(self) -> pathlib.Path: ...
+    @property
+    def hf_config(self) -> dict: ...
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def stop_ids(self) -> tuple[int, ...]: ...
+    @property
+    def exported_files(self) -> dict[str, str]: ...
 
 
 class VLLMSampler:
@@ -43,7 +64,9 @@ class VLLMSampler:
     `report` holds figures of the last load: seconds and bytes/s of the export, seconds of reload and probe, its gaps.
     """
 
-    def __init__(self, config, model, graphdef, mesh, directory):
+    def __init__(
+        self, config: ConfigDict, model: InitialModel, graphdef: nnx.GraphDef, mesh: Mesh, directory: pathlib.Path
+    ) -> None:
         """`model`: directory, hf_config, config, stop_ids and exported_files of the initial model; `directory`: the
         run folder.
 
@@ -57,14 +80,16 @@ class VLLMSampler:
         self._config_hash = hashlib.sha256(fields.encode()).hexdigest()[:16]
         self._score = _make_score(graphdef, mesh)
         self._servers = self._make_servers(pathlib.Path(directory))
-        self._published = self._sequences = self._expected = None
+        self._published: vllm_export.Published | None = None
+        self._sequences: Any = None
+        self._expected: np.ndarray | None = None
         self._probed = {}  # server: the export it was probed with last, what was expected and what was found
         self._spared = collections.Counter()
         self._threads = concurrent.futures.ThreadPoolExecutor(len(self._servers))
         self._under_way, self._closed = [], threading.Event()
         self.report = {}
 
-    def load(self, params, version: int) -> None:
+    def load(self, params: nnx.State, version: int) -> None:
         """Publishes the weights and has every server serve them; the first time starts, or checks, the servers.
 
         Raises RolloutError where they do not get there, ConfigError for servers elsewhere that do not fit the run.
@@ -98,15 +123,15 @@ class VLLMSampler:
         }
         vllm_export.prune(self.exports, self._config.rollout.vllm.keep)
 
-    def compile(self, *_) -> None:
+    def compile(self, *_: object) -> None:
         """The servers compile when they start."""
 
     def generate(
         self,
-        prompts,
+        prompts: Sequence[Sequence[int]],
         n: int,
         sampling: Sampling,
-        seeds,
+        seeds: Sequence[int] | np.ndarray,
         finished: Finished | None = None,
         advanced: Advanced | None = None,
     ) -> Rollouts:
@@ -199,18 +224,18 @@ class VLLMSampler:
                 raise RolloutError(str(e)) from None
             self._check(server)
 
-    def _check(self, server) -> None:
+    def _check(self, server: Server | Attached) -> None:
         if server.attached:
             vllm_server.check(server.url, self._model.config, self._max_model_len)
 
-    def _check_answers(self, server) -> None:
+    def _check_answers(self, server: Server | Attached) -> None:
         if server.attached:
             vllm_server.check_answers(server.url, self._model.config.vocab_size)
 
-    def _update(self, server) -> None:
+    def _update(self, server: Server | Attached) -> None:
         vllm_client.update_weights(server.url, self._published.path, self._published.label, self._published.bytes)
 
-    def _for_each(self, work) -> list:
+    def _for_each(self, work: Callable) -> list:
         """work(server) of all servers at once; those that are given up are left out from now on.
 
         Raises RolloutError where none is left.
@@ -228,7 +253,7 @@ class VLLMSampler:
         self._servers = left
         return results
 
-    def _submit(self, *work) -> concurrent.futures.Future:
+    def _submit(self, *work: Any) -> concurrent.futures.Future:
         """In a thread that `close` waits for, whoever else has stopped waiting."""
         if self._closed.is_set():
             raise RolloutError("the sampler is closed.")
@@ -236,7 +261,7 @@ class VLLMSampler:
         self._under_way = [*(f for f in self._under_way if not f.done()), future]
         return future
 
-    def _attempt(self, server, work, reason=None):
+    def _attempt(self, server: Server | Attached, work: Callable, reason: Exception | None = None) -> object:
         """work(server); one that fails, or has failed for a reason, is first brought back with the published weights.
 
         Raises ServerGivenUpError where that is done for nothing, and what else is no failure of the server.
@@ -251,7 +276,7 @@ class VLLMSampler:
             except ServerFailedError as e:
                 reason = e
 
-    def _bring_back(self, server, reason) -> None:
+    def _bring_back(self, server: Server | Attached, reason: Exception) -> None:
         try:
             vllm_export.verify(self._published.path)
         except ExportError as e:
@@ -268,7 +293,14 @@ class VLLMSampler:
 
     # ---- samples
 
-    def _ask(self, prompts, n, sampling, seeds, finished):
+    def _ask(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        sampling: Sampling,
+        seeds: Sequence[int] | np.ndarray,
+        finished: Finished | None,
+    ) -> list:
         requests = [
             vllm_client.completion(prompt, n, sampling, seed, self._model.stop_ids)
             for prompt, seed in zip(prompts, seeds)
@@ -286,7 +318,7 @@ class VLLMSampler:
             concurrency=max(1, math.ceil(OVERCOMMIT * settings.max_sequences / n)),
         )
 
-    def _recover(self, server, reason) -> None:
+    def _recover(self, server: Server | Attached, reason: Exception) -> None:
         """Makes a server fit to sample again after a failed request. Raises RolloutError where it cannot be."""
         if self._spared[server.name] < SPARED and self._is_well(server):  # a dropped connection, say
             self._spared[server.name] += 1
@@ -294,7 +326,7 @@ class VLLMSampler:
         else:
             self._attempt(server, self._probe, reason)
 
-    def _is_well(self, server) -> bool:
+    def _is_well(self, server: Server | Attached) -> bool:
         try:
             return (
                 vllm_client.is_healthy(server.url, WELL_SECONDS)
@@ -305,7 +337,7 @@ class VLLMSampler:
 
     # ---- probe
 
-    def _sample_sequences(self, server) -> np.ndarray:
+    def _sample_sequences(self, server: Server | Attached) -> np.ndarray:
         """[B, S] token sequences that the first weights sampled: likely ones, so that rounding stays small."""
         rows = math.lcm(PROBE_SEQUENCES, sharding.num_row_shards(self._mesh))
         length = min(PROBE_TOKENS, self._max_model_len - 1)
@@ -316,7 +348,7 @@ class VLLMSampler:
         sampled = np.pad(sampled, ((0, 0), (1, 0)), constant_values=first)
         return np.resize(sampled, (rows, length)).astype(np.int32)
 
-    def _probe(self, server) -> tuple[float, float]:
+    def _probe(self, server: Server | Attached) -> tuple[float, float]:
         """(mean, max) |log-prob difference| between server and trainer.
 
         Raises RolloutError where it is too large, or the server's log-probs stayed when the weights changed.
@@ -351,7 +383,7 @@ class VLLMSampler:
         return float(gap.mean()), float(gap.max())
 
 
-def exports_folder(config, directory: pathlib.Path) -> pathlib.Path:
+def exports_folder(config: ConfigDict, directory: pathlib.Path) -> pathlib.Path:
     """Where a run with this folder publishes: no two runs in the same place, whatever their names."""
     if elsewhere := config.rollout.vllm.weights_directory:
         mark = hashlib.sha256(str(directory).encode()).hexdigest()[:8]
@@ -359,10 +391,10 @@ def exports_folder(config, directory: pathlib.Path) -> pathlib.Path:
     return directory / "weights"
 
 
-def _make_score(graphdef, mesh):
+def _make_score(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable[[nnx.State, jax.Array], jax.Array]:
     """score(params, tokens [B, S]) -> log-probs [B, S - 1] of all but the first, as the trainer computes them."""
 
-    def score(params, tokens):
+    def score(params: nnx.State, tokens: jax.Array) -> jax.Array:
         model = nnx.merge(graphdef, params)
         return token_logprobs(model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], mesh=mesh)[0]
 
@@ -373,7 +405,7 @@ def _counting(finished: Finished | None, advanced: Advanced, prompts: int) -> Fi
     """`finished` that also tells `advanced` how many of the prompts, and how many tokens, there are so far."""
     done, tokens = 0, 0
 
-    def both(p, responses, stopped):
+    def both(p: int, responses: Sequence[np.ndarray], stopped: Sequence[bool]) -> None:
         nonlocal done, tokens
         done, tokens = done + 1, tokens + sum(len(response) for response in responses)
         if finished:

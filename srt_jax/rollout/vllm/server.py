@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 from srt_jax.errors import ConfigError, ModelError, RolloutError, ServerGivenUpError, ServerSetupError
 from srt_jax.log import logger
@@ -40,18 +41,20 @@ class Server:
         max_restarts: int,
         gpu: int | None = None,
         seed: int = 0,
-        choose_port=free_port,
-    ):
-        self.name, self.log, self.process, self.url = name, log, None, ""
+        choose_port: Callable[[], int] = free_port,
+    ) -> None:
+        self.name, self.log, self.url = name, log, ""
+        self.process: subprocess.Popen | None = None
         self._settings, self._gpu, self._seed, self._choose_port = settings, gpu, seed, choose_port
         self._start_seconds, self._max_restarts, self._restarts = start_seconds, max_restarts, 0
         try:
             self.kind = package(settings.python)
         except ServerSetupError as e:
             raise ConfigError(str(e)) from None
-        self._model, self._log_from, self._deadline = None, 0, 0.0
+        self._model: str | os.PathLike[str] | None = None
+        self._log_from, self._deadline = 0, 0.0
 
-    def start(self, model) -> None:
+    def start(self, model: str | os.PathLike[str]) -> None:
         """Starts it on a Hugging Face directory; `wait` tells when it can be used."""
         self._model = model
         port = self._choose_port()
@@ -95,7 +98,7 @@ class Server:
                 )
             time.sleep(0.5)
 
-    def restart(self, model, reason) -> None:
+    def restart(self, model: str | os.PathLike[str], reason: object) -> None:
         """Ends what is left of it and starts it anew. Raises ServerFailedError where that fails, too.
 
         Raises ServerGivenUpError after too many restarts.
@@ -146,7 +149,7 @@ class Attached:
 
     attached = True
 
-    def __init__(self, url: str, *, start_seconds: float, max_restarts: int):
+    def __init__(self, url: str, *, start_seconds: float, max_restarts: int) -> None:
         self.name = self.url = url.rstrip("/")
         self._start_seconds, self._left, self._deadline = start_seconds, max_restarts, 0.0
 
@@ -160,7 +163,7 @@ class Attached:
             pass
         return True
 
-    def start(self, model) -> None:
+    def start(self, model: str | os.PathLike[str]) -> None:
         """It was started elsewhere, perhaps just now."""
         self._deadline = time.monotonic() + self._start_seconds
 
@@ -171,7 +174,7 @@ class Attached:
                 raise ConfigError(f"rollout.servers: nobody answers at {self.url}: correct the URL, or {BY_SCRIPT}.")
             time.sleep(1.0)
 
-    def restart(self, model, reason) -> None:
+    def restart(self, model: str | os.PathLike[str], reason: object) -> None:
         """Waits until it says that it is well. Raises ServerGivenUpError where it fails too often, or stays away."""
         if self._left <= 0:
             raise ServerGivenUpError(
@@ -227,7 +230,7 @@ def check_answers(url: str, vocab_size: int) -> None:
 
 
 @contextlib.contextmanager
-def _answering(url: str):
+def _answering(url: str) -> Iterator[None]:
     try:
         yield
     except (ServerFailedError, RolloutError) as e:
@@ -294,7 +297,7 @@ def _check_sampling(url: str) -> None:
         "return_tokens_as_token_ids": True,
     }
 
-    def likeliest(request):
+    def likeliest(request: dict) -> list[float]:
         answer = vllm_client.complete(url, request | {"logprobs": COMPARED})
         try:
             return sorted(answer["choices"][0]["logprobs"]["top_logprobs"][0].values(), reverse=True)
