@@ -146,16 +146,24 @@ def test_a_run_is_not_resumed_with_another_function(module, tmp_path):
     before = functions.fingerprints(config)
     assert before.keys() == {"reward.shape"}
     same = {what: {} for what in ("config", "data", "prompts", "labels", "model")}
-    check_same_run({**same, "functions": before}, {**same, "functions": functions.fingerprints(config)}, "run")
+    check_same_run(
+        {"identity": {**same, "functions": before}}, {**same, "functions": functions.fingerprints(config)}, "run"
+    )
     (tmp_path / "my_functions.py").write_text(MODULE + "\n# changed\n")
     with pytest.raises(CheckpointError, match="differs in functions contents: restore the modules of your own"):
-        check_same_run({**same, "functions": before}, {**same, "functions": functions.fingerprints(config)}, "run")
+        check_same_run(
+            {"identity": {**same, "functions": before}}, {**same, "functions": functions.fingerprints(config)}, "run"
+        )
 
 
 def test_runs_from_before_there_were_functions_go_on():
-    same = {what: {} for what in ("config", "data", "prompts", "labels", "model")}
-    check_same_run(same, {**same, "functions": {}}, "run")
-    assert "shape" not in fingerprint_fields(config_with("rl.advantage", "rloo"))["reward"]
+    config = fingerprint_fields(config_with("rl.advantage", "rloo"))
+    older = {**config, "reward": {name: value for name, value in config["reward"].items() if name != "shape"}}
+    same = {"data": "", "prompts": "", "labels": [], "model": ""}
+    record = {"format": 1, "identity": {**same, "config": older}}
+    check_same_run(record, {**same, "config": config, "functions": {}}, "run")
+    with pytest.raises(CheckpointError, match=r"reward\.shape"):
+        check_same_run(record, {**same, "config": fingerprint_fields(config_with("reward.shape", "m:f"))}, "run")
 
 
 @pytest.mark.slow

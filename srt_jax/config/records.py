@@ -69,8 +69,6 @@ def fingerprint_fields(config: ConfigDict) -> dict:
     fields["rollout"]["vllm"] = {"dtype": config.rollout.vllm.dtype}
     for where in ("servers", "max_logprob_gap"):
         del fields["rollout"][where]
-    if config.reward.shape == "agreement":  # runs that began before there was this field
-        del fields["reward"]["shape"]
     return fields
 
 

@@ -92,8 +92,8 @@ def flips(base: Collected, now: Collected, known: Sequence[int], grader: Grader)
         a is b if a is None or b is None else bool(agrees([b], a, grader, None)[0])
         for a, b in zip(*winners, strict=True)
     ]
-    right = [[c.graded[p].majority_correct > 0.5 for p in known] for c in (base, now)]
-    return measures.flip_table(*right, same, [base.graded[p].vote.share for p in known])
+    base_right, now_right = ([c.graded[p].majority_correct > 0.5 for p in known] for c in (base, now))
+    return measures.flip_table(base_right, now_right, same, [base.graded[p].vote.share for p in known])
 
 
 def score(graphdef, params, mesh, rollouts: Rollouts, temperature: float) -> np.ndarray:
