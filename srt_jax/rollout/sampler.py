@@ -1,4 +1,4 @@
-"""What every sampler promises, and the rollouts it returns."""
+"""The protocol of a sampler, and the rollouts that it returns."""
 
 import dataclasses
 import hashlib
@@ -11,9 +11,10 @@ from flax import nnx
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. top_p < 1 and top_k >= 1 are for evaluation only: the trainer knows no truncation.
+    """How tokens are drawn. top_p < 1 and top_k >= 1 are for evaluation only, since the trainer computes the
+    log-probs of the whole distribution.
 
-    Equal logits at the edge of top_k or top_p are all kept.
+    Tokens whose logit equals the last one that top_k or top_p keeps are kept, too.
     """
 
     max_tokens: int
@@ -27,8 +28,9 @@ class Rollouts:
     """n responses to each of P prompts, as token ids.
 
     tokens [P, n, T] int32, right-padded with 0, the stop token included; lengths [P, n] int32; logprobs [P, n, T]
-    float32 of the sampled tokens under the distribution they were drawn from (at temperature 0: the untempered one);
-    stopped [P, n] bool: ended by a stop token, else cut at max_tokens; version: of the weights that sampled.
+    float32 of the sampled tokens under the distribution they were drawn from (at temperature 0 under that of
+    temperature 1); stopped [P, n] bool: True if a stop token ended the response, False if max_tokens did; version: the
+    version of the weights that sampled.
     """
 
     prompts: list[list[int]]
@@ -70,7 +72,7 @@ class Rollouts:
 
     @staticmethod
     def join(parts: Sequence["Rollouts"]) -> "Rollouts":
-        """The prompts of all parts, one part after the other: of equal n, T and weights version."""
+        """The prompts of all parts in order. Raises ValueError unless n, T and the weights version are equal."""
         if len({(part.tokens.shape[1:], part.version) for part in parts}) != 1:
             raise ValueError("rollouts of unequal shape or weights version do not go together.")
         return dataclasses.replace(
@@ -90,15 +92,15 @@ Advanced = Callable[[float, int], None]  # (share of the work that is done, toke
 
 
 class Sampler(Protocol):
-    """Token ids in, token ids and log-probs out. `report`: figures of the last load for the log, by tag."""
+    """Token ids in, token ids and log-probs out. `report`: measurements of the last load for the log, by tag."""
 
     report: dict[str, float]
 
     def load(self, params: nnx.State, version: int) -> None:
-        """Sample from these parameters from now on."""
+        """Uses these parameters for sampling from now on."""
 
     def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
-        """Compiles what `generate` needs for such prompts with the loaded weights, so that it need not."""
+        """Compiles the programs that `generate` needs for such prompts, with the loaded weights."""
 
     def generate(
         self,
@@ -112,10 +114,10 @@ class Sampler(Protocol):
         """n responses per prompt; seeds [P] come from `problem_seeds`, sample i of a prompt draws from (seed, i).
 
         `finished(p, responses, stopped)` is called once for every prompt, in the caller's thread and in any order, as
-        soon as all its responses (token ids without padding) are on the host: grading can begin while other prompts are
+        soon as all its responses (token ids without padding) are on the host. Grading can begin while other prompts are
         still sampled.
-        `advanced(share, tokens)` is called in the caller's thread, at least every few seconds where that can be known:
-        the share of the work done never falls, and reaches 1 at the end. What it raises ends the sampling.
+        `advanced(share, tokens)` is called in the caller's thread, every few seconds if the sampler can measure its
+        progress. The share of the finished work never decreases, and ends at 1. An exception in it ends the sampling.
         """
 
     def close(self) -> None:
@@ -123,7 +125,7 @@ class Sampler(Protocol):
 
 
 def problem_seeds(seed: int, purpose: str, step: int, problem_ids: Sequence[str]) -> np.ndarray:
-    """[P] uint64 below 2^63: f(seed, purpose, step, problem), independent of the batch a problem stands in.
+    """[P] uint64 below 2^63: f(seed, purpose, step, problem), independent of the batch that contains the problem.
 
     purpose: train | eval | label.
     """

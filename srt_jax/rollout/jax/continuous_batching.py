@@ -1,7 +1,7 @@
-"""Continuous batching: a fixed number of sequences decodes at a time; one that ends makes room for the next request.
+"""Continuous batching: a fixed number of sequences decodes at a time. The next request takes the slot of one that ends.
 
 A request is one sample of one prompt. Every row shard of the mesh (data x fsdp) has its own prompts, queue and slots,
-and works through them by itself: nothing moves between shards, and a shard that is done does not wait. A prompt's keys
+and processes them independently: nothing moves between shards, and no shard waits for another. A prompt's keys
 and values are computed once and copied into a slot with each of its requests. Letters: P prompts (rows) of n samples,
 Q = P * n requests, W slots, S prompt tokens, T response tokens, C = S + T cached tokens of a slot.
 """
@@ -26,7 +26,7 @@ from srt_jax.rollout.jax.sampling import draw, sample_keys
 from srt_jax.rollout.sampler import Sampling
 
 ROWS = Spec(sharding.ROWS)
-KV = Spec(None, sharding.ROWS, "tensor")  # where a cache [L, rows, K, ...] lies
+KV = Spec(None, sharding.ROWS, "tensor")  # the partition of a cache [L, rows, K, ...]
 
 
 @flax.struct.dataclass
@@ -62,7 +62,7 @@ def begin(
     stop_ids: Sequence[int],
     num_slots: int,
 ) -> tuple[Fixed, State]:
-    """Prefill, and the first requests in their slots: (what stays fixed while decoding, State of every shard)."""
+    """Prefills, and puts the first requests into slots. Returns (Fixed, State of every shard)."""
     del temperature, stop_ids
     config = nnx.merge(graphdef, params).config
     prompt_kv = _prefill(params, prompts.tokens, graphdef, mesh)
@@ -112,7 +112,7 @@ def results(state: State, n: int) -> tuple:
 
 
 def shardings(mesh: Mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
-    """Where the arrays of `begin` lie, by their shapes."""
+    """The shardings of the arrays that `begin` returns."""
 
     def at(spec: PartitionSpec, tree: object) -> Any:
         return jax.tree.map(lambda x: NamedSharding(mesh, sharding.fit(mesh, spec, x.shape)), tree)
@@ -130,7 +130,7 @@ def shardings(mesh: Mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
 
 
 def _by_shard(function: Callable, mesh: Mesh, in_specs: tuple) -> Callable:
-    """Each shard by itself over data and fsdp; the compiler goes on to split the work of a shard over `tensor`."""
+    """Runs the function in each data x fsdp shard by itself. The compiler still splits a shard's work over `tensor`."""
     return jax.shard_map(
         function, mesh=mesh, axis_names=set(sharding.ROWS), check_vma=False, in_specs=in_specs, out_specs=ROWS
     )
@@ -236,15 +236,15 @@ def _decode(
 
     def step(s: State) -> State:
         """Feeds the current token of every slot and draws the next; then ended slots take new requests."""
-        position = jnp.maximum(prompts.lengths[s.request // n] - 1 + s.t, 0)  # of the token that is fed
+        position = jnp.maximum(prompts.lengths[s.request // n] - 1 + s.t, 0)  # the position of the token that is fed
         logits, new_kv = next_logits(
             model, layers, s.token, position, lambda q, k, v, cache: (_attend(q, k, v, cache, position), (k, v)), s.kv
         )
         token, logprob = draw(keys[s.request], s.t, logits, temperature, sampling)
         stopped = (token[:, None] == stop_ids).any(-1)
         ended = stopped | (s.t + 1 == T)
-        at = (s.request, s.t)  # an empty slot's lies outside, and is dropped
-        # Hangs on the token, so that a cache is written after it is read: else the compiler would copy it first.
+        at = (s.request, s.t)  # an empty slot has an index out of range, and its update is dropped
+        # Depends on the token, so that a cache is written after it is read. Otherwise the compiler would copy it first.
         kept = jnp.where(ended, s.kv[0][0].shape[2], position)
         s = dataclasses.replace(
             s,

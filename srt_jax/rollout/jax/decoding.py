@@ -17,8 +17,8 @@ from srt_jax.model.paths import map_with_path
 
 @flax.struct.dataclass
 class Fixed:
-    """What a call keeps from its beginning to its end: gathered weights in the compute dtype, the graph definitions
-    that go with them, and the prompts' keys and values.
+    """The constants of a call: gathered weights in the compute dtype, their graph definitions, and the keys and
+    values of the prompts.
     """
 
     weights: Any
@@ -27,15 +27,15 @@ class Fixed:
 
 
 def compute_copy(params: nnx.State, graphdef: nnx.GraphDef, mesh: Mesh) -> nnx.State:
-    """The weights in the compute dtype, where they are stored; norm scales stay float32, as the trainer uses them.
+    """The weights in the compute dtype with unchanged shardings. Norm scales stay float32, as in the trainer.
 
-    Made once per call and dropped with it, so that the update has its memory: it takes milliseconds where a call takes
-    seconds.
+    Each call makes its own copy and frees it, so that the update can use the memory. The copy takes milliseconds, and a
+    call takes seconds.
     """
     dtype = nnx.merge(graphdef, params).dtype
 
     def copy(path: str, x: jax.Array) -> jax.Array:
-        # Placed: else the compiler would gather float32 and cast then.
+        # Without this constraint the compiler would gather the float32 weights before it casts them.
         return jax.lax.with_sharding_constraint(
             x if path.endswith("scale") else x.astype(dtype), sharding.parameter_sharding(mesh, path, x.shape)
         )
@@ -46,7 +46,7 @@ def compute_copy(params: nnx.State, graphdef: nnx.GraphDef, mesh: Mesh) -> nnx.S
 def gathered(params: nnx.State, mesh: Mesh, prefix: str = "", layer: int | None = None) -> nnx.State:
     """Weights (of one layer of a stack) that are split over `tensor` only.
 
-    Weights that stayed split over fsdp would cross the network for every token.
+    If weights stayed split over fsdp, every token would move them over the network.
     """
 
     def gather(path: str, x: jax.Array) -> jax.Array:
@@ -57,7 +57,7 @@ def gathered(params: nnx.State, mesh: Mesh, prefix: str = "", layer: int | None 
 
 
 def gathered_shardings(weights: nnx.State, mesh: Mesh, prefix: str = "", num_layers: int | None = None) -> nnx.State:
-    """Where `gathered` puts such weights; num_layers: of the stack that the weights of one layer come from."""
+    """The shardings of `gathered`. num_layers: the layers of the stack, if the weights are those of one layer."""
 
     def where(path: str, x: jax.Array) -> NamedSharding:
         shape = x.shape if num_layers is None else (num_layers, *x.shape)
@@ -67,7 +67,7 @@ def gathered_shardings(weights: nnx.State, mesh: Mesh, prefix: str = "", num_lay
 
 
 def _gathered_sharding(mesh: Mesh, path: str, shape: tuple[int, ...], stacked: bool) -> NamedSharding:
-    """shape: of the whole stack where the weights are those of one layer of it."""
+    """shape: the shape of the whole stack, if the weights are those of one layer."""
     spec = sharding.parameter_sharding(mesh, path, shape).spec
     return NamedSharding(
         mesh, PartitionSpec(*(axis if axis == "tensor" else None for axis in spec[1 if stacked else 0 :]))
@@ -75,9 +75,9 @@ def _gathered_sharding(mesh: Mesh, path: str, shape: tuple[int, ...], stacked: b
 
 
 def off_mesh(graphdef: nnx.GraphDef, params: nnx.State) -> Decoder:
-    """The decoder without its own placement of activations: one token of a sequence needs none.
+    """The decoder without sharding constraints on activations, which one token of a sequence does not need.
 
-    What it computes lies where its inputs lie, rows over (data, fsdp) and heads over tensor.
+    Its results have the sharding of its inputs: rows over (data, fsdp) and heads over tensor.
     """
     model = nnx.merge(graphdef, params)
     model.mesh = model.layers.mesh = None
@@ -113,8 +113,8 @@ def next_logits(
 ) -> tuple:
     """tokens [W] at positions [W] -> logits [W, V] of the next, and what `attend(q, k, v, cache)` keeps of each layer.
 
-    The layers run one by one, each with arrays of its own: in a loop over stacked ones an accelerator would copy every
-    weight and every cache before it uses it, three times the memory traffic.
+    The layers run one by one, each with arrays of its own. In a loop over stacked arrays an accelerator would copy
+    every weight and every cache before it uses it, which is three times the memory traffic.
     """
     x, kept = model.embed(tokens), []
     frequencies = jnp.asarray(inverse_frequencies(model.config), jnp.float32)

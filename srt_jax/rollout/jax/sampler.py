@@ -7,8 +7,8 @@ neighbours. Where a call has fewer prompts than the mesh has row shards, a promp
 its rows. Letters: P rows of a call, n samples of each, S prompt tokens, T response tokens.
 
 A call is as large as the config asks for, or as the memory allows (`Cut`), whichever is less. It decodes in pieces of
-about a second, between which the host can report progress, and stop. Neither changes a sample: a piece goes on where
-the one before it ended, and sample i of a prompt draws from (seed, i) in whichever call it stands.
+about a second, between which the host can report progress, and stop. Neither changes a sample: a piece continues
+exactly where the last one ended, and sample i of a prompt draws from (seed, i) in every call.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from srt_jax.rollout.jax.prompts import Prompts
 from srt_jax.rollout.jax.sampling import compiled
 from srt_jax.rollout.sampler import Advanced, Finished, Rollouts, Sampling
 
-PIECE_SECONDS = 1.0  # a piece decodes for so long; several processes agree on PIECE_STEPS instead
+PIECE_SECONDS = 1.0  # the duration of a piece; several processes use PIECE_STEPS instead
 PIECE_STEPS = 256
 
 
@@ -50,7 +50,7 @@ class Cut:
 
     @property
     def rows_per_prompt(self) -> int:
-        """Rows of a prompt, each with a part of its samples: as few as fill the shards evenly."""
+        """Rows of a prompt, each with a part of its samples: the smallest number that fills all shards equally."""
         return self.shards // math.gcd(self.prompts, self.shards)
 
     @property
@@ -64,11 +64,11 @@ class Cut:
         return -(-self.samples // self.rows_per_prompt)
 
     def order(self) -> np.ndarray:
-        """Which row lies where: rows are dealt to the shards one by one, so that a call half full fills all of them."""
+        """The row at each position. Rows go to the shards in turn, so that a half-full call uses all shards."""
         return np.arange(self.rows).reshape(-1, self.shards).T.reshape(-1)
 
     def by_prompt(self, result: np.ndarray) -> np.ndarray:
-        """[rows, share, ...] as it lies -> [prompts, at least samples, ...]."""
+        """[rows, share, ...] in the order of `order` -> [prompts, at least samples, ...]."""
         ordered = np.empty_like(result)
         ordered[self.order()] = result
         return ordered.reshape(self.prompts, -1, *result.shape[2:])
@@ -115,7 +115,7 @@ def bytes_per_device(
     platform: str,
     kernel: str,
 ) -> dict[str, float]:
-    """What a call takes beside the parameters, by kind; mesh_shape: size by axis; kernel: of attention."""
+    """The memory of a call without the parameters, by kind. mesh_shape: size by axis; kernel: the attention kernel."""
     return memory.sampler_call(
         model,
         dtype,
@@ -146,7 +146,8 @@ class JaxSampler:
     """Samples from the trainer's own parameters; `load` is a pointer.
 
     At most prompts_per_call prompts go through a program together, and num_slots (0: all) sequences decode at a time;
-    fewer where a call would take more than `memory_bytes` of each device, beside the parameters (None: no limit).
+    fewer if a call would need more than `memory_bytes` of each device for other arrays than the parameters (None: no
+    limit).
     """
 
     def __init__(
@@ -172,20 +173,20 @@ class JaxSampler:
         self._params: nnx.State | None = None
         self._version = -1
         self._programs, self._pace = {}, {}  # seconds per decoding step, by program
-        self._reach = 1.0  # how far the last call went of its longest: where the next one is expected to end
+        self._reach = 1.0  # the share of its maximal length at which the last call ended, to estimate the next one
         self.report = {}  # a load costs nothing
-        self.decode_steps = 0  # of the last `generate`: each feeds one token of every sequence that decodes
+        self.decode_steps = 0  # steps of the last `generate`; each feeds one token of every sequence that decodes
 
     def load(self, params: nnx.State, version: int) -> None:
-        """Points at the parameters; they must live until the next load."""
+        """Keeps a reference to the parameters, which must stay valid until the next load."""
         self._params, self._version = params, version
 
     def close(self) -> None:
-        """Nothing to release but the pointer."""
+        """Drops the reference to the parameters."""
         self._params = None
 
     def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
-        """Compiles the programs of the prompts' buckets; `generate` compiles only what was not asked for here."""
+        """Compiles the programs of the prompts' buckets; `generate` compiles only the others."""
         for bucket in self._by_bucket(prompts):
             self._program(bucket, self.cut(bucket, n, sampling), sampling)
 
@@ -257,7 +258,7 @@ class JaxSampler:
         return *jax.device_get(program.results(state)), steps
 
     def _piece(self, key: tuple, steps: int) -> int:
-        """Decoding steps of the next piece: about a second's. Several processes must agree, and clocks do not."""
+        """Decoding steps of the next piece, about a second long. Processes need equal numbers, and clocks differ."""
         if jax.process_count() > 1:
             return PIECE_STEPS
         if key not in self._pace:
@@ -265,7 +266,7 @@ class JaxSampler:
         return max(1, min(int(PIECE_SECONDS / self._pace[key]), 8 * steps or 1 << 20))
 
     def _by_bucket(self, prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
-        """The prompts of each bucket: a prompt goes by its own length, not by its neighbours'."""
+        """The prompts of each bucket. A prompt's bucket depends only on its own length."""
         by_bucket = {}
         for i, prompt in enumerate(prompts):
             if not len(prompt):
@@ -287,8 +288,8 @@ class JaxSampler:
     def cut(self, bucket: int, n: int, sampling: Sampling) -> Cut:
         """The largest call that fits in the memory. Raises RolloutError where one sample of one prompt does not.
 
-        A function of the config and of `memory_bytes`, never of what happens to be free: another shape may round
-        differently.
+        It depends on the config and on `memory_bytes`, but not on the memory that is free at the moment: another shape
+        may round differently.
         """
         whole = Cut(self._prompts_per_call, n, self._num_slots, sharding.num_row_shards(self._mesh))
         return largest_cut(whole, lambda cut: self.bytes_of(cut, bucket, sampling), self._memory_bytes)

@@ -9,7 +9,7 @@ from srt_jax.rollout.sampler import Sampling
 
 
 def compiled(sampling: Sampling) -> Sampling:
-    """The part of `sampling` that a compiled program depends on: the temperature is an argument, unless it is 0."""
+    """The part of `sampling` that a compiled program depends on. A temperature above 0 is its argument."""
     return dataclasses.replace(sampling, temperature=float(sampling.temperature > 0))
 
 
@@ -22,7 +22,7 @@ def sample_keys(seeds: jax.Array, first: jax.Array, n: int) -> jax.Array:
 def draw(
     keys: jax.Array, t: jax.Array | int, logits: jax.Array, temperature: jax.Array, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
-    """keys [...], t [...] or scalar, logits [..., V] -> tokens [...], log-probs [...] under what they are drawn from.
+    """keys [...], t [...] or scalar, logits [..., V] -> tokens [...], log-probs [...] under their distribution.
 
     Token t of a sample depends on its key, t and its logits only. The random numbers are as large as the logits:
     0.3 GB for 512 sequences and a vocabulary of 152k, over all devices.

@@ -54,7 +54,7 @@ def begin(
     sampling: Sampling,
     stop_ids: Sequence[int],
 ) -> tuple[Fixed, State]:
-    """Prefill and the first token: (what stays fixed while decoding, State)."""
+    """Prefills and draws the first token. Returns (Fixed, State)."""
     weights = gathered(params, mesh)
     model = off_mesh(graphdef, weights)
     size, T, config = prompts.lengths.shape[0], sampling.max_tokens, model.config
@@ -95,7 +95,7 @@ def advance(
     keys = sample_keys(prompts.seeds, prompts.first, n)
 
     def step(s: State) -> State:
-        """Feeds the last token of every sample and draws the next; finished samples go along and are not kept."""
+        """Feeds the last token of every sample and draws the next. The tokens of finished samples are dropped."""
         t = s.t
         positions = jnp.broadcast_to(prompts.lengths[:, None] + t - 1, (size, n))
 
@@ -131,7 +131,7 @@ def results(state: State, n: int) -> tuple:
 
 
 def shardings(mesh: Mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
-    """Where the arrays of `begin` lie, by their shapes."""
+    """The shardings of the arrays that `begin` returns."""
 
     def at(spec: PartitionSpec, tree: object) -> Any:
         return jax.tree.map(lambda x: NamedSharding(mesh, sharding.fit(mesh, spec, x.shape)), tree)
@@ -150,5 +150,5 @@ def _stops(token: jax.Array, stop_ids: Sequence[int]) -> jax.Array:
 
 
 def _wanted(prompts: Prompts, n: int) -> jax.Array:
-    """[P, n]: is this a sample that is asked for?"""
+    """[P, n] bool: is this sample requested?"""
     return jnp.arange(n) < prompts.samples[:, None]

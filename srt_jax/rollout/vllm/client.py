@@ -19,8 +19,8 @@ from srt_jax.log import logger
 from srt_jax.rollout.sampler import Finished, Sampling
 from srt_jax.rollout.vllm.command import MODEL_NAME
 
-BASE_SECONDS = 60.0  # of every time limit; what grows with the work comes on top
-RELOAD_BYTES_PER_SECOND = 50e6  # a disk slower than that counts as hung
+BASE_SECONDS = 60.0  # the constant part of every time limit; the rest grows with the work
+RELOAD_BYTES_PER_SECOND = 50e6  # a slower disk counts as hung
 
 
 class Endpoint(Protocol):
@@ -31,7 +31,7 @@ class Endpoint(Protocol):
 
 
 class ServerFailedError(Exception):
-    """A server that did not answer as it should; its work can be done again."""
+    """A server gave no valid answer. Its work can be repeated."""
 
 
 Recover = Callable[[Any, ServerFailedError], concurrent.futures.Future]
@@ -47,9 +47,10 @@ class Responses:
 
 
 def completion(prompt: Sequence[int], n: int, sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> dict:
-    """The request for n responses. Every field that shapes the distribution is given, none is left to the server.
+    """The request for n responses. It has every field that changes the distribution, so that none has the
+    server's default.
 
-    Child i of a request draws from seed + i, so seeds are spaced by n: (seed, i) never meets another problem's.
+    vLLM draws response i of a request from seed + i. Seeds are multiples of n, so that no two problems share one.
     """
     if sampling.temperature == 0:
         n = 1  # all the same; vLLM takes no more than one
@@ -80,7 +81,7 @@ def completion(prompt: Sequence[int], n: int, sampling: Sampling, seed: int, sto
 
 
 def read_completion(answer: dict, request: dict, n: int) -> Responses:
-    """The n responses of an answer. Raises ServerFailedError where it is not whole, or not what was asked for."""
+    """The n responses of an answer. Raises ServerFailedError if it is incomplete or does not match the request."""
     try:
         choices = sorted(answer["choices"], key=lambda c: c["index"])
         tokens = [np.asarray(c["token_ids"], np.int32) for c in choices]
@@ -125,7 +126,7 @@ def complete(url: str, request: dict, seconds: float = BASE_SECONDS) -> dict:
 def score(url: str, sequences: np.ndarray, seconds: float) -> np.ndarray:
     """log p of tokens 1 ... of each sequence, given those before: [B, S] -> [B, S - 1], at temperature 1.
 
-    Raises ServerFailedError where the answer does not tell them.
+    Raises ServerFailedError if the answer does not contain them.
     """
     request = completion(sequences[0], 1, Sampling(1), 0, ()) | {"prompt": sequences.tolist(), "prompt_logprobs": 0}
     answer = complete(url, request, seconds)
@@ -143,7 +144,7 @@ def score(url: str, sequences: np.ndarray, seconds: float) -> np.ndarray:
 
 
 def version(url: str) -> str:
-    """The label of the weights that a server serves. Raises ServerFailedError where it tells none."""
+    """The label of the weights that a server serves. Raises ServerFailedError if its answer has none."""
     return _version_in(call(url, "GET", "/weight_info"))
 
 
@@ -157,10 +158,10 @@ def _version_in(answer: dict) -> str:
 def update_weights(url: str, directory: str | os.PathLike[str], label: str, num_bytes: int) -> None:
     """Has a server read an export and answer from it, whether it was paused or not.
 
-    Raises ServerFailedError where it does not: it may then be paused, or have read a part. RolloutError where it
-    refuses.
+    Raises ServerFailedError if it fails; the server may then be paused, or have read a part of the export. Raises
+    RolloutError if it refuses.
     """
-    # Requests that are still there belong to nobody. The caches of the old weights go with the pause.
+    # Nobody waits for requests that are still running. The pause also clears the caches of the old weights.
     call(url, "POST", "/pause", params={"mode": "abort", "clear_cache": "true"})
     call(
         url,
@@ -186,7 +187,7 @@ def is_healthy(url: str, seconds: float) -> bool:
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """Made once: it takes longer than a request."""
+    """Cached, because making it takes longer than a request."""
     return ssl.create_default_context()
 
 
@@ -220,17 +221,17 @@ def sample(
     closed: threading.Event,
     finished: Finished | None = None,
 ) -> list[Responses]:
-    """The responses to every request, in order: each is asked for until it is answered whole, and counted once.
+    """The responses to every request, in order. Each request is repeated until its answer is complete, and counts once.
 
-    Servers pull requests as they get done with others, at most `concurrency` at a time. An answer counts only if the
-    server serves the weights `label` after it: new weights drop all requests, so they were its weights throughout. A
-    server that fails, or takes longer than `seconds`, loses what it was asked, which goes back to the queue;
-    recover(server, reason) returns the concurrent future of bringing it back. This returns only when nothing is being
-    recovered any more: an unproven server never meets the next requests.
+    Each server works on at most `concurrency` requests at a time, and takes the next ones from a common queue. An
+    answer counts only if the server still serves the weights `label` after it. New weights drop all running requests,
+    so these weights sampled the whole answer. If a server fails or takes longer than `seconds`, its requests return to
+    the queue, and recover(server, reason) returns a future of its recovery. `sample` returns only after all recoveries
+    have ended, so that the next requests find tested servers.
     `finished(p, tokens, stopped)` is called in this thread as soon as request p is answered.
 
-    Raises RolloutError for other weights, for what recover raises - ServerGivenUpError only once no server is left -
-    and soon after `closed` is set; a recovery may then still be under way.
+    Raises RolloutError for other weights, and soon after `closed` is set; a recovery may then still be running. Raises
+    the error of `recover`, a ServerGivenUpError only if no server is left.
     """
     return asyncio.run(_sample(servers, requests, n, label, seconds, concurrency, recover, closed, finished))
 
@@ -252,7 +253,7 @@ async def _sample(
         waiting.put_nowait(p)
     missing, recovering = set(range(len(requests))), set()
     complete = asyncio.Event()
-    # At most its share at first, so that the first server does not take it all.
+    # No server starts with more than its share, so that the first one does not take all requests.
     workers_per_server = max(1, min(concurrency, math.ceil(len(requests) / len(servers))))
 
     async def work(server: Endpoint, client: httpx2.AsyncClient) -> None:
@@ -320,7 +321,7 @@ async def _answer(
 
 
 def _raise_unless_given_up(task: asyncio.Task, others: Collection[asyncio.Task]) -> None:
-    """Raises what ended a server's task, unless it is one server that cannot be recovered while others go on."""
+    """Raises the error that ended a server's task. If the server was given up and others remain, it raises nothing."""
     error = task.exception()
     if isinstance(error, ServerGivenUpError) and others:
         logger.warning(f"going on without it: {error}")

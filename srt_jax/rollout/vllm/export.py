@@ -1,4 +1,4 @@
-"""Exports of the weights for rollout servers: <directory>/step_NNNNNN/, complete or not there at all.
+"""Exports of the weights for rollout servers: <directory>/step_NNNNNN/. An export is complete, or it does not exist.
 
 Each is an ordinary Hugging Face directory and a manifest.json: step, hash of the config, the sizes of all files, and
 names, shapes, dtypes and checksums (xxh3_64) of all tensors, of all other bytes, and of the manifest itself.
@@ -34,8 +34,8 @@ class Published:
     path: pathlib.Path
     step: int
     bytes: int
-    seconds: float  # that it took to write, flush included
-    label: str  # what servers call these weights: the step alone would not tell them from another run's
+    seconds: float  # the time of writing it, with the flush
+    label: str  # the servers' name of these weights; the step alone would not distinguish two runs
     tensors: str  # checksum of all tensors, equal for equal weights whatever the step
 
 
@@ -51,8 +51,8 @@ def publish(
 ) -> Published:
     """Writes the weights of a step in the served dtype. `extra`: text files by name, see `weights.save`.
 
-    Raises ExportError where the folder does not take them. Exports of later steps are removed: they belong to a run
-    that was cut off after its last checkpoint.
+    Raises ExportError if they cannot be written. Removes exports of later steps, which a run leaves behind that was
+    killed after its last checkpoint.
     """
     start = time.perf_counter()
     directory = pathlib.Path(directory)
@@ -85,7 +85,7 @@ def publish(
 
 
 def check_sizes(path: str | os.PathLike[str]) -> dict:
-    """The manifest of an export. Raises ExportError where it is damaged, or a file has not the size it tells."""
+    """The manifest of an export. Raises ExportError if it is damaged, or a file's size differs from it."""
     path = pathlib.Path(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text())
@@ -107,7 +107,7 @@ def check_sizes(path: str | os.PathLike[str]) -> dict:
 
 
 def verify(path: str | os.PathLike[str]) -> dict:
-    """The manifest of an export all of whose checksums hold. Raises ExportError that names the tensor or file."""
+    """Checks all checksums of an export; returns its manifest. Raises ExportError with the tensor or file."""
     path = pathlib.Path(path)
     manifest = check_sizes(path)
 
@@ -136,7 +136,7 @@ def verify(path: str | os.PathLike[str]) -> dict:
 
 
 def prune(directory: str | os.PathLike[str], keep: int) -> None:
-    """Removes all but the newest `keep` exports: once every server has read the newest, none needs the others."""
+    """Removes all but the newest `keep` exports. Servers that have read the newest do not need the others."""
     for _, path in sorted(_exports(directory))[:-keep]:
         shutil.rmtree(path)
 

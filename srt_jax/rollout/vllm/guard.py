@@ -1,7 +1,7 @@
-"""Runs a command for as long as the process that asked for it lives: python guard.py PARENT_PID COMMAND ...
+"""Runs a command until the process that started it ends: python guard.py PARENT_PID COMMAND ...
 
-It leads a process group of its own and the command joins it. When the command ends, or the parent does, however it ends
-(kill -9 included), the whole group is killed, so that nothing is left behind. Needs nothing but the standard library.
+The guard and the command form a process group of their own. When the command or the parent ends (also by kill -9), the
+guard kills the whole group. Needs only the standard library.
 """
 
 import os
@@ -14,10 +14,10 @@ import time
 def main() -> None:
     """Starts the command and watches it and the parent."""
     parent = int(sys.argv[1])
-    # A handler, not SIG_IGN: the command would inherit that. SIGTERM is for the command, this process outlives it.
+    # A handler and not SIG_IGN, which the command would inherit. SIGTERM should end the command, not this process.
     signal.signal(signal.SIGTERM, lambda *_: None)
     command = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
-    # The parent's number changes when it dies. A pipe would not do: its other children may hold it open.
+    # The parent's id changes when it dies. A pipe would not work, since its other children may keep it open.
     while command.poll() is None and os.getppid() == parent:
         time.sleep(0.2)
     status = command.returncode

@@ -1,7 +1,7 @@
 """Rollouts from vLLM servers in other processes.
 
 `load` is export -> pause -> reload -> resume on every server -> probe: the servers' log-probs of fixed token sequences
-against the trainer's own. A wrong or stale weight ends the run there.
+against the trainer's own. A wrong or stale weight ends the run.
 """
 
 import collections
@@ -38,13 +38,13 @@ from srt_jax.rollout.vllm.command import Settings
 from srt_jax.rollout.vllm.server import Attached, Server
 
 PROBE_SEQUENCES, PROBE_TOKENS = 8, 64
-OVERCOMMIT = 1.5  # requests sent to a server, relative to what it decodes at a time: so that it never runs dry
-SPARED = 3  # failed requests between two loads after which a server that is well is not restarted
-WELL_SECONDS = 20.0  # for such a server to sample a token
+OVERCOMMIT = 1.5  # requests at a server / sequences that it decodes at a time; above 1, so that it always has work
+SPARED = 3  # so many failed requests of a healthy server between two loads cause no restart
+WELL_SECONDS = 20.0  # the time in which a healthy server samples a token
 
 
 class InitialModel(Protocol):
-    """The model that a run starts from: its directory, and what exports take over from it."""
+    """The model that a run starts from: its directory, and the files that exports copy from it."""
 
     @property
     def directory(self) -> pathlib.Path: ...
@@ -59,9 +59,10 @@ class InitialModel(Protocol):
 
 
 class VLLMSampler:
-    """Samples through HTTP from servers that are started here, or named by rollout.servers.
+    """Samples through HTTP from servers that it starts, or from those of rollout.servers.
 
-    `report` holds figures of the last load: seconds and bytes/s of the export, seconds of reload and probe, its gaps.
+    `report` has measurements of the last load: seconds and bytes/s of the export, seconds of reload and probe, and the
+    probe's gaps.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class VLLMSampler:
         """`model`: directory, hf_config, config, stop_ids and exported_files of the initial model; `directory`: the
         run folder.
 
-        Raises ConfigError for what can be told before there are weights: no vLLM here, a server that is not one.
+        Raises ConfigError for mistakes that show before there are weights: vLLM is not installed, or an address is no
+        vLLM server.
         """
         self._config, self._model, self._mesh = config, model, mesh
         self._max_model_len = config.batch.max_prompt_tokens + config.batch.max_response_tokens
@@ -90,9 +92,9 @@ class VLLMSampler:
         self.report = {}
 
     def load(self, params: nnx.State, version: int) -> None:
-        """Publishes the weights and has every server serve them; the first time starts, or checks, the servers.
+        """Exports the weights and makes every server serve them. The first call also starts or checks the servers.
 
-        Raises RolloutError where they do not get there, ConfigError for servers elsewhere that do not fit the run.
+        Raises RolloutError if the servers do not serve them, and ConfigError if attached servers do not fit the run.
         """
         published = vllm_export.publish(
             params,
@@ -135,9 +137,10 @@ class VLLMSampler:
         finished: Finished | None = None,
         advanced: Advanced | None = None,
     ) -> Rollouts:
-        """Rollouts in the order of the prompts. Raises RolloutError where no server is left, or one serves others.
+        """Rollouts in the order of the prompts. Raises RolloutError if no server is left, or one serves other
+        weights.
 
-        `advanced` follows each prompt that is finished.
+        `advanced` is called after each finished prompt.
         """
         if advanced:
             finished = _counting(finished, advanced, len(prompts))
@@ -154,11 +157,11 @@ class VLLMSampler:
     def close(self) -> None:
         """Stops the servers that were started here, and removes exports outside of the run folder.
 
-        A `generate` of another thread ends soon, by RolloutError.
+        A `generate` in another thread soon raises RolloutError.
         """
         self._closed.set()
         stopping = True
-        while stopping:  # a server that was just being restarted may come up once more
+        while stopping:  # a server that is being restarted may still start
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 list(pool.map(lambda server: server.stop(), self._servers))
             stopping = concurrent.futures.wait(self._under_way, 1.0).not_done
@@ -176,7 +179,7 @@ class VLLMSampler:
         if self._config.rollout.servers:
             servers = [vllm_server.Attached(url, **limits) for url in self._config.rollout.servers]
             for server in servers:
-                if server.answers():  # else it may be starting: the first load waits for it
+                if server.answers():  # otherwise it may be starting, and the first load waits for it
                     vllm_server.check(server.url, self._model.config, self._max_model_len)
             return servers
         shared = Settings(
@@ -220,7 +223,7 @@ class VLLMSampler:
         for server in self._servers:
             try:
                 server.wait()
-            except ServerFailedError as e:  # one that never ran gets no other try
+            except ServerFailedError as e:  # a server that never ran is not restarted
                 raise RolloutError(str(e)) from None
             self._check(server)
 
@@ -236,9 +239,9 @@ class VLLMSampler:
         vllm_client.update_weights(server.url, self._published.path, self._published.label, self._published.bytes)
 
     def _for_each(self, work: Callable) -> list:
-        """work(server) of all servers at once; those that are given up are left out from now on.
+        """Runs work(server) for all servers at once. Servers that are given up are not used any more.
 
-        Raises RolloutError where none is left.
+        Raises RolloutError if none is left.
         """
         futures, results, left = [self._submit(self._attempt, server, work) for server in self._servers], [], []
         for server, future in zip(self._servers, futures):
@@ -254,7 +257,7 @@ class VLLMSampler:
         return results
 
     def _submit(self, *work: Any) -> concurrent.futures.Future:
-        """In a thread that `close` waits for, whoever else has stopped waiting."""
+        """Runs the work in a thread. `close` waits for it, even if no other thread does."""
         if self._closed.is_set():
             raise RolloutError("the sampler is closed.")
         future = self._threads.submit(*work)
@@ -262,9 +265,9 @@ class VLLMSampler:
         return future
 
     def _attempt(self, server: Server | Attached, work: Callable, reason: Exception | None = None) -> object:
-        """work(server); one that fails, or has failed for a reason, is first brought back with the published weights.
+        """Runs work(server). First restarts a server that fails, or has failed for `reason`, with the exported weights.
 
-        Raises ServerGivenUpError where that is done for nothing, and what else is no failure of the server.
+        Raises ServerGivenUpError if restarts do not help, and every error that is no failure of the server.
         """
         while True:
             if self._closed.is_set():
@@ -288,7 +291,7 @@ class VLLMSampler:
             self._check(server)
             self._update(server)
             self._check_answers(server)
-        except ConfigError as e:  # it came back as another one
+        except ConfigError as e:  # after its restart it is another server
             raise ServerGivenUpError(f"{server.name} failed ({reason}) and came back unfit: {e}") from None
 
     # ---- samples
@@ -319,8 +322,8 @@ class VLLMSampler:
         )
 
     def _recover(self, server: Server | Attached, reason: Exception) -> None:
-        """Makes a server fit to sample again after a failed request. Raises RolloutError where it cannot be."""
-        if self._spared[server.name] < SPARED and self._is_well(server):  # a dropped connection, say
+        """Makes a server ready to sample again after a failed request. Raises RolloutError if that fails."""
+        if self._spared[server.name] < SPARED and self._is_well(server):  # e.g. a dropped connection
             self._spared[server.name] += 1
             logger.warning(f"{server.name} failed ({reason}), but is well: it is asked again")
         else:
@@ -338,7 +341,7 @@ class VLLMSampler:
     # ---- probe
 
     def _sample_sequences(self, server: Server | Attached) -> np.ndarray:
-        """[B, S] token sequences that the first weights sampled: likely ones, so that rounding stays small."""
+        """[B, S] token sequences that the first weights sampled. They are likely, so that rounding stays small."""
         rows = math.lcm(PROBE_SEQUENCES, sharding.num_row_shards(self._mesh))
         length = min(PROBE_TOKENS, self._max_model_len - 1)
         first = self._model.stop_ids[0]
@@ -351,7 +354,7 @@ class VLLMSampler:
     def _probe(self, server: Server | Attached) -> tuple[float, float]:
         """(mean, max) |log-prob difference| between server and trainer.
 
-        Raises RolloutError where it is too large, or the server's log-probs stayed when the weights changed.
+        Raises RolloutError if it is too large, or if the server's log-probs are unchanged after the weights changed.
         """
         sequences, expected = self._sequences[:PROBE_SEQUENCES], self._expected[:PROBE_SEQUENCES]
         found = vllm_client.score(
@@ -384,7 +387,7 @@ class VLLMSampler:
 
 
 def exports_folder(config: ConfigDict, directory: pathlib.Path) -> pathlib.Path:
-    """Where a run with this folder publishes: no two runs in the same place, whatever their names."""
+    """The folder for the exports of a run with this folder. No two runs share one, even if they have the same name."""
     if elsewhere := config.rollout.vllm.weights_directory:
         mark = hashlib.sha256(str(directory).encode()).hexdigest()[:8]
         return pathlib.Path(elsewhere).absolute() / f"{config.name}-{mark}"
@@ -402,7 +405,7 @@ def _make_score(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable[[nnx.State, jax.
 
 
 def _counting(finished: Finished | None, advanced: Advanced, prompts: int) -> Finished:
-    """`finished` that also tells `advanced` how many of the prompts, and how many tokens, there are so far."""
+    """`finished` that also calls `advanced` with the share of finished prompts and the number of tokens."""
     done, tokens = 0, 0
 
     def both(p: int, responses: Sequence[np.ndarray], stopped: Sequence[bool]) -> None:

@@ -19,15 +19,15 @@ from srt_jax.rollout.vllm.command import HOST, Settings, command, environment, f
 
 GUARD = pathlib.Path(__file__).with_name("guard.py")
 STOP_SECONDS = 10.0
-EMPTY_SECONDS = 5.0  # until killed processes are gone; some inits let them lie as zombies
+EMPTY_SECONDS = 5.0  # the wait for killed processes; some init processes leave them as zombies
 PORT_TRIES = 3
 OTHER_MODEL = "start it with the model of this run (model.path)"
-COMPARED = 20  # log-probs of a token, vLLM's own limit: the first two may be equal
+COMPARED = 20  # log-probs of a token, vLLM's own limit; more than two, because the first two may be equal
 BY_SCRIPT = "start it by launch/vllm_server.sh, which sets all that a trainer needs"
 
 
 class Server:
-    """A server process of this run. Nothing of it outlives this process, however that ends (rollout/guard.py)."""
+    """A server process of this run. It never outlives this process, not even after kill -9 (guard.py)."""
 
     attached = False
 
@@ -55,7 +55,7 @@ class Server:
         self._log_from, self._deadline = 0, 0.0
 
     def start(self, model: str | os.PathLike[str]) -> None:
-        """Starts it on a Hugging Face directory; `wait` tells when it can be used."""
+        """Starts the server with a Hugging Face directory. `wait` returns when it can be used."""
         self._model = model
         port = self._choose_port()
         self.url = f"http://{HOST}:{port}"
@@ -76,14 +76,16 @@ class Server:
         self._deadline = time.monotonic() + self._start_seconds
 
     def wait(self) -> None:
-        """Returns once it samples. Raises ServerFailedError where it ends, or takes longer than start_seconds."""
+        """Returns when the server samples. Raises ServerFailedError if it ends, or takes longer than start_seconds."""
         tries = 1
         while not vllm_client.is_healthy(self.url, max(5.0, self._deadline - time.monotonic())):
             process = self.process
             if process is None:  # another thread closes the sampler
                 raise ServerFailedError(f"{self.name} was stopped while it started")
             if process.poll() is not None:
-                if self._port_was_taken() and tries < PORT_TRIES:  # by another program, after it was found free
+                if (
+                    self._port_was_taken() and tries < PORT_TRIES
+                ):  # another program took the port after it was found free
                     tries += 1
                     self.start(self._model)
                     continue
@@ -99,7 +101,7 @@ class Server:
             time.sleep(0.5)
 
     def restart(self, model: str | os.PathLike[str], reason: object) -> None:
-        """Ends what is left of it and starts it anew. Raises ServerFailedError where that fails, too.
+        """Ends its remaining processes and starts the server again. Raises ServerFailedError if that fails, too.
 
         Raises ServerGivenUpError after too many restarts.
         """
@@ -115,7 +117,7 @@ class Server:
         self.wait()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Ends the whole process group: politely if it may take that long, then for good."""
+        """Ends the whole process group: first by SIGTERM, and by SIGKILL after the given time."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -124,7 +126,9 @@ class Server:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(seconds)
         deadline = time.monotonic() + EMPTY_SECONDS
-        with contextlib.suppress(ProcessLookupError):  # even if the guard has ended: what it guarded may live on
+        with contextlib.suppress(
+            ProcessLookupError
+        ):  # even if the guard has ended: the processes that it guarded may still run
             while time.monotonic() < deadline:  # the next server needs the memory of this one
                 os.killpg(process.pid, signal.SIGKILL)
                 process.poll()
@@ -145,7 +149,7 @@ class Server:
 
 
 class Attached:
-    """A server that was started elsewhere: it is checked, used, and never started or stopped."""
+    """A server that was started elsewhere. This class checks and uses it, and never starts or stops it."""
 
     attached = True
 
@@ -164,18 +168,18 @@ class Attached:
         return True
 
     def start(self, model: str | os.PathLike[str]) -> None:
-        """It was started elsewhere, perhaps just now."""
+        """Does nothing: the server was started elsewhere, perhaps a moment ago."""
         self._deadline = time.monotonic() + self._start_seconds
 
     def wait(self) -> None:
-        """Returns once it answers, whoever it is. Raises ConfigError where nobody does within start_seconds."""
+        """Returns when any server answers at the address. Raises ConfigError if none does within start_seconds."""
         while not self.answers():
             if time.monotonic() > self._deadline:
                 raise ConfigError(f"rollout.servers: nobody answers at {self.url}: correct the URL, or {BY_SCRIPT}.")
             time.sleep(1.0)
 
     def restart(self, model: str | os.PathLike[str], reason: object) -> None:
-        """Waits until it says that it is well. Raises ServerGivenUpError where it fails too often, or stays away."""
+        """Waits until the server is healthy. Raises ServerGivenUpError if it fails too often, or does not come back."""
         if self._left <= 0:
             raise ServerGivenUpError(
                 f"{self.url} failed too often ({reason}; rollout.vllm.max_restarts): look at its log; "
@@ -197,14 +201,14 @@ class Attached:
                 time.sleep(1.0)
 
     def stop(self, seconds: float = 0) -> None:
-        """It goes on without us; nobody waits for it any longer."""
+        """Stops waiting for the server, which continues to run."""
         self._deadline = 0.0
 
 
 def check(url: str, model: ModelConfig, max_model_len: int) -> None:
-    """Raises ConfigError, with the remedy, for what cannot serve the rollouts of this run.
+    """Raises ConfigError, with the remedy, for a server that cannot serve the rollouts of this run.
 
-    Asks for no sample: a server may still be paused by a trainer that was killed.
+    Requests no sample, since a trainer that was killed may have left the server paused.
     """
     with _answering(url):
         served = _models(url)
@@ -223,7 +227,7 @@ def check(url: str, model: ModelConfig, max_model_len: int) -> None:
 
 
 def check_answers(url: str, vocab_size: int) -> None:
-    """Raises ConfigError, with the remedy, where samples of a server that has the run's weights are not as asked."""
+    """Raises ConfigError, with the remedy, if the samples of a server with the run's weights ignore the request."""
     with _answering(url):
         _check_vocabulary(url, vocab_size)
         _check_sampling(url)
@@ -288,7 +292,7 @@ def _check_endpoints(url: str) -> None:
 
 
 def _check_sampling(url: str) -> None:
-    """The log-probs of the likeliest tokens tell how the server treats temperature, and what it fills in."""
+    """Checks the server's temperature and defaults by the log-probs of the likeliest tokens."""
     bare = {
         "model": vllm_client.MODEL_NAME,
         "prompt": [0],
@@ -306,7 +310,9 @@ def _check_sampling(url: str) -> None:
 
     one, two = (likeliest(vllm_client.completion([0], 1, Sampling(1, t), 0, ())) for t in (1.0, 2.0))
     gaps = one[0] - one[-1], two[0] - two[-1]
-    if abs(gaps[0] - 2 * gaps[1]) > abs(gaps[0] - gaps[1]):  # tempered log-probs lie half as far apart
+    if abs(gaps[0] - 2 * gaps[1]) > abs(
+        gaps[0] - gaps[1]
+    ):  # at temperature 2 the differences of log-probs are half as large
         raise ConfigError(
             f"rollout.servers: {url} returns log-probs from before the temperature: start it with "
             "--logprobs-mode processed_logprobs; launch/vllm_server.sh does."
