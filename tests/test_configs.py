@@ -12,8 +12,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from srt_jax import main
 from srt_jax.config import describe
+from srt_jax.config.levels import checkable, level_configs
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate, validate_devices
 from srt_jax.data.base import Problem
@@ -22,9 +22,9 @@ from srt_jax.experiments import load
 from srt_jax.experiments.data import SETS
 from srt_jax.experiments.models import BOXED, MODELS
 from srt_jax.grading.grader import Grader
-from srt_jax.levels import checkable, level_configs
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.reward.rewards import grade
+from srt_jax.run.dry_run import check
 from tests.helpers import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
@@ -113,10 +113,9 @@ def test_dry_run(module, arguments, stand_ins):
         on_node, _ = resolve(level, "gpu", 8)
         validate(on_node)
         validate_devices(on_node, 8)
-        report = main.check(checkable(resolve(level, "cpu", 8)[0], config))
-        assert not any(line.startswith("not checked: model") for line in report), report
-        complete = not any("not checked" in line for line in report)
-        assert complete or level.model.path != "cache/miniature", report
+        report = check(checkable(resolve(level, "cpu", 8)[0], config))
+        assert any(line.startswith("model: ") for line in report.checked), report
+        assert not report.unchecked or level.model.path != "cache/miniature", report
         assert "updates" in describe(level, 8) or "1 update;" in describe(level, 8)
 
 

@@ -6,9 +6,10 @@ import pytest
 
 from srt_jax import levels
 from srt_jax.config import source
+from srt_jax.config.levels import level_configs
 from srt_jax.errors import ConfigError, DataError, TrainingStoppedError
-from srt_jax.levels import best_weights, level_configs, train_levels
-from srt_jax.main import dry_run
+from srt_jax.levels import best_weights, train_levels
+from srt_jax.run.dry_run import dry_run
 from srt_jax.run.metrics import read_metrics
 from tests.helpers import small_config
 

@@ -16,7 +16,7 @@ from srt_jax.config import base, describe, differing_fields, fingerprint_fields,
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate, validate_devices
 from srt_jax.errors import ConfigError, DataError, ModelError
-from srt_jax.main import check
+from srt_jax.run.dry_run import check
 from srt_jax.run.prepare import prepare
 from tests.helpers import REPOSITORY, small_config
 
@@ -63,9 +63,12 @@ def test_dry_run_prints_the_arithmetic_and_runs_nothing(miniature, tmp_path):
     done = run(QUICKSTART, f"--config.out={tmp_path}", "--dry_run")
     assert time.monotonic() - started < 20
     assert done.returncode == 0, done.stderr
-    assert "16 prompts x 32 samples = 512 sequences; 1 update; 8 micro-batches of 64 on 2 devices" in done.stdout
-    assert "learning_rate: 0.0002" in done.stdout  # the resolved config
+    assert "  16 prompts x 32 samples = 512 sequences\n  1 update\n  8 micro-batches of 64 on 2" in done.stdout
+    assert re.search(r"^  optimizer\.learning_rate +0\.0002  \(1e-06\)$", done.stdout, re.MULTILINE)
+    assert "weight_decay" not in done.stdout  # it does not differ from base()
     assert "128 with an answer" in done.stdout and "248,192 parameters" in done.stdout
+    assert f"A run writes all fields of its config to {tmp_path}/srt/config.json." in done.stdout
+    assert "\nnot checked:" not in done.stdout and "\nnot checked by any dry run:\n  compilation" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,9 +77,11 @@ def test_dry_run_of_a_hub_model_says_what_it_did_not_check(miniature, tmp_path):
     done = run(*arguments, "--config.model.path=Qwen/Qwen2.5-Math-7B")
     assert done.returncode == 0, done.stderr
     assert "7,615,616,512 parameters" in done.stdout and "train.jsonl: 2048 problems" in done.stdout
-    assert "not checked: weights, tokenizer" in done.stdout and "512 sequences" in done.stdout
+    unchecked = done.stdout.partition("\nnot checked:\n")[2]
+    assert "weights, tokenizer and prompt lengths of model.path: Qwen/Qwen2.5-Math-7B is not on this" in unchecked
+    assert "labels and label files, overlap of training and evaluation data\n" in unchecked
     unknown = run(*arguments, "--config.model.path=nobody/nothing")
-    assert unknown.returncode == 0 and "not checked: model.path: nobody/nothing" in unknown.stdout
+    assert unknown.returncode == 0 and ", shape and memory of model.path: nobody/nothing is not on" in unknown.stdout
     long = run(
         *arguments,
         "--config.model.path=Qwen/Qwen2.5-Math-7B",
@@ -93,10 +98,11 @@ def test_a_dry_run_names_the_sets_that_are_not_here_and_checks_the_rest(miniatur
     with config.eval.unlocked():
         config.eval.sets.aime24 = source(kind="set", name="aime24")
     report = check(config)
-    assert any(re.match(r"not checked: eval\.sets\.aime24: .*aime24.* is not on this machine", line) for line in report)
-    assert any(re.match(r"data: .*: all 64 prompts fit", line) for line in report)
-    assert any(line.startswith("eval.sets.heldout: ") for line in report)
-    assert report[-1] == "not checked: label files (offline)"
+    assert any(re.match(r"data: .*: all 64 prompts fit", line) for line in report.checked)
+    assert any(line.startswith("eval.sets.heldout: ") for line in report.checked)
+    missing, rest = report.unchecked
+    assert re.match(r"eval\.sets\.aime24: .*aime24.* is not on this machine", missing)
+    assert rest == "labels and label files, overlap of training and evaluation data"
     config.model.path = str(tmp_path / "model")  # the same, with a tokenizer that does not read
     shutil.copytree(miniature, config.model.path)
     (tmp_path / "model/tokenizer.json").write_text("{")
@@ -111,7 +117,8 @@ def test_a_dry_run_of_hard_generated_levels_is_quick():
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < 40  # 12 s on two free cores
     assert "level qwen3_4b-knights_knaves/level_9" in done.stdout
-    assert re.search(r"not checked: data: \d+ of 2000 problems, which take long to make", done.stdout)
+    assert re.search(r"not checked:\n(  .*\n)*  data: \d+ of 2000 problems, which take long to make", done.stdout)
+    assert "LEVEL/config.json" in done.stdout
 
 
 def test_a_dry_run_says_what_followed_the_hardware(miniature, tmp_path):
@@ -119,9 +126,9 @@ def test_a_dry_run_says_what_followed_the_hardware(miniature, tmp_path):
         QUICKSTART, "--dry_run", f"--config.out={tmp_path}", "--config.model.dtype=auto", "--config.mesh.fsdp=-1"
     )
     assert done.returncode == 0, done.stderr
-    assert "model.dtype: auto -> float32 on 2 CPU devices\nmesh.fsdp: -1 -> 2 on 2 CPU devices\n" in done.stdout
+    decided = "  model.dtype: auto -> float32 on 2 CPU devices\n  mesh.fsdp: -1 -> 2 on 2 CPU devices\n"
+    assert f"decided by this machine:\n{decided}" in done.stdout
     assert "micro-batches of 64" in done.stdout  # as the config says
-    assert "  dtype: float32\n" in done.stdout and "  fsdp: 2\n" in done.stdout
 
 
 def test_a_tilde_is_the_home_directory_in_fields_and_flags(miniature, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ ARROWS = {
     "levels": "config run runtime train",
     "study": "config data run train",
     "cli": "config experiments",
-    "main": "cli config data levels rollout run runtime train",
+    "main": "cli config levels run runtime train",
     "jobs": "cli config data grading model plan reward rollout run runtime study train",
 }
 

@@ -17,15 +17,16 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from srt_jax import __main__, main, runtime
+from srt_jax import __main__, cli, runtime
 from srt_jax.config import base, recorded, source
+from srt_jax.config.levels import level_configs
 from srt_jax.config.validation import validate
 from srt_jax.data import label_file
 from srt_jax.data.problems import load
 from srt_jax.data.rows import prompt_id
 from srt_jax.errors import ConfigError, DataError, ModelError, UserError
-from srt_jax.levels import level_configs
 from srt_jax.model.config import ModelConfig
+from srt_jax.run.dry_run import check
 from srt_jax.run.setup import completed_summary
 from tests.helpers import REPOSITORY, small_config
 
@@ -256,10 +257,10 @@ def test_a_file_that_is_not_what_it_should_be(file, how, model, tmp_path):
     config.mesh.data = -1
     spoil(model / file, how)
     if how == "missing" and file in MAY_BE_MISSING:
-        main.check(config)
+        check(config)
         return
     with pytest.raises(UserError) as caught:
-        main.check(config)
+        check(config)
     assert file in sentence(caught) or ("tokenizer" in file and str(model) in str(caught.value)), str(caught.value)
 
 
@@ -393,6 +394,7 @@ QUICKSTART = "--config=configs/quickstart.py"
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
     """command(job, *arguments) -> (exit status, stdout, stderr) of python -m srt_jax JOB."""
+    assert cli.app  # Its flags exist before a command defines more.
     monkeypatch.setattr(runtime, "start", lambda *_: None)  # the test's process has its devices already
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(REPOSITORY)

@@ -1,11 +1,13 @@
-"""The config that a run folder records: how it is written and read, and which fields must not change on a resume."""
+"""The config that a run folder records: how it is written, read and compared with others."""
 
 import json
 import pathlib
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from srt_jax.config.fields import base, source
+from srt_jax.config.types import USERS_OWN
 from srt_jax.config.versions import FORMAT, migrated
 from srt_jax.errors import ConfigError, FormatError
 from srt_jax.files import read_json_object
@@ -82,3 +84,36 @@ def differing_fields(there: dict, here: dict, prefix: str = "") -> list[str]:
         elif x != y:
             names.append(f"{prefix}{key} ({x!r} there, {y!r} here)")
     return names
+
+
+def changes(config: ConfigDict, other: ConfigDict) -> list[tuple[str, str, str]]:
+    """(dotted name, value, value in the other config) of each field that differs; values as Python text.
+
+    An evaluation set counts as one field, and so does a section whose keys the user chooses.
+    """
+    return list(_changes(config.to_dict(), other.to_dict(), ""))
+
+
+def _changes(fields: dict, others: dict, prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, value in fields.items():
+        field, other = prefix + name, others[name]
+        if value == other:
+            continue
+        if field == "eval.sets":
+            for key in {**other, **value}:
+                if value.get(key) != other.get(key):
+                    yield f"{field}.{key}", _source_text(value.get(key)), _source_text(other.get(key))
+        elif field == "levels":
+            yield field, *(", ".join(level["name"] for level in levels) or "()" for levels in (value, other))
+        elif isinstance(value, dict) and name not in USERS_OWN:
+            yield from _changes(value, other, f"{field}.")
+        else:
+            yield field, repr(value), repr(other)
+
+
+def _source_text(fields: dict | None) -> str:
+    """The call of `source` that makes this source."""
+    if fields is None:
+        return "none"
+    rows = _changes(fields, source().to_dict(), "")
+    return f"source({', '.join(f'{name}={value}' for name, value, _ in rows)})"

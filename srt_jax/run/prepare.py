@@ -25,7 +25,7 @@ from srt_jax.errors import ConfigError, DataError, DataNotHereError, ModelError,
 from srt_jax.files import check_output_folder, download_failure
 from srt_jax.grading.golds import looks_worked
 from srt_jax.model import attention, sharding, weights
-from srt_jax.model.config import GENERATION_CONFIG, ModelConfig, model_shape, read_generation_config, read_hf_config
+from srt_jax.model.config import GENERATION_CONFIG, ModelConfig, read_generation_config, read_hf_config
 from srt_jax.reward import functions as reward_functions
 from srt_jax.reward import labels
 from srt_jax.reward.labels import LabelSettings
@@ -163,52 +163,6 @@ def check_length(config: ConfigDict, model_config: ModelConfig) -> None:
             f"batch.max_prompt_tokens + batch.max_response_tokens is {longest}, but {config.model.path} has positions "
             f"for {model_config.max_position_embeddings}: shorten one of them."
         )
-
-
-def prepare_offline(config: ConfigDict) -> list[str]:
-    """Lines to print if the model or some data is on the hub and not on this machine: it checks the rest.
-
-    The package has the shapes of known hub models. Raises ConfigError, DataError or ModelError.
-    """
-    tokenizer, unchecked = None, ["label files"]
-    try:
-        model = read_model(config)
-        weights.check(model.directory)
-        shape, tokenizer = model.config, model.tokenizer
-    except ModelNotHereError:
-        shape, unchecked = _known_shape(config), ["weights", "tokenizer", "prompt lengths", *unchecked]
-    if shape:
-        report = [
-            f"model: {config.model.path} ({shape.family}, {shape.num_params:,} parameters)",
-            budget.report(config, shape),
-        ]
-    else:
-        report = [f"not checked: model.path: {config.model.path} is not on this machine (offline)"]
-    for field, source in [("data", config.data), *((f"eval.sets.{name}", s) for name, s in config.eval.sets.items())]:
-        title = problem_sources.title(source)
-        try:
-            if tokenizer:
-                problems, _, line = encode_source(field, source, tokenizer, config)
-            else:
-                problems = problem_sources.load(source)
-                line = f"{field}: {title}: {len(problems)} problems"
-        except DataNotHereError:
-            report.append(f"not checked: {field}: {title} is not on this machine; the run will download it (offline)")
-            continue
-        if field == "data":
-            batch_indices(len(problems), config.batch.prompts_per_step, config.seed, 0)
-        report.append(line)
-    return [*report, f"not checked: {', '.join(unchecked)} (offline)"]
-
-
-def _known_shape(config: ConfigDict) -> ModelConfig | None:
-    """The shape of a hub model that ships with the package, checked against the config; None for another model."""
-    try:
-        shape = model_shape(config.model.path)
-    except ModelNotHereError:
-        return None
-    check_fit(config, shape)
-    return shape
 
 
 def encode_source(field: str, source: ConfigDict, tokenizer, config: ConfigDict):

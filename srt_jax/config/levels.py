@@ -1,0 +1,55 @@
+"""The configs of the levels of a run: `config.levels` is a tuple of dicts, each a level's `name` and changed fields."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from srt_jax.config.paths import run_directory
+from srt_jax.config.types import USERS_OWN
+from srt_jax.errors import ConfigError
+from srt_jax.files import shown
+
+
+def level_configs(config: ConfigDict) -> list[ConfigDict]:
+    """The config of each level. Raises ConfigError for a level without name, or with an unknown field."""
+    configs, names = [], set()
+    for changes in map(dict, config.levels):
+        if not (name := changes.pop("name", "")) or not isinstance(name, str):
+            raise ConfigError(f"levels holds an entry without a name ({shown(changes)}): give it one, a text.")
+        if name in names:
+            raise ConfigError(
+                f"levels holds two entries of the name {name!r}, whose runs would share a folder: rename one."
+            )
+        names.add(name)
+        level = config.copy_and_resolve_references()
+        level.levels = ()
+        _overlay(level, changes, f"levels.{name}")
+        level.name = f"{config.name}/{name}"
+        if configs:
+            level.model.path = str(run_directory(configs[-1]) / "final")
+        configs.append(level)
+    return configs
+
+
+def checkable(level: ConfigDict, config: ConfigDict) -> ConfigDict:
+    """The level's config, with the first level's model where the one it will start from is not there yet."""
+    level = level.copy_and_resolve_references()
+    if not pathlib.Path(level.model.path).is_dir():
+        level.model.path = config.model.path
+    return level
+
+
+def _overlay(config: ConfigDict, changes: dict, where: str) -> None:
+    for key, value in changes.items():
+        if key not in config:
+            raise ConfigError(f"{where}.{key} is set, but there is no such config field: correct its name.")
+        if isinstance(value, dict) and isinstance(config[key], ConfigDict) and key not in (*USERS_OWN, "sets"):
+            _overlay(config[key], value, f"{where}.{key}")
+        else:
+            try:
+                with config.unlocked():
+                    config[key] = ConfigDict(value) if isinstance(value, dict) else value
+            except TypeError:
+                raise ConfigError(
+                    f"{where}.{key} is {shown(value)}, which is of another type than {shown(config[key])}: correct it."
+                ) from None
