@@ -47,8 +47,10 @@ def define_config(help: str) -> None:
 class _ConfigParser(ConfigFileFlagParser):
     def parse(self, path):
         file, *arguments = path.split(":", 1)
-        if os.path.isfile(file):  # as for a script: the file may import modules beside it, and name their functions
-            sys.path.insert(0, os.path.dirname(os.path.abspath(file)))
+        # A config file may import modules beside it, and name their functions. Installed modules come first: otherwise
+        # configs/reasoning_gym.py would hide the package of that name.
+        if os.path.isfile(file):
+            sys.path.append(os.path.dirname(os.path.abspath(file)))
         return super().parse(":".join([shipped.find(file), *arguments]) if file else path)
 
 
