@@ -21,7 +21,7 @@ JOBS = {
 
 
 def main() -> None:
-    """Runs the job that the first argument names, with the other arguments; exit status 2 if there is no such job."""
+    """Runs the job that the first argument names, with the other arguments. The exit status is 2 if there is none."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: srt JOB [OPTIONS], srt JOB --help\n")

@@ -6,8 +6,8 @@ r"""Find the answer in a response, say which answers are equal, and say whether 
     groups(["1/2", "3", "0.5", None])                       # [0, 1, 0, -1]
 
 These functions share one grader with one worker process. A `Grader` of your own has more workers, limits, a cache of
-proofs and counters. Nothing here imports the rest of the project, and no module that needs more than the standard
-library is imported outside of worker processes. docs/grading.md has the rules.
+proofs and counters. This package imports nothing else of the project. Outside of worker processes it imports only the
+standard library. docs/grading.md has the rules.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def _shared() -> Grader:
 
 
 def equivalent(a: str | None, b: str | None) -> bool:
-    """Are two answers equal, as votes count them? False where either cannot be parsed."""
+    """Do two answers count as equal in a vote? False if one of them cannot be parsed."""
     return _shared().same([a], [b])[0]
 
 
@@ -36,5 +36,5 @@ def verify(prediction: str | None, gold: str) -> bool:
 
 
 def groups(answers: Sequence[str | None]) -> list[int]:
-    """The group of each answer to one problem, numbered by first appearance; -1 for what cannot be parsed."""
+    """The group of each answer to one problem, numbered by first appearance; -1 for an answer that cannot be parsed."""
     return _shared().groups([answers])[0]

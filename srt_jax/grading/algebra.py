@@ -25,7 +25,7 @@ HALF = Fraction(1, 2)
 
 
 class TooMuchWorkError(NotMathError):
-    """A bound on terms, digits or steps was passed; the answer is then compared as text."""
+    """The expression exceeds a bound on terms, digits or steps. Its answer is then compared as text."""
 
 
 def number(value: Fraction | int) -> Sum:
@@ -58,7 +58,7 @@ def _term(monomial: Monomial, coefficient: Fraction) -> str:
 
 @lru_cache(maxsize=4096)
 def factor(n: int) -> tuple[tuple[int, int], ...]:
-    """(prime, exponent) of a positive integer; what primes below 1000 leave is one factor, or a square of one."""
+    """(prime, exponent) of a positive integer; the rest without primes below 1000 is one factor or a square."""
     found = []
     for prime in SMALL_PRIMES:
         if prime * prime > n:
@@ -76,7 +76,7 @@ def factor(n: int) -> tuple[tuple[int, int], ...]:
 
 
 class Algebra:
-    """Arithmetic for one answer: counts the work and remembers the sums that stand behind composite atoms."""
+    """Arithmetic for one answer: it counts the work and stores the sums of composite atoms."""
 
     def __init__(self) -> None:
         self.work = 0
@@ -127,7 +127,7 @@ class Algebra:
         return self.collect(exponents)
 
     def collect(self, exponents: dict[str, Fraction]) -> Sum:
-        """The product of atom^exponent: whole powers of primes, of i and of composite sums are carried out."""
+        """The product of atom^exponent: computes whole powers of primes, of i and of composite sums."""
         coefficient, factors, expand = Fraction(1), [], []
         for name in sorted(exponents):
             exponent = exponents[name]

@@ -20,13 +20,13 @@ from srt_jax.grading.canonical import canonical
 _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s$]{1,200}")
 _SPOKEN = re.compile(r"[A-Za-z]{2,}[.,;:!?`'\")\]]*")  # "inside \boxed as requested": a word and no answer
-# What a box holds that only shows the format.
+# The content of a box that only shows the format.
 _PLACEHOLDER = re.compile(
     r"(?:\\text\{)?\s*(?:\.{2,}|…|\\[lc]?dots|\?+|_+|\\square|\\cdot|\\,|\s"
     r"|(?:the |your |my )?(?:final |numerical |numeric )?(?:answer|result)(?: here)?)\s*\}?",
     re.IGNORECASE,
 )
-# What may stand between two boxes of one statement, sign by sign, and which signs connect them.
+# The signs that may be between two boxes of one statement, and those of them that connect the boxes.
 _LAYOUT = re.compile(r"[\s$}]|\\[()\[\]:!;, ]|\\(?:text|mathrm)\s?\{")
 _CONNECTION = re.compile(r"[,;&]|\\\\|\\q?quad(?![A-Za-z])|(?:and|or)\b")
 _NEXT_NAME = re.compile(r"[A-Za-z](?:_\{?\w{1,3}\}?)?\s{0,3}&?=&?\s{0,3}")
@@ -52,7 +52,7 @@ _REASONING = re.compile(
     r"|</(?:seed:)?think(?:ing)?>|</reasoning>|\[/THINK\]|<\|end_of_thought\|>|◁/think▷",
     re.IGNORECASE,
 )
-MAX_SEARCHED = 20_000  # characters at the end of a response that a user's own pattern is tried on
+MAX_SEARCHED = 20_000  # a user's own pattern is tried on so many characters at the end of a response
 BOXES = ("statement", "last")
 
 
@@ -96,7 +96,7 @@ class Format:
 class Answer:
     """An extracted answer: its text (stripped, never empty) and its span [start, end) in characters of the response.
 
-    The text is what stands there, but for several boxes, which are joined, and for strings of JSON.
+    The text is the span's own, except for several boxes, which are joined, and for JSON strings, which are decoded.
     """
 
     text: str
@@ -126,7 +126,7 @@ _format = lru_cache(maxsize=16)(Format)
 
 
 def opens_reasoning(prompt: str) -> bool:
-    """Does the prompt end inside of reasoning, so that the response starts there?"""
+    """Does the prompt end inside of reasoning, so that the response begins inside of it?"""
     last = _last(_REASONING.finditer(prompt[-1000:]))
     return last is not None and last["open"] is not None
 
@@ -308,8 +308,8 @@ def _answer_tag(text: str, start: int, _: Format) -> list[tuple[int, int]]:
 
 
 def _final_answer(text: str, start: int, form: Format) -> list[tuple[int, int]]:
-    """What follows the last "(final) answer is", "Answer:" or a heading "Final answer": the rest of the sentence or
-    line, or the next line where nothing follows on this one.
+    """The text after the last "(final) answer is", "Answer:" or heading "Final answer": the rest of the sentence or
+    line, or the next line if the rest is empty.
     """
     ends = [match.end() for match in _ANNOUNCED.finditer(text, start)]
     for end in reversed(ends[-20:]):
@@ -400,5 +400,5 @@ STYLES: dict[str, Callable[[str, int, Format], list[tuple[int, int]]]] = {
     "json": _json,
     "regex": _regex,
 }
-# Those that need no setting and find nothing in a response that does not mark its answer.
+# These styles need no setting, and find nothing in a response that does not mark its answer.
 MARKED_STYLES = ("boxed", "hash", "answer_tag", "final_answer")

@@ -6,11 +6,11 @@ from functools import lru_cache
 
 from srt_jax.grading.shape import Read, Shape, read
 
-# A key says that it is one, and is its own key. A response that spells a key out has only written the answer in our
-# notation.
+# A key has a prefix that marks it, and is its own key. A response that writes a key has only written the answer in
+# this notation.
 OPEN, CLOSE = "⟦", "⟧"
 _INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})")
-CACHED_LENGTH = 200  # characters, so that the cache stays small whatever is answered
+CACHED_LENGTH = 200  # characters; longer answers are not cached, so that the cache stays small
 UNORDERED = {"list", "set", "union"}
 
 
@@ -24,7 +24,7 @@ def canonical(answer: str) -> str:
 
 
 def cached_read(answer: str) -> Read:
-    """`read`, remembered for short answers: rollouts of one problem repeat few of them."""
+    """`read` with a cache for short answers, since the rollouts of a problem repeat a few answers."""
     return remembered(answer) if len(answer) <= CACHED_LENGTH else read(answer)
 
 

@@ -1,8 +1,8 @@
 """Directed comparison of a prediction with a gold answer, with the tolerances of docs/grading.md. Pure; proofs are
 asked for.
 
-`prove(a, b)` is called for pairs of expressions with symbols that agree numerically; it says whether a = b is (taken
-as) proved.
+`prove(a, b)` is called for pairs of expressions with symbols that agree numerically. It returns whether a = b counts as
+proved.
 """
 
 import cmath
@@ -150,7 +150,7 @@ def _matching(ps: Sequence[Tree], gs: Sequence[Tree], prove: Prove) -> bool:
 
 
 def _percent(p: Tree, g: Tree, prove: Prove) -> bool:
-    """10% is met by 10, by 0.1 and by 10%, and the other way round."""
+    """10% equals 10, 0.1 and 10%, in both directions."""
     if p[0] == g[0]:
         return _node(p[1], g[1], prove)
     value, other, order = (p[1], g, 1) if p[0] == "percent" else (g[1], p, -1)
@@ -180,7 +180,7 @@ def _letters(words: str) -> str:
 
 
 def _ratio(p: Tree, g: Tree, prove: Prove) -> bool:
-    """Ratios are equal up to a factor; 3:4 is met by 3/4 as well."""
+    """Ratios are equal up to a factor; 3:4 also equals 3/4."""
     if p[0] == g[0] and len(p[1]) == len(g[1]) > 2:
         at = next((i for i, item in enumerate(g[1]) if approximate(item, 0) != 0), 0)
         crosswise = [(("mul", (a, g[1][at])), ("mul", (b, p[1][at]))) for a, b in zip(p[1], g[1])]
@@ -212,7 +212,7 @@ def _quantities(prediction: Read, gold: Read) -> bool:
 
 
 def _asked(tree: Tree) -> Tree | None:
-    """The value in `m + n = 293`: what stands before "=" is a bare sum, difference, product or ratio of unknowns."""
+    """The value in `m + n = 293`: the left side is a bare sum, difference, product or ratio of unknowns."""
     if tree[0] != "rel" or tree[1] != ("=",):
         return None
     target, value = tree[2] if symbols(tree[2][0]) else reversed(tree[2])

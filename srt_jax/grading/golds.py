@@ -1,4 +1,4 @@
-"""Known answers as files have them: what is no bare answer is read, and what cannot be read is counted."""
+"""Known answers as they are written in files: extracts the bare answer, and counts the texts without one."""
 
 import ast
 import re
@@ -6,7 +6,7 @@ import re
 from srt_jax.grading.answers import Format, extract
 
 _WORKED = Format("boxed,answer_tag,final_answer", boxes="statement")
-LONG = 300  # characters; an answer that is longer is rarely one that a response repeats
+LONG = 300  # characters; a response rarely repeats a longer answer
 _SENTENCE = re.compile(r"[a-z)\]}$][.!?]\s+[A-Z\\$]")
 
 

@@ -1,4 +1,4 @@
-"""A pool of worker processes with wall-clock limits: tasks in, values out, nothing waits for ever.
+"""A pool of worker processes with wall-clock limits: it takes tasks and returns values, and no call waits for ever.
 
 No signals, no threads, no inherited state: it works the same from any thread, inside an event loop and in a forked
 child (which starts workers of its own). Workers are separate programs, so they share neither memory nor accelerators
@@ -70,7 +70,7 @@ class Worker:
 
 @dataclass
 class Job:
-    """A task under way: its position, its worker, when it is given up, and whether its clock runs."""
+    """A running task: its position, its worker, its deadline, and whether its clock runs."""
 
     index: int
     worker: Worker
@@ -127,7 +127,7 @@ class Pool:
                         for index in waiting:
                             values[index] = SKIPPED
                         waiting.clear()
-            finally:  # an interrupt in the middle leaves no half-read worker behind
+            finally:  # so that an interrupt leaves no worker with a half-read reply
                 for job in jobs.values():
                     job.worker.stop()
         return values
@@ -138,19 +138,19 @@ class Pool:
             worker = self._idle.pop()
             try:
                 worker.send(message)
-            except OSError:  # it died while idle (killed for memory, say)
+            except OSError:  # it died while idle, e.g. killed for its memory
                 self.counts["crashes"] += 1
                 self.counts["restarts"] += 1
                 worker.stop()
                 continue
             return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
         worker = Worker(self.memory_mb, self.isolated)
-        with contextlib.suppress(OSError):  # it died at once: _progress finds the end of its stream and says so
+        with contextlib.suppress(OSError):  # it died at once; _progress finds the end of its stream and reports it
             worker.send(message)
         return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
 
     def _progress(self, job: Job, values: list, timeout: float) -> bool:
-        """Take in what a worker wrote; True when its task is over."""
+        """Reads a worker's output. Returns True if its task is finished."""
         messages = job.worker.receive()
         if messages is None:
             if not job.worker.ready:
@@ -168,7 +168,7 @@ class Pool:
                 continue
             elif "started" in message:
                 job.started, job.deadline = True, time.monotonic() + timeout
-            elif "broken" in message:  # a missing package or an unknown task must not become a zero
+            elif "broken" in message:  # a missing package or an unknown task is an error, not a reward of 0
                 raise RuntimeError(f"a grading worker cannot be set up: {message['broken']}")
             else:
                 self.counts["errors"] += "error" in message
@@ -191,7 +191,7 @@ class Pool:
             _stop(self._idle)
 
     def forget(self) -> None:
-        """In a forked child: the workers are the parent's, and its lock may be held by a thread that is not here."""
+        """In a forked child: the workers belong to the parent, and a thread that the child lacks may hold the lock."""
         self._lock = threading.Lock()
         for worker in self._idle:
             worker.release()

@@ -64,7 +64,7 @@ class Read:
 
 
 def read(answer: str) -> Read:
-    """The shape of any string. What is not mathematics is text; nothing raises."""
+    """The shape of any string. A string that is no mathematics is text. Raises nothing."""
     if len(answer) > MAX_LENGTH:
         return _words("text", answer, answer)
     if "—" in answer:
@@ -93,7 +93,7 @@ def read(answer: str) -> Read:
 
 
 def _squeezed(words: str) -> str:
-    """Without the blanks and braces that mean nothing: x_{1} = 2 and x_1=2."""
+    """The text without blanks and braces that have no meaning: x_{1} = 2 and x_1=2 become equal."""
     return re.sub(r" ?([^\w\s]) ?", r"\1", re.sub(r"([_^])\{(\w)\}", r"\1\2", words))
 
 
@@ -293,7 +293,7 @@ def equality(operands: tuple[Tree, ...]) -> Tree:
 
 
 def chained(values: tuple[Tree, ...]) -> Tree:
-    """What a chain of equal values comes to. NotMathError where they are not nearly equal: then it is no such chain."""
+    """The value of a chain of equal values. Raises NotMathError if they are not nearly equal."""
     if not all(near(value, values[-1], CHAIN) for value in values):
         raise NotMathError("a chain of different values")
     exact_ones = [value for value in values if value[0] != "num" or value[2] is None]

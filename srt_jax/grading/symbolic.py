@@ -8,7 +8,7 @@ DIGITS = 50
 
 
 class UndecidedError(ValueError):
-    """The expression is outside of what sympy is asked here."""
+    """The expression is of a kind that is not passed to sympy."""
 
 
 def equal(a: tuple, b: tuple, positive: bool) -> bool:

@@ -1,9 +1,9 @@
-"""A worker process: reads tasks as JSON lines, answers as JSON lines, limits itself. Started by pool.py.
+"""A worker process: reads tasks as JSON lines, answers as JSON lines, limits itself. pool.py starts it.
 
 Task: {"id", "op", "limit_s", ...}. Replies: {"id", "started": true} when imports are done and the clock may start, then
-{"id", "value"} or {"id", "error"}; {"id", "broken"} when the set-up fails. Hostile text reaches this process; so it has
-a memory limit, an alarm that ends it should its parent be gone, no standard output for others, and, before it scores
-anything that could be evaluated, no way to start programs, open sockets or write files.
+{"id", "value"} or {"id", "error"}; {"id", "broken"} when the set-up fails. This process reads hostile text. Therefore
+it has a memory limit, an alarm that ends it if its parent is gone, and no standard output for other code. Before it
+scores text that could be evaluated, it gives up the right to start programs, open sockets and write files.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def main(memory_mb: int, isolated: bool = False) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     replies.write(json.dumps({"ready": True, "network": network}) + "\n")
     for line in sys.stdin:
         task = json.loads(line)
@@ -53,7 +53,7 @@ def answer(task: dict, replies) -> dict:
             run = OPERATIONS[task["op"]](task)  # imports, data sets: not on the task's clock, and no hostile text in it
         except MemoryError:
             raise
-        except SystemError as error:  # what an import in C reports when it gets no memory
+        except SystemError as error:  # an import in C raises this if it gets no memory
             raise MemoryError from error
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -116,7 +116,7 @@ def decode(node):
 
 
 def guard() -> None:
-    """From now on this process starts no program, opens no socket, writes no file (audit hooks cannot be removed)."""
+    """Forbids this process to start programs, open sockets and write files. Audit hooks cannot be removed."""
     if guard in _GUARDED:
         return
     _GUARDED.append(guard)

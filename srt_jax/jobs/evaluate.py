@@ -8,12 +8,12 @@
 The config gives prompt template, lengths, sampling and answer style: that of the run where --model is one, else that of
 --config. --data replaces its evaluation sets by one JSONL or Parquet file with the columns problem and answer, or those
 that --prompt_column and --answer_column name. Prints a line for each set and, at the end, one JSON object; --out also
-writes every response with its answer and grade. Without a config the chat template and the paper's lengths are used, as
-far as the model's positions reach. A call of the sampler is cut to the memory that is there (docs/operations.md).
-Ctrl-C ends it within seconds, with status 130; --out is then not written.
+writes every response with its answer and grade. Without a config it uses the chat template and the paper's lengths,
+shortened to the model's number of positions. A call of the sampler is cut to the free memory (docs/operations.md).
+Ctrl-C ends the job within seconds with status 130, and --out is not written.
 
---temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets (SePT: how the
-base model's temperature is found). At temperature 0 there is one sample, and so pass@1 only.
+--temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets. SePT chooses
+the base model's temperature in this way. At temperature 0 there is one sample, and so only pass@1.
 """
 
 import json
@@ -45,14 +45,14 @@ def evaluation_config(
     max_tokens: int | None = None,
     **columns: str | None,
 ) -> ConfigDict:
-    """The config to evaluate by. For a run: its own, with its final weights.
+    """The config of the evaluation. For a run it is the run's own, with its final weights.
 
     limit, samples, max_tokens, and as columns prompt_column and answer_column: the flags, None where not given.
     """
     run = pathlib.Path(model)
     if (run / "final").is_dir() and config is None:
         config = recorded(run)
-        # The run's layout, on as many devices as there are here.
+        # The run's layout on the devices of this machine.
         config.mesh.data, config.mesh.fsdp = -1, -1 if config.mesh.fsdp > 1 else 1
         config.batch.microbatch_sequences = -1
     config = (base() if config is None else config).copy_and_resolve_references()
@@ -70,21 +70,21 @@ def evaluation_config(
 
 
 def file_source(path: str, **columns: str | None) -> dict:
-    """The fields of a source that reads a file, by its ending, and the columns that are given."""
+    """The fields of a source that reads this file. The file's suffix decides its kind."""
     kind = "parquet" if pathlib.Path(path).suffix == ".parquet" else "jsonl"
     return {"kind": kind, "path": path, **{name: column for name, column in columns.items() if column}}
 
 
 def set_lengths(config: ConfigDict, prompt: int, response: int) -> None:
-    """Prompts and responses of at most so many tokens, and buckets that go with them."""
+    """Limits prompts and responses to so many tokens, and sets the buckets accordingly."""
     b, r = config.batch, config.rollout
     b.max_prompt_tokens, b.max_response_tokens = prompt, response
-    b.length_buckets = (prompt + response,)  # an update needs them, an evaluation does not
+    b.length_buckets = (prompt + response,)  # only an update needs them
     r.prompt_buckets = (*(size for size in r.prompt_buckets if size < prompt), prompt)
 
 
 def shorten(config: ConfigDict, positions: int) -> str | None:
-    """Shortens lengths that nobody gave to the model's positions, and says so; None where they are within them."""
+    """Shortens default lengths to the model's positions. Returns a line about it, or None if they fit already."""
     prompt, response = config.batch.max_prompt_tokens, config.batch.max_response_tokens
     if prompt + response <= positions:
         return None
@@ -101,8 +101,8 @@ def evaluate_model(
 ) -> dict:
     """{temperature: {set: metrics}} of config.model.path on the config's evaluation sets; `out` gets the responses.
 
-    temperatures: those to compare, at 0 with one sample; none: eval.temperature. shortens: the config's lengths are
-    defaults, which give way where the model has fewer positions.
+    temperatures: the temperatures to compare, 0 with one sample; empty: only eval.temperature. shortens: the config's
+    lengths are defaults, and are shortened to the model's positions.
     """
     from srt_jax.grading.grader import Grader
     from srt_jax.model.config import ModelConfig, read_hf_config
@@ -131,7 +131,7 @@ def evaluate_model(
         raise DataError(f"--temperatures compares by right answers, but {', '.join(silent)} has none: leave it out.")
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, model, mesh)
-    # A folder of its own: the run itself may be under way, and its exports are not ours.
+    # A folder of its own, because the run itself may be in progress and use its own folder for exports.
     sampler = open_sampler(config, model, graphdef, mesh, run_directory(config) / "evaluate")
     results, rows = {}, []
     diagnosis = Diagnosis(config, model.tokenizer.convert_ids_to_tokens(list(model.stop_ids)))
@@ -160,7 +160,7 @@ def evaluate_model(
 
 
 def warn(diagnosis, name: str, values: dict[str, float], collected, tokenizer) -> None:
-    """Says on stderr what looks wrong in a set's metrics, each kind once: no answers found, responses cut."""
+    """Warns about a set's metrics, once for each kind: no answers are found, or responses are cut."""
     from srt_jax.run.rollouts import response_texts
 
     tagged = {f"eval/{name}/{metric}": value for metric, value in values.items()}
@@ -183,7 +183,7 @@ def at_temperature(config: ConfigDict, temperature: float) -> ConfigDict:
 
 
 def parse_temperatures(texts: Sequence[str]) -> list[float]:
-    """Numbers, each once, in the order given. Raises ConfigError."""
+    """The numbers of a list with commas, in its order. Raises ConfigError for a repeated one."""
     try:
         return list(dict.fromkeys(float(text) for text in texts))
     except ValueError as e:
@@ -191,7 +191,7 @@ def parse_temperatures(texts: Sequence[str]) -> list[float]:
 
 
 def averages(sets: dict[str, dict], k: int) -> dict[str, float]:
-    """pass@1 (which is avg@k), pass@8 and pass@32 as means over the sets, and AVG; those that k samples can tell."""
+    """pass@1 (which is avg@k), pass@8 and pass@32 as means over the sets, and AVG, as far as k allows."""
     found = {"pass@1": np.mean([values[f"avg@{k}"] for values in sets.values()])}
     found |= {f"pass@{j}": np.mean([values[f"pass@{j}"] for values in sets.values()]) for j in AVERAGED[1:] if j <= k}
     if k >= max(AVERAGED):
@@ -200,7 +200,7 @@ def averages(sets: dict[str, dict], k: int) -> dict[str, float]:
 
 
 def compare(results: dict[float, dict], samples: int) -> tuple[dict[float, dict], float | None]:
-    """({temperature: averages}, the temperature with the largest AVG, the lower of two alike)."""
+    """({temperature: averages}, the temperature with the largest AVG; of equal ones the lowest)."""
     found = {t: averages(sets, 1 if t == 0 else samples) for t, sets in results.items()}
     compared = [t for t in sorted(found) if "AVG" in found[t]]
     return found, max(compared, key=lambda t: found[t]["AVG"]) if compared else None

@@ -24,7 +24,7 @@ TRAINING = {"label/pseudo_reward": "pseudo-reward", "label/label_accuracy": "lab
 
 
 def names_of(runs: list[pathlib.Path]) -> list[str]:
-    """The folders' own names, with as many of the folders around them as tell them apart."""
+    """The folders' names, with as many parent folders as are needed to distinguish them."""
     depth, paths = 1, [run.resolve() for run in runs]
     while True:
         names = ["/".join(path.parts[-depth:]) for path in paths]
@@ -34,7 +34,7 @@ def names_of(runs: list[pathlib.Path]) -> list[str]:
 
 
 def summarise(runs: list[pathlib.Path]) -> dict:
-    """What is known of the runs; raises FiguresError where they cannot be compared.
+    """A summary of the runs. Raises FiguresError if they cannot be compared.
 
     k: samples of a problem; sets: those with answers that all runs have, no held-out training problems among them;
     base: metrics by set, of each different base; runs: by name the metrics by set of the `last` and the `best` step,
@@ -64,7 +64,7 @@ def summarise(runs: list[pathlib.Path]) -> dict:
 
 
 def answered(metrics: dict) -> dict[str, dict[str, float]]:
-    """{set: metrics} of the evaluation sets that have answers, their mean not among them."""
+    """{set: metrics} of the evaluation sets that have answers, without their mean."""
     return {
         name: values
         for name, values in by_set(metrics).items()
@@ -73,7 +73,7 @@ def answered(metrics: dict) -> dict[str, dict[str, float]]:
 
 
 def evaluations(metrics: dict, sets: list[str]) -> dict[str, dict[str, float]]:
-    """{set: metrics} of the sets with answers; with several `sets`, all of them there, also their mean."""
+    """{set: metrics} of the sets with answers, and their mean if there are several `sets` and all are present."""
     found = answered(metrics)
     if any(name not in found for name in sets):
         return found
@@ -82,7 +82,7 @@ def evaluations(metrics: dict, sets: list[str]) -> dict[str, dict[str, float]]:
 
 
 def samples(summaries: dict[str, dict]) -> int | None:
-    """k of avg@k, the same in all runs; None where no set has answers."""
+    """k of avg@k, which is the same in all runs; None if no set has answers."""
     found = {name: largest_k(s["last"] | s["base"]) for name, s in summaries.items()}
     known = {k for k in found.values() if k}
     if len(known) > 1:
@@ -94,7 +94,7 @@ def samples(summaries: dict[str, dict]) -> int | None:
 
 
 def largest_k(metrics: dict) -> int:
-    """k of avg@k; 0 where there is none."""
+    """k of avg@k; 0 if there is none."""
     return max(
         (int(metric[4:]) for values in answered(metrics).values() for metric in values if metric.startswith("avg@")),
         default=0,
@@ -147,7 +147,7 @@ def table(summary: dict) -> str:
 
 
 def all_sets(summary: dict) -> list[str]:
-    """All sets with answers, of whatever run, in order of appearance."""
+    """The sets with answers of all runs, in order of appearance."""
     return list(dict.fromkeys(name for run in summary["runs"].values() for name in run["last"] if name != MEAN))
 
 

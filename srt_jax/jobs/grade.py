@@ -50,7 +50,7 @@ TRUTH = {True: True, False: False, "true": True, "false": False, "1": True, "0":
 
 
 def read_pairs(path: str) -> list[dict]:
-    """Rows {prediction, gold[, correct]}; `correct` may be true, 1, "true" or the like, and null where nobody knows."""
+    """Rows {prediction, gold[, correct]}. `correct` may be true, 1, "true" or the like, or null if it is unknown."""
     rows = read_rows(path, ("prediction", "gold"))
     for number, row in enumerate(rows, 1):
         told = row.get("correct")
@@ -65,7 +65,7 @@ def read_pairs(path: str) -> list[dict]:
 
 
 def response_warning(rows: list[dict], form: Format) -> str | None:
-    """What to say where most predictions are whole responses and not the answers in them."""
+    """A warning if most predictions are whole responses instead of answers; else nothing."""
     texts = [row["prediction"] or "" for row in rows]
     whole = sum(len(text) > LONG or (looks_worked(text) and extract(text, form) is not None) or "\\boxed" in text
                 for text in texts)  # fmt: skip
@@ -84,7 +84,7 @@ def write_details(path: str, rows: Iterable[dict]) -> None:
 
 
 def grade_pairs(rows: list[dict], grader: Grader) -> tuple[dict, list[dict]]:
-    """Summary and details of {prediction, gold, correct} rows; agreement is null where no row says what is correct.
+    """Summary and details of {prediction, gold, correct} rows; agreement is null if no row has `correct`.
 
     `correct` is a bool or None, as `read_pairs` makes it.
     """
@@ -134,7 +134,7 @@ def vote(rows: list[dict], grader: Grader, form: Format) -> tuple[dict, list[dic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; 0 where it worked, 2 for a mistake in the input."""
+    """Runs the command line. Returns 0, or 2 for a mistake in the input."""
     parser = argparse.ArgumentParser(prog="python -m srt_jax grade", description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", metavar="FILE", type=expanded, help="grade rows {prediction, gold, correct}")
     parser.add_argument("--vote", action="store_true", help="vote on the rows of --predictions")

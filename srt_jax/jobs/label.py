@@ -2,10 +2,11 @@
 
     python -m srt_jax label --config=configs/X.py[:args] --out=labels.jsonl [--samples=32] [--config.model.path=DIR]
 
-The model is the config's model.path, the problems its data. With labels.source=file and labels.path=labels.jsonl a run
-trains on these labels; srt subset and curriculum.path read the scores. The first line holds the provenance, the
-others {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts, parse_rate, n}; pass_rate and
-label_correct are null where no answer is known. The same command goes on after a kill, from <out>.partial.
+The model is the config's model.path, and the problems are its data. With labels.source=file and
+labels.path=labels.jsonl a run trains on these labels; srt subset and curriculum.path read the scores. The first line
+has the provenance, the others {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts,
+parse_rate, n}; pass_rate and label_correct are null where no answer is known. After a kill the same command continues
+from <out>.partial.
 """
 
 import contextlib
@@ -37,9 +38,9 @@ PACKAGES = ("jax", "numpy", "sympy", "transformers")
 
 
 def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
-    """Writes the label file, or goes on with it; returns `summarise` of it.
+    """Writes the label file, or continues it. Returns `summarise` of it.
 
-    Raises ConfigError, DataError or ModelError before anything is sampled, RolloutError where no server samples.
+    Raises ConfigError, DataError or ModelError before sampling, and RolloutError if no server samples.
     """
     import jax
 
@@ -93,13 +94,13 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
 
 
 def sampling_dtype(config: ConfigDict) -> str:
-    """The dtype that the responses are sampled in: servers may have another than the trainer."""
+    """The dtype of sampling. The dtype of servers may differ from the trainer's."""
     served = config.rollout.vllm.dtype if config.rollout.sampler == "vllm" else ""
     return served or config.model.dtype
 
 
 def begin(partial: pathlib.Path, provenance: dict) -> int:
-    """Rows that an earlier call has written in whole batches; everything after them is cut off. 0: starts the file."""
+    """The number of rows that an earlier call wrote in whole batches. Cuts off later rows. 0: starts the file."""
     lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
     if not lines or not lines[0].endswith(b"\n"):
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +146,7 @@ def sample_rows(
 
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, model, mesh)
-    # A folder of its own: a run of this name may be under way, and its exports are not ours.
+    # A folder of its own, because a run of this name may be in progress and use its own folder for exports.
     sampler = open_sampler(config, model, graphdef, mesh, run_directory(config) / "label")
     sampling = Sampling(config.batch.max_response_tokens, config.rollout.temperature)
     with Progress(len(problems), "problem") as progress, contextlib.closing(sampler):

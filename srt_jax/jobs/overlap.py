@@ -1,9 +1,9 @@
-"""Prints the problems that stand in two data sets, compared but for runs of white space.
+"""Prints the problems that two data sets share. Differences in white space do not count.
 
-    python -m srt_jax overlap dapo math500 amc83       which problems of MATH-500 and AMC stand in DAPO
+    python -m srt_jax overlap dapo math500 amc83       which problems of MATH-500 and AMC are in DAPO
     python -m srt_jax overlap mine.jsonl yours.parquet
 
-The first set is what one trains on. A set is a name (srt_jax/data/sets.py) or a JSONL or Parquet file with columns
+The first set is the training data. A set is a name (srt_jax/data/sets.py) or a JSONL or Parquet file with columns
 `problem` and `id`.
 """
 
@@ -16,7 +16,7 @@ from srt_jax.errors import DataError
 
 
 def main(argv: list[str]) -> int:
-    """Prints a line per pair of twins and a line per set."""
+    """Prints a line for each shared problem and a line for each set."""
     parser = argparse.ArgumentParser(
         prog="python -m srt_jax overlap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

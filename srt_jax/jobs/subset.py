@@ -5,8 +5,9 @@
 
 The problems are those of the config's data. vote_share divides the winner's votes by all samples, vote_share_parsed by
 the samples with an answer; SRT v1, appendix B.3, does not say which of them ranked its subset. pass_rate divides right
-samples by all samples and needs answers. Equal scores go in the order of the ids. Writes {id, problem, answer, level}
-in the data's order, and <out>.provenance.json; prints how much of the subset the other scores would have chosen.
+samples by all samples and needs answers. Problems with equal scores are ranked by their ids.
+Writes {id, problem, answer, level} in the data's order, and <out>.provenance.json. Prints the share of the subset that
+each other score would have chosen.
 """
 
 import json
@@ -40,7 +41,7 @@ def overlaps(rows: dict[str, dict], by: str, fraction: float, hardest: bool) -> 
 
 
 def subset(source, labels: str, by: str, fraction: float, hardest: bool, out: pathlib.Path) -> dict:
-    """Writes the subset of a data source; returns what is printed. Raises DataError."""
+    """Writes the subset of a data source. Returns its report. Raises DataError."""
     problems = problem_sources.load(source)
     provenance, rows = label_file.read(labels)
     label_file.require_score(labels, rows, by, f"--by={by}")
