@@ -6,8 +6,8 @@ PAPER     Qwen3-4B-Base has answers for level 2 only. It climbs to nearly 100% o
           bitwise_arithmetic_4. B.3 names the levels: 2, 3, 5, 7, 9 for knights_knaves, 2, 3, 4 for
           bitwise_arithmetic, 4, 5 for family_relationships.
 
-Each level starts from the weights of the one before, and its run lies in runs/climb/NAME/level_N. The same command goes
-on where it was stopped. boxed_TASK has the authors' prompt (configs/reasoning_gym.py).
+Each level starts from the weights of the level before. Its run folder is runs/climb/NAME/level_N. The same command
+resumes a run that was stopped. boxed_TASK has the authors' prompt (configs/reasoning_gym.py).
 """
 
 from srt_jax.experiments import data, experiment, load

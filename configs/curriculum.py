@@ -7,7 +7,7 @@ PAPER     The third is chosen by pass rate, which uses answers, or by vote share
           on all of DAPO. The released subsets are Qwen2.5-Math-7B's. B.3 does not say whether the vote share divides by
           all samples or by those with an answer; ours divides by all.
 
-srt subset cuts a third of one's own from a label file of any model. The tiny run needs one:
+srt subset selects such a third from a label file of any model. The tiny run needs one:
           python -m srt_jax label --config=configs/srt.py:tiny --out=runs/labels/tiny-sums.jsonl
           python -m srt_jax subset --config=configs/srt.py:tiny --labels=runs/labels/tiny-sums.jsonl \
               --by=vote_share --fraction=0.33333 --out=runs/labels/tiny-sums-easy.jsonl
@@ -17,7 +17,7 @@ from srt_jax.experiments import experiment
 
 
 def get_config(arguments: str = ""):
-    """MODEL,DATA with an easy subset as data; --config.data.kind=jsonl --config.data.path=... names one's own"""
+    """MODEL,DATA with an easy subset as data; --config.data.kind=jsonl --config.data.path=... names another file"""
     return experiment(
         "curriculum",
         arguments,

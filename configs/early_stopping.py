@@ -2,9 +2,9 @@
 
 COMMAND   python -m srt_jax.main --config=configs/early_stopping.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/early_stopping.py:tiny
-PAPER     The peak comes at about the same step on all test sets, so that 1% of DAPO finds it for the others.
+PAPER     The peak comes at about the same step on all test sets. 1% of DAPO is therefore enough to find it.
 
-The run keeps the weights of its best step. Where there are no answers, --config.stop.collapse=True
+The run keeps the weights of its best step. If there are no answers, --config.stop.collapse=True
 --config.stop.patience=0 stops on label-free signs (srt_jax/run/collapse.py). The tiny run learns too fast on purpose,
 so that there is a collapse to stop.
 """

@@ -5,7 +5,7 @@ TINY      python -m srt_jax.main --config=configs/em_ft.py:tiny
 PAPER     AVG is 51.3 for Qwen2.5-Math-7B, where SePT has 55.0 and the base model 43.7. For DeepSeek-Math-7B-Instruct it
           is slightly below the base model (SePT, figure 3).
 
-All is as in SePT but the objective and both temperatures, which are 1 (SePT, B.1).
+Only the objective and the two temperatures, which are 1, differ from SePT (SePT, B.1).
 """
 
 from srt_jax.experiments import experiment, load

@@ -2,7 +2,7 @@
 
 COMMAND   python -m srt_jax.main --config=configs/hard_schedule.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/hard_schedule.py:tiny
-PAPER     This is not in the papers; SRT v1's conclusion and SRT v2, I.3 name curricula as a direction. All numbers are
+PAPER     This is not in the papers. SRT v1's conclusion and SRT v2, I.3 name curricula as future work. All numbers are
           our choice.
 
 A label file says which problems are easy. offline_labels.py reads the same file and says how to make it.

@@ -2,8 +2,8 @@
 
 COMMAND   python -m srt_jax.main --config=configs/srt_as_released.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/srt_as_released.py:tiny
-PAPER     The curves of v1 and v2 come from this code. An entropy bonus speeds the collapse up (v2, G.5), so that a
-          comparison with srt.py is worth its time.
+PAPER     The curves of v1 and v2 come from this code. An entropy bonus speeds up the collapse (v2, G.5), so compare
+          with srt.py.
 
 docs/algorithms.md lists what still differs from their code.
 """
@@ -12,7 +12,7 @@ from srt_jax.experiments import experiment
 
 DIFFERENCES = {
     "rl.entropy_coef": 0.001,  # verl's default; neither the script nor the paper mentions it
-    "answer.boxes": "last",  # of several boxes in one sentence
+    "answer.boxes": "last",  # The last of several boxes in one sentence counts.
     "vote.match": "string",  # 1/2 and 0.5 are two candidates
     "reward.match": "math_verify",  # a rollout is graded against the label, whatever it voted for
     "eval.match": "math_verify",

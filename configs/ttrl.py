@@ -51,7 +51,7 @@ BY_TEST = {
 }
 BY_MODEL = {
     model: {"prompts.instruction": BOXED} for model in MODELS if model != "tiny" and not model.startswith("qwen25_math")
-}  # as their users were told for Llama (issue 19)
+}  # Their advice to users of Llama (issue 19).
 TINY = {"batch.microbatch_sequences": 32, "optimizer.warmup_steps": 1, "optimizer.learning_rate": 4e-5}  # 240 updates
 
 

@@ -12,12 +12,12 @@ class Problem:
 
     id: unique within its data set; sampling keys and pseudo-label files refer to it.
     prompt: the problem text alone, without instruction or chat template.
-    answer: ground truth, or None where there is none.
-    source: where it came from: the file's stem, or "gym/TASK".
-    level: difficulty as a string, where the source gives one.
-    metadata: Reasoning Gym only, JSON-serialisable: {"task": name, "config": {...}, "entry": {question, answer,
-      metadata}}, which is what the task's own scorer needs.
-    labelled: for labels.source mixed: whether the answer may be trained on; None where the source does not say.
+    answer: ground truth; None if it is unknown.
+    source: the stem of its file, or "gym/TASK".
+    level: difficulty as a string, if the source gives one.
+    metadata: the input of the task's own scorer, JSON-serialisable, for Reasoning Gym only: {"task": name,
+      "config": {...}, "entry": {question, answer, metadata}}.
+    labelled: whether the answer may be trained on, for labels.source mixed; None if the source does not say.
     """
 
     id: str
@@ -30,10 +30,10 @@ class Problem:
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
-    """sha256 (64 hex digits) over ids, prompts and answers, in order: equal when training would see the same data."""
+    """sha256 (64 hex digits) over ids, prompts and answers, in order. Equal hashes mean the same training data."""
     digest = hashlib.sha256()
     for problem in problems:
-        # A JSON line per problem is unambiguous: no text of one field can be mistaken for part of the next.
+        # JSON lines are unambiguous: text cannot move from one field to the next without changing the hash.
         row = [problem.id, problem.prompt, problem.answer] + ([] if problem.labelled is None else [problem.labelled])
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Which problems a step trains on: a pure function of (seed, step), so that resuming needs no data-loader state."""
+"""The problems of each step, as a pure function of (seed, step). Resuming needs no data-loader state."""
 
 from functools import lru_cache
 
@@ -6,15 +6,15 @@ import numpy as np
 
 from srt_jax.errors import DataError
 
-_REFILLS = 1 << 63  # beyond all epochs: the stream of permutations that `refill_order` takes
+_REFILLS = 1 << 63  # Larger than every epoch number: `refill_order` takes its permutations from here on.
 
 
 def batch_indices(num_problems: int, prompts_per_step: int, seed: int, step: int) -> np.ndarray:
     """Indices into the problem list for step `step` (from 0): int64 [prompts_per_step], no index twice.
 
-    Every epoch visits each problem exactly once in an order of its own; epochs follow each other without a gap, so
-    that a step may hold the end of one and the start of the next and no problem is dropped. Raises DataError where a
-    step would need more problems than there are.
+    Every epoch visits each problem exactly once, in an order of its own. Epochs follow each other without a gap: a step
+    may contain the end of one and the start of the next, and no problem is dropped. Raises DataError if a step needs
+    more problems than there are.
     """
     if not 1 <= prompts_per_step <= num_problems:
         raise DataError(
@@ -34,17 +34,17 @@ def batch_indices(num_problems: int, prompts_per_step: int, seed: int, step: int
 def _epoch_order(num_problems: int, prompts_per_step: int, seed: int, epoch: int) -> np.ndarray:
     """The order of an epoch: its permutation, changed so that the step shared with the epoch before repeats nothing.
 
-    The change depends on the end of the epoch before, which may itself have been changed, and so on back to an epoch
-    that starts together with a step (there is one every `prompts_per_step` epochs at least). It exchanges places
-    within the first `prompts_per_step` positions only; with two steps or more to an epoch the end of an epoch is
-    therefore never touched and one epoch back is enough.
+    The change depends on the end of the epoch before. That may have been changed too, and so on back to an epoch that
+    starts together with a step; at least one of every `prompts_per_step` epochs does. A change exchanges positions only
+    within the first `prompts_per_step`. If an epoch has two steps or more, its end is therefore never changed, and the
+    loop goes back one epoch only.
     """
     first = epoch
     while (first * num_problems) % prompts_per_step and not (first < epoch and num_problems >= 2 * prompts_per_step):
         first -= 1
     order = permutation(num_problems, seed, first)
     for later in range(first + 1, epoch + 1):
-        carried = (later * num_problems) % prompts_per_step  # places that the epoch before has in the shared step
+        carried = (later * num_problems) % prompts_per_step  # Problems of the epoch before in the shared step.
         last = order[num_problems - carried :]
         order = permutation(num_problems, seed, later)
         if carried:
@@ -54,15 +54,16 @@ def _epoch_order(num_problems: int, prompts_per_step: int, seed: int, epoch: int
 
 
 def refill_order(num_problems: int, seed: int, step: int, used: np.ndarray) -> np.ndarray:
-    """The problems that are not among the step's own, `used`, in an order of this step alone: what replaces some of
-    them is drawn beside the epochs, which go on as if nothing had been.
+    """All problems but the step's own ones, `used`, in an order that depends on (seed, step) only.
+
+    Replacements are drawn from it. They do not change the epochs.
     """
     order = permutation(num_problems, seed, _REFILLS + step)
     return order[~np.isin(order, used)]
 
 
 def keep_apart(order: np.ndarray, others: np.ndarray, head: int) -> None:
-    """Exchanges, in place, each member of `others` in order[:head] with the next later element that is not one."""
+    """Exchanges, in place, each element of order[:head] that is in `others` with the next later one that is not."""
     clash = np.isin(order, others)
     inside = np.flatnonzero(clash[:head])
     outside = head + np.flatnonzero(~clash[head:])[: len(inside)]
@@ -70,6 +71,6 @@ def keep_apart(order: np.ndarray, others: np.ndarray, head: int) -> None:
 
 
 def permutation(num_problems: int, seed: int, epoch: int) -> np.ndarray:
-    """From the raw bits of Philox: NumPy promises to keep those, but not what `Generator.permutation` makes of them."""
+    """A permutation made of the raw bits of Philox: NumPy keeps these stable, but not `Generator.permutation`."""
     key = (seed % 2**64) + (epoch << 64)
     return np.argsort(np.random.Philox(key=key).random_raw(num_problems), kind="stable").astype(np.int64)

@@ -1,4 +1,4 @@
-"""A share of hard problems that grows during the run: a pure function of (seed, step), like data/batching.py."""
+"""Steps with a share of hard problems that changes during the run, as a pure function of (seed, step)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,10 @@ from srt_jax.files import shown
 
 @dataclasses.dataclass(frozen=True)
 class Curriculum:
-    """easy and hard: indices of problems; the share of hard ones goes from hard_start to hard_end over `steps`."""
+    """easy, hard: indices of problems.
+
+    The share of hard problems changes linearly from hard_start to hard_end over `steps`.
+    """
 
     easy: np.ndarray
     hard: np.ndarray
@@ -26,7 +29,7 @@ class Curriculum:
 
     @classmethod
     def of(cls, config, problems: Sequence[Problem]) -> "Curriculum":
-        """That of config.curriculum, by the scores in its label file. Raises DataError."""
+        """The curriculum of config.curriculum, with the scores of its label file. Raises DataError."""
         c = config.curriculum
         easy, hard = pools(problems, label_file.easiest_first(c.path, c.by), c.easy_fraction, c.path)
         out = cls(easy, hard, c.hard_start, c.hard_end, c.steps, config.batch.prompts_per_step, config.seed)
@@ -43,7 +46,7 @@ class Curriculum:
         return out
 
     def num_hard(self, step) -> np.ndarray:
-        """Hard problems of a step (from 0), or of each of several."""
+        """The number of hard problems in a step (from 0), or in each of several."""
         progress = np.minimum(1.0, np.asarray(step) / self.steps)
         share = self.hard_start + progress * (self.hard_end - self.hard_start)
         return round_half_up(share * self.prompts_per_step)
@@ -60,7 +63,7 @@ class Curriculum:
 
 
 def pools(problems: Sequence[Problem], easiest_first: Sequence[str], easy_fraction: float, path):
-    """(easy, hard) indices of the problems, each in the order given. Raises DataError where a problem has no score."""
+    """(easy, hard) indices of the problems, in the given order. Raises DataError if a problem has no score."""
     position = {problem.id: i for i, problem in enumerate(problems)}
     ranked = [position[id] for id in easiest_first if id in position]
     if len(ranked) < len(problems):
@@ -75,15 +78,15 @@ def pools(problems: Sequence[Problem], easiest_first: Sequence[str], easy_fracti
 
 
 def round_half_up(x):
-    """The nearest integer, halves up: of a number or an array."""
+    """A number, or an array, rounded to the nearest integers, halves up."""
     return np.floor(np.asarray(x) + 0.5).astype(np.int64)[()]
 
 
 def _positions(num_problems: int, counts: np.ndarray, seed: int) -> np.ndarray:
-    """What the last of several steps takes from a pool, of which step i takes counts[i].
+    """The positions in a pool that the last of several steps takes, if step i takes counts[i].
 
-    Epochs of all problems follow each other without a gap; where a step takes the end of one and the start of the next,
-    the next is changed so that nothing comes twice. That change lasts, so the epochs are made from the first one on.
+    Epochs of all problems follow each other without a gap. If a step takes the end of one and the start of the next,
+    the next is changed so that nothing comes twice. Later epochs depend on that change, so all are made from the first.
     """
     ends = np.cumsum(counts)
     start, stop = int(ends[-1] - counts[-1]), int(ends[-1])
@@ -92,7 +95,7 @@ def _positions(num_problems: int, counts: np.ndarray, seed: int) -> np.ndarray:
     for epoch in range(-(-stop // num_problems) if stop else 0):
         first, before = epoch * num_problems, order
         order = permutation(num_problems, seed, epoch)
-        shared = int(np.searchsorted(ends, first, "right"))  # the step in which this epoch's first problem comes
+        shared = int(np.searchsorted(ends, first, "right"))  # The step with the first problem of this epoch.
         carried = first - int(ends[shared] - counts[shared])
         if carried:
             keep_apart(order, before[num_problems - carried :], int(counts[shared]) - carried)

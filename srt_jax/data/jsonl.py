@@ -10,7 +10,7 @@ from srt_jax.files import read_jsonl
 
 
 def load_jsonl(config) -> list[Problem]:
-    """Problems of the file `config["path"]`, in file order; reads line by line and no further than `limit` asks.
+    """Problems of the file `config["path"]`, in file order. Reads line by line, and stops after `limit` problems.
 
     Columns: see `problems_of`. Blank lines are skipped. Raises DataError for a missing or empty file, a line that is
     not a JSON object, and what `problems_of` refuses.

@@ -1,7 +1,7 @@
 """Pseudo-labels on disk: JSON lines of {id, label, ...}, below an optional header {"provenance": {...}}.
 
-`python -m srt_jax label` writes them, with each vote's shares and, where answers are known, the pass rate; a file made
-by hand needs `id` and `label` only.
+`python -m srt_jax label` writes them with the shares of each vote and, if answers are known, the pass rate. A file made
+by hand needs only `id` and `label`.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def _check(row: dict, where: str) -> None:
 
 
 def labels(path: str | Path, threshold: float = 0.0) -> dict[str, str]:
-    """{problem id: label} without the problems that have none, or too small a `vote_share` for the threshold."""
+    """{problem id: label}. Problems without a label, or with a `vote_share` below the threshold, are left out."""
     _, rows = read(path)
     if threshold:
         require_score(path, rows, "vote_share", "labels.threshold")
@@ -56,19 +56,19 @@ def labels(path: str | Path, threshold: float = 0.0) -> dict[str, str]:
 
 
 def easiest_first(path: str | Path, by: str) -> list[str]:
-    """Problem ids by falling score `by` (one of SCORES); equal scores in the order of their ids."""
+    """Problem ids, sorted by falling score `by` (one of SCORES) and then by id."""
     _, rows = read(path)
     require_score(path, rows, by, f"{by!r} as the measure")
     return rank({id: row[by] for id, row in rows.items()})
 
 
 def rank(scores: Mapping[str, float]) -> list[str]:
-    """Ids by falling score, equal scores in the order of their ids."""
+    """Ids, sorted by falling score and then by id."""
     return sorted(scores, key=lambda id: (-scores[id], id))
 
 
 def require_score(path: str | Path, rows: Mapping[str, dict], name: str, wanted_by: str) -> None:
-    """Raises DataError where a row lacks the score `name` that `wanted_by` needs."""
+    """Raises DataError if a row lacks the score `name`; wanted_by: the subject of the message."""
     without = next((id for id, row in rows.items() if not _is_score(row.get(name))), None)
     if without is not None:
         remedy = "only problems with a known answer have one" if name == "pass_rate" else "write it with srt label"
@@ -80,5 +80,5 @@ def _is_score(value) -> bool:
 
 
 def fingerprint(path: str | Path) -> str:
-    """sha256 of the file: a run that goes on must find the labels it began with."""
+    """sha256 of the file. A run that is resumed must have the same labels."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

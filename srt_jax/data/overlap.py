@@ -1,4 +1,4 @@
-"""Problems that stand in two sets: what training must not see if the other set is to judge it."""
+"""Problems that are in two sets: a set that shares problems with the training data cannot judge the training."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ from srt_jax.data.base import Problem
 
 
 def overlap(train: Sequence[Problem], test: Sequence[Problem]) -> list[tuple[Problem, Problem]]:
-    """(problem of `test`, its twin in `train`) for every problem of `test` whose text stands in `train`, in order.
+    """(problem of `test`, the same problem of `train`) for every problem of `test` whose text is in `train`, in order.
 
-    Texts are compared exactly but for runs of white space: a reworded problem is not found.
+    Texts must be equal except for the amount of white space. A reworded problem is not found.
     """
     known = {_spaced(problem.prompt): problem for problem in reversed(train)}
     return [(problem, known[text]) for problem in test if (text := _spaced(problem.prompt)) in known]

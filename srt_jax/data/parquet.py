@@ -1,4 +1,4 @@
-"""Parquet files as problems: with columns of one's own, or in verl's format as SRT, SePT and TTRL use it."""
+"""Parquet files as problems, with any columns or in verl's format, which SRT, SePT and TTRL use."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ def load_parquet(config) -> list[Problem]:
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """(row number from 1, columns) of every row. Raises DataError for a file that is missing or no Parquet."""
+    """(row number from 1, columns) of every row. Raises DataError for a missing file and for other formats."""
     import pyarrow
     import pyarrow.parquet
 

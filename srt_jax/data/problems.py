@@ -1,4 +1,4 @@
-"""Problems from a named kind of source: `load(source_config)`. A new kind is one more entry of LOADERS."""
+"""Problems from any kind of source: `load(source_config)`. A new kind needs one more entry in LOADERS."""
 
 from srt_jax.config.functions import is_function
 from srt_jax.data import sets
@@ -31,7 +31,7 @@ def load(source_config) -> list[Problem]:
 
 
 def title(source_config) -> str:
-    """What a source is, for reports: its file, its task, or the named set and where it lies."""
+    """A source in reports: its file, its task, or the named set with its place."""
     if source_config["kind"] == "set":
         return sets.describe(source_config)
     if is_function(source_config["kind"]):

@@ -20,9 +20,9 @@ class Prompts:
     """How a problem becomes a prompt.
 
     template: "chat" (the tokenizer's chat template, problem and instruction as the user's message) or "plain".
-    plain_template: text with {problem} and, unless `instruction` is '', {instruction}; other braces stay as they are.
-    instruction: in the chat template appended to the problem after a space; '' for none.
-    system: the chat template's system message; None or '' leaves that to the template.
+    plain_template: text with {problem} and, unless `instruction` is '', {instruction}; other braces are plain text.
+    instruction: a request that the chat template gets after the problem and a space; '' for none.
+    system: the system message of the chat template; with None or '' the template decides.
     chat_template_kwargs: further variables of the chat template, e.g. {"enable_thinking": False}.
     """
 
@@ -34,7 +34,7 @@ class Prompts:
 
     @classmethod
     def of(cls, prompts_config) -> "Prompts":
-        """The checked form of a dict or ConfigDict with these keys (missing ones take the defaults), or of itself."""
+        """Prompts from a dict or ConfigDict with these keys; missing keys take the defaults."""
         if isinstance(prompts_config, cls):
             return prompts_config
         known = [f.name for f in fields(cls)]
@@ -69,8 +69,9 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Report:
-    """What the length filter did. Lengths in tokens, template and instruction included; `dropped_ids` are the
-    first few.
+    """The result of the length filter. Lengths are in tokens, with template and instruction.
+
+    dropped_ids: the ids of the first few problems that were dropped.
     """
 
     kept: int
@@ -98,7 +99,7 @@ def load_tokenizer(path):
         raise DataError(f"the tokenizer folder {str(path)!r} does not exist; correct the path or give a hub name.")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(local) if local.is_dir() else str(path))
-    except Exception as error:  # transformers raises OSError, ValueError, TypeError and more for files it cannot use
+    except Exception as error:  # transformers raises OSError, ValueError, TypeError and others for unusable files.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         where = "folder" if local.is_dir() else "hub name (there is no such folder)"
         message = f"no tokenizer could be loaded from the {where} {str(path)!r} ({reason}); check it and its files."
@@ -111,14 +112,14 @@ def load_tokenizer(path):
 def render(problem_text: str, tokenizer, prompts_config) -> str:
     """The text that the model continues.
 
-    Raises DataError for "chat" with a tokenizer whose chat template is missing or fails.
+    Raises DataError if the template is "chat" and the tokenizer's chat template is missing or fails.
     """
     prompts = Prompts.of(prompts_config)
-    if prompts.instruction and problem_text.endswith(prompts.instruction):  # verl's files hold it already
+    if prompts.instruction and problem_text.endswith(prompts.instruction):  # verl's files contain it already.
         problem_text = problem_text.removesuffix(prompts.instruction).rstrip()
     if prompts.template == "plain":
         values = {"{problem}": problem_text, "{instruction}": prompts.instruction}
-        # One pass: a problem that itself contains "{instruction}" stays as it is, and so do other braces such as
+        # One pass keeps a problem that contains "{instruction}" unchanged, and other braces such as
         # \boxed{}.
         return re.sub(r"\{problem\}|\{instruction\}", lambda match: values[match.group()], prompts.plain_template)
     if not tokenizer.chat_template:
@@ -129,7 +130,7 @@ def render(problem_text: str, tokenizer, prompts_config) -> str:
     variables = {"date_string": TEMPLATE_DATE, **prompts.chat_template_kwargs}
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
-    except Exception as error:  # a template is a program of somebody else's: it may raise whatever it likes
+    except Exception as error:  # A chat template is foreign code and may raise anything.
         raise _template_failed(error, prompts) from error
 
 
@@ -143,9 +144,9 @@ def _template_failed(error: Exception, prompts: Prompts) -> DataError:
 
 
 def check_template_variables(tokenizer, prompts: Prompts) -> None:
-    """Raises DataError for a key of prompts.chat_template_kwargs that would change nothing, or another argument."""
+    """Raises DataError for a key of prompts.chat_template_kwargs that the template ignores or that is already set."""
     if prompts.template == "plain" or not prompts.chat_template_kwargs or not tokenizer.chat_template:
-        return  # `render` tells of a template that is missing
+        return  # `render` reports a missing template.
     known = _template_variables(tokenizer, prompts)
     own = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters} - {"kwargs"}
     for name in prompts.chat_template_kwargs:
@@ -160,16 +161,16 @@ def check_template_variables(tokenizer, prompts: Prompts) -> None:
 
 
 def _template_variables(tokenizer, prompts: Prompts) -> set[str]:
-    """Names that the chat template reads and does not set itself."""
+    """Names of the variables that the chat template reads but does not set."""
     import jinja2.meta
 
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        # The tag around an assistant's text is transformers' own: a block that is always there stands for it.
+        # transformers' own tag around an assistant's text is replaced by a block that is always true.
         template = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", tokenizer.get_chat_template())
         template = re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", template)
         found = jinja2.meta.find_undeclared_variables(environment.parse(template))
-    except Exception as error:  # no template for prompts among several, or one that does not parse
+    except Exception as error:  # Several templates without one for prompts, or a template that does not parse.
         raise _template_failed(error, prompts) from error
     return found - {"raise_exception", "strftime_now"}
 
@@ -177,10 +178,9 @@ def _template_variables(tokenizer, prompts: Prompts) -> set[str]:
 def encode(
     problems: Sequence[Problem], tokenizer, prompts_config, max_prompt_tokens: int
 ) -> tuple[list[Problem], list[list[int]], Report]:
-    """Problems whose prompts have at most `max_prompt_tokens` tokens, their token ids (same order), and what was
-    dropped.
+    """(problems whose prompts have at most `max_prompt_tokens` tokens, their token ids in the same order, a report).
 
-    Raises DataError where every prompt is too long, or where one encodes to no token at all.
+    Raises DataError if every prompt is too long, or if a prompt has no token.
     """
     prompts = Prompts.of(prompts_config)
     check_template_variables(tokenizer, prompts)
@@ -203,14 +203,12 @@ def encode(
 
 
 def _encode_texts(texts: list[str], tokenizer) -> list[list[int]]:
-    """Token ids. A beginning-of-text token stands in front where the tokenizer puts one, once; an end token is
-    never added.
-    """
+    """Token ids. They begin with one beginning-of-text token if the tokenizer adds one; no end token is added."""
     if not texts:
         return []
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     bos = tokenizer.bos_token_id
     if bos is None or tokenizer("")["input_ids"][:1] != [bos]:
         return [list(ids) for ids in encoded]
-    # Chat templates of such tokenizers usually write the token themselves.
+    # Chat templates of such tokenizers usually write this token themselves.
     return [list(ids) if ids[:1] == [bos] else [bos, *ids] for ids in encoded]

@@ -1,4 +1,4 @@
-"""From rows with named columns to problems: what JSONL files, Parquet files and the named sets share."""
+"""From rows with named columns to problems. JSONL files, Parquet files and the named sets share this code."""
 
 import hashlib
 import math
@@ -11,7 +11,7 @@ from srt_jax.files import shown
 from srt_jax.grading.golds import bare_answer
 
 _DEFAULT_COLUMNS = {"prompt": "problem", "answer": "answer", "id": "id", "level": "level"}
-# What SRT's code writes in place of an answer that training must not see (its reward_manager/self_learning.py).
+# SRT's code (reward_manager/self_learning.py) writes this in the place of an answer that training must not see.
 _NO_LABEL = "LABEL_BY_SELF_CONSISTENCY"
 
 
@@ -20,13 +20,12 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
 
     config: names of columns (`prompt_column`, `answer_column`, `id_column`, `level_column`, `labelled_column`; a dot
     reaches into a nested column), `limit`, `levels`, `duplicates` ("refuse", or "first": later rows with the id, the
-    prompt and the answer of an earlier one are left out). A row without an id gets a hash of its prompt; a missing,
-    null or blank answer is None, and one inside of a solution (`#### 5`, a box) or of `['5']` is read. A prompt may be
-    a list of messages, of which the first user's counts. Rows of verl's
-    format (a nested `reward_model`) are understood as they are.
-    path and unit ("line" or "row") are for messages, and the path's stem is the problems' source.
+    prompt and the answer of an earlier one are left out). A row without an id gets a hash of its prompt. A missing,
+    null or blank answer is None. An answer inside a solution (`#### 5`, a box) or a list such as `['5']` is extracted.
+    A prompt may be a list of messages; the first user message counts. Rows in verl's format (a nested `reward_model`)
+    need no column names. path and unit ("line" or "row") are for messages, and the path's stem is the problems' source.
     Raises DataError for a row without a prompt, a value that is no scalar, a stored label that is not the true answer,
-    duplicate ids, or no problem at all.
+    duplicate ids, and for a file without problems.
     """
     path = Path(path)
     columns = {role: config.get(f"{role}_column") or name for role, name in _DEFAULT_COLUMNS.items()}
@@ -62,7 +61,7 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
 
 
 def prompt_id(prompt: str) -> str:
-    """The id of a problem whose row has none: the same text has the same id in every file."""
+    """The id of a problem whose row has none. The same text has the same id in every file."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -104,9 +103,8 @@ def _problem(path: Path, place: str, row: dict, columns: dict[str, str]) -> tupl
 def _from_verl(place: str, row: dict, columns: dict[str, str]) -> tuple[dict, dict[str, str]]:
     """A row of verl's format in columns of ours.
 
-    SRT's files hide the true answer of an unlabelled row in `solution_hidden_during_training`: it is kept for the
-    metrics, and the problem is marked as one whose answer must not be trained on. Raises DataError where a label is
-    stored that is not the true answer.
+    SRT's files have the true answer of an unlabelled row in `solution_hidden_during_training`. The metrics use it, but
+    `labelled` is False, so that it is not trained on. Raises DataError if a stored label is not the true answer.
     """
     reward = row["reward_model"]
     answer, hidden = reward.get("ground_truth"), reward.get("solution_hidden_during_training")
@@ -124,7 +122,7 @@ def _from_verl(place: str, row: dict, columns: dict[str, str]) -> tuple[dict, di
 
 
 def _get(row: dict, column: str):
-    """The value of a column; "a.b" is key b of column a where there is no column "a.b"."""
+    """The value of a column; "a.b" is key b of column a if there is no column "a.b"."""
     if column in row or "." not in column:
         return row.get(column)
     outer, _, inner = column.partition(".")
@@ -132,15 +130,16 @@ def _get(row: dict, column: str):
 
 
 def _text(place: str, row: dict, column: str) -> str | None:
-    """A string or number of the row as text (5 -> "5", 142.0 -> "142.0"); None where it is missing, null, blank, NaN or
-    infinite: data frames write NaN for a missing value.
+    """A string or number of the row as text (5 -> "5", 142.0 -> "142.0").
+
+    None if it is missing, null, blank, infinite or NaN, which data frames write for a missing value.
     """
     value = _get(row, column)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    # bool is an int to Python; a true/false answer is written as a string by everyone who means it.
+    # bool is an int in Python. A true/false answer must be a string.
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(
             f"{place} has {shown(value)} in column {column!r}; "
@@ -152,7 +151,7 @@ def _text(place: str, row: dict, column: str) -> str | None:
 
 
 def _refuse_half_characters(place: str, text: str, column: str) -> None:
-    """JSON can write half of a surrogate pair; no tokenizer and no file in UTF-8 takes one."""
+    """Raises DataError for half of a surrogate pair: JSON can write one, but tokenizers and UTF-8 files refuse it."""
     if not text.isascii() and (half := next((c for c in text if 0xD800 <= ord(c) <= 0xDFFF), None)):
         raise DataError(
             f"{place} has half of a surrogate pair ({half!r}) in column {column!r}; write the whole "

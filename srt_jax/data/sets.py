@@ -1,8 +1,8 @@
-"""The data sets of the papers by name: where each lies on the Hugging Face hub, and in which columns.
+"""The data sets of the papers by name: the repository of each on the Hugging Face hub, and its columns.
 
-Every set can stand on this machine instead, as NAME.jsonl or NAME.parquet in the folder `root` of the source or in the
-one that the environment variable SRT_JAX_DATA names; it is looked for there first. docs/data.md says what of this
-table was checked against what.
+A set may also be on this machine, as NAME.jsonl or NAME.parquet in the folder `root` of the source or in the folder
+that the environment variable SRT_JAX_DATA names. Such a file is used first. docs/data.md says how each row of
+this table was checked.
 """
 
 import itertools
@@ -24,11 +24,11 @@ _REVISION = "refs/convert/parquet"
 
 @dataclass(frozen=True)
 class NamedSet:
-    """Where a set lies and how its rows are read.
+    """The place of a set and the way to read its rows.
 
     hub, config, split: as `datasets.load_dataset(hub, config, split=split)` would name them.
-    prompt, answer: columns. rows: how many the hub's copy has, as documented; 0 where that is not known.
-    clean: from the value in `answer` to the answer. keep: which rows belong to the set.
+    prompt, answer: columns. rows: the documented number of rows on the hub; 0 if it is unknown.
+    clean: turns the value in `answer` into the answer. keep: whether a row belongs to the set.
     """
 
     hub: str
@@ -47,7 +47,7 @@ def _whole(value):
 
 
 def _after_hashes(value):
-    """GSM8K's answers stand behind `####` at the end of a worked solution."""
+    """GSM8K's answers follow `####` at the end of a worked solution."""
     return value.rpartition("####")[2].strip() if isinstance(value, str) else value
 
 
@@ -61,7 +61,7 @@ def _until_2023(row: dict) -> bool:
 
 
 def _for_llama(row: dict) -> bool:
-    """SRT v2, B.3: problems that Llama-3.1-8B solves with a probability between 0.3 and 0.7."""
+    """Problems that Llama-3.1-8B solves with a probability between 0.3 and 0.7 (SRT v2, B.3)."""
     rate = row.get("llama8b_solve_rate", 0.5)
     return rate is not None and 0.3 <= rate <= 0.7
 
@@ -102,7 +102,7 @@ def load_set(config) -> list[Problem]:
 
     Ids are hashes of the prompts: the same problem has the same id in a local file and on the hub. `limit` and `levels`
     are those of `problems_of`. A local file may have the hub's columns, or `problem` and `answer`, or verl's.
-    Raises DataError for an unknown name and DataNotHereError where the set is neither here nor can be downloaded.
+    Raises DataError for an unknown name, and DataNotHereError if the set is not here and cannot be downloaded.
     """
     name = config["name"]
     named = _named(name)
@@ -113,14 +113,14 @@ def load_set(config) -> list[Problem]:
 
 
 def find(config) -> list[Path]:
-    """The set's file in `root` or $SRT_JAX_DATA; an empty list where there is none."""
+    """The set's file in `root` or $SRT_JAX_DATA, as a list; empty if there is none."""
     folder = config.get("root") or os.environ.get("SRT_JAX_DATA", "")
     names = [Path(folder).expanduser() / f"{config['name']}.{ending}" for ending in ("jsonl", "parquet")]
     return [path for path in names if folder and path.is_file()][:1]
 
 
 def describe(config) -> str:
-    """`dapo (hub: ftajwar/..., 17,398 rows)`: where the set is read from."""
+    """The name of the set and the place that it is read from, e.g. `dapo (hub: ftajwar/..., 17,398 rows)`."""
     named = _named(config["name"])
     where = ", ".join(map(str, find(config))) or f"hub: {named.hub}"
     rows = f", {named.rows:,} rows on the hub" if named.rows else ""
@@ -163,7 +163,7 @@ def _read(file: Path) -> Iterator[dict]:
 
 
 def _standard(row: dict, named: NamedSet) -> dict:
-    """The row in the columns `problem`, `answer`, and whatever else it has; verl's rows without their ids."""
+    """The row with the columns `problem` and `answer` beside its own. Ids are removed."""
     if "reward_model" in row:
         return {**row, "id": None}
     if named.prompt in row:

@@ -1,4 +1,4 @@
-"""Shared by the experiments: makes a config from the names of a method, a model and a data set."""
+"""Makes the config of an experiment from the names of a method, a model and a data set."""
 
 from ml_collections import ConfigDict
 

@@ -1,6 +1,6 @@
 """Data by short name: the training set, the evaluation sets, and the number of steps of 16 prompts.
 
-srt_jax/data/sets.py says where the sets lie. Steps are the papers' where a comment says so, else our choice.
+srt_jax/data/sets.py has the place of each set. Steps are the papers' if a comment says so, else our choice.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ def named(name: str, **fields):
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """train: source; evals: name -> source; steps; fields: whatever else the data asks of a config."""
+    """train: source; evals: name -> source; steps; fields: other fields that a config with this data needs."""
 
     train: ConfigDict
     evals: dict[str, ConfigDict]
@@ -53,7 +53,7 @@ SETS = {
 }
 
 BOXED = "boxed_"
-# Reasoning Gym: task -> the fields that make a level. SRT v2, B.3 uses the first three, with these levels.
+# Reasoning Gym: task -> the fields of a level. SRT v2, B.3 uses the first three, with these levels.
 GYM = {
     "bitwise_arithmetic": lambda level: {"difficulty": level},
     "family_relationships": lambda level: {"min_family_size": level, "max_family_size": level},
@@ -64,13 +64,13 @@ GYM = {
 }
 
 
-GYM_STEPS = {"bitwise_arithmetic": 950}  # SRT v2, B.3 names these for level 2
+GYM_STEPS = {"bitwise_arithmetic": 950}  # SRT v2, B.3, for level 2.
 
 
 def gym_data(name: str, level: int) -> Data:
     """2,000 problems of a Reasoning Gym task at a level, and 128 others to evaluate on.
 
-    The sizes are our choice, and so are the steps, 500 but for bitwise_arithmetic.
+    The sizes are our choice, and so are the 500 steps of all tasks except bitwise_arithmetic.
 
     name: TASK asks for <answer> tags, which the tasks' own scorers document. boxed_TASK asks for a box, in the words of
     SRT's authors (tajwarfahim/srt, branch reasoning_gym, examples/data_preprocess/reasoning_gym.py).
@@ -85,7 +85,7 @@ def gym_data(name: str, level: int) -> Data:
         {f"{name}_{level}": heldout},
         GYM_STEPS.get(task, 500),
         {
-            # Answers are compared as texts: in many tasks equal values are different answers; 0xbeb is not a product.
+            # Answers are compared as texts: equal values are often different answers, and 0xbeb is not a product.
             **asked,
             "eval.samples": 16,
             "vote.match": "string",
@@ -95,7 +95,7 @@ def gym_data(name: str, level: int) -> Data:
 
 
 def sums(terms: int = 0) -> Data:
-    """The miniature's sums, or only those of so many terms (3 to 5)."""
+    """The sums of the miniature; terms (3 to 5): only sums with so many terms, 0: all."""
     levels = (str(terms),) if terms else ()
     heldout = source(path="cache/miniature/heldout.jsonl", levels=levels, limit=64)
     return Data(source(path="cache/miniature/train.jsonl", levels=levels), {"heldout": heldout}, 30)

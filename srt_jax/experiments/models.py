@@ -1,14 +1,14 @@
-r"""Models by short name: the fields that make a model fit its node and its prompt format.
+r"""Models by short name: the fields that a config needs for this model, its prompt format and a usual node.
 
 The mesh follows the devices: the weights of larger models are split over all of them, small models are copied to each.
-Micro-batches suit one node of 8 GPUs of 141 GB. Stop tokens need no entry: run/stop_tokens.py collects the end
+Micro-batches suit a node with 8 GPUs of 141 GB. Stop tokens need no entry: run/stop_tokens.py collects the end
 tokens of tokenizer, generation config and chat template, so that a base model stops at <|im_end|> as well as at
 <|endoftext|>.
 """
 
 
 def _hub(path: str, fsdp: int = -1, **sections) -> dict:
-    """A model of the hub; sections: further fields, e.g. batch={"microbatch_sequences": 16}."""
+    """A model of the hub; sections: more fields, e.g. batch={"microbatch_sequences": 16}."""
     fields = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
     return {"model.path": path, "mesh.fsdp": fsdp, **fields}
 
@@ -70,7 +70,7 @@ MODELS = {
     },
 }
 
-# SRT's own runs of these models change this (v2, B.3). Llama is evaluated greedily, as on its model card: one sample.
+# Fields that SRT's own runs of these models change (v2, B.3). Llama is evaluated greedily, as on its model card.
 SRT = {
     "llama31_8b_instruct": {"optimizer.learning_rate": 1e-7, "eval.temperature": 0.0, "eval.samples": 1},
     "deepseek_math_7b_instruct": {"optimizer.learning_rate": 1e-7, "eval.temperature": 0.7},
