@@ -54,9 +54,10 @@ def claims_table(study: Study, rows: Sequence[table.Row]) -> str:
     for claim in study.claims:
         effect, found = rules.judge(claim, table.curves(rows, claim.column or study.column))
         interval = f"{effect.low:+.3f} to {effect.high:+.3f}" if effect.n > 1 else "-"
+        mean = f"{effect.mean:+.3f}" if effect.n else "-"
         sign = ">" if claim.sign > 0 else "<"
         lines.append(
-            f"| {claim.name} | {claim.sentence} ({described(claim)}) | {effect.mean:+.3f} | {interval} | {effect.n} | "
+            f"| {claim.name} | {claim.sentence} ({described(claim)}) | {mean} | {interval} | {effect.n} | "
             f"{sign} {claim.sign * claim.threshold:+.3f} | **{found}** |"
         )
     return "\n".join(lines)

@@ -205,6 +205,7 @@ def test_the_report_is_made_from_the_table(study, trained, tmp_path):
     runner.make_runs(study, path, (0, 2))  # low-seed0, low-seed2, high-seed1
     rows = runner.rows_of(study, path)
     text = report.markdown(study, rows, "the command", "test.png")
+    assert "nan" not in text and "| - | - | 0 | > +0.100 | **undecided** |" in text
     assert "A study of nothing." in text and "`the command`; 3 of 6 runs" in text and "**undecided**" in text
     runner.make_runs(study, path)
     rows = runner.rows_of(study, path)
