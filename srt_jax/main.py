@@ -2,12 +2,12 @@
 
     python -m srt_jax.main --config=configs/quickstart.py               one experiment; its docstring explains it
     python -m srt_jax.main --config=configs/quickstart.py:ground_truth  config files take arguments after a colon
-    ... --config.batch.prompts_per_step=8 --config.name=small          any field can be set
+    ... --config.batch.prompts_per_step=8 --config.name=small          sets any field
     ... --dry_run                                                      checks config, data and model, runs nothing
     ... --profile                                                      traces steps 3 to 5 for TensorBoard's profiler
 
 The run folder <out>/<name> gets config.json, metrics.jsonl, files for TensorBoard, rollouts/, checkpoints/, and at
-the end final/ (a Hugging Face directory) and summary.json. The same command goes on with a run that was stopped.
+the end final/ (a Hugging Face directory) and summary.json. The same command resumes a run that was stopped.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from srt_jax.run import interrupt
 
 
 def main(argv) -> int:
-    """Runs the experiment; 0 where it completed, 2 for a mistake in the input, 1 where it stopped early."""
+    """Runs the experiment. Returns 0 if it is complete, 1 if it stopped early, 2 for a mistake in the input."""
     if len(argv) > 1:
         return cli.complain(f"unexpected argument {argv[1]!r}: fields are set with --config.FIELD=VALUE.")
     if flags.FLAGS.config is None:
@@ -63,5 +63,5 @@ if __name__ == "__main__":
     cli.define_config("Experiment: a file or a shipped name, arguments after a colon.")
     flags.DEFINE_bool("profile", False, "Trace steps 3 to 5 for TensorBoard's profiler: config.log.profile.")
     flags.DEFINE_bool("take_over", False, "Go on although a trainer on another host used the folder just now.")
-    flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print the plan; run nothing.")
+    flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print a report; run nothing.")
     cli.run(main)
