@@ -83,7 +83,7 @@ def replaced_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     remove_leftovers(path.parent, path.name)
     partial = temporary_name(path)
     try:
-        with open(partial, "wb") as file:
+        with naming(path), open(partial, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -91,6 +91,17 @@ def replaced_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """An OSError of the block that names no file, as those of write() and flush() do, names `path`."""
+    try:
+        yield
+    except OSError as e:
+        if e.filename is None:
+            raise OSError(e.errno, e.strerror, str(path)) from e
+        raise
 
 
 @contextlib.contextmanager

@@ -10,8 +10,12 @@ table, a JSON object) is no message: jobs print it. Needs no JAX.
 
 import logging
 import os
+import pathlib
 import sys
+import threading
 from typing import Protocol, TextIO
+
+import absl.logging
 
 
 def write(text: str, stream: TextIO, end: str = "\n") -> None:
@@ -53,6 +57,29 @@ class Console(logging.Handler):
             self.lines[-1].note(text, stream)
         else:
             write(text, stream)
+
+
+def others_to_file(path: pathlib.Path) -> None:
+    """Sends the messages of other libraries to a file from now on: for a process that ends with its run.
+
+    On a full disk orbax alone logs 200 lines of tracebacks, and our sentence would be lost among them. Some come from
+    C++ threads while the process ends, so nothing is ever restored.
+    """
+    file = logging.FileHandler(path, delay=True)  # no message, no file
+    file.setLevel(logging.WARNING)
+    file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    file.handleError = lambda record: None  # type: ignore[method-assign]  # the disk may be full
+    root, hook = logging.getLogger(), sys.excepthook
+    root.handlers[:] = [file]
+    absl.logging.get_absl_handler().handle = file.handle  # some library installs it again
+
+    def uncaught(*error) -> None:
+        if threading.current_thread() is threading.main_thread():
+            hook(*error)
+        else:
+            file.handle(root.makeRecord("thread", logging.ERROR, "", 0, "uncaught", (), error))
+
+    sys.excepthook = uncaught
 
 
 console = Console()

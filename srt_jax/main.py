@@ -19,6 +19,7 @@ from absl import flags
 from srt_jax import cli, runtime
 from srt_jax.config.paths import expand_paths, run_directory
 from srt_jax.config.validation import validate
+from srt_jax.log import others_to_file
 from srt_jax.run import interrupt
 
 
@@ -41,14 +42,17 @@ def main(argv) -> int:
     from srt_jax.errors import TrainingStoppedError
     from srt_jax.levels import train_levels
     from srt_jax.run.lock import locked
-    from srt_jax.runtime import processes
+    from srt_jax.runtime import is_first_process, processes
     from srt_jax.train import train
 
     def work() -> int:
         try:
             with contextlib.ExitStack() as stack:
-                lock = locked(run_directory(expand_paths(config)), flags.FLAGS.take_over)
+                directory = run_directory(expand_paths(config))
+                lock = locked(directory, flags.FLAGS.take_over)
                 processes.from_first(lambda: stack.enter_context(lock))
+                if is_first_process():
+                    others_to_file(directory / "libraries.log")
                 (train_levels if config.levels else train)(config)
         except TrainingStoppedError as e:
             print(e, file=sys.stderr)

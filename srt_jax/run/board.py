@@ -20,6 +20,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util import tensor_util
 
 from srt_jax.config import base
+from srt_jax.files import naming
 
 FLUSH_SECONDS = 10
 OLD_FOLDER = "tensorboard"  # earlier versions wrote there, so TensorBoard showed the run as <name>/tensorboard
@@ -63,6 +64,7 @@ class Board:
     def __init__(self, directory: pathlib.Path, purge_step: int | None = None):
         """purge_step: the first step of a resumed run; TensorBoard drops everything from this step on."""
         _move_up(directory)
+        self._path = directory / "events.out.tfevents.*"  # the writer's thread does not say which file is full
         self._writer = EventFileWriter(str(directory), flush_secs=FLUSH_SECONDS)
         if purge_step is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -79,7 +81,7 @@ class Board:
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Adds a text to the Text tab."""
         self._add(text_pb(tag, markdown), step)
-        self._writer.flush()
+        self.flush()
 
     def introduce(self, name: str, config: ConfigDict) -> None:
         """Writes hyper-parameters for the HParams tab, and the charts of the Custom Scalars tab."""
@@ -95,14 +97,17 @@ class Board:
 
     def flush(self) -> None:
         """Writes all events so far to the file."""
-        self._writer.flush()
+        with naming(self._path):
+            self._writer.flush()
 
     def close(self) -> None:
         """Flushes everything to disk."""
-        self._writer.close()
+        with naming(self._path):
+            self._writer.close()
 
     def _add(self, summary, step: int) -> None:
-        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+        with naming(self._path):
+            self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
 
 
 def read_scalars(directory: pathlib.Path) -> dict[int, dict[str, float]]:

@@ -343,8 +343,9 @@ class RunLog:
             _keep_records(self._path, step - 1)
             self._file, record = self._path.open("a"), _joined(self._last, record)
         self._last = record
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with files.naming(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
         for name in values:
             self._board.scalar(name, record[name], step, describe_tag(name))
 
