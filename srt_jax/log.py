@@ -71,7 +71,7 @@ def others_to_file(path: pathlib.Path) -> None:
     file.handleError = lambda record: None  # type: ignore[method-assign]  # the disk may be full
     root, hook = logging.getLogger(), sys.excepthook
     root.handlers[:] = [file]
-    absl.logging.get_absl_handler().handle = file.handle  # some library installs it again
+    absl.logging.get_absl_handler().handle = file.handle  # type: ignore[method-assign]  # libraries install it again
 
     def uncaught(*error) -> None:
         if threading.current_thread() is threading.main_thread():

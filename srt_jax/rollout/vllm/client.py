@@ -109,11 +109,19 @@ def read_completion(answer: dict, request: dict, n: int) -> Responses:
 # ---- one server, one request at a time
 
 
-def call(url: str, method: str, path: str, *, seconds: float = BASE_SECONDS, **more: Any) -> dict:
+def call(
+    url: str,
+    method: str,
+    path: str,
+    *,
+    seconds: float = BASE_SECONDS,
+    json: dict | None = None,
+    params: dict[str, str] | None = None,
+) -> dict:
     """The JSON answer of an endpoint, {} for an empty one. Raises ServerFailedError; RolloutError where it refuses."""
     try:
         with httpx2.Client(timeout=seconds, trust_env=False, verify=_tls()) as client:
-            return _read(client.request(method, url + path, **more))
+            return _read(client.request(method, url + path, json=json, params=params))
     except httpx2.RequestError as e:
         raise ServerFailedError(f"{path}: {type(e).__name__} {e}".strip()) from None
 
