@@ -57,7 +57,7 @@ MINUS = ("num", Fraction(-1), None)
 END = ("end", "")
 COMMA = dict.fromkeys(map(ord, ","))  # what names may contain, as tables for str.translate
 LAYOUT = dict.fromkeys(map(ord, "*|"))
-# f(x), f^{-1}(x), f(2), P(X=2), dy/dx: what stands before "=" when a value is given a name.
+# f(x), f^{-1}(x), f(2), P(X=2), dy/dx: the left sides of "=" that only name a value.
 _DEFINITION = re.compile(
     r"[A-Za-z]'{0,3}(?:\^\{-1\})?\([A-Za-z](?:,[A-Za-z])*\)|[A-Zfgh]'{0,3}\([^()+*/-]*\)"
     r"|frac\{d[A-Za-z]\}\{d[A-Za-z]\}|d[A-Za-z]/d[A-Za-z]"
@@ -218,7 +218,7 @@ class Parser:
         return ("list", tuple(items))
 
     def separator(self) -> set[str]:
-        """Consume what stands between two items; "," stands for all marks."""
+        """Consumes the separator between two items; "," stands for all marks."""
         found: set[str] = set()
         while (sign := self.separating()) is not None:
             found.add(sign)
