@@ -106,11 +106,17 @@ def arms_table(study: Study, rows: Sequence[table.Row]) -> str:
         when = [f"{time:g}" for time in times if time is not None]
         cells.append(f"{len(when)} of {len(times)}" + (f" (step {', '.join(when)})" if when else ""))
         in_tokens = by_tokens[arm, setting]
-        cells.append(_spread([rules.at(rules.smoothed(curve), budget[setting]) for curve in in_tokens]))
+        cells.append(_spread([_at_tokens(curve, budget[setting]) for curve in in_tokens]))
         cells.append(f"{np.mean([curve[-1][0] for curve in in_tokens]):,.0f}")
         cells.append(f"{np.mean([curve[-1][1] for curve in seconds[arm, setting]]):.0f}")
         lines.append(f"| {' | '.join([arm, *[setting] * several, str(len(curves)), *cells])} |")
     return "\n".join(lines)
+
+
+def _at_tokens(curve: Curve, budget: float) -> float:
+    """The value at so many tokens; the start where the teacher alone took more."""
+    found = rules.smoothed(curve)
+    return rules.start(curve) if budget < curve[0][0] else rules.at(found, max(budget, found[0][0]))
 
 
 def _spread(values: Sequence[float]) -> str:
