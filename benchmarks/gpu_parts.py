@@ -364,15 +364,26 @@ def guarded_steps(setting: Setting, record: Record) -> None:
     from srt_jax.run.prepare import prepare
 
     config = experiment(setting, "guarded", steps=2)
-    run, state, _ = train.begin(config, prepare(config), run_directory(config))
-    with run.grader, contextlib.closing(run.log), contextlib.closing(run.sampler):
-        train.load_sampler(run, state, 0)
+    run, now = train.begin(config, prepare(config), run_directory(config))
+    with run.learner.grader, contextlib.closing(run.log), contextlib.closing(run.sampler):
+        train.load_sampler(run, now)
         with jax.transfer_guard_device_to_host("disallow"):
-            for step in (1, 2):
-                state, values = train.train_step(run, state, step, train.take_rollouts(run, step, None))
-                train.load(run, state, step, values, None)
+            for _ in range(2):
+                one_step(run, now)
     seen = "none raised" if jax.default_backend() == "gpu" else "none raised; a CPU has no such transfers"
     record.row("implicit transfers from device to host in two steps", seen, "none", ok=True)
+
+
+def one_step(run, now) -> dict:
+    """A step of training without log, evaluation and checkpoint; returns its metrics."""
+    from srt_jax import train
+
+    step = now.step + 1
+    collected = train.take_rollouts(run, now, step, None)
+    now.train_state, values = train.learn(run.learner, now.train_state, collected, step)
+    now.step = step
+    train.load(run, now, values, None)
+    return values
 
 
 # ---- speed and memory
@@ -632,15 +643,15 @@ def runs(setting: Setting, record: Record) -> None:
     runtime.start(dtype="float32")
     seeds, steps = (2, 2) if setting.rehearse else (32, 50)
     config = experiment(setting, "seeds", steps)
-    run, state, _ = train.begin(config, prepare(config), run_directory(config))
+    run, now = train.begin(config, prepare(config), run_directory(config))
     found, longest = [], 0.0
-    with run.grader, contextlib.closing(run.log), contextlib.closing(run.sampler):
-        train.load_sampler(run, state, 0)
+    with run.learner.grader, contextlib.closing(run.log), contextlib.closing(run.sampler):
+        train.load_sampler(run, now)
         for seed in range(seeds):
             if record.left() < 1.5 * longest + 3:
                 break
             start = time.monotonic()
-            found.append(one_seed(setting, run, steps, seed))
+            found.append(one_seed(setting, run, now, steps, seed))
             record.figures(**{f"seed_{seed}": found[-1]})
             longest = max(longest, time.monotonic() - start)
     record.row("seeds", len(found), f"{seeds}, if there is time", ok=len(found) == seeds, target=True)
@@ -660,7 +671,7 @@ def runs(setting: Setting, record: Record) -> None:
     record.row("seconds of a step, median", statistics.median(s for f in found for s in f["seconds"]))
 
 
-def one_seed(setting: Setting, run, steps: int, seed: int) -> dict:
+def one_seed(setting: Setting, run, now, steps: int, seed: int) -> dict:
     """One run from the base weights with compiled programs: accuracies, and rewards and seconds by step."""
     from srt_jax import train
     from srt_jax.rl.optimizer import experiment_optimizer, init_state
@@ -669,21 +680,21 @@ def one_seed(setting: Setting, run, steps: int, seed: int) -> dict:
     from srt_jax.run.prepare import prepare
 
     config = experiment(setting, "seeds", steps, seed)
-    run = dataclasses.replace(
-        run, config=config, prepared=prepare(config), phases=metrics.Phases(), record={"evals": {}}
-    )
-    params = load_weights(config, run.prepared.model, run.mesh)[1]
-    state = init_state(params, experiment_optimizer(config), run.mesh)
+    prepared = prepare(config)
+    learner = dataclasses.replace(run.learner, config=config, prepared=prepared)
+    run = dataclasses.replace(run, config=config, prepared=prepared, learner=learner)
+    params = load_weights(config, prepared.model, learner.mesh)[1]
+    state = init_state(params, experiment_optimizer(config), learner.mesh)
+    now = dataclasses.replace(now, step=0, train_state=state, phases=metrics.Phases(), evals={})
     run.sampler.load(state.params, 0)
-    base = train.evaluate_sets(run, 0)["eval/heldout/avg@32"]
+    base = train.evaluate_sets(run, now)["eval/heldout/avg@32"]
     rewards, seconds = [], []
-    for step in range(1, steps + 1):
+    for _ in range(steps):
         start = time.perf_counter()
-        state, values = train.train_step(run, state, step, train.take_rollouts(run, step, None))
-        run.sampler.load(state.params, step)
+        values = one_step(run, now)
         rewards.append(round(float(values["label/true_reward"]), 4))
         seconds.append(round(time.perf_counter() - start, 4))
-    last = train.evaluate_sets(run, steps)["eval/heldout/avg@32"]
+    last = train.evaluate_sets(run, now)["eval/heldout/avg@32"]
     return {"base": round(base, 4), "last": round(last, 4), "true_reward": rewards, "seconds": seconds}
 
 

@@ -1,16 +1,14 @@
 """The training loop: Algorithm 1 of "Can Large Reasoning Models Self-Train?".
 
-    problems -> rollouts -> answers -> labels -> rewards -> one update -> the sampler gets the new weights
-
-`train` is the run, `train_step` one turn of the loop; everything else here watches or ends a run, which start.py
-begins. Steps count updates: step s trains on rollouts of weights version s - 1, one less with rollout.steps_ahead, and
-an evaluation at step s sees s updates.
+`train_loop` is the algorithm, `learn` its update. The other functions evaluate, log, save and end a run, which
+run/setup.py begins. Steps count updates: step s trains on rollouts of weights version s - 1, one less with
+rollout.steps_ahead, and an evaluation at step s sees s updates.
 """
 
 import contextlib
 import importlib.metadata
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import jax
 import numpy as np
@@ -24,6 +22,7 @@ from srt_jax.log import logger
 from srt_jax.model import flops, weights
 from srt_jax.reward import measures
 from srt_jax.rl.collate import collate
+from srt_jax.rl.optimizer import TrainState
 from srt_jax.run import board, metrics, recording
 from srt_jax.run.checkpoint import best_step
 from srt_jax.run.collapse import should_stop
@@ -32,18 +31,22 @@ from srt_jax.run.interrupt import Signals
 from srt_jax.run.prepare import prepare
 from srt_jax.run.progress import announced
 from srt_jax.run.rollouts import Collected, Grading, collect, response_texts, temperature_at, training_samples
-from srt_jax.run.setup import Run, begin, completed_summary
+from srt_jax.run.setup import Learner, Run, RunState, begin, completed_summary
 from srt_jax.runtime import is_first_process, processes, profiled
 
 EVALUATION_SHOWN_AFTER = 5.0  # seconds; a shorter evaluation has no progress line
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
 
 
+class StopRequestedError(Exception):
+    """A signal ended an evaluation. The evaluation is made again when the run goes on."""
+
+
 def train(config: ConfigDict) -> dict:
     """Runs the experiment of a config, or goes on with it; returns the summary that is also written to summary.json.
 
     Raises ConfigError, DataError, ModelError or CheckpointError before anything is computed, and TrainingStoppedError
-    once it runs.
+    after that.
     """
     config, notes = on_this_machine(config)
     directory = run_directory(config)
@@ -52,75 +55,124 @@ def train(config: ConfigDict) -> dict:
         return finished
     for note in notes:
         logger.info(note)
-    run, state, step = begin(config, prepare(config), directory)
-    # The thread is waited for last: closing the sampler ends what it samples.
+    run, now = begin(config, prepare(config), directory)
+    # The thread is waited for last: closing the sampler ends its sampling.
     with (
         contextlib.closing(run.log),
         contextlib.closing(run.checkpoints),
-        run.grader,
+        run.learner.grader,
         ThreadPoolExecutor(1) as thread,
         contextlib.closing(run.sampler),
-        stop_signals() as stop,
+        stop_signals() as now.stop,
     ):
         try:
-            run.stop = stop
-            run.ended = end_reason(run)
-            load_sampler(run, state, step)
-            if is_evaluated(run, step) and str(step) not in run.record["evals"]:
-                run.log.write(step, evaluate_sets(run, step) | pop_seconds(run))
-                run.ended = end_reason(run)
-            run.log.progress(step, "")
-            pending = None
-            for following in profiled(range(step + 1, config.steps + 1), directory, config.log.profile):
-                if run.ended:
-                    break
-                collected = take_rollouts(run, following, pending)
-                if config.rollout.steps_ahead and following < config.steps:
-                    pending = thread.submit(collect_step, run, following + 1)
-                state, values = train_step(run, state, following, collected)
-                step = following
-                load(run, state, step, values, pending)
-                stopping = processes.any_of(stop.requested)
-                watch(run, state, step, values, collected, stopping)
-                if stopping and step < config.steps:
-                    raise TrainingStoppedError(
-                        f"stopped after step {step}; the state is saved in {directory}: the same command goes on."
-                    )
+            now.ended = end_reason(run, now)
+            load_sampler(run, now)
+            evaluate_first(run, now)
+            # An implicit transfer is a hidden cost: the host places on the devices explicitly what they need.
+            with jax.transfer_guard_host_to_device("disallow"):
+                train_loop(run, now, thread)
         except StopRequestedError:
-            save(run, state, step)
+            save(run, now)
             raise TrainingStoppedError(
-                f"stopped in the evaluation after step {step}; {directory} holds what there is: "
+                f"stopped in the evaluation after step {now.step}; {directory} holds what there is: "
                 "the same command goes on, and evaluates again."
             ) from None
         except RolloutError as e:
-            save(run, state, step)
-            saved = f"The state after step {step} is saved in {directory}" if step else "Nothing is trained yet"
+            save(run, now)
+            saved = f"The state after step {now.step} is saved in {directory}" if now.step else "Nothing is trained yet"
             raise TrainingStoppedError(f"{e} {saved}: the same command goes on.") from e
-        return finish(run, state, step)
+        return finish(run, now)
 
 
-def load_sampler(run: Run, state, step: int) -> None:
-    """The sampler gets its first weights and compiles for all prompts there are, so that no step does."""
+def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
+    """Algorithm 1, from the step after now.step on. Raises RolloutError, StopRequestedError or TrainingStoppedError.
+
+    With rollout.steps_ahead, `thread` collects the rollouts of the next step during the update.
+    """
+    config, pending = run.config, None
+    for step in profiled(range(now.step + 1, config.steps + 1), run.directory, config.log.profile):
+        if now.ended:
+            break
+        # Problems -> rollouts -> answers -> votes -> labels -> rewards: run/rollouts.py, reward/rewards.py.
+        collected = take_rollouts(run, now, step, pending)
+        if config.rollout.steps_ahead and step < config.steps:
+            pending = thread.submit(collect_step, run, step + 1)
+        # Rewards -> batch -> update.
+        with now.phases("update"):
+            now.train_state, values = learn(run.learner, now.train_state, collected, step)
+        with now.phases("log"):
+            log_rollouts(run, step, collected)
+        check_finite(run, now, step, values)
+        now.step = step
+        values |= speed_metrics(run, now, collected)
+        # The sampler gets the new weights.
+        load(run, now, values, pending)
+        stopping = processes.any_of(now.stop.requested)
+        # Evaluate, log, save, stop.
+        watch(run, now, values, collected, stopping)
+        if stopping and step < config.steps:
+            raise TrainingStoppedError(
+                f"stopped after step {step}; the state is saved in {run.directory}: the same command goes on."
+            )
+
+
+def learn(
+    learner: Learner, train_state: TrainState, collected: Collected, step: int
+) -> tuple[TrainState, dict[str, float]]:
+    """The update on a step's rollouts: (the new state, the metrics of the step, but for those of its speed).
+
+    A pure function, except that it donates the state. `srt replay` calls it with recorded rollouts.
+    """
+    config, (rollouts, rewards, labelled, kept) = learner.config, collected.trained()
+    temperature = config.rl.temperature or temperature_at(config, step)
+    batch = collate(rollouts, rewards, labelled, learner.update_config.layout, learner.mesh, temperature, kept)
+    train_state, update_metrics = learner.update(train_state, learner.reference, batch)
+    values = {f"update/{name}": value for name, value in jax.device_get(update_metrics).items()}
+    return train_state, measures.metrics(collected.graded) | values | {
+        "rollout/response_tokens": rollouts.lengths.mean(),
+        "rollout/response_tokens_max": rollouts.lengths.max(),
+        "rollout/truncated": 1 - rollouts.stopped.mean(),
+        "rollout/weights_version": rollouts.version,
+        "rollout/rounds": collected.rounds,
+        "rollout/temperature": temperature_at(config, step),
+    }
+
+
+# ---- the sampler
+
+
+def load_sampler(run: Run, now: RunState) -> None:
+    """The sampler gets its first weights and compiles for all prompts, so that no step does."""
     with announced("preparing the sampler"):
-        run.sampler.load(state.params, step)
-        if step < run.config.steps and not run.ended:
-            run.sampler.compile(run.prepared.prompts, *training_samples(run.config, step + 1))
+        run.sampler.load(now.train_state.params, now.step)
+        if now.step < run.config.steps and not now.ended:
+            run.sampler.compile(run.prepared.prompts, *training_samples(run.config, now.step + 1))
             for eval_set in run.prepared.eval_sets:
                 run.sampler.compile(eval_set.prompts, *evaluation_samples(run.config))
 
 
+def evaluate_first(run: Run, now: RunState) -> None:
+    """The evaluation before the loop: at step 0, or where the last one was stopped."""
+    if is_evaluated(run, now) and str(now.step) not in now.evals:
+        run.log.write(now.step, evaluate_sets(run, now) | pop_seconds(now))
+        now.ended = end_reason(run, now)
+    run.log.progress(now.step, "")
+
+
 def collect_step(run: Run, step: int) -> Collected:
     """The graded rollouts of a step."""
-    return collect(run.config, run.prepared, run.sampler, run.grading, step)
+    with jax.transfer_guard_host_to_device("disallow"):  # a setting of the thread, which need not be the loop's
+        return collect(run.config, run.prepared, run.sampler, run.learner.grading, step)
 
 
-def take_rollouts(run: Run, step: int, pending) -> Collected:
-    """The step's rollouts: collected now, or those of `pending`, collected during the step before."""
+def take_rollouts(run: Run, now: RunState, step: int, pending: Future | None) -> Collected:
+    """The step's rollouts: those of `pending`, collected during the step before, or collected now."""
     if pending is None:
         collected = collect_step(run, step)
-        run.phases.add(collected.seconds)
+        now.phases.add(collected.seconds)
     else:
-        with run.phases("wait"):
+        with now.phases("wait"):
             collected = pending.result()
     version = collected.rollouts.version
     if not step - 1 - run.config.rollout.steps_ahead <= version < step:
@@ -130,159 +182,135 @@ def take_rollouts(run: Run, step: int, pending) -> Collected:
     return collected
 
 
-def train_step(run: Run, state, step: int, collected: Collected):
-    """The update on a step's rollouts. Returns (new state, the step's metrics)."""
-    config, n = run.config, run.config.batch.samples_per_prompt
-    rollouts = collected.rollouts.first(n)
-    with run.phases("update"):
-        batch = collate(
-            rollouts,
-            np.stack([g.rewards[:n] for g in collected.graded]),
-            np.array([g.labelled for g in collected.graded]),
-            run.update_config.layout,
-            run.mesh,
-            config.rl.temperature or temperature_at(config, step),
-            np.stack([g.kept[:n] for g in collected.graded]),
-        )
-        state, update_metrics = run.update(state, run.reference, batch)
-        update_metrics = jax.device_get(update_metrics)
-    with run.phases("log"):
-        log_rollouts(run, step, collected)
-    if not update_metrics["finite"]:
-        save(run, state, step - 1)
-        export(run, state, "last_good")
-        raise TrainingStoppedError(
-            f"the gradient of step {step} is not finite; the state before it is saved in {run.directory}: look at "
-            f"{recording.rollouts_path(run.directory, step, recording.ROWS)}, then start a new run with a lower "
-            f"optimizer.learning_rate and model.path={run.directory}/last_good."
-        )
-    return state, measures.metrics(collected.graded) | {f"update/{k}": v for k, v in update_metrics.items()} | {
-        "rollout/response_tokens": rollouts.lengths.mean(),
-        "rollout/response_tokens_max": rollouts.lengths.max(),
-        "rollout/truncated": 1 - rollouts.stopped.mean(),
-        "rollout/weights_version": rollouts.version,
-        "rollout/tokens_per_second": collected.rollouts.lengths.sum() / collected.seconds["sample"],
-        "rollout/rounds": collected.rounds,
-        "rollout/temperature": temperature_at(config, step),
-        "update/mfu": update_mfu(run, rollouts),
-    } | {tag: v for k, v in run.grader.metrics().items() if (tag := f"workers/{k}") in metrics.TAGS}
-
-
-def update_mfu(run: Run, rollouts) -> float:
-    """Share of the devices' peak that the passes the update requires reach; NaN where the peak is not known."""
-    lengths = np.array([len(p) for p in rollouts.prompts])[:, None] + rollouts.lengths
-    c = run.update_config
-    passes = flops.update(
-        run.prepared.model.config, lengths.reshape(-1), c.scores_policy, c.scores_reference, c.epochs_per_step
-    )
-    found = flops.mfu(sum(passes.values()), run.phases.seconds["update"], run.mesh.devices.flat)
-    return float("nan") if found is None else found
-
-
-def load(run: Run, state, step: int, values: dict, pending) -> None:
-    """The sampler gets the weights of a step, whose metrics are logged even where that raises RolloutError."""
-    with run.phases("load"):
+def load(run: Run, now: RunState, values: dict, pending: Future | None) -> None:
+    """The sampler gets the weights of a step. If it raises RolloutError, the step's metrics are logged first."""
+    with now.phases("load"):
         if pending:
-            wait([pending])  # new weights come between the rollouts of two steps, never within one's
+            wait([pending])  # one step's rollouts all come from the same weights
         try:
-            run.sampler.load(state.params, step)
+            run.sampler.load(now.train_state.params, now.step)
         except RolloutError:
-            run.log.write(step, values)
+            run.log.write(now.step, values)
             raise
-
-
-def stop_signals() -> Signals:
-    """Ctrl-C or SIGTERM ends the run after the step that is under way; a second one ends it at once."""
-    return Signals("finishing this step, then saving; once more ends the run at once ...", leave=False)
-
-
-class StopRequestedError(Exception):
-    """An evaluation was left because a signal asked the run to stop; the evaluation is made when the run goes on."""
 
 
 # ---- watch
 
 
-def watch(run: Run, state, step: int, values: dict, collected: Collected, stopping: bool) -> None:
+def stop_signals() -> Signals:
+    """Ctrl-C or SIGTERM ends the run after the current step; a second one ends it at once."""
+    return Signals("finishing this step, then saving; once more ends the run at once ...", leave=False)
+
+
+def check_finite(run: Run, now: RunState, step: int, values: dict) -> None:
+    """Ends the run if a gradient of the step is not finite: the update has left the state as it was before."""
+    if values["update/finite"]:
+        return
+    save(run, now)
+    export(run, now.train_state, "last_good")
+    raise TrainingStoppedError(
+        f"the gradient of step {step} is not finite; the state before it is saved in {run.directory}: look at "
+        f"{recording.rollouts_path(run.directory, step, recording.ROWS)}, then start a new run with a lower "
+        f"optimizer.learning_rate and model.path={run.directory}/last_good."
+    )
+
+
+def speed_metrics(run: Run, now: RunState, collected: Collected) -> dict[str, float]:
+    """The metrics of a step that depend on the clock or on the grader's workers."""
+    workers = {f"workers/{name}": value for name, value in run.learner.grader.metrics().items()}
+    return {tag: value for tag, value in workers.items() if tag in metrics.TAGS} | {
+        "rollout/tokens_per_second": collected.rollouts.lengths.sum() / collected.seconds["sample"],
+        "update/mfu": update_mfu(run.learner, collected, now.phases.seconds["update"]),
+    }
+
+
+def update_mfu(learner: Learner, collected: Collected, seconds: float) -> float:
+    """Share of the devices' peak that the passes the update requires reach; NaN where the peak is not known."""
+    rollouts, c = collected.trained()[0], learner.update_config
+    lengths = np.array([len(p) for p in rollouts.prompts])[:, None] + rollouts.lengths
+    passes = flops.update(
+        learner.prepared.model.config, lengths.reshape(-1), c.scores_policy, c.scores_reference, c.epochs_per_step
+    )
+    found = flops.mfu(sum(passes.values()), seconds, learner.mesh.devices.flat)
+    return float("nan") if found is None else found
+
+
+def watch(run: Run, now: RunState, values: dict, collected: Collected, stopping: bool) -> None:
     """Evaluates, logs and saves what is due after a step, and decides whether the run ends here."""
-    config, alarm = run.config, run.detector.update(values)
-    warn(run, values, collected, alarm)
-    evaluated = is_evaluated(run, step)
+    alarm = now.detector.update(values)
+    warn(run, now, values, collected, alarm)
+    evaluated = is_evaluated(run, now)
     try:
         if evaluated:
-            values |= evaluate_sets(run, step)
+            values |= evaluate_sets(run, now)
     finally:
-        values |= pop_seconds(run) | {"time/compilations": run.compilations.count} | run.sampler.report
-        run.log.write(step, values)
-    run.log.progress(step, progress_summary(values), run.pace.seconds_left(step))
-    run.ended = end_reason(run)
-    if evaluated or run.ended or step % config.checkpoint.every == 0 or stopping:
-        save(run, state, step)
+        values |= pop_seconds(now) | {"time/compilations": now.compilations.count} | run.sampler.report
+        run.log.write(now.step, values)
+    run.log.progress(now.step, progress_summary(values), now.pace.seconds_left(now.step))
+    now.ended = end_reason(run, now)
+    if evaluated or now.ended or now.step % run.config.checkpoint.every == 0 or stopping:
+        save(run, now)
 
 
-def pop_seconds(run: Run) -> dict[str, float]:
-    """`time/*` since the last call, which the pace of the run takes note of."""
-    seconds = run.phases.pop()
-    run.pace.add(seconds)
+def pop_seconds(now: RunState) -> dict[str, float]:
+    """`time/*` since the last call; the pace of the run takes note of them."""
+    seconds = now.phases.pop()
+    now.pace.add(seconds)
     return seconds
 
 
-def warn(run: Run, values: dict, collected: Collected, alarm: str | None = None) -> None:
-    """Says what looks wrong in the metrics of these rollouts, unless it has been said."""
+def warn(run: Run, now: RunState, values: dict, collected: Collected, alarm: str | None = None) -> None:
+    """Logs a warning for each fault that the metrics of these rollouts show for the first time."""
 
     def texts():
         return response_texts(collected.rollouts.flat(), run.prepared.model.tokenizer)
 
-    for text in run.diagnosis.update(values, alarm, texts):
+    for text in now.diagnosis.update(values, alarm, texts):
         run.log.warn(text)
 
 
-def end_reason(run: Run) -> str | None:
+def end_reason(run: Run, now: RunState) -> str | None:
     """Why the run ends now: signs of a collapse, or evaluations without progress. None where it goes on."""
-    if run.detector.alarm and run.config.stop.collapse:
-        return run.detector.alarm
-    if should_stop(list(scores(run).items()), run.config.stop.patience):
-        return f"the last {run.config.stop.patience} evaluations brought nothing better than the ones before."
+    stop = run.config.stop
+    if now.detector.alarm and stop.collapse:
+        return now.detector.alarm
+    if should_stop(list(scores(run.config, now.evals).items()), stop.patience):
+        return f"the last {stop.patience} evaluations brought nothing better than the ones before."
     return None
 
 
-def is_evaluated(run: Run, step: int) -> bool:
+def is_evaluated(run: Run, now: RunState) -> bool:
     """Is there an evaluation after this step? Also where a collapse ends the run."""
-    config = run.config
-    return step % config.eval.every == 0 or step == config.steps or bool(run.detector.alarm and config.stop.collapse)
+    config, step = run.config, now.step
+    return step % config.eval.every == 0 or step == config.steps or bool(now.detector.alarm and config.stop.collapse)
 
 
-def evaluate_sets(run: Run, step: int) -> dict[str, float]:
-    """`eval/<set>/<metric>` of every evaluation set and `eval/mean/<metric>` of several; also kept in the run's record,
-    and shown as probes at the ends.
+def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
+    """`eval/<set>/<metric>` of every evaluation set, and `eval/mean/<metric>` of several; also put into now.evals.
 
-    Raises StopRequestedError where a signal asks the run of one process to stop meanwhile.
+    At step 0 and at the last step it shows probes. Raises StopRequestedError if a signal requests a stop meanwhile and
+    there is one process.
     """
     config, values, tokenizer = run.config, {}, run.prepared.model.tokenizer
-    grading = Grading(tokenizer, run.grading.form, run.grader)  # by the vote, without the settings of training
+    grading = Grading(tokenizer, run.learner.grading.form, run.learner.grader)  # by the vote, not as in training
 
     def check():
-        if run.stop and run.stop.requested and jax.process_count() == 1:
+        if now.stop and now.stop.requested and jax.process_count() == 1:
             raise StopRequestedError
 
+    at = f" after step {now.step}"
     run.log.pause()
-    with run.phases("eval"):
+    with now.phases("eval"):
         for name, found, collected in evaluate_all(
-            run.prepared.eval_sets,
-            run.sampler,
-            grading,
-            config,
-            f" after step {step}",
-            EVALUATION_SHOWN_AFTER,
-            check,
+            run.prepared.eval_sets, run.sampler, grading, config, at, EVALUATION_SHOWN_AFTER, check
         ):
-            if not values and step in (0, config.steps) and is_first_process():
-                show_probes(run, step, rollout_rows(collected, tokenizer))
+            if not values and now.step in (0, config.steps) and is_first_process():
+                show_probes(run, now.step, rollout_rows(collected, tokenizer))
             tagged = {f"eval/{name}/{metric}": value for metric, value in found.items()}
-            warn(run, tagged, collected)
+            warn(run, now, tagged, collected)
             values |= tagged
     values |= metrics.mean_over_sets(values)
-    run.record["evals"][str(step)] = values
+    now.evals[str(now.step)] = values
     return values
 
 
@@ -322,30 +350,30 @@ def progress_summary(values: dict) -> str:
 # ---- end
 
 
-def scores(run: Run) -> dict[int, float]:
-    """What the best step is chosen by, of every evaluation so far that has it."""
-    found = {int(step): score(values, run.config) for step, values in run.record["evals"].items()}
+def scores(config: ConfigDict, evals: dict[str, dict[str, float]]) -> dict[int, float]:
+    """{step: score} of the evaluations that have one. The best step is the one with the highest score."""
+    found = {int(step): score(values, config) for step, values in evals.items()}
     return {step: value for step, value in found.items() if value is not None}
 
 
-def score(evals: dict, config: ConfigDict) -> float | None:
-    """What the best step is chosen by: avg@k on the validation set, else its mean over the sets that have answers."""
+def score(values: dict[str, float], config: ConfigDict) -> float | None:
+    """avg@k of an evaluation on the validation set, else its mean over the sets that have answers."""
     avg = f"avg@{config.eval.samples}"
-    found = {name: values[avg] for name, values in metrics.by_set(evals).items() if avg in values and name != MEAN}
+    found = {name: of[avg] for name, of in metrics.by_set(values).items() if avg in of and name != MEAN}
     return found.get(VALIDATION, float(np.mean(list(found.values()))) if found else None)
 
 
-def save(run: Run, state, step: int) -> None:
-    """A checkpoint of this step, unless there is one or there is nothing to save yet."""
-    if step == 0:
+def save(run: Run, now: RunState) -> None:
+    """A checkpoint after now.step; none after step 0, and none if there is one already."""
+    if now.step == 0:
         return
-    run.record["seconds"] = run.phases.total
+    record = {"identity": run.identity, "evals": now.evals, "seconds": now.phases.total}
     run.log.flush()  # TensorBoard drops the steps up to a checkpoint's when a run goes on, but has them all by now
-    with run.phases("save"):
-        run.checkpoints.save(step, state, run.record, scores(run))
+    with now.phases("save"):
+        run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals))
 
 
-def export(run: Run, state, name: str) -> None:
+def export(run: Run, train_state: TrainState, name: str) -> None:
     """The weights as a Hugging Face directory in the run folder, with the initial model's tokenizer.
 
     Its generation config names the tokens that ended a response in training.
@@ -353,7 +381,7 @@ def export(run: Run, state, name: str) -> None:
     model = run.prepared.model
     weights.save(
         run.directory / name,
-        state.params,
+        train_state.params,
         model.hf_config,
         run.config.model.dtype,
         tokenizer_from=model.directory,
@@ -361,31 +389,31 @@ def export(run: Run, state, name: str) -> None:
     )
 
 
-def finish(run: Run, state, step: int) -> dict:
-    """Exports the final weights, and the best where these are others; writes summary.json and closes everything."""
-    config, evals = run.config, {int(s): values for s, values in run.record["evals"].items()}
-    export(run, state, "final")
+def finish(run: Run, now: RunState) -> dict:
+    """Exports the final weights, and the best ones if they differ; writes summary.json and closes everything."""
+    config, evals = run.config, {int(s): values for s, values in now.evals.items()}
+    export(run, now.train_state, "final")
     run.checkpoints.wait()
-    best = best_step(scores(run), [0, *run.checkpoints.steps(), step])
-    if best not in (None, 0, step):
-        export(run, run.checkpoints.restore(state, best), "best")
+    best = best_step(scores(config, now.evals), [0, *run.checkpoints.steps(), now.step])
+    if best not in (None, 0, now.step):
+        export(run, run.checkpoints.restore(now.train_state, best), "best")
     summary = {
         "name": config.name,
-        "steps": step,
+        "steps": now.step,
         "labels": config.labels.source,
         "base": evals.get(0, {}),
-        "last": evals.get(step, {}),
+        "last": evals.get(now.step, {}),
         "best": {"step": best, **evals[best]} if best is not None else {},
-        "ended_early": run.ended,
-        "seconds": {name: round(s, 2) for name, s in run.phases.total.items()},
+        "ended_early": now.ended,
+        "seconds": {name: round(s, 2) for name, s in now.phases.total.items()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     if is_first_process():
         write_json(run.directory / "summary.json", summary)
     run.log.close()
-    if run.ended:
-        logger.info(f"ended after step {step} of {config.steps}: {run.ended}")
+    if now.ended:
+        logger.info(f"ended after step {now.step} of {config.steps}: {now.ended}")
     logger.info(
         f"done: {run.directory}/final holds the model, summary.json the figures; "
         f"tensorboard --logdir {run.directory.parent}"

@@ -123,14 +123,14 @@ def test_an_extended_run_that_is_interrupted_goes_on(miniature, tmp_path, monkey
     config = small_config(miniature, tmp_path, name="extended", steps=1)
     train(config)
     config.steps = 3
-    real = train_module.train_step
+    real = train_module.learn
 
-    def fails(run, state, step, collected):
+    def fails(learner, state, collected, step):
         if step == 3:
             raise RolloutError("no server.")
-        return real(run, state, step, collected)
+        return real(learner, state, collected, step)
 
-    monkeypatch.setattr(train_module, "train_step", fails)
+    monkeypatch.setattr(train_module, "learn", fails)
     with pytest.raises(TrainingStoppedError, match="after step 2 is saved"):
         train(config)
     monkeypatch.undo()
@@ -205,22 +205,20 @@ def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_anot
     config.eval.every = 1
     real, failed = train_module.evaluate_sets, []
 
-    def fails_once(run, step):
-        if step == 1 and not failed:
-            failed.append(step)
-            run.stop.requested = True  # as a signal does while it samples
-        elif step == 2 and failed == [1]:
-            failed.append(step)
+    def fails_once(run, now):
+        if now.step == 1 and not failed:
+            failed.append(now.step)
+            now.stop.requested = True  # as a signal does while it samples
+        elif now.step == 2 and failed == [1]:
+            failed.append(now.step)
             raise RolloutError("no server.")
-        return real(run, step)
+        return real(run, now)
 
     monkeypatch.setattr(train_module, "evaluate_sets", fails_once)
     monkeypatch.setattr(
         train_module,
         "scores",
-        lambda run: {
-            step: score for step, score in enumerate((0.1, 0.9, 0.9, 0.1)) if str(step) in run.record["evals"]
-        },
+        lambda config, evals: {step: score for step, score in enumerate((0.1, 0.9, 0.9, 0.1)) if str(step) in evals},
     )
     with pytest.raises(TrainingStoppedError, match=r"stopped in the evaluation after step 1; .*evaluates again"):
         train(config)
@@ -239,13 +237,13 @@ def test_a_run_stopped_in_an_evaluation_goes_on_as_if_it_had_not_been(miniature,
     config.eval.every = config.stop.patience = config.log.rollouts_every = 1
     real = train_module.evaluate_sets
 
-    def stopped_once(run, step):
-        run.stop.requested = step == 1 and "1" not in evaluated  # as a signal does while it samples
-        evaluated.append(str(step))
-        return real(run, step)
+    def stopped_once(run, now):
+        now.stop.requested = now.step == 1 and "1" not in evaluated  # as a signal does while it samples
+        evaluated.append(str(now.step))
+        return real(run, now)
 
-    def alike(run):
-        return dict.fromkeys(map(int, run.record["evals"]), 0.5)
+    def alike(config, evals):
+        return dict.fromkeys(map(int, evals), 0.5)
 
     evaluated = []
     monkeypatch.setattr(train_module, "evaluate_sets", stopped_once)

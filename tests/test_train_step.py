@@ -43,10 +43,11 @@ class Step:
     def __init__(self, config, out):
         prepared = prepare(config)
         self.out, self.prepared = out, prepared
-        self.run, state, _ = begin(config, prepared, out)
+        self.run, self.now = begin(config, prepared, out)
+        self.learner, state = self.run.learner, self.now.train_state
         self.run.sampler.load(state.params, 0)
         # Which draws have all that could be lost depends on the base model, whose bits differ between machines.
-        draws = (collect(config, prepared, self.run.sampler, self.run.grading, draw) for draw in range(1, 60))
+        draws = (collect(config, prepared, self.run.sampler, self.learner.grading, draw) for draw in range(1, 60))
         self.collected = next(collected for collected in draws if complete(collected.graded))
         rng = np.random.default_rng(0)
         self.moved = jax.tree.map(
@@ -58,7 +59,8 @@ class Step:
 
     def __call__(self):
         params = jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), self.moved, self.state.params)
-        self.state, values = train_module.train_step(self.run, self.state.replace(params=params), 1, self.collected)
+        self.state, values = train_module.learn(self.learner, self.state.replace(params=params), self.collected, 1)
+        train_module.log_rollouts(self.run, 1, self.collected)
         return {name: float(value) for name, value in values.items()}
 
 
@@ -87,7 +89,7 @@ def trained(graded, name):
 def step(miniature, tmp_path_factory):
     out = tmp_path_factory.mktemp("step")
     made = Step(experiment(miniature, out), out)
-    with made.run.grader:
+    with made.learner.grader:
         yield made
     made.run.log.close()
     made.run.checkpoints.close()
@@ -179,7 +181,7 @@ def test_the_reward_that_is_saved_is_the_one_that_is_trained(step, expected):
 
 def test_the_recorded_step_is_graded_to_the_same_rewards(step, expected):
     problems = {problem.id: problem for problem in step.collected.problems}
-    again = recording.read(recording.rollouts_path(step.out, 1, recording.RECORDED), problems, step.run.grading)
+    again = recording.read(recording.rollouts_path(step.out, 1, recording.RECORDED), problems, step.learner.grading)
     for one, other in zip(again.graded, step.collected.graded, strict=True):
         for field in dataclasses.fields(one):
             np.testing.assert_equal(getattr(one, field.name), getattr(other, field.name))
@@ -220,13 +222,13 @@ def test_nothing_that_a_step_hands_on_can_be_lost(step, expected, monkeypatch, l
 
 def test_an_evaluation_needs_nobody_who_watches_signals(step):
     """As in benchmarks, which take a run's steps one by one."""
-    assert step.run.stop is None
-    assert "eval/heldout/avg@4" in train_module.evaluate_sets(step.run, 1)
+    assert step.now.stop is None
+    assert "eval/heldout/avg@4" in train_module.evaluate_sets(step.run, step.now)
 
 
 def test_the_reference_cannot_be_lost(step, expected, monkeypatch):
-    moved = jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), step.moved, step.run.reference)
-    monkeypatch.setattr(step.run, "reference", moved)
+    moved = jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), step.moved, step.learner.reference)
+    monkeypatch.setattr(step, "learner", dataclasses.replace(step.learner, reference=moved))
     assert_differs(step(), expected)
 
 
@@ -234,7 +236,7 @@ def test_the_loss_has_a_temperature_of_its_own(step, expected, monkeypatch):
     config = step.run.config.copy_and_resolve_references()
     config.rl.temperature = TEMPERATURE
     config.rollout.temperature = 0.5
-    monkeypatch.setattr(step.run, "config", config)
+    monkeypatch.setattr(step, "learner", dataclasses.replace(step.learner, config=config))
     assert step()["update/grad_norm"] == pytest.approx(expected["update/grad_norm"], rel=1e-3)
     config.rl.temperature = 1.0
     assert_differs(step(), expected)

@@ -633,8 +633,8 @@ def test_a_config_file_that_is_wrong(text, command, tmp_path):
 
 def test_no_array_is_made_for_input_that_is_refused(command, monkeypatch):
     """The refusals above come before any weights are read."""
-    from srt_jax.run import loading
+    from srt_jax.run import setup
 
-    monkeypatch.setattr(loading, "load_weights", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(setup, "load_weights", lambda *_: pytest.fail("weights were read"))
     assert command("train", QUICKSTART, "--config.rl.kl_coef=nan")[0] == 2
     assert np.isfinite(base().rl.kl_coef)

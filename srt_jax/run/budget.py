@@ -54,17 +54,18 @@ def sampler_memory(config: ConfigDict, model: ModelConfig, training: bool) -> fl
     return there - sum(resident(config, model, training).values())
 
 
-def step(config: ConfigDict, model: ModelConfig) -> dict[str, float]:
+def step(config: ConfigDict, model: ModelConfig, samples: bool = True) -> dict[str, float]:
     """Bytes per device of a training step: of `resident`, and of sampler and update, which run in turn.
 
-    Raises RolloutError if there is no memory to sample even one response.
+    samples: does this process sample? A replay does not. Raises RolloutError if there is no memory to sample even one
+    response.
     """
     devices = jax.devices()
     data, fsdp, tensor = _mesh(config)
     mesh, shards = {"fsdp": fsdp, "tensor": tensor}, data * fsdp
     found, b, platform = resident(config, model, training=True), config.batch, devices[0].platform
     kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
-    if config.rollout.sampler == "jax":
+    if samples and config.rollout.sampler == "jax":
         whole = jax_sampler.Cut(config.rollout.prompts_per_call, votes_per_prompt(b), config.rollout.slots, shards)
 
         def call(cut):
@@ -126,9 +127,9 @@ def total(kinds: dict[str, float]) -> float:
     return sum(kinds.values()) - min(kinds.get("sampler", 0.0), kinds["update"])
 
 
-def check(config: ConfigDict, model: ModelConfig) -> None:
-    """Raises ConfigError if the update cannot fit, and RolloutError if sampling cannot."""
-    kinds, there = step(config, model), available()
+def check(config: ConfigDict, model: ModelConfig, samples: bool = True) -> None:
+    """Raises ConfigError if the update cannot fit, and RolloutError if sampling cannot. samples: see `step`."""
+    kinds, there = step(config, model, samples), available()
     if there is None or total(kinds) <= TOLERANCE * there:
         return
     parts = ", ".join(f"{kind} {_gb(size)}" for kind, size in kinds.items())

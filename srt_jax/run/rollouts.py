@@ -61,6 +61,16 @@ class Collected:
     seconds: dict[str, float]
     rounds: int = 1
 
+    def trained(self) -> tuple[Rollouts, np.ndarray, np.ndarray, np.ndarray]:
+        """The samples that are trained on: rollouts, rewards [P, n], labelled [P], kept [P, n]."""
+        n = self.graded[0].trained
+        return (
+            self.rollouts.first(n),
+            np.stack([g.rewards[:n] for g in self.graded]),
+            np.array([g.labelled for g in self.graded]),
+            np.stack([g.kept[:n] for g in self.graded]),
+        )
+
 
 def sample_and_grade(
     sampler: Sampler,

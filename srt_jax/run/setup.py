@@ -1,10 +1,11 @@
-"""How a run starts: what stays the same from step to step, and the state it begins or goes on with."""
+"""How a run starts: `Run` is fixed from here on, `RunState` changes from step to step."""
 
 import dataclasses
 import pathlib
 from typing import Any
 
 import jax
+from flax import nnx
 from ml_collections import ConfigDict
 
 from srt_jax.config import describe, fingerprint_fields
@@ -16,13 +17,14 @@ from srt_jax.grading.grader import Grader
 from srt_jax.log import logger
 from srt_jax.model import sharding
 from srt_jax.rl.collate import abstract_batch
-from srt_jax.rl.optimizer import experiment_optimizer, init_state
+from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import Sampler
 from srt_jax.run import budget, metrics
 from srt_jax.run.checkpoint import Checkpoints, check_same_run
 from srt_jax.run.collapse import Detector
 from srt_jax.run.diagnosis import Diagnosis
+from srt_jax.run.interrupt import Signals
 from srt_jax.run.loading import load_weights, open_mesh, open_sampler
 from srt_jax.run.prepare import Prepared
 from srt_jax.run.progress import announced
@@ -30,34 +32,55 @@ from srt_jax.run.rollouts import Grading, answer_format
 from srt_jax.runtime import is_first_process, processes
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """What computes rewards and updates. It is fixed for a run, and all of a run that `srt replay` needs."""
+
+    config: ConfigDict
+    prepared: Prepared
+    mesh: jax.sharding.Mesh
+    reference: Any  # the initial weights, in model.reference_dtype; None without a KL term
+    update_config: UpdateConfig
+    update: Any  # compiled: update(state, reference, batch) -> (state, metrics)
+    grader: Grader
+    grading: Grading  # of training rollouts
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
-    """What stays the same from step to step, and the record that goes into every checkpoint."""
+    """Everything that is fixed for a run."""
 
     config: ConfigDict
     prepared: Prepared
     directory: pathlib.Path
-    mesh: jax.sharding.Mesh
-    reference: Any
-    update_config: UpdateConfig
-    update: Any
+    identity: dict  # a checkpoint of another identity is refused
+    learner: Learner
     sampler: Sampler
-    grader: Grader
-    grading: Grading  # of training rollouts
     log: metrics.RunLog | metrics.NoLog
     checkpoints: Checkpoints
-    record: dict  # identity of the run; evaluations so far by step; seconds by phase
-    detector: Detector  # of a collapse; it has seen all the steps so far
-    diagnosis: Diagnosis  # warns where the set-up looks wrong; it has seen them, too
+
+
+@dataclasses.dataclass
+class RunState:
+    """Everything that changes from step to step."""
+
+    step: int  # updates so far
+    train_state: TrainState  # parameters and optimizer
+    evals: dict[str, dict[str, float]]  # the evaluations so far, by step
+    detector: Detector  # of a collapse; it has seen the metrics of all steps so far
+    diagnosis: Diagnosis  # of the set-up; it has seen them, too
     phases: metrics.Phases
     pace: metrics.Pace
     compilations: metrics.CompilationCounter
-    stop: Any = None  # its `requested` tells whether a signal asks the run to stop; None: signals are not watched
+    stop: Signals | None = None  # has a signal requested a stop? None: signals are not watched
     ended: str | None = None  # why the run ends before config.steps
 
 
-def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
-    """Model, optimizer and checkpoint of a run, the update compiled: (Run, state, step to go on from)."""
+def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path) -> tuple[Run, RunState]:
+    """Starts a run, or goes on from its newest checkpoint; compiles the update.
+
+    Raises CheckpointError, ConfigError or RolloutError.
+    """
     checkpoints = Checkpoints(directory, config.checkpoint.keep)
     start = step_to_go_on_from(checkpoints, directory)
     identity = {"config": fingerprint_fields(config), **prepared.identity}
@@ -68,56 +91,70 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path):
     logger.info("\n".join(prepared.report))
 
     budget.check(config, prepared.model.config)
-    mesh = open_mesh(config)
-    graphdef, params = load_weights(config, prepared.model, mesh)
-    logger.info(sharding.describe(mesh, params))
-    reference = reference_weights(config, prepared, mesh) if config.rl.kl_coef else None
-    update_config, optimizer = UpdateConfig.of(config), experiment_optimizer(config)
-    state = init_state(params, optimizer, mesh)
-    sampler = open_sampler(config, prepared.model, graphdef, mesh, directory, training=True)  # it refuses what it can
+    weights = load_initial(config, prepared)
+    state = weights.state
+    # Before the compilation: the sampler refuses at once what cannot work.
+    sampler = open_sampler(config, prepared.model, weights.graphdef, weights.mesh, directory, training=True)
     if start:
         state = checkpoints.restore(state, start)
         logger.info(f"going on from step {start} of {config.steps} in {directory}")
-    update = compile_update(
-        make_update(graphdef, optimizer, update_config, mesh, state),
-        state,
-        reference,
-        abstract_batch(update_config.layout, mesh),
-    )
-    grader = Grader(
-        config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
-    )
-    grader.self_test()
+    learner = compile_learner(config, prepared, weights, state)
     log = metrics.RunLog(directory, config.steps, last_step=start or None) if is_first_process() else metrics.NoLog()
     log.introduce(config)
+    run = Run(config, prepared, directory, identity, learner, sampler, log, checkpoints)
     detector = Detector()
     diagnosis = Diagnosis(config, prepared.model.tokenizer.convert_ids_to_tokens(list(prepared.model.stop_ids)))
     for recorded in processes.from_first(lambda: metrics.read_metrics(directory)):
         diagnosis.update(recorded, detector.update(recorded))
-    run = Run(
-        config,
-        prepared,
-        directory,
-        mesh,
-        reference,
-        update_config,
-        update,
-        sampler,
-        grader,
-        Grading(prepared.model.tokenizer, answer_format(config), grader, prepared.label_settings),
-        log,
-        checkpoints,
-        record,
-        detector,
-        diagnosis,
-        metrics.Phases(record["seconds"]),
-        pace(config, record),
-        metrics.CompilationCounter(),
+    now = RunState(
+        step=start,
+        train_state=state,
+        evals=record["evals"],
+        detector=detector,
+        diagnosis=diagnosis,
+        phases=metrics.Phases(record["seconds"]),
+        pace=pace(config, record),
+        compilations=metrics.CompilationCounter(),
     )
     if is_first_process():
-        (directory / "summary.json").unlink(missing_ok=True)  # of fewer steps: what follows may be stopped
+        # An old summary is of fewer steps, and this run may be stopped.
+        (directory / "summary.json").unlink(missing_ok=True)
         write_file(directory / "config.json", resolved(config))
-    return run, state, start
+    return run, now
+
+
+@dataclasses.dataclass
+class Initial:
+    """The model of a run on the mesh, before its first step."""
+
+    mesh: jax.sharding.Mesh
+    graphdef: nnx.GraphDef
+    reference: Any
+    state: TrainState
+
+
+def load_initial(config: ConfigDict, prepared: Prepared) -> Initial:
+    """The initial weights, the reference and the state of the optimizer."""
+    mesh = open_mesh(config)
+    graphdef, params = load_weights(config, prepared.model, mesh)
+    logger.info(sharding.describe(mesh, params))
+    reference = reference_weights(config, prepared, mesh) if config.rl.kl_coef else None
+    return Initial(mesh, graphdef, reference, init_state(params, experiment_optimizer(config), mesh))
+
+
+def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, state: TrainState) -> Learner:
+    """Compiles the update before the loop, so that no step does, and tests the grader."""
+    update_config = UpdateConfig.of(config)
+    update = make_update(weights.graphdef, experiment_optimizer(config), update_config, weights.mesh, state)
+    with announced("compiling the update"):
+        batch = abstract_batch(update_config.layout, weights.mesh)
+        compiled = update.lower(state, weights.reference, batch).compile()
+    grader = Grader(
+        config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
+    )
+    grader.self_test()
+    grading = Grading(prepared.model.tokenizer, answer_format(config), grader, prepared.label_settings)
+    return Learner(config, prepared, weights.mesh, weights.reference, update_config, compiled, grader, grading)
 
 
 def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path) -> int:
@@ -154,15 +191,9 @@ def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path) -> int
 
 
 def reference_weights(config: ConfigDict, prepared: Prepared, mesh: jax.sharding.Mesh):
-    """The initial weights once more, in model.reference_dtype: the update donates the others."""
+    """A second copy of the initial weights, in model.reference_dtype: the update donates the first one."""
     params = load_weights(config, prepared.model, mesh)[1]
     return jax.tree.map(lambda x: x.astype(config.model.reference_dtype), params)
-
-
-def compile_update(update, *arguments):
-    """The update's one program, compiled before the loop so that no step does."""
-    with announced("compiling the update"):
-        return update.lower(*arguments).compile()
 
 
 def pace(config: ConfigDict, record: dict) -> metrics.Pace:

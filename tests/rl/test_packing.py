@@ -12,8 +12,7 @@ from flax import nnx
 from srt_jax.model import sharding
 from srt_jax.rl.collate import Layout, abstract_batch, batch_sharding
 from srt_jax.rl.optimizer import abstract_state, init_state
-from srt_jax.rl.passes import Passes
-from srt_jax.rl.update import UpdateConfig, make_update
+from srt_jax.rl.update import Passes, UpdateConfig, make_update
 from tests.helpers import fast_cases
 from tests.tiny_decoder import decoder, flat, mesh_of, place, recorded
 

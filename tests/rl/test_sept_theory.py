@@ -14,8 +14,7 @@ import pytest
 from flax import nnx
 
 from srt_jax.model.logprobs import token_logprobs
-from srt_jax.rl.passes import Rows, loss
-from srt_jax.rl.update_config import UpdateConfig
+from srt_jax.rl.update import Rows, UpdateConfig, loss
 from tests.tiny_decoder import decoder, flat
 
 V, STOP, PROMPT, LONGEST = 8, 0, (3, 5), 3

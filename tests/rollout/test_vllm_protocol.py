@@ -307,7 +307,7 @@ def test_an_interrupted_run_does_not_wait_for_the_samples_of_the_next_step(minia
         interrupted.append(time.monotonic())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module, "train_step", interrupt)
+    monkeypatch.setattr(train_module, "learn", interrupt)
     with running() as servers:
         config, servers[0].vocab_size, servers[0].fault = small_config(miniature, tmp_path, "run", 3), 25, slow
         config.rollout.update(config_of(servers, tmp_path).rollout)

@@ -241,13 +241,13 @@ class JaxSampler:
         """
         program = self._program(bucket, cut, sampling)
         rows = sharding.place(rows, sharding.by_rows(self._mesh))
-        temperature, key = np.float32(sampling.temperature), (bucket, cut, sampling.max_tokens)
+        temperature, key = self._scalar(np.float32(sampling.temperature)), (bucket, cut, sampling.max_tokens)
         fixed, state = program.begin(self._params, rows, temperature)
         steps, goes_on, most = 0, True, cut.rows * cut.share * sampling.max_tokens
         while goes_on:
             before, started = steps, time.perf_counter()
             state, standing = program.advance(
-                fixed, rows, state, temperature, np.int32(steps + self._piece(key, steps))
+                fixed, rows, state, temperature, self._scalar(np.int32(steps + self._piece(key, steps)))
             )
             steps, goes_on, sampled = (int(x) for x in jax.device_get(standing))
             if before and steps > before:  # the first piece also waits for the prefill
@@ -256,6 +256,10 @@ class JaxSampler:
             report(min(1.0, reach / self._reach) if goes_on else 1.0, sampled)
         self._reach = max(reach, 1e-3)
         return *jax.device_get(program.results(state)), steps
+
+    def _scalar(self, value: np.generic) -> jax.Array:
+        """The number on every device; the training loop refuses implicit transfers."""
+        return sharding.place(value, sharding.replicated(self._mesh))
 
     def _piece(self, key: tuple, steps: int) -> int:
         """Decoding steps of the next piece, about a second long. Processes need equal numbers, and clocks differ."""
