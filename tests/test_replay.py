@@ -1,12 +1,16 @@
 """A recorded run computes again bit for bit, and a replay tells what differs where it does not."""
 
+import json
+
 import numpy as np
 import pytest
 
-from srt_jax.errors import ConfigError
+from srt_jax.config import recorded
+from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.jobs.replay import replay
-from srt_jax.run import recording
+from srt_jax.run import budget, recording, setup
 from srt_jax.run.metrics import read_metrics
+from srt_jax.run.prepare import read_model
 from srt_jax.train import train
 from tests.helpers import small_config
 
@@ -32,6 +36,28 @@ def test_a_recorded_run_is_replayed_bit_for_bit(untrained, tmp_path):
     path.unlink()
     with pytest.raises(ConfigError, match=r"step_000002\.npz does not exist: only a run with log\.rollouts_every=1"):
         replay(directory)
+
+
+def test_a_replay_needs_no_sampler(untrained, tmp_path, monkeypatch):
+    """Neither memory for sampling nor vLLM, which the machine of the replay need not have; and it writes nothing."""
+    config = small_config(untrained, tmp_path, name="run", steps=1)
+    config.rollout.old_logprobs = "trainer"
+    train(config)
+    directory = tmp_path / "run"
+    monkeypatch.setattr(setup, "open_sampler", lambda *_, **__: pytest.fail("a sampler was opened"))
+    monkeypatch.setattr(budget, "sampler_memory", lambda *_, **__: 0.0)
+    model = read_model(config).config
+    with pytest.raises(RolloutError, match="leave no memory for sampling"):
+        budget.check(recorded(directory), model)
+    saved = json.loads((directory / "config.json").read_text())
+    saved["rollout"] |= {"sampler": "vllm", "servers": []}
+    saved["rollout"]["vllm"]["python"] = str(tmp_path / "no/python")
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for sampler in ("jax", "vllm"):
+        assert recorded(directory).rollout.sampler == sampler
+        assert replay(directory) == {1: {}}
+        (directory / "config.json").write_text(json.dumps(saved))
+    assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -145,6 +147,26 @@ def test_nothing_compiles_once_the_loop_is_warm(miniature, tmp_path):
     train(config)
     found = [record["time/compilations"] for record in read_metrics(tmp_path / "warm")[1:]]
     assert found[1:] == [found[1]] * 3
+
+
+def careless(*_):
+    """A host array as the argument of a compiled function: an implicit transfer."""
+    return jax.jit(lambda x: x + 1)(np.ones(3))
+
+
+def test_an_implicit_transfer_to_the_devices_ends_the_loop(miniature, tmp_path, monkeypatch):
+    config = small_config(miniature, tmp_path, name="transfer", steps=1)
+    monkeypatch.setattr(train_module, "learn", careless)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(config)
+
+
+def test_an_implicit_transfer_ends_the_thread_that_samples_one_step_ahead(monkeypatch):
+    learner = SimpleNamespace(grading=None)
+    run = SimpleNamespace(config=None, prepared=None, sampler=None, learner=learner)
+    monkeypatch.setattr(train_module, "collect", careless)
+    with ThreadPoolExecutor(1) as thread, pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
+        thread.submit(train_module.collect_step, run, 1).result()
 
 
 def test_the_reference_model_has_its_own_dtype(miniature, tmp_path):

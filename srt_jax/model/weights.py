@@ -188,7 +188,9 @@ def read_tensor(params: nnx.State, name: str, dtype: DTypeLike) -> jax.Array:
     layer, path, transposed = locate(name)
     flat = dict(flat_paths(params))
     value = flat[path] if path in flat else flat["embedding"]  # a tied head
-    value = _stored(value, layer, jnp.dtype(dtype), transposed)
+    # The index of the layer goes to the devices, implicitly: the training loop, which may export, disallows that.
+    with jax.transfer_guard_host_to_device("allow"):
+        value = _stored(value, layer, jnp.dtype(dtype), transposed)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         # One gather at a time. With several at once, processes on CPUs may wait for different ones and never end.
         return jax.block_until_ready(_gather(cast(NamedSharding, value.sharding).mesh)(value))
