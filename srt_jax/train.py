@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import MEAN, VALIDATION, run_directory
 from srt_jax.config.resolve import on_this_machine
+from srt_jax.config.versions import FORMAT
 from srt_jax.errors import RolloutError, TrainingStoppedError
 from srt_jax.files import write_json
 from srt_jax.log import logger
@@ -367,7 +368,7 @@ def save(run: Run, now: RunState) -> None:
     """A checkpoint after now.step; none after step 0, and none if there is one already."""
     if now.step == 0:
         return
-    record = {"identity": run.identity, "evals": now.evals, "seconds": now.phases.total}
+    record = {"format": FORMAT, "identity": run.identity, "evals": now.evals, "seconds": now.phases.total}
     run.log.flush()  # TensorBoard drops the steps up to a checkpoint's when a run goes on, but has them all by now
     with now.phases("save"):
         run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals))

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import describe, fingerprint_fields
 from srt_jax.config.records import is_recorded, resolved
-from srt_jax.config.versions import FORMAT
 from srt_jax.errors import CheckpointError
 from srt_jax.files import read_json_object, remove_leftovers, write_file
 from srt_jax.grading.grader import Grader
@@ -86,7 +85,6 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path) -> tu
     identity = {"config": fingerprint_fields(config), **prepared.identity}
     record = checkpoints.record(start) if start else {"identity": identity, "evals": {}, "seconds": {}}
     check_same_run(record, identity, directory)
-    record |= {"format": FORMAT, "identity": identity}
     logger.info(describe(config, jax.device_count()))
     logger.info("\n".join(prepared.report))
 
