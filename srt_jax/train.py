@@ -370,7 +370,8 @@ def save(run: Run, now: RunState) -> None:
         return
     record = {"format": FORMAT, "identity": run.identity, "evals": now.evals, "seconds": now.phases.total}
     run.log.flush()  # TensorBoard drops the steps up to a checkpoint's when a run goes on, but has them all by now
-    with now.phases("save"):
+    # Orbax synchronises the processes by small arrays, which the guard of the loop would refuse.
+    with now.phases("save"), jax.transfer_guard_host_to_device("allow"):
         run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals))
 
 
