@@ -1,7 +1,7 @@
 """Climbing: one run per level of difficulty, each from the weights of the one before (SRT v2).
 
-`config.levels` is a tuple of dicts: a level's `name` and the fields in which it differs from the config. The runs lie
-in <out>/<name>/<level>; a level that is complete is not run again: the same command goes on where a run was stopped.
+`config.levels` is a tuple of dicts: a level's `name` and the fields in which it differs from the config. The run
+folders are <out>/<name>/<level>. The same command goes on where a run was stopped; complete levels are not run again.
 """
 
 from ml_collections import ConfigDict
@@ -38,7 +38,7 @@ def train_levels(config: ConfigDict) -> list[dict]:
 
 
 def best_weights(config: ConfigDict, summary: dict) -> str:
-    """Where the weights of a finished run's best evaluated step lie: of step 0 they are those it started from."""
+    """The path of the best evaluated weights of a finished run. If step 0 was the best, the run started from them."""
     step = summary["best"].get("step", summary["steps"])
     if step == 0:
         return config.model.path

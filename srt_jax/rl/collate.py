@@ -20,10 +20,10 @@ from srt_jax.rollout.sampler import Rollouts
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the rollouts of a step are cut up; the names are those of the config's section `batch`.
+    """How the rollouts of a step are divided; the names are those of the config's section `batch`.
 
-    A step's sequences make M micro-batches of m = microbatch_sequences rows; each of the K mini-batches has M / K of
-    them. With packing these are the most there can be, and only those that hold anything are computed.
+    A step's sequences make M micro-batches of m = microbatch_sequences rows. Each of the K mini-batches has M / K of
+    them. With packing M is an upper bound, and empty micro-batches are not computed.
     """
 
     prompts_per_step: int
@@ -74,15 +74,16 @@ Leaf = Any  # jax.Array; np.ndarray before it is placed; a sharding or a shape i
 
 @flax.struct.dataclass
 class Batch:
-    """Rollouts of one step as M micro-batches of m rows, and what is known of each prompt.
+    """Rollouts of one step as M micro-batches of m rows, with the rewards of each prompt.
 
-    By token [M, m, S], rows split over data x fsdp, S the longest bucket: a row holds one sequence (prompt + response)
-    from its start, or with packing several, one after the other. rollout: p * n + i on the tokens of sample i of
-    prompt p, -1 on padding; response: does the token belong to the response, the stop token included?
+    Token arrays [M, m, S], rows split over data x fsdp; S is the longest bucket. A row has one sequence (prompt +
+    response) from its start, or with packing several sequences one after the other. rollout: p * n + i on the tokens of
+    sample i of prompt p, -1 on padding. response: does the token belong to the response, the stop token included?
     sampler_logprobs: 0 outside the responses.
-    Problem-major (on every device): rewards [P, n]; labelled [P] bool; kept [P, n] bool, False for a rollout that
-    counts in its prompt's baseline but not in the loss. counts [K, buckets]: micro-batches of each length, shortest
-    first, in each mini-batch; the rest of its M / K is empty. temperature: of the loss's distribution.
+    Arrays by prompt, on every device: rewards [P, n]; labelled [P] bool; kept [P, n] bool, False for a rollout that
+    counts in its prompt's baseline but not in the loss. counts [K, buckets]: the number of micro-batches of each
+    length, shortest first, in each mini-batch; the other micro-batches are empty. temperature: a scalar, that of the
+    distribution in the loss.
     """
 
     tokens: Leaf
@@ -121,12 +122,12 @@ def assemble(
     temperature: float = 1.0,
     kept: np.ndarray | None = None,
 ) -> Batch:
-    """The batch as NumPy arrays. Mini-batch k holds the k-th share of the prompts."""
+    """The batch as NumPy arrays. Mini-batch k has the k-th part of the prompts."""
     prompts, n, _ = rollouts.tokens.shape
     if (prompts, n) != (layout.prompts_per_step, layout.samples_per_prompt):
         raise ValueError(
-            f"{prompts} prompts x {n} samples came, {layout.prompts_per_step} x "
-            f"{layout.samples_per_prompt} were to come."
+            f"the step has {prompts} prompts x {n} samples, but the layout {layout.prompts_per_step} x "
+            f"{layout.samples_per_prompt}."
         )
     shape = layout.microbatches, layout.microbatch_sequences, max(layout.length_buckets)
     lengths = np.array([len(p) for p in rollouts.prompts])[:, None] + rollouts.lengths
@@ -154,9 +155,9 @@ def assemble(
 
 
 def arrange(lengths: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where each sequence of a step goes: lengths [P * n] -> (its row of M * m, its start there, counts [K, buckets]).
+    """The place of each sequence: lengths [P * n] -> (its row among M * m, its start in the row, counts [K, buckets]).
 
-    Each mini-batch has as many rows as sequences; those it does not need come last.
+    Each mini-batch has as many rows as sequences; its empty rows come last.
     """
     buckets, longest = sorted(layout.length_buckets), max(lengths)
     if longest > buckets[-1]:
@@ -193,7 +194,7 @@ def first_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def batch_sharding(mesh: Mesh) -> Batch:
-    """Where each array of a batch lies: every device holds some rows of every micro-batch."""
+    """The sharding of each array of a batch: every device has some rows of every micro-batch."""
     rows, everywhere = NamedSharding(mesh, P(None, sharding.ROWS)), sharding.replicated(mesh)
     return Batch(
         tokens=rows,

@@ -1,4 +1,4 @@
-"""Inside the jitted update: loops over the micro-batches of a batch, and the way between its tokens and its prompts."""
+"""Parts of the jitted update: loops over micro-batches, and conversions between values by token and by rollout."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,10 +18,10 @@ Tree = TypeVar("Tree")  # a pytree of arrays
 def fold(body: Callable, carry: Carry, counts: jax.Array, layout: Layout, minibatch: jax.Array | int = 0) -> Carry:
     """carry = body(carry, i, length) for every micro-batch i of a mini-batch, in order.
 
-    `length` is the bucket of micro-batch i, a Python number: the body is traced once per bucket. How many micro-batches
-    a bucket has (counts [K, buckets]) is data, so that one compiled program serves every step, whatever its lengths.
+    `length` is the bucket of micro-batch i, a Python number: the body is traced once per bucket. The number of
+    micro-batches in each bucket (counts [K, buckets]) is data, so one compiled program serves steps of all lengths.
     """
-    # One sequence per row and one bucket: the number is known, and XLA is given a scan with its trip count.
+    # With one sequence per row and one bucket the number is constant, and XLA gets a loop with a known trip count.
     known = len(layout.length_buckets) == 1 and not layout.packing
     start = minibatch * layout.microbatches_per_minibatch
     for b, length in enumerate(sorted(layout.length_buckets)):

@@ -1,13 +1,13 @@
 """The update: scoring -> advantages -> gradients -> AdamW, in one jitted, sharded, donated call.
 
     R_i = r_i - kl_coef * sum_t kl_t               rewards with the KL to the initial model (SRT v1, section 3)
-    A_i = R_i - mean of the other R_j              of the same prompt; the others are in rl/advantages.py
+    A_i = R_i - mean of the prompt's other R_j     RLOO; the other estimators are in rl/advantages.py
     loss = sum_t w_t * -A_t * ratio_t (clipped)    over the response tokens of a mini-batch, the stop token included
 
-The old log-probs, the reference's, and the advantages are computed once, before the first of the step's updates. With
-one update per step the ratio is 1 and needs no old log-probs: no pass is made that nobody asks for. Prompts without a
-label have weight zero everywhere, unless `unlabelled` is zero_advantage. If nothing is labelled, or a gradient of the
-step is not finite, the state comes back as it was before the step.
+The old log-probs, the reference's log-probs and the advantages are computed once, before the first update of the step.
+With one update per step the ratio is 1 and needs no old log-probs, so that pass is left out. Prompts without a label
+have weight zero everywhere, unless `unlabelled` is zero_advantage. If nothing is labelled, or a gradient of the step is
+not finite, the state is returned unchanged.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ from srt_jax.rl import advantages, losses, microbatches
 from srt_jax.rl.collate import Batch, Layout
 from srt_jax.rl.optimizer import TrainState
 
-# Sums over tokens, and one maximum.
+# What `loss` measures: sums over tokens, and one maximum.
 MEASURED = ("loss", "entropy", "gap", "gap_max", "gap_k3", "gap_outside", "kl", "clipped", "dual_clipped", "importance")
-FAR = math.log(1.25)  # trainer's over sampler's probability outside [0.8, 1.25]
+FAR = math.log(1.25)  # a larger gap: the ratio of the trainer's to the sampler's probability is outside [0.8, 1.25]
 
 
 @dataclasses.dataclass(frozen=True)
 class UpdateConfig:
-    """The knobs of the update; names as in the config."""
+    """The settings of the update; the names are those of the config."""
 
     layout: Layout
     epochs_per_step: int = 1
@@ -105,10 +105,11 @@ class UpdateConfig:
 
 @flax.struct.dataclass
 class Rows:
-    """What the loss reads, all [M, m, S]; None where the config has no use for it.
+    """The token arrays that the loss reads, all [M, m, S]; None where the config does not use one.
 
-    weights: of each response token in the loss, the denominator divided out, 0 elsewhere; trained: 1 on response tokens
-    of labelled prompts; old_logprobs: of the weights before the step; reference_logprobs: of the initial weights.
+    weights: the weight of each response token in the loss, divided by the denominator; 0 elsewhere. trained: 1 on the
+    response tokens that are trained on. old_logprobs: by the weights before the step. reference_logprobs: by the
+    initial weights.
     """
 
     tokens: jax.Array
@@ -126,8 +127,8 @@ def make_update(
 ) -> jax.stages.Wrapped:
     """update(state, reference_params, batch) -> (state, metrics): one program for every step; donates the state.
 
-    `state` (arrays or abstract arrays with shardings) fixes where the new state lies. Metrics are scalars, means over
-    response tokens or sequences that count in the loss. Raises ValueError where the micro-batch does not divide.
+    The new state is sharded like `state` (arrays or abstract arrays). Metrics are scalars, means over the response
+    tokens or sequences that count in the loss. Raises ValueError if the row shards do not divide the micro-batch.
     """
     layout, shards = config.layout, sharding.num_row_shards(mesh)
     if layout.microbatch_sequences % shards:
@@ -195,7 +196,7 @@ def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_refer
     sequences = jnp.maximum(trained.sum(), 1)
     metrics, kl = {}, jnp.zeros_like(mask)
     if config.kl_in_reward:
-        # Of rollouts outside the loss, too: their returns are part of the others' baseline.
+        # Rollouts outside the loss have a KL, too: their returns are in the baseline of the others.
         rewarded = microbatches.to_tokens(jnp.broadcast_to(labelled[:, None], trained.shape), batch)
         kl = jnp.where(rewarded, losses.KL_ESTIMATES[config.kl](old, of_reference), 0.0)
         total = (kl * mask).sum()
@@ -224,7 +225,7 @@ def _token_advantages(
     config: UpdateConfig, batch: Batch, trained: jax.Array, kl: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """(returns [P, n], advantages [M, m, S], 0 on tokens without one)."""
-    # Not a product with the mask: an unlabelled prompt's reward may be NaN.
+    # `where` and not a product with the mask, because the reward of an unlabelled prompt may be NaN.
     rewards = jnp.where(batch.labelled[:, None], batch.rewards, 0.0)
     returns = rewards - config.kl_coef * microbatches.to_prompts(kl, batch)
     if config.advantage == "reinforce_pp":
@@ -260,7 +261,7 @@ def _measured_metrics(config: UpdateConfig, rows: Rows, sequences: jax.Array, su
 
 
 def _moved_bf16(old: nnx.State, new: nnx.State) -> Any:
-    """Fraction of the parameters whose bfloat16 rounding changed: what a bf16 sampler sees of the update."""
+    """Share of the parameters whose bfloat16 value changed: a bfloat16 sampler sees no other change."""
 
     def moved(a: jax.Array, b: jax.Array) -> jax.Array:
         return (a.astype(jnp.bfloat16) != b.astype(jnp.bfloat16)).sum(dtype=jnp.float32)
@@ -274,7 +275,7 @@ def _moved_bf16(old: nnx.State, new: nnx.State) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-    """What every pass needs to know; `shardings` are those of the parameters."""
+    """The constants of every pass; `shardings` are those of the parameters."""
 
     graphdef: Any
     config: UpdateConfig
@@ -309,7 +310,7 @@ class Passes:
             grads, sums = carry
             micro = microbatches.cut(rows, i, length, self.mesh)
             (_, measured), new = jax.value_and_grad(loss_of, has_aux=True)(params, micro)
-            # Left to itself XLA may keep the accumulated gradients replicated.
+            # Without this constraint XLA may keep the accumulated gradients replicated.
             grads = jax.lax.with_sharding_constraint(jax.tree.map(jnp.add, grads, new), self.shardings)
             return grads, add(sums, measured)
 
@@ -318,9 +319,10 @@ class Passes:
         return microbatches.fold(body, (zeros, sums), batch.counts, self.config.layout, minibatch)
 
     def _logprobs(self, params: nnx.State, micro: Rows, temperature: jax.Array) -> tuple[jax.Array, ...]:
-        """Log-prob and entropy [m, S] at the position of the token they are of.
+        """Log-prob and entropy [m, S], each at the position of its own token.
 
-        The first token of a row has zeros, of a further sequence in it numbers without a meaning: it is a prompt's.
+        The first token of a row has zeros. The first token of a further packed sequence has meaningless numbers, which
+        are never used: it belongs to a prompt.
         """
         model = nnx.merge(self.graphdef, params)
         rows_per_device = micro.tokens.shape[0] // sharding.num_row_shards(self.mesh)
@@ -335,7 +337,7 @@ class Passes:
 def loss(
     config: UpdateConfig, micro: Rows, new: jax.Array, entropy: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(loss of a micro-batch, what is measured of it); new log-probs and entropy [m, S]."""
+    """(the loss of a micro-batch, its measurements MEASURED); new log-probs and entropy [m, S]."""
     trained, counted = micro.trained, micro.weights > 0
     own = jax.lax.stop_gradient(new)
     old = own if micro.old_logprobs is None else micro.old_logprobs
@@ -368,7 +370,7 @@ def loss(
 
 
 def add(sums: dict, more: dict) -> dict:
-    """Sums of two measurements; of a maximum the larger."""
+    """The sums of two measurements, and the larger of two maxima."""
     return {
         name: jnp.maximum(sums[name], more[name]) if name.endswith("_max") else sums[name] + more[name] for name in sums
     }

@@ -32,10 +32,10 @@ def evaluate_all(
     after: float = 0.0,
     check: Callable[[], None] | None = None,
 ) -> Iterator[tuple[str, dict[str, float], Collected]]:
-    """(name, metrics, graded rollouts) of each set as soon as it is known, with a line of progress meanwhile.
+    """Yields (name, metrics, graded rollouts) of each set as soon as it is evaluated; shows a line of progress.
 
-    A line on stdout tells each set's metrics. at: what the lines say of the occasion; after: seconds before which there
-    is no progress line; check() is called every second or so and may raise to end the evaluation.
+    The metrics of each set are logged on one line. at: the occasion, as the lines name it. after: seconds until the
+    progress line appears. check() is called about every second; an exception in it ends the evaluation.
     """
     if not eval_sets:
         return
@@ -61,7 +61,7 @@ def describe(values: dict[str, float]) -> str:
 def evaluate(
     eval_set: EvalSet, sampler: Sampler, grading: Grading, config: ConfigDict, advanced: Advanced | None = None
 ) -> tuple[dict[str, float], Collected]:
-    """Metrics of one set by config.eval, and its graded rollouts; `advanced` goes to the sampler.
+    """The metrics of one set by config.eval, and its graded rollouts; `advanced` is passed to the sampler.
 
     The random numbers depend on (seed, problem, sample), not on the step: a curve over training compares equal draws.
     """
