@@ -70,8 +70,7 @@ def train(config: ConfigDict) -> dict:
             now.ended = end_reason(run, now)
             load_sampler(run, now)
             evaluate_first(run, now)
-            # An implicit transfer is a hidden cost: the host places on the devices explicitly what they need.
-            with jax.transfer_guard_host_to_device("disallow"):
+            with transfer_guard():
                 train_loop(run, now, thread)
         except StopRequestedError:
             save(run, now)
@@ -116,6 +115,14 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
             raise TrainingStoppedError(
                 f"stopped after step {step}; the state is saved in {run.directory}: the same command goes on."
             )
+
+
+def transfer_guard() -> contextlib.AbstractContextManager:
+    """Refuses implicit transfers from the host to the devices, a hidden cost, in a run of one process.
+
+    Several processes agree on flags and results by JAX's own functions, which transfer implicitly.
+    """
+    return jax.transfer_guard_host_to_device("disallow" if jax.process_count() == 1 else "allow")
 
 
 def learn(
@@ -163,7 +170,7 @@ def evaluate_first(run: Run, now: RunState) -> None:
 
 def collect_step(run: Run, step: int) -> Collected:
     """The graded rollouts of a step."""
-    with jax.transfer_guard_host_to_device("disallow"):  # a setting of the thread, which need not be the loop's
+    with transfer_guard():  # JAX keeps this setting by thread, and this may be another thread than the loop's
         return collect(run.config, run.prepared, run.sampler, run.learner.grading, step)
 
 
@@ -370,8 +377,7 @@ def save(run: Run, now: RunState) -> None:
         return
     record = {"format": FORMAT, "identity": run.identity, "evals": now.evals, "seconds": now.phases.total}
     run.log.flush()  # TensorBoard drops the steps up to a checkpoint's when a run goes on, but has them all by now
-    # Orbax synchronises the processes by small arrays, which the guard of the loop would refuse.
-    with now.phases("save"), jax.transfer_guard_host_to_device("allow"):
+    with now.phases("save"):
         run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals))
 
 

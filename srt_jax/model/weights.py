@@ -142,7 +142,7 @@ def save(
     if jax.process_index():
         for name in tensor_shapes(params):
             read_tensor(params, name, dtype)
-        _wait_for_all(f"saved {directory}")
+        multihost_utils.sync_global_devices(f"saved {directory}")
         return 0
     with replaced_folder(directory) as folder:
         tensors = _write_shards(folder, params, jnp.dtype(dtype))
@@ -159,7 +159,7 @@ def save(
         for file in folder.iterdir():
             file.chmod(0o644)
     if jax.process_count() > 1:
-        _wait_for_all(f"saved {directory}")
+        multihost_utils.sync_global_devices(f"saved {directory}")
     return sum(f.stat().st_size for f in directory.iterdir())
 
 
@@ -171,11 +171,6 @@ def tensor_names(params: nnx.State) -> Iterator[str]:
         yield from (name.format(layer) for name, path, _ in TABLE if "{}" in name and path in flat)
     yield "model.norm.weight"
     yield "lm_head.weight"
-
-
-def _wait_for_all(name: str) -> None:
-    with jax.transfer_guard_host_to_device("allow"):
-        multihost_utils.sync_global_devices(name)
 
 
 def tensor_shapes(params: nnx.State) -> dict[str, tuple[int, ...]]:
@@ -193,7 +188,7 @@ def read_tensor(params: nnx.State, name: str, dtype: DTypeLike) -> jax.Array:
     layer, path, transposed = locate(name)
     flat = dict(flat_paths(params))
     value = flat[path] if path in flat else flat["embedding"]  # a tied head
-    # The training loop, which may export, disallows implicit transfers such as that of a layer's index.
+    # The index of the layer goes to the devices, implicitly: the training loop, which may export, disallows that.
     with jax.transfer_guard_host_to_device("allow"):
         value = _stored(value, layer, jnp.dtype(dtype), transposed)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:

@@ -40,19 +40,15 @@ def from_first(compute: Callable[[], Any]) -> Any:
 
 def any_of(flag: bool) -> bool:
     """Whether the flag is true in any process."""
-    if jax.process_count() == 1:
-        return flag
-    with jax.transfer_guard_host_to_device("allow"):  # the training loop disallows implicit transfers
-        return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def _broadcast(data: bytes) -> bytes:
     """Returns the bytes of the first process in all of them."""
-    with jax.transfer_guard_host_to_device("allow"):  # the training loop disallows implicit transfers
-        size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-        received = np.zeros(-(-size // CHUNK) * CHUNK, np.uint8)
-        received[: len(data)] = np.frombuffer(data, np.uint8)
-        for start in range(0, size, CHUNK):
-            chunk = slice(start, start + CHUNK)
-            received[chunk] = multihost_utils.broadcast_one_to_all(received[chunk])
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    received = np.zeros(-(-size // CHUNK) * CHUNK, np.uint8)
+    received[: len(data)] = np.frombuffer(data, np.uint8)
+    for start in range(0, size, CHUNK):
+        chunk = slice(start, start + CHUNK)
+        received[chunk] = multihost_utils.broadcast_one_to_all(received[chunk])
     return received[:size].tobytes()
