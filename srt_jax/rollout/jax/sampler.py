@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from srt_jax.errors import RolloutError
 from srt_jax.model import memory, sharding
@@ -257,8 +258,8 @@ class JaxSampler:
         self._reach = max(reach, 1e-3)
         return *jax.device_get(program.results(state)), steps
 
-    def _scalar(self, value: np.generic) -> jax.Array:
-        """The number on every device; the training loop refuses implicit transfers."""
+    def _scalar(self, value: ArrayLike) -> ArrayLike:
+        """The number as an array on every device; the training loop refuses implicit transfers."""
         return sharding.place(value, sharding.replicated(self._mesh))
 
     def _piece(self, key: tuple, steps: int) -> int:
