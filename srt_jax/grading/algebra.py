@@ -1,11 +1,11 @@
-"""Exact arithmetic on expressions: a normal form with equal strings for equal values, in pure Python and bounded work.
+"""Exact arithmetic on expressions, in pure Python with bounded work. Equal normal forms mean equal values.
 
-An expression becomes a sum of terms `coefficient * product of atom^exponent`, a dict {monomial: Fraction}; a monomial
-is a sorted tuple of (atom, Fraction exponent). Atoms are strings:
+An expression becomes a sum of terms `coefficient * product of atom^exponent`. The sum is a dict {monomial: Fraction},
+and a monomial is a sorted tuple of (atom, Fraction exponent). Atoms are strings:
     "x"  a symbol       "#2"  a prime, with an exponent in (0, 1): a radical       "@pi", "@e", "@i", "@log"
     "b^[m]"  the power of base b to monomial m       "(p)"  a sum that is not expanded       "name(p)"  a function
 The form is complete (different strings mean different values) for rational numbers, radicals of integers, i, pi and
-polynomials in them; elsewhere two forms of one value may differ, and `symbolic.py` decides.
+polynomials in them. Other values may have several normal forms. `symbolic.py` then decides whether two are equal.
 """
 
 from fractions import Fraction
@@ -14,8 +14,8 @@ from math import comb, gcd, isqrt
 
 from srt_jax.grading.latex import NotMathError
 
-MAX_WORK = 2_000  # products of terms for one answer
-MAX_BITS = 4096  # of any numerator or denominator
+MAX_WORK = 2_000  # steps of arithmetic for one answer
+MAX_BITS = 4096  # bits of any numerator or denominator
 MAX_TERMS = 400
 SMALL_PRIMES = [p for p in range(2, 1000) if all(p % q for q in range(2, isqrt(p) + 1))]
 
@@ -25,7 +25,7 @@ HALF = Fraction(1, 2)
 
 
 class TooMuchWorkError(NotMathError):
-    """The expression exceeds a bound on terms, digits or steps. Its answer is then compared as text."""
+    """The expression exceeds a bound on terms, digits or steps. The answer is then compared as text."""
 
 
 def number(value: Fraction | int) -> Sum:
@@ -58,7 +58,10 @@ def _term(monomial: Monomial, coefficient: Fraction) -> str:
 
 @lru_cache(maxsize=4096)
 def factor(n: int) -> tuple[tuple[int, int], ...]:
-    """(prime, exponent) of a positive integer; the rest without primes below 1000 is one factor or a square."""
+    """(prime, exponent) pairs of a positive integer.
+
+    Only primes below 1000 are divided out. The rest counts as a prime, or as the square of one.
+    """
     found = []
     for prime in SMALL_PRIMES:
         if prime * prime > n:
@@ -127,7 +130,7 @@ class Algebra:
         return self.collect(exponents)
 
     def collect(self, exponents: dict[str, Fraction]) -> Sum:
-        """The product of atom^exponent: computes whole powers of primes, of i and of composite sums."""
+        """The product of all atom^exponent. Whole powers of primes, of i and of composite sums are multiplied out."""
         coefficient, factors, expand = Fraction(1), [], []
         for name in sorted(exponents):
             exponent = exponents[name]
@@ -180,7 +183,7 @@ class Algebra:
         return self.term_power(*next(iter(base.items())), r) if len(base) == 1 else self.sum_power(base, r)
 
     def term_power(self, monomial: Monomial, coefficient: Fraction, r: Fraction) -> Sum:
-        """(coefficient * monomial)^r. Only positive constants come out of a root; odd roots are real."""
+        """(coefficient * monomial)^r. Only positive constants are taken out of a root. Odd roots are real."""
         if r.denominator == 1:
             powers = {name: e * r for name, e in monomial}
             return self.mul(self.rational_power(coefficient, r), self.collect(powers))
@@ -222,7 +225,10 @@ class Algebra:
         return self.mul(self.rational_power(content, r), self.composite(primitive, r))
 
     def primitive(self, a: Sum, signed: bool) -> tuple[Fraction, Sum]:
-        """(content, a / content): integer coefficients without common factor; `signed`: the first one positive."""
+        """(content, a / content). The coefficients of a / content are integers without a common factor.
+
+        signed: whether the first coefficient is made positive.
+        """
         top, bottom = 0, 1
         for c in a.values():
             top, bottom = gcd(top, c.numerator), bottom * c.denominator // gcd(bottom, c.denominator)
@@ -232,7 +238,7 @@ class Algebra:
         return content, self.scale(a, 1 / content)
 
     def composite(self, base: Sum, r: Fraction) -> Sum:
-        """base^r as an atom; a whole part above zero is multiplied out where that stays small."""
+        """base^r as an atom. The whole part of a fractional r is multiplied out if the result is small."""
         name = f"({render(base)})"
         self.spend(len(name) // 8)
         whole = r.numerator // r.denominator
@@ -244,7 +250,7 @@ class Algebra:
         return atom(name, r)
 
     def invert(self, a: Sum) -> Sum | None:
-        """1 / a without a denominator, for numbers made of square roots and i; None for other sums."""
+        """1 / a with a rational denominator, for numbers made of square roots and i. None for other sums."""
         numerator = number(1)
         for _ in range(6):
             if len(a) == 1:
@@ -258,7 +264,10 @@ class Algebra:
         return None
 
     def symbolic_power(self, base: Sum, exponent: Sum) -> Sum:
-        """base^exponent with a symbolic exponent: positive integers by their primes, and single atoms, term by term."""
+        """base^exponent with a symbolic exponent.
+
+        A positive integer is split into primes. A prime or a single atom gets one power for each term of the exponent.
+        """
         r = rational(base)
         if r is not None and r > 0 and r.denominator == 1:
             bases = [(f"#{p}", Fraction(k)) for p, k in factor(r.numerator)]

@@ -1,8 +1,9 @@
-r"""Find the final answer in a model's response.
+r"""Finds the final answer in a model's response.
 
-Pure string functions in linear time: a response is hostile input (a megabyte of braces must cost milliseconds). Each
-style is one function `text, start, format -> [(start, end), ...]` over the part of the response after its reasoning:
-the spans of the answer, several where `\boxed{3}` and `\boxed{5}` are one answer of two.
+These are pure string functions in linear time, because a response is hostile input: a megabyte of braces must cost
+milliseconds. Each style is one function `text, start, format -> [(start, end), ...]`. It searches the response from
+`start`, where the reasoning ends, and returns the spans of the answer. There are several spans if several boxes make
+one answer, such as `\boxed{3}` and `\boxed{5}`.
 """
 
 import json
@@ -15,23 +16,23 @@ from typing import NamedTuple
 
 from srt_jax.grading.canonical import canonical
 
-# `\boxed` may come doubled (`\\boxed`, from responses that were JSON-escaped twice). Escapes are consumed in pairs,
-# so `\{` never counts as a brace and a run of backslashes is read once.
+# `\boxed` may have two backslashes (`\\boxed`, in responses that were JSON-escaped twice). An escape is matched with
+# the character after it. Thus `\{` never counts as a brace, and each backslash of a long run is read once.
 _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s$]{1,200}")
-_SPOKEN = re.compile(r"[A-Za-z]{2,}[.,;:!?`'\")\]]*")  # "inside \boxed as requested": a word and no answer
-# The content of a box that only shows the format.
+_SPOKEN = re.compile(r"[A-Za-z]{2,}[.,;:!?`'\")\]]*")  # "as" in "inside \boxed as requested" is not an answer
+# A box with this content only shows the format.
 _PLACEHOLDER = re.compile(
     r"(?:\\text\{)?\s*(?:\.{2,}|…|\\[lc]?dots|\?+|_+|\\square|\\cdot|\\,|\s"
     r"|(?:the |your |my )?(?:final |numerical |numeric )?(?:answer|result)(?: here)?)\s*\}?",
     re.IGNORECASE,
 )
-# The signs that may be between two boxes of one statement, and those of them that connect the boxes.
+# Two boxes belong to one statement if only these signs are between them and at least one is a _CONNECTION.
 _LAYOUT = re.compile(r"[\s$}]|\\[()\[\]:!;, ]|\\(?:text|mathrm)\s?\{")
 _CONNECTION = re.compile(r"[,;&]|\\\\|\\q?quad(?![A-Za-z])|(?:and|or)\b")
 _NEXT_NAME = re.compile(r"[A-Za-z](?:_\{?\w{1,3}\}?)?\s{0,3}&?=&?\s{0,3}")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
-MAX_BOXES = 100  # of one statement
+MAX_BOXES = 100  # boxes in one statement
 _NAME = re.compile(r"([A-Za-z](?:_\{?\w{1,3}\}?)?)\s{0,3}&?=&?\s{0,3}$")
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _ANNOUNCED = re.compile(
@@ -52,17 +53,19 @@ _REASONING = re.compile(
     r"|</(?:seed:)?think(?:ing)?>|</reasoning>|\[/THINK\]|<\|end_of_thought\|>|◁/think▷",
     re.IGNORECASE,
 )
-MAX_SEARCHED = 20_000  # a user's own pattern is tried on so many characters at the end of a response
+MAX_SEARCHED = 20_000  # `regex` and `last_number` search only this many characters at the end of a response
 BOXES = ("statement", "last")
 
 
 @dataclass(frozen=True)
 class Format:
-    r"""How responses show their answer.
+    r"""How responses mark their answer. Raises ValueError for invalid values.
 
-    style: one of `STYLES`, or several with commas between them: the first that finds an answer. boxes: `statement`
-    (the boxes of the last statement are one answer: `\boxed{3} and \boxed{5}` is 3, 5) or `last` (the last box).
-    field: of style json. pattern: of style regex, with one group; the last match counts. Raises ValueError.
+    style: one of `STYLES`, or several with commas between them. The first style that finds an answer counts.
+    boxes: `statement` (all boxes of the last statement are one answer: `\boxed{3} and \boxed{5}` is 3, 5) or `last`
+      (only the last box counts).
+    field: the name of the JSON field with the answer, for style json.
+    pattern: a regular expression with one group, for style regex. The last match counts.
     """
 
     style: str = "boxed"
@@ -96,7 +99,7 @@ class Format:
 class Answer:
     """An extracted answer: its text (stripped, never empty) and its span [start, end) in characters of the response.
 
-    The text is the span's own, except for several boxes, which are joined, and for JSON strings, which are decoded.
+    The text is that of the span, with two exceptions: several boxes are joined, and JSON strings are decoded.
     """
 
     text: str
@@ -105,10 +108,10 @@ class Answer:
 
 
 def extract(response: str, style: str | Format = "boxed", reasoning_open: bool = False) -> Answer | None:
-    """The final answer of `response`, or None when there is none. ValueError for an unknown style.
+    """The final answer of `response`, or None if there is none. Raises ValueError for an unknown style.
 
-    Only the part after the last `</think>` counts; reasoning that was opened and never closed has no part after it.
-    reasoning_open: the prompt ended inside of reasoning, as those of many chat templates do.
+    Only the part after the last `</think>` counts. A response whose reasoning is never closed has no answer.
+    reasoning_open: whether the prompt already opens the reasoning, as many chat templates do.
     """
     form = _format(style) if isinstance(style, str) else style
     start = _after_reasoning(response, reasoning_open)
@@ -126,13 +129,13 @@ _format = lru_cache(maxsize=16)(Format)
 
 
 def opens_reasoning(prompt: str) -> bool:
-    """Does the prompt end inside of reasoning, so that the response begins inside of it?"""
+    """Whether the prompt opens reasoning at its end, so that the response begins inside the reasoning."""
     last = _last(_REASONING.finditer(prompt[-1000:]))
     return last is not None and last["open"] is not None
 
 
 def reasoning_tags(tokens: list[str]) -> list[str]:
-    """Those of `tokens` that open or close reasoning."""
+    """The tokens that open or close reasoning."""
     return [token for token in tokens if _REASONING.fullmatch(token)]
 
 
@@ -157,7 +160,11 @@ def _after_reasoning(text: str, opened: bool) -> int | None:
 
 
 def _joined(text: str, spans: list[tuple[int, int]]) -> Answer | None:
-    """One answer from its spans: each stripped, with ", " between them and a name before those that have one."""
+    """One answer from its spans. Each span is stripped, and the spans are joined with ", ".
+
+    If every span has a name before it (`x = `), the answer contains the names. Several spans of one value count as the
+    last of them.
+    """
     if len(spans) == 1:
         left, right = spans[0]
         while left < right and text[left].isspace():
@@ -182,7 +189,7 @@ def _joined(text: str, spans: list[tuple[int, int]]) -> Answer | None:
 
 
 def _name_before(text: str, content: int) -> str | None:
-    """`x` of `x = \\boxed{5}`, where `content` is where the 5 stands."""
+    """The name `x` in `x = \\boxed{5}`. content: the position of the 5."""
     box = max(text.rfind("\\boxed", 0, content), text.rfind("\\fbox", 0, content))
     match = _NAME.search(text[max(0, box - 30) : box].rstrip("\\"))
     return match[1] if match else None
@@ -190,7 +197,7 @@ def _name_before(text: str, content: int) -> str | None:
 
 # --- styles -----------------------------------------------------------------------------------------------------------
 class _Box(NamedTuple):
-    """A box that closes: where the command, the content and the text after it start."""
+    """A closed box: the positions of its command, its content, its closing brace and the text after it."""
 
     command: int
     content: int
@@ -199,7 +206,7 @@ class _Box(NamedTuple):
 
 
 def _boxed(text: str, start: int, form: Format) -> list[tuple[int, int]]:
-    r"""The boxes `\boxed{...}` (or `\fbox`) of the last statement with some; without braces, the last `\boxed 5`."""
+    r"""The boxes `\boxed{...}` or `\fbox{...}` of the last statement that has any; else the last bare `\boxed 5`."""
     boxes, bare = _boxes(text, start)
     if not boxes:
         return [bare] if bare else []
@@ -213,7 +220,7 @@ def _boxed(text: str, start: int, form: Format) -> list[tuple[int, int]]:
 
 
 def _boxes(text: str, start: int) -> tuple[list[_Box], tuple[int, int] | None]:
-    r"""The boxes with braces that close and are not empty (the inner ones of nested boxes); the last `\boxed 5`."""
+    r"""(all closed boxes that are not empty, the span of the last bare `\boxed 5`). Only inner nested boxes count."""
     first = min((i for i in (text.find("\\boxed", start), text.find("\\fbox", start)) if i >= 0), default=-1)
     found: list[_Box] = []
     bare: tuple[int, int] | None = None
@@ -246,8 +253,10 @@ def _is_placeholder(content: str) -> bool:
 
 
 def _connected(text: str, end: int, start: int) -> bool:
-    """Do two boxes stand in one statement? Between them only a comma, "and", "or", a new row or a wide space, layout,
-    and the name of the next unknown.
+    """Whether two boxes are in one statement. end, start: the positions between the boxes.
+
+    Between them there must be a comma, "and", "or", a new row or a wide space. There may also be layout commands and
+    the name of the next unknown, but nothing else.
     """
     if start - end > 60 or _PARAGRAPH.search(text, end, start):
         return False
@@ -269,7 +278,10 @@ def _spaces(text: str, position: int) -> int:
 
 
 def _bare(text: str, start: int) -> tuple[int, int] | None:
-    r"""`\boxed 5`: the run of characters up to a space or a dollar sign, without closing punctuation; no plain word."""
+    r"""The span of the 5 in `\boxed 5`: all characters up to a space or a dollar sign, without final punctuation.
+
+    None for a plain word.
+    """
     match = _BARE.match(text, start)
     if match is None or _SPOKEN.fullmatch(match[0]):
         return None
@@ -283,7 +295,7 @@ def _bare(text: str, start: int) -> tuple[int, int] | None:
 
 
 def _hash(text: str, start: int, _: Format) -> list[tuple[int, int]]:
-    """`#### x`: the rest of the line after the last four hashes that have something after them."""
+    """`#### x`: the rest of the line after the last `####` that is not at the end of its line."""
     end = len(text)
     while (at := text.rfind("####", start, end)) >= 0:
         stop = text.find("\n", at, end)
@@ -295,7 +307,10 @@ def _hash(text: str, start: int, _: Format) -> list[tuple[int, int]]:
 
 
 def _answer_tag(text: str, start: int, _: Format) -> list[tuple[int, int]]:
-    """`<answer>x</answer>`: the last pair with something inside; an opening tag inside an open pair starts it anew."""
+    """`<answer>x</answer>`: the text in the last pair of tags that is not empty.
+
+    A second opening tag before the closing tag replaces the first.
+    """
     best, opened = [], None
     for match in _ANSWER_TAG.finditer(text, start):
         if not match[1]:
@@ -308,8 +323,9 @@ def _answer_tag(text: str, start: int, _: Format) -> list[tuple[int, int]]:
 
 
 def _final_answer(text: str, start: int, form: Format) -> list[tuple[int, int]]:
-    """The text after the last "(final) answer is", "Answer:" or heading "Final answer": the rest of the sentence or
-    line, or the next line if the rest is empty.
+    """The text after the last "answer is", "Answer:" or heading "Final answer".
+
+    It ends with the sentence or line. If the rest of the line is empty, the next line counts.
     """
     ends = [match.end() for match in _ANNOUNCED.finditer(text, start)]
     for end in reversed(ends[-20:]):
@@ -342,13 +358,13 @@ def _announced(text: str, left: int, form: Format) -> list[tuple[int, int]]:
 
 
 def _last_number(text: str, start: int, _: Format) -> list[tuple[int, int]]:
-    """The last number, digits in groups of three included (GSM8K's flexible form, and TTRL's last resort)."""
+    """The last number. It may have groups of three digits (1,234). GSM8K's flexible form; TTRL's last fallback."""
     last = _last(_NUMBER.finditer(text, max(start, len(text) - MAX_SEARCHED)))
     return [last.span()] if last else []
 
 
 def _json(text: str, start: int, form: Format) -> list[tuple[int, int]]:
-    """The value of the last `"field":` that has one: a string with its quotes, a number, or a flat list of these."""
+    """The value of the last `"field":` with a value: a string with its quotes, a number, true, false or a flat list."""
     key = json.dumps(form.field, ensure_ascii=False)
     end = len(text)
     while (at := text.rfind(key, start, end)) >= 0:
@@ -371,7 +387,7 @@ _JSON_VALUE = re.compile(
 
 
 def _json_answer(text: str, span: tuple[int, int]) -> Answer | None:
-    r"""The value as text. Models write LaTeX into JSON with one backslash or two, so that `\f` of `\frac` stays."""
+    r"""The value as text. Models write LaTeX in JSON with one or two backslashes, so `\f` in `\frac` is not decoded."""
     value = text[span[0] : span[1]]
     parts = [_unquoted(part) for part in re.findall(rf"{_JSON_STRING}|[^\s,\[\]]+", value)]
     words = ", ".join(part for part in parts if part)
@@ -385,7 +401,7 @@ def _unquoted(value: str) -> str:
 
 
 def _regex(text: str, start: int, form: Format) -> list[tuple[int, int]]:
-    """The group of the last match of the user's pattern."""
+    """The group in the last match of the user's pattern."""
     found = re.compile(form.pattern).finditer(text, max(start, len(text) - MAX_SEARCHED))
     last = _last(match for match in found if match[1] and match[1].strip())
     return [last.span(1)] if last else []
@@ -400,5 +416,5 @@ STYLES: dict[str, Callable[[str, int, Format], list[tuple[int, int]]]] = {
     "json": _json,
     "regex": _regex,
 }
-# These styles need no setting, and find nothing in a response that does not mark its answer.
+# These styles need no further setting. They find nothing in a response that does not mark its answer.
 MARKED_STYLES = ("boxed", "hash", "answer_tag", "final_answer")

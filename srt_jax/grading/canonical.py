@@ -1,4 +1,4 @@
-"""Canonical keys of answers: equal keys mean equal answers. Pure, in bounded time on any string."""
+"""Canonical keys of answers: equal keys mean equal answers. Pure functions with bounded time on any string."""
 
 import re
 from collections.abc import Mapping
@@ -6,8 +6,7 @@ from functools import lru_cache
 
 from srt_jax.grading.shape import Read, Shape, read
 
-# A key has a prefix that marks it, and is its own key. A response that writes a key has only written the answer in
-# this notation.
+# These brackets mark a key. A key is its own key: a response that contains a key states that answer.
 OPEN, CLOSE = "⟦", "⟧"
 _INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})")
 CACHED_LENGTH = 200  # characters; longer answers are not cached, so that the cache stays small
@@ -15,7 +14,7 @@ UNORDERED = {"list", "set", "union"}
 
 
 def canonical(answer: str) -> str:
-    """The key of any string. Equal keys mean equal answers; a key is its own key."""
+    """The key of any string. Equal keys mean equal answers. The key of a key is the key itself."""
     if answer.startswith(OPEN) and answer.endswith(CLOSE):
         return answer
     if _INTEGER.fullmatch(answer):
@@ -24,7 +23,7 @@ def canonical(answer: str) -> str:
 
 
 def cached_read(answer: str) -> Read:
-    """`read` with a cache for short answers, since the rollouts of a problem repeat a few answers."""
+    """`read` with a cache for short answers, because the rollouts of a problem repeat a few answers."""
     return remembered(answer) if len(answer) <= CACHED_LENGTH else read(answer)
 
 
@@ -32,7 +31,7 @@ remembered = lru_cache(maxsize=20_000)(read)
 
 
 def key(shape: Shape, classes: Mapping[str, str] | None = None) -> str:
-    """The key of a shape; `classes` maps leaf keys to the leaf that stands for their class."""
+    """The key of a shape. classes: leaf key -> the leaf key that represents its equivalence class."""
     return f"{OPEN}{_render(shape, classes or {})}{CLOSE}"
 
 
@@ -44,7 +43,8 @@ def _render(shape: Shape, classes: Mapping[str, str]) -> str:
     if kind == "assign":
         return f"assign({';'.join(sorted(f'{n}={p}' for n, p in zip(detail, parts)))})"
     if kind in UNORDERED:
-        # A set and a list of solutions are one thing; a set forgets repetitions, and one element stands for itself.
+        # A set equals a list of the same solutions. Repeated elements of a set count once. A single element equals
+        # the collection of it.
         parts = sorted(set(parts) if kind == "set" else parts)
         if len(parts) == 1:
             return parts[0]

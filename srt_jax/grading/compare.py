@@ -1,8 +1,7 @@
-"""Directed comparison of a prediction with a gold answer, with the tolerances of docs/grading.md. Pure; proofs are
-asked for.
+"""Directed comparison of a prediction with a gold answer, within the tolerances of docs/grading.md. Pure functions.
 
-`prove(a, b)` is called for pairs of expressions with symbols that agree numerically. It returns whether a = b counts as
-proved.
+The caller passes `prove(a, b)`. It is called for two expressions with symbols whose values agree numerically, and
+returns whether a = b counts as proved.
 """
 
 import cmath
@@ -19,10 +18,10 @@ from srt_jax.grading.parse import MINUS, Tree, symbols
 from srt_jax.grading.shape import Read, infinite, is_target, read, reduce
 
 Prove = Callable[[Tree, Tree], bool]
-SIGNIFICANT = 3  # digits a rounded answer must show
-RELATIVE = Fraction(2, 1000)  # and how far it may be off at most
-NOISE = Fraction(1, 10**9)
-SAME = 1e-12  # relative difference below which two constants are one
+SIGNIFICANT = 3  # a rounded answer must show this many significant digits
+RELATIVE = Fraction(2, 1000)  # the largest relative error of a rounded answer
+NOISE = Fraction(1, 10**9)  # the relative error that a long decimal of a calculator may have
+SAME = 1e-12  # two constants with a smaller relative difference are equal
 _UNIT = r"[mgshlLNJWVAKCF](?:\^\{?[23]\}?)?"
 _SPACED_UNIT = re.compile(rf"(.*[\d}}])(?:\\[,;: ]| ) ?(?:{_UNIT}(?:/{_UNIT})?|\\[dt]?frac\{{{_UNIT}\}}\{{{_UNIT}\}})")
 _MODULUS = re.compile(r"\(?\\p?mod(?![a-z])|\(\\(?:text|mathrm)\{ ?mod")
@@ -32,8 +31,8 @@ _HALF_DAY = 12 * 3600
 
 
 def matches(prediction: Read, gold: Read, prove: Prove) -> bool:
-    """Is the prediction right?"""
-    bare_lists = prediction.tree[0] == gold.tree[0] == "list"  # their keys forget the order, which may count here
+    """Whether the prediction is right."""
+    bare_lists = prediction.tree[0] == gold.tree[0] == "list"  # keys ignore the order, which may matter here
     if prediction.text == gold.text or (key(prediction.shape) == key(gold.shape) and not bare_lists):
         return True
     if _node(prediction.tree, gold.tree, prove) or _equations(prediction.parsed, gold.parsed):
@@ -56,7 +55,7 @@ def _as_ratio(side: Read) -> Tree:
 
 
 def _without_unit(side: Read) -> Read:
-    """A number with a one-letter unit after a space (`10 m`, `3 m/s`) without it; elsewhere letters are variables."""
+    """A number without its one-letter unit after a space (`10 m`, `3 m/s`). Other letters are variables and stay."""
     match = _SPACED_UNIT.fullmatch(side.text)
     number = read(match[1]) if match else side
     return side if symbols(number.tree) else number
@@ -70,13 +69,13 @@ def _node(p: Tree, g: Tree, prove: Prove) -> bool:
     items = _items(p), _items(g)
     if items[0] is not None and items[1] is not None:
         return _collections(p, g, *items, prove)
-    if kinds[0] == "list" and items[1] is None:  # "3/4 or 0.75": each of them must be right
+    if kinds[0] == "list" and items[1] is None:  # for "3/4 or 0.75" both values must be right
         return all(_node(item, g, prove) for item in p[1])
     return items == (None, None) and _value(p, g, prove)
 
 
 def _relations(p: Tree, g: Tree, prove: Prove) -> bool:
-    """The same relation side by side, or differences that are proportional: 2x - y = -3 and y = 2x + 3."""
+    """Whether both sides are equal, or the differences of the sides are proportional: 2x - y = -3 and y = 2x + 3."""
     if p[0] != g[0] or (p[0] == "relation" and p[1] != g[1]):
         return False
     if all(_value(a, b, prove) for a, b in zip(p[-2:], g[-2:])):
@@ -100,11 +99,11 @@ def _collections(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree], prove
         return False
     kinds = p[0], g[0]
     if kinds == ("tuple", "tuple") and len(gs) == 2 and p[1] != g[1]:
-        return False  # other ends of an interval
+        return False  # one interval contains an end that the other does not
     if "matrix" in kinds and not (kinds == ("matrix", "matrix") and _size(p) == _size(g)):
         matrix, other = (p, g) if p[0] == "matrix" else (g, p)
         if other[0] == "matrix" or 1 not in _size(matrix):
-            return False  # only a row or a column may be written as a list
+            return False  # only a matrix of one row or one column may be written as a list
     if kinds == ("assign", "assign"):
         by_name = dict(zip(p[1], ps))
         return set(p[1]) == set(g[1]) and all(_node(by_name[name], item, prove) for name, item in zip(g[1], gs))
@@ -114,7 +113,7 @@ def _collections(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree], prove
 
 
 def _as_matrix(tree: Tree) -> Tree:
-    """`[[1,2],[3,4]]` as a matrix; other trees as they are."""
+    """`[[1,2],[3,4]]` as a matrix. Other trees are returned unchanged."""
     if tree[0] == "tuple" and all(item[0] == "tuple" for item in tree[2]) and len({len(i[2]) for i in tree[2]}) == 1:
         return ("matrix", tuple(item[2] for item in tree[2]))
     return tree
@@ -125,7 +124,10 @@ def _size(tree: Tree) -> tuple[int, int]:
 
 
 def _order_is_open(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree]) -> bool:
-    """A set has no order. A bare list of numbers has one if neither side is in ascending order, as a set would be."""
+    """Whether the order of the items does not matter. This is so for sets and for items that are not real numbers.
+
+    It is also so for bare lists of numbers if one side is in ascending order, because people write sets like that.
+    """
     if "set" in (p[0], g[0]) or "union" in (p[0], g[0]):
         return True
     sides = [[approximate(item, 0) for item in side] if not any(map(symbols, side)) else None for side in (ps, gs)]
@@ -139,7 +141,10 @@ def _order_is_open(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree]) -> 
 
 
 def _matching(ps: Sequence[Tree], gs: Sequence[Tree], prove: Prove) -> bool:
-    """Can the items be paired off? (A tolerance makes the choice matter only for items closer than the tolerance.)"""
+    """Whether each item of `gs` has its own equal item in `ps`.
+
+    Each takes the first that fits. Another choice could give another result only for items closer than the tolerance.
+    """
     left = list(ps)
     for item in gs:
         found = next((i for i, candidate in enumerate(left) if _node(candidate, item, prove)), None)
@@ -162,7 +167,7 @@ def _percent(p: Tree, g: Tree, prove: Prove) -> bool:
 
 
 def _time(p: Tree, g: Tree, _: Prove) -> bool:
-    """Times of day; where only one side says a.m. or p.m. the half of the day is open."""
+    """Times of day. If only one side says a.m. or p.m., the times may differ by twelve hours."""
     if p[0] != g[0]:
         return False
     difference = int(p[1].rstrip("?")) - int(g[1].rstrip("?"))
@@ -170,7 +175,7 @@ def _time(p: Tree, g: Tree, _: Prove) -> bool:
 
 
 def _text(p: Tree, g: Tree, _: Prove) -> bool:
-    """Words are the same when their letters and digits are; text with other signs must be the same throughout."""
+    """Words are equal if their letters and digits are equal. Text with other signs must be equal in every character."""
     return p[0] == g[0] and _letters(p[1]) == _letters(g[1])
 
 
@@ -180,7 +185,7 @@ def _letters(words: str) -> str:
 
 
 def _ratio(p: Tree, g: Tree, prove: Prove) -> bool:
-    """Ratios are equal up to a factor; 3:4 also equals 3/4."""
+    """Ratios are equal if they differ by a common factor. 3:4 also equals 3/4."""
     if p[0] == g[0] and len(p[1]) == len(g[1]) > 2:
         at = next((i for i, item in enumerate(g[1]) if approximate(item, 0) != 0), 0)
         crosswise = [(("mul", (a, g[1][at])), ("mul", (b, p[1][at]))) for a, b in zip(p[1], g[1])]
@@ -190,12 +195,12 @@ def _ratio(p: Tree, g: Tree, prove: Prove) -> bool:
 
 
 def _base(p: Tree, g: Tree, _: Prove) -> bool:
-    """Numerals in a base are equal by their digits and base or not at all."""
+    """Numerals in a base are equal only if their digits and their bases are equal."""
     return p == g
 
 
 def _quantities(prediction: Read, gold: Read) -> bool:
-    """3 hours 20 minutes for 200 minutes: a measure in several units and a number in one of them."""
+    """Whether a measure in several units equals a number of one of these units (3 hours 20 minutes, 200 minutes)."""
     if prediction.tree[0] == gold.tree[0]:
         return prediction.tree == gold.tree
     whole, single = (prediction, gold) if prediction.tree[0] == "quantity" else (gold, prediction)
@@ -212,7 +217,7 @@ def _quantities(prediction: Read, gold: Read) -> bool:
 
 
 def _asked(tree: Tree) -> Tree | None:
-    """The value in `m + n = 293`: the left side is a bare sum, difference, product or ratio of unknowns."""
+    """The value 293 in `m + n = 293`. One side must be a bare sum, difference, product or ratio of unknowns."""
     if tree[0] != "rel" or tree[1] != ("=",):
         return None
     target, value = tree[2] if symbols(tree[2][0]) else reversed(tree[2])
@@ -226,7 +231,7 @@ _KINDS = {
 
 
 def _equations(p: Tree, g: Tree) -> bool:
-    """Equations as they were written, names included: y = 2x + 3 for 2x - y + 3 = 0."""
+    """Whether two equations, with the names before `=`, are proportional: y = 2x + 3 and 2x - y + 3 = 0."""
     if not all(t[0] == "rel" and t[1] == ("=",) for t in (p, g)):
         return False
     return _proportional(("equation", *p[2]), ("equation", *g[2]), positive=False)
@@ -259,7 +264,7 @@ def _value(p: Tree, g: Tree, prove: Prove) -> bool:
 
 
 def _constants(p: Tree, g: Tree, exact_p: Fraction | None, exact_g: Fraction | None) -> bool:
-    """Two numbers, given with their exact values where those are rational."""
+    """Whether two constants are equal or one rounds the other. exact_p, exact_g: their values, None if irrational."""
     if exact_p is not None and exact_g is not None:
         return _rounded(p, g, exact_p, exact_g, rational_prediction=True)
     a, b = approximate(p, 0), approximate(g, 0)
@@ -273,7 +278,10 @@ def _constants(p: Tree, g: Tree, exact_p: Fraction | None, exact_g: Fraction | N
 
 
 def _rounded(p: Tree, g: Tree, a: Fraction, b: Fraction, rational_prediction: bool) -> bool:
-    """Is one a rounding of the other? The gold's rounding always counts, the prediction's if the gold is inexact."""
+    """Whether one number is a rounding of the other.
+
+    The gold may always be rounded. The prediction may be rounded only if the gold has no short exact decimal.
+    """
     shown_p, shown_g = _places(p), _places(g)
     if abs(a - b) > RELATIVE * abs(b):
         return shown_p is not None and shown_g is not None and _forgotten_percent(p, g, a, b)
@@ -281,13 +289,13 @@ def _rounded(p: Tree, g: Tree, a: Fraction, b: Fraction, rational_prediction: bo
         unit = Fraction(10) ** -shown_g
         return _digits(g) >= SIGNIFICANT and (abs(a - b) * 2 <= unit or (not rational_prediction and abs(a - b) < unit))
     if shown_p is not None:
-        noise = NOISE * abs(b)  # sixteen digits from a calculator are not all right
+        noise = NOISE * abs(b)  # the last of a calculator's sixteen digits may be wrong
         return _digits(p) >= SIGNIFICANT and not _terminates(g, b) and abs(a - b) < max(Fraction(10) ** -shown_p, noise)
     return False
 
 
 def _places(tree: Tree) -> int | None:
-    """Decimal places an answer shows when it is a decimal number (perhaps signed, perhaps times a power of ten)."""
+    """The decimal places of an answer that is a decimal number; it may have a sign and a power of ten. Else None."""
     if tree[0] == "num":
         return tree[2]
     if tree[0] == "mul" and tree[1][0] == MINUS and len(tree[1]) == 2:
@@ -300,23 +308,26 @@ def _places(tree: Tree) -> int | None:
 
 
 def _digits(tree: Tree) -> int:
-    """Significant digits of a decimal number as it is written."""
+    """The number of significant digits with which a decimal number is written."""
     places, value = _places(tree), abs(rational(exact(tree, Algebra())) or Fraction(0))
     return len(str(int(value * Fraction(10) ** (places or 0))))
 
 
 def _terminates(tree: Tree, value: Fraction) -> bool:
-    """Does the gold have a short exact decimal (up to six places), so that rounding it has no excuse?"""
+    """Whether the gold is an exact decimal of at most six places, which a prediction must not round."""
     return rational(exact(tree, Algebra())) is not None and (value * 10**6).denominator == 1
 
 
 def _forgotten_percent(p: Tree, g: Tree, a: Fraction, b: Fraction) -> bool:
-    """3.04 for 0.0304: the same digits (three at least) a hundred times larger are a percentage without its sign."""
+    """Whether the prediction is a percentage without its sign: 3.04 for 0.0304.
+
+    It must be exactly 100 times the gold, and both must show at least three significant digits.
+    """
     return Fraction(1, 1000) < b < 1 and a == 100 * b and min(_digits(p), _digits(g)) >= SIGNIFICANT
 
 
 def _symbolic(p: Tree, g: Tree, prove: Prove) -> bool:
-    """Expressions with symbols: equal for positive values, or with the gold's decimals taken as rounded."""
+    """Whether two expressions are equal for positive symbols, or differ only by the rounding of the gold's decimals."""
     pairs = [(approximate(p, point), approximate(g, point)) for point in range(2)]
     if not all(cmath.isfinite(a) and cmath.isfinite(b) for a, b in pairs):
         return False
@@ -327,7 +338,7 @@ def _symbolic(p: Tree, g: Tree, prove: Prove) -> bool:
 
 
 def _perturbed(tree: Tree) -> list[Tree]:
-    """The tree with each of its decimals of enough digits moved by one unit in its last place, one at a time."""
+    """One tree for each decimal with enough digits. In it, this decimal is larger by one unit in its last place."""
     if tree[0] == "num":
         if tree[2] is None or _digits(tree) < SIGNIFICANT:
             return []

@@ -1,4 +1,4 @@
-"""Expression trees (parse.py) evaluated exactly to normal forms (algebra.py) and approximately to complex numbers."""
+"""Evaluates expression trees (parse.py) exactly to normal forms (algebra.py), or approximately to complex numbers."""
 
 import cmath
 import math
@@ -27,7 +27,10 @@ _SINES: list[Sum] = [
 
 
 def exact(tree: Tree, algebra: Algebra) -> Sum:
-    """The normal form of an expression. NotMathError for structures, undefined values and work beyond the bounds."""
+    """The normal form of an expression.
+
+    Raises NotMathError for structures, for undefined values and for expressions that exceed a bound on work.
+    """
     algebra.spend(1)
     kind, content = tree[0], tree[1]
     if kind in ("add", "mul"):
@@ -49,9 +52,9 @@ def exact(tree: Tree, algebra: Algebra) -> Sum:
 
 
 def decimal(value: Fraction, places: int) -> Fraction:
-    """A decimal is exact, but a calculator's long output is the simple fraction that it rounds: 0.142857142857 is 1/7.
+    """The value of a decimal. A long one that rounds a simple fraction is that fraction: 0.142857142857 is 1/7.
 
-    Twelve places and a denominator up to 1000 leave no room for chance (three fractions in ten million).
+    A chance agreement is very unlikely with twelve places and a denominator up to 1000: about three in ten million.
     """
     if places < LONG:
         return value
@@ -81,12 +84,12 @@ def function(name: str, args: list[Sum], algebra: Algebra) -> Sum:
 def _known(name: str, values: list[Fraction]) -> Fraction | None:
     try:
         return _RATIONAL[name](*values)
-    except TypeError:  # not its number of arguments
+    except TypeError:  # a wrong number of arguments
         return None
 
 
 def _whole(compute, largest: int):
-    """`compute` on integers from 0 to `largest`; None for other values, whose normal form is the function itself."""
+    """`compute` for integers from 0 to `largest`. For other values it returns None, and the call remains an atom."""
 
     def bounded(*values: Fraction) -> Fraction | None:
         inside = all(v.denominator == 1 and 0 <= v <= largest for v in values)
@@ -113,7 +116,7 @@ _RATIONAL = {
 
 
 def absolute(a: Sum, algebra: Algebra) -> Sum:
-    """|a|: exact for complex numbers made of square roots, signless otherwise."""
+    """|a|: exact for complex numbers made of square roots and for real constants. Otherwise |a| and |-a| are equal."""
     names = {name for m in a for name, _ in m}
     if "@i" in names and all(n == "@i" or (n[0] == "#" and n[1:].isdecimal()) for n in names):
         conjugate = {m: -c if ("@i", 1) in m else c for m, c in a.items()}
@@ -125,7 +128,7 @@ def absolute(a: Sum, algebra: Algebra) -> Sum:
 
 
 def logarithm(a: Sum, algebra: Algebra) -> Sum:
-    """ln a, opened up for positive constants: ln 8 = 3 ln 2, ln e^2 = 2."""
+    """ln a. The logarithm of a positive constant is expanded: ln 8 = 3 ln 2, ln e^2 = 2."""
     if not a:
         raise NotMathError("the logarithm of zero")
     monomial, c = next(iter(a.items()))
@@ -145,7 +148,7 @@ def logarithm(a: Sum, algebra: Algebra) -> Sum:
 
 
 def circular(name: str, a: Sum, algebra: Algebra) -> Sum:
-    """sin and cos: exact at multiples of pi/12, with the sign of the argument taken out elsewhere."""
+    """sin and cos. Multiples of pi/12 have exact values. For other arguments sin(-x) = -sin(x) and cos(-x) = cos(x)."""
     pi = ((("@pi", Fraction(1)),)) in a
     turns = a[(("@pi", Fraction(1)),)] if pi and len(a) == 1 else Fraction(0)
     if not a or (len(a) == 1 and pi and (turns * 12).denominator == 1):
@@ -174,13 +177,16 @@ _UNARY = {
     "csc": _quotient(None, "sin"),
     "exp": lambda a, algebra: algebra.power(atom("@e"), a),
     "ln": logarithm,
-    "log": lambda a, algebra: divide(logarithm(a, algebra), atom("@log"), algebra),  # its base is left open
+    "log": lambda a, algebra: divide(logarithm(a, algebra), atom("@log"), algebra),  # the base is unknown
     "lg": lambda a, algebra: divide(logarithm(a, algebra), logarithm(number(10), algebra), algebra),
 }
 
 
 def is_complete(a: Sum) -> bool:
-    """Do different strings of this kind surely mean different values: numbers of radicals, i and pi, polynomials?"""
+    """Whether a different normal form surely means a different value.
+
+    True for numbers made of radicals, i and pi, and for polynomials.
+    """
     for monomial in a:
         for name, exponent in monomial:
             plain = name[0] == "#" and name[1:].isdecimal() and int(name[1:]) < 10**6
@@ -190,16 +196,16 @@ def is_complete(a: Sum) -> bool:
 
 
 # --- approximate values -----------------------------------------------------------------------------------------------
-POINTS = 3  # the third with negative values among the symbols
+POINTS = 3  # at the third point some symbols have negative values
 
 
 def fingerprint(tree: Tree) -> tuple[complex, ...]:
-    """Values of the expression at `POINTS` fixed assignments of its symbols; NaN where it has none."""
+    """Values of the expression at `POINTS` fixed assignments of its symbols. NaN means that it has no value there."""
     return tuple(approximate(tree, point) for point in range(POINTS))
 
 
 def close(a: complex, b: complex, relative: float = 1e-7) -> bool:
-    """May two approximate values be one exact value? Unknown values may be anything."""
+    """Whether two approximate values may be one exact value. NaN is unknown and may equal everything."""
     if cmath.isnan(a) or cmath.isnan(b):
         return True
     return a == b or abs(a - b) <= relative * max(abs(a), abs(b), 1e-9)
@@ -231,14 +237,17 @@ def _approximate(tree: Tree, point: int) -> complex:
 
 
 def _assigned(symbol: str, point: int) -> complex:
-    """The value of a symbol at a point: between 0.4 and 2.4, at the last point negative for half of the symbols."""
+    """The value of a symbol at a point, between 0.4 and 2.4. At the last point half of the symbols are negative."""
     seed = zlib.crc32(f"{symbol}/{point}".encode("utf-8", "replace"))
     value = 0.4 + 2 * seed / 2**32
     return complex(-value if point == POINTS - 1 and seed % 2 else value)
 
 
 def _real(value: complex) -> complex:
-    """Without an imaginary part that is rounding noise: roots and logarithms jump across the negative axis."""
+    """The value without an imaginary part that is only rounding noise.
+
+    Roots and logarithms are discontinuous at the negative axis, so the noise would change their value.
+    """
     return complex(value.real) if abs(value.imag) <= 1e-13 * abs(value.real) else value
 
 
@@ -277,5 +286,5 @@ _COMPLEX = {
     "arctan": cmath.atan, "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x),
     "csc": lambda x: 1 / cmath.sin(x), "arcsinh": cmath.asinh, "arccosh": cmath.acosh, "arctanh": cmath.atanh,
     "Re": lambda x: complex(x.real), "Im": lambda x: complex(x.imag),
-    "lg": cmath.log10, "log": lambda x: cmath.log(x) / 1.7320508,  # a base of its own, as in the normal form
+    "lg": cmath.log10, "log": lambda x: cmath.log(x) / 1.7320508,  # an arbitrary base, since the base is unknown
 }  # fmt: skip

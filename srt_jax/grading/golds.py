@@ -1,4 +1,4 @@
-"""Known answers as they are written in files: extracts the bare answer, and counts the texts without one."""
+"""Known answers as files contain them: extracts the bare answer, and recognises texts that have none."""
 
 import ast
 import re
@@ -11,7 +11,10 @@ _SENTENCE = re.compile(r"[a-z)\]}$][.!?]\s+[A-Z\\$]")
 
 
 def bare_answer(gold: str) -> str:
-    """The answer in `#### 5`, in a solution that ends in `#### 42` or in a box, in `['5']`; others as they are."""
+    """The answer in `#### 5`, in a solution that ends in `#### 42` or in a box, or in `['5']`.
+
+    All other texts are returned unchanged.
+    """
     text = gold.strip()
     if "####" in text:
         found = extract(text, "hash")
@@ -25,7 +28,7 @@ def bare_answer(gold: str) -> str:
 
 
 def looks_worked(gold: str) -> bool:
-    """Is this a text of several sentences or lines, which no response's answer can match?"""
+    """Whether this text has several sentences or lines, so that the answer of a response cannot match it."""
     text = gold.strip()
     return len(text) > LONG or (len(text) > 40 and (_SENTENCE.search(text) is not None or _has_lines_of_words(text)))
 
@@ -36,7 +39,7 @@ def _has_lines_of_words(text: str) -> bool:
 
 
 def _listed(text: str) -> str | None:
-    """`['5']` is 5 and `['3', '4']` is 3, 4: a list of texts as Python writes it; None for everything else."""
+    """The items of a Python list of strings: 5 for `['5']`, and 3, 4 for `['3', '4']`. None for everything else."""
     try:
         items = ast.literal_eval(text) if len(text) <= 2_000 else None
     except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -1,8 +1,8 @@
 """The grader: equivalence groups for votes, directed comparison with gold answers, Reasoning Gym's scorers.
 
-Nearly everything is decided in the calling process by canonical keys. Only expressions with different keys and close
-numerical values, whose keys are not known to be complete, go to worker processes for a proof; a proof that times out
-or crashes counts as "different" and is counted.
+Canonical keys decide nearly all comparisons in the calling process. Worker processes prove the remaining ones: two
+expressions with different keys and close numerical values whose keys are not known to be complete. If a proof times out
+or crashes, the answers count as different, and `metrics` reports it.
 """
 
 import cmath
@@ -24,24 +24,27 @@ from srt_jax.grading.shape import MAX_LENGTH, MAX_MATH, Leaf, Read
 Pair = tuple[str, str, str]  # (domain of the symbols: "real" | "positive", leaf key, leaf key)
 MATCHES = ("equivalent", "string")
 TRUTHS = ("verify", "math_verify")
-PROOF_ROUNDS = 2  # a comparison that needs more after these is a mismatch
-MAX_CANDIDATES = 2_000  # proofs that the answers to one problem may ask for; no budget pays for more
-NEIGHBOURS = 20  # that a leaf is compared with on either side, in the order of their values
+PROOF_ROUNDS = 2  # `grade` counts a comparison that needs further proofs after these rounds as wrong
+MAX_CANDIDATES = 2_000  # proofs for the answers to one problem; no budget is long enough for more
+NEIGHBOURS = 20  # leaves are sorted by value, and each is compared with this many of the next ones
 CACHE_VERSION = 1
-GYM_PATIENCE = 5  # a scorer may take this many times the time of a proof: some rebuild their puzzle
-ENGINE_BUDGET = 120.0  # seconds for all of math-verify's comparisons of a call
-MAX_REMEMBERED = 100_000  # verdicts of math-verify
-GYM_BUDGET = 120.0  # seconds for all scores of a call; a score left out would be a silent zero
+GYM_PATIENCE = 5  # a scorer may take this many times `timeout`, because some scorers rebuild their puzzle
+ENGINE_BUDGET = 120.0  # seconds for all of math-verify's comparisons in one call
+MAX_REMEMBERED = 100_000  # cached verdicts of math-verify; more clear the cache
+GYM_BUDGET = 120.0  # seconds for all scores in one call; long, because a skipped score becomes 0 without an error
 
 
 class Grader:
     """Grades answers. A context manager; usable from any thread, inside an event loop and in a forked child.
 
-    workers: processes for proofs and gym scorers, started when first needed. match: how `groups` compares
-    ("equivalent", or "string": exact stripped text). timeout: seconds for one proof. budget: seconds for all proofs of
-    a call to `groups`; `grade` may take two rounds of it. memory_mb: address space of a worker. cache_path: JSONL file
-    of proofs, read at start and appended to (runs may share it). truth: how `grade` compares with known answers
-    ("verify", or "math_verify": that package in isolated workers; it must be installed).
+    workers: number of processes for proofs and gym scorers. They start when they are first needed.
+    match: how `groups` compares answers: "equivalent", or "string" for equal stripped texts.
+    timeout: seconds for one proof or one comparison of math-verify.
+    memory_mb: address space of a worker, in MiB.
+    cache_path: JSONL file of proofs. It is read at the start and appended to. Several runs may share it.
+    budget: seconds for all proofs in one call of `groups`. `grade` has this budget in each of two rounds.
+    truth: how `grade` compares with known answers: "verify", or "math_verify" for that package, which must be
+      installed and runs in isolated workers.
     """
 
     def __init__(
@@ -59,11 +62,11 @@ class Grader:
         if truth not in TRUTHS:
             raise ValueError(f"truth is {truth!r}; use one of {', '.join(TRUTHS)}")
         if workers < 1:
-            raise ValueError(f"workers is {workers}; the grader needs one at least")
+            raise ValueError(f"workers is {workers}; set it to at least 1")
         self.match, self.timeout, self.budget = match, timeout, budget
         self.truth = truth
         self._pool = Pool(workers, memory_mb)
-        self._isolated = Pool(workers, memory_mb, isolated=True)  # of math-verify
+        self._isolated = Pool(workers, memory_mb, isolated=True)  # for math-verify
         self._engine_verdicts: dict[tuple[str, str], bool] = {}
         self._counts: Counter[str] = Counter()
         self._seconds = 0.0
@@ -71,12 +74,13 @@ class Grader:
         self._cache_path = Path(cache_path) if cache_path else None
         self._load_cache()
 
-    # --- the two jobs -------------------------------------------------------------------------------------------------
+    # --- votes and known answers --------------------------------------------------------------------------------------
     def groups(self, problems: Sequence[Sequence[str | None]], match: str | None = None) -> list[list[int]]:
-        """Per problem the group id of each answer, in order of first appearance; -1 for what cannot be parsed.
+        """For each problem, the group number of each of its answers, numbered by first appearance.
 
-        match: `equivalent` or `string`, where it is not to be the grader's own. Unparseable: None, blank, nothing but
-        layout, or longer than 10,000 characters.
+        An answer that cannot be parsed gets -1: None, a blank answer, and for `equivalent` also an answer of only
+        layout commands or of more than 10,000 characters.
+        match: `equivalent` or `string`; None takes the grader's own `match`.
         """
         started = time.monotonic()
         if (match or self.match) == "string":
@@ -95,14 +99,14 @@ class Grader:
         return out
 
     def same(self, answers: Sequence[str | None], labels: Sequence[str | None]) -> list[bool]:
-        """For each pair: would `groups` put the answer into the label's group? False where either cannot be parsed."""
+        """Whether `groups` puts each answer into the group of its label. False if one of the two cannot be parsed."""
         _same_length(answers, labels, "answers", "labels")
         return [a == b >= 0 for a, b in self.groups(list(zip(answers, labels)))]
 
     def grade(self, predictions: Sequence[str | None], golds: Sequence[str], truth: str | None = None) -> list[bool]:
-        """Is each prediction right, with the tolerances of docs/grading.md? None and '' are wrong.
+        """Whether each prediction is right, within the tolerances of docs/grading.md. None and '' are wrong.
 
-        truth: `verify` or `math_verify`, where it is not to be the grader's own.
+        truth: `verify` or `math_verify`; None takes the grader's own `truth`.
         """
         _same_length(predictions, golds, "predictions", "golds")
         started = time.monotonic()
@@ -125,7 +129,10 @@ class Grader:
         return verdicts
 
     def _grade_one(self, index: int, case: tuple, verdicts: list[bool], wanted: dict, last: bool) -> bool:
-        """Set the verdict, taking open proofs as given; True when it rests on such proofs (now in `wanted`)."""
+        """Sets verdicts[index], and assumes that every missing proof succeeds. Returns whether it assumed any.
+
+        The assumed proofs are added to `wanted`. In the last round missing proofs count as failed.
+        """
         asked: dict[Pair, tuple[Tree, Tree]] = {}
 
         def prove(a: Tree, b: Tree) -> bool:
@@ -142,7 +149,10 @@ class Grader:
         return verdicts[index] and bool(asked)
 
     def _math_verify(self, predictions: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
-        """math-verify's verdicts, from isolated workers. What is too long, timed out or was not tried is wrong."""
+        """math-verify's verdicts, from isolated workers.
+
+        An answer that is too long, times out or was not compared within the budget counts as wrong.
+        """
         pairs = [((p or "").strip(), (g or "").strip()) for p, g in zip(predictions, golds)]
         fit = [pair for pair in dict.fromkeys(pairs) if all(0 < len(text) <= MAX_MATH for text in pair)]
         new = [pair for pair in fit if pair not in self._engine_verdicts]
@@ -156,14 +166,14 @@ class Grader:
 
     @property
     def network(self) -> str:
-        """How math-verify's workers are kept from the network: "namespace", "blocked", "" before one has started."""
+        """How the network is closed to math-verify's workers: "namespace" or "blocked"; "" before one has started."""
         return self._isolated.network
 
     def grade_gym(self, answers: Sequence[str | None], entries: Sequence[dict]) -> list[float]:
-        """Scores in [0, 1] by Reasoning Gym's own scorers, in the workers; 0.0 for None and for a scorer that fails
-        or hangs.
+        """Scores in [0, 1] of Reasoning Gym's own scorers, which run in the workers.
 
-        An entry is {"task": data set name, "config": its configuration, "entry": {"question", "answer", "metadata"}}.
+        The score is 0.0 for None and blank answers, and for a scorer that fails or hangs. An entry is
+        {"task": data set name, "config": its configuration, "entry": {"question", "answer", "metadata"}}.
         """
         _same_length(answers, entries, "answers", "entries")
         started = time.monotonic()
@@ -193,7 +203,7 @@ class Grader:
         return None if reading.shape == ("text", "", ()) else reading
 
     def _keys(self, problems: list[list[Read | None]]) -> list[list[str | None]]:
-        """Keys of the answers after equal leaves of one problem have been merged."""
+        """The keys of the answers. Leaves of one problem that are proved equal have the same key."""
         leaves = [_leaves(readings) for readings in problems]
         candidates = [_candidates(found) for found in leaves]
         self._prove({
@@ -208,7 +218,7 @@ class Grader:
         return out
 
     def _prove(self, wanted: dict[Pair, tuple[Tree, Tree]]) -> None:
-        """Decide the pairs that are not decided yet. What cannot be proved in time counts as different."""
+        """Decides the pairs that have no verdict yet. A pair that cannot be proved in time counts as different."""
         new = {pair: trees for pair, trees in wanted.items() if pair not in self._proofs}
         self._counts["cache_hits"] += len(wanted) - len(new)
         self._counts["symbolic_checks"] += len(new)
@@ -226,7 +236,7 @@ class Grader:
             for line in lines:
                 try:
                     version, *pair, value = json.loads(line)
-                except (ValueError, TypeError, RecursionError):  # a line cut short by a kill
+                except (ValueError, TypeError, RecursionError):  # the process was killed while it wrote this line
                     continue
                 if version == CACHE_VERSION and [type(part) for part in pair] == [str] * 3 and type(value) is bool:
                     self._proofs[tuple(pair)] = value
@@ -238,12 +248,14 @@ class Grader:
             with open(self._cache_path, "a", encoding="ascii") as file:
                 file.write(lines)
 
-    # --- the rest -----------------------------------------------------------------------------------------------------
+    # --- counters, self-test and life cycle ---------------------------------------------------------------------------
     def metrics(self) -> dict[str, float]:
-        """Counters since the last call, for the log.
+        """The counters since the last call of `metrics`, for the log.
 
-        parse_rate and distinct_groups (per problem) of `groups`; answers graded; symbolic_checks and cache_hits of
-        proofs; timeouts, crashes, errors, skipped (out of budget) tasks and restarts of workers; seconds in all calls.
+        parse_rate: the share of answers in `groups` that can be parsed. distinct_groups: the mean number of groups of a
+        problem. graded: answers in `grade` and `grade_gym`. symbolic_checks, cache_hits: pairs sent to a proof, and
+        pairs with a cached proof. timeouts, crashes, errors, skipped (the budget was spent): tasks of workers without a
+        result. restarts: replaced workers. seconds: wall-clock time in all calls.
         """
         counts, pool = self._counts, self._pool.counts + self._isolated.counts
         self._counts, self._pool.counts, self._isolated.counts = Counter(), Counter(), Counter()
@@ -259,7 +271,10 @@ class Grader:
         }
 
     def self_test(self) -> None:
-        """Grade known answers, workers included. RuntimeError when one is wrong: nothing should be trained on that."""
+        """Grades answers with known verdicts, also in the workers. Raises RuntimeError if a verdict is wrong.
+
+        Training with a broken grader would be useless.
+        """
         for answers, expected in SELF_TEST_GROUPS:
             if self.match == "equivalent" and (ids := self.groups([answers])[0]) != expected:
                 raise RuntimeError(f"the grader groups {answers} as {ids} and not as {expected}; run tests/grading")
@@ -268,10 +283,10 @@ class Grader:
         wrong = [f"{p} for {g}" for p, g, e, v in zip(predictions, golds, expected, verdicts) if e != v]
         if wrong:
             raise RuntimeError(f"the grader misjudges {'; '.join(wrong)}; run tests/grading")
-        self.metrics()  # known answers do not belong in a log
+        self.metrics()  # resets the counters: the self-test does not belong in a log
 
     def close(self) -> None:
-        """Stop the workers. They start again if the grader is used again."""
+        """Stops the workers. They start again if the grader is used again."""
         self._pool.close()
         self._isolated.close()
 
@@ -284,7 +299,7 @@ class Grader:
 
 SELF_TEST_GROUPS = [
     (["\\frac12", "0.5", "1/2", "50\\%", None, " ", "0.50"], [0, 0, 0, 1, -1, -1, 0]),
-    (["\\sqrt{3+2\\sqrt{2}}", "1+\\sqrt{2}", "2.414213562"], [0, 0, 1]),  # needs a worker
+    (["\\sqrt{3+2\\sqrt{2}}", "1+\\sqrt{2}", "2.414213562"], [0, 0, 1]),  # this needs a worker
     (["(1,2)", "2,1", "\\{1,2\\}"], [0, 1, 1]),
 ]
 ENGINE_SELF_TEST = [("\\frac{1}{2}", "0.5", True), ("x+1", "1+x", True), ("7", "8", False)]
@@ -298,7 +313,7 @@ SELF_TEST_GRADES = [
 
 def _same_length(a: Sequence, b: Sequence, first: str, second: str) -> None:
     if len(a) != len(b):
-        raise ValueError(f"{len(a)} {first} but {len(b)} {second}; give one of each for each case")
+        raise ValueError(f"there are {len(a)} {first} but {len(b)} {second}; give two lists of equal length")
 
 
 def _pair(mode: str, a: str, b: str) -> Pair:
@@ -314,12 +329,12 @@ def _leaves(readings: Iterable[Read | None]) -> dict[str, Leaf]:
 
 
 def _candidates(leaves: dict[str, Leaf]) -> list[tuple[str, str]]:
-    """Pairs of different leaves that could be equal: not both complete, and close wherever both have a value."""
+    """Pairs of different leaves that may be equal: not both are complete, and their known values are close."""
     if all(leaf.complete for leaf in leaves.values()):
         return []
     prints = {name: fingerprint(leaf.tree) for name, leaf in leaves.items()}
     found: dict[tuple[str, str], None] = {}
-    for point in range(POINTS):  # close values have close absolute values: neighbours in the order by these
+    for point in range(POINTS):  # close values have close absolute values, so they are neighbours in this order
         sizes = sorted((abs(values[point]), name) for name, values in prints.items() if not cmath.isnan(values[point]))
         for i, (size, a) in enumerate(sizes):
             for other, b in sizes[i + 1 : i + 1 + NEIGHBOURS]:
@@ -331,13 +346,13 @@ def _candidates(leaves: dict[str, Leaf]) -> list[tuple[str, str]]:
 
 
 def may_be_equal(a: tuple[complex, ...], b: tuple[complex, ...]) -> bool:
-    """Are two fingerprints close at all points where both have a value, and is there one?"""
+    """Whether there is a point where both fingerprints have a value, and they are close at all such points."""
     known = [(x, y) for x, y in zip(a, b) if not (cmath.isnan(x) or cmath.isnan(y))]
     return bool(known) and all(close(x, y) for x, y in known)
 
 
 def _classes(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The smallest name of each connected class: the transitive closure of proved equalities."""
+    """name -> smallest name of its class. Classes are the transitive closure of the proved equalities."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:

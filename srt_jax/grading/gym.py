@@ -1,4 +1,4 @@
-"""Reasoning Gym's own scorers. Imported by worker processes only: some scorers evaluate the answer as Python."""
+"""Reasoning Gym's own scorers. Only worker processes import this: some scorers evaluate the answer as Python."""
 
 import ast
 import importlib
@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-# Scorers that call eval() on the answer: they get literals only. Scorers that call parse_expr(): arithmetic only.
+# The scorers of _EVAL_MODULES call eval() on the answer: `_disarm` makes it accept literals only. Those of
+# _PARSE_MODULES call parse_expr(): `_disarm` makes it accept arithmetic only.
 _EVAL_MODULES = (
     "algorithmic.string_insertion", "algorithmic.spiral_matrix", "algorithmic.binary_matrix", "games.n_queens",
 )  # fmt: skip
@@ -53,16 +54,16 @@ def _is_near(answer: str, right: str) -> bool:
         return True  # the task's own scorer decides
 
 
-# Scorers of reasoning-gym 0.1.25 that give full marks to junk, and what an answer must be before they are asked:
-# game_of_life_halting to any text, coin_flip to a few first digits. `nan` passes every comparison with a tolerance
-# that is written as "not farther away than" (complex_arithmetic); it is refused for all tasks.
+# Two scorers of reasoning-gym 0.1.25 give the full score to junk: game_of_life_halting to any text, and coin_flip to
+# the first few digits of the answer. These conditions are checked before the scorer is called. `nan` passes
+# comparisons such as "not abs(a - b) > tolerance" (complex_arithmetic). It is refused for all tasks.
 GUARDS: dict[str, Callable[[str, str], bool]] = {"game_of_life_halting": _is_the_word, "coin_flip": _is_near}
 NEAR = 1e-3
 _NO_NUMBER = re.compile(r"(?<![a-z])(?:nan|inf(?:inity)?)j?(?![a-z])", re.IGNORECASE)
 
 
 def _original(dataset, entry: dict) -> dict:
-    """The entry as the data set makes it: on its way through JSON its tuples became lists, which some scorers mind."""
+    """The entry as the data set generates it. JSON turned its tuples into lists, which some scorers do not accept."""
     index = entry["metadata"].get("source_index")
     if isinstance(index, int) and 0 <= index < len(dataset):
         made = dataset[index]
@@ -73,7 +74,7 @@ def _original(dataset, entry: dict) -> dict:
 
 @lru_cache(maxsize=1)
 def _disarm() -> None:
-    """Take eval and free parsing away from the scorers."""
+    """Replaces `eval` and `parse_expr` in the scorers' modules by safe versions."""
     import sympy
 
     for name in _EVAL_MODULES:
@@ -86,7 +87,7 @@ def _disarm() -> None:
 
 def _guarded(parse: Callable) -> Callable:
     def parse_arithmetic(text: str, *args, **kwargs):
-        """`parse` for text made of numbers, operators, single letters and known functions; else ValueError."""
+        """`parse` for numbers, operators, single letters and known functions. ValueError for any other text."""
         unknown = [name for name in _NAME.findall(text) if len(name) > 1 and name not in _NAMES]
         if unknown or not _ARITHMETIC.fullmatch(text) or _ATTRIBUTE.search(text):
             raise ValueError("not arithmetic")

@@ -1,7 +1,7 @@
-"""From an answer as written to a clean string and to tokens: LaTeX spacing, styling, unicode and escapes, no
-mathematics.
+"""Turns an answer into a clean string and into tokens. Handles LaTeX spacing, styling, unicode and escapes only.
 
-Every regular expression here is linear on every input: each starts at a fixed character and none nests repetition.
+Every regular expression here takes linear time on every input: each starts at a fixed character, and none has nested
+repetition.
 """
 
 import re
@@ -15,9 +15,9 @@ _DOUBLED = re.compile(
 )
 _COMMAND = re.compile(r"(?<!\\)(\\+)[A-Za-z]{2}")
 _THOUSANDS = re.compile(r"(?<=\d)\s{0,3}(?:\{,\}|,\\!|\\,|\\:|\\;|\\ |~|\{\\,\})\s{0,3}(?=\d{3}(?!\d))")
-# The whole number of an answer in groups of three: 10 000 km. (Not 2 125/1000, which is a mixed number.)
+# A number in groups of three digits at the start of an answer: 10 000 km. But 2 125/1000 is a mixed number.
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?: \d{3})+(?=\.\d|[^\d/]*$)")
-# A quotient of units after a value.
+# A quotient of units after a value, e.g. km/h as a LaTeX fraction.
 _UNITS = re.compile(
     r"(?<=[\d}])((?:\\[ ,;:]|[ ~]){0,4})\\[dt]?frac\{\\(?:text|mathrm)\{([A-Za-z ]{1,30})\}\}"
     r"\{\\(?:text|mathrm)\{([A-Za-z ]{1,30})\}(?:\^\{?\d\}?)?\}"
@@ -36,20 +36,23 @@ _ITEMS = re.compile(r"[a-z](?:,| and| or) ?\d")
 
 
 class NotMathError(ValueError):
-    """The text is not an expression this room understands; it is then compared as text."""
+    """The text is not an expression that the parser and the algebra know. It is then compared as text."""
 
 
 def clean(answer: str) -> str:
-    """One line of printable text: unicode as LaTeX, double escapes and thousands separators removed, trimmed."""
+    """The answer as one trimmed line of printable text.
+
+    Unicode signs become LaTeX. Double escapes, and thousands separators other than commas, are removed.
+    """
     text = answer.translate(UNICODE)
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # zero-width and direction marks
-    # A control character separates: "1\x002" is not 12.
+    # A control character becomes a space: "1\x002" is not 12.
     text = "".join(c if c.isprintable() else " " for c in text)
     if "\\" in text:
         runs = [len(run) for run in _COMMAND.findall(text)]
-        if runs and not any(length % 2 for length in runs):  # escaped twice throughout
+        if runs and not any(length % 2 for length in runs):  # every command was escaped twice
             text = text.replace("\\\\", "\\")
         text = _DOUBLED.sub(lambda _: "\\", text)
     if "\\" in text or "{,}" in text or "~" in text:
@@ -59,7 +62,7 @@ def clean(answer: str) -> str:
 
 
 def trim(text: str) -> str:
-    """Without blanks, dollars, sentence punctuation and unfinished escapes at the ends."""
+    """The text without blanks, dollar signs, sentence punctuation and unfinished escapes at its ends."""
     while True:
         before = text
         text = text.strip(" \t\n$~").rstrip(".,;:") if not text.endswith("...") else text.strip(" \t\n$~")
@@ -75,7 +78,10 @@ Token = tuple[str, str]  # (kind, text); kinds: number, command, word, symbol, t
 
 
 def tokenize(text: str, limit: int) -> list[Token]:
-    r"""Tokens of clean text, at most `limit` (else NotMathError); `\text{...}` becomes one token, styling none."""
+    r"""The tokens of clean text. Raises NotMathError for more than `limit` tokens.
+
+    `\text{...}` usually becomes one token. Styling commands become spaces.
+    """
     tokens: list[Token] = []
     position = 0
     while position < len(text):
@@ -115,7 +121,10 @@ def tokenize(text: str, limit: int) -> list[Token]:
 
 
 def _text_tokens(content: str) -> list[Token]:
-    r"""`\text{ chickens and }` as the words and the "and" that separates two items, `\text{ cats, 3 dogs}` as items."""
+    r"""The tokens of a text's content.
+
+    `\text{ chickens and }` becomes the words and the separator "and". `\text{ cats, 3 dogs}` is tokenised further.
+    """
     if _ITEMS.search(content) is not None:
         return tokenize(content, len(content))
     words = content.rstrip()
@@ -128,7 +137,10 @@ def _text_tokens(content: str) -> list[Token]:
 
 
 def group(text: str, position: int) -> tuple[str, int]:
-    """The braced group at `position` (blanks skipped) without its braces, and the position after it."""
+    """(the content of the braced group at `position`, the position after the group). Skips blanks before the group.
+
+    Raises NotMathError if there is no closed group.
+    """
     while position < len(text) and text[position] == " ":
         position += 1
     if position >= len(text) or text[position] != "{":
@@ -150,9 +162,9 @@ def group(text: str, position: int) -> tuple[str, int]:
 
 
 def plain(text: str) -> str:
-    """Free text without styling, casefolded, one space between words: the form in which words are compared."""
+    """The form in which words are compared: without styling, casefolded, with one space between words."""
     out, position = [], 0
-    formula = "^" in text or "_" in text  # braces say what belongs together
+    formula = "^" in text or "_" in text  # here braces have a meaning and are kept
     while position < len(text):
         match = _TOKEN.match(text, position)
         position, kind, lexeme = match.end(), match.lastgroup, match[0]

@@ -1,9 +1,9 @@
-"""Choices with their text and measures in several units: what is read as a whole before the grammar is tried."""
+"""Recognises choices with their text, measures in several units and counted things, before the grammar is tried."""
 
 import re
 from fractions import Fraction
 
-# Units by dimension, each with its size in the smallest one; the names as `unit_name` gives them.
+# For each dimension: the name of a unit (as `unit_name` returns it) -> its size in the smallest unit.
 _SIZES = {
     "time": {"week": 604800, "day": 86400, "hour": 3600, "minute": 60, "second": 1},
     "calendar": {"year": 12, "month": 1},
@@ -48,8 +48,8 @@ _NAMED_COUNT = re.compile(
 _LAYOUT = re.compile(r"\\[ ,;:!]|[~{}]|\\q?quad\b")
 _PART = re.compile(r"(\$?)(\d{1,12}(?:\.\d{1,6})?)(?: ?((?!and )[a-z¢]{1,12}|''|'|\"))?\.?(?: ?, and | ?, ?| and | )?")
 _DEGREES = re.compile(r"\^ ?(?:\\circ|\{ ?\\circ ?\})|\^\\circ|°")
-_SEVERAL_UNITS = re.compile(r"\d[^\d+*/=(]{0,30}[a-z'°][^\d+*/=(]{0,30}\d")  # what every measure has, and little else
-_LONGEST = 100  # characters of a measure
+_SEVERAL_UNITS = re.compile(r"\d[^\d+*/=(]{0,30}[a-z'°][^\d+*/=(]{0,30}\d")  # a quick test that every measure passes
+_LONGEST = 100  # characters; longer text is no measure
 
 _LABELLED = re.compile(
     r"(?:(?i:option|choice) )?(?:\(([A-J])\)[).:]?|([A-J])[).:])(?:\s{1,9}|(?<=:)(?=\d))(.{1,1000})", re.DOTALL
@@ -69,10 +69,10 @@ _DENIAL = re.compile(r"(?:is )?(?:false|no|incorrect|wrong|untrue|not (?:correct
 
 
 def choice(text: str) -> str | None:
-    r"""The letter of a choice that is given with its text (`B. 12`, `(B) 12`, `B: 5`, `B - the second`); else None.
+    r"""The letter of a choice with its text (`B. 12`, `(B) 12`, `B: 5`, `B - the second`); None for other text.
 
-    After a dash, a comma or in brackets the text must begin with a word, since `C - 5`, `A, B` and `A(1)` are
-    mathematics. Several letters (`A and B`), and a letter that is denied (`B: false`), are no choice.
+    After a dash or a comma, or in brackets, the text must begin with a word, because `C - 5`, `A, B` and `A(1)` are
+    mathematics. Text with several letters (`A and B`) or a denied letter (`B: false`) is not a choice.
     """
     if text[:1] not in _CHOICE_STARTS or len(text) < 3:
         return None
@@ -92,7 +92,7 @@ def choice(text: str) -> str | None:
 
 
 def combination(text: str) -> str:
-    """`10C3`, `{}_{10}C_3`, `^{10}P_3` as LaTeX or a call; other texts as they are."""
+    """`10C3`, `{}_{10}C_3` and `^{10}P_3` as LaTeX or as a call. Other text is returned unchanged."""
     match = _COMBINATION.fullmatch(text) if "C" in text or "P" in text else None
     if match is None:
         return text
@@ -100,7 +100,7 @@ def combination(text: str) -> str:
 
 
 def counted(text: str) -> str:
-    """`nine cats and ten dogs` and `cats: 9, dogs: 10` as `9 cats, 10 dogs`; other texts as they are."""
+    """`nine cats and ten dogs` and `cats: 9, dogs: 10` as `9 cats, 10 dogs`. Other text is returned unchanged."""
     if not any(sign in text for sign in _ITEM_SIGNS) or len(text) > _LONGEST or _WORDY.search(text) is None:
         return text
     parts = _ITEM_ENDS.split(_TEXT.sub(r"\1", text))
@@ -112,7 +112,7 @@ def counted(text: str) -> str:
 
 
 def unit_name(words: str) -> str:
-    """What is counted, by one name: the singular, abbreviations written out (`hrs` is hour, `red boxes` is red box)."""
+    """The name of a unit or of counted things, in the singular and without abbreviations: hour for `hrs`."""
     return " ".join(_singular(word) for word in words.split())
 
 
@@ -131,9 +131,10 @@ def _singular(word: str) -> str:
 
 
 def measure(text: str) -> tuple[str, Fraction] | None:
-    """(dimension, amount in its smallest unit) of `3 hours and 20 minutes`, `5'3"`, `$2 and 50 cents`; else None.
+    """(dimension, amount in its smallest unit) of a text such as `3 hours and 20 minutes` or `5'3"`; else None.
 
-    Two parts at least, from the larger unit to the smaller: one part alone is a number whose unit is dropped.
+    A measure has at least two parts, and each unit is smaller than the one before. A text of one part is a number, and
+    the parser drops its unit.
     """
     parts = _parts(text) if _SEVERAL_UNITS.search(text) else None
     if parts is None or len(parts) < 2:
@@ -146,12 +147,12 @@ def measure(text: str) -> tuple[str, Fraction] | None:
 
 
 def units_of(text: str) -> list[str]:
-    """The units of a measure."""
+    """The units of a measure, from the largest to the smallest."""
     return [unit for _, unit in _parts(text) or []]
 
 
 def unit_of(text: str) -> str | None:
-    """The known unit of a single value; "" where it has none, None where it has words that are no known unit."""
+    """The unit of a single value. "" if it has no unit, None if its words are not one known unit."""
     parts = _parts(text)
     if parts is not None:
         return parts[0][1] if len(parts) == 1 else None
@@ -167,7 +168,7 @@ def size(unit: str) -> tuple[str, int]:
 
 
 def _parts(text: str) -> list[tuple[Fraction, str]] | None:
-    """Pairs of a value and a known unit that make up the whole text."""
+    """The text as pairs (value, known unit). None if any other text remains."""
     if len(text) > _LONGEST:
         return None
     text = _LAYOUT.sub(" ", _DEGREES.sub(" degree ", _TEXT.sub(r" \1 ", text).replace("\\$", "$")))
@@ -188,7 +189,7 @@ def _parts(text: str) -> list[tuple[Fraction, str]] | None:
 
 
 def _mark(sign: str, before: list[tuple[Fraction, str]]) -> str | None:
-    """Feet and inches by their marks, which after degrees are minutes and seconds of arc; None for words."""
+    """The unit of a mark: foot and inch, or minute and second of arc after degrees. None for words."""
     if sign not in ("'", '"', "''"):
         return None
     angle = bool(before) and before[0][1] == "degree"

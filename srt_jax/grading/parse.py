@@ -1,12 +1,11 @@
-"""From clean text to a tree: our own recursive-descent parser, bounded in tokens, depth and digits. It evaluates
-nothing.
+"""Turns clean text into a tree. The recursive-descent parser limits tokens, depth and digits, and evaluates nothing.
 
-A tree is nested tuples. Expressions:
-    ("num", Fraction, decimals)  decimals: digits shown after the point, None for an integer or an exact fraction
+A tree consists of nested tuples. Expressions:
+    ("num", Fraction, decimals)  decimals: number of digits after the point, None for an integer or an exact fraction
     ("sym", name)  ("const", "pi" | "e" | "i" | "inf")  ("add", terms)  ("mul", factors)  ("div", a, b)  ("pow", a, b)
-    ("pm", sign, a, b)  a plus-minus b, sign -1 for minus-plus       ("fn", name, arguments)
+    ("pm", sign, a, b)  a plus-minus b, or minus-plus if the sign is -1       ("fn", name, arguments)
 Structures:
-    ("list", items) bare commas     ("set", items)     ("tuple", brackets, items) brackets such as "(]"
+    ("list", items)  without brackets     ("set", items)     ("tuple", brackets, items)  brackets such as "(]"
     ("matrix", rows)     ("rel", operators, operands)     ("union", items)     ("percent", a)     ("ratio", items)
     ("base", digits, base)     ("text", words)     ("counted", names, items)
 """
@@ -55,9 +54,9 @@ Tree = tuple
 ZERO, ONE = ("num", Fraction(0), None), ("num", Fraction(1), None)
 MINUS = ("num", Fraction(-1), None)
 END = ("end", "")
-COMMA = dict.fromkeys(map(ord, ","))  # what names may contain, as tables for str.translate
+COMMA = dict.fromkeys(map(ord, ","))  # COMMA and LAYOUT: signs that a name may contain, as tables for str.translate
 LAYOUT = dict.fromkeys(map(ord, "*|"))
-# f(x), f^{-1}(x), f(2), P(X=2), dy/dx: the left sides of "=" that only name a value.
+# Left sides of "=" that only name a value: f(x), f^{-1}(x), f(2), P(X=2), dy/dx.
 _DEFINITION = re.compile(
     r"[A-Za-z]'{0,3}(?:\^\{-1\})?\([A-Za-z](?:,[A-Za-z])*\)|[A-Zfgh]'{0,3}\([^()+*/-]*\)"
     r"|frac\{d[A-Za-z]\}\{d[A-Za-z]\}|d[A-Za-z]/d[A-Za-z]"
@@ -66,7 +65,7 @@ _PREFIXES = ("sin", "cos", "tan", "cot", "csc", "log", "sqrt")
 
 
 def parse(text: str) -> Tree:
-    """The tree of clean text. NotMathError when it is not an expression or structure this parser knows."""
+    """The tree of clean text. Raises NotMathError for text that this parser does not know."""
     parser = Parser(tokenize(text, MAX_TOKENS))
     tree = parser.answer()
     if parser.kind != "end":
@@ -75,7 +74,7 @@ def parse(text: str) -> Tree:
 
 
 def literal(text: str) -> Tree:
-    """The number that `text` (digits, point, exponent) writes, exactly."""
+    """The exact number of a text of digits, point and exponent. Raises NotMathError for too many digits."""
     mantissa, _, exponent = text.lower().partition("e")
     if len(text) > MAX_DIGITS or (exponent and abs(int(exponent)) > MAX_DIGITS):
         raise NotMathError("too many digits")
@@ -92,7 +91,7 @@ def _called(name: str, arguments: tuple[Tree, ...]) -> Tree:
 
 
 def symbols(tree: Tree) -> list[str]:
-    """Names of the symbols of a tree, in order of appearance."""
+    """The names of the symbols of a tree, in order of appearance, with repetitions."""
     if tree[0] == "sym":
         return [tree[1]]
     return [name for part in tree[1:] if isinstance(part, tuple) for name in _symbols_in(part)]
@@ -109,14 +108,14 @@ def _product(factors: list[Tree]) -> Tree:
 
 
 def _counted(names: list[str], items: list[Tree], words: set[str]) -> Tree:
-    """`9 chickens, 10 rabbits`: numbers of different things, each with its name."""
+    """Numbers of different things, each with its name: `9 chickens, 10 rabbits`."""
     if "" in names or len(set(names)) < len(names) or "or" in words or any(item[0] == "rel" for item in items):
         raise NotMathError("several units")
     return ("counted", tuple(names), tuple(items))
 
 
 def _both(items: list[Tree], words: set[str]) -> Tree:
-    """`x > 3 and x < 5` as 3 < x < 5; other conditions that hold together stay text."""
+    """`x > 3 and x < 5` as 3 < x < 5. Raises NotMathError for other joint conditions, which then stay text."""
     simple = all(item[0] == "rel" and len(item[1]) == 1 and item[1][0] in INEQUALITIES for item in items)
     if words != {"and"} or len(items) != 2 or not simple:
         raise NotMathError("conditions together")
@@ -127,10 +126,9 @@ def _both(items: list[Tree], words: set[str]) -> Tree:
 
 
 class Parser:
-    """Recursive descent over tokens (without spaces; `spaced[i]`: a space stood before token i).
+    """Recursive descent over tokens without spaces. spaced[i]: whether there was a space before token i.
 
-    In this order: the tokens under the cursor, the structure of whole answers, arithmetic, what may stand between two
-    operators.
+    The methods are in this order: access to tokens, the structure of whole answers, arithmetic, and atoms.
     """
 
     # --- tokens -------------------------------------------------------------------------------------------------------
@@ -149,12 +147,12 @@ class Parser:
         self.spaced.append(space)
         self.at = 0
         self.depth = 0
-        self.units: list[str] = []  # dropped so far
-        self.brackets = 0  # open brackets: thousands separators are read outside of them only
-        self.bars = 0  # open |...|
-        self.rows = 0  # open matrices, in which "&" separates cells
-        self.sets = 0  # open \{...\}
-        self.angle = 0  # inside a function's argument, where a degree sign is a factor and not a unit
+        self.units: list[str] = []  # the units that were dropped so far
+        self.brackets = 0  # number of open brackets; thousands separators are read only outside of brackets
+        self.bars = 0  # number of open |...|
+        self.rows = 0  # number of open matrices, in which "&" separates cells
+        self.sets = 0  # number of open \{...\}
+        self.angle = 0  # above 0 inside a function's argument, where a degree sign is a factor and not a unit
 
     @property
     def kind(self) -> str:
@@ -195,7 +193,7 @@ class Parser:
 
     # --- structures ---------------------------------------------------------------------------------------------------
     def answer(self) -> Tree:
-        """Items separated by commas, semicolons, "and", "or"; one item is itself, several are a list."""
+        """Items with commas, semicolons, "and" or "or" between them. A single item is itself; several are a list."""
         self.separator()
         marks = [len(self.units)]
         items, words = [self.item()], set()
@@ -218,7 +216,7 @@ class Parser:
         return ("list", tuple(items))
 
     def separator(self) -> set[str]:
-        """Consumes the separator between two items; "," stands for all marks."""
+        """Consumes the separator between two items. Returns its words, or {","} if it has only marks."""
         found: set[str] = set()
         while (sign := self.separating()) is not None:
             found.add(sign)
@@ -226,7 +224,7 @@ class Parser:
         return found - {","} or found
 
     def separating(self) -> str | None:
-        """What the token at hand separates items by: "," (for all marks), "and", "or", "so"; None where it does not."""
+        """The current token as a separator: "," for every mark, "and", "or" or "so". None for other tokens."""
         kind, text = self.tokens[self.at]
         if kind == "symbol":
             return "," if text in ",;" else "and" if text == "&" and self.rows == 0 else None
@@ -235,7 +233,7 @@ class Parser:
         return SEPARATING_WORDS.get(plain(text)) if kind in ("word", "text") else None
 
     def item(self) -> Tree:
-        """One relation, expression, interval, set ... with its unit dropped."""
+        """One item, such as a relation, an expression, an interval or a set, without its unit."""
         self.descend()
         self.heading()
         start = len(self.units)
@@ -249,7 +247,7 @@ class Parser:
         return ("rel", tuple(operators), tuple(operands)) if operators else operands[0]
 
     def heading(self) -> None:
-        r"""Skip what only names the value that follows: `f(x) =`, `Total cost =`, `\text{The answer is}`, `\approx`."""
+        r"""Skips text that only introduces a value: `f(x) =`, `Total cost =`, `\text{The answer is}`, `\approx`."""
         if (self.kind == "text" and plain(self.text).endswith((" is", " are"))) or self.is_word(*APPROXIMATELY):
             self.at += 1
         ahead = self.tokens[self.at : self.at + 12]
@@ -264,7 +262,7 @@ class Parser:
             self.at += 1
 
     def equals_sign(self, tokens: list[Token]) -> int:
-        """How many tokens stand before the first "=" outside of brackets; 0 where there is none."""
+        """The number of tokens before the first "=" outside of brackets; 0 if there is no such "="."""
         depth = 0
         for index, (kind, text) in enumerate(tokens):
             depth += (text in ("(", "[", "{")) - (text in (")", "]", "}"))
@@ -307,13 +305,13 @@ class Parser:
         return tree
 
     def union_word(self) -> bool:
-        """`(1,2) U (3,4)`: a U between two brackets, and the word in any place."""
+        """Whether the current token means a union: a U between two brackets as in `(1,2) U (3,4)`, or the word."""
         closed = self.at > 0 and self.tokens[self.at - 1] in (("symbol", ")"), ("symbol", "]"))
         between = closed and self.peek() in (("symbol", "("), ("symbol", "["))
         return self.is_word("union") or (between and (self.kind, self.text) == ("word", "U"))
 
     def unit(self, tree: Tree) -> Tree:
-        r"""Drop the words after a value: `10 \text{ cm}^2`, `5 apples`, `3 km/h`; "million" multiplies."""
+        r"""Drops the words after a value: `10 \text{ cm}^2`, `5 apples`, `3 km/h`. "million" multiplies the value."""
         if self.is_symbol("/") and self.peek()[0] == "text":
             self.at += 1
         if self.kind not in ("text", "word") or self.is_word("and", "or", "", "percent", "percents"):
@@ -367,7 +365,7 @@ class Parser:
             else:
                 break
         tree = terms[0] if len(terms) == 1 else ("add", tuple(terms))
-        if self.is_command("over"):  # of plain TeX: all before it in the group, and all after it
+        if self.is_command("over"):  # plain TeX: divides everything before it in the group by everything after it
             self.at += 1
             tree = ("div", tree, self.sum())
         elif self.is_command("choose") or self.is_word("choose"):
@@ -392,7 +390,7 @@ class Parser:
                 return _product(factors)
 
     def chain(self, length: int) -> int:
-        """One more link of what nests to the left (a/b/c, 5!!, a ± b ± c): bounded like all depth."""
+        """The length plus 1. Bounds chains that nest to the left (a/b/c, 5!!, a ± b ± c), like all other depth."""
         if length > MAX_CHAIN:
             raise NotMathError("a chain too long")
         return length + 1
@@ -407,7 +405,7 @@ class Parser:
         return self.power()
 
     def starts_factor(self) -> bool:
-        """May the next token continue a product without a sign between them?"""
+        """Whether the current token may be the next factor of a product without a multiplication sign."""
         if self.kind == "number":
             closed = self.tokens[self.at - 1] in (("symbol", ")"), ("symbol", "}"), ("symbol", "]"))
             if closed or (self.at > 1 and self.peek(-2) == ("symbol", "^")):
@@ -422,7 +420,7 @@ class Parser:
         return self.kind == "command" and self.text in OPENERS
 
     def variables(self) -> list[str] | None:
-        """The word as factors: a function, a constant or single letters; None when it is a unit or another word."""
+        """The current word as factors: a function, a constant or single letters. None for a unit or another word."""
         word = self.text
         before = self.tokens[self.at - 1][0] if self.at else ""
         if word in ("sec", "min") and before == "number" and self.spaced[self.at]:
@@ -473,7 +471,7 @@ class Parser:
                 return tree
 
     def degree_sign(self) -> bool:
-        r"""Consume `^\circ`, `^{\circ}` or the word degrees, if one comes next."""
+        r"""Consumes `^\circ`, `^{\circ}` or the word degrees. Returns whether there was one."""
         rest = self.tokens[self.at : self.at + 4]
         if rest[:2] == [("symbol", "^"), ("command", "circ")]:
             self.at += 2
@@ -498,7 +496,7 @@ class Parser:
         return readers[self.kind]()
 
     def styled(self) -> Tree:
-        r"""`\mathrm{e}`, `\text{A}`: one letter in text style."""
+        r"""One letter in text style: `\mathrm{e}`, `\text{A}`."""
         content = self.take().strip()
         if len(content) != 1 or not content.isalpha():
             raise NotMathError("words")
@@ -527,7 +525,7 @@ class Parser:
         return self.mixed(tree[1]) if tree[2] is None else tree
 
     def thousands(self, first: str) -> str:
-        """The rest of `1,234,567`: groups of three digits, without spaces, up to the end of the run; else nothing."""
+        """The digits after the first comma of `1,234,567`; "" if the numbers are not groups of three without spaces."""
         if not re.fullmatch(r"[1-9]\d{0,2}", first):
             return ""
         at, groups = self.at, []
@@ -545,7 +543,7 @@ class Parser:
         return "".join(groups)
 
     def based(self, digits: str) -> Tree:
-        r"""`1010_2`, `4343_{6}`, `12_{\text{nine}}`: a numeral in a base, kept apart from the number it stands for."""
+        r"""A numeral in a base, such as `1010_2`, `4343_{6}` or `12_{\text{nine}}`. It is not converted to a number."""
         self.at += 1
         braced = self.is_symbol("{")
         if braced:
@@ -559,7 +557,7 @@ class Parser:
         return ("base", digits.lstrip("0") or "0", value)
 
     def repeating(self, text: str) -> Fraction | None:
-        """`0.1\\overline{6}` and `0.1666...` (a block shown three times) as exact fractions."""
+        """`0.1\\overline{6}` and `0.1666...` (a block written three times) as exact fractions; None for others."""
         whole, _, decimals = text.partition(".")
         if self.is_command("overline", "bar", "dot") and "." in text:
             self.at += 1
@@ -588,7 +586,7 @@ class Parser:
         return text
 
     def mixed(self, whole: Fraction) -> Tree:
-        """`1\\frac12` and `1 1/2` as one number when the fraction is proper; otherwise the integer alone."""
+        """`1\\frac12` and `1 1/2` as one number if the fraction is proper; otherwise only the integer."""
         at = self.at
         if self.is_command("frac"):
             self.at += 1
@@ -610,7 +608,7 @@ class Parser:
         factors = self.variables()
         if factors is None:
             raise NotMathError("a word")
-        if len(factors) > 1:  # the letters become tokens of their own
+        if len(factors) > 1:  # each factor becomes a token
             self.tokens[self.at : self.at + 1] = [("word", letter) for letter in factors]
             self.spaced[self.at : self.at + 1] = [self.spaced[self.at]] + [False] * (len(factors) - 1)
         return self.named(self.take())
@@ -626,7 +624,7 @@ class Parser:
         return (name == "C" and self.combinations()) or self.symbol(name)
 
     def symbol(self, name: str) -> Tree:
-        """A name with its subscript and primes; `f(x)` and `I(0)` are functions, other names stand alone."""
+        """A name with its subscript and primes. `f(x)` and `I(0)` are functions; other names are symbols."""
         if self.is_symbol("_"):
             self.at += 1
             name += "_" + self.subscript()
@@ -652,7 +650,7 @@ class Parser:
         return ("sym", name)
 
     def combinations(self) -> Tree | None:
-        """`C(10, 3)`: a binomial, where the two arguments count something; None (and nothing read) elsewhere."""
+        """The binomial `C(10, 3)`. None, without consuming a token, if the arguments cannot be counts."""
         if not self.is_symbol("(") or self.spaced[self.at]:
             return None
         at = self.at
@@ -666,7 +664,7 @@ class Parser:
         return None
 
     def subscript(self, signs: dict[int, None] = COMMA) -> str:
-        """The subscript as a name: letters, digits and `signs` of one token or group, nothing like arithmetic."""
+        """The subscript as a name: one token or group of letters, digits and `signs`. Else raises NotMathError."""
         parts = []
         if self.is_symbol("{"):
             self.at += 1
@@ -706,7 +704,7 @@ class Parser:
         return tree if exponent is None else ("pow", tree, exponent)
 
     def arguments(self) -> tuple[Tree, ...]:
-        """In brackets, or the product of plain factors that follows: `\\sin 2x`."""
+        """The arguments of a function: in brackets, or the following product of plain factors (`\\sin 2x`)."""
         if self.is_symbol("("):
             inner = self.bracket()
             return inner[2] if inner[0] == "tuple" else (inner,)
@@ -732,7 +730,7 @@ class Parser:
         return ("pow", argument, ("div", ONE, degree))
 
     def argument(self, single_digit: bool = False) -> Tree:
-        """A LaTeX argument: a braced group or one token; `single_digit` splits a longer number as `\\frac12` does."""
+        """A LaTeX argument: a braced group or one token. single_digit: take one digit only, as LaTeX in `\\frac12`."""
         if self.is_symbol("{"):
             return self.braces()
         if self.kind != "number":
@@ -744,12 +742,12 @@ class Parser:
         return literal(self.take())
 
     def braces(self) -> Tree:
-        """A LaTeX group; a group with commas is a set written without backslashes."""
+        """A LaTeX group. A group with commas is a set without backslashes."""
         inner = self.inside("}")
         return ("set", inner[1]) if inner[0] == "list" else inner
 
     def inside(self, *closing: str) -> Tree:
-        """What stands between the bracket at hand and one of `closing` (consumed)."""
+        """The content between the current bracket and one of `closing`. Consumes both brackets."""
         self.descend()
         self.at += 1
         bars, self.bars = self.bars, 0
@@ -764,7 +762,7 @@ class Parser:
         return inner
 
     def bracket(self) -> Tree:
-        """`(x)` is x; `(a, b]` and `[a, b, c]` are tuples that keep their brackets."""
+        """A bracketed expression. `(x)` is x; `(a, b]` and `[a, b, c]` are tuples that keep their brackets."""
         opening = self.text
         inner = self.inside(")", "]")
         brackets = opening + self.tokens[self.at - 1][1]
@@ -787,7 +785,7 @@ class Parser:
         return ("fn", name, (inner,))
 
     def curly(self) -> Tree:
-        """`\\{1, 2\\}`; of `\\{x | x > 3\\}` the condition."""
+        """The set `\\{1, 2\\}`, or the condition of `\\{x | x > 3\\}`."""
         self.descend()
         self.at += 1
         if self.is_command("}"):
@@ -796,7 +794,7 @@ class Parser:
             return ("set", ())
         self.brackets += 1
         self.sets += 1
-        self.bars += 1  # a bar ends the element, it does not open an absolute value
+        self.bars += 1  # in a set a bar ends the element and does not open an absolute value
         inner = self.answer()
         if self.is_symbol("|", ":"):
             self.at += 1
@@ -857,7 +855,7 @@ class Parser:
         return self.enclosed("r" + self.text[1:], "floor" if self.text == "lfloor" else "ceil")
 
     def matrix(self) -> Tree:
-        """An environment of rows; `cases` and one-column `aligned` are lists of their rows."""
+        """An environment of rows. `cases`, `aligned` and `align` of one column are lists of their rows."""
         self.at += 1
         environment = self.subscript(LAYOUT)
         if environment.rstrip("*") not in MATRICES:

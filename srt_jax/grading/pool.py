@@ -1,7 +1,7 @@
-"""A pool of worker processes with wall-clock limits: it takes tasks and returns values, and no call waits for ever.
+"""A pool of worker processes with wall-clock limits. It takes tasks and returns values, and no call waits forever.
 
-No signals, no threads, no inherited state: it works the same from any thread, inside an event loop and in a forked
-child (which starts workers of its own). Workers are separate programs, so they share neither memory nor accelerators
+It uses no signals, threads or inherited state. Therefore it works the same in any thread, inside an event loop and in a
+forked child, which starts its own workers. Workers are separate programs, so they share neither memory nor accelerators
 with the trainer.
 """
 
@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-STARTUP_SECONDS = 90.0  # to import sympy or reasoning_gym and build a data set, on a busy machine
-RECYCLE_AFTER = 2_000  # tasks; sympy's caches grow
+STARTUP_SECONDS = 90.0  # time to import sympy or reasoning_gym and build a data set, on a busy machine
+RECYCLE_AFTER = 2_000  # tasks after which a worker is replaced, because sympy's caches grow
 SKIPPED = object()  # the value of a task that was not tried
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 
@@ -50,7 +50,7 @@ class Worker:
             data = data[os.write(self.process.stdin.fileno(), data) :]
 
     def receive(self) -> list[dict] | None:
-        """Complete messages that have arrived; None at the end of the stream."""
+        """The complete messages that have arrived; None if the worker has closed its output."""
         data = os.read(self.process.stdout.fileno(), 1 << 16)
         if not data:
             return None
@@ -63,14 +63,14 @@ class Worker:
         self.process.wait()
 
     def release(self) -> None:
-        """Close this process's ends of the pipes."""
+        """Closes this process's ends of the pipes."""
         self.process.stdin.close()
         self.process.stdout.close()
 
 
 @dataclass
 class Job:
-    """A running task: its position, its worker, its deadline, and whether its clock runs."""
+    """A running task: its index, its worker, its deadline, and whether its clock has started."""
 
     index: int
     worker: Worker
@@ -79,9 +79,10 @@ class Job:
 
 
 class Pool:
-    """`size` workers, started when first needed; counters in `counts`: timeouts, crashes, errors, skipped, restarts.
+    """A pool of `size` workers, which start when they are first needed.
 
-    isolated: workers without a network. `network` says how, once one has started: "namespace" or "blocked".
+    isolated: whether the workers have no network. `network` says how it is closed: "namespace" or "blocked", or "open"
+    if it is not; "" before a worker has started. `counts` has timeouts, crashes, errors, skipped and restarts.
     """
 
     def __init__(self, size: int, memory_mb: int, isolated: bool = False):
@@ -91,10 +92,13 @@ class Pool:
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
         _pools.add(self)
-        weakref.finalize(self, _stop, self._idle)  # a pool that is dropped, and the end of the program
+        weakref.finalize(self, _stop, self._idle)  # stops the workers when the pool is freed or the program ends
 
     def run(self, tasks: Sequence[dict], timeout: float, budget: float) -> list:
-        """The value of each task; None where it timed out, crashed or failed, SKIPPED when `budget` was spent."""
+        """The value of each task. None if it timed out, crashed or failed; SKIPPED if the budget was spent before it.
+
+        timeout: seconds for each task. budget: seconds for all tasks, from the start of the first.
+        """
         with self._lock:
             return self._run(tasks, timeout, budget) if tasks else []
 
@@ -127,7 +131,7 @@ class Pool:
                         for index in waiting:
                             values[index] = SKIPPED
                         waiting.clear()
-            finally:  # so that an interrupt leaves no worker with a half-read reply
+            finally:  # an interrupt must leave no worker with a half-read reply
                 for job in jobs.values():
                     job.worker.stop()
         return values
@@ -138,14 +142,14 @@ class Pool:
             worker = self._idle.pop()
             try:
                 worker.send(message)
-            except OSError:  # it died while idle, e.g. killed for its memory
+            except OSError:  # the idle worker died, e.g. it was killed for its memory use
                 self.counts["crashes"] += 1
                 self.counts["restarts"] += 1
                 worker.stop()
                 continue
             return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
         worker = Worker(self.memory_mb, self.isolated)
-        with contextlib.suppress(OSError):  # it died at once; _progress finds the end of its stream and reports it
+        with contextlib.suppress(OSError):  # the worker died at once; _progress sees the end of its output and reports
             worker.send(message)
         return Job(index, worker, time.monotonic() + STARTUP_SECONDS)
 
@@ -168,7 +172,7 @@ class Pool:
                 continue
             elif "started" in message:
                 job.started, job.deadline = True, time.monotonic() + timeout
-            elif "broken" in message:  # a missing package or an unknown task is an error, not a reward of 0
+            elif "broken" in message:  # a missing package or an unknown task must not become a reward of 0
                 raise RuntimeError(f"a grading worker cannot be set up: {message['broken']}")
             else:
                 self.counts["errors"] += "error" in message
@@ -186,12 +190,15 @@ class Pool:
             worker.stop()
 
     def close(self) -> None:
-        """Stop all workers; the next task starts new ones."""
+        """Stops all workers. The next task starts new ones."""
         with self._lock:
             _stop(self._idle)
 
     def forget(self) -> None:
-        """In a forked child: the workers belong to the parent, and a thread that the child lacks may hold the lock."""
+        """Drops the workers and the lock in a forked child.
+
+        The workers belong to the parent. A thread of the parent, which the child lacks, may hold the lock.
+        """
         self._lock = threading.Lock()
         for worker in self._idle:
             worker.release()

@@ -1,8 +1,8 @@
-"""From a parsed answer to its shape: names and layout removed, structure kept, expressions as leaves with exact keys.
+"""Turns a parsed answer into its shape: its structure without names and layout. Its expressions are leaves.
 
-A shape is ("leaf", key) or (kind, detail, children); kinds: list (unordered), tuple, assign, interval brackets in
-`detail`, matrix, union, percent, equation, relation, ratio, base, time, text. `Read.leaves` maps each leaf key to
-its tree and completeness.
+A shape is (kind, detail, children). The kind "leaf" has the exact key of its expression as detail. The other kinds are
+list (unordered), set, tuple (detail: its brackets, which may be those of an interval), assign, matrix, union, percent,
+equation, relation, ratio, base, time, quantity and text. `Read.leaves` maps each leaf key to its tree and completeness.
 """
 
 import re
@@ -20,9 +20,9 @@ from srt_jax.grading.parse import MINUS, ONE, Tree, parse, symbols
 from srt_jax.grading.vocabulary import CONSTANTS, FUNCTIONS, GLUED, GREEK, INEQUALITIES, PHRASES, TEXT_COMMANDS
 
 MAX_MATH = 2_000  # characters; longer answers are compared as text
-MAX_LENGTH = 10_000  # characters; longer answers are not answers
+MAX_LENGTH = 10_000  # characters; longer answers count as unparseable
 
-CHAIN, ROUGHLY = 1e-2, 0.2  # how close the values of x = 1/3 = 0.333 and of 1/3 \\approx 0.3 must be
+CHAIN, ROUGHLY = 1e-2, 0.2  # the largest relative difference in x = 1/3 = 0.333, and in 1/3 \\approx 0.3
 
 Shape = tuple
 INFINITY, MINUS_INFINITY = ("const", "inf"), ("mul", (MINUS, ("const", "inf")))
@@ -38,7 +38,7 @@ _LETTERS = re.compile(r"[A-Za-z][A-Za-z .'\-]*")
 _UNKNOWNS = set("xynmkt")
 _PRODUCTS = set("abcxyz")
 _NAMES = FUNCTIONS | set(CONSTANTS) | GREEK
-_DASHED = re.compile(r"^(\W{0,9}[A-J]\W{0,9}?) ?—")  # the dash after a choice, which elsewhere is a minus sign
+_DASHED = re.compile(r"^(\W{0,9}[A-J]\W{0,9}?) ?—")  # the dash after a choice; other dashes are minus signs
 _MIRROR = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _OPENING, _CLOSING = {"<": "(", "<=": "["}, {"<": ")", "<=": "]"}
 _FACING = {"(": ")", "[": "]", ")": "(", "]": "["}
@@ -46,7 +46,7 @@ _FACING = {"(": ")", "[": "]", ")": "(", "]": "["}
 
 @dataclass
 class Leaf:
-    """One expression: its tree, and whether a different key surely means a different value."""
+    """One expression. complete: whether a different key surely means a different value."""
 
     tree: Tree
     complete: bool
@@ -54,7 +54,10 @@ class Leaf:
 
 @dataclass
 class Read:
-    """An answer as read: its shape and leaves by key; for `grade` the clean text, the tree, the tree as parsed."""
+    """An answer after reading: its shape, and its leaves by key.
+
+    `grade` also uses text (the clean text), tree (the reduced tree) and parsed (the tree before `reduce`).
+    """
 
     shape: Shape
     text: str
@@ -64,7 +67,7 @@ class Read:
 
 
 def read(answer: str) -> Read:
-    """The shape of any string. A string that is no mathematics is text. Raises nothing."""
+    """Reads any string. A string that is not mathematics becomes text. Raises nothing."""
     if len(answer) > MAX_LENGTH:
         return _words("text", answer, answer)
     if "—" in answer:
@@ -93,7 +96,7 @@ def read(answer: str) -> Read:
 
 
 def _squeezed(words: str) -> str:
-    """The text without blanks and braces that have no meaning: x_{1} = 2 and x_1=2 become equal."""
+    """The text without meaningless blanks and braces: x_{1} = 2 and x_1=2 become equal."""
     return re.sub(r" ?([^\w\s]) ?", r"\1", re.sub(r"([_^])\{(\w)\}", r"\1\2", words))
 
 
@@ -102,7 +105,7 @@ def _words(kind: str, content: str, text: str) -> Read:
 
 
 def unwrap(text: str) -> str:
-    r"""Without the styling around the whole answer: `\text{(B)}` is `(B)`."""
+    r"""The text without styling commands around all of it: `\text{(B)}` becomes `(B)`."""
     for _ in range(8):
         match = re.match(r"\\([A-Za-z]+) ?(?=\{)", text)
         if match is None or match[1] not in TEXT_COMMANDS | {"boxed", "fbox", "mathbf", "boldsymbol", "underline"}:
@@ -118,7 +121,10 @@ def unwrap(text: str) -> str:
 
 
 def clock(words: str) -> str | None:
-    """Seconds after midnight of a time of day, with a mark when neither a.m. nor p.m. is said; None for other text."""
+    """The seconds after midnight of a time of day; None for other text.
+
+    A final "?" marks a time that may be a.m. or p.m.
+    """
     match = _TIME.fullmatch(words.replace(" :", ":").replace(": ", ":"))
     if match is None or not (match[2] or match[4]):
         return None
@@ -130,7 +136,7 @@ def clock(words: str) -> str | None:
 
 
 def is_word(text: str) -> bool:
-    """Letters only, at least two of them, not a product such as xyz: a word or words."""
+    """Whether the text is one word or several: only letters, at least two, and not a product such as xyz."""
     return (
         _LETTERS.fullmatch(text) is not None
         and len(text) > 1
@@ -143,7 +149,7 @@ def is_word(text: str) -> bool:
 
 # --- names, chains and signs: tree to tree ----------------------------------------------------------------------------
 def reduce(tree: Tree) -> Tree:
-    """The tree without names (`x =`), approximations, plus-minus signs and lists inside lists."""
+    """The tree without names (`x =`), approximations, plus-minus signs and nested lists."""
     kind = tree[0]
     if kind in _REDUCERS:
         return _REDUCERS[kind](tree)
@@ -161,7 +167,7 @@ def reduce(tree: Tree) -> Tree:
 
 
 def cell_by_cell(tree: Tree) -> Tree:
-    """A multiple or a sum of matrices as one matrix; other products and sums as they are."""
+    """A multiple of a matrix, or a sum of matrices, as one matrix. Other trees are returned unchanged."""
     if tree[0] not in ("add", "mul", "div"):
         return tree
     terms = [cell_by_cell(t) for t in (tree[1] if tree[0] != "div" else tree[1:])]
@@ -178,7 +184,7 @@ def cell_by_cell(tree: Tree) -> Tree:
 
 
 def punctured(line: Tree, points: Tree) -> Tree:
-    """The real numbers without some points, as a union of intervals."""
+    """The real numbers without some points, as a union of intervals. Raises NotMathError for other set differences."""
     items = points[1] if points[0] in ("set", "list") else (points,)
     if line != LINE or any(map(symbols, items)) or not items:
         raise NotMathError("a difference of sets")
@@ -187,7 +193,7 @@ def punctured(line: Tree, points: Tree) -> Tree:
 
 
 def collection(tree: Tree) -> Tree:
-    """A list or set in its shape: assignments by name, a union of inequalities, or its members, flattened."""
+    """A list or set, reduced to assignments by name, to a union of inequalities, or to a flat list of its members."""
     kind, items = tree
     if kind == "list" and len(items) > 1 and (derived := conclusion(items)) is not None:
         return reduce(derived)
@@ -208,7 +214,10 @@ def collection(tree: Tree) -> Tree:
 
 
 def solutions(names: list[str], values: list[Tree]) -> tuple[Tree, ...] | None:
-    """`p=5, q=2; p=7, q=2` as the points (5, 2) and (7, 2), unknowns in alphabetical order; None for other lists."""
+    """`p=5, q=2; p=7, q=2` as the points (5, 2) and (7, 2); None for other lists.
+
+    The coordinates are in the alphabetical order of the unknowns.
+    """
     blocks: list[dict[str, Tree]] = [{}]
     for name, value in zip(names, values):
         if name in blocks[-1]:
@@ -221,7 +230,7 @@ def solutions(names: list[str], values: list[Tree]) -> tuple[Tree, ...] | None:
 
 
 def conclusion(items: tuple[Tree, ...]) -> Tree | None:
-    """The value of `m+n` in `m=256, n=37, m+n=293`, when it follows from the values before it; else None."""
+    """The value 293 in `m=256, n=37, m+n=293`, if it follows from the values before it; else None."""
     if not all(item[0] == "rel" and set(item[1]) == {"="} for item in items):
         return None
     *given, (_, _, (target, *last)) = items
@@ -237,7 +246,7 @@ def conclusion(items: tuple[Tree, ...]) -> Tree | None:
 
 
 def substitute(tree: Tree, values: dict[str, Tree]) -> Tree:
-    """The tree with values for symbols."""
+    """The tree in which each symbol of `values` is replaced by its value."""
     if tree[0] == "sym":
         return values.get(tree[1], tree)
     return tuple(
@@ -251,8 +260,8 @@ def substitute(tree: Tree, values: dict[str, Tree]) -> Tree:
 
 
 def relation(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
-    """A chain of equations or inequalities in its shape: a value, an interval or an equation."""
-    if "approx" in operators:  # exact before approximate, unless only a name stands before
+    """A chain of equations or inequalities, reduced to a value, an interval, an equation or a relation."""
+    if "approx" in operators:  # the value before the sign is the exact one, unless it is only a name
         cut = operators.index("approx") + 1
         exactly, roughly = operands[cut - 1 : cut + 1]
         if not (symbols(exactly) or symbols(roughly)) and not near(exactly, roughly, ROUGHLY):
@@ -271,7 +280,10 @@ def relation(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
 
 
 def equality(operands: tuple[Tree, ...]) -> Tree:
-    """`x = 1/2 = 0.5` is its last value that is not a decimal, `5 = x` is 5, `2x + y = 3` and `x = z` are equations."""
+    """A chain of `=`, reduced to its last value that is not a decimal: `x = 1/2 = 0.5` is 1/2, and `5 = x` is 5.
+
+    `2x + y = 3` and `x = z` stay equations.
+    """
     named = is_name(operands[0])
     if len(operands) > 2:  # S = a + b = 7
         rest = [o for o in operands[1:-1] if not is_target(o) or not named or symbols(operands[-1])]
@@ -305,7 +317,7 @@ def near(a: Tree, b: Tree, relative: float) -> bool:
 
 
 def inequality(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
-    """The interval of one variable, or a relation in normal order."""
+    """The interval of one variable, or a relation with `<`, `<=` or `!=`. Raises NotMathError for other chains."""
     if all(op in (">", ">=") for op in operators):
         operators, operands = tuple(_MIRROR[op] for op in reversed(operators)), operands[::-1]
     if not all(op in _CLOSING for op in operators):
@@ -324,9 +336,9 @@ def inequality(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
 
 
 def solved(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree | None:
-    """The interval (or union of two) that `<` and `<=` leave to one variable, if it stands there linearly; else None.
+    """The interval, or union of two, in which one variable satisfies `<` and `<=`; None if it is not linear there.
 
-    `x < 1`, `-1 < 2x <= 3`, `-x > -1`, `|x - 2| < 3`; two operands may both have the variable.
+    Examples: `x < 1`, `-1 < 2x <= 3`, `-x < -1`, `|x - 2| < 3`. Both of two operands may contain the variable.
     """
     if len(operands) == 2 and symbols(operands[0]) and symbols(operands[1]):
         operands = (("add", (operands[0], ("mul", (MINUS, operands[1])))), ("num", Fraction(0), None))
@@ -364,7 +376,7 @@ def _solved_linear(inside: Tree, low: End, high: End) -> Tree | None:
 
 
 def _solved_absolute(inside: Tree, low: End, high: End) -> Tree | None:
-    """low < |inside| < high: both signs of it."""
+    """The solution of low < |inside| < high, for both signs of `inside`."""
     least = approximate(low[0], 0) if not infinite(low[0]) else complex(-1)
     no_low = infinite(low[0]) or (least == 0 and low[1] == "[")
     if no_low and not infinite(high[0]):  # |x| < 3
@@ -379,7 +391,7 @@ def _solved_absolute(inside: Tree, low: End, high: End) -> Tree | None:
 
 
 def _line(tree: Tree, name: str) -> tuple[Fraction, Tree] | None:
-    """(slope, value at zero) of an expression that is slope * name + value, with a rational slope that is not 0."""
+    """(slope, value at 0) of an expression slope * name + value. None if the slope is 0 or not rational."""
     zero, one = (substitute(tree, {name: ("num", Fraction(n), None)}) for n in (0, 1))
     algebra = Algebra()
     constant = exact(zero, algebra)
@@ -400,14 +412,17 @@ _REDUCERS = {
 
 
 def infinite(tree: Tree) -> int:
-    """1 and -1 for plus and minus infinity, 0 for everything else."""
+    """1 for plus infinity, -1 for minus infinity, 0 for everything else."""
     if tree == INFINITY:
         return 1
     return -infinite(tree[1][1]) if tree[0] == "mul" and len(tree[1]) == 2 and tree[1][0] == MINUS else 0
 
 
 def is_name(tree: Tree) -> bool:
-    """What only names the value behind "=": a symbol, a function, a tuple of them, letters of a figure (AB/CD)."""
+    """Whether the tree only names the value after "=".
+
+    Such a tree is a symbol, a function, a tuple or ratio of names, or letters of a figure (AB/CD).
+    """
     kind = tree[0]
     if kind == "fn":
         return _is_named_function(tree[1], tree[2])
@@ -421,19 +436,19 @@ def is_name(tree: Tree) -> bool:
 
 
 def _is_named_function(name: str, arguments: tuple[Tree, ...]) -> bool:
-    """f(x), |AB|, |z|, |v|; but |x| = 5 is an equation for x."""
+    """Whether the function is a name, such as f(x), |AB|, |z| and |v|. But |x| = 5 is an equation for x."""
     if name == "abs" and symbols(arguments[0])[:1] and symbols(arguments[0])[0][0] in _UNKNOWNS:
         return False
     return name in ("f", "g", "h", "abs") and all(is_name(argument) for argument in arguments)
 
 
 def is_figure(tree: Tree) -> bool:
-    """Letters side by side that name a length or an area (`AB`), or one capital letter (`S_1`)."""
+    """Whether the tree names a length or an area: adjacent letters (`AB`) or one capital letter (`S_1`)."""
     return (tree[0] == "mul" and is_name(tree)) or (tree[0] == "sym" and (tree[1][0].isupper() or "(" in tree[1]))
 
 
 def is_target(tree: Tree) -> bool:
-    """A bare sum, difference, product or ratio of different unknowns: what a problem may ask for (`m + n`)."""
+    """Whether a problem may ask for this value: a bare sum, difference, product or ratio of unknowns (`m + n`)."""
     names = symbols(tree)
     if len(set(names)) < max(2, len(names)):
         return False
@@ -449,12 +464,12 @@ def is_unknown(tree: Tree) -> bool:
 
 
 def is_variable(tree: Tree) -> bool:
-    """A symbol, or f(x): what a condition may be about."""
+    """Whether a condition may restrict this tree: a symbol or f(x)."""
     return tree[0] == "sym" or (tree[0] == "fn" and tree[1] != "abs" and is_name(tree))
 
 
 def expand_signs(tree: Tree) -> Tree:
-    """`1 \\pm x` as the list 1 + x, 1 - x; all signs of one item change together."""
+    """`1 \\pm x` as the list 1 + x, 1 - x. All signs of one item change together."""
     upper = choose_sign(tree, 1)
     return tree if upper == tree else ("list", (upper, choose_sign(tree, -1)))
 
@@ -478,7 +493,7 @@ class Reader:
         kind, content = tree[0], tree[1]
         if kind in ("list", "set", "union"):
             return self.structure(kind, "", content)
-        if kind in ("assign", "tuple"):  # brackets tell intervals apart, longer tuples are only ordered
+        if kind in ("assign", "tuple"):  # brackets count for two items, which may be an interval
             return self.structure(kind, content if kind == "assign" or len(tree[2]) == 2 else "()", tree[2])
         if kind == "matrix":
             cells = [reduce(cell) for row in content for cell in row]
@@ -506,7 +521,7 @@ class Reader:
         return ("leaf", key, ())
 
     def ratio(self, tree: Tree) -> Shape:
-        """In lowest terms where all quotients are rational; else each part over the first one that is not zero."""
+        """A ratio in lowest terms, or with each part divided by the first that is not 0 if a quotient is irrational."""
         sums = [exact(item, self.algebra) for item in tree[1]]
         first = next((value for value in sums if value), None)
         if first is None:
@@ -519,7 +534,7 @@ class Reader:
         return ("ratio", ":".join(str(v * scale) for v in values), ())
 
     def difference(self, tree: Tree) -> Shape:
-        """`a = b` and `a < b` by a - b up to a factor (positive where direction matters)."""
+        """The shape of `a = b` or `a < b`: a - b without its constant factor. For `<` only a positive factor counts."""
         operator, left, right = ("=", *tree[1:]) if tree[0] == "equation" else tree[1:]
         value = exact(("add", (left, ("mul", (MINUS, right)))), self.algebra)
         if not value:

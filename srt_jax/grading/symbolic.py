@@ -1,21 +1,22 @@
-"""Proofs of equality with sympy. For worker processes only: these computations may never end or eat all memory."""
+"""Proofs of equality with sympy. For worker processes only: a computation may never end or may use all memory."""
 
 import sympy
 from sympy.core.function import AppliedUndef
 
-MAX_EXPONENT = 10_000  # of a number; larger powers are not written out
-DIGITS = 50
+MAX_EXPONENT = 10_000  # a number with a larger exponent is not computed
+DIGITS = 50  # significant digits of numeric values
 
 
 class UndecidedError(ValueError):
-    """The expression is of a kind that is not passed to sympy."""
+    """This kind of expression is not passed to sympy."""
 
 
 def equal(a: tuple, b: tuple, positive: bool) -> bool:
-    """Is a = b proved, for all real (with `positive`: all positive) values of the symbols?
+    """Whether a = b is proved for all real values of the symbols, or for all positive values if `positive` is set.
 
-    True needs a proof: the difference cancels, simplifies to 0, or is an algebraic number whose minimal polynomial is
-    x. A numeric value away from 0 is a disproof; anything else is False.
+    Three results count as a proof: the difference cancels, it simplifies to 0, or it is an algebraic number whose
+    minimal polynomial is x. A constant difference whose numeric value is not near 0 is a disproof. If neither is found,
+    the result is False, too.
     """
     builder = Builder(positive)
     difference = builder.build(a) - builder.build(b)
@@ -36,14 +37,14 @@ def equal(a: tuple, b: tuple, positive: bool) -> bool:
 
 
 def _trigonometric(difference: sympy.Expr) -> sympy.Expr:
-    """Identities between circular functions are rational identities between exponentials."""
+    """Rewrites trigonometric functions as exponentials, so that identities between them become rational identities."""
     if not difference.has(sympy.functions.elementary.trigonometric.TrigonometricFunction):
         return difference
     return sympy.simplify(sympy.expand(difference.rewrite(sympy.exp)))
 
 
 class Builder:
-    """sympy objects from the trees of parse.py: no text is ever evaluated."""
+    """Builds sympy objects from the trees of parse.py. It never evaluates text."""
 
     def __init__(self, positive: bool):
         self.assumption = {"positive": True} if positive else {"real": True}

@@ -1,4 +1,4 @@
-"""The words of mathematical answers: what the tokeniser and the parser know by name."""
+"""The characters, commands and words that the tokeniser and the parser know."""
 
 import re
 
@@ -14,7 +14,7 @@ UNICODE = str.maketrans({
     "α": "\\alpha ", "β": "\\beta ", "λ": "\\lambda ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ",
     "⌉": "\\rceil ", "％": "%", "，": ",", "（": "(", "）": ")",
 })  # fmt: skip
-# Commands that only move or style what they stand before.
+# Commands that change only the layout or style of the text after them.
 STYLE = {
     "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "noindent", "left", "right",
     "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr", "middle",
@@ -35,7 +35,7 @@ TEXT_COMMANDS = {
     "text", "textbf", "textit", "textrm", "textsf", "texttt", "textnormal", "mbox", "hbox", "mathrm", "emph",
     "textup",
 }  # fmt: skip
-# Escaped characters that are spacing or delimiters of mathematics.
+# Characters that, after a backslash, are a space or a delimiter of a formula.
 SPACING = {"!", ",", ";", ":", " ", ">", "/", "(", ")", "[", "]", "-", "\n", "\t", "@"}
 
 FUNCTIONS = {
@@ -43,13 +43,13 @@ FUNCTIONS = {
     "cosh", "tanh", "ln", "log", "exp", "sqrt", "abs", "floor", "ceil", "max", "min", "gcd", "lcm", "lg",
     "arcsinh", "arccosh", "arctanh", "sgn",
 }  # fmt: skip
-# Names that are functions only with a bracket directly after them: factorial(5), and `C(n, k)` for a binomial.
+# Names that are functions only if a bracket follows directly: factorial(5).
 CALLS = {
     "factorial": "factorial", "binom": "binom", "binomial": "binom", "nCr": "binom", "comb": "binom",
     "choose": "binom", "nPr": "perm", "perm": "perm", "mod": "mod", "sign": "sgn", "signum": "sgn", "cbrt": "cbrt",
     "erf": "erf", "Re": "Re", "Im": "Im", "det": "det", "tr": "tr", "rank": "rank", "dim": "dim", "arg": "arg",
 }  # fmt: skip
-COUNTS = set("nmkrpijN")  # letters that C(n, k) may count with; C(x, y) is a point
+COUNTS = set("nmkrpijN")  # C(n, k) with these letters is a binomial; C(x, y) is a point
 GLUED = re.compile(r"(sin|cos|tan|cot|sec|csc|ln|log|lg|exp|sqrt)([xyzuvn]|theta|pi|alpha)")  # sinx
 ALIASES = {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc",
@@ -74,7 +74,7 @@ RELATION_COMMANDS = {
 MATRICES = {
     "matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "cases", "aligned", "align",
 }  # fmt: skip
-# Words of two letters that are units when a space stands before them.
+# Words of two letters that are units if a space is before them.
 SHORT_UNITS = {
     "cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "in", "yd", "mi", "lb", "oz", "hr", "ms", "Hz", "kJ", "kW",
     "MW", "nm", "cc", "sq", "cu",
@@ -82,7 +82,7 @@ SHORT_UNITS = {
 SCALE = {
     "dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
 }  # fmt: skip
-# Words that change what a number says: with one of them the answer stays text ("5 or more" is not 5).
+# Words that change the meaning of a number. An answer with one of them is compared as text ("5 or more" is not 5).
 KEEP = {
     "or", "and", "not", "more", "less", "least", "most", "than", "to", "if", "when", "where", "except", "no",
     "never", "unless", "half", "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth",
@@ -91,11 +91,11 @@ KEEP = {
     "northwest", "southeast", "southwest", "before", "after",
     "ago", "plus", "minus",
 }  # fmt: skip
-# Words that say which numbers a condition means ("n > 5, odd"); after a value they are what is counted.
+# Words that restrict the numbers of a condition ("n > 5, odd"). After a plain value they name the counted things.
 PROPERTIES = {
     "odd", "even", "prime", "integer", "integers", "positive", "negative", "real", "complex",
 }  # fmt: skip
-# Words that are the whole answer, as mathematics or as the usual words.
+# Whole answers in words, and the mathematics or the usual words that replace them.
 PHRASES = {word: str(n) for n, word in enumerate(
     ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 )}  # fmt: skip
@@ -107,18 +107,18 @@ PHRASES |= dict.fromkeys(
     "\\emptyset",
 )
 PHRASES["dne"] = "does not exist"
-# Words before a value that say nothing about which value it is.
+# Words before a value that are dropped.
 APPROXIMATELY = {"approximately", "about", "roughly"}
 BASE_WORDS = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
     "eleven": 11, "twelve": 12, "sixteen": 16,
 }  # fmt: skip
-# Commands that make another symbol of their argument.
+# Commands that turn their argument into a different symbol.
 DECORATIONS = {
     "mathbb", "mathcal", "mathfrak", "vec", "hat", "bar", "tilde", "overline",
 }  # fmt: skip
-# Commands before the letters of a figure: together they are its name.
+# Commands before the letters of a figure. The command and the letters are one name.
 FIGURES = {"angle", "triangle", "measuredangle", "overarc"}
-# Commands that may continue a product without a sign.
+# Commands that may begin the next factor of a product without a multiplication sign.
 OPENERS = {"frac", "sqrt", "binom", "begin", "lfloor", "lceil", "operatorname", "pi", "infty"}
 OPENERS |= DECORATIONS | FIGURES | GREEK | FUNCTIONS | set(ALIASES)

@@ -1,9 +1,12 @@
-"""A worker process: reads tasks as JSON lines, answers as JSON lines, limits itself. pool.py starts it.
+"""A worker process, which pool.py starts. It reads tasks and writes replies as JSON lines, and limits its own rights.
 
-Task: {"id", "op", "limit_s", ...}. Replies: {"id", "started": true} when imports are done and the clock may start, then
-{"id", "value"} or {"id", "error"}; {"id", "broken"} when the set-up fails. This process reads hostile text. Therefore
-it has a memory limit, an alarm that ends it if its parent is gone, and no standard output for other code. Before it
-scores text that could be evaluated, it gives up the right to start programs, open sockets and write files.
+A task is {"id", "op", "limit_s", ...}. The first reply, {"id", "started": true}, says that the imports are done and the
+clock may start. Then {"id", "value"} or {"id", "error"} follows. If the set-up fails, the only reply is
+{"id", "broken"}.
+
+This process reads hostile text. Therefore it has a memory limit, an alarm that ends it if its parent no longer exists,
+and no standard output for other code. Before it scores text that could be evaluated, it gives up the right to start
+programs, open sockets and write files.
 """
 
 import contextlib
@@ -21,21 +24,22 @@ _FORBIDDEN = (
     "socket.", "shutil.", "ctypes.", "pty.", "urllib.", "ftplib.", "smtplib.", "webbrowser.",
 )  # fmt: skip
 _CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000
-CPU_SECONDS = 900  # of an isolated worker, which is recycled long before
+CPU_SECONDS = 900  # CPU time of an isolated worker; normally it is replaced long before
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def main(memory_mb: int, isolated: bool = False) -> None:
-    """Answers requests from standard input, one JSON line each, under the memory limit, until it ends.
+    """Answers tasks from standard input, one JSON line each, until the input ends.
 
-    isolated: no network from the start, and a limit on CPU time for the whole process.
+    memory_mb: limit of the address space in MiB. isolated: whether the process has no network from the start and a
+    limit on its CPU time.
     """
     network = isolate() if isolated else "open"
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     silence = os.open(os.devnull, os.O_RDWR)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    with contextlib.suppress(ValueError, OSError):  # macOS refuses; the limit on time still holds there
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses this limit; the time limit still applies there
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -47,13 +51,13 @@ def main(memory_mb: int, isolated: bool = False) -> None:
 
 
 def answer(task: dict, replies) -> dict:
-    """The reply to one task. Hostile text may fail in any way: an error reply; without memory the process ends."""
+    """The reply to one task. Any failure on hostile text becomes an error reply. Lack of memory ends the process."""
     try:
         try:
-            run = OPERATIONS[task["op"]](task)  # imports, data sets: not on the task's clock, and no hostile text in it
+            run = OPERATIONS[task["op"]](task)  # imports and data sets: before the clock starts, without hostile text
         except MemoryError:
             raise
-        except SystemError as error:  # an import in C raises this if it gets no memory
+        except SystemError as error:  # importing a C extension raises this if memory is missing
             raise MemoryError from error
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -92,8 +96,10 @@ def prepare_math_verify(task: dict):
 
 
 def isolate() -> str:
-    """Leave the network: `namespace` where Linux lets this process have one of its own, with nothing in it; elsewhere
-    `blocked`, since `guard` refuses sockets. Sets a limit on CPU time and forbids writing to files.
+    """Limits the CPU time, forbids writing to files and leaves the network. Returns how the network is closed.
+
+    `namespace`: Linux gave this process an empty network namespace of its own. `blocked`: it did not, and only `guard`
+    refuses sockets.
     """
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -102,25 +108,28 @@ def isolate() -> str:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    for flags in (_CLONE_NEWNET, _CLONE_NEWNET | _CLONE_NEWUSER):  # with the rights of root, and as an ordinary user
+    for flags in (_CLONE_NEWNET, _CLONE_NEWNET | _CLONE_NEWUSER):  # the first needs root, the second does not
         if libc.unshare(flags) == 0:
             return "namespace"
     return "blocked"
 
 
 def decode(node):
-    """A tree from JSON: lists are tuples, {"f": "1/2"} is a fraction."""
+    """A tree from its JSON form, in which lists are tuples and {"f": "1/2"} is a fraction."""
     if isinstance(node, list):
         return tuple(decode(part) for part in node)
     return Fraction(node["f"]) if isinstance(node, dict) else node
 
 
 def guard() -> None:
-    """Forbids this process to start programs, open sockets and write files. Audit hooks cannot be removed."""
+    """Forbids this process to start programs, open sockets and write files.
+
+    It uses an audit hook, which later code cannot remove.
+    """
     if guard in _GUARDED:
         return
     _GUARDED.append(guard)
-    sys.dont_write_bytecode = True  # late imports are fine, their .pyc files are not
+    sys.dont_write_bytecode = True  # later imports are allowed, but they must not write .pyc files
     sys.addaudithook(_audit)
 
 
