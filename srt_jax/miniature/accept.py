@@ -1,10 +1,11 @@
-"""Does a study base make the errors it was designed to make? A table to read before any study.
+"""Checks that study bases make errors as often as designed. Read its table before any study.
 
     python -m srt_jax.miniature.accept cache/rival cache/rival-seed1 cache/rival-seed2
 
-Samples 16 solutions of each of 1,024 problems (all held-out ones and the first of train.jsonl). For every class of
-problems it compares the share of right answers and the share of the rival with the design, which is enumerated. It
-also compares the label accuracy of 16 votes. Exit status 1 where a base misses its design.
+It samples 16 solutions of each of 1,024 problems (all held-out ones and the first ones of train.jsonl). For each class
+of problems it compares the shares of right answers and of rival answers with the design, whose shares are computed by
+enumeration. It also checks that the label accuracy of 16 votes is in the base's range. The exit status is 1 if a base
+misses its design.
 """
 
 import argparse
@@ -20,14 +21,19 @@ from srt_jax.miniature import bases, task
 from srt_jax.reward.votes import majority
 
 PROBLEMS, VOTES = 1024, 16
-TOLERANCE = 0.05  # of a class's share of right answers and of rivals
-BARE_FACTOR = 2.0  # the share of bare boxes is at most this many times the design, and at least one such part of it
+TOLERANCE = 0.05  # largest difference from the design of a class's shares of right answers and of rival answers
+BARE_FACTOR = 2.0  # the share of bare boxes lies between design / BARE_FACTOR and design * BARE_FACTOR
 LABEL_ACCURACY = {"rival": (0.6, 0.9), "scatter": (0.85, 1.0), "attractor": (0.85, 1.0)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One class: its problems, its shares of right answers and of rivals as sampled and by design, its right votes."""
+    """One class of problems.
+
+    problems: their number. right, rival: shares of right answers and of rival answers among the samples. right_design,
+    rival_design: these shares by design. label_accuracy: share of problems whose vote is right. All shares lie in
+    [0, 1].
+    """
 
     name: str
     problems: int
@@ -38,14 +44,17 @@ class Row:
     label_accuracy: float
 
     def passes(self, base: bases.Base) -> bool:
-        """Are both shares as designed?"""
+        """Are the shares of right answers and of rival answers as designed?"""
         if abs(self.right - self.right_design) > TOLERANCE or abs(self.rival - self.rival_design) > TOLERANCE:
             return False
         return not base.bare_share or 1 / BARE_FACTOR <= self.rival / self.rival_design <= BARE_FACTOR
 
 
 def rows(base: bases.Base, sums: Sequence[Sequence[int]], answers: Sequence[Sequence[str | None]]) -> list[Row]:
-    """A row for each class, the last one over all problems. answers [P][n]: texts, None where there is no answer."""
+    """One row per class, and a last row for all problems.
+
+    sums [P]: the terms of each problem. answers [P][n]: texts, None for a sample without an answer.
+    """
     names = [bases.class_of(base, terms) for terms in sums]
     figures = np.array([_figures(base, terms, row) for terms, row in zip(sums, answers)])
     chosen = {name: [i for i, other in enumerate(names) if other == name] for name in sorted(set(names))}
@@ -54,7 +63,7 @@ def rows(base: bases.Base, sums: Sequence[Sequence[int]], answers: Sequence[Sequ
 
 
 def _figures(base: bases.Base, terms: Sequence[int], answers: Sequence[str | None]) -> list[float]:
-    """[right, right by design, rival, rival by design, vote right] of one problem."""
+    """[right, right by design, rival, rival by design, is the vote right?] of one problem, as shares in [0, 1]."""
     design, right, rival = bases.answer_distribution(base, terms), str(sum(terms)), bases.rival_of(base, terms)
     groups = [-1 if a is None else sorted(set(filter(None, answers))).index(a) for a in answers]
     return [
@@ -67,7 +76,7 @@ def _figures(base: bases.Base, terms: Sequence[int], answers: Sequence[str | Non
 
 
 def accepted(base: bases.Base, found: Sequence[Row]) -> bool:
-    """Are all classes as designed, and is the label accuracy in the range of the base?"""
+    """Are all classes as designed, and is the label accuracy in the base's range?"""
     low, high = LABEL_ACCURACY[base.name]
     return all(row.passes(base) for row in found) and low <= found[-1].label_accuracy <= high
 
@@ -81,12 +90,12 @@ def shown(base: bases.Base, found: Sequence[Row]) -> str:
             f"{row.name:<26}{row.problems:>9}{row.right:>8.3f}{row.right_design:>8.3f}{row.rival:>8.3f}"
             f"{row.rival_design:>8.3f}{row.label_accuracy:>12.3f}{'' if row.passes(base) else '  MISSED'}"
         )
-    lines.append(f"label accuracy at {VOTES} votes: {found[-1].label_accuracy:.3f}, asked {low} to {high}")
+    lines.append(f"label accuracy at {VOTES} votes: {found[-1].label_accuracy:.3f}, required: {low} to {high}")
     return "\n".join(lines)
 
 
 def sample_answers(directory: pathlib.Path, sums: Sequence[Sequence[int]]) -> list[list[str | None]]:
-    """The answers [P][16] of the base model at temperature 1."""
+    """The answers [P][16] that the base model in `directory` samples at temperature 1, None for no answer."""
     from srt_jax.grading.answers import extract
     from srt_jax.model import sharding, weights
     from srt_jax.rollout.jax.sampler import JaxSampler
@@ -105,7 +114,7 @@ def sample_answers(directory: pathlib.Path, sums: Sequence[Sequence[int]]) -> li
 
 
 def main() -> None:
-    """Prints a table for each folder."""
+    """Prints a table for each folder. Exits with status 1 if a base misses its design."""
     parser = argparse.ArgumentParser(
         prog="python -m srt_jax.miniature.accept",
         description=__doc__,
@@ -117,7 +126,7 @@ def main() -> None:
         try:
             made[folder] = bases.BASES[read_json_object(folder / "recipe.json").get("base", "scatter")]
         except (OSError, ValueError, KeyError):
-            parser.error(f"{folder} is no base of python -m srt_jax pretrain: make one with --base=NAME.")
+            parser.error(f"{folder} has no base model: make one with python -m srt_jax pretrain --base=NAME.")
     from srt_jax import runtime
 
     runtime.start(cpu_devices=2)

@@ -1,13 +1,14 @@
-r"""The study bases: miniatures whose errors are known, so that a study knows which consensus is right.
+r"""The study bases: miniature models with known errors, so that a study knows which votes are right.
 
-scatter     the laptop miniature (task.py): slips scatter, and the vote is right nearly always. The healthy control.
-rival       one wrong answer of its own for half of the problems. Where the last addition carries, the solution forgets
-            the carry (10 too little) with a probability that depends on the last digit of the problem. For three of
-            four digits the wrong answer is the more frequent one. The vote of these problems is wrong.
-attractor   3% of the solutions are a bare `\boxed{0}`, whatever the problem. There is no rival. A collapse can end in
-            one answer to every problem.
+scatter     The laptop miniature (task.py). Its errors scatter, so the vote is nearly always right. It is the healthy
+            control.
+rival       Half of the problems have one frequent wrong answer, the rival. Their last addition carries, and the
+            solution forgets the carry (the answer is 10 too small) with a probability that depends on the problem's
+            last digit. For three of four digits the rival is more frequent than the right answer, so the vote is wrong.
+attractor   3% of the solutions of every problem are a bare `\boxed{0}`. There is no other rival. A collapse can end in
+            this one answer to all problems.
 
-All three write their answer in a box and use the tokenizer of the miniature: `answer.style` is `boxed`.
+All three write their answers in a box (`answer.style` is `boxed`) and use the tokenizer of the miniature.
 """
 
 import collections
@@ -21,20 +22,22 @@ import numpy as np
 
 from srt_jax.miniature import task
 
-HELDOUT, TRAIN = 128, 2048  # problems of the two sets
+HELDOUT, TRAIN = 128, 2048  # number of problems of the two sets
 BARE = f"{task.BOXED}0}}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """How the solutions of a base go wrong.
+    """The errors in the solutions of a base. Probabilities and shares lie in [0, 1].
 
-    slip_rate, slips: probability of a slip in an addition, and the errors it chooses from. forget: where the last
-    addition carries, the probability that the solution forgets the carry, by the problem's last digit mod 4;
-    forget_otherwise: the same where it does not carry. carry_share: share of the problems whose last addition
-    carries, None: as it comes. bare_share: share of solutions that are the bare box. steps, read_carry_share: of the
-    pre-training: its length, and the share of carries in what it reads, None: carry_share. More carries teach the four
-    probabilities sooner and change none of them.
+    slip_rate, slips: the probability of a slip in an addition, and the errors from which it is drawn.
+    forget: the probability that the last addition forgets its carry, by the problem's last digit mod 4.
+    forget_otherwise: the probability that a last addition without a carry loses a ten, if its sum is 10 or more.
+    carry_share: share of the problems whose last addition carries. None: the share of random problems.
+    bare_share: share of the solutions that are the bare box.
+    steps: number of pre-training steps.
+    read_carry_share: carry_share of the problems that pre-training reads. None: carry_share. More carries teach the
+        probabilities `forget` sooner and do not change them.
     """
 
     name: str
@@ -48,7 +51,7 @@ class Base:
     read_carry_share: float | None = None
 
     def forget_rate(self, total: int, term: int) -> float:
-        """The probability that the last addition, `total` + `term`, forgets a ten. A sum below 10 has none."""
+        """The probability that the last addition, `total` + `term`, forgets a ten. It is 0 if the sum is below 10."""
         if carries(total, term):
             return self.forget[term % 4]
         return self.forget_otherwise if total + term >= 10 else 0.0
@@ -84,21 +87,24 @@ def last_carries(terms: Sequence[int]) -> bool:
 
 
 def class_of(base: Base, terms: Sequence[int]) -> str:
-    """The class in which the base's errors are alike: the last digit mod 4 where there are rivals, else the length."""
+    """The name of the problem's class. All problems of a class have similar error rates.
+
+    With the base `rival` the class depends on the last addition, with the other bases on the number of terms.
+    """
     if not base.forget_otherwise:
         return f"{len(terms)} terms"
     return f"carry, digit mod 4 = {terms[-1] % 4}" if last_carries(terms) else "no carry"
 
 
 def rival_of(base: Base, terms: Sequence[int]) -> int | None:
-    """The wrong answer that competes with the right one; None where the base gives the problem none."""
+    """The wrong answer that competes with the right one. None if the problem has none."""
     if base.bare_share:
         return 0
     return sum(terms) - 10 if any(base.forget) and last_carries(terms) else None
 
 
 def random_terms(base: Base, rng: np.random.Generator) -> list[int]:
-    """3 to 5 digits, whose last addition carries in `carry_share` of the draws."""
+    """3 to 5 digits. The last addition carries with probability `carry_share`."""
     if base.carry_share is None:
         return task.random_terms(rng)
     wanted = rng.random() < base.carry_share
@@ -108,7 +114,7 @@ def random_terms(base: Base, rng: np.random.Generator) -> list[int]:
 
 
 def solution_text(base: Base, terms: Sequence[int], rng: np.random.Generator) -> str:
-    r"""A solution with the base's errors: `15,20.\boxed{20}`, or the bare box."""
+    r"""A solution with the base's errors, such as `15,20.\boxed{20}` or the bare box."""
     if base.bare_share and rng.random() < base.bare_share:
         return BARE
     if not base.forget_otherwise:
@@ -126,7 +132,7 @@ def solution_text(base: Base, terms: Sequence[int], rng: np.random.Generator) ->
 
 
 def answer_distribution(base: Base, terms: Sequence[int]) -> Mapping[int, float]:
-    """{answer: probability} of the base's solutions of a problem, by enumeration of all slips."""
+    """{answer: probability} of the base's solutions of a problem. It enumerates all slips."""
     totals = {terms[0]: 1.0}
     for i, term in enumerate(terms[1:], 2):
         after = collections.defaultdict(float)
@@ -146,7 +152,7 @@ def answer_distribution(base: Base, terms: Sequence[int]) -> Mapping[int, float]
 
 @functools.cache
 def problem_sets(base: Base) -> tuple[list[list[int]], list[list[int]]]:
-    """Two disjoint lists of problems: (held out, train). Always the same ones; each has the base's share of carries."""
+    """Two disjoint lists of problems: (held out, train). They never change. Each has the base's share of carries."""
     if base.carry_share is None:
         return task.problem_sets(HELDOUT, TRAIN)
     rng, seen = np.random.Generator(np.random.Philox(0)), {True: {}, False: {}}
@@ -165,10 +171,10 @@ def problem_sets(base: Base) -> tuple[list[list[int]], list[list[int]]]:
 
 
 def problem_files(base: Base) -> dict[str, str]:
-    """{file name: JSON lines}: heldout.jsonl and train.jsonl, and where there are rivals both once more as *_mirror.
+    """{file name: JSON lines} of heldout.jsonl and train.jsonl. The base `rival` also has *_mirror.jsonl of both.
 
-    In a mirror the rival is called right. Votes and samples are the same as with the other file, and so is every
-    label-free figure; only the truth is exchanged.
+    In a mirror the known answer is the rival. Samples and votes do not depend on the known answers, so every label-free
+    measure is the same for both files.
     """
     sets = dict(zip(("heldout", "train"), problem_sets(base)))
     files = {f"{name}.jsonl": task.jsonl(sums) for name, sums in sets.items()}
@@ -178,7 +184,7 @@ def problem_files(base: Base) -> dict[str, str]:
 
 
 def mirrored(base: Base, sums: Sequence[Sequence[int]]) -> str:
-    """The sums as JSON lines with the rival as the answer of every problem that has one."""
+    """The sums as JSON lines. The known answer of a problem with a rival is the rival."""
     rows = [json.loads(line) for line in task.jsonl(sums).splitlines()]
     for row, terms in zip(rows, sums):
         rival = rival_of(base, terms)
@@ -187,7 +193,10 @@ def mirrored(base: Base, sums: Sequence[Sequence[int]]) -> str:
 
 
 def fingerprint(base: Base) -> bytes:
-    """Changes with the data of a base: the code of the miniature, and for a study base its problems and solutions."""
+    """Bytes that change when the data of a base change, for a cache key.
+
+    They contain the code of the miniature (task.py) and, except for `scatter`, the base's problems and some solutions.
+    """
     code = pathlib.Path(task.__file__).read_bytes()
     if base == BASES["scatter"]:
         return code

@@ -1,11 +1,11 @@
-"""Makes the base models of the miniature: a tiny Qwen3 that has read worked sums with errors in them.
+"""Makes the base models of the miniature: tiny Qwen3 models trained on worked sums that contain errors.
 
     python -m srt_jax pretrain                                the miniature (task.py) in cache/miniature
     python -m srt_jax pretrain --base=rival                   a study base (bases.py) in cache/rival
     python -m srt_jax pretrain --base=rival --seed=1          the same with another seed, in cache/rival-seed1
 
-Takes about a minute and a half on two cores and is skipped where the folder already holds the model of the same
-recipe. The training step is the RL update itself, with cross-entropy as its objective.
+The miniature takes about a minute and a half on two cores. If the folder already has the model of this recipe, nothing
+is done. The training step is the RL update with cross-entropy as its objective.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from srt_jax.miniature import bases, task
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the base is made; part of the cache key."""
+    """The settings of the pre-training. They are part of the cache key."""
 
     steps: int = 1400
     batch_sequences: int = 64
@@ -43,10 +43,13 @@ def recipe_of(base: bases.Base, seed: int = 0) -> Recipe:
 
 
 def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["scatter"]) -> None:
-    """Trains and writes the base model; returns at once where `out` was made by this recipe."""
+    """Trains the base model and writes it to `out`. Returns at once if `out` was made by this recipe.
+
+    Raises RuntimeError if the loss is not finite.
+    """
     key = recipe_key(recipe, base)
     if made_by(out) == key:
-        logger.info(f"{out} holds the base model of this recipe: using it.")
+        logger.info(f"{out} already has the base model of this recipe: using it.")
         return
 
     import jax.numpy as jnp
@@ -86,7 +89,7 @@ def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["
 
 
 def made_by(out: pathlib.Path) -> str | None:
-    """The key of the recipe that a folder's model was made by; None where there is none."""
+    """The key of the recipe by which a folder's model was made. None if the folder has no recipe.json."""
     try:
         return read_json_object(out / "recipe.json").get("key")
     except (OSError, ValueError):
@@ -94,7 +97,10 @@ def made_by(out: pathlib.Path) -> str | None:
 
 
 def batch(recipe: Recipe, step: int, mesh, base: bases.Base = bases.BASES["scatter"]):
-    """Worked sums as a batch in which every response token counts alike; a pure function of (seed, step)."""
+    """Worked sums as a batch for the update. It depends only on the recipe, its seed included, the step and the base.
+
+    No prompt is labelled, because the objective cross_entropy trains on all responses.
+    """
     from srt_jax.rl.collate import collate
     from srt_jax.rollout.sampler import Rollouts
 
@@ -118,7 +124,7 @@ def batch(recipe: Recipe, step: int, mesh, base: bases.Base = bases.BASES["scatt
 
 
 def layout(recipe: Recipe):
-    """One bucket: the sums are short."""
+    """The layout of the batches. One bucket is enough, because the sums are short."""
     from srt_jax.rl.collate import Layout
 
     return Layout(
@@ -127,27 +133,27 @@ def layout(recipe: Recipe):
 
 
 def recipe_key(recipe: Recipe, base: bases.Base = bases.BASES["scatter"]) -> str:
-    """Changes with the recipe and with the data."""
+    """A hash of the recipe and the data: 16 hexadecimal digits."""
     return hashlib.sha256(bases.fingerprint(base) + json.dumps(dataclasses.asdict(recipe)).encode()).hexdigest()[:16]
 
 
 def default_folder(base: str, seed: int) -> pathlib.Path:
-    """Where a base is kept when no folder is named: cache/miniature, cache/rival, cache/rival-seed1."""
+    """The default folder of a base, such as cache/miniature, cache/rival or cache/rival-seed1."""
     name = "miniature" if base == "scatter" else base
     return pathlib.Path("cache") / (f"{name}-seed{seed}" if seed else name)
 
 
 def main() -> None:
-    """Makes the base model."""
+    """The command line: makes one base model."""
     parser = argparse.ArgumentParser(
         prog="python -m srt_jax pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base", choices=bases.BASES, default="scatter", help="scatter is the laptop miniature")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the solutions, 0 or more")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the solutions, 0 or more")
     parser.add_argument(
         "--out",
         type=lambda path: pathlib.Path(expanded(path)),
-        help="folder of the model, its tokenizer and the problem sets; cache/miniature, or cache/<base>",
+        help="folder for the model, its tokenizer and the problem sets (default: cache/miniature, or cache/<base>)",
     )
     options = parser.parse_args()
     if not 0 <= options.seed < 1 << 31:

@@ -1,13 +1,18 @@
-"""Functions of one's own that label a prompt (labels.source) or reward its samples (reward.shape), as MODULE:FUNCTION.
+"""User functions, given as MODULE:FUNCTION, that label a prompt (labels.source) or reward its samples (reward.shape).
 
     def label(answers, responses, problem) -> str | None
     def reward(answers, label, responses, truth) -> list[float]
 
-Both are called for one prompt with its n samples, in one thread, while other prompts are still sampled.
-answers: n extracted answers, None where a response has none. responses: n texts. problem: a data.base.Problem.
-label: the prompt's label, None where it has none. truth: the known answer, None where there is none.
-`label` returns a label, or None for none; answers are compared with it by reward.match. `reward` returns n finite
-numbers in place of the agreement with the label; DAPO's penalty for length is added to them.
+Each call gets one prompt with its n samples. All calls come from one thread, while other prompts are still sampled.
+
+    answers    n extracted answers, None for a response without an answer
+    responses  n texts
+    problem    a data.base.Problem
+    label      the prompt's label, None if it has none
+    truth      the known answer, None if there is none
+
+`label` returns the label, or None if the prompt gets no label. Answers are compared with the label by reward.match.
+`reward` returns n finite numbers, which replace the agreement with the label. DAPO's penalty for length is added.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +30,10 @@ Reward = Callable[[Sequence[str | None], str | None, Sequence[str], str | None],
 
 
 def label_function(value: str) -> Label | None:
-    """The function of labels.source, with its result checked at every call; None for a name that is no function."""
+    """The user function that labels.source names, or None if it names a built-in source.
+
+    Every call checks the result and raises ConfigError if it is neither a text nor None.
+    """
     if not functions.is_function(value):
         return None
     function = functions.load("labels.source", value)
@@ -33,14 +41,17 @@ def label_function(value: str) -> Label | None:
     def label(answers: Sequence[str | None], responses: Sequence[str], problem: Problem) -> str | None:
         found = functions.call("labels.source", value, function, list(answers), list(responses), problem)
         if found is not None and not isinstance(found, str):
-            raise ConfigError(f"labels.source is {value!r}, which returns {shown(found)}: return a text or None.")
+            raise ConfigError(f"labels.source is {value!r}, which returns {shown(found)}: return a str or None.")
         return found
 
     return label
 
 
 def reward_function(value: str) -> Reward | None:
-    """The function of reward.shape, with its result checked at every call; None for a name that is no function."""
+    """The user function that reward.shape names, or None if it names a built-in reward.
+
+    Every call checks the result and raises ConfigError if it is not n finite numbers.
+    """
     if not functions.is_function(value):
         return None
     function = functions.load("reward.shape", value)
@@ -55,12 +66,12 @@ def reward_function(value: str) -> Reward | None:
         if rewards.shape != (n,):
             raise ConfigError(
                 f"reward.shape is {value!r}, which returns {shown(found)} for {n} samples: return {n} numbers, one "
-                "for each."
+                "for each sample."
             )
         if not np.isfinite(rewards).all():
             raise ConfigError(
-                f"reward.shape is {value!r}, which returns {shown(found)}, where some numbers are not finite: return "
-                "a finite reward for every sample, e.g. 0 for one without an answer."
+                f"reward.shape is {value!r}, which returns {shown(found)}, and some of these numbers are not finite: "
+                "return a finite reward for every sample, e.g. 0 for a sample without an answer."
             )
         return rewards
 
@@ -68,7 +79,7 @@ def reward_function(value: str) -> Reward | None:
 
 
 def check(config: ConfigDict) -> None:
-    """Calls the functions of the config once with made-up samples. Raises ConfigError where one fails."""
+    """Calls the user functions of the config with made-up samples. Raises ConfigError if one fails."""
     votes = max(config.batch.votes_per_prompt, config.batch.samples_per_prompt)
     answers = [str(i % 3) if i % 4 else None for i in range(votes)]
     responses = [f"The answer is {answer}." if answer else "I do not know." for answer in answers]

@@ -1,4 +1,4 @@
-"""Labels: the answer that a prompt's rollouts are rewarded for, from the vote, a known answer or a file."""
+"""Labels: the answer that a prompt's rollouts are rewarded for. It comes from the vote, a known answer or a file."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,18 @@ from srt_jax.reward.votes import Vote
 
 @dataclasses.dataclass(frozen=True)
 class LabelSettings:
-    """The settings of labels and rewards. The defaults are those of an evaluation: the vote, and plain agreement.
+    """The settings of labels and rewards. The defaults, a vote and the plain agreement with it, are for evaluations.
 
-    source: vote | soft_vote | ground_truth | file | mixed | none, or the name of the function `label`.
-    threshold: a vote below this share gives no label.
-    match: how an answer is compared with a voted or filed label; None: as votes are compared.
+    source: vote | soft_vote | ground_truth | file | mixed | none, or the MODULE:FUNCTION of `label`.
+    threshold: a vote whose share is lower gives no label. The share lies in [0, 1].
+    match: how an answer is compared with a label from a vote or a file. None: in the same way as votes are compared.
     labelled_fraction: with `mixed`, the share of the problems whose known answer is used, drawn by (seed, id).
         0: Problem.labelled decides.
-    filed: {problem id: label} of a label file.
-    overlong_buffer, max_response_tokens, drop_truncated: how the length of a response counts (rewards.py).
-    trained_samples: the first so many samples of each prompt are trained on; all of them vote. 0: all are trained on.
-    label, reward: functions of one's own (functions.py); None: the label of `source`, the agreement with it.
+    filed: {problem id: label}, read from a label file.
+    overlong_buffer, max_response_tokens, drop_truncated: how the length of a response counts, in tokens (rewards.py).
+    trained_samples: only this many samples of each prompt, the first ones, are trained on. All samples vote.
+        0: all are trained on.
+    label, reward: user functions (functions.py). None: the label of `source`, the agreement with the label.
     """
 
     source: str = "vote"
@@ -41,7 +42,7 @@ class LabelSettings:
 
     @classmethod
     def of(cls, config) -> "LabelSettings":
-        """The settings of a config; reads its label file. Raises DataError."""
+        """The settings of a config. Reads its label file and raises DataError if the file is bad."""
         c = config.labels
         return cls(
             source=c.source,
@@ -59,7 +60,7 @@ class LabelSettings:
         )
 
     def source_of(self, problem: Problem) -> str:
-        """The source of this problem's label: `mixed` is ground truth for some problems and the vote for the others."""
+        """The source of this problem's label. `mixed` means ground_truth for some problems and vote for the others."""
         if self.source != "mixed":
             return self.source
         if self.labelled_fraction:
@@ -69,18 +70,18 @@ class LabelSettings:
         return "ground_truth" if trusted and has_answer(problem) else "vote"
 
 
-BY_VOTE = LabelSettings()  # of evaluations
+BY_VOTE = LabelSettings()  # for evaluations
 
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """The label of one prompt: its text, None where there is none, and the source it comes from (never `mixed`)."""
+    """The label of one prompt. text: None if the prompt has no label. source: its source, never `mixed`."""
 
     text: str | None
     source: str
 
 
-# The text of the label by source: f(problem, vote, settings).
+# {source: function (problem, vote, settings) -> the label's text, or None}
 SOURCES = {
     "vote": lambda problem, vote, settings: vote.label,
     "soft_vote": lambda problem, vote, settings: vote.label,
@@ -93,7 +94,7 @@ SOURCES = {
 def choose_label(
     problem: Problem, vote: Vote, settings: LabelSettings, answers: Sequence[str | None], responses: Sequence[str]
 ) -> Label:
-    """The label of one prompt with its n answers; responses [n]: their texts, for a function of one's own."""
+    """The label of one prompt. answers [n] and responses [n]: its samples, which a user function reads."""
     if settings.label:
         return Label(settings.label(answers, responses, problem), settings.source)
     source = settings.source_of(problem)
@@ -101,27 +102,30 @@ def choose_label(
 
 
 def has_answer(problem: Problem) -> bool:
-    """Can a response to this problem be graded by a known answer, or by its task's scorer?"""
+    """Does the problem have a known answer, or a task with a scorer of its own?"""
     return problem.answer is not None or problem.metadata is not None
 
 
 def describe(problems: Sequence[Problem], settings: LabelSettings) -> str:
-    """One line: how many problems have a label before anything is sampled. Raises DataError where none can get one."""
+    """One line for the log: how many problems have a label before sampling starts.
+
+    Raises DataError if labels come from known answers or a file and no problem has one.
+    """
     if settings.source == "ground_truth":
         count = sum(map(has_answer, problems))
-        remedy = "no problem has an answer: set data.answer_column, or another source."
+        remedy = "no problem has an answer: set data.answer_column, or choose another source."
     elif settings.source == "file":
         count = sum(p.id in settings.filed for p in problems)
         if not count:
             raise DataError(
-                "labels.path labels none of the problems of data: write labels for this data with "
-                "srt_jax.jobs.label, or use the data it was written for."
+                "the file labels.path labels none of the problems of data: write labels for this data with "
+                "python -m srt_jax label, or use the data that the file was written for."
             )
     elif settings.source == "mixed":
         count = sum(settings.source_of(p) == "ground_truth" for p in problems)
         remedy = (
             "no problem is labelled: set labels.labelled_fraction, or name a column of true and false in "
-            "data.labelled_column, and see that these have answers."
+            "data.labelled_column, and check that the labelled problems have answers."
         )
     else:
         return f"labels: {settings.source}"

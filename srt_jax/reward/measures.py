@@ -1,7 +1,7 @@
-"""Measures of self-training: how good a pseudo-reward is, and what changes in the answers. Pure NumPy functions.
+"""Measures of self-training: the quality of a pseudo-reward, and changes in the answers. Pure NumPy functions.
 
-The first group needs the hidden truth, the second none. The third compares two policies on a fixed set of probe
-problems. Letters: P prompts, n samples, T response tokens. NaN where a measure is undefined.
+The first group of functions needs the known answers, the second does not. The last group compares two policies on a
+fixed set of probe problems. Letters: P prompts, n samples, T response tokens. An undefined measure is NaN.
 """
 
 import collections
@@ -15,30 +15,36 @@ import numpy as np
 from srt_jax.grading.canonical import canonical
 from srt_jax.reward.rewards import Graded, differ
 
-Keys = Sequence[Sequence[Hashable]]  # [P][n]: equal keys are equal answers, also across prompts; None: no answer
+Keys = Sequence[Sequence[Hashable]]  # [P][n]: equal answers have equal keys, also across prompts; None: no answer
 NAN = float("nan")
 
 
-# ---- with the hidden truth
+# ---- with known answers
 
 
 def true_positive_rate(reward: np.ndarray, right: np.ndarray) -> float:
-    """Mean pseudo-reward of the right rollouts (sensitivity). Arrays of one shape; `right` is bool."""
+    """Mean pseudo-reward of the right rollouts (sensitivity). The arrays have one shape; `right` is bool."""
     return float(reward[right].mean()) if right.any() else NAN
 
 
 def false_positive_rate(reward: np.ndarray, right: np.ndarray) -> float:
-    """Mean pseudo-reward of the wrong rollouts (1 - specificity). Arrays of one shape; `right` is bool."""
+    """Mean pseudo-reward of the wrong rollouts (1 - specificity). The arrays have one shape; `right` is bool."""
     return float(reward[~right].mean()) if not right.all() else NAN
 
 
 def youden_j(reward: np.ndarray, right: np.ndarray) -> float:
-    """True minus false positive rate (Youden 1950). Learning needs J > 0; noise with J > 0 only slows it."""
+    """True positive rate minus false positive rate (Youden 1950).
+
+    Learning needs J > 0. A noisy reward with J > 0 only slows it. The arrays have one shape; `right` is bool.
+    """
     return true_positive_rate(reward, right) - false_positive_rate(reward, right)
 
 
 def point_biserial(reward: np.ndarray, right: np.ndarray) -> float:
-    """Correlation of the pseudo-reward with the truth over all rollouts; NaN where one of them is constant."""
+    """Correlation of the pseudo-reward with correctness over all rollouts. NaN if one of the two is constant.
+
+    The arrays have one shape; `right` is bool.
+    """
     x, y = np.ravel(reward).astype(np.float64), np.ravel(right).astype(np.float64)
     x, y = x - x.mean(), y - y.mean()
     norm = math.sqrt((x @ x) * (y @ y))
@@ -46,24 +52,28 @@ def point_biserial(reward: np.ndarray, right: np.ndarray) -> float:
 
 
 def pass_at_n(right: np.ndarray) -> float:
-    """Share of prompts with a right one among their n rollouts; `right` [P, n] is bool."""
+    """Share of prompts with at least one right rollout among their n rollouts; `right` [P, n] is bool."""
     return float(right.any(1).mean()) if len(right) else NAN
 
 
-# ---- without the truth
+# ---- without known answers
 
 
 def margin(counts: Sequence[int], n: int) -> float:
-    """(Votes of the first answer - votes of the second) / n, in [0, 1]; 0 where nobody voted."""
+    """(Votes of the most frequent answer - votes of the second) / n, in [0, 1]. 0 if no sample voted.
+
+    counts: the votes of each answer. n: the number of samples.
+    """
     first, second, *_ = *sorted(counts, reverse=True), 0, 0
     return (first - second) / n
 
 
 def answer_information(keys: Keys) -> float:
-    """H(answer) - H(answer | prompt) in nats: what an answer tells about its prompt. "None" is an answer.
+    """H(answer) - H(answer | prompt) in nats: how much an answer tells about its prompt.
 
-    This is the mutual information of the P prompts, each equally likely, and the empirical answers. It is at most
-    log P. It is 0 where all prompts have the same distribution of answers, as after a collapse into one answer.
+    This is the mutual information between the prompt, uniform over the P prompts, and its sampled answers. It is at
+    most log P. It is 0 if all prompts have the same distribution of answers, as after a collapse into one answer. A
+    missing answer (None) counts as an answer.
     """
     per_prompt = [collections.Counter(row) for row in keys]
     pooled: dict[object, float] = collections.defaultdict(float)
@@ -79,9 +89,10 @@ def _entropy(p: np.ndarray) -> float:
 
 
 def same_answer(keys: Keys) -> float:
-    """Probability that two rollouts of different prompts give the same answer. "None" is an answer.
+    """Probability that two rollouts of different prompts have the same answer. NaN for fewer than two prompts.
 
-    How often this happens by nature depends on the problems: `excess` compares it with its expected value.
+    The value without a collapse depends on the problems; `excess` corrects for it. A missing answer (None) counts as an
+    answer.
     """
     if len(keys) < 2:
         return NAN
@@ -95,20 +106,29 @@ def same_answer(keys: Keys) -> float:
 
 
 def excess(observed: float, expected: float) -> float:
-    """(observed - expected) / (1 - expected): 0 as expected, 1 where all are alike (the form of Cohen's kappa)."""
+    """(observed - expected) / (1 - expected), the form of Cohen's kappa.
+
+    It is 0 if `observed` is as expected, and 1 if `observed` is 1. NaN if `expected` is 1.
+    """
     return (observed - expected) / (1 - expected) if expected < 1 else NAN
 
 
 def drift(values: Sequence[float], first: int = 10, last: int = 5) -> float:
-    """Mean of the last values minus the mean of the first ones: of lengths, or of shares of truncated responses."""
+    """Mean of the `last` last values minus mean of the `first` first values. NaN if there are fewer values than that.
+
+    The values are, for example, response lengths or shares of truncated responses, one per step.
+    """
     return float(np.mean(values[-last:]) - np.mean(values[:first])) if len(values) >= first + last else NAN
 
 
-# ---- of a step's rollouts
+# ---- the measures of a step, for the log
 
 
 def answer_keys(answers: Sequence[Sequence[str | None]], groups: Sequence[Sequence[int]]) -> list[list[str | None]]:
-    """[P][n]: the canonical text of each answer's group, so that answers of different prompts can be compared."""
+    """[P][n]: the canonical text of each answer's group. These texts are comparable across prompts.
+
+    answers [P][n]: texts. groups [P][n]: group ids. An answer with a negative id gets None.
+    """
     keys = []
     for row, ids in zip(answers, groups):
         texts = {}
@@ -120,9 +140,9 @@ def answer_keys(answers: Sequence[Sequence[str | None]], groups: Sequence[Sequen
 
 
 def metrics(graded: Sequence[Graded]) -> dict[str, float]:
-    """`label/*`: means over the prompts of a step; NaN where no answer is known. run/metrics.py explains every tag.
+    """The metrics `label/*` of a step's P prompts, by tag. NaN if no answer is known. run/metrics.py explains each tag.
 
-    The pseudo-reward, the agreement and the reward accuracy are those of the trained samples; the others count all.
+    The pseudo-reward, the agreement and the reward accuracy count the trained samples only.
     """
 
     def trained(name):
@@ -153,7 +173,7 @@ def metrics(graded: Sequence[Graded]) -> dict[str, float]:
         "label/ties": np.mean([v.tie for v in votes]),
         "label/parse_rate": np.mean(np.array([g.groups for g in graded]) >= 0),
         "label/distinct_answers": np.mean([v.distinct for v in votes]),
-        # After a collapse every prompt gets the same answer: this nears 1 while the vote shares look fine.
+        # After a collapse every prompt gets the same answer. Then this is near 1, while the vote shares look good.
         "label/top_answer_share": winners.most_common(1)[0][1] / len(votes) if winners else 0.0,
         **of_step(graded),
     }
@@ -164,9 +184,10 @@ def _mean(values) -> float:
 
 
 def of_step(graded: Sequence[Graded]) -> dict[str, float]:
-    """The measures of a step's P prompts by tag.
+    """The measures of this module for a step's P prompts, by tag.
 
-    Those of the pseudo-reward count the trained rollouts of labelled prompts whose answer is known.
+    The measures of the pseudo-reward count the trained rollouts of labelled prompts with a known answer. They are
+    computed from the agreement, without the penalty for length.
     """
     true_rewards = np.stack([g.true_rewards for g in graded])
     known = ~np.isnan(true_rewards[:, 0])
@@ -192,7 +213,7 @@ def of_step(graded: Sequence[Graded]) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Flips:
-    """One row of a flip table: the problems whose base vote share is in [low, high), and where their votes went.
+    """One row of a flip table: how the votes changed on the problems whose base vote share is in [low, high).
 
     The five counts add up to `problems`: right before and after, right to wrong, wrong to right, wrong to another
     wrong answer, wrong and the same answer.
@@ -215,9 +236,11 @@ def flip_table(
     confidence: Sequence[float],
     edges: Sequence[float] = (0.0, 1 / 3, 2 / 3, 1.0),
 ) -> list[Flips]:
-    """How the votes on P probe problems changed, by the base's vote share; the last bin holds its upper edge.
+    """How the votes on P probe problems changed, in bins of the base's vote share.
 
-    same [P]: are the base's winner and the one of now equal answers?
+    base_right, now_right [P] bool: is the winner of the base's vote, of the current policy's vote right? same [P] bool:
+    are the two winners equal answers? confidence [P]: the base's vote shares. edges: those of the bins; the last bin
+    includes its upper edge.
     """
     base_right, now_right, same, confidence = map(np.asarray, (base_right, now_right, same, confidence))
     bins = np.clip(np.searchsorted(edges, confidence, "right") - 1, 0, len(edges) - 2)
@@ -231,9 +254,9 @@ def flip_table(
 
 
 def pass_at_k_crossing(base: dict[int, float], now: dict[int, float]) -> float | None:
-    """The k at which the base's pass@k overtakes the policy's, None where it does not.
+    """The k at which the base's pass@k reaches the current policy's from below. None if it does not.
 
-    base, now: {k: pass@k}. Between two values of k the curves are straight lines over log k.
+    base, now: {k: pass@k}. The gap between the curves is interpolated linearly in log k.
     """
     ks = sorted(base.keys() & now.keys())
     gaps = [now[k] - base[k] for k in ks]
@@ -245,7 +268,10 @@ def pass_at_k_crossing(base: dict[int, float], now: dict[int, float]) -> float |
 
 
 def anchored_agreement(keys: Keys, anchors: Sequence[Hashable]) -> float:
-    """Share of samples [P][n] with the answer of the frozen base's majority [P]; prompts without one do not count."""
+    """Share of samples whose answer is that of the frozen base's majority.
+
+    keys [P][n]; anchors [P]: the keys of the majorities. Prompts without a majority (None) do not count.
+    """
     agreed = [np.mean([key == anchor for key in row]) for row, anchor in zip(keys, anchors) if anchor is not None]
     return float(np.mean(agreed)) if agreed else NAN
 
@@ -253,10 +279,11 @@ def anchored_agreement(keys: Keys, anchors: Sequence[Hashable]) -> float:
 def kl_apart(
     logprobs: np.ndarray, reference: np.ndarray, response: np.ndarray, answer: np.ndarray
 ) -> tuple[float, float]:
-    """(of answer tokens, of reasoning tokens): estimated KL(policy || reference) per token, in nats.
+    """Estimated KL(policy || reference) in nats per token: (on answer tokens, on the other response tokens).
 
-    logprobs, reference: of the sampled tokens; response, answer: masks, all of one shape. The estimate is k3, mean of
-    r - 1 - log r with r = reference / policy (Schulman 2020), which is never negative.
+    logprobs, reference: the log-probs of the sampled tokens under the policy and the reference. response, answer: bool
+    masks. All arrays have one shape. The estimate is k3, the mean of r - 1 - log r with r = reference / policy
+    (Schulman 2020). It is never negative.
     """
     log_ratio = reference.astype(np.float64) - logprobs
     k3 = np.expm1(log_ratio) - log_ratio

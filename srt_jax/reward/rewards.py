@@ -1,9 +1,8 @@
-"""Rewards: one prompt's n rollouts are graded here, and nowhere else. NumPy; the grader's workers compare answers.
+"""Rewards: the only module that grades a prompt's n rollouts. It uses NumPy; the grader's workers compare answers.
 
     votes -> label -> agreement with the label -> reward = agreement + penalty for length
 
-The result, `Graded`, is what is logged, saved and trained on. Where an answer is known, the true reward stands beside
-the pseudo-reward.
+The result, `Graded`, is logged, saved and trained on. If an answer is known, it also contains the true rewards.
 """
 
 import dataclasses
@@ -21,16 +20,16 @@ Answers = Sequence[str | None]
 
 @dataclasses.dataclass(frozen=True)
 class Graded:
-    """The outcome of one prompt with n answers. NaN stands for what is not known.
+    """The graded answers of one prompt with n samples. Unknown numbers are NaN.
 
-    groups: group id of each answer, -1 where it cannot be parsed.
-    agreement [n] float32 in [0, 1]: the agreement with the label, or what the function of reward.shape returned.
-    rewards [n] float32: what is trained on, agreement + penalty for length.
+    groups [n]: group id of each answer, -1 if it cannot be parsed.
+    agreement [n] float32: the agreement with the label, in [0, 1], or the result of a user function in reward.shape.
+    rewards [n] float32: agreement + penalty for length. The update trains on them.
     kept [n] bool: does the response count in the loss?
-    labelled: False where there is nothing to reward by; the loss discards such a prompt.
-    trained: the first so many samples are trained on.
-    true_rewards [n] float32: 1 where the answer agrees with the known one, else 0.
-    majority_correct, label_correct: is the winner of the vote right, is the label?
+    labelled: False if the prompt has no label. The loss discards such a prompt.
+    trained: only this many samples, the first ones, are trained on.
+    true_rewards [n] float32: 1 if the answer agrees with the known one, else 0.
+    majority_correct, label_correct: 1 if the winner of the vote is right, if the label is right, else 0.
     """
 
     answers: list[str | None]
@@ -56,17 +55,17 @@ def grade(
     stopped: Sequence[bool] | np.ndarray | None = None,
     responses: Sequence[str] = (),
 ) -> Graded:
-    """The grading of the n answers to one problem: vote, label, rewards and true rewards.
+    """Grades the n answers to one problem: vote, label, rewards and true rewards.
 
-    lengths [n]: tokens of each response; stopped [n]: did it end with a stop token? Without them no response counts as
-    too long or cut. responses [n]: their texts, which functions of one's own read.
+    lengths [n]: number of tokens of each response. stopped [n]: did the response end with a stop token? By default no
+    response counts as too long or truncated. responses [n]: their texts, which user functions read.
     """
     lengths = np.zeros(len(answers), np.int32) if lengths is None else lengths
     stopped = np.ones(len(answers), bool) if stopped is None else stopped
     groups = grader.groups([answers])[0]
     vote = majority(answers, groups, settings.threshold)
     label = choose_label(problem, vote, settings, answers, responses)
-    # One call grades the samples, the vote's winner and the label: the workers see all of the prompt's work at once.
+    # One call grades the samples, the vote's winner and the label, so that the workers get all comparisons at once.
     *true, majority_correct, label_correct = true_rewards(problem, [*answers, vote.winner, label.text], grader)
     true = np.array(true, np.float32)
     if label.source == "ground_truth":
@@ -101,7 +100,10 @@ def grade(
 def label_agreement(
     answers: Answers, groups: Sequence[int], vote: Vote, label: Label, grader: Grader, settings: LabelSettings
 ) -> np.ndarray:
-    """[n] in [0, 1]: the agreement of the answers with a label that is no known answer. Without labels it is 1."""
+    """[n] in [0, 1]: the agreement of the answers with a label that does not come from a known answer.
+
+    It is 1 with labels.source = none, and 0 if the prompt has no label.
+    """
     as_votes = settings.match in (None, grader.match)
     if label.source == "none":
         return np.ones(len(answers))
@@ -119,8 +121,9 @@ def label_agreement(
 def agrees(answers: Answers, label: str, grader: Grader, match: str | None) -> np.ndarray:
     """[n] bool: does each answer agree with the label?
 
-    match: equivalent, string or None (the grader's own): the label joins the grouping, and the answers of its group
-    agree. verify: the directed comparison of ground truth, with its tolerances. math_verify: that package's.
+    With the match `equivalent`, `string` or None (the grader's own), the label is grouped together with the answers,
+    and the answers of its group agree with it. `verify` compares as with known answers, with the same tolerances.
+    `math_verify` uses the package of this name.
     """
     if match in TRUTHS:
         return np.array(grader.grade(answers, [label] * len(answers), match))
@@ -129,7 +132,10 @@ def agrees(answers: Answers, label: str, grader: Grader, match: str | None) -> n
 
 
 def _soft_votes_by_match(answers: Answers, vote: Vote, grader: Grader, match: str) -> np.ndarray:
-    """[n]: the shares of all groups whose earliest answer the sample agrees with, as in the released code."""
+    """[n]: for each sample, the sum of the shares of the groups whose earliest answer it agrees with.
+
+    The released SRT code does the same.
+    """
     found = np.zeros(len(answers))
     for count, text in zip(vote.counts, vote.representatives):
         found += count / len(answers) * agrees(answers, text, grader, match)
@@ -137,9 +143,9 @@ def _soft_votes_by_match(answers: Answers, vote: Vote, grader: Grader, match: st
 
 
 def true_rewards(problem: Problem, answers: Answers, grader: Grader) -> np.ndarray:
-    """[n] float32: 1 where the answer agrees with the known one, else 0; NaN where the problem has none.
+    """[n] float32: 1 if the answer agrees with the known answer, else 0. NaN if the problem has no known answer.
 
-    Reasoning Gym's own scorer grades its problems; an answer is right at the full score, 1.
+    Problems of Reasoning Gym are graded by that package's scorer. An answer is right if its score is the maximum, 1.
     """
     if problem.metadata is not None:
         scores = grader.grade_gym(answers, [problem.metadata] * len(answers))
@@ -153,9 +159,10 @@ def true_rewards(problem: Problem, answers: Answers, grader: Grader) -> np.ndarr
 
 
 def overlong_penalty(lengths: Sequence[int] | np.ndarray, max_tokens: int, buffer: int) -> np.ndarray:
-    """DAPO eq. 13: 0 up to max_tokens - buffer, then falling linearly to -1 at max_tokens; float32, like lengths.
+    """DAPO eq. 13: 0 up to max_tokens - buffer tokens, then falling linearly to -1 at max_tokens.
 
-    buffer 0: no penalty. A response that was cut has max_tokens, and so the whole penalty.
+    The result is float32 and has the shape of lengths. With buffer 0 there is no penalty. A truncated response has
+    max_tokens tokens, and so the penalty -1.
     """
     if not buffer:
         return np.zeros(np.shape(lengths), np.float32)
@@ -163,29 +170,31 @@ def overlong_penalty(lengths: Sequence[int] | np.ndarray, max_tokens: int, buffe
 
 
 def kept(stopped: Sequence[bool] | np.ndarray, drop_truncated: bool) -> np.ndarray:
-    """bool, like stopped: does the response count in the loss? drop_truncated: only if it stopped (DAPO, section 3.4).
+    """bool, in the shape of stopped: does the response count in the loss?
 
-    A response that is not kept still votes, and its reward stays in the baseline of the others.
+    With drop_truncated it counts only if it stopped (DAPO, section 3.4). A response that does not count still votes,
+    and its reward stays in the baseline of the others.
     """
     return np.asarray(stopped, bool) | (not drop_truncated)
 
 
-# ---- which prompts teach something
+# ---- which prompts give a gradient
 
 
 def informative(graded: Graded) -> bool:
     """Do the trained samples differ in their agreement with the label? (DAPO, section 3.2, eq. 11)
 
-    Where each prompt is its own baseline, equal rewards give no gradient. The penalty for length does not count here,
-    nor does a KL in the reward.
+    If the baseline is the mean of the prompt's samples, equal rewards give no gradient. This test ignores the penalty
+    for length and a KL in the reward.
     """
     return differ(graded.agreement[: graded.trained])
 
 
 def without_label(graded: Graded) -> Graded:
-    """The same prompt, discarded from the loss: nothing is rewarded."""
+    """The same prompt marked as unlabelled, so that the loss discards it."""
     return dataclasses.replace(graded, labelled=False)
 
 
 def differ(values: np.ndarray) -> bool:
+    """Are the values not all equal?"""
     return bool((values != values[0]).any())

@@ -1,4 +1,4 @@
-"""Majority vote over the answers to one problem. Pure: no parsing, no processes; `groups` come from `Grader.groups`."""
+"""Majority vote over the answers to one problem. Pure functions; the group ids come from `Grader.groups`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Vote:
-    """The outcome of one problem's vote.
+    """The outcome of one problem's vote over n samples.
 
-    label: text of the label's earliest voter; None when nobody could be parsed or the share is below the threshold.
-    group: group id of the majority (also below the threshold), -1 when nobody could be parsed.
-    share, share_parsed: votes of the majority / n and / parseable answers, in [0, 1].
-    parsed, distinct: parseable answers and distinct groups. tie: another group has as many votes.
-    counts, representatives: votes and earliest text of each group, in order of first appearance (for the log).
+    label: the majority's earliest answer. None if no answer can be parsed or the share is below the threshold.
+    group: group id of the majority, also below the threshold. -1 if no answer can be parsed.
+    share: votes of the majority / n, in [0, 1].
+    share_parsed: votes of the majority / number of parseable answers, in [0, 1].
+    parsed: number of parseable answers.
+    distinct: number of groups.
+    tie: does another group have as many votes as the majority?
+    counts, representatives: votes and earliest answer of each group, in order of first appearance.
     """
 
     label: str | None
@@ -27,19 +30,19 @@ class Vote:
 
     @property
     def winner(self) -> str | None:
-        """Text of the largest group, also below the threshold; None when nobody could be parsed."""
+        """The majority's earliest answer, also below the threshold. None if no answer can be parsed."""
         return self.representatives[self.counts.index(max(self.counts))] if self.counts else None
 
 
 def majority(answers: Sequence[str | None], groups: Sequence[int], threshold: float = 0.0) -> Vote:
-    """The largest group of `answers` [n]; `groups` [n] are group ids, -1 where unparseable. Ties go to the earliest
-    sample.
+    """The vote of `answers` [n] with group ids `groups` [n]; -1 marks an unparseable answer.
 
-    A label needs share >= threshold, the share over all n rollouts. None, '' and whitespace never vote, whatever
-    their group.
+    The largest group is the majority. Of groups with equally many votes, the one whose first sample comes first wins.
+    The majority becomes the label if its share of all n samples is at least `threshold`. None, '' and whitespace never
+    vote, whatever their group. Raises ValueError if the lengths differ.
     """
     if len(answers) != len(groups):
-        raise ValueError(f"{len(answers)} answers but {len(groups)} group ids; give one id for each answer")
+        raise ValueError(f"{len(answers)} answers but {len(groups)} group ids: give one id for each answer.")
     ids, counts, first = _tally(answers, groups)
     if not ids:
         return Vote(None, -1, 0.0, 0.0, 0, 0, False)
@@ -59,7 +62,7 @@ def majority(answers: Sequence[str | None], groups: Sequence[int], threshold: fl
 
 
 def soft_votes(answers: Sequence[str | None], groups: Sequence[int]) -> list[float]:
-    """For each rollout [n] the share (of all n) of its own group: a soft reward. 0 for rollouts that cannot vote."""
+    """Soft rewards [n]: for each sample, votes of its own group / n. A sample that does not vote gets 0."""
     ids, counts, _ = _tally(answers, groups)
     share = {group: count / len(answers) for group, count in zip(ids, counts)}
     return [share[g] if _votes(a, g) else 0.0 for a, g in zip(answers, groups)]
@@ -70,7 +73,7 @@ def _votes(answer: str | None, group: int) -> bool:
 
 
 def _tally(answers: Sequence[str | None], groups: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """Group ids in order of first appearance, their vote counts, and the sample index of each first appearance."""
+    """(group ids in order of first appearance, their numbers of votes, the index of their first samples)."""
     order: dict[int, int] = {}
     counts: list[int] = []
     first: list[int] = []

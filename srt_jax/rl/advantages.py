@@ -1,16 +1,16 @@
 """Advantages of rollouts. Pure functions; returns are [P, n], the n samples of each of P prompts.
 
-R_i = r_i - kl_coef * sum_t kl_t is the return of sample i, with the KL term where it is part of the reward.
+R_i = r_i - kl_coef * sum_t kl_t is the return of sample i. If the KL is not part of the reward, R_i = r_i.
 
-Where an estimator subtracts the mean of equal values, the difference is exactly 0. The float32 mean of such values may
-differ from them in the last place, and a division by their standard deviation would make that large.
+If an estimator subtracts the mean of equal values, the difference is exactly 0. The float32 mean of equal values may
+differ from them in the last place. Division by their standard deviation would make this difference large.
 
-A function of one's own (rl.advantage = MODULE:FUNCTION) has the signature
+Users can supply a function (rl.advantage = MODULE:FUNCTION) with the signature
 
     def advantage(returns: jax.Array, trained: jax.Array) -> jax.Array
 
-returns [P, n] float32 and trained [P, n] bool, which samples are trained on; the result is [P, n] and finite, also
-where all returns of a prompt are equal. The function is traced by jax.jit, with the prompts of a mini-batch as P.
+returns [P, n] is float32. trained [P, n] is bool and says which samples are trained on. The result is [P, n] and
+finite, also where all returns of a prompt are equal. jax.jit traces the function. P counts all prompts of a step.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ WHITEN_EPS = 1e-8
 
 
 def centred(values: jax.Array, mean: jax.Array, counted: jax.Array | bool = True, axis: int | None = None) -> jax.Array:
-    """values - mean, and exactly 0 for values like those that are counted where all of these are equal.
+    """values - mean. If all counted values are equal, the result is exactly 0 for every value equal to them.
 
-    mean and counted (bool) broadcast to values; the mean is over `axis`, None: over all. A value that is not finite
-    gives one that is not finite.
+    mean: the mean of the counted values over `axis` (None: over all axes). mean and counted (bool) broadcast to values.
+    A value that is not finite gives a result that is not finite.
     """
     counted = jnp.broadcast_to(counted, jnp.shape(values))
     highest = jnp.max(values, axis, keepdims=True, where=counted, initial=-jnp.inf)
@@ -55,7 +55,7 @@ def dr_grpo(returns: jax.Array) -> jax.Array:
 def grpo(returns: jax.Array) -> jax.Array:
     """A_i = (R_i - mean R) / (std R + eps) over the prompt's samples (Shao et al. 2024, section 4.1.2).
 
-    The standard deviation is the sample's (n - 1), as in verl and TRL. Equal returns give advantage 0.
+    The variance is divided by n - 1, as in verl and TRL. Equal returns give advantage 0.
     """
     return dr_grpo(returns) / (jnp.std(returns, axis=1, keepdims=True, ddof=1) + GRPO_EPS)
 
@@ -66,22 +66,25 @@ def reinforce(returns: jax.Array) -> jax.Array:
 
 
 def reinforce_baseline(returns: jax.Array, trained: jax.Array) -> jax.Array:
-    """A_i = R_i - mean R of the batch, over the rollouts that are trained on (Williams 1992). trained [P, n] bool."""
+    """A_i = R_i - mean R, where the mean is over all trained rollouts of the step (Williams 1992).
+
+    returns [P, n]; trained [P, n] bool.
+    """
     return centred(returns, (returns * trained).sum() / jnp.maximum(trained.sum(), 1), trained)
 
 
 def returns_to_come(rewards: jax.Array, kl: jax.Array, kl_coef: float, rollout: jax.Array) -> jax.Array:
     """R_t = r - kl_coef * sum_{u >= t} kl_u: REINFORCE++'s return of each token, with discount 1 (Hu 2025, section 3).
 
-    All [..., S]: rewards of the tokens' responses; kl, 0 outside the responses; rollout, the number of the response
-    that a token belongs to, so that the sum ends where the next one in the row begins.
+    Arrays [..., S]. rewards: the reward of the token's response. kl: 0 outside the responses. rollout: the index of the
+    token's response; the sum ends where the next response of the row begins.
     """
 
     def join(
         later: tuple[jax.Array, jax.Array], earlier: tuple[jax.Array, jax.Array]
     ) -> tuple[
         jax.Array, jax.Array
-    ]:  # (sum up to the end of the part or of its first rollout, does a rollout end in it?)
+    ]:  # (sum up to the end of the span or of its first rollout, does a rollout end in the span?)
         return jnp.where(earlier[1], earlier[0], earlier[0] + later[0]), earlier[1] | later[1]
 
     last = rollout != jnp.roll(rollout, -1, -1)
@@ -91,14 +94,14 @@ def returns_to_come(rewards: jax.Array, kl: jax.Array, kl_coef: float, rollout: 
 def whiten(values: jax.Array, mask: jax.Array) -> jax.Array:
     """(x - mean) / sqrt(variance + eps) over all tokens of the mask: REINFORCE++'s normalisation (Hu 2025, section 3).
 
-    values and mask [..., S]; the variance is the population's. Equal values give 0.
+    values and mask have one shape, [..., S]. The variance is divided by the number of tokens. Equal values give 0.
     """
     tokens = jnp.maximum(mask.sum(), 1)
     found = centred(values, (values * mask).sum() / tokens, mask > 0)
     return found * jax.lax.rsqrt((jnp.square(found) * mask).sum() / tokens + WHITEN_EPS)
 
 
-# One number per rollout, from (returns [P, n], trained [P, n]).
+# Each estimator maps (returns [P, n], trained [P, n]) to one advantage per rollout.
 PER_ROLLOUT = {
     "rloo": lambda returns, trained: rloo(returns),
     "grpo": lambda returns, trained: grpo(returns),
@@ -111,14 +114,17 @@ WHITENED = ("reinforce_pp", "reinforce_pp_baseline")
 
 
 def per_rollout(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The function (returns [P, n], trained [P, n]) -> advantages [P, n] of rl.advantage. Raises ConfigError."""
+    """The function (returns [P, n], trained [P, n]) -> advantages [P, n] that rl.advantage names.
+
+    Raises ConfigError if MODULE:FUNCTION cannot be loaded.
+    """
     return PER_ROLLOUT[name] if name in PER_ROLLOUT else functions.load("rl.advantage", name)
 
 
 def check(name: str, prompts: int, samples: int) -> None:
-    """Traces and runs a function of one's own on made-up returns [prompts, samples].
+    """Tests a user's function on made-up returns [prompts, samples]. Built-in estimators are not tested.
 
-    Raises ConfigError where it fails, or returns another shape or values that are not finite.
+    Raises ConfigError if the function fails, returns another shape, or returns values that are not finite.
     """
     if not functions.is_function(name):
         return
@@ -129,7 +135,7 @@ def check(name: str, prompts: int, samples: int) -> None:
         if jnp.shape(found) != shape:
             raise ConfigError(
                 f"rl.advantage is {name!r}, which returns shape {jnp.shape(found)} for returns of shape {shape}: "
-                "return one number for each of them."
+                "return one advantage for each return."
             )
         if not np.isfinite(np.asarray(found)).all():
             raise ConfigError(

@@ -1,6 +1,6 @@
-"""From rollouts and rewards to the update's batch, on the host: micro-batches of rows of similar length, or packed.
+"""Turns rollouts and rewards into the update's batch, on the host. Rows are sorted by length, or packed.
 
-The batch's shapes depend on the config only, never on a step's lengths: one compiled update serves every step.
+The batch's shapes depend on the config only, not on the lengths of a step, so every step uses one compiled update.
 """
 
 import dataclasses
@@ -20,10 +20,11 @@ from srt_jax.rollout.sampler import Rollouts
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the rollouts of a step are divided; the names are those of the config's section `batch`.
+    """How the rollouts of a step are divided. The fields are those of the config's section `batch`.
 
-    A step's sequences make M micro-batches of m = microbatch_sequences rows. Each of the K mini-batches has M / K of
-    them. With packing M is an upper bound, and empty micro-batches are not computed.
+    The sequences of a step form M micro-batches of m = microbatch_sequences rows. Each of the K = minibatches_per_step
+    mini-batches has M / K micro-batches. With packing M is an upper bound, and empty micro-batches are not computed.
+    Raises ValueError if the numbers do not divide each other.
     """
 
     prompts_per_step: int
@@ -35,11 +36,13 @@ class Layout:
 
     def __post_init__(self) -> None:
         if self.packing and len(self.length_buckets) > 1:
-            raise ValueError(f"length_buckets is {self.length_buckets}: packed rows all have one length, so give one.")
+            raise ValueError(
+                f"length_buckets is {self.length_buckets}: packed rows all have one length, so give one bucket."
+            )
         if self.prompts_per_step % self.minibatches_per_step:
             raise ValueError(
                 f"minibatches_per_step is {self.minibatches_per_step}: a mini-batch holds whole prompts, "
-                f"so it must divide the {self.prompts_per_step} prompts_per_step."
+                f"so this number must divide prompts_per_step, {self.prompts_per_step}."
             )
         if self.sequences % (self.minibatches_per_step * self.microbatch_sequences):
             raise ValueError(
@@ -49,41 +52,49 @@ class Layout:
 
     @property
     def sequences(self) -> int:
-        """Rows of a step."""
+        """Number of sequences of a step. It is also the number of rows."""
         return self.prompts_per_step * self.samples_per_prompt
 
     @property
     def microbatches(self) -> int:
-        """M, of the whole step."""
+        """M: the number of micro-batches of a step."""
         return self.sequences // self.microbatch_sequences
 
     @property
     def microbatches_per_minibatch(self) -> int:
-        """M / K."""
+        """M / K: the number of micro-batches of a mini-batch."""
         return self.microbatches // self.minibatches_per_step
 
     @classmethod
     def of(cls, batch: ConfigDict) -> "Layout":
-        """From the config's section `batch`."""
+        """The layout that the config's section `batch` describes."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: batch[name] for name in names} | {"length_buckets": tuple(batch.length_buckets)})
 
 
-Leaf = Any  # jax.Array; np.ndarray before it is placed; a sharding or a shape in trees of those
+Leaf = Any  # np.ndarray on the host, then jax.Array; or the sharding or the shape of one
 
 
 @flax.struct.dataclass
 class Batch:
-    """Rollouts of one step as M micro-batches of m rows, with the rewards of each prompt.
+    """The rollouts of one step as M micro-batches of m rows, with the rewards of each prompt.
 
-    Token arrays [M, m, S], rows split over data x fsdp; S is the longest bucket. A row has one sequence (prompt +
-    response) from its start, or with packing several sequences one after the other. rollout: p * n + i on the tokens of
-    sample i of prompt p, -1 on padding. response: does the token belong to the response, the stop token included?
-    sampler_logprobs: 0 outside the responses.
-    Arrays by prompt, on every device: rewards [P, n]; labelled [P] bool; kept [P, n] bool, False for a rollout that
-    counts in its prompt's baseline but not in the loss. counts [K, buckets]: the number of micro-batches of each
-    length, shortest first, in each mini-batch; the other micro-batches are empty. temperature: a scalar, that of the
-    distribution in the loss.
+    Token arrays [M, m, S] are split over data x fsdp by row. S is the longest bucket. A row starts with one sequence
+    (prompt + response). With packing further sequences follow it.
+
+        tokens            int32, 0 on padding
+        rollout           int32, p * n + i on the tokens of sample i of prompt p, -1 on padding
+        response          bool, True on the tokens of a response, its stop token included
+        sampler_logprobs  float32, the sampler's log-probs of the response tokens, 0 elsewhere
+
+    The other arrays are replicated on every device.
+
+        rewards [P, n]       float32
+        labelled [P]         bool, True for a prompt with a label
+        kept [P, n]          bool, False for a rollout that counts in its prompt's baseline but not in the loss
+        counts [K, buckets]  int32, the number of micro-batches of each length, shortest first, in each mini-batch;
+                             further micro-batches are empty
+        temperature          float32 scalar, the temperature of the distribution in the loss
     """
 
     tokens: Leaf
@@ -106,9 +117,10 @@ def collate(
     temperature: float = 1.0,
     kept: np.ndarray | None = None,
 ) -> Batch:
-    """rollouts of P prompts x n samples, rewards [P, n], labelled [P], kept [P, n] (default: all) -> Batch on the mesh.
+    """The batch on the mesh, from rollouts of P prompts x n samples, rewards [P, n], labelled [P] and kept [P, n].
 
-    Raises ValueError for a sequence beyond the last bucket.
+    By default all rollouts are kept. Raises ValueError if a sequence is longer than the last bucket, or if P and n are
+    not those of the layout.
     """
     batch = assemble(rollouts, rewards, labelled, layout, temperature, kept)
     return sharding.place(batch, batch_sharding(mesh))
@@ -122,11 +134,11 @@ def assemble(
     temperature: float = 1.0,
     kept: np.ndarray | None = None,
 ) -> Batch:
-    """The batch as NumPy arrays. Mini-batch k has the k-th part of the prompts."""
+    """The batch as NumPy arrays. Mini-batch k has the k-th part of the prompts. Raises ValueError as `collate` does."""
     prompts, n, _ = rollouts.tokens.shape
     if (prompts, n) != (layout.prompts_per_step, layout.samples_per_prompt):
         raise ValueError(
-            f"the step has {prompts} prompts x {n} samples, but the layout {layout.prompts_per_step} x "
+            f"the step has {prompts} prompts x {n} samples, but the layout has {layout.prompts_per_step} x "
             f"{layout.samples_per_prompt}."
         )
     shape = layout.microbatches, layout.microbatch_sequences, max(layout.length_buckets)
@@ -155,9 +167,11 @@ def assemble(
 
 
 def arrange(lengths: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The place of each sequence: lengths [P * n] -> (its row among M * m, its start in the row, counts [K, buckets]).
+    """Assigns sequences of lengths [P * n] to rows. Returns (rows [P * n], starts [P * n], counts [K, buckets]).
 
-    Each mini-batch has as many rows as sequences; its empty rows come last.
+    rows: the row of each sequence, from 0 to M * m - 1. starts: its first position in that row. counts: as in Batch.
+    Each mini-batch has as many rows as sequences, and its empty rows come last. Raises ValueError if a sequence is
+    longer than the last bucket.
     """
     buckets, longest = sorted(layout.length_buckets), max(lengths)
     if longest > buckets[-1]:
@@ -173,18 +187,19 @@ def arrange(lengths: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray
 
 
 def one_per_row(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(row, start) of each sequence, in order of length: micro-batches hold rows of similar length."""
+    """(row, start) of each sequence. Rows are sorted by length, so a micro-batch has rows of similar length."""
     rows = np.empty_like(lengths)
     rows[np.argsort(lengths, kind="stable")] = np.arange(len(lengths))
     return rows, np.zeros_like(lengths)
 
 
 def first_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(row, start) of each sequence in rows of `size` tokens: the longest first, each into the first row with room.
+    """(row, start) of each sequence in rows of `size` tokens. Longer sequences come first; each gets the first row with
+    enough space.
 
-    First-fit decreasing needs at most 11/9 of the fewest rows possible, + 6/9 (Dosa 2007).
+    This is first-fit decreasing. It uses at most 11/9 x (the smallest possible number of rows) + 6/9 rows (Dosa 2007).
     """
-    used = np.zeros_like(lengths)  # tokens of each row; as many rows as sequences always suffice
+    used = np.zeros_like(lengths)  # tokens in each row; there are never more rows than sequences
     rows, starts = np.zeros_like(lengths), np.zeros_like(lengths)
     for i in np.argsort(-lengths, kind="stable"):
         rows[i] = np.argmax(used + lengths[i] <= size)
@@ -194,7 +209,7 @@ def first_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def batch_sharding(mesh: Mesh) -> Batch:
-    """The sharding of each array of a batch: every device has some rows of every micro-batch."""
+    """The sharding of each array of a batch. Every device has some rows of every micro-batch."""
     rows, everywhere = NamedSharding(mesh, P(None, sharding.ROWS)), sharding.replicated(mesh)
     return Batch(
         tokens=rows,
@@ -210,7 +225,7 @@ def batch_sharding(mesh: Mesh) -> Batch:
 
 
 def abstract_batch(layout: Layout, mesh: Mesh) -> Batch:
-    """Shapes, dtypes and shardings of every batch of this layout, to compile the update before there is one."""
+    """Shapes, dtypes and shardings of the batches of this layout, to compile the update before the first batch."""
     n = layout.samples_per_prompt
     tokens = (layout.microbatches, layout.microbatch_sequences, max(layout.length_buckets))
     shapes = Batch(

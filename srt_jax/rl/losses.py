@@ -1,41 +1,43 @@
 """KL estimates, token losses and their aggregation. Pure functions over token arrays [..., S].
 
-A loss is a sum of weighted token terms; the weights' common denominator is divided out once, over the whole mini-batch,
-so that micro-batches, padding and sharding change nothing but rounding.
+A loss is a weighted sum of token terms divided by one denominator, which is computed over the whole mini-batch.
+Micro-batches, padding and sharding therefore change the loss by rounding only.
 """
 
 import jax
 import jax.numpy as jnp
 
-KL_CLAMP = 10.0  # of one token's k3, as the released SRT code does
-LOG_RATIO_CLAMP = 20.0  # as verl does: exp() of more overflows
+KL_CLAMP = 10.0  # bound on the k3 of a token, as in the released SRT code
+LOG_RATIO_CLAMP = 20.0  # bound on a log-ratio before exp(), as in verl: a larger one may overflow
 
 
 def k1(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-    """log p - log q per token: the plain estimate of KL(policy || reference), of either sign.
+    """log p - log q per token: an estimate of KL(policy || reference) that is unbiased and may be negative.
 
-    As a term of the reward its gradient is, on average, that of the sequences' reverse KL divergence; as a term of the
-    loss its gradient is zero on average.
+    In the reward, its mean gradient is that of the sequences' reverse KL divergence. In the loss, its mean gradient is
+    zero. Arrays [..., S], in nats.
     """
     return logprobs - reference_logprobs
 
 
 def k2(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-    """(log p - log q)^2 / 2 per token: biased, never negative.
+    """(log p - log q)^2 / 2 per token: an estimate of KL(policy || reference) that is biased and never negative.
 
-    As a term of the loss its gradient is, on average, that of each token's reverse KL divergence with its prefix given.
-    k1 in the reward has more: the effect of a token on the divergence of the tokens after it.
+    In the loss, its mean gradient is that of each token's reverse KL divergence given its prefix. k1 in the reward also
+    includes the effect of a token on the divergence of later tokens. Arrays [..., S], in nats.
     """
     return 0.5 * jnp.square(logprobs - reference_logprobs)
 
 
 def k3(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-    """q/p - 1 - log(q/p) per token: unbiased, never negative, clamped to +-10 (Schulman 2020).
+    """q/p - 1 - log(q/p) per token: an estimate of KL(policy || reference) that is never negative (Schulman 2020).
 
-    As a term of the loss its gradient is, on average, that of each token's forward KL divergence, KL(q || p), with its
-    prefix given. As a term of the reward it has neither gradient (docs/algorithms.md).
+    It is unbiased, except for the clamp to +-10. In the loss, its mean gradient is that of each token's forward KL
+    divergence, KL(q || p), given its prefix. In the reward, its mean gradient is that of no divergence
+    (docs/algorithms.md). Arrays [..., S], in nats.
     """
-    # Values beyond are clamped anyway; the gradient through an overflow would be 0 * inf.
+    # This clip does not change the result, which is clamped below. Without it exp() could overflow, and the gradient
+    # would be 0 * inf = NaN.
     difference = jnp.clip(reference_logprobs - logprobs, -LOG_RATIO_CLAMP, LOG_RATIO_CLAMP)
     return jnp.clip(jnp.exp(difference) - difference - 1.0, -KL_CLAMP, KL_CLAMP)
 
@@ -55,7 +57,8 @@ def clipped_policy_gradient(
 
     clip_high > clip_low is DAPO's clip-higher (Yu et al. 2025, section 3.1). With dual_clip > 1 the loss of a token
     with A < 0 is at most -A dual_clip, however large its ratio (Ye et al. 2020, eq. 5). All arrays [..., S].
-    Returns (loss, clipped, dual_clipped): 1 where PPO's or the dual bound is active, so that the token has no gradient.
+    Returns (loss, clipped, dual_clipped). `clipped` is 1 where PPO's bound is active, and `dual_clipped` is 1 where the
+    dual bound is active. Such a token has no gradient.
     """
     ratio = jnp.exp(jnp.clip(logprobs - old_logprobs, -LOG_RATIO_CLAMP, LOG_RATIO_CLAMP))
     free = -advantages * ratio
@@ -70,18 +73,24 @@ def clipped_policy_gradient(
 def importance_weight(trainer_logprobs: jax.Array, sampler_logprobs: jax.Array, cap: float) -> jax.Array:
     """min(p_trainer / p_sampler, cap) per token: truncated importance sampling of the rollouts (Yao et al. 2025).
 
-    Both are of the weights before the update: it corrects for a sampler that computes otherwise, or is a step behind.
+    trainer_logprobs belong to the weights before the step's updates. The factor corrects for a sampler whose arithmetic
+    differs from the trainer's, or whose weights are one step older. Arrays [..., S].
     """
     return jnp.minimum(jnp.exp(trainer_logprobs - sampler_logprobs), cap)
 
 
 def row_weights(tokens: jax.Array, aggregation: str, scale: float = 0.0) -> tuple[jax.Array, jax.Array]:
-    """Weight of each response token in the loss, by row, and the denominator of their sum.
+    """The weight that all response tokens of a sequence have in the loss, and the denominator of the weighted sum.
 
-    tokens [..., B] response tokens of each sequence of a mini-batch, 0 where it does not count. The names are verl's:
-    token-mean: every token alike; seq-mean-token-sum: mean over sequences of token sums; seq-mean-token-mean: mean over
-    sequences of token means; seq-mean-token-sum-norm: mean over sequences of token sums / scale, a constant.
-    Returns (weights [..., B], denominator [...]; 0 where nothing counts).
+    tokens [..., B]: number of response tokens of each sequence of a mini-batch, 0 for a sequence outside the loss.
+    The names of the aggregations are verl's:
+
+        token-mean               mean over all tokens
+        seq-mean-token-sum       mean over sequences of the sum over tokens
+        seq-mean-token-mean      mean over sequences of the mean over tokens
+        seq-mean-token-sum-norm  mean over sequences of the sum over tokens divided by the constant `scale`
+
+    Returns (weights [..., B], denominators [...]). A denominator is 0 if no sequence counts.
     """
     counts = (tokens > 0).astype(jnp.float32)
     sequences = counts.sum(-1)

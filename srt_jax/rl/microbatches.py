@@ -1,4 +1,4 @@
-"""Parts of the jitted update: loops over micro-batches, and conversions between values by token and by rollout."""
+"""Parts of the jitted update: loops over micro-batches, and conversions between values per token and per rollout."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,10 +18,10 @@ Tree = TypeVar("Tree")  # a pytree of arrays
 def fold(body: Callable, carry: Carry, counts: jax.Array, layout: Layout, minibatch: jax.Array | int = 0) -> Carry:
     """carry = body(carry, i, length) for every micro-batch i of a mini-batch, in order.
 
-    `length` is the bucket of micro-batch i, a Python number: the body is traced once per bucket. The number of
+    `length` is the bucket of micro-batch i. It is a Python number, so `body` is traced once per bucket. The number of
     micro-batches in each bucket (counts [K, buckets]) is data, so one compiled program serves steps of all lengths.
     """
-    # With one sequence per row and one bucket the number is constant, and XLA gets a loop with a known trip count.
+    # With one bucket and without packing the number is constant. Then XLA gets a loop with a known trip count.
     known = len(layout.length_buckets) == 1 and not layout.packing
     start = minibatch * layout.microbatches_per_minibatch
     for b, length in enumerate(sorted(layout.length_buckets)):
@@ -32,7 +32,7 @@ def fold(body: Callable, carry: Carry, counts: jax.Array, layout: Layout, miniba
 
 
 def cut(tree: Tree, i: jax.Array, length: int, mesh: Mesh) -> Tree:
-    """Micro-batch i of token arrays [M, m, S], cut to `length`: every row stays on its own device."""
+    """Micro-batch i of token arrays [M, m, S], cut to [m, length]. Every row stays on its device."""
     rows = NamedSharding(mesh, P(sharding.ROWS))
 
     def one(x: jax.Array) -> jax.Array:
@@ -43,17 +43,17 @@ def cut(tree: Tree, i: jax.Array, length: int, mesh: Mesh) -> Tree:
 
 
 def put(x: jax.Array, i: jax.Array, part: jax.Array) -> jax.Array:
-    """[M, m, S] with the first positions of micro-batch i set to part [m, length]."""
+    """x [M, m, S] with the first `length` positions of micro-batch i replaced by part [m, length]."""
     return jax.lax.dynamic_update_slice(x, part[None], (i, 0, 0))
 
 
 def to_tokens(values: jax.Array, batch: Batch) -> jax.Array:
-    """One number per rollout -> that number on each of its response tokens, 0 elsewhere: [P, n] -> [M, m, S]."""
+    """[P, n] -> [M, m, S]: copies the value of a rollout to each of its response tokens. Other tokens get 0."""
     return jnp.where(batch.response, values.reshape(-1)[batch.rollout], 0)
 
 
 def to_prompts(values: jax.Array, batch: Batch) -> jax.Array:
-    """Sums of token values over each rollout, its prompt included: [M, m, S] -> [P, n]."""
+    """[M, m, S] -> [P, n]: the sum of the token values of each rollout, including those of its prompt."""
     sums = (
         jnp.zeros(batch.rewards.size, values.dtype)
         .at[batch.rollout]

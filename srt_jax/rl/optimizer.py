@@ -18,9 +18,9 @@ from srt_jax.model import sharding
 
 @flax.struct.dataclass
 class TrainState:
-    """What a checkpoint holds: float32 parameters, AdamW's moments, the number of steps taken.
+    """The training state that a checkpoint stores: float32 parameters, AdamW's state, the number of RL steps.
 
-    A step in which nothing is labelled counts in `step`, but not in AdamW's own count.
+    A step without any label increments `step`, but not AdamW's own count.
     """
 
     params: Any
@@ -36,14 +36,17 @@ def learning_rate_schedule(
     updates_per_step: int = 1,
     final_fraction: float = 0.0,
 ) -> optax.Schedule:
-    """Learning rate by the number of updates made: linear warm-up from 0, then constant, or falling.
+    """The learning rate as a function of the number of updates: linear warm-up from 0, then the schedule.
 
-    `linear` and `cosine` reach learning_rate * final_fraction after `steps`, and stay there. warmup_steps and steps are
-    RL steps. Raises ValueError where a falling schedule has no steps left after the warm-up.
+    `constant` stays at learning_rate. `linear` and `cosine` fall to learning_rate * final_fraction after `steps` and
+    stay there. warmup_steps and steps are RL steps. Raises ValueError if the warm-up leaves no steps for `linear` or
+    `cosine`.
     """
     warmup, total = warmup_steps * updates_per_step, steps * updates_per_step
     if schedule != "constant" and total <= warmup:
-        raise ValueError(f"a {schedule} schedule over {steps} steps has none left after {warmup_steps} of warm-up.")
+        raise ValueError(
+            f"a {schedule} schedule over {steps} steps has no steps left after {warmup_steps} steps of warm-up."
+        )
     after = {
         "constant": lambda: optax.constant_schedule(learning_rate),
         "linear": lambda: optax.linear_schedule(learning_rate, learning_rate * final_fraction, total - warmup),
@@ -61,7 +64,10 @@ def make_optimizer(
     grad_clip: float,
     moments_dtype: str = "float32",
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019) after clipping the global gradient norm, as in the paper's runs."""
+    """AdamW (Loshchilov & Hutter 2019) after clipping the global gradient norm, as in the runs of SRT v1.
+
+    moments_dtype: float32 or bfloat16, the dtype in which AdamW's moments are stored.
+    """
     adam = optax.scale_by_adam(b1, b2, eps)
     return optax.chain(
         optax.clip_by_global_norm(grad_clip),
@@ -86,14 +92,14 @@ def experiment_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 class LearningRateState(NamedTuple):
-    """Updates made, and the rate of the last one."""
+    """The number of updates made, and the learning rate of the last one."""
 
     count: jax.Array  # type: ignore[assignment]  # tuple has a method of this name
     learning_rate: jax.Array
 
 
 def scale_by_learning_rate(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Optax's transformation of this name, with a state that tells the rate, for the log."""
+    """optax.scale_by_learning_rate, except that its state stores the last learning rate for the log."""
 
     def rate(count: jax.Array) -> jax.Array:
         return jnp.asarray(schedule(count), jnp.float32)
@@ -110,10 +116,10 @@ def scale_by_learning_rate(schedule: optax.Schedule) -> optax.GradientTransforma
 
 
 def store_moments_in_bf16(adam: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Adam whose moments rest in bfloat16, half the memory; its arithmetic stays float32.
+    """Adam that stores its moments in bfloat16, which halves their memory. Its arithmetic stays float32.
 
-    The second moment is rounded stochastically: with b2 = 0.999 a step changes it by less than half of bfloat16's
-    resolution, so that rounding to nearest would never let it fall.
+    The second moment is rounded stochastically. With b2 = 0.999 one update lowers it by less than half of bfloat16's
+    resolution, so with rounding to nearest it would never fall.
     """
 
     def convert(state: Any, dtype: DTypeLike, rounded: Callable) -> Any:
@@ -133,7 +139,7 @@ def store_moments_in_bf16(adam: optax.GradientTransformation) -> optax.GradientT
 
 
 def _round_stochastically(tree: optax.Params, key: jax.Array) -> optax.Params:
-    """float32 -> bfloat16, up or down with probabilities that make the mean exact."""
+    """Rounds float32 leaves to bfloat16, up or down at random. The probabilities make the expected value exact."""
 
     def one(x: Any, key: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16)
@@ -144,9 +150,9 @@ def _round_stochastically(tree: optax.Params, key: jax.Array) -> optax.Params:
 
 
 def abstract_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state; params: arrays, or abstract arrays with shardings.
+    """Shapes, dtypes and shardings of the state.
 
-    The optimizer's moments lie beside their parameters, on the same devices.
+    params: arrays, or abstract arrays with shardings. AdamW's moments are sharded like their parameters.
     """
 
     def describe(x: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

@@ -1,13 +1,14 @@
 """The update: scoring -> advantages -> gradients -> AdamW, in one jitted, sharded, donated call.
 
-    R_i = r_i - kl_coef * sum_t kl_t               rewards with the KL to the initial model (SRT v1, section 3)
+    R_i = r_i - kl_coef * sum_t kl_t               rewards with the KL to the initial model (SRT v1, appendix B)
     A_i = R_i - mean of the prompt's other R_j     RLOO; the other estimators are in rl/advantages.py
     loss = sum_t w_t * -A_t * ratio_t (clipped)    over the response tokens of a mini-batch, the stop token included
 
 The old log-probs, the reference's log-probs and the advantages are computed once, before the first update of the step.
-With one update per step the ratio is 1 and needs no old log-probs, so that pass is left out. Prompts without a label
-have weight zero everywhere, unless `unlabelled` is zero_advantage. If nothing is labelled, or a gradient of the step is
-not finite, the state is returned unchanged.
+With one update per step the ratio is 1 and needs no old log-probs. Their forward pass is then left out, unless the KL
+in the reward needs it. Prompts without a label have weight zero everywhere, unless `unlabelled` is zero_advantage.
+If no token of a mini-batch counts, its update is not made. If a loss or gradient of the step is not finite, the state
+is returned unchanged, its step number included.
 """
 
 import dataclasses
@@ -28,14 +29,14 @@ from srt_jax.rl import advantages, losses, microbatches
 from srt_jax.rl.collate import Batch, Layout
 from srt_jax.rl.optimizer import TrainState
 
-# What `loss` measures: sums over tokens, and one maximum.
+# The keys of the measurements of `loss`: sums over tokens, and one maximum.
 MEASURED = ("loss", "entropy", "gap", "gap_max", "gap_k3", "gap_outside", "kl", "clipped", "dual_clipped", "importance")
-FAR = math.log(1.25)  # a larger gap: the ratio of the trainer's to the sampler's probability is outside [0.8, 1.25]
+FAR = math.log(1.25)  # beyond this gap the ratio of trainer's to sampler's probability is outside [0.8, 1.25]
 
 
 @dataclasses.dataclass(frozen=True)
 class UpdateConfig:
-    """The settings of the update; the names are those of the config."""
+    """The settings of the update. The fields have the names of the config's fields (docs/algorithms.md)."""
 
     layout: Layout
     epochs_per_step: int = 1
@@ -50,14 +51,14 @@ class UpdateConfig:
     tis_cap: float = 0.0
     entropy_coef: float = 0.0
     loss_aggregation: str = "token-mean"
-    loss_scale: float = 0.0  # needed by seq-mean-token-sum-norm only
+    loss_scale: float = 0.0  # used by seq-mean-token-sum-norm only
     unlabelled: str = "discard"
     old_logprobs: str = "trainer"
     head_chunk_tokens: int = 4096
 
     @classmethod
     def of(cls, config: ConfigDict) -> "UpdateConfig":
-        """From the config of an experiment."""
+        """The settings that an experiment's config gives."""
         rl = (
             "objective",
             "advantage",
@@ -88,28 +89,28 @@ class UpdateConfig:
 
     @property
     def kl_in_reward(self) -> bool:
-        """Does the KL to the reference count in the reward?"""
+        """Is the KL to the reference part of the reward?"""
         return self.kl_coef > 0 and self.kl_in == "reward"
 
     @property
     def scores_policy(self) -> bool:
-        """Is there a forward pass of the policy before the first update?"""
+        """Does the policy score the batch before the first update?"""
         old = self.kl_in_reward or (self.objective == "policy_gradient" and self.updates_per_step > 1)
         return old and self.old_logprobs == "trainer"
 
     @property
     def scores_reference(self) -> bool:
-        """Is there a forward pass of the reference?"""
+        """Does the reference score the batch?"""
         return self.kl_coef > 0
 
 
 @flax.struct.dataclass
 class Rows:
-    """The token arrays that the loss reads, all [M, m, S]; None where the config does not use one.
+    """The token arrays that the loss reads, all [M, m, S]. An array that the config does not need is None.
 
-    weights: the weight of each response token in the loss, divided by the denominator; 0 elsewhere. trained: 1 on the
-    response tokens that are trained on. old_logprobs: by the weights before the step. reference_logprobs: by the
-    initial weights.
+    weights: the weight of each response token in the loss divided by the denominator, 0 elsewhere. trained: 1.0 on the
+    response tokens that are trained on, 0.0 elsewhere. old_logprobs: log-probs of the policy before the step, from the
+    trainer or the sampler. reference_logprobs: log-probs of the initial weights.
     """
 
     tokens: jax.Array
@@ -125,19 +126,20 @@ class Rows:
 def make_update(
     graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, config: UpdateConfig, mesh: Mesh, state: TrainState
 ) -> jax.stages.Wrapped:
-    """update(state, reference_params, batch) -> (state, metrics): one program for every step; donates the state.
+    """The function update(state, reference_params, batch) -> (state, metrics), jitted. It donates the old state.
 
-    The new state is sharded like `state` (arrays or abstract arrays). Metrics are scalars, means over the response
-    tokens or sequences that count in the loss. Raises ValueError if the row shards do not divide the micro-batch.
+    state: arrays or abstract arrays. The new state has their shardings. The metrics are scalars, docs/operations.md
+    explains them under `update/`. Raises ValueError if the row shards do not divide the micro-batch, or if
+    seq-mean-token-sum-norm has no loss_scale.
     """
     layout, shards = config.layout, sharding.num_row_shards(mesh)
     if layout.microbatch_sequences % shards:
         raise ValueError(
-            f"microbatch_sequences is {layout.microbatch_sequences}: the {shards} data x fsdp shards of "
-            "the mesh must divide it."
+            f"microbatch_sequences is {layout.microbatch_sequences}: it must be a multiple of {shards}, "
+            "the number of data x fsdp shards of the mesh."
         )
     if config.loss_aggregation == "seq-mean-token-sum-norm" and config.loss_scale <= 0:
-        raise ValueError("loss_aggregation seq-mean-token-sum-norm divides by loss_scale: give it.")
+        raise ValueError("loss_aggregation seq-mean-token-sum-norm divides by loss_scale: give a loss_scale above 0.")
     state_sharding = jax.tree.map(lambda x: x.sharding, state)
     passes = Passes(graphdef, config, mesh, state_sharding.params)
 
@@ -183,7 +185,10 @@ def make_update(
 
 
 def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_reference: jax.Array | None) -> tuple:
-    """(rows, denominators [K] of the mini-batches' losses, number of trained sequences, metrics of the rewards)."""
+    """(rows, denominators [K] of the mini-batches' losses, number of trained sequences, metrics of the rewards).
+
+    old, of_reference: log-probs [M, m, S] of the policy before the step and of the reference, or None.
+    """
     labelled = batch.labelled if config.objective == "policy_gradient" else jnp.ones_like(batch.labelled)
     trained = labelled[:, None] & batch.kept  # [P, n]
     counted = batch.kept if config.unlabelled == "zero_advantage" else trained
@@ -196,7 +201,7 @@ def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_refer
     sequences = jnp.maximum(trained.sum(), 1)
     metrics, kl = {}, jnp.zeros_like(mask)
     if config.kl_in_reward:
-        # Rollouts outside the loss have a KL, too: their returns are in the baseline of the others.
+        # Rollouts outside the loss need their KL, too, because their returns count in the baseline of the others.
         rewarded = microbatches.to_tokens(jnp.broadcast_to(labelled[:, None], trained.shape), batch)
         kl = jnp.where(rewarded, losses.KL_ESTIMATES[config.kl](old, of_reference), 0.0)
         total = (kl * mask).sum()
@@ -224,8 +229,8 @@ def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_refer
 def _token_advantages(
     config: UpdateConfig, batch: Batch, trained: jax.Array, kl: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(returns [P, n], advantages [M, m, S], 0 on tokens without one)."""
-    # `where` and not a product with the mask, because the reward of an unlabelled prompt may be NaN.
+    """(returns [P, n], advantages [M, m, S]). The advantage is 0 on tokens that are not trained on."""
+    # The reward of an unlabelled prompt may be NaN, and NaN * 0 is NaN: so this is `where` and not a product.
     rewards = jnp.where(batch.labelled[:, None], batch.rewards, 0.0)
     returns = rewards - config.kl_coef * microbatches.to_prompts(kl, batch)
     if config.advantage == "reinforce_pp":
@@ -238,7 +243,7 @@ def _token_advantages(
 
 
 def _measured_metrics(config: UpdateConfig, rows: Rows, sequences: jax.Array, sums: dict) -> dict:
-    """Means over the updates of a step, and over the tokens that each of its epochs saw."""
+    """The metrics of a step, from the sums over its updates: means per update, per token and per sequence."""
     tokens = jnp.maximum((rows.weights > 0).sum(), 1) * config.epochs_per_step
     trained = jnp.maximum(rows.trained.sum(), 1) * config.epochs_per_step
     metrics = {name: sums[name] / config.updates_per_step for name in ("loss", "grad_norm", "updated")}
@@ -261,21 +266,24 @@ def _measured_metrics(config: UpdateConfig, rows: Rows, sequences: jax.Array, su
 
 
 def _moved_bf16(old: nnx.State, new: nnx.State) -> Any:
-    """Share of the parameters whose bfloat16 value changed: a bfloat16 sampler sees no other change."""
+    """Share of the parameters whose bfloat16 value changed. A bfloat16 sampler sees only these changes."""
 
     def moved(a: jax.Array, b: jax.Array) -> jax.Array:
         return (a.astype(jnp.bfloat16) != b.astype(jnp.bfloat16)).sum(dtype=jnp.float32)
 
-    size = float(sum(x.size for x in jax.tree.leaves(old)))  # a 7B model has more than an int32 can count
+    size = float(sum(x.size for x in jax.tree.leaves(old)))  # float, because a 7B model would overflow int32
     return sum(jax.tree.leaves(jax.tree.map(moved, old, new))) / size
 
 
-# ---- the passes over a batch: micro-batch after micro-batch, each cut to its length bucket
+# ---- the passes over a batch: one micro-batch after another, each cut to its length bucket
 
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-    """The constants of every pass; `shardings` are those of the parameters."""
+    """Forward and backward passes over a batch. The fields are the same for all of them.
+
+    shardings: the shardings of the parameters.
+    """
 
     graphdef: Any
     config: UpdateConfig
@@ -283,7 +291,7 @@ class Passes:
     shardings: Any
 
     def score(self, params: nnx.State, batch: Batch) -> jax.Array:
-        """Log-probs [M, m, S] of the whole batch."""
+        """Log-probs [M, m, S] of the tokens of the whole batch."""
         layout = self.config.layout
         arrays = Rows(batch.tokens, batch.rollout, *(None,) * 6)
 
@@ -301,7 +309,7 @@ class Passes:
     def gradients(
         self, params: nnx.State, rows: Rows, batch: Batch, minibatch: jax.Array
     ) -> tuple[nnx.State, dict[str, jax.Array]]:
-        """Sums over the micro-batches of a mini-batch: float32 gradients of the loss, and a dict of scalars."""
+        """(float32 gradients, {measurement: scalar}), summed over the micro-batches of a mini-batch."""
 
         def loss_of(params: nnx.State, micro: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
             return loss(self.config, micro, *self._logprobs(params, micro, batch.temperature))
@@ -319,10 +327,10 @@ class Passes:
         return microbatches.fold(body, (zeros, sums), batch.counts, self.config.layout, minibatch)
 
     def _logprobs(self, params: nnx.State, micro: Rows, temperature: jax.Array) -> tuple[jax.Array, ...]:
-        """Log-prob and entropy [m, S], each at the position of its own token.
+        """(log-probs [m, S], entropies [m, S]). Position s has the values of token s given the tokens before it.
 
-        The first token of a row has zeros. The first token of a further packed sequence has meaningless numbers, which
-        are never used: it belongs to a prompt.
+        The first position of a row is 0. In a packed row, the first token of each later sequence has meaningless
+        values. They are never used, because that token belongs to a prompt.
         """
         model = nnx.merge(self.graphdef, params)
         rows_per_device = micro.tokens.shape[0] // sharding.num_row_shards(self.mesh)
@@ -337,7 +345,7 @@ class Passes:
 def loss(
     config: UpdateConfig, micro: Rows, new: jax.Array, entropy: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(the loss of a micro-batch, its measurements MEASURED); new log-probs and entropy [m, S]."""
+    """(the loss of a micro-batch, a dict with the keys MEASURED), from the policy's log-probs and entropy [m, S]."""
     trained, counted = micro.trained, micro.weights > 0
     own = jax.lax.stop_gradient(new)
     old = own if micro.old_logprobs is None else micro.old_logprobs
@@ -370,7 +378,7 @@ def loss(
 
 
 def add(sums: dict, more: dict) -> dict:
-    """The sums of two measurements, and the larger of two maxima."""
+    """Adds two dicts of measurements. For maxima (`*_max`) it takes the larger one."""
     return {
         name: jnp.maximum(sums[name], more[name]) if name.endswith("_max") else sums[name] + more[name] for name in sums
     }

@@ -1,7 +1,7 @@
-"""Two policies on the same probe problems: what training changed, measured against the model it started from.
+"""Compares a trained policy with its base model on the same probe problems.
 
-The base and the trained policy answer the same problems with the same random numbers. docs/laboratory.md lists what is
-measured; the pure functions are in reward/measures.py.
+Both answer the problems with the same random numbers. docs/laboratory.md lists the measures. Their pure functions are
+in reward/measures.py.
 """
 
 import bisect
@@ -27,7 +27,7 @@ ROWS = 64  # sequences of one scoring call
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError where samples are not drawn from the policy itself: the KL is estimated from them."""
+    """Raises ConfigError if sampling is greedy or truncated: the KL estimate needs samples from the full policy."""
     e = config.eval
     if e.temperature <= 0 or e.top_p < 1 or e.top_k > 0:
         raise ConfigError(
@@ -39,10 +39,11 @@ def check(config: ConfigDict) -> None:
 def compare(
     base: Collected, now: Collected, reference: np.ndarray, answer: np.ndarray, passes: Sequence[dict], grader: Grader
 ) -> dict:
-    """The measures of one probe set, JSON-ready.
+    """The measures of one probe set as a dict that JSON can store.
 
-    base, now: graded rollouts of the same problems. reference, answer [P, n, T]: the base's log-probs of the tokens of
-    `now`, and which of them are answer tokens. passes: evaluation metrics of base and now.
+    base, now: graded rollouts of the base and of the current policy on the same problems. reference [P, n, T]: the
+    base's log-probs of the tokens of `now`. answer [P, n, T] bool: which of these tokens belong to an answer. passes:
+    the evaluation metrics of base and now.
     """
     response = np.arange(now.rollouts.tokens.shape[2]) < now.rollouts.lengths[..., None]
     kl_answer, kl_reasoning = measures.kl_apart(now.rollouts.logprobs, reference, response, answer)
@@ -67,7 +68,7 @@ def compare(
 
 
 def pass_at_k(found: dict[str, float]) -> dict[int, float]:
-    """{k: pass@k} of a set's metrics; pass@1 is avg@k."""
+    """{k: pass@k} from the metrics of an evaluation set. pass@1 is the metric avg@k."""
     return {
         1 if metric.startswith("avg@") else int(metric.partition("@")[2]): value
         for metric, value in found.items()
@@ -76,7 +77,10 @@ def pass_at_k(found: dict[str, float]) -> dict[int, float]:
 
 
 def anchored_agreement(base: Collected, now: Collected, grader: Grader) -> float:
-    """Share of the policy's samples that agree with the base's majority; problems without a vote do not count."""
+    """Share of the current policy's samples that agree with the base's majority.
+
+    Problems on which the base has no majority do not count. NaN if no problem counts.
+    """
     found = [
         agrees(graded.answers, anchor.vote.label, grader, None).mean()
         for anchor, graded in zip(base.graded, now.graded, strict=True)
@@ -86,7 +90,7 @@ def anchored_agreement(base: Collected, now: Collected, grader: Grader) -> float
 
 
 def flips(base: Collected, now: Collected, known: Sequence[int], grader: Grader) -> list[measures.Flips]:
-    """The flip table of the problems with a known answer. Two votes without any answer are equal."""
+    """The flip table of the problems `known`, which have a known answer. Two votes without any answer are equal."""
     winners = [[c.graded[p].vote.label for p in known] for c in (base, now)]
     same = [
         a is b if a is None or b is None else bool(agrees([b], a, grader, None)[0])
@@ -97,7 +101,7 @@ def flips(base: Collected, now: Collected, known: Sequence[int], grader: Grader)
 
 
 def score(graphdef, params, mesh, rollouts: Rollouts, temperature: float) -> np.ndarray:
-    """[P, n, T] float32: the model's log-probs of the responses' tokens, 0 after their ends."""
+    """[P, n, T] float32: the model's log-probs of the response tokens at this temperature, 0 after the response."""
     P, n, T = rollouts.tokens.shape
     longest = max(map(len, rollouts.prompts))
     program = _program(graphdef, mesh, temperature)
@@ -108,7 +112,7 @@ def score(graphdef, params, mesh, rollouts: Rollouts, temperature: float) -> np.
         row[: len(prompt)] = prompt
         row[len(prompt) : len(prompt) + length] = rollouts.tokens[p, i, :length]
     found = np.concatenate([np.asarray(program(params, part)) for part in np.split(tokens, len(tokens) // ROWS)])
-    # Position s of the program's output is the log-prob of token s + 1.
+    # Position s of the program's output has the log-prob of token s + 1.
     places = starts[:, None] - 1 + np.arange(T)
     out = np.take_along_axis(found[: P * n], np.minimum(places, found.shape[1] - 1), 1).reshape(P, n, T)
     return np.where(np.arange(T) < rollouts.lengths[..., None], out, 0.0)
@@ -123,7 +127,7 @@ def _program(graphdef, mesh, temperature: float):
 
 
 def answer_tokens(rollouts: Rollouts, tokenizer, form: extraction.Format) -> np.ndarray:
-    """[P, n, T] bool: the tokens that write the extracted answer; none where there is no answer."""
+    """[P, n, T] bool: True on the tokens of the extracted answer. A response without an answer has none."""
     mask = np.zeros(rollouts.tokens.shape, bool)
     for p, prompt in enumerate(rollouts.prompts):
         inside = extraction.opens_reasoning(tokenizer.decode(prompt[-PROMPT_END:]))
@@ -136,12 +140,12 @@ def answer_tokens(rollouts: Rollouts, tokenizer, form: extraction.Format) -> np.
 
 
 def span_of_tokens(tokens: np.ndarray, start: int, end: int, tokenizer) -> tuple[int, int]:
-    """[first, last) of the tokens whose text overlaps the characters [start, end) of the response's text."""
+    """The range [first, last) of the tokens whose text overlaps the characters [start, end) of the response's text."""
 
     def characters(count: int) -> int:
         return len(response_texts([tokens[:count]], tokenizer)[0])
 
     counts = range(len(tokens) + 1)
-    # The first token is the last one that begins at or before `start`; the span ends with the first that reaches `end`.
+    # The range begins with the last token that begins at or before `start`. It ends with the first that reaches `end`.
     first = bisect.bisect_right(counts, start, key=characters) - 1
     return first, bisect.bisect_left(counts, end, key=characters)

@@ -1,4 +1,4 @@
-"""Studies: arms x settings x seeds, paired effects over seeds, and verdicts by thresholds set before the runs.
+"""Studies: runs of arms x settings x seeds, paired effects over seeds, and verdicts by thresholds set before the runs.
 
 A study is a Python file with `get_study(quick)`; `python -m srt_jax study FILE` runs it (docs/laboratory.md).
 """

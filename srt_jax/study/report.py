@@ -1,4 +1,4 @@
-"""The report of a study: Markdown, a figure, and the table as Parquet. All of it is made from the table alone."""
+"""The report of a study: Markdown, a figure, and the table as Parquet. It needs the study's table, but not the runs."""
 
 import importlib.metadata
 import math
@@ -25,7 +25,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str) -> str:
-    """The report as text."""
+    """The report as Markdown. command: the command of the study. figure: the file name of the figure."""
     runs, done = planned(study), {(row["arm"], row.get("setting", ""), row["seed"]) for row in rows}
     pending = [run for run in runs if (run.arm, run.setting, run.seed) not in done]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
@@ -47,7 +47,7 @@ def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str)
 
 
 def claims_table(study: Study, rows: Sequence[table.Row]) -> str:
-    """One row per claim: effect, interval, seeds, threshold, verdict."""
+    """A Markdown table with one row per claim: effect, 95% interval, number of pairs, threshold, verdict."""
     if not study.claims:
         return ""
     lines = ["| claim | | effect | 95% interval | pairs | threshold | verdict |", "|---|---|---|---|---|---|---|"]
@@ -64,7 +64,7 @@ def claims_table(study: Study, rows: Sequence[table.Row]) -> str:
 
 
 def described(claim: Claim) -> str:
-    """What is compared."""
+    """The comparison that a claim makes, such as `last: votes - ground_truth`."""
     measure = claim.measure if claim.step is None else f"step {claim.step:g}"
     column = f" of `{claim.column}`" if claim.column else ""
     if claim.against:
@@ -73,14 +73,14 @@ def described(claim: Claim) -> str:
 
 
 def verdicts(study: Study, rows: Sequence[table.Row]) -> dict[str, str]:
-    """{claim: verdict}."""
+    """{name of the claim: verdict}."""
     return {
         claim.name: rules.judge(claim, table.curves(rows, claim.column or study.column))[1] for claim in study.claims
     }
 
 
 def grouped(curves: Mapping[tuple[str, str, int], Curve]) -> dict[tuple[str, str], list[Curve]]:
-    """{(arm, setting): curves of its seeds}."""
+    """{(arm, setting): curves of its seeds} from {(arm, setting, seed): curve}."""
     found: dict[tuple[str, str], list[Curve]] = {}
     for (arm, setting, _), curve in curves.items():
         found.setdefault((arm, setting), []).append(curve)
@@ -88,7 +88,10 @@ def grouped(curves: Mapping[tuple[str, str, int], Curve]) -> dict[tuple[str, str
 
 
 def arms_table(study: Study, rows: Sequence[table.Row]) -> str:
-    """One row per arm and setting; `at tokens` is the value where the cheapest arm has used all of its tokens."""
+    """A Markdown table with one row per arm and setting.
+
+    `at tokens` is the value of an arm when it has generated as many tokens as the cheapest arm in its whole run.
+    """
     by_step = grouped(table.curves(rows, study.column))
     by_tokens = grouped(table.curves(rows, study.column, over="tokens"))
     if not by_step:
@@ -114,7 +117,7 @@ def arms_table(study: Study, rows: Sequence[table.Row]) -> str:
 
 
 def _at_tokens(curve: Curve, budget: float) -> float:
-    """The value at so many tokens; the start where the teacher alone took more."""
+    """The value of a curve over tokens at `budget` tokens. It is the start if the teacher alone took more tokens."""
     found = rules.smoothed(curve)
     return rules.start(curve) if budget < curve[0][0] else rules.at(found, max(budget, found[0][0]))
 
@@ -127,7 +130,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def survival_table(study: Study, rows: Sequence[table.Row]) -> str:
-    """The share of an arm's runs that have not collapsed, at ten steps."""
+    """A Markdown table of the share of each arm's runs that have not collapsed, at up to eleven steps."""
     curves = grouped(table.curves(rows, study.column))
     if not curves:
         return "No run is finished yet."
@@ -142,7 +145,10 @@ def survival_table(study: Study, rows: Sequence[table.Row]) -> str:
 
 
 def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
-    """One panel per measure: the mean of each arm and setting, a band from its lowest seed to its highest; survival."""
+    """Draws one panel per measure and one of survival into a PNG file.
+
+    Each arm and setting has the mean of its seeds as a line, and a band from its lowest seed to its highest.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -178,12 +184,12 @@ def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
 
 
 def named(curves: Mapping[tuple[str, str, int], Curve]) -> dict[str, list[Curve]]:
-    """{"arm setting": curves of its seeds}."""
+    """{"arm setting": curves of its seeds} from {(arm, setting, seed): curve}."""
     return {" ".join(filter(None, run)): found for run, found in grouped(curves).items()}
 
 
 def write_parquet(rows: Sequence[table.Row], path: pathlib.Path) -> None:
-    """The table as Parquet, unknown values as null."""
+    """Writes the table as Parquet. Unknown values are null."""
     import pyarrow
     from pyarrow import parquet
 

@@ -1,7 +1,7 @@
-"""The rules of every study: what counts as peak, end and collapse of a curve, and when a claim holds. Pure functions.
+"""The rules of every study: the measures of a curve, such as peak and collapse, and the verdict on a claim.
 
-A curve is a list of (step, value), one for each evaluation, in order. Single evaluations are noisy, so peak, last value
-and collapse are those of the mean of five evaluations in a row.
+All functions are pure. A curve is a list of (step, value) with one entry per evaluation, in order of the steps. Single
+evaluations are noisy, so peak, last value and collapse use the mean of five consecutive evaluations.
 """
 
 import bisect
@@ -11,28 +11,31 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-WINDOW = 5  # evaluations in a mean
-FALL = 0.05  # below the start: a collapse
-CONFIDENCE = 0.95  # of intervals over seeds
+WINDOW = 5  # number of evaluations in a mean
+FALL = 0.05  # a run collapses when it is more than this below its start
+CONFIDENCE = 0.95  # confidence level of the intervals over seeds
 NAN = float("nan")
 
 Curve = Sequence[tuple[float, float]]
 
 
 def smoothed(curve: Curve) -> list[tuple[float, float]]:
-    """(step of the last of them, mean of WINDOW evaluations in a row); fewer where the curve is shorter than that."""
+    """The moving mean: [(step of the last one, mean of WINDOW consecutive evaluations)].
+
+    If the curve has fewer evaluations than WINDOW, the result is the mean of all of them.
+    """
     width = min(WINDOW, len(curve))
     values = [value for _, value in curve]
     return [(curve[i][0], float(np.mean(values[i + 1 - width : i + 1]))) for i in range(width - 1, len(curve))]
 
 
 def start(curve: Curve) -> float:
-    """The first evaluation, before training."""
+    """The value of the first evaluation, before training."""
     return curve[0][1]
 
 
 def peak(curve: Curve) -> float:
-    """The highest mean of five evaluations."""
+    """The highest mean of five consecutive evaluations."""
     return max(value for _, value in smoothed(curve))
 
 
@@ -47,28 +50,28 @@ def drop(curve: Curve) -> float:
 
 
 def best(curve: Curve) -> float:
-    """The best single evaluation: what picking a checkpoint by the truth would report."""
+    """The best single evaluation. A checkpoint chosen by the known answers would report it."""
     return max(value for _, value in curve)
 
 
 def area(curve: Curve) -> float:
-    """The mean over the steps: the area under the curve (trapezia) divided by its length."""
+    """The mean over the steps: the area under the curve by the trapezoidal rule, divided by the number of steps."""
     steps, values = (np.array(x, float) for x in zip(*curve))
     return float(np.trapezoid(values, steps) / (steps[-1] - steps[0])) if len(curve) > 1 else float(values[0])
 
 
 def collapse_time(curve: Curve) -> float | None:
-    """T_c: the first step at which the mean of five evaluations is below the start minus FALL; None: never."""
+    """T_c: the first step at which the mean of five evaluations is below the start minus FALL, or None."""
     return next((step for step, value in smoothed(curve) if value < start(curve) - FALL), None)
 
 
 def collapsed(curve: Curve) -> float:
-    """1 where the run collapses before its end, else 0."""
+    """1 if the run collapses, else 0."""
     return float(collapse_time(curve) is not None)
 
 
 def survived(curve: Curve) -> float:
-    """Steps until the collapse; the whole run where there is none. Its mean is the restricted mean survival time."""
+    """The step of the collapse, or the last step if there is none. Its mean is the restricted mean survival time."""
     time = collapse_time(curve)
     return curve[-1][0] if time is None else time
 
@@ -83,11 +86,11 @@ MEASURES = {
     "collapsed": collapsed,
     "survived": survived,
 }
-OWN = ("drop", "collapsed", "survived")  # measures that are no values of the curve: without `against`, they stand alone
+OWN = ("drop", "collapsed", "survived")  # these are not values of the curve: the start is not subtracted from them
 
 
 def at(curve: Curve, position: float) -> float:
-    """The value at a position, on straight lines between the evaluations; NaN outside of the curve."""
+    """The value at a position, by linear interpolation between the evaluations. NaN outside of the curve."""
     steps = [step for step, _ in curve]
     if not steps[0] <= position <= steps[-1]:
         return NAN
@@ -99,9 +102,10 @@ def at(curve: Curve, position: float) -> float:
 
 
 def survival(times: Sequence[float | None], horizon: float) -> list[tuple[float, float]]:
-    """[(step, share of runs that have not collapsed)], from (0, 1) to the horizon, where the others are censored.
+    """[(step, share of runs that have not collapsed)], from (0, 1) to the step `horizon`.
 
-    All runs are watched until the horizon, so this is the Kaplan-Meier estimate.
+    times: the step of each run's collapse, None if it did not collapse. If no run ends before the horizon, this is the
+    Kaplan-Meier estimate.
     """
     found, alive = [(0.0, 1.0)], len(times)
     for step in sorted({t for t in times if t is not None and t <= horizon}):
@@ -112,7 +116,7 @@ def survival(times: Sequence[float | None], horizon: float) -> list[tuple[float,
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """The mean of n paired differences with its interval; the interval is infinite for a single pair."""
+    """The mean of n paired differences with its interval [low, high]. The interval is infinite if n < 2."""
 
     mean: float
     low: float
@@ -121,7 +125,10 @@ class Effect:
 
 
 def paired_effect(differences: Sequence[float]) -> Effect:
-    """Mean and Student's t interval at CONFIDENCE of differences, one for each seed. NaN where there is none."""
+    """Mean and Student's t interval, at the level CONFIDENCE, of one difference per pair.
+
+    NaN differences do not count. The mean is NaN if none is left.
+    """
     values = np.array([d for d in differences if not math.isnan(d)], float)
     n = len(values)
     if n < 2:
@@ -135,37 +142,43 @@ def paired_effect(differences: Sequence[float]) -> Effect:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A signed effect with a threshold, written down before the runs.
+    """A claim that sign x effect exceeds a threshold, written down before the runs.
 
-    The effect of a seed is the measure of `arm` minus that of `against` at the same seed and setting; without
-    `against` it is the measure minus the start of the arm's own curve (of those in OWN: the measure itself).
-    The claim is that sign x effect exceeds the threshold. measure: a key of MEASURES, or the value at `step`.
+    With `against`, the effect of a seed is the measure of `arm` minus the measure of `against` at the same seed and
+    setting. Without it, the effect is the measure of `arm` minus the start of the same curve. For the measures in OWN
+    the start is not subtracted.
+
+    sentence: the claim in words, for the report. measure: a key of MEASURES. step: if given, the measure is the value
+    of the curve at this step.
     """
 
     name: str
     sentence: str
     arm: str
     against: str = ""
-    column: str = ""  # "": the study's own
+    column: str = ""  # "": the column of the study
     measure: str = "last"
     step: float | None = None
     sign: int = 1
     threshold: float = 0.0
-    setting: str = ""  # "": all settings, each run is a pair of its own
+    setting: str = ""  # "": all settings; each seed of each setting is one pair
 
     def value(self, curve: Curve) -> float:
-        """The measure of one curve."""
+        """The value of the claim's measure for one curve."""
         return MEASURES[self.measure](curve) if self.step is None else at(curve, self.step)
 
     def difference(self, curve: Curve, other: Curve | None) -> float:
-        """The effect of one seed."""
+        """The effect of one seed. other: the curve of `against`, or None without `against`."""
         if other is not None:
             return self.value(curve) - self.value(other)
         return self.value(curve) - (0.0 if self.measure in OWN else start(curve))
 
 
 def verdict(effect: Effect, sign: int, threshold: float) -> str:
-    """holds | fails | undecided: is the whole interval of sign x effect above the threshold, below it, or neither?"""
+    """`holds` if the whole interval of sign x effect is above the threshold, `fails` if it is below, else `undecided`.
+
+    Fewer than two pairs are always undecided.
+    """
     low, high = sorted((sign * effect.low, sign * effect.high))
     if effect.n < 2 or low <= threshold <= high:
         return "undecided"
@@ -173,7 +186,7 @@ def verdict(effect: Effect, sign: int, threshold: float) -> str:
 
 
 def judge(claim: Claim, curves: Mapping[tuple[str, str, int], Curve]) -> tuple[Effect, str]:
-    """(effect, verdict) of a claim on {(arm, setting, seed): curve}; seeds that lack one of a pair do not count."""
+    """(effect, verdict) of a claim on {(arm, setting, seed): curve}. A seed without both curves does not count."""
     differences = []
     for (arm, setting, seed), curve in sorted(curves.items()):
         if arm != claim.arm or claim.setting not in ("", setting):

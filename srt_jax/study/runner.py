@@ -1,7 +1,7 @@
-"""Makes the runs of a study that its table lacks, one after another in this process.
+"""Makes the runs that are missing in a study's table, one after another in this process.
 
-Runs of one shape come one after the other, and every compiled program is kept (cache/xla): only the first one waits for
-the compiler.
+Runs of the same shape are neighbours, and compiled programs are cached in cache/xla. Only the first run of a shape
+waits for the compiler.
 """
 
 import datetime
@@ -23,22 +23,23 @@ from srt_jax.study.spec import Need, PlannedRun, Study, planned
 
 
 def missing(study: Study, path: pathlib.Path) -> list[PlannedRun]:
-    """The runs of a study whose rows are not in the table."""
+    """The planned runs of a study that have no rows in the table at `path`."""
     done = {(row["key"], row["arm"], row.get("setting", ""), row["seed"]) for row in table.read(path)}
     return [run for run in planned(study) if (run.key, run.arm, run.setting, run.seed) not in done]
 
 
 def rows_of(study: Study, path: pathlib.Path) -> list[table.Row]:
-    """The table's rows of this study's runs as they are planned now; rows of earlier plans stay out."""
+    """The rows of the table at `path` that belong to a planned run. Rows of runs no longer planned are left out."""
     wanted = {(run.key, run.arm, run.setting, run.seed) for run in planned(study)}
     return [row for row in table.read(path) if (row["key"], row["arm"], row.get("setting", ""), row["seed"]) in wanted]
 
 
 def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1)) -> None:
-    """Makes the missing runs of a shard (i of N: every N-th run of the plan from the i-th) and adds them to the table.
+    """Makes the missing runs of a shard and adds their rows to the table at `path`.
 
-    Raises ConfigError and DataError before the first run, and TrainingStoppedError where a signal stops one: the next
-    call goes on with it.
+    shard (i, N): the planned runs i, i + N, i + 2N, ..., counted from 0. All configs are checked before the first run.
+    Raises ConfigError if a config is wrong or a needed job fails, DataError if the table is damaged, and
+    TrainingStoppedError if a signal stops a run. The next call continues that run.
     """
     from srt_jax.train import train
 
@@ -46,7 +47,7 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
     runs = [run for run in missing(study, path) if (run.arm, run.setting, run.seed) in mine]
     for run in runs:
         validate(run.config)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small programs, compiled once
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # cache small programs, too
     for number, run in enumerate(runs, 1):
         for need in run.needs:
             provide(need)
@@ -68,7 +69,7 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
 
 
 def provide(need: Need) -> None:
-    """Runs the job that makes a file or folder, unless it is there. Raises ConfigError where the job fails."""
+    """Runs the job that makes a file or folder, unless that exists. Raises ConfigError if the job fails."""
     if pathlib.Path(need.path).exists():
         return
     logger.info(f"making {need.path}")
@@ -76,12 +77,12 @@ def provide(need: Need) -> None:
     if done.returncode:
         raise ConfigError(
             f"{need.path} could not be made: python -m srt_jax {' '.join(need.job)} ended with status "
-            f"{done.returncode}; see its message above."
+            f"{done.returncode}. Correct the error that it printed above."
         )
 
 
 def commit() -> str:
-    """The commit of the code, with + where its files are changed; "" outside of a repository."""
+    """The commit of the code, followed by + if files differ from it. "" outside of a repository."""
     folder = pathlib.Path(srt_jax.__file__).parent
     found = _git("-C", str(folder), "rev-parse", "--short=10", "HEAD")
     changed = _git("-C", str(folder), "status", "--porcelain", "--untracked-files=no", "--", ".")
@@ -96,5 +97,5 @@ def _git(*arguments: str) -> str:
 
 
 def commits(rows: Sequence[table.Row]) -> list[str]:
-    """The different commits of the rows, in order."""
+    """The distinct commits of the rows, in order of first appearance."""
     return list(dict.fromkeys(str(row["commit"]) for row in rows if "commit" in row))

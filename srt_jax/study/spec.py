@@ -1,4 +1,4 @@
-"""What a study file says: arms, settings and seeds, what they need, and the claims."""
+"""The contents of a study file: arms, settings and seeds, the files that runs need, and the claims."""
 
 import dataclasses
 import hashlib
@@ -14,31 +14,33 @@ from srt_jax.errors import ConfigError
 from srt_jax.files import shown
 from srt_jax.study.rules import Claim
 
-RUNS = pathlib.Path("runs/studies")  # folder of the runs of all studies
+RUNS = pathlib.Path("runs/studies")  # the folder for the runs of all studies
 Fields = Mapping[str, object]  # {"rl.kl_coef": 0.0}: fields of the config by dotted name
 
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """A file or folder that runs need, and the job that makes it: the arguments of `python -m srt_jax`."""
+    """A file or folder that runs need. job: the arguments of `python -m srt_jax` that make it."""
 
     path: str
     job: tuple[str, ...]
 
 
 def nothing(setting: str, seed: int) -> dict:
-    """No further fields, and no needs."""
+    """The default of `by_run` and `needs`: no fields, no needs."""
     del setting, seed
     return {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """What one arm changes. fields: of all its runs; by_run(setting, seed): further fields.
+    """The changes of the config that one arm makes.
 
-    needs(setting, seed): what its runs need besides the study's needs. teacher_samples, teacher_problems: samples that
-    a teacher drew of each problem, and how many problems it answered; their tokens count as generated. settings: those
-    that it has runs in; (): all.
+    fields: config fields of all its runs. by_run(setting, seed): further config fields of one run.
+    needs(setting, seed): files that the run needs in addition to those of the study.
+    teacher_samples, teacher_problems: samples per problem that a teacher draws for this arm, and the number of these
+        problems. Their tokens count as generated.
+    settings: the arm has runs in these settings only. (): in all settings.
     """
 
     fields: Fields = dataclasses.field(default_factory=dict)
@@ -51,11 +53,14 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Arms x settings x seeds over one config.
+    """Runs of arms x settings x seeds that share one config.
 
-    config: what all runs share. by_run(setting, seed): further fields, such as the base model's folder. needs(setting,
-    seed): what these runs need. column: the curve that the report shows and the claims are about, unless they name
-    another. text: the study file's docstring. Later fields win: config, by_run, setting, arm, the arm's by_run.
+    config: the config of all runs. settings: {name: config fields}. by_run(setting, seed): further config fields, such
+        as the base model's folder. A later change overrides an earlier one, in the order config, by_run, settings, the
+        arm's fields, the arm's by_run.
+    needs(setting, seed): files that the run needs.
+    column: the column of the table that the report shows and the claims judge, unless a claim names another one.
+    text: the study file's docstring, for the report.
     """
 
     name: str
@@ -72,7 +77,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study. `key` changes with every field that can change its result."""
+    """One run of a study. teacher_responses: number of samples that a teacher draws for it, over all problems."""
 
     arm: str
     setting: str
@@ -83,18 +88,21 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """arm-setting-seedS; the run's folder has the start of its key behind it."""
+        """arm-setting-seedS. The name of the run's folder is this, followed by the start of the key."""
         return "-".join(filter(None, (self.arm, self.setting, f"seed{self.seed}")))
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits of the fields that differ from their defaults, so that a new field changes no key."""
+        """16 hexadecimal digits, a hash of the fields that can change the result and differ from their defaults.
+
+        Fields at their defaults are left out, so a field that the project adds later does not change the key.
+        """
         fields = {**own_fields(self.config), "steps": self.config.steps}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def shape(self) -> str:
-        """Runs of equal shape compile the same programs."""
+        """The part of the config that compiled programs depend on, as text. Runs of equal shape share programs."""
         config = json.loads(self.config.to_json_best_effort())
         for section in ("name", "out", "seed", "data", "labels", "eval", "stop", "log", "checkpoint", "curriculum"):
             config.pop(section, None)
@@ -111,7 +119,7 @@ def own_fields(config: ConfigDict) -> dict[str, object]:
 
 
 def flat(fields: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested fields by dotted name."""
+    """{dotted name: value} of nested fields. prefix: text before each name."""
     found = {}
     for name, value in fields.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
@@ -119,9 +127,9 @@ def flat(fields: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def planned(study: Study) -> list[PlannedRun]:
-    """All runs, one shape after the other, and within a shape seed by seed: the first pairs are complete early.
+    """All runs of a study, sorted by shape, and within a shape by seed, so that the first pairs are complete early.
 
-    Raises ConfigError where an arm or a setting names a field that there is not.
+    Raises ConfigError if an arm or a setting names a field that does not exist.
     """
     runs = []
     for seed in study.seeds:
@@ -140,14 +148,17 @@ def planned(study: Study) -> list[PlannedRun]:
                 needs = (*study.needs(setting, seed), *arm.needs(setting, seed))
                 responses = arm.teacher_samples * arm.teacher_problems
                 run = PlannedRun(name, setting, seed, config, needs, responses)
-                config.name = f"{run.name}-{run.key[:8]}"  # the name is no part of the key
+                config.name = f"{run.name}-{run.key[:8]}"  # the key does not depend on the name
                 runs.append(run)
     shapes = list(dict.fromkeys(run.shape for run in runs))
     return sorted(runs, key=lambda run: shapes.index(run.shape))
 
 
 def load(path: pathlib.Path, quick: bool) -> Study:
-    """The study of a file; raises ConfigError where the file makes none."""
+    """The study that a study file defines. quick: its smaller version.
+
+    Raises ConfigError if the file defines no study, or if a claim names an arm or a setting that does not exist.
+    """
     try:
         found = runpy.run_path(str(path))
     except OSError as e:
@@ -155,10 +166,10 @@ def load(path: pathlib.Path, quick: bool) -> Study:
     except Exception as e:  # a study file is a program: it may raise anything
         raise ConfigError(f"the study file {path} fails ({type(e).__name__}: {e}): correct it.") from None
     if not callable(found.get("get_study")):
-        raise ConfigError(f"the study file {path} has no get_study(quick): let it return a Study.")
+        raise ConfigError(f"the study file {path} has no get_study(quick): define this function and return a Study.")
     study = found["get_study"](quick)
     if not isinstance(study, Study):
-        raise ConfigError(f"get_study of {path} returns {shown(study)}: let it return a Study.")
+        raise ConfigError(f"get_study of {path} returns {shown(study)}: return a Study.")
     study = dataclasses.replace(study, text=found.get("__doc__") or "", name=study.name + "-quick" * quick)
     for claim in study.claims:
         if claim.setting and claim.setting not in study.settings:

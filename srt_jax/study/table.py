@@ -1,7 +1,7 @@
-"""The table of a study: one row for each evaluation of each finished run, in a CSV file that is committed.
+"""The table of a study: one row for each evaluation of each finished run, in a CSV file that users commit.
 
-A study goes on from its table alone: a run whose key stands there is not made again. The file is replaced as a whole
-under a lock, so that several processes can add to it, and a kill loses at most the run that is under way.
+A study continues from its table alone. A run whose key is in the table is not made again. The file is replaced as a
+whole under a lock, so several processes can add rows. A process that is killed leaves all finished runs in the table.
 """
 
 import contextlib
@@ -16,17 +16,18 @@ from srt_jax.errors import DataError
 from srt_jax.files import write_file
 from srt_jax.study.rules import Curve
 
-RUN = ("key", "arm", "setting", "seed", "commit", "finished")  # columns that say which run a row belongs to
-WHERE = ("step", "tokens", "seconds")  # updates, generated tokens and seconds so far, evaluations not counted
+RUN = ("key", "arm", "setting", "seed", "commit", "finished")  # columns that identify the run of a row
+WHERE = ("step", "tokens", "seconds")  # RL steps, generated tokens and seconds so far, without those of evaluations
 TRAINING = ("label/", "update/kl", "update/entropy", "rollout/response_tokens", "rollout/truncated")
 Row = dict[str, str | float]
 
 
 def rows_of_run(records: Sequence[dict], sequences: int, teacher_responses: int) -> list[Row]:
-    """Rows of a run's metrics.jsonl: its evaluations, each with the means of the training metrics since the one before.
+    """One row per evaluation in the records of a run's metrics.jsonl.
 
-    sequences: sampled in a step; teacher_responses: sampled from a teacher, at the length of the initial model's
-    responses. Their tokens count from the start.
+    A row also has the means of the training metrics since the previous evaluation. sequences: number of responses
+    sampled in a step. teacher_responses: number of responses sampled from a teacher. Their mean length is taken to be
+    that of the initial model's responses in the first evaluation, and their tokens count from the start.
     """
     rows, tokens, seconds, pending = [], 0.0, 0.0, []
     for record in records:
@@ -55,14 +56,17 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def read(path: pathlib.Path) -> list[Row]:
-    """The rows of a table, numbers as floats; [] where there is no file. Raises DataError where it is no such table."""
+    """The rows of a table, with numbers as floats and the seed as int. [] if there is no file.
+
+    Raises DataError if columns are missing or values are damaged.
+    """
     if not path.exists():
         return []
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         missing = {*RUN, *WHERE} - {*(reader.fieldnames or ())}
         if missing:
-            raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}: restore it, or delete it.")
+            raise DataError(f"{path} has no columns {', '.join(sorted(missing))}: restore it, or delete it.")
         try:
             return [{name: _value(name, text) for name, text in row.items() if text} for row in reader]
         except (TypeError, ValueError) as e:
@@ -76,7 +80,7 @@ def _value(name: str, text: str) -> str | float:
 
 
 def add(path: pathlib.Path, rows: Iterable[Row]) -> None:
-    """Adds the rows of a finished run; those of an earlier one with the same key, arm, setting and seed give way."""
+    """Adds the rows of a finished run. They replace earlier rows with the same key, arm, setting and seed."""
     rows = list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path):
@@ -89,7 +93,7 @@ def _run(row: Row) -> tuple:
 
 
 def write(path: pathlib.Path, rows: Sequence[Row]) -> None:
-    """Replaces the file by the whole table. Numbers keep six digits."""
+    """Replaces the file by a table of these rows. Floats keep six significant digits, at 1e6 or more all integer ones."""
     others = sorted({name for row in rows for name in row} - {*RUN, *WHERE})
     text = io.StringIO()
     writer = csv.DictWriter(text, [*RUN, *WHERE, *others], lineterminator="\n")
@@ -112,7 +116,10 @@ def _locked(path: pathlib.Path):
 
 
 def curves(rows: Iterable[Row], column: str, over: str = "step") -> dict[tuple[str, str, int], Curve]:
-    """{(arm, setting, seed): [(step, value)]} of a column; rows without it are left out. over: step or tokens."""
+    """{(arm, setting, seed): [(position, value)]} of a column, sorted by position.
+
+    over: the column of the position, `step` or `tokens`. Rows without a value in `column` are left out.
+    """
     found: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
     for row in rows:
         if column in row:

@@ -160,7 +160,7 @@ def test_a_sequence_beyond_the_last_bucket_is_an_error(fields):
 
 
 def test_rollouts_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="the step has 4 prompts x 3 samples, but the layout 8 x 3"):
+    with pytest.raises(ValueError, match="the step has 4 prompts x 3 samples, but the layout has 8 x 3"):
         assembled(prompts_per_step=8)
 
 

@@ -49,7 +49,7 @@ def test_a_schedule_ends_at_its_final_fraction_after_its_own_steps(kind):
 
 
 def test_a_schedule_without_steps_after_its_warm_up_is_refused():
-    with pytest.raises(ValueError, match="a cosine schedule over 10 steps has none left after 10 of warm-up"):
+    with pytest.raises(ValueError, match="a cosine schedule over 10 steps has no steps left after 10 steps of warm-up"):
         learning_rate_schedule(RATE, "cosine", 10, 10)
 
 
