@@ -1,8 +1,8 @@
-"""What the papers say about self-training, as effects with thresholds that were written before any run.
+"""Claims of the papers about self-training, as effects with thresholds that were written before any run.
 
-Three bases (docs/laboratory.md): `scatter`, where votes are right; `rival`, where a third of the votes is wrong; and
-`attractor` at four times the learning rate, where a collapse can end in one answer. Base s and run s share the seed s.
-Claims whose names begin with the same letter belong together.
+The settings are the three bases of docs/laboratory.md: `scatter`, on which votes are right; `rival`, on which a third
+of the votes is wrong; and `attractor` at four times the learning rate, on which a collapse can end in one answer. Run s
+uses base s. Claims whose names begin with the same letter belong together.
 """
 
 from srt_jax.experiments import experiment
@@ -10,14 +10,14 @@ from srt_jax.miniature.bases import TRAIN
 from srt_jax.miniature.pretrain import default_folder
 from srt_jax.study import Arm, Claim, Need, Study
 
-VOTES = 64  # of the frozen teacher
-EASY = 1 / 3  # share of problems with the surest votes
-FEW = 32  # distinct prompts
+VOTES = 64  # votes of the frozen teacher on each problem
+EASY = 1 / 3  # share of the problems in the arm easiest_third, those with the highest vote shares
+FEW = 32  # number of problems in the arm few_prompts
 SETTINGS = {"scatter": {}, "rival": {}, "attractor": {"optimizer.learning_rate": 8e-4}}
 
 
 def get_study(quick: bool) -> Study:
-    """150 steps and 5 seeds; quick: 60 steps, 3 seeds, fewer samples in evaluations."""
+    """150 steps and 5 seeds. quick: 60 steps, 3 seeds, fewer samples in evaluations."""
     config = experiment(
         "claims",
         "tiny",
@@ -69,13 +69,13 @@ def get_study(quick: bool) -> Study:
 
 
 def claims(k: int) -> tuple[Claim, ...]:
-    """The claims; k: samples of an evaluation."""
+    """The claims. k: the number of samples per problem in an evaluation."""
     maj = f"eval/heldout/maj@{k}"
     scatter, rival, attractor = ({"setting": name} for name in SETTINGS)
     votes, truth, teacher = "votes", "ground_truth", "frozen_teacher"
     return (
-        Claim("a votes", "votes rise at first", votes, step=20, threshold=0.05, **scatter),
-        Claim("a ground truth", "so does ground truth", truth, step=20, threshold=0.05, **scatter),
+        Claim("a votes", "votes raise the accuracy at first", votes, step=20, threshold=0.05, **scatter),
+        Claim("a ground truth", "ground truth raises the accuracy, too", truth, step=20, threshold=0.05, **scatter),
         Claim("b", "the majority gets better at first", votes, column=maj, measure="peak", **rival),
         Claim(
             "c pseudo-reward",
@@ -85,26 +85,42 @@ def claims(k: int) -> tuple[Claim, ...]:
             threshold=0.1,
             **attractor,
         ),
-        Claim("c truth", "and lowers the truth", votes, sign=-1, threshold=0.05, **attractor),
-        Claim("c one answer", "in one answer", votes, column="label/same_answer", threshold=0.3, **attractor),
-        Claim("d", "ground truth does not lower the truth", truth, threshold=-0.05, **attractor),
-        Claim("e stable", "a frozen teacher does not fall", teacher, measure="drop", sign=-1, threshold=-0.03, **rival),
-        Claim("e flat", "and stays below the votes' peak", teacher, votes, measure="peak", sign=-1, **rival),
+        Claim("c truth", "and lowers the accuracy", votes, sign=-1, threshold=0.05, **attractor),
+        Claim("c one answer", "and ends in one answer", votes, column="label/same_answer", threshold=0.3, **attractor),
+        Claim("d", "ground truth does not lower the accuracy", truth, threshold=-0.05, **attractor),
+        Claim(
+            "e stable",
+            "accuracy does not fall with a frozen teacher",
+            teacher,
+            measure="drop",
+            sign=-1,
+            threshold=-0.03,
+            **rival,
+        ),
+        Claim("e flat", "and its peak is below that of votes", teacher, votes, measure="peak", sign=-1, **rival),
         Claim("f", "the easiest third collapses later", "easiest_third", votes, measure="survived", **attractor),
         Claim("j above", "GRPO does not end below RLOO", "grpo", votes, threshold=-0.05, **scatter),
-        Claim("j below", "nor above it", "grpo", votes, sign=-1, threshold=-0.05, **scatter),
-        Claim("l", "an entropy bonus hastens it", "entropy_bonus", votes, measure="survived", sign=-1, **attractor),
+        Claim("j below", "GRPO does not end above RLOO", "grpo", votes, sign=-1, threshold=-0.05, **scatter),
+        Claim(
+            "l",
+            "an entropy bonus brings the collapse earlier",
+            "entropy_bonus",
+            votes,
+            measure="survived",
+            sign=-1,
+            **attractor,
+        ),
         Claim("n", "few prompts collapse later", "few_prompts", votes, measure="survived", **attractor),
     )
 
 
 def folder(base: str, seed: int) -> str:
-    """Of the base model."""
+    """The folder of the base model."""
     return str(default_folder(base, seed))
 
 
 def of_run(base: str, seed: int) -> dict:
-    """The base model and its problems."""
+    """The config fields that name the base model and its problems."""
     return {
         "model.path": folder(base, seed),
         "data.path": f"{folder(base, seed)}/train.jsonl",
@@ -113,28 +129,28 @@ def of_run(base: str, seed: int) -> dict:
 
 
 def labels(base: str, seed: int) -> str:
-    """The frozen base's votes on all training problems."""
+    """The file with the frozen base's votes on all training problems."""
     return f"runs/studies/claims/labels-{base}-seed{seed}.jsonl"
 
 
 def easy(base: str, seed: int) -> str:
-    """The problems with the surest votes."""
+    """The file with the third of the problems that have the highest vote shares."""
     return f"runs/studies/claims/easy-{base}-seed{seed}.jsonl"
 
 
 def need_labels(base: str, seed: int) -> Need:
-    """The job that writes `labels`."""
+    """The file `labels` and the job that writes it."""
     job = ("label", *of_job(base, seed), f"--samples={VOTES}", f"--out={labels(base, seed)}")
     return Need(labels(base, seed), job)
 
 
 def need_easy(base: str, seed: int) -> Need:
-    """The job that writes `easy`."""
+    """The file `easy` and the job that writes it."""
     chosen = ("--by=vote_share", f"--fraction={EASY}", f"--labels={labels(base, seed)}", f"--out={easy(base, seed)}")
     return Need(easy(base, seed), ("subset", *of_job(base, seed), *chosen))
 
 
 def of_job(base: str, seed: int) -> tuple[str, ...]:
-    """The config of a job on the base and its training problems."""
+    """The arguments that give a job the base and its training problems."""
     fields = {name: value for name, value in of_run(base, seed).items() if not name.startswith("eval.")}
     return ("--config=srt.py:tiny", *(f"--config.{name}={value}" for name, value in fields.items()))

@@ -1,9 +1,8 @@
-"""What a wrong consensus does: three sources of labels on the base with a rival answer.
+"""The effect of a wrong consensus: three sources of labels on the base `rival`.
 
-Half of the problems of the base `rival` carry in the last addition. There a wrong answer, 10 too little, competes with
-the right one, and for three of four last digits it is the more frequent one. The vote of these problems is wrong. The
-arms differ only in the labels: the policy's own votes, the known answers, and 64 votes of the frozen base. Base s and
-run s share the seed s.
+Half of the problems of `rival` carry in the last addition. On these problems a wrong answer, which is 10 too small,
+competes with the right one. For three of four last digits it is more frequent, and the vote is wrong. The arms differ
+only in the labels: the policy's own votes, the known answers, or 64 votes of the frozen base. Run s uses base s.
 """
 
 from srt_jax.experiments import experiment
@@ -11,11 +10,11 @@ from srt_jax.miniature.bases import TRAIN
 from srt_jax.miniature.pretrain import default_folder
 from srt_jax.study import Arm, Claim, Need, Study
 
-VOTES = 64  # of the frozen teacher
+VOTES = 64  # votes of the frozen teacher on each problem
 
 
 def get_study(quick: bool) -> Study:
-    """150 steps and 5 seeds; quick: 60 steps, 3 seeds, fewer samples in evaluations."""
+    """150 steps and 5 seeds. quick: 60 steps, 3 seeds, 512 training problems, fewer samples in evaluations."""
     config = experiment(
         "rival",
         "tiny",
@@ -73,7 +72,11 @@ def get_study(quick: bool) -> Study:
         needs=lambda _, seed: (Need(base(seed), ("pretrain", "--base=rival", f"--seed={seed}")),),
         claims=(
             Claim(
-                "votes rise", "self-training on votes raises the truth at first", "votes", measure="peak", threshold=0.1
+                "votes rise",
+                "self-training on votes raises the accuracy at first",
+                "votes",
+                measure="peak",
+                threshold=0.1,
             ),
             Claim(
                 "votes stay below the truth",

@@ -93,7 +93,7 @@ def _run(row: Row) -> tuple:
 
 
 def write(path: pathlib.Path, rows: Sequence[Row]) -> None:
-    """Replaces the file by a table of these rows. Floats keep six significant digits, at 1e6 or more all integer ones."""
+    """Replaces the file by a table of these rows. Floats keep at least six significant digits."""
     others = sorted({name for row in rows for name in row} - {*RUN, *WHERE})
     text = io.StringIO()
     writer = csv.DictWriter(text, [*RUN, *WHERE, *others], lineterminator="\n")
