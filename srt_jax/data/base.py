@@ -17,7 +17,7 @@ class Problem:
     level: difficulty as a string, if the source gives one.
     metadata: the input of the task's own scorer, JSON-serialisable, for Reasoning Gym only: {"task": name,
       "config": {...}, "entry": {question, answer, metadata}}.
-    labelled: whether the answer may be trained on, for labels.source mixed; None if the source does not say.
+    labelled: for labels.source mixed, whether training may use the answer; None if the source does not say.
     """
 
     id: str

@@ -6,15 +6,15 @@ import numpy as np
 
 from srt_jax.errors import DataError
 
-_REFILLS = 1 << 63  # Larger than every epoch number: `refill_order` takes its permutations from here on.
+_REFILLS = 1 << 63  # Larger than every epoch number. `refill_order` uses permutations with numbers from here on.
 
 
 def batch_indices(num_problems: int, prompts_per_step: int, seed: int, step: int) -> np.ndarray:
     """Indices into the problem list for step `step` (from 0): int64 [prompts_per_step], no index twice.
 
-    Every epoch visits each problem exactly once, in an order of its own. Epochs follow each other without a gap: a step
-    may contain the end of one and the start of the next, and no problem is dropped. Raises DataError if a step needs
-    more problems than there are.
+    Every epoch visits each problem exactly once, in its own order. No problem is dropped at the end of an epoch: a step
+    may contain the end of one epoch and the start of the next. Raises DataError if a step needs more problems than
+    there are.
     """
     if not 1 <= prompts_per_step <= num_problems:
         raise DataError(
@@ -32,12 +32,12 @@ def batch_indices(num_problems: int, prompts_per_step: int, seed: int, step: int
 
 @lru_cache(maxsize=4)
 def _epoch_order(num_problems: int, prompts_per_step: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch: its permutation, changed so that the step shared with the epoch before repeats nothing.
+    """The order of an epoch: its permutation, changed so that the step shared with the previous epoch repeats nothing.
 
-    The change depends on the end of the epoch before. That may have been changed too, and so on back to an epoch that
-    starts together with a step; at least one of every `prompts_per_step` epochs does. A change exchanges positions only
-    within the first `prompts_per_step`. If an epoch has two steps or more, its end is therefore never changed, and the
-    loop goes back one epoch only.
+    The change depends on the end of the previous epoch, which may have been changed too. So the loop goes back to an
+    epoch that starts together with a step; at least one of every `prompts_per_step` epochs does. A change exchanges
+    problems only within the first `prompts_per_step` positions. So the end of an epoch with at least two steps never
+    changes, and the loop goes back only one epoch.
     """
     first = epoch
     while (first * num_problems) % prompts_per_step and not (first < epoch and num_problems >= 2 * prompts_per_step):
@@ -54,16 +54,19 @@ def _epoch_order(num_problems: int, prompts_per_step: int, seed: int, epoch: int
 
 
 def refill_order(num_problems: int, seed: int, step: int, used: np.ndarray) -> np.ndarray:
-    """All problems but the step's own ones, `used`, in an order that depends on (seed, step) only.
+    """All problems except those of the step, `used`, in an order that depends only on (seed, step): int64.
 
-    Replacements are drawn from it. They do not change the epochs.
+    Replacements are taken from this order. They do not change the epochs.
     """
     order = permutation(num_problems, seed, _REFILLS + step)
     return order[~np.isin(order, used)]
 
 
 def keep_apart(order: np.ndarray, others: np.ndarray, head: int) -> None:
-    """Exchanges, in place, each element of order[:head] that is in `others` with the next later one that is not."""
+    """Exchanges, in place, each element of order[:head] that is in `others` with one of order[head:] that is not.
+
+    It takes the first such elements of order[head:], in order.
+    """
     clash = np.isin(order, others)
     inside = np.flatnonzero(clash[:head])
     outside = head + np.flatnonzero(~clash[head:])[: len(inside)]
@@ -71,6 +74,9 @@ def keep_apart(order: np.ndarray, others: np.ndarray, head: int) -> None:
 
 
 def permutation(num_problems: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation made of the raw bits of Philox: NumPy keeps these stable, but not `Generator.permutation`."""
+    """A permutation of the problems: int64 [num_problems].
+
+    It uses Philox's raw bits, which are the same in every NumPy version. `Generator.permutation` is not.
+    """
     key = (seed % 2**64) + (epoch << 64)
     return np.argsort(np.random.Philox(key=key).random_raw(num_problems), kind="stable").astype(np.int64)

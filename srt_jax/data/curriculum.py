@@ -14,9 +14,10 @@ from srt_jax.files import shown
 
 @dataclasses.dataclass(frozen=True)
 class Curriculum:
-    """easy, hard: indices of problems.
+    """Steps that mix easy and hard problems.
 
-    The share of hard problems changes linearly from hard_start to hard_end over `steps`.
+    easy, hard: indices of problems, int64. The share of hard problems in a step changes linearly from hard_start to
+    hard_end over `steps` steps.
     """
 
     easy: np.ndarray
@@ -29,7 +30,10 @@ class Curriculum:
 
     @classmethod
     def of(cls, config, problems: Sequence[Problem]) -> "Curriculum":
-        """The curriculum of config.curriculum, with the scores of its label file. Raises DataError."""
+        """The curriculum of config.curriculum. Its label file has the scores.
+
+        Raises DataError if a problem has no score, or if a step needs more easy or hard problems than there are.
+        """
         c = config.curriculum
         easy, hard = pools(problems, label_file.easiest_first(c.path, c.by), c.easy_fraction, c.path)
         out = cls(easy, hard, c.hard_start, c.hard_end, c.steps, config.batch.prompts_per_step, config.seed)
@@ -46,7 +50,7 @@ class Curriculum:
         return out
 
     def num_hard(self, step) -> np.ndarray:
-        """The number of hard problems in a step (from 0), or in each of several."""
+        """The number of hard problems in step `step` (from 0). For an array of steps, an array of numbers."""
         progress = np.minimum(1.0, np.asarray(step) / self.steps)
         share = self.hard_start + progress * (self.hard_end - self.hard_start)
         return round_half_up(share * self.prompts_per_step)
@@ -78,15 +82,16 @@ def pools(problems: Sequence[Problem], easiest_first: Sequence[str], easy_fracti
 
 
 def round_half_up(x):
-    """A number, or an array, rounded to the nearest integers, halves up."""
+    """A number, or each number of an array, rounded to the nearest integer. Halves are rounded up."""
     return np.floor(np.asarray(x) + 0.5).astype(np.int64)[()]
 
 
 def _positions(num_problems: int, counts: np.ndarray, seed: int) -> np.ndarray:
-    """The positions in a pool that the last of several steps takes, if step i takes counts[i].
+    """The positions in a pool of the problems that the last step takes. Step i takes counts[i] problems.
 
-    Epochs of all problems follow each other without a gap. If a step takes the end of one and the start of the next,
-    the next is changed so that nothing comes twice. Later epochs depend on that change, so all are made from the first.
+    Each epoch visits all problems of the pool, and the next begins where it ends. If a step contains the end of one
+    epoch and the start of the next, the next is changed so that no problem is in the step twice. Later epochs depend on
+    this change. Therefore all epochs are computed, from the first.
     """
     ends = np.cumsum(counts)
     start, stop = int(ends[-1] - counts[-1]), int(ends[-1])

@@ -1,9 +1,10 @@
-"""A function of one's own as a source of problems: `kind` is MODULE:FUNCTION.
+"""A user's function as a source of problems: `kind` is MODULE:FUNCTION.
 
     def problems(source: dict) -> Iterable[dict]
 
-source: all fields of the source in the config, e.g. `path`, `size`, `seed` and `config` (keys of one's own).
-Returns rows as a JSONL file has them: `problem`, and if known `answer`, `id`, `level`; always in the same order.
+source: all fields of the source in the config, e.g. `path`, `size`, `seed` and `config`, whose keys the user chooses.
+The function returns rows like those of a JSONL file: `problem` and, if known, `answer`, `id` and `level`. It must
+always return them in the same order.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,7 +31,7 @@ def _rows(kind: str, source: dict) -> Iterator[dict]:
     if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | dict):
         raise DataError(f"kind is {kind!r}, which returns {shown(rows)}: let it return a list of rows, one dict each.")
     remaining, end = iter(rows), object()
-    while (row := call("kind", kind, next, remaining, end)) is not end:  # one by one: it may be a generator
+    while (row := call("kind", kind, next, remaining, end)) is not end:  # row by row, because `rows` may be a generator
         if not isinstance(row, dict):
             raise DataError(f"kind is {kind!r}, which returns the row {shown(row)}: let each row be a dict.")
         yield row

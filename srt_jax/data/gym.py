@@ -1,4 +1,4 @@
-"""Reasoning Gym tasks as problems: generated from name, config and seed, scored by the task's own scorer."""
+"""Reasoning Gym tasks as problems. Task, config and seed determine them, and the task's own scorer scores answers."""
 
 import contextlib
 import dataclasses
@@ -25,20 +25,20 @@ _FOLLOW_SET_ORDER = {
     "ransom_note",
     "word_ladder",
 }
-# Reasoning Gym's scorers read the text between these tags. Configs set it as prompts.instruction.
+# Reasoning Gym's scorers read the text between these tags. Configs use this text as prompts.instruction.
 INSTRUCTION = "Think step by step, then write the final answer, and nothing else, inside <answer> </answer> tags."
 
-SILENT_SECONDS = 5.0  # Generation that takes longer shows its progress.
+SILENT_SECONDS = 5.0  # A generation that takes longer shows its progress.
 
 
 def load_gym(config) -> list[Problem]:
     """The first `limit` (0: all) of `size` problems of Reasoning Gym's `task`, from its fields `config` and `seed`.
 
-    Ids are "gym/TASK/SEED/INDEX"; the same (task, config, seed) gives the same problems in every process.
-    Most tasks generate problem i from `seed + i`, so sets with seeds 1 and 2 share nearly all problems. The seeds of
-    training and held-out data must therefore differ by more than the larger `size`.
-    Raises DataError for an unknown task (close names suggested), an unknown field, a value the task refuses, or a task
-    that is not repeatable.
+    Ids are "gym/TASK/SEED/INDEX". The same (task, config, seed) gives the same problems in every process.
+    Most tasks generate problem i from `seed + i`, so sets with seeds 1 and 2 share nearly all problems. Therefore the
+    seeds of training and held-out data must differ by at least the larger `size`.
+    Raises DataError for an unknown task (and suggests close names), an unknown field, a value that the task refuses, or
+    a task that is not repeatable.
     """
     maker, count = _maker_of(config), wanted(config)
     maker.make(count)
@@ -51,9 +51,9 @@ def wanted(config) -> int:
 
 
 def make_some(config, seconds: float, least: int) -> int:
-    """Generates problems of `load_gym(config)` for so many seconds, but at least `least`; returns their number.
+    """Generates problems of `load_gym(config)` for `seconds`, but at least `least` problems. Returns their number.
 
-    `load_gym` uses them later. Raises DataError like `load_gym`.
+    A later `load_gym` uses them. Raises DataError like `load_gym`.
     """
     maker, count, end = _maker_of(config), wanted(config), time.monotonic() + seconds
     while len(maker.problems) < count and (len(maker.problems) < least or time.monotonic() < end):
@@ -67,7 +67,7 @@ def _maker_of(config) -> "_Maker":
 
 
 class _Maker:
-    """The first problems of a task's data set, generated when they are needed: hard ones take long."""
+    """Generates the first problems of a task's data set when they are needed, because hard ones take long."""
 
     def __init__(self, task: str, fields: dict, seed: int, size: int):
         self._task, self._seed, self._settings = task, seed, {**fields, "seed": seed, "size": size}
@@ -75,7 +75,7 @@ class _Maker:
         self.problems: list[Problem] = []
 
     def make(self, count: int) -> None:
-        """Generates the missing ones of the first `count` problems; shows progress if it takes long."""
+        """Generates those of the first `count` problems that are missing. Shows progress if it takes long."""
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             progress = None
@@ -96,7 +96,7 @@ def _maker(task: str, fields: str, seed: int, size: int) -> _Maker:
 
 def _create(task: str, fields: dict, seed: int, size: int):
     """The task's dataset object. Raises DataError for every mistake in the request."""
-    import reasoning_gym.factory  # Imports a hundred tasks in 2 seconds, which other runs save.
+    import reasoning_gym.factory  # This takes 2 seconds, so runs without Reasoning Gym do not import it.
 
     tasks = reasoning_gym.factory.DATASETS
     if task not in tasks:
@@ -104,10 +104,10 @@ def _create(task: str, fields: dict, seed: int, size: int):
         near = f"the closest names are {', '.join(close)}" if close else f"it has {len(tasks)} others"
         raise DataError(f"Reasoning Gym has no task {task!r}; {near}: set `task` to one of its names.")
     if task == "codeio":
-        raise DataError("Reasoning Gym task 'codeio' ignores its seed, so that no run is repeatable; use another task.")
+        raise DataError("Reasoning Gym task 'codeio' ignores its seed, so no run is repeatable; use another task.")
     if task in _FOLLOW_SET_ORDER and not os.environ.get("PYTHONHASHSEED", "random").isdigit():
         raise DataError(
-            f"Reasoning Gym task {task!r} gives other problems in every Python process, so that no run could resume; "
+            f"Reasoning Gym task {task!r} gives other problems in every Python process, so no run could resume; "
             "set the environment variable PYTHONHASHSEED to 0 for every run on this data."
         )
     known = [field.name for field in dataclasses.fields(tasks[task][1]) if field.name not in ("seed", "size")]
@@ -141,8 +141,9 @@ def _problem(task: str, seed: int, index: int, entry: dict, settings: dict) -> P
 
 
 def _level(difficulty) -> str | None:
-    """{"difficulty": 2} -> "2"; {"n_people": 3, "depth": [2, 4]} -> "n_people=3,depth=2-4"; None where the task
-    states none.
+    """The level of a problem as a string; None if the task states no difficulty.
+
+    {"difficulty": 2} -> "2"; {"n_people": 3, "depth": [2, 4]} -> "n_people=3,depth=2-4".
     """
     if not isinstance(difficulty, dict):
         return None if difficulty is None else str(difficulty)

@@ -1,7 +1,7 @@
-"""Pseudo-labels on disk: JSON lines of {id, label, ...}, below an optional header {"provenance": {...}}.
+"""Label files: pseudo-labels as JSON lines {id, label, ...}. The first line may be a header {"provenance": {...}}.
 
-`python -m srt_jax label` writes them with the shares of each vote and, if answers are known, the pass rate. A file made
-by hand needs only `id` and `label`.
+`python -m srt_jax label` writes such a file, with the vote shares of each problem and, if its answer is known, the pass
+rate. A file from another source needs only `id` and `label`.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
             raise DataError(f"{path} line {number} labels {shown(row['id'])} again: keep one row for each problem.")
         rows[row["id"]] = row
     if not rows:
-        raise DataError(f"{path} holds no labels: write it with python -m srt_jax label.")
+        raise DataError(f"{path} has no labels: write it with python -m srt_jax label.")
     return provenance, rows
 
 
@@ -56,19 +56,19 @@ def labels(path: str | Path, threshold: float = 0.0) -> dict[str, str]:
 
 
 def easiest_first(path: str | Path, by: str) -> list[str]:
-    """Problem ids, sorted by falling score `by` (one of SCORES) and then by id."""
+    """Problem ids, sorted by decreasing score `by` (one of SCORES) and then by id. Raises DataError without a score."""
     _, rows = read(path)
     require_score(path, rows, by, f"{by!r} as the measure")
     return rank({id: row[by] for id, row in rows.items()})
 
 
 def rank(scores: Mapping[str, float]) -> list[str]:
-    """Ids, sorted by falling score and then by id."""
+    """Ids, sorted by decreasing score and then by id."""
     return sorted(scores, key=lambda id: (-scores[id], id))
 
 
 def require_score(path: str | Path, rows: Mapping[str, dict], name: str, wanted_by: str) -> None:
-    """Raises DataError if a row lacks the score `name`; wanted_by: the subject of the message."""
+    """Raises DataError if a row lacks the score `name`. wanted_by: the subject of the message."""
     without = next((id for id, row in rows.items() if not _is_score(row.get(name))), None)
     if without is not None:
         remedy = "only problems with a known answer have one" if name == "pass_rate" else "write it with srt label"
@@ -80,5 +80,5 @@ def _is_score(value) -> bool:
 
 
 def fingerprint(path: str | Path) -> str:
-    """sha256 of the file. A run that is resumed must have the same labels."""
+    """sha256 of the file (64 hex digits). A resumed run must have the same labels."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Problems that are in two sets: a set that shares problems with the training data cannot judge the training."""
+"""Finds problems that are in two sets. A test set must not share problems with the training data."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,20 @@ from srt_jax.data.base import Problem
 
 
 def overlap(train: Sequence[Problem], test: Sequence[Problem]) -> list[tuple[Problem, Problem]]:
-    """(problem of `test`, the same problem of `train`) for every problem of `test` whose text is in `train`, in order.
+    """(problem of `test`, the same problem of `train`) for each problem of `test` that is also in `train`, in order.
 
-    Texts must be equal except for the amount of white space. A reworded problem is not found.
+    Two problems are the same if their texts differ only in the amount of white space. Reworded problems are not found.
     """
     known = {_spaced(problem.prompt): problem for problem in reversed(train)}
     return [(problem, known[text]) for problem in test if (text := _spaced(problem.prompt)) in known]
 
 
 def report(name: str, train: Sequence[Problem], test: Sequence[Problem]) -> str:
-    """`math500: 4 of 500 problems stand in the training data too (ids ...)`."""
+    """A line such as `math500: 4 of 500 problems are in the training data too (ids ...)`."""
     pairs = overlap(train, test)
     ids = ", ".join(problem.id for problem, _ in pairs[:3]) + (", ..." if len(pairs) > 3 else "")
-    shared = f"{len(pairs)} of {len(test)} problems stand in the training data too (ids {ids})"
-    return f"{name}: {shared if pairs else f'none of {len(test)} problems stands in the training data'}"
+    shared = f"{len(pairs)} of {len(test)} problems are in the training data too (ids {ids})"
+    return f"{name}: {shared if pairs else f'none of {len(test)} problems is in the training data'}"
 
 
 def _spaced(text: str) -> str:

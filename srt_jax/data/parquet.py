@@ -1,4 +1,4 @@
-"""Parquet files as problems, with any columns or in verl's format, which SRT, SePT and TTRL use."""
+"""Parquet files as problems. They may have any columns, or verl's format, which SRT, SePT and TTRL use."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +9,13 @@ from srt_jax.errors import DataError
 
 
 def load_parquet(config) -> list[Problem]:
-    """Problems of the file `config["path"]`, in file order. Columns and errors: see `problems_of`."""
+    """Problems of the file `config["path"]`, in file order. `problems_of` explains the columns and the errors."""
     path = Path(config["path"])
     return problems_of(parquet_rows(path), path, config, unit="row")
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """(row number from 1, columns) of every row. Raises DataError for a missing file and for other formats."""
+    """(row number from 1, columns) of every row. Raises DataError for a missing file or another format."""
     import pyarrow
     import pyarrow.parquet
 

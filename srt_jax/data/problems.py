@@ -1,4 +1,4 @@
-"""Problems from any kind of source: `load(source_config)`. A new kind needs one more entry in LOADERS."""
+"""Loads problems from any kind of source: `load(source_config)`. A new kind needs one more entry in LOADERS."""
 
 from srt_jax.config.functions import is_function
 from srt_jax.data import sets
@@ -15,9 +15,9 @@ LOADERS = {"jsonl": load_jsonl, "parquet": load_parquet, "gym": load_gym, "set":
 def load(source_config) -> list[Problem]:
     """The problems of a source, in a fixed order, with unique ids.
 
-    source_config: dict or ConfigDict with `kind` (a key of LOADERS, or MODULE:FUNCTION as function.py documents),
-      `limit` (rows to keep from the start, 0 = all) and what the kind asks for: see its loader. Raises DataError (one
-      sentence) for anything wrong with it.
+    source_config: dict or ConfigDict with `kind` (a key of LOADERS, or MODULE:FUNCTION as in function.py), `limit` (the
+      number of problems to read from the start; 0 for all) and the fields that the loader of this kind documents.
+    Raises DataError, in one sentence, for any error in it.
     """
     kind = source_config["kind"]
     if is_function(kind):
@@ -31,7 +31,7 @@ def load(source_config) -> list[Problem]:
 
 
 def title(source_config) -> str:
-    """A source in reports: its file, its task, or the named set with its place."""
+    """The name of a source in reports: its file, its task, its function, or the named set with its place."""
     if source_config["kind"] == "set":
         return sets.describe(source_config)
     if is_function(source_config["kind"]):

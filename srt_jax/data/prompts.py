@@ -1,4 +1,4 @@
-"""From problems to prompt tokens: chat template or plain template, instruction, length limit."""
+"""Turns problems into prompt tokens: chat template or plain template, instruction, length limit."""
 
 import inspect
 import re
@@ -10,7 +10,7 @@ from srt_jax.data.base import Problem
 from srt_jax.errors import DataError
 from srt_jax.files import shown
 
-# Llama 3 templates print a date, by default today's. With a fixed date a resumed run has the same prompts.
+# Llama 3 templates print a date, today's by default. With a fixed date a resumed run has the same prompts.
 TEMPLATE_DATE = "26 Jul 2024"
 _SHOWN_IDS = 3
 
@@ -19,10 +19,10 @@ _SHOWN_IDS = 3
 class Prompts:
     """How a problem becomes a prompt.
 
-    template: "chat" (the tokenizer's chat template, problem and instruction as the user's message) or "plain".
-    plain_template: text with {problem} and, unless `instruction` is '', {instruction}; other braces are plain text.
-    instruction: a request that the chat template gets after the problem and a space; '' for none.
-    system: the system message of the chat template; with None or '' the template decides.
+    template: "chat" (the tokenizer's chat template; the user's message is the problem and the instruction) or "plain".
+    plain_template: text with {problem} and, unless `instruction` is '', {instruction}. Other braces are plain text.
+    instruction: a request. The chat template gets it after the problem and a space. '' for none.
+    system: the system message of the chat template. With None or '' the template decides.
     chat_template_kwargs: further variables of the chat template, e.g. {"enable_thinking": False}.
     """
 
@@ -69,9 +69,10 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of the length filter. Lengths are in tokens, with template and instruction.
+    """The result of the length filter. Lengths are in tokens and include template and instruction.
 
-    dropped_ids: the ids of the first few problems that were dropped.
+    kept, dropped: numbers of prompts. longest: the length of the longest prompt, also if it was dropped.
+    dropped_ids: the ids of the first few dropped problems.
     """
 
     kept: int
@@ -91,7 +92,7 @@ class Report:
 
 
 def load_tokenizer(path):
-    """The fast tokenizer of a local Hugging Face directory or of a hub name. Raises DataError (one sentence)."""
+    """The fast tokenizer of a local Hugging Face directory or of a hub name. Raises DataError, in one sentence."""
     import transformers
 
     local = Path(path).expanduser()
@@ -115,12 +116,11 @@ def render(problem_text: str, tokenizer, prompts_config) -> str:
     Raises DataError if the template is "chat" and the tokenizer's chat template is missing or fails.
     """
     prompts = Prompts.of(prompts_config)
-    if prompts.instruction and problem_text.endswith(prompts.instruction):  # verl's files contain it already.
+    if prompts.instruction and problem_text.endswith(prompts.instruction):  # Problems in verl's files contain it.
         problem_text = problem_text.removesuffix(prompts.instruction).rstrip()
     if prompts.template == "plain":
         values = {"{problem}": problem_text, "{instruction}": prompts.instruction}
-        # One pass keeps a problem that contains "{instruction}" unchanged, and other braces such as
-        # \boxed{}.
+        # A single pass does not change a problem that contains "{instruction}", nor other braces such as \boxed{}.
         return re.sub(r"\{problem\}|\{instruction\}", lambda match: values[match.group()], prompts.plain_template)
     if not tokenizer.chat_template:
         raise DataError("prompts.template is 'chat' but the tokenizer has no chat template; set it to 'plain'.")
@@ -130,7 +130,7 @@ def render(problem_text: str, tokenizer, prompts_config) -> str:
     variables = {"date_string": TEMPLATE_DATE, **prompts.chat_template_kwargs}
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
-    except Exception as error:  # A chat template is foreign code and may raise anything.
+    except Exception as error:  # A chat template is third-party code and may raise any exception.
         raise _template_failed(error, prompts) from error
 
 
@@ -170,7 +170,7 @@ def _template_variables(tokenizer, prompts: Prompts) -> set[str]:
         template = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", tokenizer.get_chat_template())
         template = re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", template)
         found = jinja2.meta.find_undeclared_variables(environment.parse(template))
-    except Exception as error:  # Several templates without one for prompts, or a template that does not parse.
+    except Exception as error:  # There are several templates and none is the default, or the template does not parse.
         raise _template_failed(error, prompts) from error
     return found - {"raise_exception", "strftime_now"}
 
@@ -180,7 +180,7 @@ def encode(
 ) -> tuple[list[Problem], list[list[int]], Report]:
     """(problems whose prompts have at most `max_prompt_tokens` tokens, their token ids in the same order, a report).
 
-    Raises DataError if every prompt is too long, or if a prompt has no token.
+    Raises DataError if all prompts are too long, or if a prompt has no tokens.
     """
     prompts = Prompts.of(prompts_config)
     check_template_variables(tokenizer, prompts)
@@ -203,12 +203,15 @@ def encode(
 
 
 def _encode_texts(texts: list[str], tokenizer) -> list[list[int]]:
-    """Token ids. They begin with one beginning-of-text token if the tokenizer adds one; no end token is added."""
+    """The token ids of each text.
+
+    They begin with exactly one beginning-of-text token if the tokenizer adds one to texts. No end token is added.
+    """
     if not texts:
         return []
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     bos = tokenizer.bos_token_id
     if bos is None or tokenizer("")["input_ids"][:1] != [bos]:
         return [list(ids) for ids in encoded]
-    # Chat templates of such tokenizers usually write this token themselves.
+    # Chat templates of such tokenizers usually write this token themselves, so it must not be added twice.
     return [list(ids) if ids[:1] == [bos] else [bos, *ids] for ids in encoded]

@@ -1,4 +1,4 @@
-"""From rows with named columns to problems. JSONL files, Parquet files and the named sets share this code."""
+"""Turns rows with named columns into problems. JSONL files, Parquet files and the named sets share this code."""
 
 import hashlib
 import math
@@ -11,21 +11,26 @@ from srt_jax.files import shown
 from srt_jax.grading.golds import bare_answer
 
 _DEFAULT_COLUMNS = {"prompt": "problem", "answer": "answer", "id": "id", "level": "level"}
-# SRT's code (reward_manager/self_learning.py) writes this in the place of an answer that training must not see.
+# SRT's code (reward_manager/self_learning.py) writes this instead of an answer that training must not see.
 _NO_LABEL = "LABEL_BY_SELF_CONSISTENCY"
 
 
 def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "line") -> list[Problem]:
-    """Problems of numbered rows, in order, up to `limit` (0: all) of those whose level is in `levels` ((): any).
+    """Problems of numbered rows, in order.
 
-    config: names of columns (`prompt_column`, `answer_column`, `id_column`, `level_column`, `labelled_column`; a dot
-    reaches into a nested column), `limit`, `levels`, `duplicates` ("refuse", or "first": later rows with the id, the
-    prompt and the answer of an earlier one are left out). A row without an id gets a hash of its prompt. A missing,
-    null or blank answer is None. An answer inside a solution (`#### 5`, a box) or a list such as `['5']` is extracted.
-    A prompt may be a list of messages; the first user message counts. Rows in verl's format (a nested `reward_model`)
-    need no column names. path and unit ("line" or "row") are for messages, and the path's stem is the problems' source.
-    Raises DataError for a row without a prompt, a value that is no scalar, a stored label that is not the true answer,
-    duplicate ids, and for a file without problems.
+    config has these fields:
+      `prompt_column`, `answer_column`, `id_column`, `level_column`, `labelled_column`: names of columns. A dot reaches
+        into a nested column. Rows in verl's format (a nested `reward_model`) need no column names.
+      `levels`: only problems of these levels are read; () for all.
+      `limit`: only this many problems are read; 0 for all.
+      `duplicates`: "refuse" is an error for two rows with one id. "first" skips a row with the id, the prompt and the
+        answer of an earlier row.
+    path, unit ("line" or "row"): for messages. The path's stem is the source of the problems.
+
+    A row without an id gets a hash of its prompt. A missing, null or blank answer is None. An answer inside a solution
+    (`#### 5`, a box) or a list such as `['5']` is extracted. A prompt may be a list of messages. Then the first user
+    message counts. Raises DataError for a row without a prompt, a value that is not a scalar, a stored label that is
+    not the true answer, duplicate ids, or a file without problems.
     """
     path = Path(path)
     columns = {role: config.get(f"{role}_column") or name for role, name in _DEFAULT_COLUMNS.items()}
@@ -56,7 +61,7 @@ def problems_of(rows: Iterable[tuple[int, dict]], path, config, unit: str = "lin
             f"it has {', '.join(sorted(map(str, levels_seen)))}: correct `levels` or `level_column`."
         )
     if not problems:
-        raise DataError(f"{path} holds no rows; write one problem per {unit}, or name another file in `path`.")
+        raise DataError(f"{path} has no rows; write one problem per {unit}, or name another file in `path`.")
     return list(problems.values())
 
 
@@ -66,7 +71,7 @@ def prompt_id(prompt: str) -> str:
 
 
 def user_text(value):
-    """The first user message of a list of messages ({role, content} or {from, value}); anything else as it is."""
+    """The first user message of a list of messages ({role, content} or {from, value}). Other values are unchanged."""
     if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
         return value
     users = [m for m in value if m.get("role", m.get("from")) in ("user", "human")]
@@ -101,10 +106,10 @@ def _problem(path: Path, place: str, row: dict, columns: dict[str, str]) -> tupl
 
 
 def _from_verl(place: str, row: dict, columns: dict[str, str]) -> tuple[dict, dict[str, str]]:
-    """A row of verl's format in columns of ours.
+    """(a row of verl's format with our columns added, the names of these columns).
 
     SRT's files have the true answer of an unlabelled row in `solution_hidden_during_training`. The metrics use it, but
-    `labelled` is False, so that it is not trained on. Raises DataError if a stored label is not the true answer.
+    `labelled` is False, so training does not use it. Raises DataError if a stored label is not the true answer.
     """
     reward = row["reward_model"]
     answer, hidden = reward.get("ground_truth"), reward.get("solution_hidden_during_training")
@@ -122,7 +127,7 @@ def _from_verl(place: str, row: dict, columns: dict[str, str]) -> tuple[dict, di
 
 
 def _get(row: dict, column: str):
-    """The value of a column; "a.b" is key b of column a if there is no column "a.b"."""
+    """The value of a column, or None. "a.b" is key b of column a if there is no column "a.b"."""
     if column in row or "." not in column:
         return row.get(column)
     outer, _, inner = column.partition(".")
@@ -130,9 +135,9 @@ def _get(row: dict, column: str):
 
 
 def _text(place: str, row: dict, column: str) -> str | None:
-    """A string or number of the row as text (5 -> "5", 142.0 -> "142.0").
+    """A string or number of the row as text (5 -> "5", 142.0 -> "142.0"). Raises DataError for other types.
 
-    None if it is missing, null, blank, infinite or NaN, which data frames write for a missing value.
+    None if the value is missing, null, blank, infinite or NaN. Data frames write NaN for a missing value.
     """
     value = _get(row, column)
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -151,7 +156,7 @@ def _text(place: str, row: dict, column: str) -> str | None:
 
 
 def _refuse_half_characters(place: str, text: str, column: str) -> None:
-    """Raises DataError for half of a surrogate pair: JSON can write one, but tokenizers and UTF-8 files refuse it."""
+    """Raises DataError for half of a surrogate pair. JSON can contain one, but tokenizers and UTF-8 files refuse it."""
     if not text.isascii() and (half := next((c for c in text if 0xD800 <= ord(c) <= 0xDFFF), None)):
         raise DataError(
             f"{place} has half of a surrogate pair ({half!r}) in column {column!r}; write the whole "

@@ -1,8 +1,7 @@
-"""The data sets of the papers by name: the repository of each on the Hugging Face hub, and its columns.
+"""The papers' data sets by name. For each, the table SETS has the repository on the Hugging Face hub and the columns.
 
-A set may also be on this machine, as NAME.jsonl or NAME.parquet in the folder `root` of the source or in the folder
-that the environment variable SRT_JAX_DATA names. Such a file is used first. docs/data.md says how each row of
-this table was checked.
+A local file has priority: NAME.jsonl or NAME.parquet in the folder `root` of the source, or in the folder that the
+environment variable SRT_JAX_DATA names. docs/data.md says how each row of this table was checked.
 """
 
 import itertools
@@ -18,16 +17,16 @@ from srt_jax.data.rows import problems_of, user_text
 from srt_jax.errors import DataError, DataNotHereError
 from srt_jax.files import download_failure
 
-# The hub's own conversion of every public data set, whatever the format of its files: <config>/<split>/0000.parquet.
+# In this branch the hub has every public data set as Parquet files: <config>/<split>/0000.parquet.
 _REVISION = "refs/convert/parquet"
 
 
 @dataclass(frozen=True)
 class NamedSet:
-    """The place of a set and the way to read its rows.
+    """Where a set is, and how its rows are read.
 
-    hub, config, split: as `datasets.load_dataset(hub, config, split=split)` would name them.
-    prompt, answer: columns. rows: the documented number of rows on the hub; 0 if it is unknown.
+    hub, config, split: the arguments of `datasets.load_dataset(hub, config, split=split)`.
+    prompt, answer: names of columns. rows: the documented number of rows on the hub; 0 if it is unknown.
     clean: turns the value in `answer` into the answer. keep: whether a row belongs to the set.
     """
 
@@ -42,17 +41,17 @@ class NamedSet:
 
 
 def _whole(value):
-    """142.0 -> 142: AMC answers are integers, stored as floats."""
+    """142.0 -> 142. The answers of AMC are integers, but the files store floats."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _after_hashes(value):
-    """GSM8K's answers follow `####` at the end of a worked solution."""
+    """The text after `####`: GSM8K's answers are at the end of a worked solution."""
     return value.rpartition("####")[2].strip() if isinstance(value, str) else value
 
 
 def _joined(value):
-    """OlympiadBench lists the answers of a problem."""
+    """The answers of a list as one text: OlympiadBench has a list of answers for each problem."""
     return ", ".join(value) if isinstance(value, list) else value
 
 
@@ -98,11 +97,11 @@ SETS = {
 
 
 def load_set(config) -> list[Problem]:
-    """Problems of the set `config["name"]`, in the order of its rows, each distinct prompt once.
+    """Problems of the set `config["name"]`, in the order of its rows. Each distinct prompt is read once.
 
-    Ids are hashes of the prompts: the same problem has the same id in a local file and on the hub. `limit` and `levels`
-    are those of `problems_of`. A local file may have the hub's columns, or `problem` and `answer`, or verl's.
-    Raises DataError for an unknown name, and DataNotHereError if the set is not here and cannot be downloaded.
+    Ids are hashes of the prompts, so a problem has the same id in a local file and on the hub. `problems_of` explains
+    `limit` and `levels`. A local file may have the hub's columns, the columns `problem` and `answer`, or verl's format.
+    Raises DataError for an unknown name, and DataNotHereError if the set is not local and cannot be downloaded.
     """
     name = config["name"]
     named = _named(name)
@@ -113,14 +112,14 @@ def load_set(config) -> list[Problem]:
 
 
 def find(config) -> list[Path]:
-    """The set's file in `root` or $SRT_JAX_DATA, as a list; empty if there is none."""
+    """A list with the set's file in `root` or $SRT_JAX_DATA. The list is empty if there is no such file."""
     folder = config.get("root") or os.environ.get("SRT_JAX_DATA", "")
     names = [Path(folder).expanduser() / f"{config['name']}.{ending}" for ending in ("jsonl", "parquet")]
     return [path for path in names if folder and path.is_file()][:1]
 
 
 def describe(config) -> str:
-    """The name of the set and the place that it is read from, e.g. `dapo (hub: ftajwar/..., 17,398 rows)`."""
+    """The name of the set and its place, e.g. `dapo (hub: ftajwar/..., 17,398 rows on the hub)`."""
     named = _named(config["name"])
     where = ", ".join(map(str, find(config))) or f"hub: {named.hub}"
     rows = f", {named.rows:,} rows on the hub" if named.rows else ""
@@ -163,7 +162,7 @@ def _read(file: Path) -> Iterator[dict]:
 
 
 def _standard(row: dict, named: NamedSet) -> dict:
-    """The row with the columns `problem` and `answer` beside its own. Ids are removed."""
+    """The row with the additional columns `problem` and `answer`, and without its id."""
     if "reward_model" in row:
         return {**row, "id": None}
     if named.prompt in row:
@@ -172,7 +171,7 @@ def _standard(row: dict, named: NamedSet) -> dict:
 
 
 def _distinct(rows: Iterator[dict]) -> Iterator[tuple[int, dict]]:
-    """Numbered rows without those that repeat an earlier prompt (OpenThoughts3 has each question 16 times)."""
+    """Numbered rows without those that repeat an earlier prompt. OpenThoughts3 has each question 16 times."""
     seen = set()
     for number, row in enumerate(rows, 1):
         prompt = user_text(row.get("problem", row.get("prompt")))

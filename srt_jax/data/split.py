@@ -1,4 +1,4 @@
-"""Random choices of problems that depend on (seed, purpose, id) only, not on the order or number of problems."""
+"""Random choices of problems. They depend only on (seed, purpose, id), not on the order or number of problems."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from srt_jax.errors import DataError
 
 
 def uniform(seed: int, purpose: str, id: str) -> float:
-    """A number in [0, 1) for this problem."""
+    """A random number in [0, 1) for the problem with this id."""
     digest = hashlib.blake2b(f"{seed}/{purpose}/{id}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 def split_validation(problems: Sequence[Problem], fraction: float, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """(training, validation), both in the given order. `fraction` of the problems, at least one, is held out.
+    """(training, validation), both in the given order. `fraction` of the problems, but at least one, is held out.
 
     Validation problems have a known answer or a scorer. The choice depends on (seed, id). Raises DataError if there are
-    too few.
+    too few such problems.
     """
     wanted = max(1, round(fraction * len(problems)))
     known = [p for p in problems if p.answer is not None or p.metadata is not None]

@@ -84,7 +84,7 @@ def test_missing_file(tmp_path):
 
 @pytest.mark.parametrize("lines", [(), ("", "  ")])
 def test_empty_file(write, lines):
-    refused(write(*lines), "holds no rows")
+    refused(write(*lines), "has no rows")
 
 
 def test_half_written_last_line(write):

@@ -253,7 +253,7 @@ def test_overlap_ignores_white_space_only():
     train = problems_of("Find $x$ .", "Find  $y$", "find $z$", "Find $y$")
     test = problems_of("Find $y$\n", "Find $z$", " Find $x$ .")
     assert [(a.id, b.id) for a, b in overlap.overlap(train, test)] == [("0", "1"), ("2", "0")]
-    assert overlap.report("t", train, test) == "t: 2 of 3 problems stand in the training data too (ids 0, 2)"
+    assert overlap.report("t", train, test) == "t: 2 of 3 problems are in the training data too (ids 0, 2)"
     assert overlap.report("t", [], test) == "t: none of 3 problems stands in the training data"
 
 

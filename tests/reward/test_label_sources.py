@@ -105,7 +105,7 @@ def test_a_label_file_is_read_once_with_its_threshold(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "holds no labels"),
+        ([], "has no labels"),
         ([{"id": "a"}], "line 1 has label None: give a string, or null"),
         ([{"id": 3, "label": "1"}], "line 1 has id 3"),
         ([{"id": "a", "label": "1"}, {"id": "a", "label": "2"}], "line 2 labels 'a' again"),
