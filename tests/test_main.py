@@ -216,14 +216,14 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
             "batch.packing is True, which .* batch.length_buckets is (512, 1024.*: set it to (4096,",
         ),
         ("rollout.prompt_buckets", (512,), "add a bucket of at least 1024"),
-        ("batch.minibatches_per_step", 3, "batch.minibatches_per_step is 3: a mini-batch holds whole prompts"),
+        ("batch.minibatches_per_step", 3, "batch.minibatches_per_step is 3: a mini-batch has whole prompts"),
         ("eval.top_p", 0.0, "eval.top_p is 0.0"),
         ("rl.temperature", 0.7, "rl.temperature is 0.7, but with rollout.old_logprobs 'sampler'"),
         ("rollout.vllm.dtype", "half", "rollout.vllm.dtype is 'half': choose one of"),
         ("log.shown", 0, "log.shown is 0: it must be at least 1"),
-        ("optimizer.final_fraction", 0.1, "optimizer.final_fraction is 0.1, but a constant schedule does not fall"),
+        ("optimizer.final_fraction", 0.1, "optimizer.final_fraction is 0.1, but a constant schedule ignores it"),
         ("optimizer.final_fraction", 1.5, r"optimizer.final_fraction is 1.5: a share lies in \[0, 1"),
-        ("optimizer.schedule_steps", 9, "optimizer.schedule_steps is 9, but a constant schedule does not fall"),
+        ("optimizer.schedule_steps", 9, "optimizer.schedule_steps is 9, but a constant schedule ignores it"),
         ("optimizer.b2", 1.5, r"optimizer.b2 is 1.5: it lies in \[0, 1"),
         ("rl.dual_clip", 0.9, "rl.dual_clip is 0.9: it limits ratios above 1, so give more than 1"),
         ("rl.dual_clip", -3.0, "rl.dual_clip is -3.0: it must not be negative"),
@@ -330,7 +330,7 @@ def test_a_file_that_would_not_be_read_is_refused():
 
 def test_vllm_is_one_process_work():
     validate_devices(vllm_base(), 8)
-    with pytest.raises(ConfigError, match=r"rollout\.sampler is 'vllm', which works with one process, and there are 2"):
+    with pytest.raises(ConfigError, match=r"rollout\.sampler is 'vllm', which needs a single process, but there are 2"):
         validate_devices(vllm_base(), 8, num_processes=2)
 
 

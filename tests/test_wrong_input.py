@@ -154,7 +154,7 @@ def test_a_validation_set_of_one_s_own_beside_the_held_out_one():
     config.stop.validation_fraction = 0.1
     with config.eval.unlocked():
         config.eval.sets.validation = source(path="e.jsonl")
-    with pytest.raises(ConfigError, match=r"eval\.sets has one of this name: rename"):
+    with pytest.raises(ConfigError, match=r"eval\.sets has a set of this name: rename"):
         validate(config)
 
 

@@ -1,4 +1,4 @@
-"""The configuration of a run: its fields with the paper's values, and the checks before anything starts."""
+"""The configuration of a run: its fields with the paper's values, and the checks before a run starts."""
 
 from srt_jax.config.arithmetic import describe, mesh_shape
 from srt_jax.config.fields import MEAN, VALIDATION, base, source

@@ -1,7 +1,7 @@
-"""The values that a config field allows, written where its default stands: `dtype=one_of("auto", "float32")`.
+"""Rules for the values of config fields. The table of fields has them with the defaults: `dtype=one_of("auto", ...)`.
 
-A field without such a rule takes every value that has the type of its default. types.py checks types, and
-validation.py checks these rules and what fields mean together.
+A field without such a rule takes every value of the type of its default. types.py checks types. validation.py checks
+these rules, and conditions on several fields.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from srt_jax.config import functions
 class Field:
     """A default with a rule for the values of its field.
 
-    allows: says whether a value of the right type is allowed. remedy: ends the error "FIELD is VALUE: ...".
-    choices: all allowed values, where they can be listed. elements: types of a tuple's elements, where the default
-    tuple is empty.
+    allows: whether a value of the right type is allowed. remedy: the end of the error message "FIELD is VALUE: ...".
+    choices: all allowed values, if they can be listed. elements: the types of a tuple's elements, if the default tuple
+    is empty.
     """
 
     default: Any
@@ -34,7 +34,7 @@ def one_of(default, *others) -> Field:
 
 
 def one_of_or_function(default, *others) -> Field:
-    """One of these values, or a function of one's own as MODULE:FUNCTION (functions.py); the first is the default."""
+    """One of these values, or a user's function as MODULE:FUNCTION (functions.py). The first is the default."""
     listed = one_of(default, *others)
     remedy = listed.remedy.removesuffix(".") + ", or name a function of your own as module:function."
     return dataclasses.replace(
@@ -54,29 +54,29 @@ def names_of(default: str, *others: str) -> Field:
 
 
 def positive(default) -> Field:
-    """A whole number from 1, or a number above 0."""
+    """A number above 0. If the default is an integer, the number is a whole one from 1."""
     if isinstance(default, int):
         return Field(default, lambda value: value >= 1, "it must be at least 1.")
     return Field(default, lambda value: value > 0, "it must be positive.")
 
 
 def not_negative(default) -> Field:
-    """A number from 0."""
+    """A number of at least 0."""
     return Field(default, lambda value: value >= 0, "it must not be negative.")
 
 
 def share(default: float) -> Field:
-    """A number from 0 to 1."""
+    """A number from 0 to 1, both included."""
     return Field(default, lambda value: 0 <= value <= 1, "a share lies in [0, 1].")
 
 
 def below_one(default: float) -> Field:
-    """A number from 0 to 1, without 1."""
+    """A number of at least 0 and below 1."""
     return Field(default, lambda value: 0 <= value < 1, "it lies in [0, 1).")
 
 
 def positive_or_auto(default: int) -> Field:
-    """A whole number from 1, or -1 where the hardware decides."""
+    """A whole number from 1, or -1 if the hardware decides."""
     return Field(default, lambda value: value == -1 or value >= 1, "give -1 to follow the devices, or at least 1.")
 
 
@@ -86,17 +86,17 @@ def tuple_of(*elements: type) -> Field:
 
 
 def default_of(leaf):
-    """The default of a table's entry that is no section."""
+    """The default of an entry of the table that is not a section."""
     return leaf.default if isinstance(leaf, Field) else leaf
 
 
 def defaults(table: dict) -> dict:
-    """The table with defaults in the place of its fields."""
+    """The table in which each field is replaced by its default."""
     return {name: defaults(entry) if isinstance(entry, dict) else default_of(entry) for name, entry in table.items()}
 
 
 def rules(table: dict, prefix: str = "") -> Iterator[tuple[str, Field]]:
-    """(dotted name, field) of all fields of the table that have a rule."""
+    """(dotted name, field) for each field of the table that has a rule."""
     for name, entry in table.items():
         if isinstance(entry, dict):
             yield from rules(entry, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""What the numbers of a config amount to: the mesh on so many devices, and the sequences and updates of a step."""
+"""Computes the mesh for a number of devices, and describes the sequences and updates of a step."""
 
 from ml_collections import ConfigDict
 
@@ -20,9 +20,9 @@ def describe(config: ConfigDict, num_devices: int) -> str:
 
 
 def mesh_shape(mesh: ConfigDict, num_devices: int) -> tuple[int, int, int] | None:
-    """(data, fsdp, tensor) on so many devices; None where the config's numbers do not give that number of devices."""
+    """(data, fsdp, tensor) for `num_devices` devices; None if the config's mesh does not fit that number."""
     data, fsdp, tensor = mesh.data, mesh.fsdp, mesh.tensor
-    if fsdp == -1:  # where data is -1 too, the weights are split over as many devices as possible
+    if fsdp == -1:  # if data is -1 too, the weights are split over as many devices as possible
         fsdp = num_devices // (max(data, 1) * tensor)
     if data == -1 and fsdp > 0:
         data = num_devices // (fsdp * tensor)

@@ -1,4 +1,4 @@
-"""All fields of a config: for each its default, the values it allows, and one sentence. configs/ starts from `base()`.
+"""All fields of a config, each with its default, its allowed values and a comment. configs/ starts from `base()`.
 
 The defaults are the paper's numbers (SRT v1, section 4 and appendix B). allowed.py defines `one_of`, `positive` and the
 other rules. A new or renamed field needs an entry in versions.py, so that older runs can be resumed.
@@ -30,7 +30,7 @@ def base() -> ConfigDict:
 
 
 def source(**fields) -> ConfigDict:
-    """A source of problems: all fields of `SOURCE`, with these values in the place of their defaults."""
+    """A source of problems: all fields of `SOURCE` with their defaults, except for the given values."""
     config = ConfigDict(defaults(SOURCE))
     config.update(fields)
     return config
@@ -38,7 +38,7 @@ def source(**fields) -> ConfigDict:
 
 # Where problems come from: the training data, and each evaluation set.
 SOURCE = dict(
-    # A file of one's own, a named set, a task of Reasoning Gym, or a function (srt_jax/data/function.py).
+    # A file, a named set, a task of Reasoning Gym, or a function (srt_jax/data/function.py).
     kind=one_of_or_function("jsonl", "parquet", "set", "gym"),
     limit=not_negative(0),  # Only this many problems are read, from the start (0: all).
     # jsonl and parquet
@@ -48,7 +48,7 @@ SOURCE = dict(
     id_column="id",
     level_column="level",
     duplicates=one_of("refuse", "first"),  # Rows with the same id are an error, or the first of equal rows is kept.
-    labelled_column="",  # labels.source mixed: this column says (true, false) whether the answer may be trained on.
+    labelled_column="",  # labels.source mixed: this column says (true, false) whether training may use the answer.
     levels=tuple_of(str, int),  # Only problems of these levels are read (empty: all).
     # set
     name="",  # A name in srt_jax/data/sets.py.
@@ -71,7 +71,7 @@ FIELDS = dict(
         reference_dtype=one_of("float32", "bfloat16"),  # The dtype of the reference model's weights.
         attention=one_of("auto", "xla", "cudnn", "splash"),  # auto is cudnn on GPUs, splash on TPUs, xla on CPUs.
         remat=one_of("full", "attention", "dots", "none"),  # The backward pass recomputes these activations.
-        head_chunk_tokens=positive(4096),  # Logits of at most this many tokens per device exist at a time.
+        head_chunk_tokens=positive(4096),  # Logits of at most this many tokens per device are in memory at a time.
     ),
     data=SOURCE,
     prompts=dict(
@@ -87,7 +87,7 @@ FIELDS = dict(
         votes_per_prompt=not_negative(0),  # TTRL: this many responses vote; the first are trained on (0: all are).
         minibatches_per_step=positive(1),  # Each epoch over a step's rollouts makes this many optimizer updates.
         epochs_per_step=positive(1),
-        resample_rounds=not_negative(0),  # DAPO: at most so many more batches replace prompts whose rewards all agree.
+        resample_rounds=not_negative(0),  # DAPO: at most this many more batches replace prompts whose rewards agree.
         max_prompt_tokens=positive(1024),  # Longer prompts are dropped and reported.
         max_response_tokens=positive(3072),  # The stop token counts.
         microbatch_sequences=positive_or_auto(
@@ -101,10 +101,10 @@ FIELDS = dict(
         temperature=positive(1.0),
         temperature_end=positive(1.0),  # The temperature changes linearly to this over temperature_steps (SePT).
         temperature_steps=not_negative(0),  # 0 keeps `temperature` for the whole run.
-        old_logprobs=one_of("trainer", "sampler"),  # The old log-probs come from a forward pass or the sampler.
+        old_logprobs=one_of("trainer", "sampler"),  # Old log-probs come from the trainer's forward pass or the sampler.
         steps_ahead=one_of(0, 1),  # vllm: 1 samples the next step during the update, with weights one step old.
         max_logprob_gap=positive(0.1),  # vllm: a larger mean |log-prob difference| after a reload is an error.
-        prompts_per_call=positive(16),  # jax: the prompts of one compiled call.
+        prompts_per_call=positive(16),  # jax: the number of prompts in one compiled call.
         prompt_buckets=(256, 512, 1024),  # jax: prompts are padded to the smallest of these that fits.
         slots=not_negative(0),  # jax: continuous batching of this many sequences (0: static batching).
         servers=tuple_of(str),  # vllm: URLs of servers that run already (empty: the run starts its own).
@@ -113,7 +113,7 @@ FIELDS = dict(
             num_servers=positive(1),
             dtype=one_of("", "float32", "bfloat16", "float16"),  # The servers' dtype (empty: model.dtype).
             weights_directory="",  # Weights for the servers (empty: <run>/weights); memory or a local disk is faster.
-            keep=positive(2),  # The newest exported weights that are kept.
+            keep=positive(2),  # This many of the newest exported weights are kept.
             gpus=tuple_of(int),  # The GPU of each server, e.g. (4, 5, 6, 7) (empty: not set).
             memory_fraction=positive(0.9),  # A server's share of a GPU's memory; on CPUs, GiB of its KV cache.
             max_sequences=positive(256),  # A server decodes at most this many sequences at a time.
@@ -123,7 +123,7 @@ FIELDS = dict(
         ),
     ),
     answer=dict(
-        # How a response marks its answer; of several names the first that finds an answer counts.
+        # How a response marks its answer. If there are several names, the first that finds an answer counts.
         style=names_of("boxed", "hash", "answer_tag", "final_answer", "last_number", "json", "regex"),
         boxes=one_of("statement", "last"),  # All boxes of the last statement are one answer, or only the last box is.
         field="answer",  # json: the name of the field with the answer.
@@ -152,7 +152,7 @@ FIELDS = dict(
     ),
     grader=dict(
         workers=positive(2),  # Processes that compare answers.
-        timeout=positive(5.0),  # A comparison may take so many seconds.
+        timeout=positive(5.0),  # A comparison may take this many seconds.
     ),
     rl=dict(
         objective=one_of("policy_gradient", "cross_entropy", "entropy"),  # SePT has cross_entropy, EM-FT entropy.
@@ -167,7 +167,7 @@ FIELDS = dict(
         ),
         kl=one_of("k3", "k1", "k2"),  # The estimator of the KL divergence from the policy to the reference model.
         kl_coef=not_negative(0.001),  # The weight of the KL penalty (0: no penalty, and no reference model).
-        kl_in=one_of("reward", "loss"),  # A response's KL sum lowers its reward, or each token's KL adds to its loss.
+        kl_in=one_of("reward", "loss"),  # A response's summed KL lowers its reward, or each token's KL is in the loss.
         clip_low=positive(0.2),  # The probability ratio to the old policy is clipped to [1 - clip_low, 1 + clip_high].
         clip_high=positive(0.2),
         dual_clip=not_negative(0.0),  # The largest ratio where the advantage is negative, e.g. 3 (0: no limit).
@@ -186,7 +186,7 @@ FIELDS = dict(
         eps=positive(1e-8),
         weight_decay=not_negative(0.01),
         grad_clip=positive(1.0),
-        schedule=one_of("constant", "linear", "cosine"),  # The learning rate's course after the warm-up.
+        schedule=one_of("constant", "linear", "cosine"),  # The schedule of the learning rate after the warm-up.
         final_fraction=share(0.0),  # linear and cosine end at learning_rate x this.
         schedule_steps=not_negative(0),  # linear and cosine end at this step, warm-up included (0: at the last step).
         warmup_steps=not_negative(0),
@@ -209,7 +209,7 @@ FIELDS = dict(
     ),
     curriculum=dict(
         path="",  # A file of srt label, whose scores rank the problems from easy to hard (empty: no curriculum).
-        by=one_of("vote_share", "pass_rate"),  # The score of that file; vote_share needs no answers.
+        by=one_of("vote_share", "pass_rate"),  # The score in that file; vote_share needs no answers.
         easy_fraction=share(0.33333),  # The share of the problems that count as easy; all others are hard.
         hard_start=share(0.0),  # The share of hard problems in the first step.
         hard_end=share(1.0),  # The share of hard problems in step `steps` and later ones.
@@ -218,17 +218,17 @@ FIELDS = dict(
     stop=dict(
         patience=not_negative(0),  # The run ends after this many evaluations without a better validation (0: never).
         validation_fraction=below_one(0.0),  # This share of the training problems becomes the set `validation`.
-        collapse=False,  # The run ends at label-free signs of a collapse (srt_jax/run/collapse.py).
+        collapse=False,  # The run ends at signs of a collapse that need no answers (srt_jax/run/collapse.py).
     ),
-    levels=tuple_of(dict),  # Runs after one another, each from the weights before: dicts of a name and changed fields.
-    levels_from=one_of("final", "best"),  # A level starts from these weights of the level before.
+    levels=tuple_of(dict),  # Consecutive runs, each from the previous weights: dicts of a name and changed fields.
+    levels_from=one_of("final", "best"),  # A level starts from these weights of the previous level.
     checkpoint=dict(
         every=positive(100),  # Steps between two checkpoints.
-        keep=positive(3),  # So many of the newest checkpoints stay, beside the one with the best evaluation.
+        keep=positive(3),  # This many of the newest checkpoints stay, and also the one with the best evaluation.
     ),
     log=dict(
         rollouts_every=positive(1),  # Steps between two saved rollouts.
-        shown=positive(8),  # Responses in TensorBoard's tables, and evaluation problems shown at both ends of a run.
+        shown=positive(8),  # Responses in TensorBoard's tables, and evaluation problems shown before and after a run.
         profile=False,  # Steps 3 to 5 are traced for TensorBoard's profiler.
     ),
 )

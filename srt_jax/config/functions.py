@@ -1,7 +1,7 @@
-"""Functions of one's own: a field such as rl.advantage may name one as MODULE:FUNCTION.
+"""Functions of the user: a field such as rl.advantage may name one as MODULE:FUNCTION.
 
 The module is a file beside the config file or in the current folder, or any installed module. It is trusted like the
-config file itself. CONTRIBUTING.md shows one of each kind:
+config file itself. CONTRIBUTING.md has an example of each kind:
 
     data.kind, eval.sets.NAME.kind  srt_jax/data/function.py documents the function
     labels.source, reward.shape     srt_jax/reward/functions.py
@@ -43,7 +43,7 @@ def named(config: ConfigDict) -> dict[str, str]:
 
 
 def find(field: str, value: str) -> None:
-    """Raises ConfigError where there is no such module. Imports nothing: a module may use jax when it is imported."""
+    """Raises ConfigError if there is no such module. It does not import the module, whose import may start jax."""
     module = value.partition(":")[0].partition(".")[0]
     _search_current_folder()
     if module not in sys.modules and importlib.util.find_spec(module) is None:
@@ -55,12 +55,12 @@ def find(field: str, value: str) -> None:
 
 @functools.cache
 def load(field: str, value: str) -> Callable:
-    """The function MODULE:FUNCTION that a field names. Raises ConfigError where there is none."""
+    """The function MODULE:FUNCTION that a field names. Raises ConfigError if there is none."""
     find(field, value)
     path, _, name = value.partition(":")
     try:
         module = importlib.import_module(path)
-    except Exception as e:  # a module is a program: it may raise whatever it likes
+    except Exception as e:  # a module may raise any exception when it is imported
         raise ConfigError(
             f"{field} is {value!r}, but importing {path} fails ({type(e).__name__}: {e}): correct it there."
         ) from e
@@ -75,13 +75,16 @@ def load(field: str, value: str) -> Callable:
 
 
 def fingerprints(config: ConfigDict) -> dict[str, str]:
-    """Field -> sha256 of its module's source text. Data sources have none: their problems are compared."""
+    """Field -> sha256 of its module's source text.
+
+    Data sources are left out, because a resumed run compares their problems instead.
+    """
     fields = {field: value for field, value in named(config).items() if not field.endswith(".kind")}
     return {field: _fingerprint(field, value) for field, value in fields.items()}
 
 
 def call(field: str, value: str, function: Callable, *arguments: object) -> Any:
-    """The function's result. Raises ConfigError where it raises."""
+    """The function's result. Raises ConfigError if the function raises any exception."""
     try:
         return function(*arguments)
     except Exception as e:
@@ -103,5 +106,5 @@ def _fingerprint(field: str, value: str) -> str:
 
 
 def _search_current_folder() -> None:
-    if os.getcwd() not in sys.path and "" not in sys.path:  # the command `srt` does not search it
+    if os.getcwd() not in sys.path and "" not in sys.path:  # Python does not search it for the command `srt`
         sys.path.append(os.getcwd())

@@ -1,4 +1,4 @@
-"""The configs of the levels of a run: `config.levels` is a tuple of dicts, each a level's `name` and changed fields."""
+"""The configs of the levels of a run. `config.levels` is a tuple of dicts: a level's `name` and its changed fields."""
 
 import pathlib
 
@@ -11,14 +11,14 @@ from srt_jax.files import shown
 
 
 def level_configs(config: ConfigDict) -> list[ConfigDict]:
-    """The config of each level. Raises ConfigError for a level without name, or with an unknown field."""
+    """The config of each level. Raises ConfigError for a missing or repeated name, or an unknown field."""
     configs, names = [], set()
     for changes in map(dict, config.levels):
         if not (name := changes.pop("name", "")) or not isinstance(name, str):
-            raise ConfigError(f"levels holds an entry without a name ({shown(changes)}): give it one, a text.")
+            raise ConfigError(f"levels has an entry without a name ({shown(changes)}): give it a text as its name.")
         if name in names:
             raise ConfigError(
-                f"levels holds two entries of the name {name!r}, whose runs would share a folder: rename one."
+                f"levels has two entries of the name {name!r}, whose runs would share a folder: rename one."
             )
         names.add(name)
         level = config.copy_and_resolve_references()
@@ -32,7 +32,7 @@ def level_configs(config: ConfigDict) -> list[ConfigDict]:
 
 
 def checkable(level: ConfigDict, config: ConfigDict) -> ConfigDict:
-    """The level's config, with the first level's model where the one it will start from is not there yet."""
+    """The level's config, for checks. If the model it will start from does not exist yet, it has the first one's."""
     level = level.copy_and_resolve_references()
     if not pathlib.Path(level.model.path).is_dir():
         level.model.path = config.model.path

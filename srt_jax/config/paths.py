@@ -1,4 +1,4 @@
-"""The paths in a config: which fields are paths, and the home directory in the place of `~`."""
+"""The paths in a config: the fields that are paths, and the expansion of `~` to the home directory."""
 
 import os
 import pathlib
@@ -15,12 +15,12 @@ def run_directory(config: ConfigDict) -> pathlib.Path:
 
 
 def expanded(path: str) -> str:
-    """The path with the home directory for a leading `~`: shells do this only where a word begins with `~`."""
+    """The path with a leading `~` expanded. Shells do not expand `~` inside an argument such as `--out=~/runs`."""
     return os.path.expanduser(path)
 
 
 def expand_paths(config: ConfigDict) -> ConfigDict:
-    """A copy of the config with the home directory for a leading `~` in every path."""
+    """A copy of the config with a leading `~` expanded in every path."""
     config = config.copy_and_resolve_references()
     for field in PATHS:
         *sections, name = field.split(".")

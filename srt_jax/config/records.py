@@ -1,4 +1,4 @@
-"""The config that a run folder records: how it is written, read and compared with others."""
+"""Writes the config of a run folder, reads it, and compares it with others."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ from srt_jax.files import read_json_object
 
 
 def recorded(directory: pathlib.Path) -> ConfigDict:
-    """The config of a run folder, also of an older version; fields that even that lacks get their defaults.
+    """The config of a run folder, also of an older version. Fields that are still missing get their defaults.
 
     Raises ConfigError, or FormatError for a newer version.
     """
@@ -46,11 +46,14 @@ def resolved(config: ConfigDict) -> str:
 
 
 def is_recorded(config: ConfigDict, directory: pathlib.Path) -> bool:
-    """Whether a run folder records this very config. Checkpoint settings do not count: a finished run needs none."""
+    """Whether a run folder records the same config, apart from the fields of `checkpoint`.
+
+    A finished run does not use these fields.
+    """
     try:
         here, there = as_json(config), read_json_object(directory / "config.json")
         there = migrated(there, here, directory)
-    except (OSError, ValueError, FormatError):  # it is not there, damaged or of another version
+    except (OSError, ValueError, FormatError):  # the file is missing, damaged or of another version
         return False
     del here["checkpoint"]
     there.pop("checkpoint", None)
@@ -58,16 +61,17 @@ def is_recorded(config: ConfigDict, directory: pathlib.Path) -> bool:
 
 
 def fingerprint_fields(config: ConfigDict) -> dict:
-    """The fields that must not change when a run is resumed: all but its length and what it only shows or saves.
+    """The fields that must not change when a run is resumed.
 
-    The length may change only where the learning rate does not depend on it.
+    Names, logs, checkpoints and limits of the grader may change. The number of steps may change only if the learning
+    rate does not depend on it.
     """
     fields = as_json(config)
     for shown in ("out", "name", "log", "checkpoint", "grader"):
         del fields[shown]
     if config.optimizer.schedule == "constant" or config.optimizer.schedule_steps:
         del fields["steps"]
-    # The servers may change, and so may the limit of rounding errors. The servers' dtype may not.
+    # The servers and the limit on differences of log-probs may change, but not the servers' dtype.
     fields["rollout"]["vllm"] = {"dtype": config.rollout.vllm.dtype}
     for where in ("servers", "max_logprob_gap"):
         del fields["rollout"][where]
@@ -87,7 +91,7 @@ def differing_fields(there: dict, here: dict, prefix: str = "") -> list[str]:
 
 
 def changes(config: ConfigDict, other: ConfigDict) -> list[tuple[str, str, str]]:
-    """(dotted name, value, value in the other config) of each field that differs; values as Python text.
+    """(dotted name, value, value in the other config) of each field that differs. Values are Python text.
 
     An evaluation set counts as one field, and so does a section whose keys the user chooses.
     """

@@ -1,4 +1,4 @@
-"""Fields that depend on the machine get their values: paths with `~`, the compute dtype, mesh and micro-batch.
+"""Resolves the fields that depend on the machine: paths with `~`, the compute dtype, mesh and micro-batch.
 
 Every job calls `on_this_machine` once, before anything else reads the config. A run writes the resolved config to
 config.json, and can be resumed only with the same resolved config.
@@ -11,15 +11,15 @@ from srt_jax.config.arithmetic import mesh_shape
 from srt_jax.config.paths import expand_paths
 from srt_jax.config.validation import validate, validate_devices
 
-# A micro-batch has at most so many sequences per device. XLA's attention on CPUs stores the scores of all of them.
+# The most sequences per device in a micro-batch. On CPUs XLA's attention stores the scores of all sequences.
 ROWS, ROWS_ON_CPU = 4, 1
 
 
 def on_this_machine(config: ConfigDict, trains: bool = True) -> tuple[ConfigDict, list[str]]:
-    """(the resolved and checked config, a line for each field that the hardware decided). Starts JAX's backend.
+    """(the resolved and checked config, a line for each field that the hardware decided). Raises ConfigError.
 
-    trains: whether the job makes updates; if it does, the devices must divide the batch. Also sets the precision of
-    JAX's matrix products to that of the compute dtype. Raises ConfigError.
+    Starts JAX's backend, and sets the precision of JAX's matrix products to that of the compute dtype.
+    trains: whether the job makes updates. If it does, the number of devices must divide the batch.
     """
     import jax
 
@@ -31,10 +31,10 @@ def on_this_machine(config: ConfigDict, trains: bool = True) -> tuple[ConfigDict
 
 
 def resolve(config: ConfigDict, platform: str, num_devices: int) -> tuple[ConfigDict, list[str]]:
-    """(a copy of the config for so many devices of a platform, a line for each field that they decided).
+    """(a copy of the config for `num_devices` devices of a platform, a line for each field that they decided).
 
-    platform: the value of jax.Device.platform; all but "cpu" compute in bfloat16. Fields with a value of their own
-    stay as they are. So does a mesh of another number of devices, which validate_devices refuses.
+    platform: the value of jax.Device.platform. All platforms except "cpu" compute in bfloat16. Fields that are set
+    explicitly do not change. A mesh that does not fit the devices does not change either; validate_devices refuses it.
     """
     config, notes = expand_paths(config), []
     here = f"{num_devices} {platform.upper()} device{'s' if num_devices != 1 else ''}"
@@ -52,7 +52,10 @@ def resolve(config: ConfigDict, platform: str, num_devices: int) -> tuple[Config
 
 
 def microbatch(config: ConfigDict, row_shards: int, platform: str) -> int | None:
-    """The largest micro-batch with at most ROWS rows per shard that divides a mini-batch; None where none does."""
+    """The largest micro-batch that divides a mini-batch, with at most ROWS rows per shard. None if there is none.
+
+    row_shards: the number of data x fsdp shards, over which the rows are split. On CPUs the limit is ROWS_ON_CPU.
+    """
     b = config.batch
     minibatch = b.prompts_per_step * b.samples_per_prompt // b.minibatches_per_step
     most = ROWS_ON_CPU if platform == "cpu" else ROWS

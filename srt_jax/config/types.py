@@ -19,13 +19,14 @@ KINDS = {
 }
 USERS_OWN = ("config", "chat_template_kwargs")  # Users choose the keys of these sections.
 LARGEST = 2**31 - 1
-FLOAT32 = (1e-37, 1e37)  # Absolute values outside of this range become 0 or infinity in float32.
+FLOAT32 = (1e-37, 1e37)  # Absolute values far outside of this range become 0 or infinity in float32.
 
 
 def check_types(config: ConfigDict) -> None:
     """Raises ConfigError for a field that is missing, unknown or of another type than its default.
 
-    A float field takes integers. True and False are not numbers. Numbers are finite and fit 32 bits.
+    A float field takes integers, too. True and False are not numbers. Numbers must be finite and fit into 32 bits,
+    except for seeds.
     """
     _check_section("", config, FIELDS)
 
@@ -35,7 +36,7 @@ def _check_section(prefix: str, section, table: dict) -> None:
         if name not in table:
             raise ConfigError(
                 f"there is no config field {prefix + str(name)!r}: "
-                "srt_jax/config/fields.py names and explains all of them."
+                "srt_jax/config/fields.py lists and explains all of them."
             )
     for name, entry in table.items():
         field = prefix + name
@@ -83,10 +84,10 @@ def _check_number(field: str, value: float) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{field} is {value}: it must be a finite number.")
     if isinstance(value, int) and abs(value) > LARGEST and field.rpartition(".")[2] != "seed":
-        raise ConfigError(f"{field} is {shown(value)}: its largest number is {LARGEST}.")
+        raise ConfigError(f"{field} is {shown(value)}: give at most {LARGEST}.")
     if isinstance(value, float) and value and not FLOAT32[0] <= abs(value) <= FLOAT32[1]:
         raise ConfigError(
-            f"{field} is {value}: in float32 that is 0 or infinite, so give 0, or a size between "
+            f"{field} is {value}: float32 cannot represent it, so give 0, or a size between "
             f"{FLOAT32[0]} and {FLOAT32[1]}."
         )
 
@@ -97,7 +98,7 @@ def _check_text(field: str, text: str) -> None:
 
 
 def _check_own(field: str, value) -> None:
-    """The values of a user's own keys may be of every type that JSON has."""
+    """Checks a value that belongs to a user's own key. It may have any type of JSON."""
     if isinstance(value, dict | ConfigDict):
         for name in value:
             _check_own(f"{field}.{name}", value[name])

@@ -1,7 +1,7 @@
-"""Checks the values of a config's fields and what they mean together, before anything expensive starts.
+"""Checks the values of a config's fields, and conditions on several fields, before anything expensive starts.
 
-Each error is one sentence with the field, its value and a remedy. fields.py has the values that a field allows by
-itself.
+Each error is one sentence with the field, its value and a remedy. fields.py has the allowed values of each single
+field.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ from srt_jax.config.types import check_types
 from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import Format
 
-ACROSS_PROMPTS = ("reinforce", "reinforce_baseline", "reinforce_pp")  # Their baseline is not the mean of a prompt.
+ACROSS_PROMPTS = ("reinforce", "reinforce_baseline", "reinforce_pp")  # These have no baseline for each prompt.
 
 
 def validate(config: ConfigDict) -> None:
@@ -45,7 +45,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def _validate_values(section, table: dict, prefix: str = "") -> None:
-    """Checks every field of the section that has a rule in the table, by itself."""
+    """Checks each field of the section that has a rule in the table."""
     for name, rule in rules(table):
         value = _get(section, name)
         _require(rule.allows(value), f"{prefix}{name} is {value!r}: {rule.remedy}")
@@ -65,7 +65,7 @@ def _validate_answer(c: ConfigDict) -> None:
 
 
 def _validate_source(field: str, source: ConfigDict) -> None:
-    """Refuses fields that the kind of source ignores: the user would get other data than the fields say."""
+    """Raises ConfigError for a field that this kind of source ignores. The user would get unexpected data."""
     path, kind, levels = source.path, source.kind, source.levels
     _require(
         not path or kind in ("jsonl", "parquet") or functions.is_function(kind),
@@ -94,7 +94,7 @@ def _validate_batch(c: ConfigDict) -> None:
     )
     _require(
         b.prompts_per_step % b.minibatches_per_step == 0,
-        f"batch.minibatches_per_step is {b.minibatches_per_step}: a mini-batch holds whole prompts, so choose a "
+        f"batch.minibatches_per_step is {b.minibatches_per_step}: a mini-batch has whole prompts, so choose a "
         f"divisor of the {b.prompts_per_step} batch.prompts_per_step.",
     )
     _require(
@@ -142,7 +142,7 @@ def _validate_sampling(c: ConfigDict) -> None:
     )
     _require(
         r.steps_ahead == 0 or c.rl.tis_cap > 0 or c.rl.objective != "policy_gradient",
-        f"rollout.steps_ahead is {r.steps_ahead}, so that rollouts are one update old: set rl.tis_cap (2.0 is usual).",
+        f"rollout.steps_ahead is {r.steps_ahead}, so rollouts are one update old: set rl.tis_cap (2.0 is usual).",
     )
     _require(
         r.steps_ahead == 0 or c.batch.resample_rounds == 0,
@@ -193,7 +193,7 @@ def _validate_labels(c: ConfigDict) -> None:
 def _validate_learning(c: ConfigDict) -> None:
     _require(
         c.rl.objective == "policy_gradient" or c.rl.kl_coef == 0 or c.rl.kl_in == "loss",
-        f"rl.kl_in is 'reward', but rl.objective {c.rl.objective!r} uses none: set rl.kl_coef to 0, or kl_in to "
+        f"rl.kl_in is 'reward', but rl.objective {c.rl.objective!r} uses no reward: set rl.kl_coef to 0, or kl_in to "
         "'loss'.",
     )
     _require(
@@ -216,11 +216,11 @@ def _validate_stop(c: ConfigDict) -> None:
     _require(
         validating == 0 or VALIDATION not in c.eval.sets,
         f"stop.validation_fraction is {validating}, which makes an evaluation set {VALIDATION!r}, but eval.sets has "
-        "one of this name: rename that one.",
+        "a set of this name: rename it.",
     )
     _require(
         MEAN not in c.eval.sets,
-        f"eval.sets.{MEAN} has the name of the mean over the evaluation sets: give the set another.",
+        f"eval.sets.{MEAN} has the name of the mean over the evaluation sets: give the set another name.",
     )
     _require(
         c.stop.patience == 0 or validating > 0 or c.eval.sets,
@@ -261,25 +261,25 @@ def _validate_schedule(c: ConfigDict) -> None:
     o, steps = c.optimizer, c.optimizer.schedule_steps or c.steps
     _require(
         o.schedule == "constant" or o.warmup_steps < steps,
-        f"optimizer.warmup_steps is {o.warmup_steps}, which leaves a {o.schedule} schedule none of the {steps} "
+        f"optimizer.warmup_steps is {o.warmup_steps}, so no step is left for the {o.schedule} schedule over {steps} "
         "steps: give fewer.",
     )
     for field in ("final_fraction", "schedule_steps"):
         _require(
             o.schedule != "constant" or o[field] == 0,
-            f"optimizer.{field} is {o[field]}, but a constant schedule does not fall: set optimizer.schedule to "
+            f"optimizer.{field} is {o[field]}, but a constant schedule ignores it: set optimizer.schedule to "
             "'cosine' or 'linear'.",
         )
 
 
 def validate_devices(config: ConfigDict, num_devices: int, num_processes: int = 1, trains: bool = True) -> None:
-    """Checks that the mesh fits the devices, the batch the mesh, and the sampler the processes. Raises ConfigError.
+    """Checks that the mesh fits the devices, the batch fits the mesh, and the sampler fits the number of processes.
 
-    trains: whether the job makes updates; only then must the devices divide the batch.
+    trains: whether the job makes updates. Only then must the devices divide the batch. Raises ConfigError.
     """
     _require(
         num_processes == 1 or config.rollout.sampler == "jax",
-        f"rollout.sampler is {config.rollout.sampler!r}, which works with one process, and there are {num_processes}: "
+        f"rollout.sampler is {config.rollout.sampler!r}, which needs a single process, but there are {num_processes}: "
         "set it to 'jax', or start one process.",
     )
     shape, c = mesh_shape(config.mesh, num_devices), config.mesh

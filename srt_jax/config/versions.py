@@ -2,7 +2,7 @@
 
 config.json, the record of a checkpoint and the provenance of a label file have the number as `format`. Files of an
 older version are read as if this version had written them. If you rename or add a field of the config, raise FORMAT and
-add an entry to CHANGES: `added` has the value with which the new field does what the older version did.
+add an entry to CHANGES. `added` has the value with which the new field behaves like the older version.
 """
 
 import copy
@@ -12,13 +12,13 @@ from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
 FORMAT = 2
-# Files without a number are of version 1, which ended on 2026-11-26. Still older ones lack some of its fields.
+# Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """The difference of a version from the one before, by dotted names of fields."""
+    """The difference between a version and the previous one, by dotted names of fields."""
 
     added: dict[str, object] = dataclasses.field(default_factory=dict)
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)  # old name -> new name
@@ -48,9 +48,10 @@ def version_of(there: dict, where) -> int:
 def migrated(there: dict, here: dict, where) -> dict:
     """The recorded fields as this version would have recorded them, without `format`.
 
-    there: fields of a config or a provenance with `format`, as any version wrote them; here: the same kind of fields by
-    this version, which tell which of the added fields belong there; where: the folder or file, for messages. Raises
-    FormatError for an unknown version.
+    there: the fields of a config or a provenance, with `format`, from any version.
+    here: the same kind of fields from this version. An added field is set only if `here` has it.
+    where: the folder or file, for messages.
+    Raises FormatError for an unknown version.
     """
     version, fields = version_of(there, where), copy.deepcopy(there)
     fields.pop("format", None)
@@ -67,7 +68,7 @@ def migrated(there: dict, here: dict, where) -> dict:
 
 
 def check_not_older(there: dict, here: dict, where) -> None:
-    """Raises FormatError if fields without a format lack one that version 1 had: an older version wrote them."""
+    """Raises FormatError if fields without `format` lack a field of version 1, because an older version wrote them."""
     if "format" in there:
         return
     missing = _missing(migrated(there, here, where), here)
@@ -90,7 +91,7 @@ def _missing(there: dict, here: dict, prefix: str = "") -> list[str]:
 
 
 def _places(name: str, fields: dict) -> list[str]:
-    """Where a field is: each evaluation set has the fields of `data`, too."""
+    """The places of a field. A field of `data` is in each evaluation set, too."""
     sets = fields.get("eval", {}).get("sets", {}) if name.startswith("data.") else {}
     return [name, *(f"eval.sets.{of}.{name.removeprefix('data.')}" for of in sets)]
 

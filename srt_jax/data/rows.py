@@ -175,12 +175,12 @@ def _duplicate_message(places: str, id: str, hashed: bool, same: bool, column: s
     if same:
         what = f"the same prompt and no {column!r}" if hashed else f"the same id {shown(id)} in column {column!r}"
         return (
-            f"{places} hold {what}; add an id column (or set `id_column`), remove the duplicates from the file, or "
+            f"{places} have {what}; add an id column (or set `id_column`), remove the duplicates from the file, or "
             "set `duplicates` to 'first'."
         )
     if hashed:
         return (
-            f"{places} hold the same prompt and no {column!r}, so that their ids, hashes of the prompt, are equal; "
+            f"{places} have the same prompt and no {column!r}, so their ids (hashes of the prompt) are equal; "
             "add an id column (or set `id_column`), or remove the duplicates from the file."
         )
     return f"{places} have the same id {shown(id)} in column {column!r}; make the ids unique or set `id_column`."

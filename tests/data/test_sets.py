@@ -97,7 +97,7 @@ def test_dapo_as_published_every_problem_once_by_its_index(tmp_path, kind, colum
     assert [p.id for p in load(source(**settings, duplicates="first", limit=2))] == ["a", "b"]
     without_ids = load(source(**{**settings, "id_column": "id"}, duplicates="first"))  # b and c ask the same
     assert [(p.id, p.prompt) for p in without_ids] == [(prompt_id(p.prompt), p.prompt) for p in problems[:2]]
-    with pytest.raises(DataError, match=r"s 1 and 4 hold the same id 'a' .*set `duplicates` to 'first'\.$"):
+    with pytest.raises(DataError, match=r"s 1 and 4 have the same id 'a' .*set `duplicates` to 'first'\.$"):
         load(source(**settings))
 
 
@@ -254,7 +254,7 @@ def test_overlap_ignores_white_space_only():
     test = problems_of("Find $y$\n", "Find $z$", " Find $x$ .")
     assert [(a.id, b.id) for a, b in overlap.overlap(train, test)] == [("0", "1"), ("2", "0")]
     assert overlap.report("t", train, test) == "t: 2 of 3 problems are in the training data too (ids 0, 2)"
-    assert overlap.report("t", [], test) == "t: none of 3 problems stands in the training data"
+    assert overlap.report("t", [], test) == "t: none of 3 problems is in the training data"
 
 
 # ---- the real files
@@ -282,8 +282,8 @@ def real(folder, data_dir):
 def test_overlap_of_dapo_with_math500_and_amc(real, capsys):
     assert overlap_job.main(["dapo", "math500", "amc83", str(real / "aime24.jsonl")]) == 0
     out = capsys.readouterr().out
-    assert "math500: 4 of 500 problems stand" in out and "amc83: 11 of 83 problems stand" in out
-    assert "aime24.jsonl: none of 30 problems stands" in out and out.count(" = dapo ") == 15
+    assert "math500: 4 of 500 problems are in" in out and "amc83: 11 of 83 problems are in" in out
+    assert "aime24.jsonl: none of 30 problems is in" in out and out.count(" = dapo ") == 15
 
 
 @pytest.mark.parametrize("name", REAL)

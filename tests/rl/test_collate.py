@@ -167,7 +167,7 @@ def test_rollouts_of_another_shape_are_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"minibatches_per_step": 3}, "minibatches_per_step is 3: a mini-batch holds whole prompts"),
+        ({"minibatches_per_step": 3}, "minibatches_per_step is 3: a mini-batch has whole prompts"),
         ({"microbatch_sequences": 4}, "microbatch_sequences is 4: it must divide the 6 sequences"),
         ({"packing": True}, "length_buckets is .4, 6, 12.: packed rows all have one length"),
     ],
