@@ -350,7 +350,7 @@ def test_state_is_donated_and_the_new_one_lies_where_the_old_one_did(variant):
     ("mesh_shape", "fields", "message"),
     [
         ((1, 1, 1), {"loss_aggregation": "seq-mean-token-sum-norm"}, "divides by loss_scale"),
-        ((1, 8, 1), {}, "microbatch_sequences is 4: the 8 data x fsdp shards"),
+        ((1, 8, 1), {}, "microbatch_sequences is 4: it must be a multiple of 8, "),
     ],
 )
 def test_what_cannot_be_computed_is_refused(mesh_shape, fields, message):
