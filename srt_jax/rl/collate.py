@@ -41,7 +41,7 @@ class Layout:
             )
         if self.prompts_per_step % self.minibatches_per_step:
             raise ValueError(
-                f"minibatches_per_step is {self.minibatches_per_step}: a mini-batch holds whole prompts, "
+                f"minibatches_per_step is {self.minibatches_per_step}: a mini-batch has whole prompts, "
                 f"so this number must divide prompts_per_step, {self.prompts_per_step}."
             )
         if self.sequences % (self.minibatches_per_step * self.microbatch_sequences):
