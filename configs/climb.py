@@ -1,4 +1,4 @@
-"""Climbing levels: the first with answers, every later one with votes alone (SRT v2, figure 5).
+"""Climbs levels of a task: the first level is trained with answers, all later ones with votes (SRT v2, figure 5).
 
 COMMAND   python -m srt_jax.main --config=configs/climb.py:qwen3_4b,knights_knaves
 TINY      python -m srt_jax.main --config=configs/climb.py:tiny
@@ -6,8 +6,8 @@ PAPER     Qwen3-4B-Base has answers for level 2 only. It climbs to nearly 100% o
           bitwise_arithmetic_4. B.3 names the levels: 2, 3, 5, 7, 9 for knights_knaves, 2, 3, 4 for
           bitwise_arithmetic, 4, 5 for family_relationships.
 
-Each level starts from the weights of the level before. Its run folder is runs/climb/NAME/level_N. The same command
-resumes a run that was stopped. boxed_TASK has the authors' prompt (configs/reasoning_gym.py).
+Each level starts from the weights of the previous level. Its run folder is runs/climb/NAME/level_N. The same command
+resumes a stopped run. boxed_TASK has the authors' prompt (configs/reasoning_gym.py).
 """
 
 from srt_jax.experiments import data, experiment, load
@@ -36,7 +36,7 @@ def get_config(arguments: str = ""):
 
 
 def level(task: str, number: int, first: bool) -> dict:
-    """The fields of a level: its data, and answers on the first one only."""
+    """The fields of a level: its name, its data and its labels. Only the first level has answers as labels."""
     found = data.find(f"{task}_{number}")
     return {
         "name": f"level_{number}",

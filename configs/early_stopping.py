@@ -1,12 +1,12 @@
-"""SRT that stops at its peak, which 1% of the training data with answers shows (SRT v1, 5.1; SRT v2, I.1).
+"""SRT that stops at its peak. 1% of the training data, with answers, shows the peak (SRT v1, 5.1; SRT v2, I.1).
 
 COMMAND   python -m srt_jax.main --config=configs/early_stopping.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/early_stopping.py:tiny
 PAPER     The peak comes at about the same step on all test sets. 1% of DAPO is therefore enough to find it.
 
-The run keeps the weights of its best step. If there are no answers, --config.stop.collapse=True
---config.stop.patience=0 stops on label-free signs (srt_jax/run/collapse.py). The tiny run learns too fast on purpose,
-so that there is a collapse to stop.
+The run keeps the weights of its best step. If there are no answers, use --config.stop.collapse=True
+--config.stop.patience=0: the run then stops at signs of a collapse that need no answers (srt_jax/run/collapse.py). The
+learning rate of the tiny run is too high on purpose, so that there is a collapse.
 """
 
 from srt_jax.experiments import COLLAPSE, experiment

@@ -1,4 +1,4 @@
-r"""The figures and tables of the papers: for each what it shows, what the paper saw, and a run for each curve.
+r"""The figures and tables of the papers. Each has its content, the paper's result, and a run for each curve.
 
 COMMAND   python -m srt_jax.main --config=configs/figures.py:v1_fig2,srt_dapo
 TINY      python -m srt_jax.main --config=configs/figures.py:v1_fig2,srt_dapo,tiny
@@ -32,7 +32,7 @@ SRT_V1 = {
         shows="the collapse on DAPO",
         paper=r"Pseudo-reward and KL jump at the step where the accuracy falls. Afterwards every response is random "
         r"tokens and \boxed{1}. With ground truth none of this happens.",
-        # Look at label/pseudo_reward beside label/true_reward, at label/top_answer_share and at update/kl.
+        # Compare label/pseudo_reward with label/true_reward, and look at label/top_answer_share and update/kl.
         curves={method: Curve(run=f"{method}:qwen25_math_7b,dapo", tiny=COLLAPSE) for method in METHODS},
     ),
     "v1_fig4": Figure(
@@ -72,8 +72,8 @@ SRT_V1 = {
         shows="the easiest third of DAPO",
         paper="The runs do not collapse in three epochs and are as good as ground truth on all of DAPO. The "
         "pseudo-reward levels off at about 0.9.",
-        # The tiny runs read a file that configs/curriculum.py says how to write: the same third of the sums by both
-        # scores. v2's figure 30 cuts the third with Qwen2.5-Math-1.5B and trains that model.
+        # The docstring of configs/curriculum.py shows how to make the file of the tiny runs. Both tiny runs read the
+        # same third of the sums. v2's figure 30 selects the third with Qwen2.5-Math-1.5B and trains that model.
         curves={
             "vote_share": Curve(run="curriculum:qwen25_math_7b,dapo_easy_by_vote_share"),
             "pass_rate": Curve(run="curriculum:qwen25_math_7b,dapo_easy_by_pass_rate"),
@@ -115,16 +115,16 @@ climb = load("climb")
 
 
 def _evolving(task: str) -> Curve:
-    """The easiest level with answers, then the next one with votes. The tiny run climbs all levels of climb:tiny."""
+    """Trains the easiest level with answers, then the next with votes. The tiny run has all levels of climb:tiny."""
     easy, hard = climb.LEVELS[task][:2]  # Which levels the figure shows is our reading of B.3.
     levels = (climb.level(task, easy, True), climb.level(task, hard, False))
     return Curve(run=f"climb:qwen3_4b,{task}", fields={"levels": levels})
 
 
 def _fixed(task: str) -> Curve:
-    """The second run of `_evolving` with labels that its initial model votes once.
+    """The second run of `_evolving`, but with labels for which its initial model votes once.
 
-    The labels are made from the same config when the first run of `_evolving` has ended:
+    Make the labels with the same config after the first run of `_evolving`:
         python -m srt_jax label --config=configs/figures.py:v2_fig2,knights_knaves_fixed \
             --out=runs/labels/v2_fig2-knights_knaves_3.jsonl
     The tiny run is reasoning_gym:fixed_teacher,tiny.
@@ -166,7 +166,7 @@ SRT_V2 = {
         where="v2 Fig. 3, 4",
         shows="avg@32 and maj@32 on MATH-500 for four models",
         paper="SRT is as good as ground truth on all four. Llama-3.1-8B-Instruct rises from 52.6% to about 60%.",
-        # The captions name 32 samples. Llama-3.1-8B-Instruct is evaluated greedily with one, so that maj equals avg.
+        # The captions name 32 samples. Llama-3.1-8B-Instruct is evaluated greedily with one, so maj equals avg.
         curves={
             f"{method}_{model}": Curve(run=f"{method}:{model},{data}")
             for model, data in TRAINED_ON.items()
@@ -222,8 +222,9 @@ SRT_V2 = {
         where="v2 Fig. 31",
         shows="prompts with a weak vote are replaced (an online curriculum)",
         paper="With a threshold of 0.6 there is no collapse within the budget.",
-        # Here prompts whose rewards all agree are replaced too, and at most three more batches are drawn; theirs drew
-        # on. The threshold applies to the share of all samples; their code divides by those with an answer.
+        # Two things differ from the authors' code. Here prompts whose rewards all agree are replaced too, and at most
+        # three more batches are drawn; their code draws without a limit. Our threshold applies to the share of all
+        # samples; theirs to the share of the samples with an answer.
         curves={
             "threshold_0.6": Curve(run=DAPO_7B, fields=ONLINE, tiny=COLLAPSE | TINY_ONLINE),
             "no_threshold": Curve(run=DAPO_7B, tiny=COLLAPSE),
@@ -231,11 +232,11 @@ SRT_V2 = {
     ),
 }
 
-# TTRL's previews with 7B models (tag OpenRLHF, code/scripts): no KL, an update for every 16 samples, no weight decay,
-# greedy evaluation after every step. The cosine reaches a tenth of the rate after whole epochs, while the loader drops
-# the incomplete last step, so that their runs end before it does. What differs here: their labels are votes of the 16
-# trained samples alone (here all vote), they normalise the advantages once more over the step, and they evaluate on the
-# other two sets, too.
+# TTRL's previews with 7B models (tag OpenRLHF, code/scripts) have no KL, an update for every 16 samples, no weight
+# decay and a greedy evaluation after every step. Their cosine schedule is as long as all epochs, but the loader drops
+# the incomplete last step of an epoch. So their runs end before the schedule, which would end at a tenth of the rate.
+# Three things differ here. Their labels are votes of only the 16 trained samples (here all samples vote), they
+# normalise the advantages once more over the step, and they also evaluate on the other two sets.
 PREVIEW = {
     **load("ttrl").LONG,
     "batch.samples_per_prompt": 16,
@@ -254,7 +255,7 @@ PREVIEW = {
 
 
 def _preview(prompts: int, votes: int, steps: int, updates: int) -> dict:
-    """The fields of a preview. updates: the length of its schedule, epochs x problems, of which 3% are warm-up."""
+    """The fields of a preview. updates: the length of its schedule (epochs x problems). 3% of them are warm-up."""
     return {
         **PREVIEW,
         "batch.prompts_per_step": prompts,

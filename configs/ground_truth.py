@@ -1,4 +1,4 @@
-"""RLVR, the upper line of SRT's figures: the same loop with the known answers as labels.
+"""RLVR: the same loop as SRT, but with the known answers as labels. It is the upper curve of SRT's figures.
 
 COMMAND   python -m srt_jax.main --config=configs/ground_truth.py:qwen3_14b,math12k
 TINY      python -m srt_jax.main --config=configs/ground_truth.py:tiny

@@ -1,18 +1,18 @@
-r"""Reasoning Gym at a level: ground truth, votes, or a fixed teacher's votes (SRT v2, figure 2).
+r"""One level of a Reasoning Gym task, with ground truth, votes, or a fixed teacher's votes (SRT v2, figure 2).
 
 COMMAND   python -m srt_jax.main --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3
 TINY      python -m srt_jax.main --config=configs/reasoning_gym.py:vote,tiny
 PAPER     The runs use GRPO, learning rate 1e-6, KL 0.0001, 32 samples, and 16 in evaluations (v2, B.3). The first level
           is trained with answers: bitwise_arithmetic_2 reaches 97% in 950 steps, family_relationships_4 and
-          knights_knaves_2 99%. The next level has none: votes beat the fixed teacher's by 10 (bitwise), 8 (family) and
-          6 points (knights). climb.py runs such levels in one command.
+          knights_knaves_2 reach 99%. The next level is trained without answers: votes are better than the fixed
+          teacher's labels by 10 (bitwise), 8 (family) and 6 points (knights). climb.py runs such levels in one command.
 
-A later level starts from the weights of the earlier one, and so do the labels of a fixed teacher:
+A later level starts from the weights of the earlier one. The fixed teacher has the same weights:
           --config.model.path=runs/climb/qwen3_4b-knights_knaves/level_2/final
           python -m srt_jax label --config=configs/reasoning_gym.py:vote,qwen3_4b,knights_knaves_3 \
               --config.model.path=... --out=runs/labels/qwen3_4b-knights_knaves_3.jsonl
-TASK is any of srt_jax/experiments/data.py:GYM. The sizes, 16 prompts a step, and <answer> tags are our choice. The
-branch that the authors released asks for a box instead; boxed_TASK_LEVEL, e.g. boxed_knights_knaves_3, is that variant.
+TASK is any of srt_jax/experiments/data.py:GYM. The sizes, 16 prompts a step and <answer> tags are our choice. The
+authors' released branch asks for a box instead. boxed_TASK_LEVEL, e.g. boxed_knights_knaves_3, is that variant.
 """
 
 from srt_jax.experiments import experiment

@@ -1,12 +1,13 @@
-"""A part of the problems has answers, the rest is voted on: a direction that SRT's conclusion names.
+"""A part of the problems has answers, and the model votes on the rest. SRT's conclusion proposes such training.
 
 COMMAND   python -m srt_jax.main --config=configs/semi_supervised.py:qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/semi_supervised.py:tiny
 PAPER     There is no figure. The released code can mix labelled and unlabelled rows in one file. A tenth with answers
           is our choice.
 
-(seed, id) decides which problems have answers. A column can say it instead: --config.labels.labelled_fraction=0
---config.data.labelled_column=NAME. verl's files that SRT's scripts write have this information already.
+The choice of the problems with answers depends on (seed, id). A column can make the choice instead:
+--config.labels.labelled_fraction=0 --config.data.labelled_column=NAME. The files in verl's format that SRT's scripts
+write have this information already.
 """
 
 from srt_jax.experiments import experiment

@@ -1,15 +1,17 @@
-r"""SePT (once OSFT): cross-entropy on one's own samples, drawn colder than the loss is taken (ElementQi/SePT).
+r"""SePT (earlier: OSFT): cross-entropy on the model's own samples, which have a lower temperature than the loss.
+
+Code: ElementQi/SePT.
 
 COMMAND   python -m srt_jax.main --config=configs/sept.py:qwen25_math_7b,deepscaler
 TINY      python -m srt_jax.main --config=configs/sept.py:tiny
-PAPER     AVG is the mean of pass@1, @8 and @32 over six test sets. It rises from 43.7, the base model at its best
-          temperature, to 55.0 for Qwen2.5-Math-7B (GRPO: 59.1), from 44.1 to 50.7 for Qwen2.5-7B, and falls from 38.9
+PAPER     AVG is the mean of pass@1, @8 and @32 over six test sets. From the base model at its best temperature it rises
+          from 43.7 to 55.0 for Qwen2.5-Math-7B (GRPO: 59.1) and from 44.1 to 50.7 for Qwen2.5-7B, and falls from 38.9
           to 37.8 for Llama-3.1-8B-Instruct (tables 1 and 6).
 
 There is no label, reward, baseline or KL. The sampling temperature rises from 0.6, or 0.9 for general models, to 1 over
-two of three epochs (B.1). The loss is the token mean of the released code (sept/recipe/sept/dp_actor.py); equation 1 of
-the paper sums over the tokens of a response: --config.rl.loss_aggregation=seq-mean-token-sum.
-Variants: sept_variants.py, em_ft.py. The base model's best temperature by AVG:
+two of three epochs (B.1). The loss is the token mean of the released code (sept/recipe/sept/dp_actor.py). Equation 1 of
+the paper is a sum over the tokens of a response: --config.rl.loss_aggregation=seq-mean-token-sum.
+The variants are in sept_variants.py and em_ft.py. This command finds the base model's best temperature by AVG:
           python -m srt_jax evaluate --model=Qwen/Qwen2.5-Math-7B --config=configs/sept.py \
               --temperatures=0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1,1.1,1.2,1.3,1.4,1.5,1.6
 """
@@ -22,13 +24,13 @@ SEPT = {
     "rl.objective": "cross_entropy",
     "rl.kl_coef": 0.0,
     "rl.advantage": "reinforce",
-    "rl.temperature": 1.0,  # of the loss
+    "rl.temperature": 1.0,  # the temperature of the loss
     "rollout.temperature": 0.6,
     "rollout.temperature_end": 1.0,
     "rollout.temperature_steps": 628,
     "batch.prompts_per_step": 128,
     "batch.samples_per_prompt": 1,
-    "batch.minibatches_per_step": 2,  # the second on samples of one update ago
+    "batch.minibatches_per_step": 2,  # for the second update the samples are one update old
     "optimizer.learning_rate": 1e-7,
     "optimizer.warmup_steps": 10,
     "prompts.instruction": "",
@@ -39,7 +41,10 @@ SEPT = {
 
 
 def prompts(model: str) -> dict:
-    """The fields of a model that is not asked in the system prompt: figure 4, and for other makers what Qwen's have."""
+    """The prompt fields of a model whose instruction is not in the system prompt.
+
+    Qwen's models are as in the paper's figure 4. For models of other makers we use the same rule.
+    """
     if model == "deepseek_math_7b_instruct":
         template = "\n\n{instruction}\n\nUser: {problem}\n\nAssistant:"
         return {"prompts.plain_template": template, "prompts.instruction": BOXED}
@@ -48,11 +53,11 @@ def prompts(model: str) -> dict:
     if not model.endswith("_instruct"):
         return {}
     own = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." if model.startswith("qwen25") else ""
-    return {"prompts.instruction": BOXED, "prompts.system": own}  # "" leaves it to the chat template
+    return {"prompts.instruction": BOXED, "prompts.system": own}  # with "" the chat template decides
 
 
 def is_general(model: str) -> bool:
-    """B.1: models that are not specialized in maths start at a temperature of 0.9."""
+    """Whether a model is not specialized in maths. Such models start at a temperature of 0.9 (B.1)."""
     return model != "tiny" and "math" not in model
 
 
@@ -63,7 +68,7 @@ TINY = {
     "optimizer.warmup_steps": 2,
     "prompts.system": "",
     "optimizer.learning_rate": 6e-5,
-}  # at equal temperatures there is noise only: a larger rate walks away on it
+}  # near equal temperatures the gradient is only noise, and a larger learning rate makes the model drift
 
 
 def get_config(arguments: str = ""):

@@ -1,13 +1,13 @@
-"""SePT's comparisons: offline samples, equal temperatures, GRPO with answers.
+"""The variants that SePT is compared with: offline samples, equal temperatures, GRPO with answers.
 
 COMMAND   python -m srt_jax.main --config=configs/sept_variants.py:offline,qwen25_math_7b,deepscaler
 TINY      python -m srt_jax.main --config=configs/sept_variants.py:offline,tiny
 PAPER     AVG for Qwen2.5-Math-7B is 55.0 with SePT, 59.1 with GRPO, 45.5 offline, 44.6 with equal ("coupled")
-          temperatures, and 43.7 for the base model (tables 1, 4, 5). Equal temperatures have an expected gradient of
-          zero. Their offline run also has another learning rate, schedule and b2.
+          temperatures, and 43.7 for the base model (tables 1, 4, 5). With equal temperatures the expected gradient is
+          zero. The authors' offline run also has another learning rate, schedule and b2.
 
-offline is one step: the base model answers every problem once, and three epochs of updates follow. Their warm-up takes
-1% of the updates; here warm-up is counted in steps, so that there is none.
+`offline` has a single step: the base model answers every problem once, and three epochs of updates follow. The
+authors' warm-up takes 1% of the updates. Here the warm-up is counted in steps, so there is none.
 """
 
 from srt_jax.experiments import experiment, load
@@ -28,14 +28,15 @@ GRPO = {
     "optimizer.warmup_steps": 10,
 }
 VARIANTS = {
-    # rl.temperature 0 is the sampling temperature. Only SePT itself anneals it (B.1); that it is 1 here is our choice.
+    # With rl.temperature 0 the loss has the sampling temperature. Only SePT itself anneals it (B.1). The value 1 is our
+    # choice.
     "coupled": {**sept.SEPT, "rl.temperature": 0.0, "rollout.temperature": 1.0, "rollout.temperature_steps": 0},
     "constant": {**sept.SEPT, "rollout.temperature_steps": 0},  # no annealing
     "offline": {
         **sept.SEPT,
         "rollout.temperature_steps": 0,
         "steps": 1,
-        # A multiple of 128; some of DeepScaleR's 40,315 prompts are too long.
+        # A multiple of 128 below DeepScaleR's 40,315 prompts, because some prompts are too long.
         "batch.prompts_per_step": 39680,
         "batch.minibatches_per_step": 310,
         "batch.epochs_per_step": 3,

@@ -12,9 +12,9 @@ from srt_jax.experiments import experiment
 
 DIFFERENCES = {
     "rl.entropy_coef": 0.001,  # verl's default; neither the script nor the paper mentions it
-    "answer.boxes": "last",  # The last of several boxes in one sentence counts.
-    "vote.match": "string",  # 1/2 and 0.5 are two candidates
-    "reward.match": "math_verify",  # a rollout is graded against the label, whatever it voted for
+    "answer.boxes": "last",  # of several boxes in one sentence the last counts
+    "vote.match": "string",  # 1/2 and 0.5 are two different votes
+    "reward.match": "math_verify",  # each answer is compared with the label, whatever group it voted in
     "eval.match": "math_verify",
     "labels.unlabelled": "zero_advantage",  # prompts without a label stay in the denominators
 }

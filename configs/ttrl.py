@@ -1,14 +1,14 @@
-"""TTRL: test-time RL in which 64 samples vote and the first 32 are trained on (PRIME-RL/TTRL, verl/examples/ttrl).
+"""TTRL: test-time RL. 64 samples vote, and the first 32 are trained on (PRIME-RL/TTRL, verl/examples/ttrl).
 
 COMMAND   python -m srt_jax.main --config=configs/ttrl.py:qwen25_math_1_5b,test_aime24
 TINY      python -m srt_jax.main --config=configs/ttrl.py:tiny
 PAPER     pass@1 on AIME24 rises by 211% for Qwen2.5-Math-7B (README). Users could not reproduce the 1.5B figures
-          (issues 40 and 50), so that it matters which step is reported: the summary has the last one and the best one.
+          (issues 40 and 50). Therefore the reported step matters: the summary has the last step and the best one.
 
-The fields are those of aime.sh, amc.sh and, for MATH-500, of the script in issue 11. Their steps are 80, 30 and 10
-epochs, of which the loader drops the incomplete last step; here an epoch has every problem, and the number of steps is
-theirs. Their learning rate moves once a step and not with every update. An answer without a box does not vote here;
-their parser falls back to the last number of the response.
+The fields are those of aime.sh, amc.sh and, for MATH-500, of the script in issue 11. Their runs have 80, 30 and 10
+epochs, and the loader drops the incomplete last step of an epoch. Here an epoch has every problem, and the number of
+steps is theirs. Their learning rate changes once a step and not with every update. As in their parser, the answer of a
+response without a box is the text after "answer is", or else the last number.
 """
 
 from srt_jax.experiments import experiment
@@ -23,11 +23,11 @@ TTRL = {
     "batch.max_prompt_tokens": 512,
     "rollout.prompt_buckets": (256, 512),
     "rollout.prompts_per_call": 8,
-    "answer.style": "boxed,final_answer,last_number",
-    "answer.boxes": "last",  # as their qwen_math_parser.py falls back
+    "answer.style": "boxed,final_answer,last_number",  # the fallbacks of their qwen_math_parser.py
+    "answer.boxes": "last",
     "rl.advantage": "grpo",
     "rl.kl_in": "loss",
-    "rl.dual_clip": 3.0,  # verl's default, not set in the scripts; it matters after the first of the eight updates
+    "rl.dual_clip": 3.0,  # verl's default, not set in the scripts; it has an effect after the first of eight updates
     "optimizer.learning_rate": 5e-7,
     "optimizer.schedule": "cosine",
     "optimizer.warmup_steps": 7,  # 3% of the steps
@@ -56,7 +56,7 @@ TINY = {"batch.microbatch_sequences": 32, "optimizer.warmup_steps": 1, "optimize
 
 
 def get_config(arguments: str = ""):
-    """MODEL,DATA with a test set as data: test_aime24, test_amc83, test_math500, ..."""
+    """MODEL,DATA, where DATA is a test set: test_aime24, test_amc83, test_math500, ..."""
     test = arguments.partition(",")[2]
     return experiment(
         "ttrl",

@@ -322,7 +322,7 @@ def test_the_fixed_teacher_starts_where_the_evolving_one_does(task):
     [
         ("srt", "gpt5,dapo", "there is no model 'gpt5'"),
         ("srt", "tiny,mnist", "there is no data 'mnist'"),
-        ("srt", "tiny,sums,3", "more than MODEL,DATA"),
+        ("srt", "tiny,sums,3", "too many parts: give MODEL,DATA"),
         ("rl", "ppo", "there is no algorithm 'ppo'"),
         ("figures", "v1_fig2,srt_mnist", "v1_fig2 has the curves srt_dapo"),
         ("figures", "v1_fig2,srt_dapo,small", "give v1_fig2,CURVE or v1_fig2,CURVE,tiny, not 'v1_fig2,srt_dapo,small'"),

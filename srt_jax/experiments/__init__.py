@@ -1,4 +1,4 @@
-"""The parts that config files share, and the config files that ship with the project, by name."""
+"""Code that the config files share, and a loader for the shipped config files."""
 
 from srt_jax.experiments.common import experiment
 from srt_jax.experiments.figures import COLLAPSE, Curve, Figure, figure_config

@@ -16,18 +16,18 @@ def experiment(
     tiny_data: str = "sums",
     by_model: dict = SRT,
 ) -> ConfigDict:
-    """The config of `MODEL,DATA`. A missing part comes from `default`, or from `tiny_data` for the model `tiny`.
+    """The config of `MODEL,DATA`. A missing part comes from `default`; for `tiny` missing data is `tiny_data`.
 
-    changes: the method's fields, by dotted name. by_model: model -> fields that the method changes for this model.
-    tiny: fields that the method changes for the model `tiny`. Later ones win: base, data, changes, model, by_model,
-    tiny. Raises ValueError for an unknown model or data set.
+    changes: fields that the method changes, by dotted name. by_model: model -> fields that the method changes for this
+    model. tiny: fields that the method changes for the model `tiny`. If several set a field, the last of these counts:
+    base, data, changes, model, by_model, tiny. Raises ValueError for an unknown model or data set.
     """
     model, data, *more = [*arguments.split(","), ""]
     usual_model, usual_data = default.split(",")
     model = model or usual_model
     data = data or (tiny_data if model == "tiny" else usual_data)
     if any(more):
-        raise ValueError(f"the arguments {arguments!r} are more than MODEL,DATA.")
+        raise ValueError(f"the arguments are {arguments!r}, which has too many parts: give MODEL,DATA.")
     if model not in MODELS:
         raise ValueError(f"there is no model {model!r}: give one of {', '.join(MODELS)}.")
     found = data_table.find(data)

@@ -1,6 +1,7 @@
-"""Data by short name: the training set, the evaluation sets, and the number of steps of 16 prompts.
+"""Data by short name: the training set, the evaluation sets, and the number of steps.
 
-srt_jax/data/sets.py has the place of each set. Steps are the papers' if a comment says so, else our choice.
+srt_jax/data/sets.py has the place of each set. The numbers of steps are those of the papers if a comment says so, and
+otherwise our choice. A step has 16 prompts unless the method changes it (SePT: 128).
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ def _on(train: str, evals: tuple[str, ...], steps: int) -> Data:
 
 
 HELD_OUT = ("aime24", "aime25", "amc23")  # SRT v1's figure 2 shows their mean
-SIX = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")  # SePT's
+SIX = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")  # the test sets of SePT
 
 SRT = {
     "dapo": ("dapo", 1200),  # SRT shows 1200 steps
@@ -45,7 +46,7 @@ SETS = {
     "dapo_easy_by_vote_share": _on("dapo_easy_by_vote_share", HELD_OUT, 1087),
     "big_math_llama": _on("big_math_llama", ("math500",), 2000),  # SRT v2, J.2
     "gsm8k": _on("gsm8k_train", ("gsm8k",), 467),  # one epoch
-    # SePT: three epochs of 314 steps of 128 prompts; its loader drops an incomplete last step.
+    # SePT: three epochs of 314 steps of 128 prompts. Its loader drops an incomplete last step.
     "deepscaler": _on("deepscaler", SIX, 942),
     "openthoughts3": _on("openthoughts3_math", SIX, 942),  # "nearly the same size" (SePT, 3.2.3)
     # Test-time training: the unlabelled test set is the training set.
@@ -68,12 +69,12 @@ GYM_STEPS = {"bitwise_arithmetic": 950}  # SRT v2, B.3, for level 2.
 
 
 def gym_data(name: str, level: int) -> Data:
-    """2,000 problems of a Reasoning Gym task at a level, and 128 others to evaluate on.
+    """2,000 problems of a Reasoning Gym task at a level for training, and 128 others for evaluation.
 
     The sizes are our choice, and so are the 500 steps of all tasks except bitwise_arithmetic.
 
-    name: TASK asks for <answer> tags, which the tasks' own scorers document. boxed_TASK asks for a box, in the words of
-    SRT's authors (tajwarfahim/srt, branch reasoning_gym, examples/data_preprocess/reasoning_gym.py).
+    name: TASK or boxed_TASK. TASK asks for <answer> tags, which Reasoning Gym uses. boxed_TASK asks for a box, with the
+      instruction of SRT's authors (tajwarfahim/srt, branch reasoning_gym, examples/data_preprocess/reasoning_gym.py).
     """
     task = name.removeprefix(BOXED)
     fields = GYM[task](level)
@@ -85,7 +86,7 @@ def gym_data(name: str, level: int) -> Data:
         {f"{name}_{level}": heldout},
         GYM_STEPS.get(task, 500),
         {
-            # Answers are compared as texts: equal values are often different answers, and 0xbeb is not a product.
+            # Answers are compared as texts. Equal values are often different answers, and 0xbeb is not a product.
             **asked,
             "eval.samples": 16,
             "vote.match": "string",
@@ -95,20 +96,23 @@ def gym_data(name: str, level: int) -> Data:
 
 
 def sums(terms: int = 0) -> Data:
-    """The sums of the miniature; terms (3 to 5): only sums with so many terms, 0: all."""
+    """The sums of the miniature. terms: only sums with this many terms (3 to 5); 0 for all."""
     levels = (str(terms),) if terms else ()
     heldout = source(path="cache/miniature/heldout.jsonl", levels=levels, limit=64)
     return Data(source(path="cache/miniature/train.jsonl", levels=levels), {"heldout": heldout}, 30)
 
 
 def test_sums() -> Data:
-    """30 held-out sums, to train on and to evaluate on: a small test-time training."""
+    """30 held-out sums for both training and evaluation: a small test-time training."""
     heldout = source(path="cache/miniature/heldout.jsonl", limit=30)
     return Data(heldout, {"heldout": heldout}, 30)
 
 
 def find(name: str) -> Data:
-    """The data of a short name: a key of SETS, [boxed_]TASK_LEVEL of Reasoning Gym, sums, sums_TERMS or test_sums."""
+    """The data with a short name. Raises ValueError for an unknown name.
+
+    name: a key of SETS, [boxed_]TASK_LEVEL of Reasoning Gym, sums, sums_TERMS or test_sums.
+    """
     if name in SETS:
         return SETS[name]
     task, _, level = name.rpartition("_")

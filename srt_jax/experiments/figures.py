@@ -1,4 +1,4 @@
-"""Figures and tables of the papers as records: what each shows, what the paper saw, and one run for each curve."""
+"""Records of the papers' figures and tables: the content, the paper's result, and one run for each curve."""
 
 import dataclasses
 
@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 
 from srt_jax.experiments.shipped import load
 
-# A collapse within minutes. At four times its usual rate the miniature rises for some twenty steps, then collapses.
+# These fields make the miniature collapse within minutes. The learning rate is four times the usual one. The accuracy
+# rises for about twenty steps, then the run collapses.
 COLLAPSE = {"optimizer.learning_rate": 8e-4, "steps": 50}
 
 
@@ -14,8 +15,8 @@ COLLAPSE = {"optimizer.learning_rate": 8e-4, "steps": 50}
 class Curve:
     """One run of a figure.
 
-    run: METHOD:ARGUMENTS of a config. fields: the fields of that config which the curve changes, by dotted name.
-    tiny: the fields which the curve changes in the same run of the miniature.
+    run: METHOD:ARGUMENTS of a config. fields: fields of that config that the curve changes, by dotted name.
+    tiny: fields that the curve changes in the same run of the miniature.
     """
 
     run: str
@@ -27,7 +28,7 @@ class Curve:
 class Figure:
     """A figure or a table of a paper.
 
-    where: its numbers in the papers. shows: what it compares. paper: what the paper saw. curves: name -> run.
+    where: its numbers in the papers. shows: its content. paper: the result in the paper. curves: name -> run.
     """
 
     where: str
@@ -37,9 +38,9 @@ class Figure:
 
 
 def figure_config(figures: dict[str, Figure], arguments: str) -> ConfigDict:
-    """The config of FIGURE[,CURVE[,tiny]]. Without a curve it is the figure's first one.
+    """The config of FIGURE[,CURVE[,tiny]]. Without CURVE it is the figure's first curve.
 
-    The run lies in runs/<figure>/<curve>, or in runs/<figure>/<curve>-tiny. Raises ValueError for unknown names.
+    The run's folder is runs/<figure>/<curve>, or runs/<figure>/<curve>-tiny. Raises ValueError for unknown names.
     """
     name, curve, small, *more = [*arguments.split(","), "", "", ""]
     if name not in figures:

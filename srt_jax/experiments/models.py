@@ -1,25 +1,25 @@
-r"""Models by short name: the fields that a config needs for this model, its prompt format and a usual node.
+r"""Models by short name. Each has the config fields for the model, its prompt format and a typical node.
 
-The mesh follows the devices: the weights of larger models are split over all of them, small models are copied to each.
-Micro-batches suit a node with 8 GPUs of 141 GB. Stop tokens need no entry: run/stop_tokens.py collects the end
-tokens of tokenizer, generation config and chat template, so that a base model stops at <|im_end|> as well as at
+The mesh follows the devices: the weights of larger models are split over all devices, and small models are copied to
+each. Micro-batches fit a node with 8 GPUs of 141 GB. Stop tokens need no entry: run/stop_tokens.py collects the end
+tokens of tokenizer, generation config and chat template. Thus a base model stops at <|im_end|> as well as at
 <|endoftext|>.
 """
 
 
 def _hub(path: str, fsdp: int = -1, **sections) -> dict:
-    """A model of the hub; sections: more fields, e.g. batch={"microbatch_sequences": 16}."""
+    """The fields of a model on the hub. sections: more fields, e.g. batch={"microbatch_sequences": 16}."""
     fields = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
     return {"model.path": path, "mesh.fsdp": fsdp, **fields}
 
 
-# A base model without a chat template of its own; the wording is our choice.
+# The prompt of base models without a chat template. The wording is our choice.
 QUESTION = {"template": "plain", "system": "", "plain_template": "Question: {problem}\n{instruction}\n\nAnswer:"}
 # The format of DeepSeek-Math-Instruct's model card; the tokenizer writes its beginning-of-text token.
 DEEPSEEK = {"template": "plain", "system": "", "plain_template": "User: {problem} {instruction}\n\nAssistant:"}
 
 MODELS = {
-    # Qwen2.5-Math: the template's own system prompt asks for a box too, as in SRT's runs; positions for 4096 tokens.
+    # Qwen2.5-Math has 4096 positions. The chat template's own system prompt asks for a box too, as in SRT's runs.
     "qwen25_math_1_5b": _hub("Qwen/Qwen2.5-Math-1.5B", fsdp=1),
     "qwen25_math_7b": _hub("Qwen/Qwen2.5-Math-7B"),
     "qwen25_0_5b": _hub("Qwen/Qwen2.5-0.5B", fsdp=1),
@@ -44,7 +44,7 @@ MODELS = {
     "smollm2_135m_instruct": _hub("HuggingFaceTB/SmolLM2-135M-Instruct", fsdp=1),
     "smollm2_360m_instruct": _hub("HuggingFaceTB/SmolLM2-360M-Instruct", fsdp=1),
     "smollm2_1_7b_instruct": _hub("HuggingFaceTB/SmolLM2-1.7B-Instruct", fsdp=1),
-    # The 0.25M-parameter miniature that python -m srt_jax pretrain makes: any experiment on two CPU cores.
+    # The 0.25M-parameter miniature of python -m srt_jax pretrain. It runs every experiment on two CPU cores.
     "tiny": {
         "model.path": "cache/miniature",
         "model.dtype": "float32",
@@ -75,5 +75,5 @@ SRT = {
     "llama31_8b_instruct": {"optimizer.learning_rate": 1e-7, "eval.temperature": 0.0, "eval.samples": 1},
     "deepseek_math_7b_instruct": {"optimizer.learning_rate": 1e-7, "eval.temperature": 0.7},
 }
-# SePT's and TTRL's request for a box (SePT, B.4).
+# The instruction of SePT and TTRL, which asks for a box (SePT, B.4).
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."

@@ -1,4 +1,4 @@
-"""Finds and loads the config files that ship with the project: configs/ of a checkout, srt_jax/configs/ of a wheel."""
+"""Finds and loads the shipped config files. They are in configs/ of a checkout, or in srt_jax/configs/ of a wheel."""
 
 import difflib
 import functools
@@ -13,15 +13,15 @@ FOLDER = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.pare
 
 
 def names() -> list[str]:
-    """The shipped names, e.g. 'srt'."""
+    """The names of the shipped configs, e.g. 'srt'."""
     return sorted(file.stem for file in FOLDER.glob("*.py") if not file.name.startswith("_"))
 
 
 def find(path: str) -> str:
-    """The config file of a path or of a shipped name. A file that exists wins.
+    """The config file for a path or a shipped name. An existing file has priority.
 
-    path: a path, a shipped name (`srt`), or a shipped name as its path in a checkout (`srt.py`, `configs/srt.py`).
-    Raises ValueError, with the nearest names, where it is none of them.
+    path: a path, a shipped name (`srt`), or the path of a shipped config in a checkout (`srt.py`, `configs/srt.py`).
+    Raises ValueError, with the nearest names, for any other text.
     """
     name = path.removeprefix("configs/").removesuffix(".py")
     if name in names() and not os.path.isfile(path):
