@@ -24,7 +24,7 @@ def data_dir() -> Path:
 
 @pytest.fixture
 def make_tokenizer():
-    """Builds a character tokenizer; `post` is what it adds around a text by itself, "<s> $A" for example."""
+    """Returns a function that builds a character tokenizer. post: the tokens it adds to a text, e.g. "<s> $A"."""
 
     def make(post: str | None = None, chat_template: str | None = CHAT_TEMPLATE, special=SPECIAL, **tokens):
         printable = [chr(code) for code in range(32, 127)] + ["\n"]

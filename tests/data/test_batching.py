@@ -49,7 +49,7 @@ def test_in_any_window_of_steps_problems_are_seen_equally_often(size, seed, star
     num_problems, prompts_per_step = size
     window = np.concatenate(steps_of(num_problems, prompts_per_step, seed, range(start, start + length)))
     counts = np.bincount(window, minlength=num_problems)
-    # From the start of training only the last epoch can be incomplete; elsewhere the first and the last.
+    # In a window from step 0 only the last epoch can be incomplete. In other windows the first one can be, too.
     assert counts.max() - counts.min() <= (1 if start == 0 else 2)
 
 
@@ -76,7 +76,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_positions_of_an_epoch_are_uniform():
-    # The exchange at the border of epochs must not favour a problem: each is first of an epoch about equally often.
+    # The exchange between two epochs must not favour a problem: each is first in an epoch about equally often.
     firsts = np.bincount([_epoch_order(8, 5, seed, 3)[0] for seed in range(4000)], minlength=8)
     assert abs(firsts - 500).max() < 100  # 500 expected, standard deviation 21
 

@@ -29,11 +29,11 @@ def curricula(draw):
     )
 
 
-TIGHT = Curriculum(np.arange(8), np.arange(8, 13), 0.2, 0.6, 30, 8, 0)  # a step may need all of a pool
+TIGHT = Curriculum(np.arange(8), np.arange(8, 13), 0.2, 0.6, 30, 8, 0)  # a step may need the whole pool
 
 
 def epochs_of(stream, pool):
-    """The stream of draws from a pool, cut into epochs."""
+    """The sequence of problems that were taken from a pool, split into epochs."""
     return [stream[i : i + len(pool)] for i in range(0, len(stream), len(pool))]
 
 

@@ -44,9 +44,9 @@ def test_task_and_its_own_scorer(task):
     assert {problem.level for problem in problems} == {level}
     for index, problem in enumerate(problems):
         metadata = json.loads(json.dumps(problem.metadata, allow_nan=False))
-        assert metadata == problem.metadata  # nothing that JSON would change
+        assert metadata == problem.metadata  # JSON changes nothing
         assert (metadata["entry"]["question"], metadata["entry"]["answer"]) == (problem.prompt, problem.answer)
-        # The task's scorer, found again from what was stored, as a later process will.
+        # A later process creates the task's scorer from the stored metadata.
         scorer = reasoning_gym.create_dataset(metadata["task"], **metadata["config"])
         assert scorer[index]["question"] == problem.prompt
         assert scorer.score_answer(problem.answer, entry=metadata["entry"]) == 1.0
@@ -56,7 +56,7 @@ def test_task_and_its_own_scorer(task):
 def test_generation_is_the_same_in_another_process():
     sources = [source(task, config, seed=3) for task, (config, _) in TASKS.items()]
     answers = []
-    for hash_seed in ("1", "2"):  # sets of strings come in another order
+    for hash_seed in ("1", "2"):  # with another seed, sets of strings have another order
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         command = [sys.executable, "-c", PRINT_FINGERPRINTS]
         done = subprocess.run(
@@ -97,7 +97,7 @@ def test_seed_config_size_and_limit():
 def test_a_dry_run_makes_some_problems_and_a_run_the_others():
     config = source("chain_sum", seed=77, size=50)
     assert make_some(config, seconds=0.0, least=3) == 3
-    assert make_some(config, seconds=0.0, least=1) == 3  # those that are there
+    assert make_some(config, seconds=0.0, least=1) == 3  # the three that exist already
     assert make_some({**config, "limit": 2}, seconds=0.0, least=9) == 2
     whole = load(config)
     assert len(whole) == 50 and make_some(config, seconds=0.0, least=0) == 50
@@ -110,7 +110,7 @@ def test_making_hard_problems_shows_progress(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "making chain_sum: problem 1/9" in out and "9/9" in out
     load_gym(source("chain_sum", seed=78, size=9))
-    assert capsys.readouterr().out == ""  # kept
+    assert capsys.readouterr().out == ""  # nothing is generated again
 
 
 def test_metadata_becomes_plain_json():

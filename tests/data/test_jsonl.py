@@ -26,7 +26,7 @@ def jsonl(path, **settings):
 
 
 def refused(path, *parts, **settings):
-    """Loading must raise one sentence that holds the path and all of `parts`."""
+    """Loading must raise an error of one sentence that contains the path and all of `parts`."""
     with pytest.raises(DataError) as caught:
         jsonl(path, **settings)
     message = str(caught.value)

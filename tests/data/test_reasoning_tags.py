@@ -1,4 +1,4 @@
-"""Answers inside of reasoning are no answers, whoever opens it and whatever kind of token its tags are."""
+"""Answers inside reasoning do not count, whether prompt or response opens it, and whatever tokens its tags are."""
 
 import pytest
 from tokenizers import decoders

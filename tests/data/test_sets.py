@@ -1,4 +1,4 @@
-"""Named sets, Parquet and verl's format, and problems that stand in two sets."""
+"""Named sets, Parquet and verl's format, and problems that are in two sets."""
 
 import json
 
@@ -75,7 +75,7 @@ def test_verl_rows_hide_what_training_must_not_see(tmp_path, kind):
 
 
 def dapo(index, question, answer):
-    """A row of DAPO's file as it is published."""
+    """A row of DAPO's published file."""
     asked = f"Solve the following math problem step by step.\n\n{question}\n\nAnswer on a line of its own."
     return {
         "data_source": "math_dapo",
@@ -95,7 +95,7 @@ def test_dapo_as_published_every_problem_once_by_its_index(tmp_path, kind, colum
     problems = load(source(**settings, duplicates="first"))
     assert [(p.id, p.answer) for p in problems] == [("a", "2"), ("b", "3"), ("c", "3")]
     assert [p.id for p in load(source(**settings, duplicates="first", limit=2))] == ["a", "b"]
-    without_ids = load(source(**{**settings, "id_column": "id"}, duplicates="first"))  # b and c ask the same
+    without_ids = load(source(**{**settings, "id_column": "id"}, duplicates="first"))  # b and c have the same problem
     assert [(p.id, p.prompt) for p in without_ids] == [(prompt_id(p.prompt), p.prompt) for p in problems[:2]]
     with pytest.raises(DataError, match=r"s 1 and 4 have the same id 'a' .*set `duplicates` to 'first'\.$"):
         load(source(**settings))
@@ -296,7 +296,7 @@ def test_real_sets(real, make_tokenizer, name):
     assert kept == some and report.dropped == 0
     text = render(some[0].prompt, make_tokenizer(), base().prompts)
     assert text.count(some[0].prompt) == 1 and text.count(INSTRUCTION) == 1 and text.endswith("assistant\n")
-    # One token a character, and one for each of the six special tokens' texts.
+    # Each character is a token, and so is each of the six special tokens.
     specials = {"<s>": 3, "<|im_start|>": 12, "<|im_end|>": 10}
     assert [len(t) for t in tokens[:20]] == [
         len(r) - sum(r.count(s) * (n - 1) for s, n in specials.items())

@@ -1,4 +1,4 @@
-"""Which tokens end a response, wherever a tokenizer or a model's files declare them."""
+"""Stop tokens are found in every place where a tokenizer or a model's files can declare them."""
 
 import json
 
@@ -17,7 +17,7 @@ def test_stop_ids(make_tokenizer):
     assert stop_ids(make_tokenizer(), {"eos_token_id": unknown}) == (eos, unknown, turn)
     assert stop_ids(make_tokenizer(), {"eos_token_id": [unknown, eos]}) == (eos, unknown, turn)
     assert stop_ids(make_tokenizer(), {"eos_token_id": None, "top_p": 0.9}) == (eos, turn)
-    # A base model's tokenizer may name only one of the two ends its text can have, and have no chat template.
+    # A base model's tokenizer may declare only one of its two end tokens, and may have no chat template.
     special = ("<s>", "<|endoftext|>", "<unk>", "<|im_end|>")
     base = make_tokenizer(special=special, chat_template=None, eos_token="<|endoftext|>")
     assert stop_ids(base, None) == (1, 3)
@@ -27,17 +27,17 @@ def test_stop_ids_of_a_template_with_an_end_of_its_own(make_tokenizer):
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n<turn/>\n{% endfor %}"
     special = ("<s>", "</s>", "<unk>", "<turn/>")
     assert stop_ids(make_tokenizer(special=special, chat_template=template), None) == (1, 3)
-    # What follows a message as ordinary text is no stop token.
+    # Ordinary text after a message is not a stop token.
     plain = template.replace("<turn/>", "")
     assert stop_ids(make_tokenizer(special=special, chat_template=plain), None) == (1,)
 
 
 def turn_tokenizer(folder, declared, content="<turn/>"):
-    """A tokenizer on disk whose chat template ends a turn with a token that is declared as real ones are.
+    """A tokenizer on disk whose chat template ends a turn with the token `content`.
 
-    declared: "eos_token", "additional_special_tokens", "tokenizer.json" (special there, and nowhere else), "added" (an
-    added token that is not special), "extra_special_tokens" or "template file" (as in tokenizer.json, the template in a
-    file of its own).
+    declared: the place where the token is declared, as in real tokenizers: "eos_token", "additional_special_tokens",
+      "tokenizer.json" (special only there), "added" (an added token that is not special), "extra_special_tokens", or
+      "template file" (as "tokenizer.json", but the template is in a separate file).
     """
     characters = [chr(code) for code in range(32, 127)] + ["\n"]
     vocabulary = {token: index for index, token in enumerate(["</s>", "<unk>", *characters])}

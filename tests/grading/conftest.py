@@ -11,7 +11,7 @@ DATA = Path(os.environ.get("SRT_JAX_TEST_DATA") or Path(__file__).resolve().pare
 
 @pytest.fixture
 def rows():
-    """A function: file name -> rows of that JSONL file in the data folder; skips the test where it is missing."""
+    """Returns a function: file name -> rows of that JSONL file. It skips the test if the file is missing."""
 
     def load(name: str) -> list[dict]:
         path = DATA / name

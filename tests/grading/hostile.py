@@ -1,4 +1,4 @@
-"""Hostile answers: what a collapsing or cheating policy may put into its box. Data for the tests and the benchmark."""
+"""Hostile answers that a collapsing or cheating policy may put into its box. Data for the tests and the benchmark."""
 
 import random
 
@@ -95,7 +95,7 @@ HOSTILE = [
     *_TOWERS, *_FACTORIALS, *_CALCULUS, *_NOT_NUMBERS, *_INJECTIONS, *_UNICODE, *_BROKEN, *_GROWTH, *_LARGE,
 ]  # fmt: skip
 
-# Pairs that agree numerically and tempt sympy into work without end: they reach the workers.
+# Pairs that agree numerically, so they reach the workers. sympy may work on them without end.
 TEMPTING = [
     (
         "\\sqrt{2+\\sqrt{3+\\sqrt{5+\\sqrt{7+\\sqrt{11}}}}}",
@@ -111,7 +111,7 @@ TEMPTING = [
     ),
 ]
 
-# Pieces of LaTeX, to be glued together into strings that are nearly mathematics.
+# Pieces of LaTeX. `random_strings` joins them to strings that are nearly mathematics.
 PIECES = [
     "\\frac", "{", "}", "(", ")", "[", "]", "1", "2", "34", "0.5", ".", "x", "y", "pi", "\\pi", "^", "_", "\\sqrt",
     "+", "-", "*", "/", "\\cdot", "\\pm", ",", ";", "\\{", "\\}", "=", "<", "\\le", "\\text{", "cm", "and", "%",
@@ -125,6 +125,6 @@ PIECES = [
 
 
 def random_strings(count: int, seed: int) -> list[str]:
-    """`count` strings of pieces."""
+    """`count` random strings of pieces."""
     source = random.Random(seed)
     return ["".join(source.choices(PIECES, k=source.choice((1, 2, 3, 5, 8, 12, 20, 40)))) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Extraction: which part of a response is the answer, and where it stands."""
+"""Extraction: which part of a response is the answer, and its position."""
 
 import time
 
@@ -70,7 +70,7 @@ def test_other_styles(style, response, expected):
         assert response[answer.start : answer.end] == answer.text
 
 
-MENTIONED = [  # words that mention the command, after the box or before it
+MENTIONED = [  # the text after or before the box also mentions the command
     (r"\boxed{12}. I wrote it inside \boxed as requested.", "12"),
     (r"\boxed{12}. The answer is inside \boxed{} as asked.", "12"),
     (r"\boxed{12}. The \boxed command was used.", "12"),
@@ -126,7 +126,7 @@ def test_the_last_box_where_that_is_asked_for():
     assert extract(r"\boxed{7}. In \boxed as asked.", last).text == "7"
     response = r"\boxed{3} and $\boxed{ 5 }$"
     answer = extract(response)
-    assert response[answer.start : answer.end] == r"3} and $\boxed{ 5"  # from the first to the last
+    assert response[answer.start : answer.end] == r"3} and $\boxed{ 5"  # from the first box to the last
 
 
 ANNOUNCED = [

@@ -1,4 +1,4 @@
-"""The package as a whole: its public functions, and that it stands alone."""
+"""The package as a whole: its public functions, and its independence from other packages."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def test_the_public_functions():
 
 
 def test_it_imports_nothing_else_of_the_project_and_only_the_standard_library():
-    """Every module but those for worker processes."""
+    """This holds for every module except those for worker processes."""
     script = """
 import pkgutil, sys
 import srt_jax.grading as package

@@ -1,4 +1,4 @@
-"""Canonical keys: what they merge, what they keep apart, and that they are sound."""
+"""Canonical keys: answers with equal keys, answers with different keys, and soundness."""
 
 import cmath
 import os
@@ -172,7 +172,7 @@ def test_equal_keys_are_numerically_equal(texts):
 
 
 def near_zero(tree) -> bool:
-    """A value that is rounding noise around 0 has no relative precision; one that is unknown has none at all."""
+    """Whether each value is near 0 or unknown. Such values are not compared: rounding noise has no precision."""
     return all(cmath.isnan(v) or abs(v) <= 1e-6 for v in fingerprint(tree))
 
 

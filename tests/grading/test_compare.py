@@ -1,5 +1,7 @@
-"""Directed grading: one line per rule and its limits, `prediction | gold | T or F`; more lines in public_cases.txt, in
-the manner of public graders' own tests."""
+"""Directed grading. The lines `prediction | gold | T or F` test each rule and its limits.
+
+public_cases.txt has more lines, similar to the tests of public graders.
+"""
 
 from pathlib import Path
 
@@ -197,7 +199,7 @@ x\ge-2 | [-2, \infty) | T
 -0 | 0 | T
 1:2:3 | 2:4:6 | T
 """
-# Not in the table because of their blanks and separators.
+# These are not in the table because they contain blanks and separators.
 MORE = [
     ("", "5", False),
     (None, "5", False),

@@ -1,4 +1,4 @@
-"""Labels and model outputs that others published: agreement, extraction, votes, and brute-force math-verify."""
+"""Published labels and model outputs: agreement, extraction, votes, and comparison with pairwise math-verify."""
 
 import itertools
 import logging
@@ -10,8 +10,8 @@ from srt_jax.grading.answers import extract
 from srt_jax.grading.canonical import canonical
 from srt_jax.reward.votes import majority
 
-# Excused by a rule of ours (docs/grading.md): a tuple in brackets is ordered; the suite's own switch compares it as a
-# set.
+# Here we differ from the suite by a rule of docs/grading.md: a tuple in brackets is ordered. An option of the suite
+# compares it as a set.
 EXCUSED = {("\\left(1,2\\right)", "\\left(2,1\\right)")}
 
 
@@ -44,7 +44,7 @@ def test_qwen_outputs(grader, rows):
 @pytest.mark.parametrize("name", ["qwen25math_math100x8", "nemo_math50x3"])
 def test_groups_are_those_of_brute_force_math_verify(grader, rows, name):
     math_verify = pytest.importorskip("math_verify", reason="math_verify is not installed")
-    logging.disable(logging.CRITICAL)  # it warns of every answer that it cannot parse
+    logging.disable(logging.CRITICAL)  # math-verify logs a warning for every answer that it cannot parse
     try:
         pairs = 0
         for problem in by_problem(rows(f"generations_{name}.jsonl")):
@@ -62,7 +62,7 @@ def test_groups_are_those_of_brute_force_math_verify(grader, rows, name):
 
 
 def test_published_verdicts(grader, rows):
-    """Verdicts published with 2,950 outputs differ from ours in few cases, most of them about units or misprints."""
+    """The published verdicts on 2,950 outputs differ from ours in few cases, mostly about units or misprints."""
     for name, most in (("qwen25math_math100x8", 9), ("nemo_math50x3", 4), ("rho_math500x4", 10)):
         outputs = rows(f"generations_{name}.jsonl")
         pairs = [(a.text, row) for row in outputs if (a := extract(row["response"]))]
@@ -71,7 +71,7 @@ def test_published_verdicts(grader, rows):
 
 
 def test_gold_answers_are_read_as_mathematics(grader, rows):
-    """Of the gold answers of MATH few are text, and all are their own right answer."""
+    """Few gold answers of MATH are read as text, and each is right as a prediction for itself."""
     golds = [row["answer"] for row in rows("math_train_7500.jsonl")]
     assert all(grader.grade(golds, golds))
     assert sum(canonical(gold).startswith("⟦text:") for gold in golds) < 0.01 * len(golds)

@@ -1,4 +1,4 @@
-"""math-verify as an engine: only in isolated workers, which no answer can hold up, fill or leave."""
+"""math-verify as an engine. It runs only in isolated workers: no answer can block them, use all memory or escape."""
 
 import os
 import socket
@@ -45,8 +45,9 @@ def test_long_answers_never_reach_it(engine):
 
 
 def test_hostile_answers(engine, tmp_path, monkeypatch):
-    """Nothing is executed, every call ends, and the workers go on working. With SRT_JAX_FUZZ all 418 strings are tried
-    (107 s on two busy cores), else every twelfth.
+    """Nothing is executed, every call ends, and the workers still work afterwards.
+
+    With SRT_JAX_FUZZ the test tries all 418 strings (107 s on two busy cores), else every twelfth.
     """
     strings = HOSTILE if os.environ.get("SRT_JAX_FUZZ") else HOSTILE[::12]
     attack = f"__import__('os').system('touch {tmp_path}/HOSTILE')"
@@ -74,7 +75,7 @@ def refused(action):
     return False
 connect = lambda: socket.create_connection(("127.0.0.1", {server.getsockname()[1]}), timeout=5)
 if network == "namespace":
-    assert refused(connect)  # before any guard: the namespace has no way out
+    assert refused(connect)  # the namespace has no network, even before the guard is set
 guard()
 assert refused(connect)
 assert refused(lambda: open({str(tmp_path / "file")!r}, "w"))

@@ -1,4 +1,4 @@
-"""Golds that are no bare answers: read where possible, else told from answers, so that they can be counted."""
+"""Golds with more text than the answer. The answer is extracted if possible; other such golds are recognised."""
 
 import pytest
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from srt_jax.grading.grader import MAX_CANDIDATES, Grader
 from srt_jax.grading.pool import SKIPPED, Pool
 
-# Families of equal answers; some members need a proof by a worker.
+# Families of equal answers. For some members a worker must prove it.
 FAMILIES = [
     ["\\sqrt{3+2\\sqrt{2}}", "1+\\sqrt{2}", "\\frac{1}{\\sqrt2-1}"],
     ["\\frac{x^2-1}{x-1}", "x+1", "\\frac{x^2+2x+1}{x+1}"],
@@ -107,11 +107,11 @@ def test_proofs_are_kept_on_disk(tmp_path):
             metrics = grader.metrics()
             assert (metrics["symbolic_checks"], metrics["cache_hits"]) == (checks, hits)
         with open(path, "a") as file:
-            file.write('[1, "real", "a')  # a line cut short by a kill is ignored
+            file.write('[1, "real", "a')  # an incomplete line of a killed process is ignored
     assert json.loads(path.read_text().splitlines()[0])[0] == 1
 
 
-# --- who calls
+# --- callers
 PREDICTIONS = ["\\frac{x^2-1}{x-1}", "50\\%", "(2,1)", "\\sqrt{8}", None]
 GOLDS = ["x+1", "0.5", "(1,2)", "2\\sqrt2", "1"]
 VERDICTS = [True, True, False, True, False]
@@ -151,7 +151,7 @@ def test_from_a_forked_child():
         if child == 0:
             os.close(reading)
             fresh = {"forgotten": Grader(workers=1), "inherited": grader}
-            fresh["inherited"]._proofs.clear()  # so that the child needs workers of its own
+            fresh["inherited"]._proofs.clear()  # now the child needs its own workers
             os.write(writing, json.dumps([work(g) for g in fresh.values()]).encode())
             os._exit(0)
         os.close(writing)
@@ -160,7 +160,7 @@ def test_from_a_forked_child():
         assert os.waitpid(child, 0)[1] == 0
         assert [tuple(result) for result in results] == [EXPECTED, EXPECTED]
         grader._proofs.clear()
-        assert work(grader) == EXPECTED  # and the parent's workers are still its own
+        assert work(grader) == EXPECTED  # the parent can still use its workers
 
 
 # --- bounds on workers
@@ -197,13 +197,13 @@ def test_memory_is_limited_and_a_crash_is_counted(memory_mb):
 
 
 def test_many_close_values_cost_bounded_work():
-    """ln(a^n)/n is one value for all n, in as many normal forms: pairs of them must not fill the memory."""
+    """ln(a^n)/n has the same value for all n, but each n has its own normal form. Pairs must not fill the memory."""
     answers = [",".join(f"\\ln(a^{n})/{n}" for n in range(k, k + 90)) for k in range(2, 2000, 90)]
     with Grader(workers=1, budget=0.5, timeout=0.3) as grader:
         grader.groups([answers])
         assert 0 < grader.metrics()["symbolic_checks"] <= MAX_CANDIDATES
-        assert len(grader._proofs) < MAX_CANDIDATES  # what was not tried is not decided
-        # The grader goes on. Each call has half a second, in which a busy machine may not start another worker.
+        assert len(grader._proofs) < MAX_CANDIDATES  # pairs that were not tried have no verdict
+        # The grader still works. On a busy machine half a second may be too short to start another worker.
         pair = ["\\sqrt{3+2\\sqrt2}", "1+\\sqrt2"]
         assert any(grader.groups([pair]) == [[0, 0]] for _ in range(20))
 

@@ -1,4 +1,4 @@
-"""Reasoning Gym: its scorers decide, in the workers, and nothing that an answer says is executed."""
+"""Reasoning Gym: its own scorers decide, in the workers, and no text of an answer is executed."""
 
 import json
 from pathlib import Path
@@ -71,12 +71,12 @@ def test_nothing_scores_zero_and_an_unknown_task_is_an_error(gym_grader):
 
 
 JUNK = ["nan", "x", "[]", "0"]
-# These make their problems or scores too slowly for a test of all tasks, or are refused as data (docs/data.md).
+# These tasks generate or score too slowly for a test of all tasks, or they are refused as data.
 LEFT_OUT = {"composite", "codeio", "futoshiki", "intermediate_integration", "rush_hour", "sokoban", "zebra_puzzles"}
 
 
 def test_no_task_gives_full_marks_to_junk(gym_grader):
-    """Every task with one problem; what equals the right answer is no junk."""
+    """Tries one problem of each task. Text that equals the right answer does not count as junk."""
     import reasoning_gym.factory
 
     tasks = sorted(set(reasoning_gym.factory.DATASETS) - LEFT_OUT)

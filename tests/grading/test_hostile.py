@@ -1,4 +1,4 @@
-"""Hostile answers: nothing hangs or executes, no worker outgrows its limit; each is graded or unparseable, in time."""
+"""Hostile answers: each is graded or unparseable, in time. None is executed, and no worker exceeds its memory limit."""
 
 import os
 import time
@@ -15,7 +15,7 @@ MEMORY_MB = 1024
 
 @pytest.fixture
 def guarded(tmp_path, monkeypatch):
-    """A grader whose workers would leave a file HOSTILE in this folder, were anything executed."""
+    """A grader in an empty folder. An answer that is executed would create the file HOSTILE in it."""
     monkeypatch.chdir(tmp_path)
     with Grader(workers=2, memory_mb=MEMORY_MB) as grader:
         grader.self_test()
@@ -46,7 +46,7 @@ def test_each_has_a_key_quickly():
 def test_votes(guarded):
     start = time.monotonic()
     (ids,) = guarded.groups([HOSTILE])
-    assert time.monotonic() - start < 10  # all of them as votes on ONE problem: some time-outs, one budget
+    assert time.monotonic() - start < 10  # all are votes on ONE problem: some time-outs, one budget
     assert len(ids) == len(HOSTILE)
     assert max(ids) < len(set(ids))
 
@@ -66,7 +66,7 @@ def test_tempting_pairs_end(guarded):
 
 
 def test_a_batch_with_hostile_responses(guarded):
-    """512 responses, 32 of them hostile, in under five seconds."""
+    """512 responses, 32 of them hostile, are graded in less than five seconds."""
     hostile = [text for text in HOSTILE if len(text) < 5_000][:: len(HOSTILE) // 32][:26] + [
         a for p in TEMPTING[1:4] for a in p
     ]

@@ -1,4 +1,4 @@
-"""Kinds of answers that models write, each with pairs that match and pairs that must not: cases.jsonl.
+"""Kinds of answers that models write. cases.jsonl has pairs of each kind that must match and pairs that must not.
 
 A row has the prediction, the gold answer, whether the prediction is right, and whether both are one answer in a vote.
 """
