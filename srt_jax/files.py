@@ -1,7 +1,7 @@
-"""Files: JSON and JSON lines, writes that are complete or not there, and checks of an output path.
+"""Files: JSON and JSON lines, atomic writes, and checks of an output path.
 
 A file or folder is written under the temporary name `.NAME.partial-PID`, flushed to the disk and renamed. So a partial
-file never has the final name, and `remove_leftovers` recognises what a killed process left behind.
+file never has the final name, and `remove_leftovers` recognises the files of a killed process.
 """
 
 import contextlib
@@ -46,8 +46,8 @@ def read_jsonl(path: str | os.PathLike, undecodable: str = "surrogatepass") -> I
     undecodable: the treatment of bytes that are not UTF-8, as `errors` of bytes.decode. Raises DataError, which names
     the line, for a line that is no JSON object, and OSError for a file that cannot be read.
     """
-    # Binary: only \n ends a line (str.splitlines would also cut at U+2028), and a cut UTF-8 character is found with
-    # its line.
+    # The file is read as bytes, so that only \n ends a line (str.splitlines would also cut at U+2028) and the error for
+    # a cut UTF-8 character names its line.
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
@@ -59,7 +59,7 @@ def read_jsonl(path: str | os.PathLike, undecodable: str = "surrogatepass") -> I
                 half = not line.endswith(b"\n")
                 what = "is the last one and looks half-written" if half else "is not valid JSON"
                 remedy = "write the file again or delete that line" if half else "correct or delete that line"
-                if number == 1:  # rather another format than a slip: CSV, or one JSON array over many lines
+                if number == 1:  # probably another format: CSV, or one JSON array over many lines
                     remedy = "a JSONL file has one JSON object on each line"
                 raise DataError(f"{path} line {number} {what} ({error}); {remedy}.") from error
             if not isinstance(row, dict):
@@ -75,9 +75,9 @@ def read_jsonl(path: str | os.PathLike, undecodable: str = "surrogatepass") -> I
 
 @contextlib.contextmanager
 def replaced_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """A binary file that gets the name `path` at the end of the block, when it is whole and on the disk.
+    """Opens a binary file that is flushed to the disk and renamed to `path` at the end of the block.
 
-    After an exception a file that had this name before is still there.
+    After an exception, an older file of this name is unchanged.
     """
     path = pathlib.Path(path)
     remove_leftovers(path.parent, path.name)
@@ -95,7 +95,7 @@ def replaced_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """An OSError of the block that names no file, as those of write() and flush() do, names `path`."""
+    """Adds `path` to an OSError of the block that names no file; those of write() and flush() name none."""
     try:
         yield
     except OSError as e:
@@ -106,9 +106,9 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """An empty folder that gets the name `path` at the end of the block, when its files are whole and on the disk.
+    """Makes an empty folder that is flushed to the disk and renamed to `path` at the end of the block.
 
-    A folder that has this name is removed only then; after an exception it stays.
+    An older folder of this name is removed only then. After an exception it is unchanged.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,10 +156,10 @@ def temporary_name(path: pathlib.Path) -> pathlib.Path:
 
 
 def remove_leftovers(folder: str | os.PathLike, name: str = "") -> None:
-    """Removes what killed processes left in a folder, of one name or of all.
+    """Removes the partial files of killed processes from a folder: those of `name`, or all.
 
-    A folder that a killed process was about to replace gets its name back. A process that still runs on this machine
-    keeps its files.
+    If a killed process was about to replace a folder, the old folder gets its name back. Files of a process that still
+    runs on this machine stay.
     """
     for path in sorted(pathlib.Path(folder).glob(".*")):
         match = LEFTOVER.fullmatch(path.name)
@@ -190,7 +190,7 @@ def flush(path: pathlib.Path) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether another process has this number. In a container the killed process may have had this one's number."""
+    """Whether another process has this id. In a container, a killed process may have had the id of this one."""
     if pid == os.getpid():
         return False
     try:
@@ -237,7 +237,7 @@ def shown(value, limit: int = 60) -> str:
 
 
 def download_failure(error: Exception) -> str:
-    """The cause of a failed download as one short text: the hub's errors have it after `Got: `, in a long paragraph."""
+    """The cause of a failed download as a short text. The hub's long error messages have it after `Got: `."""
     text = str(error)
     _, got, cause = text.partition("Got: ")
     return textwrap.shorten(cause.splitlines()[0] if got and cause else text, 120, placeholder=" ...")

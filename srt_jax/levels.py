@@ -1,7 +1,7 @@
 """Climbing: one run per level of difficulty, each from the weights of the one before (SRT v2).
 
 `config.levels` is a tuple of dicts: a level's `name` and the fields in which it differs from the config. The run
-folders are <out>/<name>/<level>. The same command goes on where a run was stopped; complete levels are not run again.
+folders are <out>/<name>/<level>. The same command resumes a level that was stopped. Complete levels are not run again.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@
     logger.info("compiling the update ...")   on stdout, in the first process only
     logger.warning("no answer is found")      on stderr as "warning: ...", in every process
 
-In a run of several processes a warning of another process than the first begins with its number. The result of a job (a
-table, a JSON object) is no message: jobs print it. Needs no JAX.
+In a run of several processes, a warning of any process but the first begins with its number. Jobs print their results
+(a table, a JSON object) themselves. Needs no JAX.
 """
 
 import logging
@@ -19,7 +19,7 @@ import absl.logging
 
 
 def write(text: str, stream: TextIO, end: str = "\n") -> None:
-    """Prints to a stream. A reader that has closed its end of the pipe ends no work of hours: later text is dropped."""
+    """Prints to a stream. If the reader has closed the pipe, this and all later text is dropped; the work continues."""
     try:
         print(text, end=end, file=stream, flush=True)
     except BrokenPipeError:
@@ -60,10 +60,10 @@ class Console(logging.Handler):
 
 
 def others_to_file(path: pathlib.Path) -> None:
-    """Sends the messages of other libraries to a file from now on: for a process that ends with its run.
+    """Sends the messages of other libraries to a file from now on, until the process ends.
 
-    On a full disk orbax alone logs 200 lines of tracebacks, and our sentence would be lost among them. Some come from
-    C++ threads while the process ends, so nothing is ever restored.
+    On a full disk, orbax alone logs 200 lines of tracebacks, which would bury our sentence. Some messages come from C++
+    threads at exit, so the handlers are never restored.
     """
     file = logging.FileHandler(path, delay=True)  # no message, no file
     file.setLevel(logging.WARNING)

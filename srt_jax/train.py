@@ -1,8 +1,8 @@
 """The training loop: Algorithm 1 of "Can Large Reasoning Models Self-Train?".
 
-`train_loop` is the algorithm, `learn` its update. The other functions evaluate, log, save and end a run, which
-run/setup.py begins. Steps count updates: step s trains on rollouts of weights version s - 1, one less with
-rollout.steps_ahead, and an evaluation at step s sees s updates.
+`train_loop` is the algorithm, and `learn` is its update. The other functions evaluate, log, save and finish a run.
+run/setup.py starts it. Step s makes update s, from rollouts of weights version s - 1 (from step 2 on s - 2 with
+rollout.steps_ahead). An evaluation after step s sees s updates.
 """
 
 import contextlib
@@ -40,11 +40,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"
 
 
 class StopRequestedError(Exception):
-    """A signal ended an evaluation. The evaluation is made again when the run goes on."""
+    """A signal ended an evaluation. The resumed run repeats the evaluation."""
 
 
 def train(config: ConfigDict) -> dict:
-    """Runs the experiment of a config, or goes on with it; returns the summary that is also written to summary.json.
+    """Runs or resumes the experiment of a config. Returns the summary, which is also written to summary.json.
 
     Raises ConfigError, DataError, ModelError or CheckpointError before anything is computed, and TrainingStoppedError
     after that.
@@ -57,7 +57,7 @@ def train(config: ConfigDict) -> dict:
     for note in notes:
         logger.info(note)
     run, now = begin(config, prepare(config), directory)
-    # The thread is waited for last: closing the sampler ends its sampling.
+    # These close in reverse order: the sampler before the thread, which may be sampling and must not wait for the end.
     with (
         contextlib.closing(run.log),
         contextlib.closing(run.checkpoints),
@@ -75,8 +75,8 @@ def train(config: ConfigDict) -> dict:
         except StopRequestedError:
             save(run, now)
             raise TrainingStoppedError(
-                f"stopped in the evaluation after step {now.step}; {directory} holds what there is: "
-                "the same command goes on, and evaluates again."
+                f"stopped in the evaluation after step {now.step}: the same command goes on in {directory}, and "
+                "repeats the evaluation."
             ) from None
         except RolloutError as e:
             save(run, now)
@@ -86,9 +86,10 @@ def train(config: ConfigDict) -> dict:
 
 
 def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
-    """Algorithm 1, from the step after now.step on. Raises RolloutError, StopRequestedError or TrainingStoppedError.
+    """Runs Algorithm 1 from step now.step + 1 on, and updates `now` in place.
 
-    With rollout.steps_ahead, `thread` collects the rollouts of the next step during the update.
+    With rollout.steps_ahead, `thread` collects the rollouts of the next step during the update. Raises RolloutError,
+    StopRequestedError or TrainingStoppedError.
     """
     config, pending = run.config, None
     for step in profiled(range(now.step + 1, config.steps + 1), run.directory, config.log.profile):
@@ -118,7 +119,7 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
 
 
 def transfer_guard() -> contextlib.AbstractContextManager:
-    """Refuses implicit transfers from the host to the devices, a hidden cost, in a run of one process.
+    """In a run of one process, makes JAX refuse implicit transfers from the host to the devices: they cost time unseen.
 
     Several processes agree on flags and results by JAX's own functions, which transfer implicitly.
     """
@@ -128,9 +129,9 @@ def transfer_guard() -> contextlib.AbstractContextManager:
 def learn(
     learner: Learner, train_state: TrainState, collected: Collected, step: int
 ) -> tuple[TrainState, dict[str, float]]:
-    """The update on a step's rollouts: (the new state, the metrics of the step, but for those of its speed).
+    """Updates the state on a step's rollouts. Returns (new state, metrics of the step without those of its speed).
 
-    A pure function, except that it donates the state. `srt replay` calls it with recorded rollouts.
+    It is a pure function, except that it donates the state. `srt replay` calls it with recorded rollouts.
     """
     config, (rollouts, rewards, labelled, kept) = learner.config, collected.trained()
     temperature = config.rl.temperature or temperature_at(config, step)
@@ -151,7 +152,7 @@ def learn(
 
 
 def load_sampler(run: Run, now: RunState) -> None:
-    """The sampler gets its first weights and compiles for all prompts, so that no step does."""
+    """Loads the first weights into the sampler, and compiles its programs for all prompts, so that no step compiles."""
     with announced("preparing the sampler"):
         run.sampler.load(now.train_state.params, now.step)
         if now.step < run.config.steps and not now.ended:
@@ -161,7 +162,7 @@ def load_sampler(run: Run, now: RunState) -> None:
 
 
 def evaluate_first(run: Run, now: RunState) -> None:
-    """The evaluation before the loop: at step 0, or where the last one was stopped."""
+    """Evaluates before the loop if now.step has none yet: at step 0, or after a signal stopped the last evaluation."""
     if is_evaluated(run, now) and str(now.step) not in now.evals:
         run.log.write(now.step, evaluate_sets(run, now) | pop_seconds(now))
         now.ended = end_reason(run, now)
@@ -169,13 +170,13 @@ def evaluate_first(run: Run, now: RunState) -> None:
 
 
 def collect_step(run: Run, step: int) -> Collected:
-    """The graded rollouts of a step."""
-    with transfer_guard():  # JAX keeps this setting by thread, and this may be another thread than the loop's
+    """Collects the graded rollouts of a step, in the loop's thread or in another one."""
+    with transfer_guard():  # JAX stores this setting per thread
         return collect(run.config, run.prepared, run.sampler, run.learner.grading, step)
 
 
 def take_rollouts(run: Run, now: RunState, step: int, pending: Future | None) -> Collected:
-    """The step's rollouts: those of `pending`, collected during the step before, or collected now."""
+    """Returns the step's rollouts: the result of `pending`, which began during the step before, or newly collected."""
     if pending is None:
         collected = collect_step(run, step)
         now.phases.add(collected.seconds)
@@ -191,7 +192,7 @@ def take_rollouts(run: Run, now: RunState, step: int, pending: Future | None) ->
 
 
 def load(run: Run, now: RunState, values: dict, pending: Future | None) -> None:
-    """The sampler gets the weights of a step. If it raises RolloutError, the step's metrics are logged first."""
+    """Loads the new weights into the sampler. If that raises RolloutError, the step's metrics are logged first."""
     with now.phases("load"):
         if pending:
             wait([pending])  # one step's rollouts all come from the same weights
@@ -211,7 +212,7 @@ def stop_signals() -> Signals:
 
 
 def check_finite(run: Run, now: RunState, step: int, values: dict) -> None:
-    """Ends the run if a gradient of the step is not finite: the update has left the state as it was before."""
+    """Ends the run if a gradient of the step is not finite. In this case the update did not change the state."""
     if values["update/finite"]:
         return
     save(run, now)
@@ -233,7 +234,7 @@ def speed_metrics(run: Run, now: RunState, collected: Collected) -> dict[str, fl
 
 
 def update_mfu(learner: Learner, collected: Collected, seconds: float) -> float:
-    """Share of the devices' peak that the passes the update requires reach; NaN where the peak is not known."""
+    """FLOPs that the update requires, divided by its seconds and by the devices' peak; NaN if the peak is unknown."""
     rollouts, c = collected.trained()[0], learner.update_config
     lengths = np.array([len(p) for p in rollouts.prompts])[:, None] + rollouts.lengths
     passes = flops.update(
@@ -261,7 +262,7 @@ def watch(run: Run, now: RunState, values: dict, collected: Collected, stopping:
 
 
 def pop_seconds(now: RunState) -> dict[str, float]:
-    """`time/*` since the last call; the pace of the run takes note of them."""
+    """Returns `time/*` since the last call, and adds them to the pace of the run."""
     seconds = now.phases.pop()
     now.pace.add(seconds)
     return seconds
@@ -278,7 +279,7 @@ def warn(run: Run, now: RunState, values: dict, collected: Collected, alarm: str
 
 
 def end_reason(run: Run, now: RunState) -> str | None:
-    """Why the run ends now: signs of a collapse, or evaluations without progress. None where it goes on."""
+    """Returns why the run ends now (signs of a collapse, or evaluations without progress), or None."""
     stop = run.config.stop
     if now.detector.alarm and stop.collapse:
         return now.detector.alarm
@@ -288,19 +289,20 @@ def end_reason(run: Run, now: RunState) -> str | None:
 
 
 def is_evaluated(run: Run, now: RunState) -> bool:
-    """Is there an evaluation after this step? Also where a collapse ends the run."""
+    """Whether to evaluate after this step: every eval.every steps, at the last step, and if a collapse ends the run."""
     config, step = run.config, now.step
     return step % config.eval.every == 0 or step == config.steps or bool(now.detector.alarm and config.stop.collapse)
 
 
 def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
-    """`eval/<set>/<metric>` of every evaluation set, and `eval/mean/<metric>` of several; also put into now.evals.
+    """Evaluates all sets. Returns `eval/<set>/<metric>`, and `eval/mean/<metric>` of several sets.
 
-    At step 0 and at the last step it shows probes. Raises StopRequestedError if a signal requests a stop meanwhile and
-    there is one process.
+    It also adds them to now.evals, and shows probes at step 0 and at the last step. In a run of one process it raises
+    StopRequestedError if a signal arrives meanwhile.
     """
     config, values, tokenizer = run.config, {}, run.prepared.model.tokenizer
-    grading = Grading(tokenizer, run.learner.grading.form, run.learner.grader)  # by the vote, not as in training
+    # Evaluations label by the vote, whatever labels.source is.
+    grading = Grading(tokenizer, run.learner.grading.form, run.learner.grader)
 
     def check():
         if now.stop and now.stop.requested and jax.process_count() == 1:
@@ -323,7 +325,7 @@ def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
 
 
 def show_probes(run: Run, step: int, rows: list[dict]) -> None:
-    """One response to each of the first evaluation problems, in TensorBoard and in a file."""
+    """Writes one response to each of the first evaluation problems to TensorBoard and to a file."""
     shown = rows[:: run.config.eval.samples][: run.config.log.shown]
     run.log.text("probes", board.table(board.shown_rows(rows, run.config.log.shown, per_prompt=1)), step)
     write_json(run.directory / f"probes_step_{step:06d}.json", shown)
@@ -341,7 +343,7 @@ def log_rollouts(run: Run, step: int, collected: Collected) -> None:
 
 
 def progress_summary(values: dict) -> str:
-    """The few numbers of the progress line."""
+    """The metrics that the progress line shows."""
     shown = [
         ("reward", "label/pseudo_reward"),
         ("true", "label/true_reward"),
@@ -372,17 +374,17 @@ def score(values: dict[str, float], config: ConfigDict) -> float | None:
 
 
 def save(run: Run, now: RunState) -> None:
-    """A checkpoint after now.step; none after step 0, and none if there is one already."""
+    """Saves a checkpoint of now.step, unless it is step 0 or has a checkpoint already."""
     if now.step == 0:
         return
     record = {"format": FORMAT, "identity": run.identity, "evals": now.evals, "seconds": now.phases.total}
-    run.log.flush()  # TensorBoard drops the steps up to a checkpoint's when a run goes on, but has them all by now
+    run.log.flush()  # a resumed run does not write the steps up to its checkpoint again
     with now.phases("save"):
         run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals))
 
 
 def export(run: Run, train_state: TrainState, name: str) -> None:
-    """The weights as a Hugging Face directory in the run folder, with the initial model's tokenizer.
+    """Writes the weights as a Hugging Face directory in the run folder, with the initial model's tokenizer.
 
     Its generation config names the tokens that ended a response in training.
     """

@@ -1,12 +1,12 @@
-"""Checkpoints: the training state with orbax, and the conditions under which a run may resume from it.
+"""Checkpoints: the training state, written by orbax, and the check whether a run may resume from it.
 
     <run>/checkpoints/<step>/state/           what orbax writes
                              record.json      identity of the run, evaluations so far, seconds by phase
                              checksums.json   size and xxh3_64 of every other file
 
-A checkpoint is written under a temporary name in a background thread and renamed last, so it is complete or not there.
-Before a run resumes, the checksums of the newest checkpoint are verified. If it is damaged, the run resumes from the
-newest one that is not.
+A background thread writes a checkpoint under a temporary name and renames it last, so a checkpoint with a final name is
+complete. Before a run resumes, the checksums of the newest checkpoint are verified. If it is damaged, the run resumes
+from the newest undamaged one.
 """
 
 import json
@@ -26,16 +26,16 @@ from srt_jax.errors import CheckpointError
 from srt_jax.files import flush, read_json_object, remove
 from srt_jax.runtime import is_first_process, processes
 
-# Fields that follow the devices where the config leaves them open.
+# Fields that by default follow the hardware.
 FOLLOW_HARDWARE = ("mesh.", "batch.microbatch_sequences", "model.dtype")
 CHECKSUMS = "checksums.json"
-NEWEST = "newest"  # its presence tells a run that lost its checkpoints from one that has none yet
+NEWEST = "newest"  # a file that is written with the first checkpoint: if it exists without any, they were lost
 PARTIAL, DELETED = ".partial", ".deleted"  # a checkpoint that is being written, or removed
 READ = 1 << 24  # bytes that are hashed at a time
 
 
 def best_step(scores: Mapping[int, float], kept: Iterable[int]) -> int | None:
-    """The step with the largest score among the kept ones, and of equal scores the later step; None if none has one."""
+    """The kept step with the largest score, the latest of equal ones; None if no kept step has a score."""
     return max(scores.keys() & set(kept), key=lambda step: (scores[step], step), default=None)
 
 
@@ -56,13 +56,13 @@ class Checkpoints:
         self._writing: tuple[int, Future] | None = None
 
     def steps(self) -> list[int]:
-        """The steps that have a complete checkpoint, in order; damaged ones are among them."""
+        """The steps with a checkpoint, in order, including damaged ones."""
         if not self._directory.is_dir():
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
     def newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
-        """The newest step whose checkpoint is not damaged, and (step, fault) of the newer ones; changes nothing.
+        """(newest step with an undamaged checkpoint, [(step, fault)] of the newer ones). Changes nothing.
 
         The step is None if the run has not written a checkpoint. Raises CheckpointError if it has, but none is whole.
         """
@@ -83,8 +83,8 @@ class Checkpoints:
     def open(self, damaged: Iterable[int]) -> None:
         """Makes the folder ready for this process, which must be the only one that trains in it.
 
-        Removes what a killed process left half-written or half-deleted, and renames damaged checkpoints to
-        <step>.damaged: the run will write these steps again.
+        Removes checkpoints that a killed process wrote or deleted in part, and renames damaged ones to <step>.damaged,
+        because the run will write these steps again.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         for path in self._directory.glob(".*"):
@@ -94,10 +94,10 @@ class Checkpoints:
             (self._directory / str(step)).rename(self._directory / f"{step}.damaged")
 
     def save(self, step: int, state, record: dict, scores: Mapping[int, float] | None = None) -> None:
-        """Starts to write the state and its record; returns as soon as the state is copied to the host.
+        """Starts to write the state and its record. Returns as soon as the state is copied to the host.
 
-        scores: of all evaluated steps so far, they tell which checkpoint is the best. Raises CheckpointError if this
-        one or the one before cannot be written; the older ones are untouched.
+        scores: those of all evaluated steps so far, to find the best checkpoint. Raises CheckpointError if this
+        checkpoint or the one before cannot be written. Older ones are unchanged.
         """
         if self._writing and self._writing[0] == step:
             return
@@ -110,7 +110,7 @@ class Checkpoints:
             self._checkpointer.save(partial / "state", state)
         except Exception as e:
             raise self._failure(step, e) from e
-        written = json.dumps(record)  # now: the caller goes on to change it
+        written = json.dumps(record)  # now, because the caller changes it later
         self._writing = step, self._thread.submit(self._complete, step, written, dict(scores or {}))
 
     def wait(self) -> None:
@@ -122,7 +122,7 @@ class Checkpoints:
             if not is_first_process():
                 future.result()
             processes.from_first(future.result)
-        except Exception as e:  # orbax passes on what the file system, tensorstore or its threads raise
+        except Exception as e:  # orbax raises errors of the file system, of tensorstore and of its threads
             raise self._failure(step, e) from e
 
     def record(self, step: int) -> dict:
@@ -164,7 +164,7 @@ class Checkpoints:
         for old in set(steps) - retained(steps, scores, self._keep):
             gone = self._directory / DELETED
             remove(gone)
-            (self._directory / str(old)).rename(gone)  # at once: a half-deleted checkpoint must not look like one
+            (self._directory / str(old)).rename(gone)  # first, because a partly deleted checkpoint must not look whole
             remove(gone)
 
     def _failure(self, step: int, e: Exception) -> CheckpointError:
@@ -179,7 +179,10 @@ class Checkpoints:
 
 
 def checksums(directory: pathlib.Path, flush: bool = False) -> dict[str, list]:
-    """{relative path: [bytes, xxh3_64]} of all files of a checkpoint but the checksums. flush: to the disk, too."""
+    """{relative path: [bytes, xxh3_64]} of all files of a checkpoint except checksums.json.
+
+    flush: also flushes each file to the disk.
+    """
     found = {}
     for path in sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / CHECKSUMS):
         digest, size = xxhash.xxh3_64(), 0
@@ -194,7 +197,7 @@ def checksums(directory: pathlib.Path, flush: bool = False) -> dict[str, list]:
 
 
 def find_fault(directory: pathlib.Path) -> str | None:
-    """Why a checkpoint cannot be trusted, in a few words; None if every file is as it was written."""
+    """A few words about the damage of a checkpoint; None if every file has its checksum."""
     if (directory / "record").is_dir():  # written before there were checksums
         return None
     try:
@@ -209,7 +212,7 @@ def find_fault(directory: pathlib.Path) -> str | None:
 
 
 def read_record(directory: pathlib.Path) -> dict:
-    """The record of one checkpoint, also of one that was written before it had checksums."""
+    """The record of a checkpoint. Checkpoints from before there were checksums are read, too."""
     old = directory / "record" / "metadata"
     try:
         return read_json_object(old if old.is_file() else directory / "record.json")
@@ -223,8 +226,8 @@ def read_record(directory: pathlib.Path) -> dict:
 def check_same_run(record: dict, here: dict, directory) -> None:
     """Raises CheckpointError unless the recorded config, data, prompts, label files and model are this run's.
 
-    record: of a checkpoint, with the run's `identity` and its `format`; here: the identity of this run. Raises
-    FormatError if another version wrote the record and this one cannot resume it.
+    record: that of a checkpoint, with the `identity` of the run that wrote it and its `format`. here: the identity of
+    this run. Raises FormatError if this version cannot resume from a record of that format.
     """
     there = record["identity"]
     versioned = {"format": record["format"]} if "format" in record else {}
@@ -242,7 +245,7 @@ def check_same_run(record: dict, here: dict, directory) -> None:
             names = differing_fields(there[what], here[what]) if what == "config" else [f"{what} contents"]
             on_others = all(name.startswith(FOLLOW_HARDWARE) for name in names)
             advice = (
-                "give it the devices that it had, or set these fields to what they were there, or give the run "
+                "give it the devices that it had, or set these fields to their values there, or give the run "
                 "another name"
                 if on_others
                 else remedy

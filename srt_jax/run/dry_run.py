@@ -1,4 +1,4 @@
-"""`--dry_run`: how a config differs from base(), what the machine decides, the arithmetic, and all checks of a run.
+"""`--dry_run` prints how a config differs from base(), the fields that follow the machine, and all checks of a run.
 
 The checks are those that a run makes before it computes (run/prepare.py). A dry run downloads, computes and writes
 nothing, so some checks may be impossible: it reports each of them as not checked.
@@ -33,7 +33,7 @@ NEVER_CHECKED = "compilation, measured memory and speed, the values of the weigh
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Lines on the checks that passed, and on those that were impossible, with the reason."""
+    """One line for each check that passed, and for each one that was impossible, with the reason."""
 
     checked: list[str]
     unchecked: list[str]
@@ -60,7 +60,7 @@ def dry_run(config: ConfigDict) -> None:
 
 
 def _print_run(config: ConfigDict, notes: list[str], whole: ConfigDict) -> None:
-    """One run of a resolved config: `whole` itself, or one of its levels."""
+    """Prints the report on a resolved config: `whole` itself, or one of its levels."""
     report = check(checkable(config, whole))
     _print("decided by this machine", notes)
     _print("arithmetic", describe(config, jax.device_count()).split("; "))
@@ -80,7 +80,7 @@ def _table(rows: list[tuple[str, str, str]]) -> list[str]:
 
 
 def check(config: ConfigDict) -> Report:
-    """All that a run of this resolved config checks before it computes. Raises UserError where a check fails."""
+    """Makes the checks of a run of this resolved config. Raises UserError if one fails."""
     some, not_made = with_some_data(config)
     servers = check_servers(config)
     try:
@@ -93,9 +93,9 @@ def check(config: ConfigDict) -> Report:
 
 
 def check_resuming(config: ConfigDict, prepared: Prepared, all_data: bool) -> list[str]:
-    """Lines on the checkpoint from which the run would go on. Raises CheckpointError if it belongs to another run.
+    """Lines about the checkpoint from which the run would resume. Raises CheckpointError if another run wrote it.
 
-    all_data: whether `prepared` has all problems; fingerprints of a part cannot be compared.
+    all_data: whether `prepared` has all problems. Otherwise the fingerprints cannot be compared.
     """
     directory = run_directory(config)
     if not (directory / "checkpoints").exists():
@@ -114,7 +114,7 @@ def check_resuming(config: ConfigDict, prepared: Prepared, all_data: bool) -> li
 
 
 def check_what_is_here(config: ConfigDict) -> Report:
-    """The checks that remain where the model or some data is on the hub and not on this machine.
+    """Makes the checks that are possible if the model or some data is on the hub and not on this machine.
 
     The package has the shapes of some hub models. Raises ConfigError, DataError or ModelError.
     """
@@ -196,7 +196,7 @@ def with_some_data(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
 
 
 def check_servers(config: ConfigDict) -> Report:
-    """The environment of the vLLM servers; none is started, and running ones are not asked."""
+    """Checks the environment of the vLLM servers. Starts none, and sends no request to running ones."""
     if config.rollout.sampler == "jax":
         return Report([], [])
     if config.rollout.servers:

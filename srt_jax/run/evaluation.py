@@ -32,10 +32,11 @@ def evaluate_all(
     after: float = 0.0,
     check: Callable[[], None] | None = None,
 ) -> Iterator[tuple[str, dict[str, float], Collected]]:
-    """Yields (name, metrics, graded rollouts) of each set as soon as it is evaluated; shows a line of progress.
+    """Yields (name, metrics, graded rollouts) of each set as soon as it is evaluated; shows a progress line.
 
-    The metrics of each set are logged on one line. at: the occasion, as the lines name it. after: seconds until the
-    progress line appears. check() is called about every second; an exception in it ends the evaluation.
+    The metrics of each set are logged on one line. at: text after the name of the set, such as " after step 5". after:
+    seconds until the progress line appears. check() is called about every second; an exception in it ends the
+    evaluation.
     """
     if not eval_sets:
         return
@@ -73,7 +74,7 @@ def evaluate(
 
 
 def evaluation_samples(config: ConfigDict) -> tuple[int, Sampling]:
-    """How many samples of a problem are drawn, and how."""
+    """(number of samples per problem, sampling settings) of an evaluation."""
     e = config.eval
     return e.samples, Sampling(config.batch.max_response_tokens, e.temperature, e.top_p, e.top_k)
 

@@ -24,9 +24,9 @@ STALE = 120.0  # seconds without a renewal after which a trainer on another host
 
 @contextlib.contextmanager
 def locked(directory: pathlib.Path, take_over: bool = False) -> Iterator[None]:
-    """Locks a run folder for this process while the block runs; makes the folder where it does not exist.
+    """Locks a run folder for this process while the block runs. Makes the folder if it does not exist.
 
-    take_over: go on although a trainer on another host renewed its lock less than STALE seconds ago. Raises
+    take_over: take the lock although a trainer on another host renewed it less than STALE seconds ago. Raises
     FolderInUseError if another trainer uses the folder.
     """
     path = directory / "lock"
@@ -95,7 +95,7 @@ def _lock(descriptor: int, path: pathlib.Path, take_over: bool) -> None:
 
 
 def _holder(descriptor: int) -> dict:
-    """What the lock file says about the trainer that holds the lock; {} if it ended in an orderly way."""
+    """The trainer that the lock file names; {} if the last one ended in an orderly way."""
     try:
         found = parse_json(os.pread(descriptor, 4096, 0))
     except ValueError:
@@ -105,5 +105,5 @@ def _holder(descriptor: int) -> dict:
 
 def _renew(descriptor: int, ended: threading.Event) -> None:
     while not ended.wait(BEAT):
-        with contextlib.suppress(OSError):  # a file system that is away for a moment does not end the run
+        with contextlib.suppress(OSError):  # a file system that fails for a moment does not end the run
             os.utime(descriptor)

@@ -26,7 +26,7 @@ from srt_jax.log import logger
 from srt_jax.run import board
 from srt_jax.run.progress import Progress
 
-# The meaning of each tag. "True" metrics need known answers, which train nothing unless labels.source says so.
+# The meaning of each tag. "True" metrics need known answers, which are used for training only if labels.source says so.
 TAGS = {
     "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts, exactly as they are trained on",
     "label/agreement": "mean agreement with the label: the pseudo-reward without the penalty for length",
@@ -264,7 +264,7 @@ class Pace:
         self._first: float | None = None
 
     def add(self, seconds: dict[str, float]) -> None:
-        """Takes Phases.pop() after a step, or after the evaluation before the first step."""
+        """Adds the result of Phases.pop() after a step, or after the evaluation before the first step."""
         if "time/eval" in seconds:
             self._evaluations.append(seconds["time/eval"])
         if "time/save" in seconds:
@@ -272,7 +272,7 @@ class Pace:
         if "time/update" not in seconds:
             return
         step = seconds["time/step"] - seconds.get("time/eval", 0.0) - seconds.get("time/save", 0.0)
-        if self._first is None:  # it may compile, so it counts only until there is a second one
+        if self._first is None:  # it may include compilation, so it counts only until there is a second one
             self._first = step
         else:
             self._steps.append(step)
@@ -325,10 +325,10 @@ class RunLog:
         self._board.text("curves", curves_page(), 0)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Records scalars of a step in metrics.jsonl and TensorBoard under the same tags; NaN (unknown) is left out.
+        """Writes the scalars of a step to metrics.jsonl and TensorBoard under the same tags, except NaN (unknown).
 
-        A second record of the last step is merged with the first one, and seconds are added: an evaluation that was
-        interrupted is made when the run is resumed.
+        A second record of the last step is merged with the first one, and seconds are added. This happens if a resumed
+        run repeats an evaluation that was stopped.
         """
         values = {name: float(v) for name, v in values.items() if not math.isnan(float(v))}
         values = {name: v for name, v in values.items() if v or name in self._seen or name not in USUALLY_ZERO}
@@ -369,7 +369,7 @@ class RunLog:
             self._progress.pause()
 
     def flush(self) -> None:
-        """Hands everything to the operating system, where it outlives the process."""
+        """Writes all buffers to the operating system, so that a crash of the process loses nothing."""
         self._board.flush()
 
     def close(self) -> None:
@@ -403,23 +403,23 @@ def _joined(first: dict, second: dict) -> dict:
 
 
 def _keep_records(path: pathlib.Path, last_step: int) -> None:
-    """Drops the records after `last_step`, and damaged lines."""
+    """Removes the records after `last_step`, and damaged lines."""
     files.write_jsonl(path, [record for record in _scan(path)[0] if record["step"] <= last_step])
 
 
 def last_recorded_step(directory: pathlib.Path) -> int:
-    """The last step that a run's metrics.jsonl has; 0 without one."""
+    """The last step in a run's metrics.jsonl; 0 if there is none."""
     path = directory / "metrics.jsonl"
     return max((record["step"] for record in _scan(path)[0]), default=0) if path.exists() else 0
 
 
 def read_metrics(directory: str | os.PathLike) -> list[dict]:
-    """The records of a run's metrics.jsonl. A damaged line is left out, and so is one that was cut short."""
+    """The records of a run's metrics.jsonl, without damaged lines and lines that were cut short."""
     return _scan(pathlib.Path(directory) / "metrics.jsonl")[0]
 
 
 def _scan(path: pathlib.Path) -> tuple[list[dict], list[int]]:
-    """(records, numbers of the lines that are none). Each line stands alone: a damaged one hides no other."""
+    """(records, numbers of the damaged lines). Each line is read by itself, so a damaged one hides no other."""
     records, damaged = [], []
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line:
@@ -449,10 +449,10 @@ def is_record(value) -> bool:
 
 
 def restore_records(directory: pathlib.Path, last_step: int) -> None:
-    """Makes metrics.jsonl whole up to `last_step`, from which the run goes on, and warns of what is lost.
+    """Completes metrics.jsonl up to `last_step`, from which the run resumes, and warns about lost records.
 
-    A record that is damaged or missing is read back from TensorBoard's files if they have the step: as float32, without
-    its warnings.
+    A damaged or missing record is read back from TensorBoard's files if they have the step. It then has float32 values
+    and no warnings.
     """
     path = directory / "metrics.jsonl"
     records, damaged = _scan(path) if path.exists() else ([], [])

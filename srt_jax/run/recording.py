@@ -1,7 +1,7 @@
-"""The rollouts of a step on disk: rows for people, and arrays from which its update can be repeated bit for bit.
+"""The rollouts of a step on disk: rows to read, and arrays from which the update can be repeated bit for bit.
 
-With vLLM the same seeds need not give the same samples again. After sampling everything is deterministic, so recorded
-rollouts are enough.
+With vLLM, equal seeds do not always give equal samples. Everything after sampling is deterministic, so recorded
+rollouts are enough to repeat a step.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ def rollouts_path(directory: pathlib.Path, step: int, ending: str) -> pathlib.Pa
 
 
 def write_rows(directory: pathlib.Path, step: int, rows: list[dict]) -> None:
-    """Writes one row per response, for people; identical rows give identical bytes."""
+    """Writes one JSON line per response, to be read by people. Identical rows give identical bytes."""
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path = rollouts_path(directory, step, ROWS)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def write_rows(directory: pathlib.Path, step: int, rows: list[dict]) -> None:
 
 
 def write(directory: pathlib.Path, step: int, collected: Collected) -> None:
-    """Writes token ids, log-probs, problem ids and which prompts were labelled; equal rollouts give equal bytes."""
+    """Writes token ids, log-probs, problem ids and the labelled flags. Equal rollouts give equal bytes."""
     rollouts = collected.rollouts
     path = rollouts_path(directory, step, RECORDED)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def write(directory: pathlib.Path, step: int, collected: Collected) -> None:
 
 
 def read(path: pathlib.Path, problems: Mapping[str, Problem], grading: Grading) -> Collected:
-    """The rollouts that `write` recorded, graded again. `problems` by id; raises KeyError where one is missing."""
+    """Reads the rollouts that `write` recorded, and grades them again. Raises KeyError for a missing problem id."""
     with np.load(path) as saved:
         arrays = dict(saved)
     ends = np.cumsum(arrays["prompt_lengths"])[:-1]
@@ -64,6 +64,6 @@ def read(path: pathlib.Path, problems: Mapping[str, Problem], grading: Grading) 
     chosen = [problems[id] for id in arrays["ids"].tolist()]
     rows = zip(chosen, rollouts.prompts, rollouts.responses(), rollouts.stopped, strict=True)
     graded = [grading(*row) for row in rows]
-    # Resampling may have taken labels away.
+    # Resampling may have removed labels.
     graded = [dataclasses.replace(g, labelled=bool(flag)) for g, flag in zip(graded, arrays["labelled"], strict=True)]
     return Collected(chosen, rollouts, graded, {"sample": 1.0, "grade": 0.0}, int(arrays["rounds"]))

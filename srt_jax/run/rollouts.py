@@ -1,6 +1,7 @@
-"""The graded rollouts of a step: sampled, their answers extracted and rewarded, uninformative prompts replaced.
+"""Collects the graded rollouts of a step: samples responses, extracts answers, rewards them.
 
-A prompt is graded as soon as its responses are complete, while other prompts are still sampled.
+A prompt is graded as soon as its responses are complete, while other prompts are still sampled. With
+batch.resample_rounds, further prompts replace the uninformative ones.
 """
 
 import dataclasses
@@ -22,12 +23,12 @@ from srt_jax.reward.rewards import Graded
 from srt_jax.rollout.sampler import Advanced, Rollouts, Sampler, Sampling, problem_seeds
 from srt_jax.runtime import is_first_process, processes
 
-PROMPT_END = 32  # tokens at the end of a prompt, in which a template may open the reasoning
+PROMPT_END = 32  # A chat template may open the reasoning within the last so many tokens of a prompt.
 
 
 @dataclasses.dataclass(frozen=True)
 class Grading:
-    """From one prompt's responses to their rewards; the same for training, evaluation, labelling and replay."""
+    """Grades the responses to one prompt. Training, evaluation, labelling and replay all use it."""
 
     tokenizer: object
     form: extraction.Format  # how responses show their answer
@@ -50,9 +51,9 @@ class Grading:
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """P problems with their graded rollouts; all n samples of a prompt vote.
+    """P problems with their graded rollouts. All n samples of a prompt vote.
 
-    seconds: by phase, `sample` and `grade`. rounds: batches that were sampled to get them.
+    seconds: of the phases `sample` and `grade`. rounds: the number of prompt batches that were sampled.
     """
 
     problems: list[Problem]
@@ -84,8 +85,8 @@ def sample_and_grade(
 ) -> Collected:
     """n graded responses to each problem.
 
-    `advanced` is passed to the sampler. An exception in it, or a signal, ends sampling and grading. Among several
-    processes all sample and only the first one grades: grading has time limits, so the others might disagree.
+    `advanced` is passed to the sampler. An exception in it, or a signal, ends sampling and grading. With several
+    processes all of them sample, but only the first one grades: grading has time limits, so results could differ.
     """
     started = time.perf_counter()
     pending = {}
@@ -106,9 +107,9 @@ def sample_and_grade(
 def collect(config: ConfigDict, prepared, sampler: Sampler, grading: Grading, step: int) -> Collected:
     """The rollouts that step `step` (from 1) trains on: batch.prompts_per_step prompts, with all their votes.
 
-    With batch.resample_rounds, prompts whose trained samples agree with the label alike are replaced by prompts of
-    further batches (DAPO's dynamic sampling, Yu et al. 2025, eq. 11, which counts right answers and not the penalty for
-    length). Where these do not suffice, such prompts stay in, unlabelled.
+    With batch.resample_rounds, a prompt is replaced by one of a further batch if all its trained samples agree equally
+    with the label. This is DAPO's dynamic sampling (Yu et al. 2025, eq. 11), which ignores the penalty for length. If
+    the further batches do not suffice, such prompts stay and count as unlabelled.
     """
     b, parts, found = config.batch, [], 0
     for chosen in draws(config, prepared, step):
@@ -124,7 +125,7 @@ def collect(config: ConfigDict, prepared, sampler: Sampler, grading: Grading, st
 
 
 def draws(config: ConfigDict, prepared, step: int) -> Iterator[np.ndarray]:
-    """Indices of the step's own problems, then of those that may replace some of them: no problem twice in a step."""
+    """Yields the indices of the step's own problems, then batches of possible replacements. No problem occurs twice."""
     wanted, own = config.batch.prompts_per_step, prepared.indices(step - 1)
     yield own
     if config.batch.resample_rounds:
@@ -133,9 +134,9 @@ def draws(config: ConfigDict, prepared, step: int) -> Iterator[np.ndarray]:
 
 
 def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
-    """The first informative prompts of several batches, filled up with the others as unlabelled ones.
+    """The first informative prompts of several batches; others fill up the number as unlabelled prompts.
 
-    They are dealt out to the mini-batches, which take consecutive prompts: all get as many informative ones.
+    Mini-batches take consecutive prompts, so the informative ones are spread evenly over them.
     """
     problems = [problem for part in parts for problem in part.problems]
     rollouts = Rollouts.join([part.rollouts for part in parts])
@@ -152,7 +153,7 @@ def votes_per_prompt(batch: ConfigDict) -> int:
 
 
 def training_samples(config: ConfigDict, step: int) -> tuple[int, Sampling]:
-    """How many samples of a prompt are drawn for a step, and how."""
+    """(number of samples per prompt, sampling settings) of a step."""
     sampling = Sampling(config.batch.max_response_tokens, temperature_at(config, step))
     return votes_per_prompt(config.batch), sampling
 
@@ -175,7 +176,7 @@ def extract_answers(
 ) -> list[str | None]:
     """The answer in each of the n responses (texts) to one prompt (token ids), None where there is none.
 
-    Where the prompt ends inside the reasoning (many chat templates open it), the response begins inside it.
+    If the prompt ends inside the reasoning, as with many chat templates, the response begins inside it.
     """
     inside = extraction.opens_reasoning(tokenizer.decode(prompt[-PROMPT_END:]))
     found = [extraction.extract(text, form, inside) for text in texts]
@@ -183,7 +184,7 @@ def extract_answers(
 
 
 def response_texts(responses, tokenizer) -> list[str]:
-    """The text of each response (token ids), without special tokens but those around reasoning."""
+    """The text of each response (token ids), without special tokens except the tags around reasoning."""
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     tags = extraction.reasoning_tags(special)
     texts = tokenizer.batch_decode(list(responses), skip_special_tokens=not tags)

@@ -1,4 +1,4 @@
-"""How a run starts: `Run` is fixed from here on, `RunState` changes from step to step."""
+"""Starts a run. From then on `Run` is fixed, and `RunState` changes from step to step."""
 
 import dataclasses
 import pathlib
@@ -33,7 +33,7 @@ from srt_jax.runtime import is_first_process, processes
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """What computes rewards and updates. It is fixed for a run, and all of a run that `srt replay` needs."""
+    """Computes rewards and updates, and is fixed for a run. `srt replay` needs no other part of a run."""
 
     config: ConfigDict
     prepared: Prepared
@@ -66,8 +66,8 @@ class RunState:
     step: int  # updates so far
     train_state: TrainState  # parameters and optimizer
     evals: dict[str, dict[str, float]]  # the evaluations so far, by step
-    detector: Detector  # of a collapse; it has seen the metrics of all steps so far
-    diagnosis: Diagnosis  # of the set-up; it has seen them, too
+    detector: Detector  # finds signs of a collapse in the metrics of all steps so far
+    diagnosis: Diagnosis  # finds faults of the set-up in the same metrics
     phases: metrics.Phases
     pace: metrics.Pace
     compilations: metrics.CompilationCounter
@@ -76,7 +76,7 @@ class RunState:
 
 
 def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path) -> tuple[Run, RunState]:
-    """Starts a run, or goes on from its newest checkpoint; compiles the update.
+    """Starts a run, or resumes it from its newest checkpoint, and compiles the update.
 
     Raises CheckpointError, ConfigError or RolloutError.
     """
@@ -91,7 +91,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path) -> tu
     budget.check(config, prepared.model.config)
     weights = load_initial(config, prepared)
     state = weights.state
-    # Before the compilation: the sampler refuses at once what cannot work.
+    # Before the compilation, so that the sampler refuses impossible settings early.
     sampler = open_sampler(config, prepared.model, weights.graphdef, weights.mesh, directory, training=True)
     if start:
         state = checkpoints.restore(state, start)
@@ -115,7 +115,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path) -> tu
         compilations=metrics.CompilationCounter(),
     )
     if is_first_process():
-        # An old summary is of fewer steps, and this run may be stopped.
+        # An old summary describes fewer steps, and would be wrong if this run is stopped.
         (directory / "summary.json").unlink(missing_ok=True)
         write_file(directory / "config.json", resolved(config))
     return run, now
@@ -141,7 +141,7 @@ def load_initial(config: ConfigDict, prepared: Prepared) -> Initial:
 
 
 def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, state: TrainState) -> Learner:
-    """Compiles the update before the loop, so that no step does, and tests the grader."""
+    """Compiles the update before the loop, so that no step compiles, and tests the grader."""
     update_config = UpdateConfig.of(config)
     update = make_update(weights.graphdef, experiment_optimizer(config), update_config, weights.mesh, state)
     with announced("compiling the update"):
@@ -156,7 +156,7 @@ def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, st
 
 
 def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path) -> int:
-    """The step of the newest checkpoint that is whole, 0 if the run has none yet; prints why it is not the newest.
+    """The step of the newest undamaged checkpoint, 0 if the run has none yet. Warns about newer, damaged ones.
 
     Raises CheckpointError if the run lost its checkpoints.
     """
@@ -195,15 +195,15 @@ def reference_weights(config: ConfigDict, prepared: Prepared, mesh: jax.sharding
 
 
 def pace(config: ConfigDict, record: dict) -> metrics.Pace:
-    """The pace of a run, which knows the mean cost of the evaluations in the record."""
+    """The pace of a run, with the mean seconds of the evaluations in the record."""
     done = len(record["evals"])
     before = [record["seconds"].get("eval", 0.0) / done] * done if done else []
     return metrics.Pace(config.steps, config.eval.every, config.checkpoint.every, before)
 
 
 def completed_summary(config: ConfigDict, directory: pathlib.Path) -> dict | None:
-    """The summary of a run that was finished with this very config, else None."""
+    """The summary of a run that finished with exactly this config, else None."""
     try:
         return read_json_object(directory / "summary.json") if is_recorded(config, directory) else None
-    except (OSError, ValueError):  # it is not there, or damaged: the checkpoints say how far the run is
+    except (OSError, ValueError):  # missing or damaged: the checkpoints tell the step of the run
         return None
