@@ -75,8 +75,8 @@ def train(config: ConfigDict) -> dict:
         except StopRequestedError:
             save(run, now)
             raise TrainingStoppedError(
-                f"stopped in the evaluation after step {now.step}: the same command goes on in {directory}, and "
-                "repeats the evaluation."
+                f"stopped in the evaluation after step {now.step}; the same command goes on in {directory}, and "
+                "evaluates again."
             ) from None
         except RolloutError as e:
             save(run, now)

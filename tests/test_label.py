@@ -85,7 +85,7 @@ def test_a_finished_file_is_left_alone_and_another_model_is_refused(labelled, ca
 def test_several_processes_are_refused(labelled, monkeypatch):
     config, out, _ = labelled
     monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(ConfigError, match="is one process's work, and there are 2: start one"):
+    with pytest.raises(ConfigError, match="srt label runs in one process, but there are 2: start one"):
         label(config, out, SAMPLES)
 
 

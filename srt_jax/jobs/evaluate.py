@@ -5,15 +5,15 @@
     python -m srt_jax evaluate --model=DIR --data=problems.jsonl --limit=32 --samples=4 --max_tokens=512   a first look
     python -m srt_jax evaluate --model=DIR --config=configs/X.py --temperatures=0,0.2,0.4,0.6,0.8,1.0  which is best?
 
-The config gives prompt template, lengths, sampling and answer style: that of the run where --model is one, else that of
---config. --data replaces its evaluation sets by one JSONL or Parquet file with the columns problem and answer, or those
-that --prompt_column and --answer_column name. Prints a line for each set and, at the end, one JSON object; --out also
-writes every response with its answer and grade. Without a config it uses the chat template and the paper's lengths,
-shortened to the model's number of positions. A call of the sampler is cut to the free memory (docs/operations.md).
-Ctrl-C ends the job within seconds with status 130, and --out is not written.
+The config gives prompt template, lengths, sampling and answer style: --config, else the run's own if --model is a run,
+else base() with the chat template and the paper's lengths. Without --config and --max_tokens, lengths are shortened to
+the model's number of positions. --data replaces the evaluation sets by one JSONL or Parquet file with the columns
+problem and answer; --prompt_column and --answer_column name others. A call of the sampler is cut to the memory
+(docs/operations.md). The job prints a line for each set and, at the end, one JSON object. --out also writes every
+response with its answer and grade. Ctrl-C ends the job within seconds with status 130, and --out is not written.
 
---temperatures compares them by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets. SePT chooses
-the base model's temperature in this way. At temperature 0 there is one sample, and so only pass@1.
+--temperatures compares temperatures by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets. SePT
+chooses the base model's temperature in this way. At temperature 0 there is one sample, and so only pass@1.
 """
 
 import json
@@ -33,7 +33,7 @@ from srt_jax.files import check_output_file, write_jsonl
 from srt_jax.log import logger
 from srt_jax.run import interrupt
 
-AVERAGED = (1, 8, 32)  # the k of the pass@k whose mean is AVG
+AVERAGED = (1, 8, 32)  # AVG is the mean of pass@k for these k
 
 
 def evaluation_config(
@@ -47,7 +47,7 @@ def evaluation_config(
 ) -> ConfigDict:
     """The config of the evaluation. For a run it is the run's own, with its final weights.
 
-    limit, samples, max_tokens, and as columns prompt_column and answer_column: the flags, None where not given.
+    The other arguments are the flags of these names, None if not given; columns: prompt_column and answer_column.
     """
     run = pathlib.Path(model)
     if (run / "final").is_dir() and config is None:
@@ -79,7 +79,7 @@ def set_lengths(config: ConfigDict, prompt: int, response: int) -> None:
     """Limits prompts and responses to so many tokens, and sets the buckets accordingly."""
     b, r = config.batch, config.rollout
     b.max_prompt_tokens, b.max_response_tokens = prompt, response
-    b.length_buckets = (prompt + response,)  # only an update needs them
+    b.length_buckets = (prompt + response,)  # only an update uses buckets
     r.prompt_buckets = (*(size for size in r.prompt_buckets if size < prompt), prompt)
 
 
@@ -99,10 +99,10 @@ def shorten(config: ConfigDict, positions: int) -> str | None:
 def evaluate_model(
     config: ConfigDict, out: pathlib.Path | None, temperatures: Sequence[float] = (), shortens: bool = False
 ) -> dict:
-    """{temperature: {set: metrics}} of config.model.path on the config's evaluation sets; `out` gets the responses.
+    """{temperature: {set: metrics}} of config.model.path on the config's evaluation sets. Writes responses to `out`.
 
-    temperatures: the temperatures to compare, 0 with one sample; empty: only eval.temperature. shortens: the config's
-    lengths are defaults, and are shortened to the model's positions.
+    temperatures: those to compare (0 has one sample); empty: only eval.temperature. shortens: whether to shorten the
+    lengths to the model's positions.
     """
     from srt_jax.grading.grader import Grader
     from srt_jax.model.config import ModelConfig, read_hf_config
@@ -160,7 +160,7 @@ def evaluate_model(
 
 
 def warn(diagnosis, name: str, values: dict[str, float], collected, tokenizer) -> None:
-    """Warns about a set's metrics, once for each kind: no answers are found, or responses are cut."""
+    """Warns about a set's metrics, once for each kind of fault: no answers are found, or responses are truncated."""
     from srt_jax.run.rollouts import response_texts
 
     tagged = {f"eval/{name}/{metric}": value for metric, value in values.items()}
@@ -169,7 +169,7 @@ def warn(diagnosis, name: str, values: dict[str, float], collected, tokenizer) -
 
 
 def at_temperature(config: ConfigDict, temperature: float) -> ConfigDict:
-    """The config of one temperature of a comparison. Raises ConfigError where there are too few samples for AVG."""
+    """The config of one temperature of a comparison. Raises ConfigError if there are too few samples for AVG."""
     if config.eval.samples < max(AVERAGED):
         raise ConfigError(
             f"eval.samples is {config.eval.samples}: --temperatures compares by pass@{max(AVERAGED)}: "
@@ -183,7 +183,7 @@ def at_temperature(config: ConfigDict, temperature: float) -> ConfigDict:
 
 
 def parse_temperatures(texts: Sequence[str]) -> list[float]:
-    """The numbers of a list with commas, in its order. Raises ConfigError for a repeated one."""
+    """The different numbers among the texts, in order. Raises ConfigError for a text that is no number."""
     try:
         return list(dict.fromkeys(float(text) for text in texts))
     except ValueError as e:
@@ -191,7 +191,7 @@ def parse_temperatures(texts: Sequence[str]) -> list[float]:
 
 
 def averages(sets: dict[str, dict], k: int) -> dict[str, float]:
-    """pass@1 (which is avg@k), pass@8 and pass@32 as means over the sets, and AVG, as far as k allows."""
+    """Means over the sets: pass@1 (equal to avg@k), and those of pass@8, pass@32 and AVG that k samples allow."""
     found = {"pass@1": np.mean([values[f"avg@{k}"] for values in sets.values()])}
     found |= {f"pass@{j}": np.mean([values[f"pass@{j}"] for values in sets.values()]) for j in AVERAGED[1:] if j <= k}
     if k >= max(AVERAGED):
@@ -200,7 +200,7 @@ def averages(sets: dict[str, dict], k: int) -> dict[str, float]:
 
 
 def compare(results: dict[float, dict], samples: int) -> tuple[dict[float, dict], float | None]:
-    """({temperature: averages}, the temperature with the largest AVG; of equal ones the lowest)."""
+    """({temperature: averages}, the temperature with the largest AVG, the lowest of equal ones)."""
     found = {t: averages(sets, 1 if t == 0 else samples) for t, sets in results.items()}
     compared = [t for t in sorted(found) if "AVG" in found[t]]
     return found, max(compared, key=lambda t: found[t]["AVG"]) if compared else None
@@ -271,7 +271,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("answer_column", None, "Column of --data that holds the answers, where not `answer`.")
     cli.define_config("Config for prompts, lengths and sampling.")
     flags.DEFINE_list("temperatures", [], "Temperatures to compare, e.g. 0,0.6,1.0, instead of eval.temperature.")
-    flags.DEFINE_integer("limit", None, "Problems of each set, from its start.")
+    flags.DEFINE_integer("limit", None, "Use only the first so many problems of each set.")
     flags.DEFINE_integer("samples", None, "Samples of each problem: eval.samples.")
     flags.DEFINE_integer("max_tokens", None, "Tokens of a response: batch.max_response_tokens.")
     cli.define_path("out", "JSONL file for the responses.")

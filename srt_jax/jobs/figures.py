@@ -3,10 +3,9 @@
     python -m srt_jax figures --out=runs/quickstart runs/quickstart/srt runs/quickstart/ground_truth
     python -m srt_jax figures runs/tiny
 
-Writes <out>/summary.json and <out>/figure.png, and prints the table. The figure has a curve of each run for every
-evaluation set that has answers, and for the mean over those sets that all the runs have (SRT v1, Fig. 2), the held-out
-training problems left out. Without --out it prints a line for each finished run in the folders, oldest first, beside
-its own base.
+Writes <out>/summary.json and <out>/figure.png, and prints the table. The figure has a panel for every evaluation set
+with answers, and for the mean over the sets that all runs have, without the held-out training problems (SRT v1,
+Fig. 2). Each run is a curve. Without --out it prints a line for each finished run in the folders, oldest first.
 """
 
 import argparse
@@ -36,9 +35,9 @@ def names_of(runs: list[pathlib.Path]) -> list[str]:
 def summarise(runs: list[pathlib.Path]) -> dict:
     """A summary of the runs. Raises FiguresError if they cannot be compared.
 
-    k: samples of a problem; sets: those with answers that all runs have, no held-out training problems among them;
-    base: metrics by set, of each different base; runs: by name the metrics by set of the `last` and the `best` step,
-    the latter with its `step`, and the number of `steps`; seconds by phase; versions.
+    k: samples of a problem. sets: those with answers that all runs have, without the held-out training problems.
+    base: metrics by set, for each different base. runs: for each name the metrics by set of the `last` and the `best`
+    step, the `step` of the latter, and the number of `steps`. seconds: by run and phase. versions: by run and package.
     """
     names = names_of(runs)
     summaries = dict(zip(names, (json.loads((run / "summary.json").read_text()) for run in runs)))
@@ -82,7 +81,7 @@ def evaluations(metrics: dict, sets: list[str]) -> dict[str, dict[str, float]]:
 
 
 def samples(summaries: dict[str, dict]) -> int | None:
-    """k of avg@k, which is the same in all runs; None if no set has answers."""
+    """k of avg@k; None if no set has answers. Raises FiguresError if it differs between the runs."""
     found = {name: largest_k(s["last"] | s["base"]) for name, s in summaries.items()}
     known = {k for k in found.values() if k}
     if len(known) > 1:
@@ -102,7 +101,7 @@ def largest_k(metrics: dict) -> int:
 
 
 def common_sets(summaries: dict[str, dict]) -> list[str]:
-    """The evaluation sets with answers that all runs have, in the first run's order; no training problems."""
+    """The evaluation sets with answers that all runs have, in the first run's order, without training problems."""
     own = {
         name: [s for s in answered(summary["last"] | summary["base"]) if s != VALIDATION]
         for name, summary in summaries.items()
@@ -115,8 +114,9 @@ def common_sets(summaries: dict[str, dict]) -> list[str]:
 
 
 def table(summary: dict) -> str:
-    """base and runs as rows, one for each set and one for the mean; avg, maj and pass at k of the last step, and the
-    best step's avg.
+    """The summary as text. Base and runs have a row for each set and one for the mean.
+
+    The columns are avg, maj and pass at k of the last step, and the avg of the best step.
     """
     k, several = summary["k"], len(all_sets(summary)) > 1
     if k is None:
@@ -170,17 +170,14 @@ def lines(runs: list[pathlib.Path]) -> str:
 
 
 def avg_and_maj(metrics: dict) -> tuple[float, float]:
-    """avg@k and maj@k: the mean over a run's own evaluation sets with answers, or the values of its only set.
-
-    The held-out training problems do not count.
-    """
+    """(avg@k, maj@k): means over the run's own sets with answers, without the held-out training problems."""
     sets, k = [name for name in answered(metrics) if name != VALIDATION], largest_k(metrics)
     values = evaluations(metrics, sets).get(MEAN if len(sets) > 1 else "".join(sets[:1]), {})
     return values.get(f"avg@{k}", float("nan")), values.get(f"maj@{k}", float("nan"))
 
 
 def panels(summary: dict) -> list[tuple[str, str, str]]:
-    """(title, evaluation set or "", metric) of each panel: means or the only set, training, then the sets."""
+    """(title, evaluation set or "", metric) of each panel: first means or the only set, then training, then sets."""
     k, sets = summary["k"], summary["sets"]
     found = []
     if len(sets) > 1:
@@ -196,7 +193,7 @@ def panels(summary: dict) -> list[tuple[str, str, str]]:
 
 
 def points(records: list[dict], sets: list[str], eval_set: str, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of a panel's curve, from the steps that have it."""
+    """(step, value) of a panel's curve, for the steps with this metric."""
     if not eval_set:
         return [(r["step"], r[metric]) for r in records if metric in r]
     found = ((r["step"], evaluations(r, sets).get(eval_set, {})) for r in records)
@@ -240,14 +237,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m srt_jax figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of finished runs, or that hold such")
+    parser.add_argument("runs", nargs="+", type=pathlib.Path, help="folders of finished runs, or their parents")
     parser.add_argument(
         "--out", type=lambda path: pathlib.Path(expanded(path)), help="folder of summary.json and figure.png"
     )
     options = parser.parse_args()
     for run in options.runs:
         if not run.is_dir():
-            parser.error(f"{run} is no folder: name folders of runs, or one that holds them")
+            parser.error(f"{run} is no folder: name folders of runs, or one that contains them")
     if options.out is None:
         finished = [
             file.parent

@@ -1,4 +1,4 @@
-"""Grade or vote on your own data, from the command line.
+"""Grades your own answers, or votes on your own responses, from the command line.
 
     python -m srt_jax grade --pairs FILE [--out DETAILS]              rows {"prediction", "gold"[, "correct"]}
     python -m srt_jax grade --vote --predictions FILE [--out DETAILS] rows {"problem", "response", "gold"}
@@ -45,7 +45,7 @@ def _row(row: dict, fields: Sequence[str], where: str) -> dict:
     return row
 
 
-# How rows say whether a prediction is right; 1 and 0 are True and False to a dict.
+# The values of `correct` in a row. As keys of a dict, 1 and 0 equal True and False.
 TRUTH = {True: True, False: False, "true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 
 
@@ -65,7 +65,7 @@ def read_pairs(path: str) -> list[dict]:
 
 
 def response_warning(rows: list[dict], form: Format) -> str | None:
-    """A warning if most predictions are whole responses instead of answers; else nothing."""
+    """A warning if most predictions are whole responses instead of answers; else None."""
     texts = [row["prediction"] or "" for row in rows]
     whole = sum(len(text) > LONG or (looks_worked(text) and extract(text, form) is not None) or "\\boxed" in text
                 for text in texts)  # fmt: skip
@@ -142,15 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", type=expanded, help="write details as JSON lines")
     parser.add_argument("--style", default="boxed", help="how responses show their answer (docs/grading.md)")
     parser.add_argument("--boxes", choices=BOXES, default="statement", help="which boxes are the answer")
-    parser.add_argument("--field", default="answer", help="of style json")
-    parser.add_argument("--pattern", default="", help="of style regex, with one group")
+    parser.add_argument("--field", default="answer", help="JSON field of the answer (style json)")
+    parser.add_argument("--pattern", default="", help="regular expression with one group (style regex)")
     parser.add_argument("--match", choices=("equivalent", "string"), default="equivalent", help="how votes compare")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
     if bool(options.pairs) == options.vote or options.vote != bool(options.predictions):
         parser.error("give either --pairs FILE, or --vote with --predictions FILE")
     if options.workers < 1:
-        parser.error("--workers needs to be 1 at least")
+        parser.error("--workers must be at least 1")
     try:
         form = Format(options.style, options.boxes, options.field, options.pattern)
     except ValueError as error:

@@ -3,9 +3,9 @@
     python -m srt_jax label --config=configs/X.py[:args] --out=labels.jsonl [--samples=32] [--config.model.path=DIR]
 
 The model is the config's model.path, and the problems are its data. With labels.source=file and
-labels.path=labels.jsonl a run trains on these labels; srt subset and curriculum.path read the scores. The first line
-has the provenance, the others {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts,
-parse_rate, n}; pass_rate and label_correct are null where no answer is known. After a kill the same command continues
+labels.path=labels.jsonl a run trains on these labels. srt subset and curriculum.path read the scores. The first line
+has the provenance. The others have {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts,
+parse_rate, n}; pass_rate and label_correct are null if no answer is known. After a kill the same command continues
 from <out>.partial.
 """
 
@@ -33,12 +33,12 @@ from srt_jax.reward.rewards import Graded
 from srt_jax.run import interrupt
 from srt_jax.run.progress import Progress, SamplerProgress
 
-BATCH = 64  # problems sampled together, written at once
+BATCH = 64  # problems that are sampled together; their rows are then written at once
 PACKAGES = ("jax", "numpy", "sympy", "transformers")
 
 
 def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
-    """Writes the label file, or continues it. Returns `summarise` of it.
+    """Writes or continues the label file. Returns its summary (`summarise`).
 
     Raises ConfigError, DataError or ModelError before sampling, and RolloutError if no server samples.
     """
@@ -51,7 +51,7 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     for note in notes:
         logger.info(note)
     if jax.process_count() > 1:
-        raise ConfigError(f"srt_jax.jobs.label is one process's work, and there are {jax.process_count()}: start one.")
+        raise ConfigError(f"srt label runs in one process, but there are {jax.process_count()}: start one.")
     model = read_model(config)
     weights.check(model.directory)
     problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
@@ -100,7 +100,7 @@ def sampling_dtype(config: ConfigDict) -> str:
 
 
 def begin(partial: pathlib.Path, provenance: dict) -> int:
-    """The number of rows that an earlier call wrote in whole batches. Cuts off later rows. 0: starts the file."""
+    """The number of rows that an earlier call wrote in whole batches; 0 if there are none. Makes or cuts the file."""
     lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
     if not lines or not lines[0].endswith(b"\n"):
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -114,10 +114,10 @@ def begin(partial: pathlib.Path, provenance: dict) -> int:
 
 
 def check_provenance(path: pathlib.Path, there: dict, here: dict) -> None:
-    """Raises DataError if other settings wrote or began a file, and FormatError if a newer version did."""
+    """Raises DataError if a file was written with other settings, and FormatError if a newer version wrote it."""
     if different := differing_fields(migrated(there, here, path), migrated(here, here, path)):
         raise DataError(
-            f"{path} holds labels that differ in {'; '.join(different[:5])}: choose another --out, or delete it."
+            f"{path} has labels that differ in {'; '.join(different[:5])}: choose another --out, or delete it."
         )
 
 
@@ -195,7 +195,7 @@ def row(problem: Problem, graded: Graded) -> dict:
 
 
 def summarise(path: pathlib.Path) -> dict:
-    """Means over the rows of a label file; pass_rate (avg@n) and label_accuracy (maj@n) where answers are known."""
+    """Means over the rows of a label file. pass_rate (avg@n) and label_accuracy (maj@n) need known answers."""
     rows = label_file.read(path)[1].values()
     known = [r for r in rows if r["pass_rate"] is not None]
 

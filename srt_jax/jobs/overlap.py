@@ -20,8 +20,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m srt_jax overlap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("train", help="the set trained on")
-    parser.add_argument("test", nargs="+", help="sets that judge")
+    parser.add_argument("train", help="the training set")
+    parser.add_argument("test", nargs="+", help="evaluation sets")
     arguments = parser.parse_args(argv)
     train = problems.load(named_or_file(arguments.train))
     for name in arguments.test:
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
 
 
 def named_or_file(text: str):
-    """The source of a set's name or of a file's path."""
+    """The data source for the name of a set or the path of a file."""
     kinds = {"jsonl": "jsonl", "parquet": "parquet"}
     ending = text.rpartition(".")[2]
     return source(kind=kinds[ending], path=expanded(text)) if ending in kinds else source(kind="set", name=text)

@@ -23,7 +23,7 @@ from srt_jax.plan.programs import plan
 from srt_jax.runtime import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-if not (ROOT / "requirements-plan.txt").exists():  # installed from a wheel: there is no checkout
+if not (ROOT / "requirements-plan.txt").exists():  # installed from a wheel, without a checkout
     ROOT = pathlib.Path.cwd()
 PYTHON = ROOT / ".venv-plan" / "bin" / "python"
 
@@ -43,12 +43,12 @@ def main(argv) -> int:
         return _continue_in_planners_environment(where)
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # nothing runs on this machine's accelerators
+    jax.config.update("jax_platforms", "cpu")  # a plan does not use this machine's accelerators
     # runtime.start is not called: a plan joins no other processes, and its programs cannot be stored in XLA's cache.
     xla_flags.apply()
     if where.platform == "cpu":
         jax.config.update("jax_num_cpu_devices", where.num_devices)
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else libtpu refuses a second plan at a time
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # otherwise libtpu refuses a second plan at the same time
     progress = functools.partial(print, file=sys.stderr, flush=True)
     result = plan(config, where, search=not given.microbatch, progress=progress)
     print(json.dumps(result) if given.json else table.table(result))

@@ -1,11 +1,12 @@
-"""What training changed: a model and the one it started from, on the same problems.
+"""Measures what training changed: compares a model with its base, the model it started from, on the same problems.
 
     python -m srt_jax probe --model=runs/quickstart/srt                        the run's model path is the base
     python -m srt_jax probe --model=DIR --base=DIR --config=configs/srt.py:tiny [--data=problems.jsonl] [--samples=64]
 
 Prints one JSON object. For each evaluation set it has the agreement with the base's majority, the answer information,
 the share of equal answers in different prompts, the KL to the base for answer and for reasoning tokens, pass@k of both
-with the k where they cross, and where the votes went (flip table). Only the last two need problems with answers.
+models with the k at which the curves cross, and a table of the votes that changed (flip table). Only the last two need
+problems with answers.
 """
 
 import json
@@ -23,7 +24,7 @@ from srt_jax.jobs.evaluate import evaluation_config
 from srt_jax.log import logger
 from srt_jax.run import interrupt
 
-SAMPLES = 64  # of each problem and model
+SAMPLES = 64  # per problem and model
 
 
 def probe(config: ConfigDict, base: str) -> dict:
@@ -88,7 +89,7 @@ def without_nan(value):
 
 
 def main(argv) -> int:
-    """Prints the measures; 2 for a mistake in the input."""
+    """Prints the measures. Returns 0, or 2 for a mistake in the input."""
     from srt_jax.run.probe import check
 
     given = flags.FLAGS

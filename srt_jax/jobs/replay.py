@@ -4,7 +4,7 @@
 
 It starts from the initial weights. It needs rollouts/step_N.npz of every step (log.rollouts_every=1) and the same data,
 model, number of devices and versions. It samples nothing, so a run with vLLM can be replayed without vLLM. It prints
-a line per step; the exit status is 1 if a metric differs.
+a line per step. The exit status is 1 if a metric differs.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ SPEED = ("rollout/tokens_per_second", "update/mfu")
 
 
 def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[str, tuple]]:
-    """Step -> {metric: (recorded, replayed)} for each metric that differs; writes nothing.
+    """{step: {metric: (recorded, replayed)}} with each metric that differs. Writes nothing.
 
     Raises ConfigError if a step was not recorded, or if the update does not fit into the memory of this machine.
     """
@@ -34,7 +34,7 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
 
     config, _ = on_this_machine(recorded(directory))
     if not (directory / "metrics.jsonl").exists():
-        raise ConfigError(f"--run={directory} holds no metrics.jsonl: name a run that has made steps.")
+        raise ConfigError(f"--run={directory} has no metrics.jsonl: name a run that has made steps.")
     records = {record["step"]: record for record in read_metrics(directory)}
     known = {name for record in records.values() for name in record}  # an older version records fewer metrics
     last = min(max(records), steps or max(records))
@@ -67,7 +67,7 @@ def compare(recorded: dict, replayed: dict) -> dict[str, tuple]:
 
 
 def main(argv) -> int:
-    """Replays; 0 where all metrics are equal, 1 where one is not, 2 for a mistake in the input."""
+    """Replays. Returns 0 if all metrics are equal, 1 if one differs, 2 for a mistake in the input."""
     given = flags.FLAGS
     if len(argv) > 1 or not given.run:
         return cli.complain("give --run=FOLDER of a run, and no bare arguments.")

@@ -3,12 +3,12 @@
     python -m srt_jax study studies/rival.py              all runs that the table lacks, then the report
     python -m srt_jax study studies/rival.py --quick      the file's smaller version, with a table of its own
     python -m srt_jax study studies/rival.py --report     only the report, from the table
-    python -m srt_jax study studies/rival.py --dry_run    says which runs are missing
+    python -m srt_jax study studies/rival.py --dry_run    lists the missing runs
     python -m srt_jax study studies/rival.py --shard=2/8  every eighth run from the third on, e.g. in a SLURM array
 
-Each finished run adds its rows to studies/results/NAME.csv. The same command goes on where it was stopped, on another
-machine from that table alone. The report is studies/results/NAME.md with NAME.png; NAME.parquet lies in
-runs/studies/NAME. docs/laboratory.md explains study files and rules.
+Each finished run adds its rows to studies/results/NAME.csv. The same command resumes a study that was stopped; another
+machine needs only that table. The report is studies/results/NAME.md with NAME.png, and its table is also written to
+runs/studies/NAME/table.parquet. docs/laboratory.md explains study files and rules.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def study(options) -> int:
-    """Runs, judges and reports; the exit status."""
+    """Makes the runs, judges the claims and writes the report. Returns the exit status."""
     from srt_jax.study import report, runner
     from srt_jax.study.spec import RUNS
 
@@ -40,14 +40,14 @@ def study(options) -> int:
     path = results / f"{found.name}.csv"
     if options.dry_run:
         todo = runner.missing(found, path)
-        print("\n".join(f"missing: {run.name}" for run in todo) or f"{path} holds all runs.")
+        print("\n".join(f"missing: {run.name}" for run in todo) or f"{path} has all runs.")
         return 0
     if not options.report:
         runtime.start(found.config.mesh.cpu_devices)
         runner.make_runs(found, path, options.shard)
     rows = runner.rows_of(found, path)
     if not rows:
-        return cli.complain(f"{path} holds no run of this study: leave out --report to make them.")
+        return cli.complain(f"{path} has no run of this study: leave out --report to make them.")
     report.draw(found, rows, results / f"{found.name}.png")
     command = f"python -m srt_jax study {options.file}" + " --quick" * options.quick
     write_file(results / f"{found.name}.md", report.markdown(found, rows, command, f"{found.name}.png"))

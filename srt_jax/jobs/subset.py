@@ -1,4 +1,4 @@
-"""The easiest or hardest share of a data set, by the scores in a file of srt label.
+"""Selects the easiest or hardest share of a data set, by the scores in a file of srt label.
 
     python -m srt_jax subset --config=configs/X.py --labels=labels.jsonl --out=easy.jsonl
         [--by=vote_share|vote_share_parsed|pass_rate] [--fraction=0.3333] [--hardest]
@@ -6,8 +6,8 @@
 The problems are those of the config's data. vote_share divides the winner's votes by all samples, vote_share_parsed by
 the samples with an answer; SRT v1, appendix B.3, does not say which of them ranked its subset. pass_rate divides right
 samples by all samples and needs answers. Problems with equal scores are ranked by their ids.
-Writes {id, problem, answer, level} in the data's order, and <out>.provenance.json. Prints the share of the subset that
-each other score would have chosen.
+Writes {id, problem, answer, level, labelled} in the data's order, and <out>.provenance.json. Prints the share of the
+subset that each other score would have chosen.
 """
 
 import json
@@ -32,7 +32,7 @@ def select(rows: dict[str, dict], by: str, fraction: float, hardest: bool) -> se
 
 
 def overlaps(rows: dict[str, dict], by: str, fraction: float, hardest: bool) -> dict[str, float]:
-    """{other score: share of the subset by `by` that it would have chosen as well}, for scores that all rows have."""
+    """{other score: share of the subset that this score would have chosen, too}, for scores that all rows have."""
     chosen = select(rows, by, fraction, hardest)
     others = [
         name for name in label_file.SCORES if name != by and all(row.get(name) is not None for row in rows.values())
@@ -48,7 +48,7 @@ def subset(source, labels: str, by: str, fraction: float, hardest: bool, out: pa
     rows = {p.id: rows[p.id] for p in problems if p.id in rows}
     if not rows:
         raise DataError(
-            f"{labels} labels none of the {len(problems)} problems of data: give the data it was written for."
+            f"{labels} labels none of the {len(problems)} problems of data: give the data for which it was written."
         )
     chosen = select(rows, by, fraction, hardest)
     kept = [p for p in problems if p.id in chosen]
@@ -94,7 +94,7 @@ def data_row(problem: Problem) -> dict:
 
 
 def main(argv) -> int:
-    """Writes the subset, prints its report; 2 for a mistake in the input."""
+    """Writes the subset and prints its report. Returns 0, or 2 for a mistake in the input."""
     given = flags.FLAGS
     if len(argv) > 1 or not (given.config and given.labels and given.out):
         return cli.complain("give --config=configs/X.py, --labels=FILE and --out=FILE, and no bare arguments.")

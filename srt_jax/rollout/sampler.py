@@ -11,10 +11,10 @@ from flax import nnx
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. top_p < 1 and top_k >= 1 are for evaluation only, since the trainer computes the
-    log-probs of the whole distribution.
+    """The settings of a draw.
 
-    Tokens whose logit equals the last one that top_k or top_p keeps are kept, too.
+    top_p < 1 and top_k >= 1 are for evaluation only, since the trainer computes the log-probs of the whole
+    distribution. A token whose logit equals the smallest logit that top_k or top_p keeps is kept, too.
     """
 
     max_tokens: int
@@ -27,10 +27,11 @@ class Sampling:
 class Rollouts:
     """n responses to each of P prompts, as token ids.
 
-    tokens [P, n, T] int32, right-padded with 0, the stop token included; lengths [P, n] int32; logprobs [P, n, T]
-    float32 of the sampled tokens under the distribution they were drawn from (at temperature 0 under that of
-    temperature 1); stopped [P, n] bool: True if a stop token ended the response, False if max_tokens did; version: the
-    version of the weights that sampled.
+    tokens [P, n, T] int32: right-padded with 0, the stop token included. lengths [P, n] int32.
+    logprobs [P, n, T] float32: those of the sampled tokens under the distribution from which they were drawn (at
+    temperature 0 under that of temperature 1).
+    stopped [P, n] bool: True if a stop token ended the response, False if max_tokens did.
+    version: the version of the weights that sampled.
     """
 
     prompts: list[list[int]]
@@ -86,13 +87,13 @@ class Rollouts:
 
 
 ARRAYS = ("tokens", "lengths", "logprobs", "stopped")
-# (index of a prompt, its n responses, which of them were ended by a stop token)
+# (index of a prompt, its n responses, and for each whether a stop token ended it)
 Finished = Callable[[int, Sequence[np.ndarray], Sequence[bool]], None]
 Advanced = Callable[[float, int], None]  # (share of the work that is done, tokens sampled so far)
 
 
 class Sampler(Protocol):
-    """Token ids in, token ids and log-probs out. `report`: measurements of the last load for the log, by tag."""
+    """Token ids in, token ids and log-probs out. `report`: measurements of the last load, by tag, for the log."""
 
     report: dict[str, float]
 
@@ -100,7 +101,7 @@ class Sampler(Protocol):
         """Uses these parameters for sampling from now on."""
 
     def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
-        """Compiles the programs that `generate` needs for such prompts, with the loaded weights."""
+        """Compiles the programs that `generate` needs for these prompts, with the loaded weights."""
 
     def generate(
         self,
@@ -111,17 +112,18 @@ class Sampler(Protocol):
         finished: Finished | None = None,
         advanced: Advanced | None = None,
     ) -> Rollouts:
-        """n responses per prompt; seeds [P] come from `problem_seeds`, sample i of a prompt draws from (seed, i).
+        """n responses per prompt. seeds [P] come from `problem_seeds`. Sample i of a prompt draws from (seed, i).
 
         `finished(p, responses, stopped)` is called once for every prompt, in the caller's thread and in any order, as
         soon as all its responses (token ids without padding) are on the host. Grading can begin while other prompts are
         still sampled.
         `advanced(share, tokens)` is called in the caller's thread, every few seconds if the sampler can measure its
-        progress. The share of the finished work never decreases, and ends at 1. An exception in it ends the sampling.
+        progress. The share of the finished work never decreases, and ends at 1. An exception in `advanced` ends the
+        sampling.
         """
 
     def close(self) -> None:
-        """Release processes and memory."""
+        """Releases processes and memory."""
 
 
 def problem_seeds(seed: int, purpose: str, step: int, problem_ids: Sequence[str]) -> np.ndarray:

@@ -75,7 +75,7 @@ def test_a_file_cut_short_or_missing_is_named(tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
     for check in (vllm_export.check_sizes, vllm_export.verify):
-        with pytest.raises(ExportError, match=rf"model.safetensors has {len(whole) - 1} bytes, its manifest tells"):
+        with pytest.raises(ExportError, match=rf"model.safetensors has {len(whole) - 1} bytes, but its manifest"):
             check(path)
     file.unlink()
     with pytest.raises(ExportError, match=r"model.safetensors does not exist"):
@@ -94,7 +94,7 @@ def test_two_tensors_that_change_places_are_noticed(tmp_path):
     a, b = b"layers.0.mlp.gate_proj", b"layers.1.mlp.gate_proj"
     file.write_bytes(text.replace(a, b"X" * len(a)).replace(b, a).replace(b"X" * len(a), b))
     assert vllm_export.check_sizes(path)
-    with pytest.raises(ExportError, match=r"model.safetensors has not the checksum that its manifest tells"):
+    with pytest.raises(ExportError, match=r"model.safetensors does not match the checksum in its manifest"):
         vllm_export.verify(path)
 
 

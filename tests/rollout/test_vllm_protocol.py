@@ -234,7 +234,7 @@ def test_one_failed_request_of_a_server_that_is_well_restarts_nothing(opened, tm
         loads = servers[0].asked.count("/collective_rpc")
         fail_first(servers[0])
         assert sampler.generate(PROMPTS, N, SAMPLING, SEEDS).version == 0
-        assert "is well: it is asked again" in capsys.readouterr().err
+        assert "is healthy: its requests are repeated" in capsys.readouterr().err
         assert servers[0].asked.count("/collective_rpc") == loads
         servers[0].fault = lambda path, asked: (500, {}) if asked.get("n") == N else None  # but not for ever
         with pytest.raises(RolloutError, match="failed too often"):

@@ -1,4 +1,4 @@
-"""Continuous batching: a fixed number of sequences decodes at a time. The next request takes the slot of one that ends.
+"""Continuous batching: a fixed number of slots decodes. A sequence that ends frees its slot for the next request.
 
 A request is one sample of one prompt. Every row shard of the mesh (data x fsdp) has its own prompts, queue and slots,
 and processes them independently: nothing moves between shards, and no shard waits for another. A prompt's keys
@@ -33,9 +33,10 @@ KV = Spec(None, sharding.ROWS, "tensor")  # the partition of a cache [L, rows, K
 class State:
     """The state of one shard. A slot without a request has request Q, and its results are dropped.
 
-    request, token (to feed next), t (tokens drawn so far) [W]; kv: of each layer the pair of keys and values
-    [W, K, C, H], of which the first prompt length - 1 + t are filled; next [1]: requests taken so far; steps [1]:
-    decoding steps so far; the results by request: tokens, logprobs [Q, T], lengths, stopped [Q].
+    By slot: request [W]; token [W], which is fed next; t [W], the number of tokens drawn so far.
+    kv: for each layer the pair of keys and values [W, K, C, H]. The first (prompt length - 1 + t) of C are filled.
+    next [1]: requests taken so far. steps [1]: decoding steps so far.
+    The results, by request: tokens, logprobs [Q, T], lengths, stopped [Q].
     """
 
     request: jax.Array
@@ -62,7 +63,7 @@ def begin(
     stop_ids: Sequence[int],
     num_slots: int,
 ) -> tuple[Fixed, State]:
-    """Prefills, and puts the first requests into slots. Returns (Fixed, State of every shard)."""
+    """Runs the prefill, and puts the first requests into slots. Returns (Fixed, State of every shard)."""
     del temperature, stop_ids
     config = nnx.merge(graphdef, params).config
     prompt_kv = _prefill(params, prompts.tokens, graphdef, mesh)
@@ -93,7 +94,7 @@ def advance(
 ) -> tuple[State, jax.Array]:
     """Decodes until all requests have ended, or `until` decoding steps are made since `begin`.
 
-    Returns (State, [the most steps of a shard so far, whether any request is left, tokens so far]).
+    Returns (State, [largest number of steps of a shard so far, whether any request is left, tokens so far]).
     """
     graphs, mesh = fixed.graphs
     decode = _by_shard(
@@ -160,7 +161,7 @@ def _requests(prompts: Prompts, n: int) -> tuple:
 
 
 def _refill(s: State, prompt_kv: tuple[jax.Array, jax.Array], n: int, requests: tuple[jax.Array, ...]) -> State:
-    """Free slots take the next requests: a prompt's cache, and its last token to feed."""
+    """Puts the next requests into free slots: copies the prompt's cache, and feeds the prompt's last token next."""
     Q, (queue, queued, last_token) = len(s.tokens), requests
 
     def waiting(s: State) -> jax.Array:
@@ -196,7 +197,10 @@ def _first(
     n: int,
     max_tokens: int,
 ) -> State:
-    """One shard: its first requests in the empty cache `kv`; `prompts` and `prompt_kv` [L, P, K, S, H] are its part."""
+    """Puts the first requests of one shard into the empty cache `kv`.
+
+    prompts and prompt_kv [L, P, K, S, H] are those of the shard.
+    """
     Q, W = prompts.lengths.shape[0] * n, kv[0][0].shape[0]
     zeros = functools.partial(jnp.zeros, dtype=jnp.int32)
     state = State(
@@ -227,7 +231,7 @@ def _decode(
     sampling: Sampling,
     stops: Sequence[int],
 ) -> State:
-    """One shard: decodes until its requests have ended, or it has made `until` steps."""
+    """Decodes in one shard until its requests have ended, or it has made `until` steps."""
     (graph, layer), (others, layers) = graphs, params
     model, layers = nnx.merge(graph, others), [nnx.merge(layer, weights) for weights in layers]
     T, (Q, W) = sampling.max_tokens, (len(state.tokens), len(state.request))
@@ -244,7 +248,7 @@ def _decode(
         stopped = (token[:, None] == stop_ids).any(-1)
         ended = stopped | (s.t + 1 == T)
         at = (s.request, s.t)  # an empty slot has an index out of range, and its update is dropped
-        # Depends on the token, so that a cache is written after it is read. Otherwise the compiler would copy it first.
+        # It depends on the token, so a cache is written after it is read. Otherwise the compiler would copy the cache.
         kept = jnp.where(ended, s.kv[0][0].shape[2], position)
         s = dataclasses.replace(
             s,
@@ -269,7 +273,7 @@ def _decode(
 def _attend(
     q: jax.Array, k: jax.Array, v: jax.Array, cache: tuple[jax.Array, jax.Array], lengths: jax.Array
 ) -> jax.Array:
-    """One new token of each slot against the first `lengths` [W] cached ones, and itself.
+    """Attention of one new token per slot to itself and to the first `lengths` [W] cached tokens.
 
     q [W, N, H], k and v [W, K, H] of the new token; cache a pair [W, K, C, H]. Returns [W, N, H].
     """

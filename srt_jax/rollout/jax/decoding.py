@@ -1,4 +1,4 @@
-"""The decoder as sampling uses it: weights copied and gathered once per call, a prefill, one token at a time."""
+"""The decoder for sampling: copies and gathers the weights once per call, runs the prefill, decodes token by token."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,9 +44,9 @@ def compute_copy(params: nnx.State, graphdef: nnx.GraphDef, mesh: Mesh) -> nnx.S
 
 
 def gathered(params: nnx.State, mesh: Mesh, prefix: str = "", layer: int | None = None) -> nnx.State:
-    """Weights (of one layer of a stack) that are split over `tensor` only.
+    """The weights, split over `tensor` only. layer: the index of a layer if `params` is a stack of layers.
 
-    If weights stayed split over fsdp, every token would move them over the network.
+    If the weights stayed split over fsdp, every token would move them over the network.
     """
 
     def gather(path: str, x: jax.Array) -> jax.Array:
@@ -75,7 +75,7 @@ def _gathered_sharding(mesh: Mesh, path: str, shape: tuple[int, ...], stacked: b
 
 
 def off_mesh(graphdef: nnx.GraphDef, params: nnx.State) -> Decoder:
-    """The decoder without sharding constraints on activations, which one token of a sequence does not need.
+    """The decoder without sharding constraints on activations. Decoding one token at a time does not need them.
 
     Its results have the sharding of its inputs: rows over (data, fsdp) and heads over tensor.
     """
@@ -92,8 +92,9 @@ def prefill(graphdef: nnx.GraphDef, params: nnx.State, tokens: jax.Array) -> tup
 
 
 def split_layers(graphdef: nnx.GraphDef, params: nnx.State, mesh: Mesh) -> tuple:
-    """The decoder without its layers, and its layers one by one: ((graph of the first, graph of a layer),
-    (weights of the first, weights of each layer)), all gathered.
+    """Splits the decoder into its layers and the rest, with gathered weights.
+
+    Returns ((graph of the rest, graph of a layer), (weights of the rest, [weights of each layer])).
     """
     model = off_mesh(graphdef, params)
     layer, stacked = nnx.split(model.layers)
@@ -111,10 +112,11 @@ def next_logits(
     attend: Callable,
     caches: Sequence,
 ) -> tuple:
-    """tokens [W] at positions [W] -> logits [W, V] of the next, and what `attend(q, k, v, cache)` keeps of each layer.
+    """tokens [W] at positions [W] -> (logits [W, V] of the next tokens, the second result of `attend` for each layer).
 
-    The layers run one by one, each with arrays of its own. In a loop over stacked arrays an accelerator would copy
-    every weight and every cache before it uses it, which is three times the memory traffic.
+    attend(q, k, v, cache) returns (attention output, any value to keep). The layers run one by one, each with its own
+    arrays. In a loop over stacked arrays, an accelerator would copy every weight and every cache before it uses them,
+    which triples the memory traffic.
     """
     x, kept = model.embed(tokens), []
     frequencies = jnp.asarray(inverse_frequencies(model.config), jnp.float32)

@@ -6,9 +6,9 @@ ones from a queue. Each sample draws from a random key of its own, so at equal c
 neighbours. Where a call has fewer prompts than the mesh has row shards, a prompt's samples are divided among several of
 its rows. Letters: P rows of a call, n samples of each, S prompt tokens, T response tokens.
 
-A call is as large as the config asks for, or as the memory allows (`Cut`), whichever is less. It decodes in pieces of
-about a second, between which the host can report progress, and stop. Neither changes a sample: a piece continues
-exactly where the last one ended, and sample i of a prompt draws from (seed, i) in every call.
+A call is as large as the config requests or as the memory allows (`Cut`), whichever is less. It decodes in pieces of
+about a second. Between pieces the host can report progress, and stop. Neither the size of a call nor the pieces change
+a random number. A piece continues exactly where the last one ended, and sample i of a prompt draws from (seed, i).
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ class Cut:
         return ordered.reshape(self.prompts, -1, *result.shape[2:])
 
     def smaller(self) -> Iterator["Cut"]:
-        """This cut, then smaller ones: half the slots, down to one per shard; half the prompts; half the samples."""
+        """Yields this cut, then smaller ones. Halves the slots (down to one per shard), then prompts, then samples."""
         slots = self.slots
         while slots > self.shards:
             yield dataclasses.replace(self, slots=slots)
@@ -88,7 +88,7 @@ class Cut:
 
 
 def largest_cut(whole: Cut, bytes_of: Callable[[Cut], float], memory_bytes: float | None) -> Cut:
-    """The first of `whole.smaller()` whose bytes_of(cut) fit in memory_bytes. Raises RolloutError where none does."""
+    """The first of `whole.smaller()` whose bytes_of(cut) fit in memory_bytes. Raises RolloutError if none fits."""
     if memory_bytes is None:
         return whole
     for cut in whole.smaller():
@@ -116,7 +116,7 @@ def bytes_per_device(
     platform: str,
     kernel: str,
 ) -> dict[str, float]:
-    """The memory of a call without the parameters, by kind. mesh_shape: size by axis; kernel: the attention kernel."""
+    """Bytes of a call by kind, without the parameters. mesh_shape: size by axis. kernel: the attention kernel."""
     return memory.sampler_call(
         model,
         dtype,
@@ -136,7 +136,7 @@ def bytes_per_device(
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The compiled parts of a call; `advance` is given its state to reuse (donated)."""
+    """The compiled parts of a call. `advance` donates its state."""
 
     begin: jax.stages.Compiled
     advance: jax.stages.Compiled
@@ -144,11 +144,10 @@ class Program:
 
 
 class JaxSampler:
-    """Samples from the trainer's own parameters; `load` is a pointer.
+    """Samples from the trainer's own parameters. `load` stores a reference and copies nothing.
 
-    At most prompts_per_call prompts go through a program together, and num_slots (0: all) sequences decode at a time;
-    fewer if a call would need more than `memory_bytes` of each device for other arrays than the parameters (None: no
-    limit).
+    A call has at most prompts_per_call prompts, and num_slots (0: all) sequences decode at a time. There are fewer if
+    the arrays of a call, without the parameters, would need more than `memory_bytes` of a device (None: no limit).
     """
 
     def __init__(
@@ -163,7 +162,7 @@ class JaxSampler:
     ) -> None:
         self._graphdef, self._mesh = graphdef, mesh
         self._stop_ids = tuple(int(i) for i in stop_ids)
-        # With slots the cache of a sequence has one length for all prompts, so that all are in one queue.
+        # With slots all caches have the same length, so that all prompts can share one queue.
         self._buckets = sorted(prompt_buckets)[-1 if num_slots else 0 :]
         self._prompts_per_call, self._num_slots, self._memory_bytes = prompts_per_call, num_slots, memory_bytes
         shards = sharding.num_row_shards(mesh)
@@ -174,7 +173,7 @@ class JaxSampler:
         self._params: nnx.State | None = None
         self._version = -1
         self._programs, self._pace = {}, {}  # seconds per decoding step, by program
-        self._reach = 1.0  # the share of its maximal length at which the last call ended, to estimate the next one
+        self._reach = 1.0  # at which share of its maximal length the last call ended; an estimate for the next call
         self.report = {}  # a load costs nothing
         self.decode_steps = 0  # steps of the last `generate`; each feeds one token of every sequence that decodes
 
@@ -187,7 +186,7 @@ class JaxSampler:
         self._params = None
 
     def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
-        """Compiles the programs of the prompts' buckets; `generate` compiles only the others."""
+        """Compiles the programs for the prompts' buckets. `generate` compiles those that are missing."""
         for bucket in self._by_bucket(prompts):
             self._program(bucket, self.cut(bucket, n, sampling), sampling)
 
@@ -236,9 +235,9 @@ class JaxSampler:
     def _call(
         self, bucket: int, cut: Cut, rows: Prompts, sampling: Sampling, report: Callable[[float, int], None]
     ) -> tuple:
-        """One call, piece by piece: tokens, logprobs, lengths, stopped by row, and the decoding steps it took.
+        """Makes one call, piece by piece. Returns (tokens, logprobs, lengths, stopped) by row, and the decoding steps.
 
-        report(share of the call that is done, tokens so far) follows each piece.
+        report(share of the call that is done, tokens so far) is called after each piece.
         """
         program = self._program(bucket, cut, sampling)
         rows = sharding.place(rows, sharding.by_rows(self._mesh))
@@ -263,7 +262,7 @@ class JaxSampler:
         return sharding.place(value, sharding.replicated(self._mesh))
 
     def _piece(self, key: tuple, steps: int) -> int:
-        """Decoding steps of the next piece, about a second long. Processes need equal numbers, and clocks differ."""
+        """Decoding steps of the next piece, for about a second. Clocks differ, so several processes use PIECE_STEPS."""
         if jax.process_count() > 1:
             return PIECE_STEPS
         if key not in self._pace:
@@ -283,7 +282,7 @@ class JaxSampler:
         return dict(sorted(by_bucket.items()))
 
     def _calls(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> Iterator[tuple]:
-        """(bucket, cut, prompt indices, first sample) of every call; all samples of a prompt come one after another."""
+        """Yields (bucket, cut, prompt indices, first sample) of every call. Calls for equal prompts are consecutive."""
         for bucket, indices in self._by_bucket(prompts).items():
             cut = self.cut(bucket, n, sampling)
             for start in range(0, len(indices), cut.prompts):
@@ -291,7 +290,7 @@ class JaxSampler:
                     yield bucket, cut, indices[start : start + cut.prompts], first
 
     def cut(self, bucket: int, n: int, sampling: Sampling) -> Cut:
-        """The largest call that fits in the memory. Raises RolloutError where one sample of one prompt does not.
+        """The largest call that fits in memory. Raises RolloutError if not even one sample of one prompt fits.
 
         It depends on the config and on `memory_bytes`, but not on the memory that is free at the moment: another shape
         may round differently.
@@ -300,7 +299,7 @@ class JaxSampler:
         return largest_cut(whole, lambda cut: self.bytes_of(cut, bucket, sampling), self._memory_bytes)
 
     def bytes_of(self, cut: Cut, bucket: int, sampling: Sampling) -> float:
-        """Bytes per device of such a call, beside the parameters."""
+        """Bytes per device of a call of this shape, without the parameters."""
         model = nnx.merge(self._graphdef, self._params)
         return sum(
             bytes_per_device(
@@ -359,7 +358,7 @@ class JaxSampler:
         return cut, self._lower(params, self._buckets[-1], cut, compiled(sampling))[:2]
 
     def _lower(self, params: nnx.State, bucket: int, cut: Cut, sampling: Sampling) -> list[jax.stages.Lowered]:
-        """begin, advance, results of one call, for parameters that may be abstract."""
+        """Lowers begin, advance and results of one call. The parameters may be abstract."""
         kind = continuous_batching if cut.slots else static_batching
         fixed = dict(n=cut.share, sampling=sampling, stop_ids=self._stop_ids)
         more = {"num_slots": cut.slots} if cut.slots else {}

@@ -1,4 +1,4 @@
-"""How a token is drawn from logits."""
+"""Draws tokens from logits."""
 
 import dataclasses
 
@@ -9,12 +9,12 @@ from srt_jax.rollout.sampler import Sampling
 
 
 def compiled(sampling: Sampling) -> Sampling:
-    """The part of `sampling` that a compiled program depends on. A temperature above 0 is its argument."""
+    """The settings that a compiled program depends on. Programs take a temperature above 0 as an argument."""
     return dataclasses.replace(sampling, temperature=float(sampling.temperature > 0))
 
 
 def sample_keys(seeds: jax.Array, first: jax.Array, n: int) -> jax.Array:
-    """seeds [P, 2] uint32, first [P] -> keys [P, n]: of the samples first, first + 1, ... of each prompt."""
+    """seeds [P, 2] uint32, first [P] -> keys [P, n] of the samples first, first + 1, ... of each prompt."""
     of_prompt = jax.random.wrap_key_data(seeds, impl="threefry2x32")
     return jax.vmap(lambda key, i: jax.vmap(lambda j: jax.random.fold_in(key, j))(i + jnp.arange(n)))(of_prompt, first)
 

@@ -1,4 +1,4 @@
-"""Static batching: all samples of a call decode together, in step, until the longest has ended.
+"""Static batching: all samples of a call decode in lockstep until the longest has ended.
 
 The samples of a prompt share its keys and values: the cache is one prompt part [L, P, S, K, H] and one response part
 [L, P, n, T, K, H]. Letters: P prompts, n samples of each, S prompt tokens, T response tokens; others as in
@@ -27,11 +27,11 @@ RESPONSE_KV = PartitionSpec(None, sharding.ROWS, None, None, "tensor")
 
 @flax.struct.dataclass
 class State:
-    """All samples of a call.
+    """The state of all samples of a call.
 
-    t: tokens drawn so far of each []; token: the last of them, which is not in the cache yet [P, n]; done [P, n]; kv:
-    the pair of keys and values [L, P, n, T, K, H] of the responses; the results: tokens, logprobs [P, n, T],
-    lengths [P, n].
+    t []: tokens drawn so far for each sample. token [P, n]: the last of them, which is not in the cache yet.
+    done [P, n]: whether the sample has ended. kv: the pair of keys and values [L, P, n, T, K, H] of the responses.
+    The results: tokens, logprobs [P, n, T], lengths [P, n].
     """
 
     t: jax.Array
@@ -54,7 +54,7 @@ def begin(
     sampling: Sampling,
     stop_ids: Sequence[int],
 ) -> tuple[Fixed, State]:
-    """Prefills and draws the first token. Returns (Fixed, State)."""
+    """Runs the prefill, and draws the first tokens. Returns (Fixed, State)."""
     weights = gathered(params, mesh)
     model = off_mesh(graphdef, weights)
     size, T, config = prompts.lengths.shape[0], sampling.max_tokens, model.config

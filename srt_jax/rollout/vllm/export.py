@@ -1,7 +1,8 @@
 """Exports of the weights for rollout servers: <directory>/step_NNNNNN/. An export is complete, or it does not exist.
 
-Each is an ordinary Hugging Face directory and a manifest.json: step, hash of the config, the sizes of all files, and
-names, shapes, dtypes and checksums (xxh3_64) of all tensors, of all other bytes, and of the manifest itself.
+Each is an ordinary Hugging Face directory with a manifest.json. The manifest has the step, a hash of the config, the
+sizes of all files, and the names, shapes and dtypes of all tensors. It also has checksums (xxh3_64) of all tensors, of
+all other bytes, and of itself.
 """
 
 import concurrent.futures
@@ -34,9 +35,9 @@ class Published:
     path: pathlib.Path
     step: int
     bytes: int
-    seconds: float  # the time of writing it, with the flush
-    label: str  # the servers' name of these weights; the step alone would not distinguish two runs
-    tensors: str  # checksum of all tensors, equal for equal weights whatever the step
+    seconds: float  # the time to write and flush it
+    label: str  # names these weights at the servers; the step alone would not distinguish two runs
+    tensors: str  # checksum of all tensors, which does not depend on the step
 
 
 def publish(
@@ -51,8 +52,8 @@ def publish(
 ) -> Published:
     """Writes the weights of a step in the served dtype. `extra`: text files by name, see `weights.save`.
 
-    Raises ExportError if they cannot be written. Removes exports of later steps, which a run leaves behind that was
-    killed after its last checkpoint.
+    Raises ExportError if they cannot be written. Removes exports of later steps, which a run has if it was killed after
+    its last checkpoint.
     """
     start = time.perf_counter()
     directory = pathlib.Path(directory)
@@ -95,13 +96,13 @@ def check_sizes(path: str | os.PathLike[str]) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise ExportError(f"{path / MANIFEST} is damaged: it has not its own checksum.")
+        raise ExportError(f"{path / MANIFEST} is damaged: it does not match its own checksum.")
     for name, entry in manifest["files"].items():
         found = (path / name).stat().st_size if (path / name).exists() else None
         if found != entry["bytes"]:
             has = "does not exist" if found is None else f"has {found} bytes"
             raise ExportError(
-                f"{path / name} {has}, its manifest tells {entry['bytes']} bytes: it was cut short or changed."
+                f"{path / name} {has}, but its manifest records {entry['bytes']} bytes: it was cut short or changed."
             )
     return manifest
 
@@ -114,7 +115,7 @@ def verify(path: str | os.PathLike[str]) -> dict:
     def check(data: memoryview, first: int, last: int, checksum: str, what: object) -> None:
         with data[first:last] as part:
             if xxhash.xxh3_64_hexdigest(part) != checksum:
-                raise ExportError(f"{what} has not the checksum that its manifest tells: it was changed.")
+                raise ExportError(f"{what} does not match the checksum in its manifest: it was changed.")
 
     for name, entry in manifest["files"].items():
         if not entry["bytes"]:  # an empty file cannot be mapped
@@ -142,7 +143,7 @@ def prune(directory: str | os.PathLike[str], keep: int) -> None:
 
 
 def _exports(directory: str | os.PathLike[str]) -> list[tuple[int, pathlib.Path]]:
-    """(step, path) of everything that has the name of an export."""
+    """(step, path) of each path with the name of an export."""
     return [(int(path.name[5:]), path) for path in pathlib.Path(directory).glob("step_*") if path.name[5:].isdigit()]
 
 

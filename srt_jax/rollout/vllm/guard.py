@@ -14,7 +14,7 @@ import time
 def main() -> None:
     """Starts the command and watches it and the parent."""
     parent = int(sys.argv[1])
-    # A handler and not SIG_IGN, which the command would inherit. SIGTERM should end the command, not this process.
+    # SIGTERM should end the command and not this process. The command would inherit SIG_IGN, but not a handler.
     signal.signal(signal.SIGTERM, lambda *_: None)
     command = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
     # The parent's id changes when it dies. A pipe would not work, since its other children may keep it open.

@@ -1,7 +1,7 @@
 """Rollouts from vLLM servers in other processes.
 
-`load` is export -> pause -> reload -> resume on every server -> probe: the servers' log-probs of fixed token sequences
-against the trainer's own. A wrong or stale weight ends the run.
+`load` exports the weights, then makes every server pause, reload them and resume. At last a probe compares the servers'
+log-probs of fixed token sequences with the trainer's. Wrong or stale weights end the run.
 """
 
 import collections
@@ -38,9 +38,9 @@ from srt_jax.rollout.vllm.command import Settings
 from srt_jax.rollout.vllm.server import Attached, Server
 
 PROBE_SEQUENCES, PROBE_TOKENS = 8, 64
-OVERCOMMIT = 1.5  # requests at a server / sequences that it decodes at a time; above 1, so that it always has work
-SPARED = 3  # so many failed requests of a healthy server between two loads cause no restart
-WELL_SECONDS = 20.0  # the time in which a healthy server samples a token
+OVERCOMMIT = 1.5  # sequences requested from a server / sequences that it decodes at a time
+SPARED = 3  # failed requests of a healthy server between two loads that cause no restart
+WELL_SECONDS = 20.0  # a healthy server samples a token within this time
 
 
 class InitialModel(Protocol):
@@ -68,11 +68,10 @@ class VLLMSampler:
     def __init__(
         self, config: ConfigDict, model: InitialModel, graphdef: nnx.GraphDef, mesh: Mesh, directory: pathlib.Path
     ) -> None:
-        """`model`: directory, hf_config, config, stop_ids and exported_files of the initial model; `directory`: the
-        run folder.
+        """model: the initial model. directory: the run folder.
 
-        Raises ConfigError for mistakes that show before there are weights: vLLM is not installed, or an address is no
-        vLLM server.
+        Raises ConfigError for mistakes that can be found without weights: vLLM is not installed, or no vLLM server is
+        at a URL of rollout.servers.
         """
         self._config, self._model, self._mesh = config, model, mesh
         self._max_model_len = config.batch.max_prompt_tokens + config.batch.max_response_tokens
@@ -85,7 +84,7 @@ class VLLMSampler:
         self._published: vllm_export.Published | None = None
         self._sequences: Any = None
         self._expected: np.ndarray | None = None
-        self._probed = {}  # server: the export it was probed with last, what was expected and what was found
+        self._probed = {}  # by server: tensors' checksum, trainer's and server's log-probs of the last probe
         self._spared = collections.Counter()
         self._threads = concurrent.futures.ThreadPoolExecutor(len(self._servers))
         self._under_way, self._closed = [], threading.Event()
@@ -94,7 +93,7 @@ class VLLMSampler:
     def load(self, params: nnx.State, version: int) -> None:
         """Exports the weights and makes every server serve them. The first call also starts or checks the servers.
 
-        Raises RolloutError if the servers do not serve them, and ConfigError if attached servers do not fit the run.
+        Raises RolloutError if that fails, and ConfigError if a server of rollout.servers does not fit the run.
         """
         published = vllm_export.publish(
             params,
@@ -137,10 +136,9 @@ class VLLMSampler:
         finished: Finished | None = None,
         advanced: Advanced | None = None,
     ) -> Rollouts:
-        """Rollouts in the order of the prompts. Raises RolloutError if no server is left, or one serves other
-        weights.
+        """Rollouts in the order of the prompts. Calls `advanced` after each finished prompt.
 
-        `advanced` is called after each finished prompt.
+        Raises RolloutError if no server is left, or one serves other weights.
         """
         if advanced:
             finished = _counting(finished, advanced, len(prompts))
@@ -179,7 +177,7 @@ class VLLMSampler:
         if self._config.rollout.servers:
             servers = [vllm_server.Attached(url, **limits) for url in self._config.rollout.servers]
             for server in servers:
-                if server.answers():  # otherwise it may be starting, and the first load waits for it
+                if server.answers():  # otherwise it may still be starting; the first load waits for it
                     vllm_server.check(server.url, self._model.config, self._max_model_len)
             return servers
         shared = Settings(
@@ -205,7 +203,7 @@ class VLLMSampler:
         return servers
 
     def _serve(self, first: bool) -> None:
-        """Every server serves the published weights."""
+        """Makes every server serve the published weights."""
         vllm_export.verify(self._published.path)
         self._spared.clear()
         if first:
@@ -239,7 +237,7 @@ class VLLMSampler:
         vllm_client.update_weights(server.url, self._published.path, self._published.label, self._published.bytes)
 
     def _for_each(self, work: Callable) -> list:
-        """Runs work(server) for all servers at once. Servers that are given up are not used any more.
+        """Runs work(server) for all servers at once. Servers that are given up are not used again.
 
         Raises RolloutError if none is left.
         """
@@ -265,9 +263,9 @@ class VLLMSampler:
         return future
 
     def _attempt(self, server: Server | Attached, work: Callable, reason: Exception | None = None) -> object:
-        """Runs work(server). First restarts a server that fails, or has failed for `reason`, with the exported weights.
+        """Runs work(server). Restarts the server with the exported weights if it fails, or has failed for `reason`.
 
-        Raises ServerGivenUpError if restarts do not help, and every error that is no failure of the server.
+        Raises ServerGivenUpError if restarts do not help. Other errors than ServerFailedError pass through.
         """
         while True:
             if self._closed.is_set():
@@ -291,7 +289,7 @@ class VLLMSampler:
             self._check(server)
             self._update(server)
             self._check_answers(server)
-        except ConfigError as e:  # after its restart it is another server
+        except ConfigError as e:  # another server was started at this URL
             raise ServerGivenUpError(f"{server.name} failed ({reason}) and came back unfit: {e}") from None
 
     # ---- samples
@@ -325,7 +323,7 @@ class VLLMSampler:
         """Makes a server ready to sample again after a failed request. Raises RolloutError if that fails."""
         if self._spared[server.name] < SPARED and self._is_well(server):  # e.g. a dropped connection
             self._spared[server.name] += 1
-            logger.warning(f"{server.name} failed ({reason}), but is well: it is asked again")
+            logger.warning(f"{server.name} failed ({reason}), but is healthy: its requests are repeated")
         else:
             self._attempt(server, self._probe, reason)
 
@@ -341,7 +339,7 @@ class VLLMSampler:
     # ---- probe
 
     def _sample_sequences(self, server: Server | Attached) -> np.ndarray:
-        """[B, S] token sequences that the first weights sampled. They are likely, so that rounding stays small."""
+        """[B, S] token sequences, sampled from the first weights. Likely tokens keep the rounding errors small."""
         rows = math.lcm(PROBE_SEQUENCES, sharding.num_row_shards(self._mesh))
         length = min(PROBE_TOKENS, self._max_model_len - 1)
         first = self._model.stop_ids[0]
@@ -365,14 +363,14 @@ class VLLMSampler:
         gap, limit = np.abs(found - expected), self._config.rollout.max_logprob_gap
         if not gap.mean() <= limit:
             raise RolloutError(
-                f"{server.name} does not serve the weights of step {self._published.step}: to the probe's tokens it "
-                f"gives a mean log-prob of {found.mean():.4f}, the trainer {expected.mean():.4f}, a mean gap of "
-                f"{gap.mean():.4f} where rollout.max_logprob_gap is {limit}; look for another model, dtype or a failed "
-                "reload in its log."
+                f"{server.name} does not serve the weights of step {self._published.step}: the mean log-prob of the "
+                f"probe's tokens is {found.mean():.4f} there and {expected.mean():.4f} in the trainer, the mean gap is "
+                f"{gap.mean():.4f}, and rollout.max_logprob_gap is {limit}; look in its log for another model, another "
+                "dtype or a failed reload."
             )
         tensors, expected_before, found_before = self._probed.get(server.name, (self._published.tensors, None, None))
-        # An update may be too small for the limit above, but not to change a single one of hundreds of log-probs when
-        # it changed most of the trainer's.
+        # An update may be too small for the limit above. But if it changed most of the trainer's log-probs, it must
+        # change at least one of the server's hundreds.
         if (
             tensors != self._published.tensors
             and np.array_equal(found, found_before)

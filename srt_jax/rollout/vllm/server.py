@@ -1,4 +1,4 @@
-"""vLLM servers in processes of their own: started, watched, restarted and stopped here, or attached by URL."""
+"""vLLM servers: processes that this module starts, watches, restarts and stops, or servers that are attached by URL."""
 
 import contextlib
 import os
@@ -19,11 +19,11 @@ from srt_jax.rollout.vllm.command import HOST, Settings, command, environment, f
 
 GUARD = pathlib.Path(__file__).with_name("guard.py")
 STOP_SECONDS = 10.0
-EMPTY_SECONDS = 5.0  # the wait for killed processes; some init processes leave them as zombies
+EMPTY_SECONDS = 5.0  # longest wait for killed processes to go; some init processes leave zombies
 PORT_TRIES = 3
 OTHER_MODEL = "start it with the model of this run (model.path)"
-COMPARED = 20  # log-probs of a token, vLLM's own limit; more than two, because the first two may be equal
-BY_SCRIPT = "start it by launch/vllm_server.sh, which sets all that a trainer needs"
+COMPARED = 20  # log-probs per token, vLLM's limit; two would not suffice, because they may be equal
+BY_SCRIPT = "start it with launch/vllm_server.sh, which sets all that a trainer needs"
 
 
 class Server:
@@ -76,7 +76,7 @@ class Server:
         self._deadline = time.monotonic() + self._start_seconds
 
     def wait(self) -> None:
-        """Returns when the server samples. Raises ServerFailedError if it ends, or takes longer than start_seconds."""
+        """Waits until the server samples. Raises ServerFailedError if it ends, or takes longer than start_seconds."""
         tries = 1
         while not vllm_client.is_healthy(self.url, max(5.0, self._deadline - time.monotonic())):
             process = self.process
@@ -101,9 +101,9 @@ class Server:
             time.sleep(0.5)
 
     def restart(self, model: str | os.PathLike[str], reason: object) -> None:
-        """Ends its remaining processes and starts the server again. Raises ServerFailedError if that fails, too.
+        """Ends the server's remaining processes and starts it again.
 
-        Raises ServerGivenUpError after too many restarts.
+        Raises ServerFailedError if that fails, and ServerGivenUpError after too many restarts.
         """
         self.stop(0)
         if self._restarts >= self._max_restarts:
@@ -158,7 +158,7 @@ class Attached:
         self._start_seconds, self._left, self._deadline = start_seconds, max_restarts, 0.0
 
     def answers(self) -> bool:
-        """Whether anybody does, and be it with a refusal."""
+        """Whether a server answers at the URL. A refusal is an answer, too."""
         try:
             vllm_client.call(self.url, "GET", "/v1/models", seconds=10)
         except ServerFailedError:
@@ -172,14 +172,14 @@ class Attached:
         self._deadline = time.monotonic() + self._start_seconds
 
     def wait(self) -> None:
-        """Returns when any server answers at the address. Raises ConfigError if none does within start_seconds."""
+        """Waits until a server answers at the URL. Raises ConfigError if none does within start_seconds."""
         while not self.answers():
             if time.monotonic() > self._deadline:
                 raise ConfigError(f"rollout.servers: nobody answers at {self.url}: correct the URL, or {BY_SCRIPT}.")
             time.sleep(1.0)
 
     def restart(self, model: str | os.PathLike[str], reason: object) -> None:
-        """Waits until the server is healthy. Raises ServerGivenUpError if it fails too often, or does not come back."""
+        """Waits until the server is healthy. Raises ServerGivenUpError if it fails too often or stays away."""
         if self._left <= 0:
             raise ServerGivenUpError(
                 f"{self.url} failed too often ({reason}; rollout.vllm.max_restarts): look at its log; "
@@ -206,7 +206,7 @@ class Attached:
 
 
 def check(url: str, model: ModelConfig, max_model_len: int) -> None:
-    """Raises ConfigError, with the remedy, for a server that cannot serve the rollouts of this run.
+    """Raises ConfigError, with the remedy, if a server cannot serve the rollouts of this run.
 
     Requests no sample, since a trainer that was killed may have left the server paused.
     """
@@ -227,7 +227,7 @@ def check(url: str, model: ModelConfig, max_model_len: int) -> None:
 
 
 def check_answers(url: str, vocab_size: int) -> None:
-    """Raises ConfigError, with the remedy, if the samples of a server with the run's weights ignore the request."""
+    """Raises ConfigError, with the remedy, if a server with the run's weights ignores fields of a request."""
     with _answering(url):
         _check_vocabulary(url, vocab_size)
         _check_sampling(url)
@@ -254,7 +254,7 @@ def _models(url: str) -> dict:
 
 
 def _check_folder(url: str, root: str, model: ModelConfig) -> None:
-    """By its config.json, where that can be read."""
+    """Compares the config.json of the served folder with the run's model, if this process can read it."""
     if not (pathlib.Path(root) / "config.json").exists():
         return
     try:
@@ -292,7 +292,7 @@ def _check_endpoints(url: str) -> None:
 
 
 def _check_sampling(url: str) -> None:
-    """Checks the server's temperature and defaults by the log-probs of the likeliest tokens."""
+    """Checks, by the log-probs of the likeliest tokens, that temperature and defaults have the effect that we need."""
     bare = {
         "model": vllm_client.MODEL_NAME,
         "prompt": [0],
