@@ -245,7 +245,7 @@ def update_mfu(learner: Learner, collected: Collected, seconds: float) -> float:
 
 
 def watch(run: Run, now: RunState, values: dict, collected: Collected, stopping: bool) -> None:
-    """Evaluates, logs and saves what is due after a step, and decides whether the run ends here."""
+    """Evaluates, logs and saves after a step, as often as the config says, and decides whether the run ends here."""
     alarm = now.detector.update(values)
     warn(run, now, values, collected, alarm)
     evaluated = is_evaluated(run, now)
@@ -332,7 +332,7 @@ def show_probes(run: Run, step: int, rows: list[dict]) -> None:
 
 
 def log_rollouts(run: Run, step: int, collected: Collected) -> None:
-    """Saves the step's rollouts, and shows a few of them in TensorBoard, as often as the config asks for."""
+    """Saves the step's rollouts, and shows a few of them in TensorBoard, at the steps that the config selects."""
     saved, shown = step % run.config.log.rollouts_every == 0, step == 1 or step % run.config.eval.every == 0
     rows = rollout_rows(collected, run.prepared.model.tokenizer) if saved or shown else []
     if saved and is_first_process():

@@ -131,7 +131,7 @@ def evaluate_model(
         raise DataError(f"--temperatures compares by right answers, but {', '.join(silent)} has none: leave it out.")
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, model, mesh)
-    # A folder of its own, because the run itself may be in progress and use its own folder for exports.
+    # Another folder than the run's own, because the run may be in progress and export there.
     sampler = open_sampler(config, model, graphdef, mesh, run_directory(config) / "evaluate")
     results, rows = {}, []
     diagnosis = Diagnosis(config, model.tokenizer.convert_ids_to_tokens(list(model.stop_ids)))
@@ -267,8 +267,8 @@ def show(config: ConfigDict, temperatures: Sequence[float], results: dict[float,
 if __name__ == "__main__":
     cli.define_path("model", "Hugging Face directory, hub id, or the folder of a finished run.")
     cli.define_path("data", "JSONL or Parquet file of problems with answers, instead of the config's sets.")
-    flags.DEFINE_string("prompt_column", None, "Column of --data that holds the problems, where not `problem`.")
-    flags.DEFINE_string("answer_column", None, "Column of --data that holds the answers, where not `answer`.")
+    flags.DEFINE_string("prompt_column", None, "Column of --data with the problems; by default `problem`.")
+    flags.DEFINE_string("answer_column", None, "Column of --data with the answers; by default `answer`.")
     cli.define_config("Config for prompts, lengths and sampling.")
     flags.DEFINE_list("temperatures", [], "Temperatures to compare, e.g. 0,0.6,1.0, instead of eval.temperature.")
     flags.DEFINE_integer("limit", None, "Use only the first so many problems of each set.")

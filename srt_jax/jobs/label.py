@@ -146,7 +146,7 @@ def sample_rows(
 
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, model, mesh)
-    # A folder of its own, because a run of this name may be in progress and use its own folder for exports.
+    # Another folder than the run's own, because a run of this name may be in progress and export there.
     sampler = open_sampler(config, model, graphdef, mesh, run_directory(config) / "label")
     sampling = Sampling(config.batch.max_response_tokens, config.rollout.temperature)
     with Progress(len(problems), "problem") as progress, contextlib.closing(sampler):
@@ -232,7 +232,7 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    cli.define_config("Experiment whose model labels its data: a file or a shipped name.")
+    cli.define_config("Experiment: its model labels its data. A file or a shipped name.")
     cli.define_path("out", "The label file.")
     flags.DEFINE_integer("samples", 32, "Samples of each problem, all of which vote.")
     cli.run(main)

@@ -1,7 +1,7 @@
 """Runs a study and judges its claims: arms x settings x seeds from a Python file.
 
     python -m srt_jax study studies/rival.py              all runs that the table lacks, then the report
-    python -m srt_jax study studies/rival.py --quick      the file's smaller version, with a table of its own
+    python -m srt_jax study studies/rival.py --quick      the file's smaller version, with its own table
     python -m srt_jax study studies/rival.py --report     only the report, from the table
     python -m srt_jax study studies/rival.py --dry_run    lists the missing runs
     python -m srt_jax study studies/rival.py --shard=2/8  every eighth run from the third on, e.g. in a SLURM array

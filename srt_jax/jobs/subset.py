@@ -114,7 +114,7 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    cli.define_config("Experiment whose data is cut: a file or a shipped name.")
+    cli.define_config("Experiment with the data to select from: a file or a shipped name.")
     cli.define_path("labels", "A file that srt label wrote for this data.")
     flags.DEFINE_enum("by", "vote_share", label_file.SCORES, "The score.")
     flags.DEFINE_float("fraction", 1 / 3, "Share of the problems that is kept.")

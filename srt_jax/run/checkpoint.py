@@ -1,6 +1,6 @@
 """Checkpoints: the training state, written by orbax, and the check whether a run may resume from it.
 
-    <run>/checkpoints/<step>/state/           what orbax writes
+    <run>/checkpoints/<step>/state/           written by orbax
                              record.json      identity of the run, evaluations so far, seconds by phase
                              checksums.json   size and xxh3_64 of every other file
 

@@ -179,7 +179,7 @@ def with_some_data(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     """(a copy of the config that limits generated problems, a line for each source that it limits).
 
     Each source gets the problems that are generated within SECONDS_OF_DATA. The training data has at least the problems
-    of two steps, so that one step is possible where others are held out.
+    of two steps, so that one step is possible even if problems are held out.
     """
     config, lines = config.copy_and_resolve_references(), []
     least = {"data": 2 * config.batch.prompts_per_step}

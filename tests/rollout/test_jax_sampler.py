@@ -196,7 +196,7 @@ def test_shapes_types_and_version():
 
 
 def test_a_prompt_beyond_the_last_bucket_is_an_error():
-    with pytest.raises(ValueError, match="a prompt has 9 tokens: the last bucket holds 8"):
+    with pytest.raises(ValueError, match="a prompt has 9 tokens: the largest bucket has 8"):
         generate([[1] * 9])
 
 

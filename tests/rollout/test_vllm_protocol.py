@@ -200,7 +200,7 @@ def test_another_trainers_weights_of_the_same_step_do_not_pass_as_ours(opened, t
         ours.load(params(1), 1)
         theirs.load(params(2), 1)
         theirs.generate(PROMPTS, N, SAMPLING, SEEDS)
-        with pytest.raises(RolloutError, match=r"serves weights version '1-.*', not '1-.*': somebody else"):
+        with pytest.raises(RolloutError, match=r"serves weights version '1-.*', not '1-.*': another program"):
             ours.generate(PROMPTS, N, SAMPLING, SEEDS)
 
 

@@ -192,7 +192,7 @@ def test_a_url_that_is_no_vllm_server_is_refused(miniature, tmp_path):
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
     try:
-        for port, words in ((web.server_port, "is no vLLM server"), (free_port(), "nobody answers")):
+        for port, words in ((web.server_port, "is no vLLM server"), (free_port(), "no server answers")):
             config = vllm_config(miniature, tmp_path, "run", [f"http://127.0.0.1:{port}"])
             config.rollout.vllm.start_seconds = 1.0
             with pytest.raises(ConfigError, match=rf"rollout.servers: .*{words}") as refused:

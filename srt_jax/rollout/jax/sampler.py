@@ -2,7 +2,7 @@
 
 `rollout.slots` chooses between two kinds of call. Static batching (static_batching.py) decodes all samples of a call
 in step. Continuous batching (continuous_batching.py) decodes a fixed number of sequences at a time, and takes the next
-ones from a queue. Each sample draws from a random key of its own, so at equal compiled shape it does not depend on its
+ones from a queue. Each sample has its own random key, so at equal compiled shape it does not depend on its
 neighbours. Where a call has fewer prompts than the mesh has row shards, a prompt's samples are divided among several of
 its rows. Letters: P rows of a call, n samples of each, S prompt tokens, T response tokens.
 
@@ -277,7 +277,7 @@ class JaxSampler:
                 raise ValueError(f"prompt {i} is empty: there is no token to sample after.")
             bucket = next((b for b in self._buckets if b >= len(prompt)), None)
             if bucket is None:
-                raise ValueError(f"a prompt has {len(prompt)} tokens: the last bucket holds {self._buckets[-1]}.")
+                raise ValueError(f"a prompt has {len(prompt)} tokens: the largest bucket has {self._buckets[-1]}.")
             by_bucket.setdefault(bucket, []).append(i)
         return dict(sorted(by_bucket.items()))
 
@@ -324,7 +324,7 @@ class JaxSampler:
         indices: Sequence[int],
         first: int,
     ) -> Prompts:
-        """The rows of a call; row p * rows_per_prompt + j holds the j-th part of its samples of prompt indices[p]."""
+        """The rows of a call. Row p * rows_per_prompt + j draws the j-th part of the samples of prompt indices[p]."""
         parts = cut.rows_per_prompt
         rows = Prompts(
             np.zeros((cut.rows, bucket), np.int32),

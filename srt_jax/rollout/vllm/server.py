@@ -175,7 +175,7 @@ class Attached:
         """Waits until a server answers at the URL. Raises ConfigError if none does within start_seconds."""
         while not self.answers():
             if time.monotonic() > self._deadline:
-                raise ConfigError(f"rollout.servers: nobody answers at {self.url}: correct the URL, or {BY_SCRIPT}.")
+                raise ConfigError(f"rollout.servers: no server answers at {self.url}: correct the URL, or {BY_SCRIPT}.")
             time.sleep(1.0)
 
     def restart(self, model: str | os.PathLike[str], reason: object) -> None:
