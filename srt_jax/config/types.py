@@ -84,7 +84,7 @@ def _check_number(field: str, value: float) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{field} is {value}: it must be a finite number.")
     if isinstance(value, int) and abs(value) > LARGEST and field.rpartition(".")[2] != "seed":
-        raise ConfigError(f"{field} is {shown(value)}: give at most {LARGEST}.")
+        raise ConfigError(f"{field} is {shown(value)}: its size must be at most {LARGEST}.")
     if isinstance(value, float) and value and not FLOAT32[0] <= abs(value) <= FLOAT32[1]:
         raise ConfigError(
             f"{field} is {value}: float32 cannot represent it, so give 0, or a size between "
