@@ -40,7 +40,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"
 
 
 class StopRequestedError(Exception):
-    """A signal ended an evaluation. The resumed run repeats the evaluation."""
+    """A signal ended the sampling of a step or of an evaluation. It is sampled again when the run goes on."""
 
 
 def train(config: ConfigDict) -> dict:
@@ -74,14 +74,10 @@ def train(config: ConfigDict) -> dict:
                 train_loop(run, now, thread)
         except StopRequestedError:
             save(run, now)
-            raise TrainingStoppedError(
-                f"stopped in the evaluation after step {now.step}; the same command goes on in {directory}, and "
-                "evaluates again."
-            ) from None
+            raise TrainingStoppedError(f"stopped. {saved(run, now)}") from None
         except RolloutError as e:
             save(run, now)
-            saved = f"The state after step {now.step} is saved in {directory}" if now.step else "Nothing is trained yet"
-            raise TrainingStoppedError(f"{e} {saved}: the same command goes on.") from e
+            raise TrainingStoppedError(f"{e} {saved(run, now)}") from e
         return finish(run, now)
 
 
@@ -98,7 +94,7 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
         # Problems -> rollouts -> answers -> votes -> labels -> rewards: run/rollouts.py, reward/rewards.py.
         collected = take_rollouts(run, now, step, pending)
         if config.rollout.steps_ahead and step < config.steps:
-            pending = thread.submit(collect_step, run, step + 1)
+            pending = thread.submit(collect_step, run, now, step + 1)
         # Rewards -> batch -> update.
         with now.phases("update"):
             now.train_state, values = learn(run.learner, now.train_state, collected, step)
@@ -113,9 +109,7 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
         # Evaluate, log, save, stop.
         watch(run, now, values, collected, stopping)
         if stopping and step < config.steps:
-            raise TrainingStoppedError(
-                f"stopped after step {step}; the state is saved in {run.directory}: the same command goes on."
-            )
+            raise TrainingStoppedError(f"stopped. {saved(run, now)}")
 
 
 def transfer_guard() -> contextlib.AbstractContextManager:
@@ -169,16 +163,18 @@ def evaluate_first(run: Run, now: RunState) -> None:
     run.log.progress(now.step, "")
 
 
-def collect_step(run: Run, step: int) -> Collected:
-    """Collects the graded rollouts of a step, in the loop's thread or in another one."""
-    with transfer_guard():  # JAX stores this setting per thread
-        return collect(run.config, run.prepared, run.sampler, run.learner.grading, step)
+def collect_step(run: Run, now: RunState, step: int) -> Collected:
+    """The graded rollouts of a step. Raises StopRequestedError if a signal requests a stop meanwhile."""
+    with transfer_guard():  # JAX keeps this setting by thread, and this may be another thread than the loop's
+        return collect(
+            run.config, run.prepared, run.sampler, run.learner.grading, step, lambda *_: leave_if_stopped(now)
+        )
 
 
 def take_rollouts(run: Run, now: RunState, step: int, pending: Future | None) -> Collected:
     """Returns the step's rollouts: the result of `pending`, which began during the step before, or newly collected."""
     if pending is None:
-        collected = collect_step(run, step)
+        collected = collect_step(run, now, step)
         now.phases.add(collected.seconds)
     else:
         with now.phases("wait"):
@@ -192,13 +188,13 @@ def take_rollouts(run: Run, now: RunState, step: int, pending: Future | None) ->
 
 
 def load(run: Run, now: RunState, values: dict, pending: Future | None) -> None:
-    """Loads the new weights into the sampler. If that raises RolloutError, the step's metrics are logged first."""
+    """The sampler gets the weights of a step. If that fails or is stopped, the step's metrics are logged first."""
     with now.phases("load"):
         if pending:
             wait([pending])  # one step's rollouts all come from the same weights
         try:
-            run.sampler.load(now.train_state.params, now.step)
-        except RolloutError:
+            run.sampler.load(now.train_state.params, now.step, lambda: leave_if_stopped(now))
+        except (RolloutError, StopRequestedError):
             run.log.write(now.step, values)
             raise
 
@@ -207,8 +203,17 @@ def load(run: Run, now: RunState, values: dict, pending: Future | None) -> None:
 
 
 def stop_signals() -> Signals:
-    """Ctrl-C or SIGTERM ends the run after the current step; a second one ends it at once."""
-    return Signals("finishing this step, then saving; once more ends the run at once ...", leave=False)
+    """Ctrl-C or SIGTERM ends sampling or an evaluation within seconds, and an update after its end; then the run saves.
+
+    A second one ends the run at once.
+    """
+    return Signals("stopping: the state will be saved; once more ends the run at once ...", leave=False)
+
+
+def leave_if_stopped(now: RunState) -> None:
+    """Raises StopRequestedError if a signal has requested a stop. Several processes must finish their common step."""
+    if now.stop and now.stop.requested and jax.process_count() == 1:
+        raise StopRequestedError
 
 
 def check_finite(run: Run, now: RunState, step: int, values: dict) -> None:
@@ -297,22 +302,22 @@ def is_evaluated(run: Run, now: RunState) -> bool:
 def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
     """Evaluates all sets. Returns `eval/<set>/<metric>`, and `eval/mean/<metric>` of several sets.
 
-    It also adds them to now.evals, and shows probes at step 0 and at the last step. In a run of one process it raises
-    StopRequestedError if a signal arrives meanwhile.
+    At step 0 and at the last step it shows probes. Raises StopRequestedError if a signal requests a stop meanwhile.
     """
     config, values, tokenizer = run.config, {}, run.prepared.model.tokenizer
     # Evaluations label by the vote, whatever labels.source is.
     grading = Grading(tokenizer, run.learner.grading.form, run.learner.grader)
-
-    def check():
-        if now.stop and now.stop.requested and jax.process_count() == 1:
-            raise StopRequestedError
-
     at = f" after step {now.step}"
     run.log.pause()
     with now.phases("eval"):
         for name, found, collected in evaluate_all(
-            run.prepared.eval_sets, run.sampler, grading, config, at, EVALUATION_SHOWN_AFTER, check
+            run.prepared.eval_sets,
+            run.sampler,
+            grading,
+            config,
+            at,
+            EVALUATION_SHOWN_AFTER,
+            lambda: leave_if_stopped(now),
         ):
             if not values and now.step in (0, config.steps) and is_first_process():
                 show_probes(run, now.step, rollout_rows(collected, tokenizer))
@@ -371,6 +376,12 @@ def score(values: dict[str, float], config: ConfigDict) -> float | None:
     avg = f"avg@{config.eval.samples}"
     found = {name: of[avg] for name, of in metrics.by_set(values).items() if avg in of and name != MEAN}
     return found.get(VALIDATION, float(np.mean(list(found.values()))) if found else None)
+
+
+def saved(run: Run, now: RunState) -> str:
+    """The end of the message of a run that stops early: what is kept, and how to go on."""
+    what = f"The state after step {now.step} is saved in {run.directory}" if now.step else "Nothing is trained yet"
+    return f"{what}: the same command goes on."
 
 
 def save(run: Run, now: RunState) -> None:

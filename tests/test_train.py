@@ -242,7 +242,9 @@ def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_anot
         "scores",
         lambda config, evals: {step: score for step, score in enumerate((0.1, 0.9, 0.9, 0.1)) if str(step) in evals},
     )
-    with pytest.raises(TrainingStoppedError, match=r"stopped in the evaluation after step 1; .*evaluates again"):
+    with pytest.raises(
+        TrainingStoppedError, match=r"stopped\. The state after step 1 is saved in .*: the same command goes on"
+    ):
         train(config)
     with pytest.raises(TrainingStoppedError, match="after step 2 is saved"):
         train(config)
@@ -270,7 +272,7 @@ def test_a_run_stopped_in_an_evaluation_goes_on_as_if_it_had_not_been(miniature,
     evaluated = []
     monkeypatch.setattr(train_module, "evaluate_sets", stopped_once)
     monkeypatch.setattr(train_module, "scores", alike)
-    with pytest.raises(TrainingStoppedError, match="stopped in the evaluation after step 1"):
+    with pytest.raises(TrainingStoppedError, match=r"stopped\. The state after step 1 is saved"):
         train(config)
     before = read_metrics(tmp_path / "patient")[1]
     assert train(config)["steps"] == 1  # the evaluation brought nothing better than that of step 0
@@ -325,7 +327,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(miniature, tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    assert re.search(r"stopped after step \d+; the state is saved", output), output
+    assert re.search(r"stopped\. The state after step \d+ is saved", output), output
     assert "Traceback" not in output
     step, damaged = Checkpoints(tmp_path / "interrupted").newest_whole()
     assert not damaged

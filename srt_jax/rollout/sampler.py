@@ -97,8 +97,11 @@ class Sampler(Protocol):
 
     report: dict[str, float]
 
-    def load(self, params: nnx.State, version: int) -> None:
-        """Uses these parameters for sampling from now on."""
+    def load(self, params: nnx.State, version: int, waits: Callable[[], None] | None = None) -> None:
+        """Uses these parameters for sampling from now on.
+
+        `waits()` is called every second while servers read them. If it raises, they may have none or half of them.
+        """
 
     def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
         """Compiles the programs that `generate` needs for these prompts, with the loaded weights."""

@@ -104,8 +104,12 @@ def sample_and_grade(
     return Collected(problems, rollouts, graded, {"sample": sampled - started, "grade": time.perf_counter() - sampled})
 
 
-def collect(config: ConfigDict, prepared, sampler: Sampler, grading: Grading, step: int) -> Collected:
+def collect(
+    config: ConfigDict, prepared, sampler: Sampler, grading: Grading, step: int, advanced: Advanced | None = None
+) -> Collected:
     """The rollouts that step `step` (from 1) trains on: batch.prompts_per_step prompts, with all their votes.
+
+    `advanced` is passed to the sampler.
 
     With batch.resample_rounds, a prompt is replaced by one of a further batch if all its trained samples agree equally
     with the label. This is DAPO's dynamic sampling (Yu et al. 2025, eq. 11), which ignores the penalty for length. If
@@ -116,7 +120,7 @@ def collect(config: ConfigDict, prepared, sampler: Sampler, grading: Grading, st
         problems = [prepared.problems[i] for i in chosen]
         seeds = problem_seeds(config.seed, "train", step, [p.id for p in problems])
         prompts = [prepared.prompts[i] for i in chosen]
-        part = sample_and_grade(sampler, grading, problems, prompts, *training_samples(config, step), seeds)
+        part = sample_and_grade(sampler, grading, problems, prompts, *training_samples(config, step), seeds, advanced)
         parts.append(part)
         found += sum(map(rewards.informative, part.graded))
         if found >= b.prompts_per_step:

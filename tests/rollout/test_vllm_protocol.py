@@ -66,7 +66,7 @@ def test_one_response_counts_for_all_at_temperature_0_only():
 # ---- many answers
 
 
-def sample(servers, recover, closed=None, label="default"):
+def sample(servers, recover, waits=lambda: None, label="default"):
     requests = [vllm_client.completion(prompt, N, SAMPLING, 0, ()) for prompt in PROMPTS]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return vllm_client.sample(
@@ -76,7 +76,7 @@ def sample(servers, recover, closed=None, label="default"):
             label=label,
             seconds=20,
             concurrency=2,
-            closed=closed or threading.Event(),
+            waits=waits,
             recover=lambda server, reason: pool.submit(recover, server, reason),
         )
 
@@ -130,13 +130,27 @@ def test_an_answer_from_other_weights_ends_it():
         sample(servers, None, label="3-abc")
 
 
-def test_closing_ends_sampling_that_waits_for_a_server():
-    closed, started = threading.Event(), time.monotonic()
+class StopRequestedError(Exception):
+    """What a trainer raises in its callback."""
+
+
+def stop_after(seconds):
+    """A callback, for any arguments, that raises StopRequestedError once the seconds are over."""
+    started = time.monotonic()
+
+    def stop(*_):
+        if time.monotonic() - started > seconds:
+            raise StopRequestedError
+
+    return stop
+
+
+def test_an_exception_ends_sampling_that_waits_for_a_server():
+    started = time.monotonic()
     with running() as servers:
         servers[0].resumed.clear()
-        threading.Timer(0.2, closed.set).start()
-        with pytest.raises(RolloutError, match="closed"):
-            sample(servers, None, closed)
+        with pytest.raises(StopRequestedError):
+            sample(servers, None, stop_after(0.2))
     assert time.monotonic() - started < 5
 
 
@@ -192,6 +206,32 @@ def test_servers_get_the_weights_whether_paused_or_not(opened, tmp_path):
             export = sampler.exports / f"step_{step:06d}"
             assert "generation_config.json" in verify(export)["files"]
             assert json.loads((export / "generation_config.json").read_text()) == {"eos_token_id": [1]}
+
+
+def test_a_stop_request_ends_the_wait_for_a_server_that_hangs(opened, tmp_path):
+    with running() as servers:
+        sampler, started = opened(servers, tmp_path), time.monotonic()
+        sampler.load(params(), 0)
+        servers[0].resumed.clear()
+        with pytest.raises(StopRequestedError):
+            sampler.generate(PROMPTS, N, SAMPLING, SEEDS, advanced=stop_after(0.2))
+        answers = threading.Event()
+        servers[0].fault = lambda path, _: answers.wait(60) and None
+        with pytest.raises(StopRequestedError):
+            sampler.load(params(1), 1, stop_after(0.2))
+        assert time.monotonic() - started < 20
+        answers.set()
+
+
+def test_closing_ends_sampling_in_another_thread(opened, tmp_path):
+    with running() as servers:
+        sampler, started = opened(servers, tmp_path), time.monotonic()
+        sampler.load(params(), 0)
+        servers[0].resumed.clear()
+        threading.Timer(0.2, sampler._closed.set).start()
+        with pytest.raises(RolloutError, match="closed"):
+            sampler.generate(PROMPTS, N, SAMPLING, SEEDS)
+        assert time.monotonic() - started < 10
 
 
 def test_another_trainers_weights_of_the_same_step_do_not_pass_as_ours(opened, tmp_path):

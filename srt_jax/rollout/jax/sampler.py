@@ -177,7 +177,7 @@ class JaxSampler:
         self.report = {}  # a load costs nothing
         self.decode_steps = 0  # steps of the last `generate`; each feeds one token of every sequence that decodes
 
-    def load(self, params: nnx.State, version: int) -> None:
+    def load(self, params: nnx.State, version: int, waits: Callable[[], None] | None = None) -> None:
         """Keeps a reference to the parameters, which must stay valid until the next load."""
         self._params, self._version = params, version
 

@@ -7,7 +7,6 @@ import functools
 import math
 import os
 import ssl
-import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
@@ -225,7 +224,7 @@ def sample(
     seconds: float,
     concurrency: int,
     recover: Recover,
-    closed: threading.Event,
+    waits: Callable[[], None],
     finished: Finished | None = None,
 ) -> list[Responses]:
     """The responses to every request, in order. A request is repeated until its answer is complete, and counts once.
@@ -235,12 +234,12 @@ def sample(
     so these weights sampled the whole answer. If a server fails or takes longer than `seconds`, its requests return to
     the queue, and recover(server, reason) starts its recovery and returns a future. `sample` returns only after all
     recoveries have ended, so the next requests go to tested servers.
-    `finished(p, tokens, stopped)` is called in this thread as soon as request p is answered.
+    `finished(p, tokens, stopped)` is called in this thread as soon as request p is answered, and `waits()` at least
+    every second. An exception in one of them ends the sampling; a recovery may then still be running.
 
-    Raises RolloutError for other weights, and soon after `closed` is set; a recovery may then still be running. Raises
-    the error of `recover`, a ServerGivenUpError only if no server is left.
+    Raises RolloutError for other weights, and the error of `recover`, a ServerGivenUpError only if no server is left.
     """
-    return asyncio.run(_sample(servers, requests, n, label, seconds, concurrency, recover, closed, finished))
+    return asyncio.run(_sample(servers, requests, n, label, seconds, concurrency, recover, waits, finished))
 
 
 async def _sample(
@@ -251,7 +250,7 @@ async def _sample(
     seconds: float,
     concurrency: int,
     recover: Recover,
-    closed: threading.Event,
+    waits: Callable[[], None],
     finished: Finished | None,
 ) -> list[Responses]:
     waiting: asyncio.Queue[int] = asyncio.Queue()
@@ -300,8 +299,7 @@ async def _sample(
     try:
         while missing or recovering:
             await asyncio.wait({done, *tasks} if missing else tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-            if closed.is_set():
-                raise RolloutError("the sampler was closed while it sampled.")
+            waits()
             for task in [t for t in tasks if t.done()]:
                 tasks.remove(task)
                 _raise_unless_given_up(task, tasks)

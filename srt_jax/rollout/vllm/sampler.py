@@ -90,7 +90,7 @@ class VLLMSampler:
         self._under_way, self._closed = [], threading.Event()
         self.report = {}
 
-    def load(self, params: nnx.State, version: int) -> None:
+    def load(self, params: nnx.State, version: int, waits: Callable[[], None] | None = None) -> None:
         """Exports the weights and makes every server serve them. The first call also starts or checks the servers.
 
         Raises RolloutError if that fails, and ConfigError if a server of rollout.servers does not fit the run.
@@ -107,13 +107,13 @@ class VLLMSampler:
         )
         first, self._published = self._published is None, published
         start = time.perf_counter()
-        self._serve(first)
+        self._serve(first, waits)
         reloaded = time.perf_counter()
         if first:
-            self._sequences = self._for_each(self._sample_sequences)[0]
+            self._sequences = self._for_each(self._sample_sequences, waits)[0]
         sequences = sharding.place(self._sequences, sharding.by_rows(self._mesh))
         self._expected = jax.device_get(self._score(params, sequences))
-        gaps = self._for_each(self._probe)
+        gaps = self._for_each(self._probe, waits)
         self.report = {
             "publish/seconds": published.seconds,
             "publish/bytes_per_second": published.bytes / published.seconds,
@@ -136,17 +136,16 @@ class VLLMSampler:
         finished: Finished | None = None,
         advanced: Advanced | None = None,
     ) -> Rollouts:
-        """Rollouts in the order of the prompts. Calls `advanced` after each finished prompt.
+        """Rollouts in the order of the prompts. Calls `advanced` every second, also while no server answers.
 
         Raises RolloutError if no server is left, or one serves other weights.
         """
-        if advanced:
-            finished = _counting(finished, advanced, len(prompts))
+        counted = _Counted(finished, advanced, len(prompts))
         tokens = np.zeros((len(prompts), n, sampling.max_tokens), np.int32)
         logprobs = np.zeros(tokens.shape, np.float32)
         lengths, stopped = np.zeros(tokens.shape[:2], np.int32), np.zeros(tokens.shape[:2], bool)
         version = self._published.step
-        for p, responses in enumerate(self._ask(prompts, n, sampling, seeds, finished)):
+        for p, responses in enumerate(self._ask(prompts, n, sampling, seeds, counted)):
             for i, (ids, values) in enumerate(zip(responses.tokens, responses.logprobs)):
                 tokens[p, i, : len(ids)], logprobs[p, i, : len(ids)], lengths[p, i] = ids, values, len(ids)
             stopped[p] = responses.stopped
@@ -202,13 +201,13 @@ class VLLMSampler:
             )
         return servers
 
-    def _serve(self, first: bool) -> None:
+    def _serve(self, first: bool, waits: Callable[[], None] | None) -> None:
         """Makes every server serve the published weights."""
         vllm_export.verify(self._published.path)
         self._spared.clear()
         if first:
             self._start()
-        self._for_each(self._update)
+        self._for_each(self._update, waits)
         if first:
             for server in self._servers:
                 self._check_answers(server)
@@ -236,12 +235,16 @@ class VLLMSampler:
     def _update(self, server: Server | Attached) -> None:
         vllm_client.update_weights(server.url, self._published.path, self._published.label, self._published.bytes)
 
-    def _for_each(self, work: Callable) -> list:
+    def _for_each(self, work: Callable, waits: Callable[[], None] | None = None) -> list:
         """Runs work(server) for all servers at once. Servers that are given up are not used again.
+
+        Calls `waits()` every second; an exception in it leaves the work to `close`.
 
         Raises RolloutError if none is left.
         """
         futures, results, left = [self._submit(self._attempt, server, work) for server in self._servers], [], []
+        while waits and concurrent.futures.wait(futures, timeout=1.0).not_done:
+            waits()
         for server, future in zip(self._servers, futures):
             try:
                 results.append(future.result())
@@ -300,20 +303,26 @@ class VLLMSampler:
         n: int,
         sampling: Sampling,
         seeds: Sequence[int] | np.ndarray,
-        finished: Finished | None,
+        counted: "_Counted",
     ) -> list:
         requests = [
             vllm_client.completion(prompt, n, sampling, seed, self._model.stop_ids)
             for prompt, seed in zip(prompts, seeds)
         ]
         settings = self._config.rollout.vllm
+
+        def waits() -> None:
+            if self._closed.is_set():
+                raise RolloutError("the sampler was closed while it sampled.")
+            counted.report()
+
         return vllm_client.sample(
             self._servers,
             requests,
             n,
             label=self._published.label,
-            finished=finished,
-            closed=self._closed,
+            finished=counted.finished,
+            waits=waits,
             recover=lambda server, reason: self._submit(self._recover, server, reason),
             seconds=vllm_client.BASE_SECONDS + settings.seconds_per_token * sampling.max_tokens,
             concurrency=max(1, math.ceil(OVERCOMMIT * settings.max_sequences / n)),
@@ -402,15 +411,21 @@ def _make_score(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable[[nnx.State, jax.
     return jax.jit(score, out_shardings=sharding.replicated(mesh))
 
 
-def _counting(finished: Finished | None, advanced: Advanced, prompts: int) -> Finished:
-    """`finished` that also calls `advanced` with the share of finished prompts and the number of tokens."""
-    done, tokens = 0, 0
+class _Counted:
+    """Counts the finished prompts and their tokens for `advanced`."""
 
-    def both(p: int, responses: Sequence[np.ndarray], stopped: Sequence[bool]) -> None:
-        nonlocal done, tokens
-        done, tokens = done + 1, tokens + sum(len(response) for response in responses)
-        if finished:
-            finished(p, responses, stopped)
-        advanced(done / prompts, tokens)
+    def __init__(self, finished: Finished | None, advanced: Advanced | None, prompts: int) -> None:
+        self._finished, self._advanced, self._prompts = finished, advanced, prompts
+        self._done, self._tokens = 0, 0
 
-    return both
+    def finished(self, p: int, responses: Sequence[np.ndarray], stopped: Sequence[bool]) -> None:
+        """Takes note of prompt p, and passes it on."""
+        self._done, self._tokens = self._done + 1, self._tokens + sum(len(response) for response in responses)
+        if self._finished:
+            self._finished(p, responses, stopped)
+        self.report()
+
+    def report(self) -> None:
+        """Calls `advanced` with the share of finished prompts and the number of tokens. It may raise, to end it all."""
+        if self._advanced:
+            self._advanced(self._done / self._prompts, self._tokens)
