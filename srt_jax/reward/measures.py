@@ -267,15 +267,6 @@ def pass_at_k_crossing(base: dict[int, float], now: dict[int, float]) -> float |
     return None
 
 
-def anchored_agreement(keys: Keys, anchors: Sequence[Hashable]) -> float:
-    """Share of samples whose answer is that of the frozen base's majority.
-
-    keys [P][n]; anchors [P]: the keys of the majorities. Prompts without a majority (None) do not count.
-    """
-    agreed = [np.mean([key == anchor for key in row]) for row, anchor in zip(keys, anchors) if anchor is not None]
-    return float(np.mean(agreed)) if agreed else NAN
-
-
 def kl_apart(
     logprobs: np.ndarray, reference: np.ndarray, response: np.ndarray, answer: np.ndarray
 ) -> tuple[float, float]:

@@ -112,8 +112,7 @@ def prepare(config: ConfigDict) -> Prepared:
 def check_functions(config: ConfigDict) -> None:
     """Tries the functions that fields of the config name, on made-up samples. Raises ConfigError."""
     reward_functions.check(config)
-    minibatch = config.batch.prompts_per_step // config.batch.minibatches_per_step
-    advantages.check(config.rl.advantage, minibatch, config.batch.samples_per_prompt)
+    advantages.check(config.rl.advantage, config.batch.prompts_per_step, config.batch.samples_per_prompt)
 
 
 def _where(mask: list[bool], *lists):

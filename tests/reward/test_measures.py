@@ -11,7 +11,6 @@ from srt_jax.data.base import Problem
 from srt_jax.reward import measures
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.reward.rewards import grade
-from srt_jax.reward.votes import majority
 
 RNG = np.random.default_rng(0)
 
@@ -54,7 +53,6 @@ def test_what_is_undefined_is_nan():
     assert math.isnan(measures.pass_at_n(np.zeros((0, 4), bool)))
     assert math.isnan(measures.same_answer([["1", "2"]]))
     assert math.isnan(measures.drift([1.0] * 14))
-    assert math.isnan(measures.anchored_agreement([["1"]], [None]))
 
 
 def test_pass_at_n_counts_prompts():
@@ -166,12 +164,6 @@ def test_pass_at_k_crossing():
     assert measures.pass_at_k_crossing(base, {k: v + 0.1 for k, v in base.items()}) is None
     assert measures.pass_at_k_crossing(base, {k: v - 0.1 for k, v in base.items()}) is None
     assert measures.pass_at_k_crossing(base, {1: 0.3, 2: 0.4, 16: 0.4}) == pytest.approx(2.0)
-
-
-def test_anchored_agreement_leaves_out_prompts_without_an_anchor():
-    keys = [["1", "1", "2", None], ["3"] * 4, ["5"] * 4]
-    assert measures.anchored_agreement(keys, ["1", "4", None]) == 0.25
-    assert measures.anchored_agreement(keys, [majority(row, [0, 0, 1, -1]).label for row in keys[:1]]) == 0.5
 
 
 def test_kl_apart_is_the_exact_divergence_in_expectation():
