@@ -366,7 +366,7 @@ def guarded_steps(setting: Setting, record: Record) -> None:
     config = experiment(setting, "guarded", steps=2)
     run, now = train.begin(config, prepare(config), run_directory(config))
     with run.learner.grader, contextlib.closing(run.log), contextlib.closing(run.sampler):
-        train.load_sampler(run, now)
+        train.prepare_sampler(run, now)
         with jax.transfer_guard_device_to_host("disallow"):
             for _ in range(2):
                 one_step(run, now)
@@ -382,7 +382,7 @@ def one_step(run, now) -> dict:
     collected = train.take_rollouts(run, now, step, None)
     now.train_state, values = train.learn(run.learner, now.train_state, collected, step)
     now.step = step
-    train.load(run, now, values, None)
+    train.publish_weights(run, now, values, None)
     return values
 
 
@@ -646,7 +646,7 @@ def runs(setting: Setting, record: Record) -> None:
     run, now = train.begin(config, prepare(config), run_directory(config))
     found, longest = [], 0.0
     with run.learner.grader, contextlib.closing(run.log), contextlib.closing(run.sampler):
-        train.load_sampler(run, now)
+        train.prepare_sampler(run, now)
         for seed in range(seeds):
             if record.left() < 1.5 * longest + 3:
                 break

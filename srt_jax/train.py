@@ -68,7 +68,7 @@ def train(config: ConfigDict) -> dict:
     ):
         try:
             now.ended = end_reason(run, now)
-            load_sampler(run, now)
+            prepare_sampler(run, now)
             evaluate_first(run, now)
             with transfer_guard():
                 train_loop(run, now, thread)
@@ -104,10 +104,10 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
         now.step = step
         values |= speed_metrics(run, now, collected)
         # The sampler gets the new weights.
-        load(run, now, values, pending)
+        publish_weights(run, now, values, pending)
         stopping = processes.any_of(now.stop.requested)
         # Evaluate, log, save, stop.
-        watch(run, now, values, collected, stopping)
+        finish_step(run, now, values, collected, stopping)
         if stopping and step < config.steps:
             raise TrainingStoppedError(f"stopped. {saved(run, now)}")
 
@@ -145,7 +145,7 @@ def learn(
 # ---- the sampler
 
 
-def load_sampler(run: Run, now: RunState) -> None:
+def prepare_sampler(run: Run, now: RunState) -> None:
     """Loads the first weights into the sampler, and compiles its programs for all prompts, so that no step compiles."""
     with announced("preparing the sampler"):
         run.sampler.load(now.train_state.params, now.step)
@@ -187,7 +187,7 @@ def take_rollouts(run: Run, now: RunState, step: int, pending: Future | None) ->
     return collected
 
 
-def load(run: Run, now: RunState, values: dict, pending: Future | None) -> None:
+def publish_weights(run: Run, now: RunState, values: dict, pending: Future | None) -> None:
     """The sampler gets the weights of a step. If that fails or is stopped, the step's metrics are logged first."""
     with now.phases("load"):
         if pending:
@@ -199,7 +199,7 @@ def load(run: Run, now: RunState, values: dict, pending: Future | None) -> None:
             raise
 
 
-# ---- watch
+# ---- the end of a step
 
 
 def stop_signals() -> Signals:
@@ -249,7 +249,7 @@ def update_mfu(learner: Learner, collected: Collected, seconds: float) -> float:
     return float("nan") if found is None else found
 
 
-def watch(run: Run, now: RunState, values: dict, collected: Collected, stopping: bool) -> None:
+def finish_step(run: Run, now: RunState, values: dict, collected: Collected, stopping: bool) -> None:
     """Evaluates, logs and saves after a step, as often as the config says, and decides whether the run ends here."""
     alarm = now.detector.update(values)
     warn(run, now, values, collected, alarm)

@@ -9,6 +9,7 @@ import pytest
 
 from srt_jax.errors import CheckpointError
 from srt_jax.run.checkpoint import Checkpoints, best_step, check_same_run, retained
+from srt_jax.run.setup import step_to_go_on_from
 
 
 def saved(directory, *steps_and_scores, keep=1):
@@ -137,6 +138,19 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused(two, tmp_path):
     shutil.rmtree(run / "checkpoints/2")
     with pytest.raises(CheckpointError, match=r"is whole \(all were removed\)"):
         Checkpoints(run).newest_whole()
+
+
+@pytest.mark.parametrize("gone", ["checkpoints", "checkpoints/*"])
+def test_a_run_that_lost_its_checkpoints_does_not_start_again(gone, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(4)))
+    if gone == "checkpoints":
+        (tmp_path / "checkpoints").rmdir()
+    with pytest.raises(CheckpointError, match="has the metrics of 3 steps, but its checkpoints are missing: restore"):
+        step_to_go_on_from(Checkpoints(tmp_path), tmp_path, 1)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    assert step_to_go_on_from(Checkpoints(tmp_path), tmp_path, 1) == 0  # killed while it wrote its first one
 
 
 def test_what_a_killed_process_left_behind_is_no_checkpoint_and_goes(two, tmp_path):

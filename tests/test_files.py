@@ -98,7 +98,7 @@ def test_a_run_that_starts_removes_what_a_killed_one_left(tmp_path):
     for name in (f".final.partial-{DEAD}", f".best.partial-{DEAD}", f"rollouts/.step_000001.npz.partial-{DEAD}"):
         (tmp_path / name).mkdir(parents=True)
     checkpoints = Checkpoints(tmp_path)
-    assert step_to_go_on_from(checkpoints, tmp_path) == 0
+    assert step_to_go_on_from(checkpoints, tmp_path, 1) == 0
     checkpoints.close()
     assert names(tmp_path) == ["checkpoints", "rollouts"] and names(tmp_path / "rollouts") == []
 

@@ -46,6 +46,20 @@ def test_one_sentence_and_status_130_at_once(number):
     assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < 5
 
 
+def test_a_reader_of_the_messages_that_is_gone_changes_nothing():
+    script = (
+        "from srt_jax.run import interrupt\nimport time\nwith interrupt.Signals('stop', False) as signals:\n"
+        "    print('ready', flush=True)\n    time.sleep(1)\nprint(signals.requested)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.read() == "True\n" and process.wait(timeout=30) == 0
+
+
 def test_nohup_still_works():
     body = "import time; print('ready', flush=True); time.sleep(1)"
     script = f"from srt_jax.run import interrupt\nwith interrupt.Signals('stop', True):\n    {body}\nprint('done')"

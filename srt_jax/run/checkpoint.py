@@ -174,7 +174,7 @@ class Checkpoints:
         before = self.steps()
         return CheckpointError(
             f"the checkpoint of step {step} could not be written to {self._directory} ({reason}): free some space and "
-            f"start again, the run goes on from step {before[-1] if before else None}."
+            f"start again, the run goes on from {f'step {before[-1]}' if before else 'its start'}."
         )
 
 

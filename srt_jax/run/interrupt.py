@@ -5,6 +5,7 @@ compile or to compute, which may take minutes, no handler runs. So a second thre
 ends the process if the main thread does not.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -58,7 +59,8 @@ class Signals:
         """Sets `requested`; the first of both threads writes the message, without `print`, which is not reentrant."""
         self.requested = True
         if self._unsaid.acquire(blocking=False):
-            os.write(2, f"\n{self._message}\n".encode())
+            with contextlib.suppress(OSError):  # the reader of a pipe may be gone, by the same signal
+                os.write(2, f"\n{self._message}\n".encode())
 
     def _watch(self) -> None:
         """Waits for the first signal, and then for the second one or the end of the grace period."""

@@ -81,7 +81,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path) -> tu
     Raises CheckpointError, ConfigError or RolloutError.
     """
     checkpoints = Checkpoints(directory, config.checkpoint.keep)
-    start = step_to_go_on_from(checkpoints, directory)
+    start = step_to_go_on_from(checkpoints, directory, config.checkpoint.every)
     identity = {"config": fingerprint_fields(config), **prepared.identity}
     record = checkpoints.record(start) if start else {"identity": identity, "evals": {}, "seconds": {}}
     check_same_run(record, identity, directory)
@@ -155,17 +155,19 @@ def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, st
     return Learner(config, prepared, weights.mesh, weights.reference, update_config, compiled, grader, grading)
 
 
-def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path) -> int:
+def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path, every: int) -> int:
     """The step of the newest undamaged checkpoint, 0 if the run has none yet. Warns about newer, damaged ones.
 
-    Raises CheckpointError if the run lost its checkpoints.
+    every: steps between two checkpoints. Raises CheckpointError if the run lost its checkpoints.
     """
 
     def find() -> int:
         recorded = metrics.last_recorded_step(directory)
-        if recorded and not (directory / "checkpoints").exists():
+        # A run waits for its first checkpoint before it writes the second one, after the record of that step.
+        had_one = recorded > 2 * every
+        if recorded and (not (directory / "checkpoints").exists() or (had_one and not checkpoints.steps())):
             raise CheckpointError(
-                f"{directory} has the metrics of {recorded} steps, but its folder checkpoints/ is missing: restore it, "
+                f"{directory} has the metrics of {recorded} steps, but its checkpoints are missing: restore them, "
                 f"give the run another name, or delete {directory} to start again."
             )
         step, damaged = checkpoints.newest_whole()
