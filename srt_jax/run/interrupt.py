@@ -35,7 +35,8 @@ class Signals:
     def __enter__(self):
         self._received, self._pipe = socket.socketpair()
         self._pipe.setblocking(False)
-        watched = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        watched = [s for s in SIGNALS if not (nohup and s == signal.SIGHUP)]
         self._handlers = {s: signal.signal(s, self._in_main_thread) for s in watched}
         self._fd = signal.set_wakeup_fd(self._pipe.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
