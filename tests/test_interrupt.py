@@ -9,6 +9,8 @@ import pytest
 
 from tests.helpers import REPOSITORY
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, which the processes would inherit
+
 # Stands for a compiled program that runs for minutes: the main thread waits in C, for a lock that it holds itself.
 BUSY = (
     "import ctypes; print('ready', flush=True); lock = ctypes.create_string_buffer(64); "
