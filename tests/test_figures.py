@@ -168,7 +168,9 @@ def test_names_that_the_metrics_use_are_refused_for_sets():
         config.eval.sets.validation = config.data
     validate(config)
     config.stop.validation_fraction = 0.1
-    with pytest.raises(ConfigError, match=r"eval\.sets\.validation is there, too"):
+    with pytest.raises(
+        ConfigError, match=r"stop\.validation_fraction is 0\.1, which makes an evaluation set .validation., but"
+    ):
         validate(config)
     with config.eval.unlocked():
         del config.eval.sets["validation"]

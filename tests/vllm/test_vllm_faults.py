@@ -124,8 +124,8 @@ def test_with_one_server_gone_for_good_the_other_does_it_all_and_then_the_run_st
 
 TRAINER = """
 import pathlib, sys, time
-from srt_jax.rollout.vllm_command import Settings
-from srt_jax.rollout.vllm_server import Server
+from srt_jax.rollout.vllm.command import Settings
+from srt_jax.rollout.vllm.server import Server
 server = Server("s", Settings(sys.argv[1], "float32", 28), pathlib.Path(sys.argv[2]), start_seconds=99, max_restarts=0)
 server.start(sys.argv[3])
 print(server.process.pid, flush=True)
