@@ -166,7 +166,7 @@ def test_an_implicit_transfer_ends_the_thread_that_samples_one_step_ahead(monkey
     run = SimpleNamespace(config=None, prepared=None, sampler=None, learner=learner)
     monkeypatch.setattr(train_module, "collect", careless)
     with ThreadPoolExecutor(1) as thread, pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
-        thread.submit(train_module.collect_step, run, 1).result()
+        thread.submit(train_module.collect_step, run, None, 1).result()
 
 
 def test_the_reference_model_has_its_own_dtype(miniature, tmp_path):
