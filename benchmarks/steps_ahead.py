@@ -2,10 +2,10 @@
 
     python benchmarks/steps_ahead.py [--steps 8] [--model cache/miniature]
 
-A vLLM server of .venv-vllm answers through a proxy, which delays the samples of a step until sampling takes as long as
-the update. The delay is idle time. Sampling and update share this machine's cores, so only idle time can be gained; the
-update makes many epochs, so that most of the sampling is idle time. Prints one JSON line with medians over the steps
-after the first two.
+A vLLM server of .venv-vllm answers through a proxy. The proxy delays the samples of each step, so that sampling takes
+as long as the update. The machine is idle during the delay. Sampling and update share its cores, so a run can save only
+this idle time. The update makes many epochs, so most of the sampling time is idle. Prints one JSON line with medians
+over all steps but the first two, which include compilation, and the last, which saves.
 """
 
 import argparse
@@ -93,7 +93,11 @@ def run(args, out: str, name: str, url: str, steps_ahead: int) -> dict[str, floa
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """Forwards requests to a server. The first request for samples after new weights delays all by `delay` seconds."""
+    """Forwards requests to a server, and delays samples.
+
+    After new weights, the first request for samples starts a wait of `delay` seconds. The proxy forwards requests for
+    samples only after this wait.
+    """
 
     def __init__(self, target: str):
         super().__init__((HOST, 0), Forward)

@@ -1,11 +1,11 @@
-"""Kills a training run again and again, and compares what is left with an undisturbed run, bit for bit.
+"""Kills a training run again and again, and compares its files with an undisturbed run's, bit for bit.
 
     python -m tests.chaos [--kills 80] [--seed 0] [--model cache/miniature]
 
 Each run trains a few small steps with a checkpoint after each, and is killed by SIGKILL until it reaches its end. Every
-fourth kill waits for a moment at which a file is being written or renamed; the others come at a random time.
+fourth kill waits for a moment at which a file is being written or renamed. The others come at a random time.
 Parameters, optimizer state, rollouts, metrics.jsonl and TensorBoard's scalars must equal those of a run that was never
-killed, and no temporary file may be left. Prints one line for each run; exit status 1 if one differs.
+killed, and no temporary file may be left. Prints one line for each run. The exit status is 1 if a run differs.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ARGUMENTS = (
     "--config.eval.sets.heldout.limit=4",
     "--config.rollout.prompts_per_call=4",
 )
-# A kill that is aimed: at the first moment at which a path of this pattern exists in the run folder.
+# An aimed kill comes as soon as a new path of one of these patterns exists in the run folder.
 AIMS = (
     "checkpoints/.partial",
     "checkpoints/.partial/record.json",
@@ -49,7 +49,7 @@ BY_THE_CLOCK = ("time/", "workers/seconds", "publish/", "rollout/tokens_per_seco
 
 
 def start(model: pathlib.Path, out: pathlib.Path, name: str, steps: int = STEPS) -> subprocess.Popen:
-    """Starts the run, or goes on with it; its output is appended to <out>/<name>.log."""
+    """Starts or resumes the run. Appends its output to <out>/<name>.log."""
     command = [sys.executable, "-m", "srt_jax.main", *ARGUMENTS, f"--config.out={out}", f"--config.name={name}"]
     command += [f"--config.model.path={model}", f"--config.data.path={model}/train.jsonl", f"--config.steps={steps}"]
     command += [f"--config.eval.sets.heldout.path={model}/heldout.jsonl"]
@@ -59,7 +59,7 @@ def start(model: pathlib.Path, out: pathlib.Path, name: str, steps: int = STEPS)
 
 
 def finish(model: pathlib.Path, out: pathlib.Path, name: str) -> float:
-    """Lets the run go on to its end; returns the seconds. Exits if it fails."""
+    """Starts or resumes the run and waits for its end. Returns the seconds. Exits if the run fails."""
     began = time.monotonic()
     if start(model, out, name).wait(timeout=300):
         sys.exit(f"error: the run {name} failed:\n{(out / f'{name}.log').read_text()[-3000:]}")
@@ -67,7 +67,7 @@ def finish(model: pathlib.Path, out: pathlib.Path, name: str) -> float:
 
 
 def kill_at_random(process: subprocess.Popen, draw: random.Random, seconds: float) -> str:
-    """Kills the process at a random time within the seconds that a whole run takes."""
+    """Kills the process at a random time within `seconds`. Returns the time, or "ended" if the process ended first."""
     after = draw.uniform(0, seconds)
     try:
         process.wait(timeout=after)
@@ -79,7 +79,7 @@ def kill_at_random(process: subprocess.Popen, draw: random.Random, seconds: floa
 
 
 def kill_at(process: subprocess.Popen, folder: pathlib.Path, aim: str) -> str:
-    """Kills the process once a path of the pattern `aim` is there, or has come anew."""
+    """Kills the process when a new path of the pattern `aim` appears. Returns `aim`, or "ended" without a kill."""
     before = set(folder.glob(aim))
     while process.poll() is None:
         if set(folder.glob(aim)) - before:
@@ -91,7 +91,7 @@ def kill_at(process: subprocess.Popen, folder: pathlib.Path, aim: str) -> str:
 
 
 def contents(folder: pathlib.Path) -> dict:
-    """All of a finished run that no clock decides; TensorBoard's scalars among it, each step once."""
+    """The results of a finished run that do not depend on the clock. They include TensorBoard's scalars."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = golden.contents(folder, BY_THE_CLOCK)
@@ -107,7 +107,7 @@ def contents(folder: pathlib.Path) -> dict:
 
 
 def disturb(model: pathlib.Path, out: pathlib.Path, name: str, draw: random.Random, seconds: float) -> list[str]:
-    """Kills the run until it reaches its end; returns when it was killed. seconds: that a whole run takes."""
+    """Kills the run until it reaches its end. Returns the times of the kills. seconds: duration of a whole run."""
     moments: list[str] = []
     while True:
         process = start(model, out, name)
@@ -122,7 +122,7 @@ def disturb(model: pathlib.Path, out: pathlib.Path, name: str, draw: random.Rand
 
 
 def main() -> int:
-    """Makes the undisturbed run and the others; 0 if all are equal to it."""
+    """Makes the undisturbed run and the others. Returns 0 if all are equal, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)

@@ -35,7 +35,7 @@ def grader():
 
 
 def rollouts_of(problems):
-    """The responses above as token ids, the stop token included; the last of each problem is cut short of it."""
+    """TEXTS as token ids. Each response ends with the stop token, except for the last one of each problem."""
     encoded = [
         [
             task.tokenizer().encode(text, add_special_tokens=False) + [1] * (i < 3)

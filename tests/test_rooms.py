@@ -34,7 +34,7 @@ ARROWS = {
 
 
 def room_of(module: str) -> str:
-    """`srt_jax.rollout.jax.sampler` -> `rollout`; a module of FLOOR keeps its name; `srt_jax` itself -> ``."""
+    """`srt_jax.rollout.jax.sampler` -> `rollout`, `srt_jax` -> ``. The room of a module of FLOOR is its own name."""
     parts = module.split(".")[1:]
     return next((name for name in FLOOR if ".".join(parts[: name.count(".") + 1]) == name), parts[0] if parts else "")
 

@@ -30,7 +30,7 @@ class Curriculum:
 
     @classmethod
     def of(cls, config, problems: Sequence[Problem]) -> "Curriculum":
-        """The curriculum of config.curriculum. Its label file has the scores.
+        """The curriculum of config.curriculum. The scores come from the label file curriculum.path.
 
         Raises DataError if a problem has no score, or if a step needs more easy or hard problems than there are.
         """
@@ -50,7 +50,7 @@ class Curriculum:
         return out
 
     def num_hard(self, step) -> np.ndarray:
-        """The number of hard problems in step `step` (from 0). For an array of steps, an array of numbers."""
+        """The number of hard problems in step `step` (from 0). An array of steps gives an array of numbers."""
         progress = np.minimum(1.0, np.asarray(step) / self.steps)
         share = self.hard_start + progress * (self.hard_end - self.hard_start)
         return round_half_up(share * self.prompts_per_step)

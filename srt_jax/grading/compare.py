@@ -124,9 +124,10 @@ def _size(tree: Tree) -> tuple[int, int]:
 
 
 def _order_is_open(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree]) -> bool:
-    """Whether the order of the items does not matter. This is so for sets and for items that are not real numbers.
+    """Whether the order of the items does not matter.
 
-    It is also so for bare lists of numbers if one side is in ascending order, because people write sets like that.
+    It does not matter for sets and for items that are not real numbers. For a bare list of numbers it does not matter
+    if one side is in ascending order, because people write sets like that.
     """
     if "set" in (p[0], g[0]) or "union" in (p[0], g[0]):
         return True

@@ -56,7 +56,8 @@ def _is_near(answer: str, right: str) -> bool:
 
 # Two scorers of reasoning-gym 0.1.25 give the full score to junk: game_of_life_halting to any text, and coin_flip to
 # the first few digits of the answer. These conditions are checked before the scorer is called. `nan` passes
-# comparisons such as "not abs(a - b) > tolerance" (complex_arithmetic). It is refused for all tasks.
+# comparisons such as "not abs(a - b) > tolerance" (complex_arithmetic). For all tasks, an answer with nan or inf
+# scores 0 unless the right answer has nan or inf, too.
 GUARDS: dict[str, Callable[[str, str], bool]] = {"game_of_life_halting": _is_the_word, "coin_flip": _is_near}
 NEAR = 1e-3
 _NO_NUMBER = re.compile(r"(?<![a-z])(?:nan|inf(?:inity)?)j?(?![a-z])", re.IGNORECASE)

@@ -76,7 +76,7 @@ def file_source(path: str, **columns: str | None) -> dict:
 
 
 def set_lengths(config: ConfigDict, prompt: int, response: int) -> None:
-    """Limits prompts and responses to so many tokens, and sets the buckets accordingly."""
+    """Limits prompts and responses to these numbers of tokens, and sets the buckets accordingly."""
     b, r = config.batch, config.rollout
     b.max_prompt_tokens, b.max_response_tokens = prompt, response
     b.length_buckets = (prompt + response,)  # only an update uses buckets
@@ -271,7 +271,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("answer_column", None, "Column of --data with the answers; by default `answer`.")
     cli.define_config("Config for prompts, lengths and sampling.")
     flags.DEFINE_list("temperatures", [], "Temperatures to compare, e.g. 0,0.6,1.0, instead of eval.temperature.")
-    flags.DEFINE_integer("limit", None, "Use only the first so many problems of each set.")
+    flags.DEFINE_integer("limit", None, "Use only this many problems of each set, from its start.")
     flags.DEFINE_integer("samples", None, "Samples of each problem: eval.samples.")
     flags.DEFINE_integer("max_tokens", None, "Tokens of a response: batch.max_response_tokens.")
     cli.define_path("out", "JSONL file for the responses.")

@@ -251,7 +251,7 @@ def main() -> None:
             for run in options.runs
             for file in run.rglob("summary.json")
             if (file.parent / "config.json").exists()
-        ]  # not a summary of several runs
+        ]  # a summary.json without config.json is about several runs
         finished.sort(key=lambda run: (run / "summary.json").stat().st_mtime)
         print(lines(finished) if finished else "no finished run there yet.")
         return

@@ -83,5 +83,5 @@ def main(argv) -> int:
 
 if __name__ == "__main__":
     cli.define_path("run", "Folder of a run with recorded rollouts.")
-    flags.DEFINE_integer("steps", None, "Replay only the first so many steps.", lower_bound=1)
+    flags.DEFINE_integer("steps", None, "Replay only this many steps, from the first.", lower_bound=1)
     cli.run(main)

@@ -302,7 +302,7 @@ def _check(tensors: dict[str, Any], shapes: nnx.State, config: ModelConfig, dire
         found = tuple(tensors[name].get_shape())
         if found != shape:
             raise ModelError(f"{directory}: tensor {name!r} has shape {found}, its config.json requires {shape}.")
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()  # may be there, may be absent
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()  # this tensor is optional
     for name in sorted(tensors.keys() - expected.keys() - tied):
         if IGNORED not in name:
             raise ModelError(f"{directory} has a tensor {name!r} that a {config.family} decoder does not use.")

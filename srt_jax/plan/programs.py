@@ -30,8 +30,8 @@ TILE = 16  # rows of a TPU's tile of bfloat16
 class Compiled:
     """A compiled program on one device.
 
-    bytes: memory by kind, and their "total"; None where the compiler gave no number. collective_bytes,
-    collective_calls: results and number of collectives by kind. seconds: of compiling.
+    bytes: memory by kind and in "total", or None where the compiler gave no number. collective_bytes: size of the
+    collectives' results by kind. collective_calls: number of collectives by kind. seconds: compile time.
     """
 
     fits: bool
@@ -332,8 +332,8 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
     turns = -(-min(b.prompts_per_step, cut.prompts) * cut.samples // cut.slots) if cut.slots else 1
 
     def trips(program, loop):
-        """With slots the decoding loop contains another one, which gives free slots their next requests. A plan counts
-        that one as often as the decoding step.
+        """With slots the decoding loop contains an inner loop, which gives free slots their next requests. A plan
+        assumes that the inner loop runs once per decoding step.
         """
         decodes = not cut.slots or program.has_loop(loop)
         return turns * b.max_response_tokens if decodes else 1
@@ -361,9 +361,10 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
 
 
 def _joined(programs: list[Compiled], lasting_bytes: dict, calls: int) -> Compiled:
-    """Programs that run one after the other, `calls` times: the memory of the larger one, the sum of the collectives.
+    """One report for programs that run one after the other, all of them `calls` times.
 
-    lasting_bytes: bytes by kind that stay in memory throughout. All other memory counts as temporary.
+    Memory is that of the largest program. Collectives are summed over all programs and calls, compile times over the
+    programs. lasting_bytes: bytes by kind that stay in memory throughout. All other memory counts as temporary.
     """
     totals = [program.bytes["total"] for program in programs]
     largest = None if None in totals else max(totals)

@@ -18,7 +18,7 @@ PARSE_RATE = 0.1
 TRUNCATED = 0.5
 # A style fits if it finds an answer in at least this share of the responses.
 FITS = 0.5
-# So many steps in a row without a difference between rewards: one can be chance if a step has few prompts.
+# This many steps in a row without a difference between rewards. One alone can be chance if a step has few prompts.
 STEPS_ALIKE = 3
 # These advantages compare a response only with the other responses to its prompt.
 WITHIN_PROMPT = ("rloo", "grpo", "dr_grpo", "reinforce_pp_baseline")

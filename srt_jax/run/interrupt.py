@@ -13,7 +13,7 @@ import threading
 import time
 
 GRACE = 3.0  # seconds in which the main thread must end its work
-SAME = 0.5  # a second signal within so many seconds is the first one, which a launcher passed on
+SAME = 0.5  # seconds in which a second signal counts as the first one, passed on by a launcher
 STATUS = 130  # 128 + SIGINT, as in shells
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

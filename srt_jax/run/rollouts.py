@@ -23,7 +23,7 @@ from srt_jax.reward.rewards import Graded
 from srt_jax.rollout.sampler import Advanced, Rollouts, Sampler, Sampling, problem_seeds
 from srt_jax.runtime import is_first_process, processes
 
-PROMPT_END = 32  # A chat template may open the reasoning within the last so many tokens of a prompt.
+PROMPT_END = 32  # A chat template may open the reasoning within this many tokens at a prompt's end.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def draws(config: ConfigDict, prepared, step: int) -> Iterator[np.ndarray]:
 
 
 def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
-    """The first informative prompts of several batches; others fill up the number as unlabelled prompts.
+    """The first informative prompts of several batches. If there are too few, other prompts follow without labels.
 
     Mini-batches take consecutive prompts, so the informative ones are spread evenly over them.
     """

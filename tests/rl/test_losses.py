@@ -170,7 +170,7 @@ def test_equal_returns_that_are_not_finite_do_not_pass_as_zero(name, value):
 
 
 def literal_ppo(logprobs, old, advantages, low, high):
-    """PPO's surrogate, token by token: (loss, its derivative by the log-prob)."""
+    """PPO's surrogate, token by token: (loss, its derivative with respect to the log-prob)."""
     loss, slope = np.zeros(logprobs.shape), np.zeros(logprobs.shape)
     for at in np.ndindex(logprobs.shape):
         ratio, A = np.exp(logprobs[at] - old[at]), advantages[at]
@@ -213,7 +213,7 @@ def test_a_ratio_beyond_all_measure_stays_finite(difference):
 
 
 def literal_dual_clip(logprobs, old, advantages, low, high, limit):
-    """PPO's loss, at a negative advantage at most limit times its size: (loss, slope, is the limit reached?)."""
+    """PPO's loss, at most -limit * advantage if the advantage is negative: (loss, slope, is the limit reached?)."""
     loss, slope = literal_ppo(logprobs, old, advantages, low, high)
     reached = np.zeros(loss.shape, bool)
     for at in np.ndindex(loss.shape):

@@ -19,8 +19,8 @@ from tests.tiny_decoder import VOCAB, decoder, direct_logprobs, mesh_of, place
 
 STOPS = (3, 17, 30)
 T = 8
-SHORT = [[5], [7, 1, 2], [9, 9, 4, 0], [2, 2], [12]]  # of one bucket: each bucket is a compilation
-PROMPTS = [[5], [7, 1, 2], [9, 9, 4, 0], [30, 6, 3, 8, 11], [2, 2], [1, 2, 3, 4, 5, 6, 7, 8], [12]]  # stops as well
+SHORT = [[5], [7, 1, 2], [9, 9, 4, 0], [2, 2], [12]]  # All use one bucket, because each bucket needs a compilation.
+PROMPTS = [[5], [7, 1, 2], [9, 9, 4, 0], [30, 6, 3, 8, 11], [2, 2], [1, 2, 3, 4, 5, 6, 7, 8], [12]]  # with stop tokens
 
 
 @functools.cache

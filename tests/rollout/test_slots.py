@@ -45,7 +45,7 @@ def generate(slots, mesh_shape=(1, 1, 1), prompts_per_call=4, temperature=1.0, n
 
 
 def assert_same(found, expected, equal=1.0):
-    """Equal tokens, in at least this share of the samples; there, equal log-probs to rounding."""
+    """At least the share `equal` of the samples has equal tokens. Their log-probs agree up to rounding."""
     same = (found.tokens == expected.tokens).all(-1)
     assert same.mean() >= equal
     assert np.array_equal(found.lengths[same], expected.lengths[same])
@@ -54,7 +54,7 @@ def assert_same(found, expected, equal=1.0):
     assert found.version == expected.version and found.prompts == expected.prompts
 
 
-@pytest.mark.parametrize("slots", [1, 5, 100])  # one after the other; some at a time; all at once
+@pytest.mark.parametrize("slots", [1, 5, 100])  # one, some or all samples at a time
 def test_samples_are_those_of_decoding_together(slots):
     assert_same(generate(slots)[0], generate(0)[0])
 
@@ -63,7 +63,7 @@ def test_greedy_samples_are_those_of_decoding_together():
     assert_same(generate(5, temperature=0.0)[0], generate(0, temperature=0.0)[0])
 
 
-# (8, 1, 1): two rows per prompt, which share its seven samples; the kv heads are split in the last
+# (8, 1, 1): each prompt has two rows, which share its seven samples. (2, 2, 2) also splits the key/value heads.
 @pytest.mark.parametrize(("mesh_shape", "slots"), [((8, 1, 1), 8), ((2, 2, 2), 8), ((8, 1, 1), 0)])
 def test_devices_do_not_matter(mesh_shape, slots):
     found, _ = generate(slots, mesh_shape, n=7)

@@ -21,7 +21,7 @@ from srt_jax.rollout.vllm import server as vllm_server
 from srt_jax.rollout.vllm.command import free_port
 from tests.tiny_decoder import direct_logprobs
 
-PROMPTS = [[3, 13, 5], [4, 13, 8, 13, 9], [5], [10, 14, 8, 18]]  # the last is a sum, whose answers end
+PROMPTS = [[3, 13, 5], [4, 13, 8, 13, 9], [5], [10, 14, 8, 18]]  # The last is a sum. Its samples reach a stop token.
 SEEDS = problem_seeds(0, "train", 1, [str(p) for p in PROMPTS])
 
 

@@ -62,7 +62,7 @@ class VLLMSampler:
     """Samples through HTTP from servers that it starts, or from those of rollout.servers.
 
     `report` has measurements of the last load: seconds and bytes/s of the export, seconds of reload and probe, and the
-    probe's gaps.
+    mean and largest difference of log-probs in the probe.
     """
 
     def __init__(
