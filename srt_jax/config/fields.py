@@ -123,7 +123,7 @@ FIELDS = dict(
         ),
     ),
     answer=dict(
-        # How a response marks its answer. If there are several names, the first that finds an answer counts.
+        # How a response marks its answer; of several names the first that finds an answer counts.
         style=names_of("boxed", "hash", "answer_tag", "final_answer", "last_number", "json", "regex"),
         boxes=one_of("statement", "last"),  # All boxes of the last statement are one answer, or only the last box is.
         field="answer",  # json: the name of the field with the answer.

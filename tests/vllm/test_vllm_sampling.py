@@ -128,7 +128,9 @@ def test_weights_that_are_not_the_trainers_end_the_run_with_both_numbers(opened,
     update = vllm_client.update_weights
     with monkeypatch.context() as patch:  # the server is told the folder of the step before
         patch.setattr(vllm_client, "update_weights", lambda url, path, *rest: update(url, stale, *rest))
-        with pytest.raises(RolloutError, match=r"weights of step 2.* log-prob of -\d.*, the trainer -\d.* gap of \d"):
+        with pytest.raises(
+            RolloutError, match=r"weights of step 2: the mean log-prob .* is -\d.* there and -\d.* gap is \d"
+        ):
             sampler.load(fresh, 2)
     with monkeypatch.context() as patch:  # without its head, which vLLM then keeps, though it is tied
         names = weights.tensor_names
@@ -159,7 +161,10 @@ def test_a_damaged_export_reaches_no_server(opened, server, monkeypatch):
         (done.path / "manifest.json").write_text(json.dumps(manifest))
         return done
 
-    for damage, words in ((cut_short, "was cut short or changed"), (wrong_checksum, "model.norm.weight has not the")):
+    for damage, words in (
+        (cut_short, "was cut short or changed"),
+        (wrong_checksum, "model.norm.weight does not match the checksum"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(vllm_export, "publish", damage)
             with pytest.raises(RolloutError, match=words):
