@@ -324,6 +324,7 @@ def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
             tagged = {f"eval/{name}/{metric}": value for metric, value in found.items()}
             warn(run, now, tagged, collected)
             values |= tagged
+    run.learner.grader.metrics()  # a step counts its own rollouts only, as it does after a resume
     values |= metrics.mean_over_sets(values)
     now.evals[str(now.step)] = values
     return values
