@@ -74,10 +74,10 @@ def train(config: ConfigDict) -> dict:
                 train_loop(run, now, thread)
         except StopRequestedError:
             save(run, now)
-            raise TrainingStoppedError(f"stopped. {saved(run, now)}") from None
+            raise TrainingStoppedError(f"stopped. {how_to_resume(run, now)}") from None
         except RolloutError as e:
             save(run, now)
-            raise TrainingStoppedError(f"{e} {saved(run, now)}") from e
+            raise TrainingStoppedError(f"{e} {how_to_resume(run, now)}") from e
         return finish(run, now)
 
 
@@ -109,7 +109,7 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
         # Evaluate, log, save, stop.
         finish_step(run, now, values, collected, stopping)
         if stopping and step < config.steps:
-            raise TrainingStoppedError(f"stopped. {saved(run, now)}")
+            raise TrainingStoppedError(f"stopped. {how_to_resume(run, now)}")
 
 
 def transfer_guard() -> contextlib.AbstractContextManager:
@@ -379,7 +379,7 @@ def score(values: dict[str, float], config: ConfigDict) -> float | None:
     return found.get(VALIDATION, float(np.mean(list(found.values()))) if found else None)
 
 
-def saved(run: Run, now: RunState) -> str:
+def how_to_resume(run: Run, now: RunState) -> str:
     """The end of the message of a run that stops early: what is kept, and how to go on."""
     what = f"The state after step {now.step} is saved in {run.directory}" if now.step else "Nothing is trained yet"
     return f"{what}: the same command goes on."

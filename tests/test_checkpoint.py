@@ -97,6 +97,7 @@ DAMAGES = {
     "record cut": lambda f: (f / "record.json").write_text('{"st'),
     "without state": lambda f: shutil.rmtree(f / "state"),
     "without checksums": lambda f: (f / "checksums.json").unlink(),
+    "checksums of nothing": lambda f: (f / "checksums.json").write_text("{}"),
     "checksums cut": lambda f: (f / "checksums.json").write_text('{"record.json": ['),
     "half copied": lambda f: [p.unlink() for p in sorted(f.rglob("*")) if p.is_file()][3:],
     "empty folder": lambda f: (shutil.rmtree(f), f.mkdir()),

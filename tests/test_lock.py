@@ -73,6 +73,15 @@ def test_a_trainer_on_another_host_counts_as_gone_after_two_minutes(tmp_path):
         pass
 
 
+def test_a_trainer_that_has_not_written_its_name_yet_is_another_process(tmp_path):
+    first = hold(tmp_path)
+    (tmp_path / "lock").write_text("")
+    refused = pytest.raises(FolderInUseError, match="is used by another process, which has just started: wait for it")
+    with refused, lock.locked(tmp_path):
+        pass
+    first.kill()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff" * 9000])
 def test_a_lock_file_that_says_nothing_is_no_obstacle(content, tmp_path):
     (tmp_path / "lock").write_bytes(content)

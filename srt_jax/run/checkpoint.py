@@ -155,7 +155,7 @@ class Checkpoints:
             return
         partial = self._directory / PARTIAL
         (partial / "record.json").write_text(record + "\n")
-        (partial / CHECKSUMS).write_text(json.dumps(checksums(partial, flush=True), indent=0) + "\n")
+        (partial / CHECKSUMS).write_text(json.dumps(checksums(partial, to_disk=True), indent=0) + "\n")
         flush(partial / CHECKSUMS)
         partial.rename(self._directory / str(step))
         (self._directory / NEWEST).write_text(f"{step}\n")
@@ -178,10 +178,10 @@ class Checkpoints:
         )
 
 
-def checksums(directory: pathlib.Path, flush: bool = False) -> dict[str, list]:
+def checksums(directory: pathlib.Path, to_disk: bool = False) -> dict[str, list]:
     """{relative path: [bytes, xxh3_64]} of all files of a checkpoint except checksums.json.
 
-    flush: also flushes each file to the disk.
+    to_disk: also flushes each file to the disk.
     """
     found = {}
     for path in sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / CHECKSUMS):
@@ -190,7 +190,7 @@ def checksums(directory: pathlib.Path, flush: bool = False) -> dict[str, list]:
             while block := file.read(READ):
                 digest.update(block)
                 size += len(block)
-            if flush:
+            if to_disk:
                 os.fsync(file.fileno())
         found[str(path.relative_to(directory))] = [size, digest.hexdigest()]
     return found
@@ -205,8 +205,8 @@ def find_fault(directory: pathlib.Path) -> str | None:
         found = checksums(directory)
     except (OSError, ValueError) as e:
         return f"{CHECKSUMS} or another file cannot be read: {e}"
-    for name, value in wanted.items():
-        if found.get(name) != value:
+    for name, value in {"record.json": None, **wanted}.items():  # an empty list of checksums proves nothing
+        if name not in found or found[name] != value:
             return f"{name} {'has changed' if name in found else 'is missing'}"
     return None
 

@@ -77,20 +77,21 @@ def _acquire(path: pathlib.Path, take_over: bool) -> int:
 
 
 def _lock(descriptor: int, path: pathlib.Path, take_over: bool) -> None:
-    holder = _holder(descriptor)
-    who = f"process {holder.get('pid')} on {holder.get('host')}, which started {holder.get('started')}"
+    """Locks the open file. Raises FolderInUseError."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        who = _name(_holder(descriptor))
         raise FolderInUseError(
             f"{path.parent} is used by {who}: wait for it or stop it, or give this run another config.name."
         ) from None
+    holder = _holder(descriptor)
     age = time.time() - os.fstat(descriptor).st_mtime
     elsewhere = holder and holder.get("boot") != this_process()["boot"]
     if elsewhere and age < STALE and not take_over:
         raise FolderInUseError(
-            f"{path.parent} was used {max(age, 0):.0f} seconds ago by {who}: if that process is gone, wait until "
-            f"{STALE:.0f} seconds have passed or add --take_over."
+            f"{path.parent} was used {max(age, 0):.0f} seconds ago by {_name(holder)}: if that process is gone, wait "
+            f"until {STALE:.0f} seconds have passed or add --take_over."
         )
 
 
@@ -101,6 +102,13 @@ def _holder(descriptor: int) -> dict:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _name(holder: dict) -> str:
+    """The trainer in words. It may have locked the file and not yet written its name."""
+    if not holder:
+        return "another process, which has just started"
+    return f"process {holder.get('pid')} on {holder.get('host')}, which started {holder.get('started')}"
 
 
 def _renew(descriptor: int, ended: threading.Event) -> None:
