@@ -11,7 +11,7 @@ JOBS = {
     "subset": ("srt_jax.jobs.subset", "choose problems by the scores of a label file"),
     "overlap": ("srt_jax.jobs.overlap", "count problems that two data sources share"),
     "grade": ("srt_jax.jobs.grade", "grade or vote on answers and responses of your own"),
-    "figures": ("srt_jax.jobs.figures", "put runs side by side in a table and a figure"),
+    "figures": ("srt_jax.jobs.figures", "put runs side by side in a table and in figures"),
     "replay": ("srt_jax.jobs.replay", "repeat a run's updates from its recorded rollouts, bit for bit"),
     "probe": ("srt_jax.jobs.probe", "what training changed, measured against the base on the same problems"),
     "study": ("srt_jax.jobs.study", "run a study: arms x seeds, paired effects, verdicts"),

@@ -27,9 +27,10 @@ ARROWS = {
     "train": "config model reward rl run runtime",
     "levels": "config run runtime train",
     "study": "config data run train",
+    "figures": "config data run",
     "cli": "config experiments",
     "main": "cli config levels run runtime train",
-    "jobs": "cli config data grading model plan reward rollout run runtime study train",
+    "jobs": "cli config data figures grading model plan reward rollout run runtime study train",
 }
 
 

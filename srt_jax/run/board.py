@@ -6,6 +6,7 @@ because TensorBoard's default data server drops the descriptions of scalars with
 
 import pathlib
 import re
+import struct
 import time
 
 import numpy as np
@@ -82,6 +83,14 @@ class Board:
         """Adds a text to the Text tab."""
         self._add(text_pb(tag, markdown), step)
         self.flush()
+
+    def image(self, tag: str, png: bytes, step: int) -> None:
+        """Adds a PNG file to the Images tab."""
+        width, height = struct.unpack(">II", png[16:24])  # the header of a PNG file
+        summary = summary_pb2.Summary()
+        image = summary_pb2.Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+        summary.value.add(tag=tag, image=image)
+        self._add(summary, step)
 
     def introduce(self, name: str, config: ConfigDict) -> None:
         """Writes hyper-parameters for the HParams tab, and the charts of the Custom Scalars tab."""

@@ -1,0 +1,1 @@
+"""Figures and tables of finished or running runs, and of files that the jobs write."""
