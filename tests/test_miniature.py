@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 from transformers import AutoTokenizer
 
+from srt_jax.errors import TrainingStoppedError
 from srt_jax.grading.answers import extract
 from srt_jax.miniature import pretrain, task
 from srt_jax.model import sharding
@@ -49,3 +51,10 @@ def test_the_cached_base_is_an_ordinary_directory_and_is_used_again(miniature, c
     assert "using it" in capsys.readouterr().out
     tokenizer = AutoTokenizer.from_pretrained(miniature)
     assert tokenizer(r"1+2=3.\boxed{3}")["input_ids"][-3:] == tokenizer(r"\boxed{3}")["input_ids"]
+
+
+def test_a_pretraining_that_diverges_says_so_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(task.HF_CONFIG, "initializer_range", 1e38)
+    with pytest.raises(TrainingStoppedError, match=r"step 2 is nan, and nothing was written .*: choose another --seed"):
+        pretrain.pretrain(tmp_path / "base", pretrain.Recipe(steps=2, warmup_steps=1))
+    assert not list(tmp_path.iterdir())

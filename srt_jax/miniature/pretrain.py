@@ -13,12 +13,15 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import sys
+import tempfile
 import time
 
 import numpy as np
 
 from srt_jax import runtime
 from srt_jax.config import expanded
+from srt_jax.errors import TrainingStoppedError
 from srt_jax.files import check_output_folder, read_json_object
 from srt_jax.log import logger
 from srt_jax.miniature import bases, task
@@ -45,7 +48,7 @@ def recipe_of(base: bases.Base, seed: int = 0) -> Recipe:
 def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["scatter"]) -> None:
     """Trains the base model and writes it to `out`. Returns at once if `out` was made by this recipe.
 
-    Raises RuntimeError if the loss is not finite.
+    Raises TrainingStoppedError if the loss is not finite. In this case nothing is written.
     """
     key = recipe_key(recipe, base)
     if made_by(out) == key:
@@ -69,22 +72,25 @@ def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["
     update = make_update(graphdef, optimizer, config, mesh, state)
     for step in range(recipe.steps):
         state, metrics = update(state, None, batch(recipe, step, mesh, base))
-        if step % 50 == 49:
+        if step % 50 == 49 or step == recipe.steps - 1:
+            if not np.isfinite(float(metrics["loss"])):
+                raise TrainingStoppedError(
+                    f"pre-training diverged: the loss of step {step + 1} is {float(metrics['loss'])}, and nothing was "
+                    f"written to {out}: choose another --seed than {recipe.seed}."
+                )
             seconds = time.perf_counter() - started
             logger.info(
                 f"step {step + 1}/{recipe.steps}  entropy {float(metrics['entropy']):.3f}  "
                 f"ETA {seconds / (step + 1) * (recipe.steps - step - 1):.0f} s"
             )
-    if not jnp.isfinite(metrics["loss"]):
-        raise RuntimeError("pre-training diverged: the loss is not finite.")
 
-    tokenizer_files = out.with_name(f".{out.name}.tokenizer")
-    task.tokenizer().save_pretrained(tokenizer_files)
-    (tokenizer_files / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "pad_token_id": 0}))
     extra = bases.problem_files(base) | {
-        "recipe.json": json.dumps({"key": key, "base": base.name, **dataclasses.asdict(recipe)}, indent=2) + "\n"
+        "generation_config.json": json.dumps({"eos_token_id": 1, "pad_token_id": 0}),
+        "recipe.json": json.dumps({"key": key, "base": base.name, **dataclasses.asdict(recipe)}, indent=2) + "\n",
     }
-    weights.save(out, state.params, task.HF_CONFIG, jnp.float32, tokenizer_from=tokenizer_files, extra=extra)
+    with tempfile.TemporaryDirectory() as tokenizer_files:
+        task.tokenizer().save_pretrained(tokenizer_files)
+        weights.save(out, state.params, task.HF_CONFIG, jnp.float32, tokenizer_from=tokenizer_files, extra=extra)
     logger.info(f"base model written to {out} after {time.perf_counter() - started:.0f} s")
 
 
@@ -165,7 +171,11 @@ def main() -> None:
         parser.error(f"--out={out} cannot be made ({e}): choose another folder.")
     runtime.start(cpu_devices=2)
     base = bases.BASES[options.base]
-    pretrain(out, recipe_of(base, options.seed), base)
+    try:
+        pretrain(out, recipe_of(base, options.seed), base)
+    except TrainingStoppedError as e:
+        print(e, file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
