@@ -52,7 +52,7 @@ def claims_table(study: Study, rows: Sequence[table.Row]) -> str:
         return ""
     lines = ["| claim | | effect | 95% interval | pairs | threshold | verdict |", "|---|---|---|---|---|---|---|"]
     for claim in study.claims:
-        effect, found = rules.judge(claim, table.curves(rows, claim.column or study.column))
+        effect, found = judged(claim, study, rows)
         interval = f"{effect.low:+.3f} to {effect.high:+.3f}" if effect.n > 1 else "-"
         mean = f"{effect.mean:+.3f}" if effect.n else "-"
         sign = ">" if claim.sign > 0 else "<"
@@ -67,6 +67,8 @@ def described(claim: Claim) -> str:
     """The comparison that a claim makes, such as `last: votes - ground_truth`."""
     measure = claim.measure if claim.step is None else f"step {claim.step:g}"
     column = f" of `{claim.column}`" if claim.column else ""
+    if claim.chosen_by:
+        return f"regret{column} at the peak of `{claim.chosen_by}`: {claim.arm}"
     if claim.against:
         return f"{measure}{column}: {claim.arm} - {claim.against}"
     return f"{measure}{column}: {claim.arm}" + (" - its start" * (claim.measure not in rules.OWN))
@@ -74,9 +76,13 @@ def described(claim: Claim) -> str:
 
 def verdicts(study: Study, rows: Sequence[table.Row]) -> dict[str, str]:
     """{name of the claim: verdict}."""
-    return {
-        claim.name: rules.judge(claim, table.curves(rows, claim.column or study.column))[1] for claim in study.claims
-    }
+    return {claim.name: judged(claim, study, rows)[1] for claim in study.claims}
+
+
+def judged(claim: Claim, study: Study, rows: Sequence[table.Row]) -> tuple[rules.Effect, str]:
+    """(effect, verdict) of a claim on the rows of a study."""
+    choosers = table.curves(rows, claim.chosen_by) if claim.chosen_by else None
+    return rules.judge(claim, table.curves(rows, claim.column or study.column), choosers)
 
 
 def grouped(curves: Mapping[tuple[str, str, int], Curve]) -> dict[tuple[str, str], list[Curve]]:

@@ -86,6 +86,17 @@ MEASURES = {
     "collapsed": collapsed,
     "survived": survived,
 }
+
+
+def regret(curve: Curve, chooser: Curve) -> float:
+    """The loss from stopping at the peak of another curve: peak of `curve` minus its value where `chooser` peaks.
+
+    Both curves need the same steps. All values are means of five evaluations.
+    """
+    stop = max(smoothed(chooser), key=lambda point: point[1])[0]
+    return peak(curve) - dict(smoothed(curve))[stop]
+
+
 OWN = ("drop", "collapsed", "survived")  # these are not values of the curve: the start is not subtracted from them
 
 
@@ -146,7 +157,8 @@ class Claim:
 
     With `against`, the effect of a seed is the measure of `arm` minus the measure of `against` at the same seed and
     setting. Without it, the effect is the measure of `arm` minus the start of the same curve. For the measures in OWN
-    the start is not subtracted.
+    the start is not subtracted. With `chosen_by`, the effect is the regret of stopping at the peak of the column
+    `chosen_by`, and `measure` does not count.
 
     sentence: the claim in words, for the report. measure: a key of MEASURES. step: if given, the measure is the value
     of the curve at this step.
@@ -161,6 +173,7 @@ class Claim:
     step: float | None = None
     sign: int = 1
     threshold: float = 0.0
+    chosen_by: str = ""  # a column
     setting: str = ""  # "": all settings; each seed of each setting is one pair
 
     def value(self, curve: Curve) -> float:
@@ -185,11 +198,22 @@ def verdict(effect: Effect, sign: int, threshold: float) -> str:
     return "holds" if low > threshold else "fails"
 
 
-def judge(claim: Claim, curves: Mapping[tuple[str, str, int], Curve]) -> tuple[Effect, str]:
-    """(effect, verdict) of a claim on {(arm, setting, seed): curve}. A seed without both curves does not count."""
+def judge(
+    claim: Claim,
+    curves: Mapping[tuple[str, str, int], Curve],
+    choosers: Mapping[tuple[str, str, int], Curve] | None = None,
+) -> tuple[Effect, str]:
+    """(effect, verdict) of a claim on {(arm, setting, seed): curve}. A seed without both curves does not count.
+
+    choosers: the curves of the column claim.chosen_by, if the claim names one.
+    """
     differences = []
     for (arm, setting, seed), curve in sorted(curves.items()):
         if arm != claim.arm or claim.setting not in ("", setting):
+            continue
+        if claim.chosen_by:
+            if choosers and (arm, setting, seed) in choosers:
+                differences.append(regret(curve, choosers[arm, setting, seed]))
             continue
         other = curves.get((claim.against, setting, seed)) if claim.against else None
         if other is not None or not claim.against:

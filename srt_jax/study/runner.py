@@ -69,10 +69,15 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
 
 
 def provide(need: Need) -> None:
-    """Runs the job that makes a file or folder, unless that exists. Raises ConfigError if the job fails."""
-    if pathlib.Path(need.path).exists():
+    """Makes a file or folder, unless it exists. Raises ConfigError if the job that makes it fails."""
+    path = pathlib.Path(need.path)
+    if path.exists():
         return
     logger.info(f"making {need.path}")
+    if callable(need.job):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        need.job(path)
+        return
     done = subprocess.run([sys.executable, "-m", "srt_jax", *need.job], check=False)
     if done.returncode:
         raise ConfigError(

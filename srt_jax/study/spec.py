@@ -20,10 +20,13 @@ Fields = Mapping[str, object]  # {"rl.kl_coef": 0.0}: fields of the config by do
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """A file or folder that runs need. job: the arguments of `python -m srt_jax` that make it."""
+    """A file or folder that runs need.
+
+    job: the arguments of `python -m srt_jax` that make it, or a function that gets the path and makes it.
+    """
 
     path: str
-    job: tuple[str, ...]
+    job: tuple[str, ...] | Callable[[pathlib.Path], object]
 
 
 def nothing(setting: str, seed: int) -> dict:
@@ -36,11 +39,13 @@ def nothing(setting: str, seed: int) -> dict:
 class Arm:
     """The changes of the config that one arm makes.
 
-    fields: config fields of all its runs. by_run(setting, seed): further config fields of one run.
+    fields: config fields of all its runs. by_run(setting, seed): further config fields of one run. A field of an
+        evaluation set that the config does not have adds this set.
     needs(setting, seed): files that the run needs in addition to those of the study.
     teacher_samples, teacher_problems: samples per problem that a teacher draws for this arm, and the number of these
         problems. Their tokens count as generated.
     settings: the arm has runs in these settings only. (): in all settings.
+    config: the config of its runs. None: the study's config.
     """
 
     fields: Fields = dataclasses.field(default_factory=dict)
@@ -49,6 +54,7 @@ class Arm:
     teacher_samples: int = 0
     teacher_problems: int = 0
     settings: Sequence[str] = ()
+    config: ConfigDict | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,10 +143,10 @@ def planned(study: Study) -> list[PlannedRun]:
             for name, arm in study.arms.items():
                 if arm.settings and setting not in arm.settings:
                     continue
-                config = study.config.copy_and_resolve_references()
+                config = (arm.config or study.config).copy_and_resolve_references()
                 for fields in (study.by_run(setting, seed), changes, arm.fields, arm.by_run(setting, seed)):
                     try:
-                        config.update_from_flattened_dict(dict(fields))
+                        change(config, fields)
                     except (KeyError, TypeError) as e:
                         where = f"arm {name!r}, setting {setting!r}"
                         raise ConfigError(f"study {study.name}: {where}: {e}: correct the field's name.") from None
@@ -152,6 +158,18 @@ def planned(study: Study) -> list[PlannedRun]:
                 runs.append(run)
     shapes = list(dict.fromkeys(run.shape for run in runs))
     return sorted(runs, key=lambda run: shapes.index(run.shape))
+
+
+def change(config: ConfigDict, fields: Fields) -> None:
+    """Sets fields of the config in place. A field of an unknown evaluation set adds this set with its defaults.
+
+    Raises KeyError for an unknown field and TypeError for a value of a wrong type.
+    """
+    sets = {name.split(".")[2] for name in fields if name.startswith("eval.sets.")}
+    with config.eval.sets.unlocked():
+        for name in sorted(sets - {*config.eval.sets}):
+            config.eval.sets[name] = source()
+    config.update_from_flattened_dict(dict(fields))
 
 
 def load(path: pathlib.Path, quick: bool) -> Study:

@@ -114,3 +114,17 @@ def test_claims_about_one_arm_compare_with_its_start():
     assert rules.judge(Claim("c", "", "a", step=10), found)[0].mean == pytest.approx(0.205)
     assert rules.judge(Claim("c", "", "a", measure="drop"), found)[0].mean == 0.0
     assert rules.judge(Claim("c", "", "a", measure="collapsed"), found)[0].mean == 0.0
+
+
+def test_regret_is_the_loss_from_stopping_at_the_peak_of_another_curve():
+    """By hand: means of five of `curve` are 2, 3, 4, 3 at steps 4 to 7; the other curve peaks at step 7."""
+    curve = [*enumerate([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -3.0])]
+    assert rules.smoothed(curve) == [(4, 2.0), (5, 3.0), (6, 4.0), (7, 3.0)]
+    rising = [(step, step / 10) for step in range(8)]
+    assert rules.regret(curve, curve) == 0 and rules.regret(curve, rising) == 1.0
+    claim = rules.Claim("g", "", "a", column="x", chosen_by="y", sign=-1, threshold=-1.5)
+    curves = {("a", "", seed): curve for seed in range(3)}
+    choosers = {("a", "", seed): rising for seed in range(2)}  # seed 2 has no curve to choose by
+    effect, found = rules.judge(claim, curves, choosers)
+    assert (effect.mean, effect.n, found) == (1.0, 2, "holds")
+    assert rules.judge(claim, curves)[0].n == 0

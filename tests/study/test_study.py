@@ -100,6 +100,17 @@ def test_settings_change_all_arms(study):
     assert {(run.arm, run.setting) for run in runs} == {("low", "slow"), ("high", "slow"), ("high", "")}
 
 
+def test_an_arm_may_have_its_own_config_and_more_evaluation_sets(study):
+    other = study.config.copy_and_resolve_references()
+    other.rl.clip_low = 0.1
+    second = {"eval.sets.second.path": "b.jsonl", "eval.sets.second.limit": 7}
+    arms = {"low": Arm(second), "other": Arm({"rl.kl_coef": 0.5}, config=other)}
+    low, run = (next(run for run in planned(dataclasses.replace(study, arms=arms)) if run.arm == a) for a in arms)
+    assert (run.config.rl.clip_low, run.config.rl.kl_coef, run.config.model.path) == (0.1, 0.5, "base-0")
+    assert {*run.config.eval.sets} == {"heldout"} and {*low.config.eval.sets} == {"heldout", "second"}
+    assert spec.own_fields(low.config).items() >= second.items() and low.key != run.key
+
+
 def test_rows_of_a_run():
     rows = table.rows_of_run(records(0.8), sequences=64, teacher_responses=800)
     assert [row["step"] for row in rows] == list(range(0, 21, 2))
@@ -193,6 +204,13 @@ def test_needs_are_made_once_and_only_for_runs_that_are_missing(study, trained, 
     assert len(jobs) == 3
 
 
+def test_a_need_may_be_made_by_a_function(tmp_path):
+    need = Need(str(tmp_path / "deep" / "need"), lambda path: path.write_text("made"))
+    runner.provide(need)
+    runner.provide(dataclasses.replace(need, job=lambda path: path.write_text("again")))
+    assert (tmp_path / "deep" / "need").read_text() == "made"
+
+
 def test_a_need_that_fails_is_told(tmp_path, capfd):
     with pytest.raises(
         ConfigError, match=r"nothing could not be made: python -m srt_jax no_such_job ended with status 2"
@@ -267,7 +285,7 @@ def test_shipped_studies_have_a_plan(path, quick):
     for run in runs:
         runner.validate(run.config)
         assert found.column.endswith(f"avg@{run.config.eval.samples}") and run.config.rl.kl_coef == 0
-        assert run.config.steps // run.config.eval.every >= 5
+        assert run.config.steps // run.config.eval.every >= 5 or run.config.steps == 1  # the untrained base
 
 
 @pytest.mark.slow
