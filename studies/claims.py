@@ -97,9 +97,9 @@ def get_study(quick: bool) -> Study:
         seeds=range(1, 4 if quick else 6),
         column=AVG,
         settings={
-            SCATTER: {},
             RIVAL: {},
             ATTRACTOR: {"optimizer.learning_rate": QUICK_RATE if quick else RATE},
+            SCATTER: {},
         },
         by_run=of_run,
         needs=lambda base, seed: (need_base(base, seed),),
