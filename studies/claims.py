@@ -9,9 +9,11 @@ Claims whose names begin with the same letter belong together.
 import json
 import pathlib
 
+import numpy as np
+
 from srt_jax.experiments import experiment
-from srt_jax.files import write_jsonl
-from srt_jax.miniature import bases
+from srt_jax.files import write_file, write_jsonl
+from srt_jax.miniature import bases, task
 from srt_jax.miniature.bases import BASES, TRAIN
 from srt_jax.miniature.pretrain import default_folder
 from srt_jax.study import Arm, Claim, Need, Study
@@ -30,6 +32,17 @@ SEPT = {
     "rollout.temperature": 0.6,
     "optimizer.learning_rate": 6e-5,  # as in configs/sept.py:tiny
 }
+OFFLINE = {  # the base answers each problem once, and three epochs follow
+    "steps": 1,
+    "eval.every": 1,
+    "batch.prompts_per_step": TRAIN,
+    "batch.samples_per_prompt": 1,
+    "batch.minibatches_per_step": TRAIN // 64,
+    "batch.epochs_per_step": 3,
+    "rollout.prompts_per_call": 128,
+}
+LEVELS = tuple({"name": f"level_{n}", "data": {"levels": (str(n),)}} for n in (3, 4, 5))  # numbers of terms
+LEVEL_FILE = "runs/studies/claims/level_5.jsonl"
 K = 8  # samples of each problem in an evaluation
 AVG, MAJ = f"eval/heldout/avg@{K}", f"eval/heldout/maj@{K}"
 RATE, QUICK_RATE = 8e-4, 1.2e-3  # learning rates on `attractor`
@@ -87,7 +100,14 @@ def get_study(quick: bool) -> Study:
                 lambda base, seed: {"data.path": f"{folder(base, seed)}/heldout.jsonl"},
                 settings=(SCATTER,),
             ),
+            "climb": Arm(
+                {"steps": steps // len(LEVELS), "levels": LEVELS},
+                lambda base, seed: {"eval.sets.level_5.path": LEVEL_FILE},
+                lambda base, seed: (Need(LEVEL_FILE, write_last_level),),
+                settings=(SCATTER,),
+            ),
             "sept": Arm(sept, settings=(SCATTER,)),
+            "sept_offline": Arm(SEPT | OFFLINE, settings=(SCATTER,)),
             "sept_equal": Arm(SEPT | {"rl.temperature": 0.0, "rollout.temperature": 1.0}, settings=(SCATTER,)),
             **{
                 f"base_{temperature:g}": Arm(untrained | {"eval.temperature": temperature}, settings=(SCATTER,))
@@ -183,12 +203,21 @@ def of_collapse(quick: bool) -> tuple[Claim, ...]:
 
 
 def of_variants() -> tuple[Claim, ...]:
-    """Claims about other estimators, test-time training and SePT, all on the base `scatter`."""
+    """Claims about other estimators, test-time training, levels and SePT, all on the base `scatter`."""
     own, time = {"setting": SCATTER}, {"setting": SCATTER, "column": MAJ}
     return (
         Claim("h lifts", "test-time training lifts the majority", "test_time", threshold=0.03, **time),
         Claim(
             "h stable", "and does not collapse", "test_time", measure="drop", sign=-1, threshold=-0.03, setting=SCATTER
+        ),
+        Claim("i all", "levels are climbed without labels", "climb", threshold=0.1, **own),
+        Claim(
+            "i last",
+            "up to the last level",
+            "climb",
+            column=f"eval/level_5/avg@{K}",
+            threshold=0.1,
+            setting=SCATTER,
         ),
         Claim("j above", "GRPO does not end below RLOO", "grpo", "votes", threshold=-0.05, **own),
         Claim("j below", "GRPO does not end above RLOO", "grpo", "votes", sign=-1, threshold=-0.05, **own),
@@ -201,6 +230,16 @@ def of_variants() -> tuple[Claim, ...]:
                 **own,
             )
             for temperature in TEMPERATURES
+        ),
+        Claim(
+            "k2",
+            "offline samples do not lift the accuracy above the base's at temperature 0",
+            "sept_offline",
+            "base_0",
+            step=1,
+            sign=-1,
+            threshold=-0.02,
+            setting=SCATTER,
         ),
         Claim("k3 above", "equal temperatures do not lower the accuracy", "sept_equal", threshold=-0.05, **own),
         Claim("k3 below", "and do not raise it", "sept_equal", sign=-1, threshold=-0.05, **own),
@@ -256,6 +295,17 @@ def write_problems(path: pathlib.Path) -> None:
     rows = map(json.loads, bases.problem_files(base)["heldout.jsonl"].splitlines())
     chosen = [row for row, terms in zip(rows, sums) if path.stem in ("second", leads(base, terms))]
     write_jsonl(path, chosen)
+
+
+def write_last_level(path: pathlib.Path) -> None:
+    """Writes 128 sums of five terms that are in no other problem set of the base `scatter`."""
+    known = {tuple(terms) for sums in bases.problem_sets(BASES[SCATTER]) for terms in sums}
+    rng, chosen = np.random.Generator(np.random.Philox(1)), {}
+    while len(chosen) < bases.HELDOUT:
+        terms = tuple(task.random_terms(rng))
+        if len(terms) == 5 and terms not in known:
+            chosen[terms] = None
+    write_file(path, task.jsonl(list(chosen)))
 
 
 def leads(base: bases.Base, terms: list[int]) -> str:

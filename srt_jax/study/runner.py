@@ -11,9 +11,11 @@ import sys
 from collections.abc import Sequence
 
 import jax
+from ml_collections import ConfigDict
 
 import srt_jax
 from srt_jax.config import run_directory
+from srt_jax.config.levels import level_configs
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError
 from srt_jax.log import logger
@@ -41,8 +43,6 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
     Raises ConfigError if a config is wrong or a needed job fails, DataError if the table is damaged, and
     TrainingStoppedError if a signal stops a run. The next call continues that run.
     """
-    from srt_jax.train import train
-
     mine = {(run.arm, run.setting, run.seed) for run in planned(study)[shard[0] :: shard[1]]}
     runs = [run for run in missing(study, path) if (run.arm, run.setting, run.seed) in mine]
     for run in runs:
@@ -52,8 +52,7 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
         for need in run.needs:
             provide(need)
         logger.info(f"run {number} of {len(runs)}: {run.name}")
-        train(run.config)
-        records = read_metrics(run_directory(run.config))
+        records = records_of(run.config)
         b = run.config.batch
         sequences = b.prompts_per_step * (b.votes_per_prompt or b.samples_per_prompt)
         found = table.rows_of_run(records, sequences, run.teacher_responses)
@@ -66,6 +65,22 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
             "finished": datetime.datetime.now().isoformat(timespec="seconds"),
         }
         table.add(path, [about | row for row in found])
+
+
+def records_of(config: ConfigDict) -> list[dict]:
+    """Makes a run. Returns its metrics by step. The steps of levels are counted from the first level on."""
+    from srt_jax.levels import train_levels
+    from srt_jax.train import train
+
+    if not config.levels:
+        train(config)
+        return read_metrics(run_directory(config))
+    train_levels(config)
+    found, before = [], 0
+    for level in level_configs(config):
+        found += [record | {"step": record["step"] + before} for record in read_metrics(run_directory(level))]
+        before += level.steps
+    return found
 
 
 def provide(need: Need) -> None:

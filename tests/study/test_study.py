@@ -8,6 +8,7 @@ import sys
 import pytest
 from pyarrow import parquet
 
+from srt_jax import levels
 from srt_jax import train as train_module
 from srt_jax.errors import ConfigError, DataError, TrainingStoppedError
 from srt_jax.jobs import study as job
@@ -167,6 +168,25 @@ def test_a_study_goes_on_from_its_table_alone(study, trained, tmp_path, monkeypa
     assert report.verdicts(study, runner.rows_of(study, path)) == {"higher": "holds"}
     runner.make_runs(study, path)
     assert len(trained) == 6
+
+
+def test_the_steps_of_levels_follow_each_other(study, tmp_path, monkeypatch):
+    config = study.config.copy_and_resolve_references()
+    config.steps, config.out, config.name = 20, str(tmp_path), "climb"
+    config.levels = ({"name": "one"}, {"name": "two", "steps": 4})
+
+    def train_levels(config):
+        for name, steps in (("one", 20), ("two", 4)):
+            (tmp_path / "climb" / name).mkdir(parents=True)
+            lines = [json.dumps(record) + "\n" for record in records(0.8, steps)]
+            (tmp_path / "climb" / name / "metrics.jsonl").write_text("".join(lines))
+
+    monkeypatch.setattr(levels, "train_levels", train_levels)
+    found = runner.records_of(config)
+    assert [record["step"] for record in found] == [*range(21), *range(20, 25)]
+    rows = table.rows_of_run(found, sequences=64, teacher_responses=0)
+    assert [row["step"] for row in rows] == [*range(0, 21, 2), 20, 22, 24]
+    assert rows[-1]["tokens"] == 24 * 64 * 10 and rows[-1]["seconds"] == 24
 
 
 def test_shards_share_the_runs_out(study, trained, tmp_path):
