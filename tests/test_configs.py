@@ -5,6 +5,7 @@ Sizes of generated data are cut, and files that other jobs write first (labels, 
 
 import json
 import re
+import runpy
 import sys
 
 import huggingface_hub.constants
@@ -343,15 +344,15 @@ def test_docs_name_every_config():
         assert path in text, path
 
 
-def test_the_tiny_script_runs_every_miniature():
+def test_the_study_of_the_miniature_has_every_experiment():
     """A figure's curve whose miniature is another run's need not be there a second time."""
 
     def contents(module, arguments):
         fields = json.loads(get_config(module, arguments).to_json_best_effort())
         return json.dumps({key: fields[key] for key in fields if key not in ("name", "out")}, sort_keys=True)
 
-    script = (REPOSITORY / "launch" / "tiny.sh").read_text()
-    listed = re.findall(r"\b([\w/]+)\.py:([\w.,-]+)", script[script.index("for config in") :])
+    experiments = runpy.run_path(str(REPOSITORY / "studies" / "tiny.py"))["EXPERIMENTS"]
+    listed = [(module, f"{rest},tiny".lstrip(",")) for module, _, rest in (x.partition(":") for x in experiments)]
     run = {contents(module, arguments) for module, arguments in listed}
     missing = {
         f"{module}:{arguments}"

@@ -301,9 +301,11 @@ def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
 def test_shipped_studies_have_a_plan(path, quick):
     found = load(path, quick)
     runs = planned(found)
-    assert found.text and found.claims and len(runs) >= 2 * len(found.arms)
+    assert found.text and len({run.name for run in runs}) == len(runs) >= len(found.arms)
     for run in runs:
         runner.validate(run.config)
+        if not found.claims:
+            continue
         assert found.column.endswith(f"avg@{run.config.eval.samples}") and run.config.rl.kl_coef == 0
         assert run.config.steps // run.config.eval.every >= 5 or run.config.steps == 1  # the untrained base
 
