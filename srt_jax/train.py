@@ -6,6 +6,7 @@ rollout.steps_ahead). An evaluation after step s sees s updates.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -64,6 +65,7 @@ def train(config: ConfigDict) -> dict:
         run.learner.grader,
         ThreadPoolExecutor(1) as thread,
         contextlib.closing(run.sampler),
+        now.watchdog.watching(functools.partial(rescue, run, now)),
         stop_signals() as now.stop,
     ):
         try:
@@ -167,13 +169,14 @@ def collect_step(run: Run, now: RunState, step: int) -> Collected:
     """The graded rollouts of a step. Raises StopRequestedError if a signal requests a stop meanwhile."""
     with transfer_guard():  # JAX keeps this setting by thread, and this may be another thread than the loop's
         return collect(
-            run.config, run.prepared, run.sampler, run.learner.grading, step, lambda *_: leave_if_stopped(now)
+            run.config, run.prepared, run.sampler, run.learner.grading, step, functools.partial(sampled, now)
         )
 
 
 def take_rollouts(run: Run, now: RunState, step: int, pending: Future | None) -> Collected:
     """Returns the step's rollouts: the result of `pending`, which began during the step before, or newly collected."""
     if pending is None:
+        now.watchdog.progress("sample")
         collected = collect_step(run, now, step)
         now.phases.add(collected.seconds)
     else:
@@ -216,6 +219,12 @@ def leave_if_stopped(now: RunState) -> None:
         raise StopRequestedError
 
 
+def sampled(now: RunState, share: float, tokens: int) -> None:
+    """A callback for samplers: notes the progress, and raises StopRequestedError if a signal requests a stop."""
+    now.watchdog.sampled(share, tokens)
+    leave_if_stopped(now)
+
+
 def check_finite(run: Run, now: RunState, step: int, values: dict) -> None:
     """Ends the run if a gradient of the step is not finite. In this case the update did not change the state."""
     if values["update/finite"]:
@@ -253,13 +262,15 @@ def finish_step(run: Run, now: RunState, values: dict, collected: Collected, sto
     """Evaluates, logs and saves after a step, as often as the config says, and decides whether the run ends here."""
     alarm = now.detector.update(values)
     warn(run, now, values, collected, alarm)
-    evaluated = is_evaluated(run, now)
+    evaluated, now.unlogged = is_evaluated(run, now), values
     try:
         if evaluated:
             values |= evaluate_sets(run, now)
     finally:
         values |= pop_seconds(now) | {"time/compilations": now.compilations.count} | run.sampler.report
         run.log.write(now.step, values)
+        now.unlogged = None
+    now.watchdog.finished(now.step, metrics.seconds_of_step(values))
     run.log.progress(now.step, progress_summary(values), now.pace.seconds_left(now.step))
     now.ended = end_reason(run, now)
     if evaluated or now.ended or now.step % run.config.checkpoint.every == 0 or stopping:
@@ -317,7 +328,7 @@ def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
             config,
             at,
             EVALUATION_SHOWN_AFTER,
-            lambda: leave_if_stopped(now),
+            functools.partial(sampled, now),
         ):
             if not values and now.step in (0, config.steps) and is_first_process():
                 show_probes(run, now.step, rollout_rows(collected, tokenizer))
@@ -395,6 +406,22 @@ def save(run: Run, now: RunState) -> None:
         run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals))
 
 
+def rescue(run: Run, now: RunState) -> str:
+    """Saves the last finished step of a run whose main thread hangs; returns a clause that says what was saved.
+
+    An update or a checkpoint that hangs has the state. Several processes cannot save without the one that hangs.
+    """
+    leaves = jax.tree.leaves(now.train_state)
+    whole = not any(x.is_deleted() for x in leaves) and now.watchdog.phase not in ("update", "save")
+    if jax.process_count() == 1 and whole and int(now.train_state.step) == now.step:
+        if now.unlogged is not None:
+            run.log.write(now.step, now.unlogged)
+        save(run, now)
+        run.checkpoints.wait()
+    steps = run.checkpoints.steps()
+    return f"the checkpoint of step {steps[-1]} is complete" if steps else "there is no checkpoint yet"
+
+
 def export(run: Run, train_state: TrainState, name: str) -> None:
     """Writes the weights as a Hugging Face directory in the run folder, with the initial model's tokenizer.
 
@@ -414,6 +441,7 @@ def export(run: Run, train_state: TrainState, name: str) -> None:
 def finish(run: Run, now: RunState) -> dict:
     """Exports the final weights, and the best ones if they differ; writes summary.json and closes everything."""
     config, evals = run.config, {int(s): values for s, values in now.evals.items()}
+    now.watchdog.progress("export")
     export(run, now.train_state, "final")
     run.checkpoints.wait()
     best = best_step(scores(config, now.evals), [0, *run.checkpoints.steps(), now.step])

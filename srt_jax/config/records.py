@@ -46,17 +46,15 @@ def resolved(config: ConfigDict) -> str:
 
 
 def is_recorded(config: ConfigDict, directory: pathlib.Path) -> bool:
-    """Whether a run folder records the same config, apart from the fields of `checkpoint`.
-
-    A finished run does not use these fields.
-    """
+    """Whether a run folder records the same config, apart from fields that a finished run does not use."""
     try:
         here, there = as_json(config), read_json_object(directory / "config.json")
         there = migrated(there, here, directory)
     except (OSError, ValueError, FormatError):  # the file is missing, damaged or of another version
         return False
-    del here["checkpoint"]
-    there.pop("checkpoint", None)
+    for fields in (here, there):
+        fields.pop("checkpoint", None)
+        fields.get("stop", {}).pop("hang_seconds", None)
     return there == here
 
 
@@ -75,6 +73,7 @@ def fingerprint_fields(config: ConfigDict) -> dict:
     fields["rollout"]["vllm"] = {"dtype": config.rollout.vllm.dtype}
     for where in ("servers", "max_logprob_gap"):
         del fields["rollout"][where]
+    del fields["stop"]["hang_seconds"]
     return fields
 
 

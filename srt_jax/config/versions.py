@@ -11,7 +11,7 @@ import dataclasses
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
-FORMAT = 2
+FORMAT = 3
 # Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
@@ -31,6 +31,7 @@ CHANGES = {
             "reward.shape": "agreement",
         }
     ),
+    3: Change(added={"stop.hang_seconds": 0.0}),
 }
 
 

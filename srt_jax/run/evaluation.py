@@ -1,7 +1,7 @@
 """avg@k, maj@k and pass@k on named problem sets."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -30,13 +30,13 @@ def evaluate_all(
     config: ConfigDict,
     at: str = "",
     after: float = 0.0,
-    check: Callable[[], None] | None = None,
+    check: Advanced | None = None,
 ) -> Iterator[tuple[str, dict[str, float], Collected]]:
     """Yields (name, metrics, graded rollouts) of each set as soon as it is evaluated; shows a progress line.
 
     The metrics of each set are logged on one line. at: text after the name of the set, such as " after step 5". after:
-    seconds until the progress line appears. check() is called about every second; an exception in it ends the
-    evaluation.
+    seconds until the progress line appears. check(share, tokens) is called about every second; an exception in it
+    ends the evaluation.
     """
     if not eval_sets:
         return

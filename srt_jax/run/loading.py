@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from srt_jax.model import attention, sharding, weights
 from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampler
+from srt_jax.rollout.vllm.client import BASE_SECONDS
 from srt_jax.rollout.vllm.sampler import VLLMSampler
 from srt_jax.run import budget
 from srt_jax.run.prepare import Model
@@ -25,6 +26,14 @@ def load_weights(config: ConfigDict, model: Model, mesh: Mesh):
     )
     graphdef, params, _ = weights.load(model.directory, config.model.dtype, config.model.remat, kernel, mesh)
     return graphdef, params
+
+
+def sampler_patience(config: ConfigDict) -> float:
+    """Seconds in which a sampler may report no progress: until a hung vLLM server is found and has started again."""
+    if config.rollout.sampler == "jax":
+        return 0.0
+    v = config.rollout.vllm
+    return BASE_SECONDS + v.seconds_per_token * config.batch.max_response_tokens + v.start_seconds
 
 
 def open_sampler(

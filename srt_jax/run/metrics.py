@@ -14,7 +14,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -228,18 +228,23 @@ class CompilationCounter:
 
 
 class Phases:
-    """Wall-clock seconds of the named phases of a step: `with phases("sample"): ...`. `total` covers the whole run."""
+    """Wall-clock seconds of the named phases of a step: `with phases("sample"): ...`. `total` covers the whole run.
 
-    def __init__(self, total: dict[str, float] | None = None):
-        self.seconds, self.total = {}, dict(total or {})
+    begins(name), if given, is called at the start of a phase, and at its end with the name "step".
+    """
+
+    def __init__(self, total: dict[str, float] | None = None, begins: Callable[[str], None] | None = None):
+        self.seconds, self.total, self._begins = {}, dict(total or {}), begins or (lambda _: None)
 
     @contextlib.contextmanager
     def __call__(self, name: str):
         start = time.perf_counter()
+        self._begins(name)
         try:
             yield
         finally:
             self.add({name: time.perf_counter() - start})
+            self._begins("step")
 
     def add(self, seconds: dict[str, float]) -> None:
         """Adds seconds that were measured elsewhere."""
@@ -271,7 +276,7 @@ class Pace:
             self._saves.append(seconds["time/save"])
         if "time/update" not in seconds:
             return
-        step = seconds["time/step"] - seconds.get("time/eval", 0.0) - seconds.get("time/save", 0.0)
+        step = seconds_of_step(seconds)
         if self._first is None:  # it may include compilation, so it counts only until there is a second one
             self._first = step
         else:
@@ -288,6 +293,11 @@ class Pace:
             + _mean(self._evaluations) * len(evaluated)
             + _mean(self._saves) * len(saved)
         )
+
+
+def seconds_of_step(seconds: dict[str, float]) -> float:
+    """The seconds of a step without evaluation and checkpoint, from its `time/*`."""
+    return seconds["time/step"] - seconds.get("time/eval", 0.0) - seconds.get("time/save", 0.0)
 
 
 RECENT = 20  # number of steps in the mean: response lengths change over a run

@@ -179,8 +179,8 @@ class SamplerProgress:
     """A sampler's `advanced` callback, which shows the progress of a call and its tokens per second.
 
     before and size: the work before the call and that of the call, in units of `progress`; name: the start of the line;
-    check(), if given, may raise to end the call. Rate and pace are measured from the first piece of decoding on: before
-    it the prompts are processed, and every program runs for the first time.
+    check(share, tokens), if given, may raise to end the call. Rate and pace are measured from the first piece of
+    decoding on: before it the prompts are processed, and every program runs for the first time.
     """
 
     def __init__(self, progress: Progress, before: float, size: float, name: str = "", check=None):
@@ -189,7 +189,7 @@ class SamplerProgress:
 
     def __call__(self, share: float, tokens: int) -> None:
         if self._check:
-            self._check()
+            self._check(share, tokens)
         now, rate = time.perf_counter(), ""
         if self._first is not None and now > self._first[1]:
             rate = f"{(tokens - self._first[0]) / (now - self._first[1]):,.0f} tokens/s"

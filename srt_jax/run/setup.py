@@ -24,10 +24,11 @@ from srt_jax.run.checkpoint import Checkpoints, check_same_run
 from srt_jax.run.collapse import Detector
 from srt_jax.run.diagnosis import Diagnosis
 from srt_jax.run.interrupt import Signals
-from srt_jax.run.loading import load_weights, open_mesh, open_sampler
+from srt_jax.run.loading import load_weights, open_mesh, open_sampler, sampler_patience
 from srt_jax.run.prepare import Prepared
 from srt_jax.run.progress import announced
 from srt_jax.run.rollouts import Grading, answer_format
+from srt_jax.run.watchdog import Watchdog
 from srt_jax.runtime import is_first_process, processes
 
 
@@ -71,6 +72,8 @@ class RunState:
     phases: metrics.Phases
     pace: metrics.Pace
     compilations: metrics.CompilationCounter
+    watchdog: Watchdog
+    unlogged: dict[str, float] | None = None  # metrics of `step` that are not in the log yet
     stop: Signals | None = None  # has a signal requested a stop? None: signals are not watched
     ended: str | None = None  # why the run ends before config.steps
 
@@ -104,15 +107,17 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path) -> tu
     diagnosis = Diagnosis(config, prepared.model.tokenizer.convert_ids_to_tokens(list(prepared.model.stop_ids)))
     for recorded in processes.from_first(lambda: metrics.read_metrics(directory)):
         diagnosis.update(recorded, detector.update(recorded))
+    watchdog = Watchdog(directory, config.stop.hang_seconds, start, sampler_patience(config), jax.process_index())
     now = RunState(
         step=start,
         train_state=state,
         evals=record["evals"],
         detector=detector,
         diagnosis=diagnosis,
-        phases=metrics.Phases(record["seconds"]),
+        phases=metrics.Phases(record["seconds"], watchdog.progress),
         pace=pace(config, record),
         compilations=metrics.CompilationCounter(),
+        watchdog=watchdog,
     )
     if is_first_process():
         # An old summary describes fewer steps, and would be wrong if this run is stopped.
