@@ -8,7 +8,7 @@ import jax
 
 from srt_jax.errors import ConfigError
 from srt_jax.log import console
-from srt_jax.runtime import xla_flags
+from srt_jax.runtime import compile_cache, xla_flags
 
 TRACED = (3, 5)  # first and last traced step; earlier steps compile
 
@@ -22,7 +22,9 @@ def start(cpu_devices: int = 0, dtype: str = "bfloat16") -> None:
     """
     xla_flags.apply()
     keep_precision(dtype)
-    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", "cache/xla"))
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "cache/xla")
+    jax.config.update("jax_compilation_cache_dir", cache)
+    compile_cache.repair(cache)
     if cpu_devices:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     join_processes(os.environ)
