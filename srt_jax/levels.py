@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import run_directory
 from srt_jax.config.levels import checkable, level_configs
-from srt_jax.config.paths import expand_paths
+from srt_jax.config.paths import expand_paths, initial_weights, start_from
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.files import write_json
 from srt_jax.log import logger
@@ -29,8 +29,8 @@ def train_levels(config: ConfigDict) -> list[dict]:
     summaries = []
     for before, level in zip([None, *configs], configs):
         if before and config.levels_from == "best":
-            level.model.path = best_weights(before, summaries[-1])
-        logger.info(f"level {level.name}: from {level.model.path}")
+            start_from(level, before, best_weights(before, summaries[-1]))
+        logger.info(f"level {level.name}: from {initial_weights(level) or level.model.path}")
         summaries.append(train(level))
     if is_first_process():
         write_json(run_directory(config) / "levels.json", summaries)
@@ -41,5 +41,5 @@ def best_weights(config: ConfigDict, summary: dict) -> str:
     """The path of the best evaluated weights of a finished run. If step 0 was the best, the run started from them."""
     step = summary["best"].get("step", summary["steps"])
     if step == 0:
-        return config.model.path
+        return initial_weights(config)
     return str(run_directory(config) / ("final" if step == summary["steps"] else "best"))

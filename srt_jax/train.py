@@ -16,16 +16,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax.config import MEAN, VALIDATION, run_directory
+from srt_jax.config.paths import weights_field
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.versions import FORMAT
 from srt_jax.errors import RolloutError, TrainingStoppedError
 from srt_jax.files import write_json
 from srt_jax.log import logger
-from srt_jax.model import flops, weights
+from srt_jax.model import flops, lora
+from srt_jax.model.lora import LoRA
 from srt_jax.reward import measures
 from srt_jax.rl.collate import collate
 from srt_jax.rl.optimizer import TrainState
-from srt_jax.run import board, metrics, recording
+from srt_jax.run import board, exports, metrics, recording
 from srt_jax.run.checkpoint import best_step
 from srt_jax.run.collapse import should_stop
 from srt_jax.run.evaluation import evaluate_all, evaluation_samples, rollout_rows
@@ -150,7 +152,7 @@ def learn(
 def prepare_sampler(run: Run, now: RunState) -> None:
     """Loads the first weights into the sampler, and compiles its programs for all prompts, so that no step compiles."""
     with announced("preparing the sampler"):
-        run.sampler.load(now.train_state.params, now.step)
+        run.sampler.load(run.learner.policy(now.train_state), now.step)
         if now.step < run.config.steps and not now.ended:
             run.sampler.compile(run.prepared.prompts, *training_samples(run.config, now.step + 1))
             for eval_set in run.prepared.eval_sets:
@@ -196,7 +198,7 @@ def publish_weights(run: Run, now: RunState, values: dict, pending: Future | Non
         if pending:
             wait([pending])  # one step's rollouts all come from the same weights
         try:
-            run.sampler.load(now.train_state.params, now.step, lambda: leave_if_stopped(now))
+            run.sampler.load(run.learner.policy(now.train_state), now.step, lambda: leave_if_stopped(now))
         except (RolloutError, StopRequestedError):
             run.log.write(now.step, values)
             raise
@@ -231,10 +233,11 @@ def check_finite(run: Run, now: RunState, step: int, values: dict) -> None:
         return
     save(run, now)
     export(run, now.train_state, "last_good")
+    field = weights_field(run.config)
     raise TrainingStoppedError(
         f"the gradient of step {step} is not finite; the state before it is saved in {run.directory}: look at "
         f"{recording.rollouts_path(run.directory, step, recording.ROWS)}, then start a new run with a lower "
-        f"optimizer.learning_rate and model.path={run.directory}/last_good."
+        f"optimizer.learning_rate and {field}={run.directory}/last_good."
     )
 
 
@@ -251,8 +254,14 @@ def update_mfu(learner: Learner, collected: Collected, seconds: float) -> float:
     """FLOPs that the update requires, divided by its seconds and by the devices' peak; NaN if the peak is unknown."""
     rollouts, c = collected.trained()[0], learner.update_config
     lengths = np.array([len(p) for p in rollouts.prompts])[:, None] + rollouts.lengths
+    model, settings = learner.prepared.model.config, LoRA.of(learner.config.model.lora)
     passes = flops.update(
-        learner.prepared.model.config, lengths.reshape(-1), c.scores_policy, c.scores_reference, c.epochs_per_step
+        model,
+        lengths.reshape(-1),
+        c.scores_policy,
+        c.scores_reference,
+        c.epochs_per_step,
+        lora.num_params(settings, model) if settings else 0,
     )
     found = flops.mfu(sum(passes.values()), seconds, learner.mesh.devices.flat)
     return float("nan") if found is None else found
@@ -423,19 +432,8 @@ def rescue(run: Run, now: RunState) -> str:
 
 
 def export(run: Run, train_state: TrainState, name: str) -> None:
-    """Writes the weights as a Hugging Face directory in the run folder, with the initial model's tokenizer.
-
-    Its generation config names the tokens that ended a response in training.
-    """
-    model = run.prepared.model
-    weights.save(
-        run.directory / name,
-        train_state.params,
-        model.hf_config,
-        run.config.model.dtype,
-        tokenizer_from=model.directory,
-        extra=model.exported_files,
-    )
+    """Writes the weights to a folder of the run, for other programs (run/exports.py)."""
+    exports.export(run.config, run.prepared.model, run.learner.policy(train_state), run.directory / name)
 
 
 def finish(run: Run, now: RunState) -> dict:

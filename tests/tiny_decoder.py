@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from srt_jax.model import sharding, weights
+from srt_jax.model import lora, sharding, weights
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import abstract
 from srt_jax.rl.collate import Layout, assemble
@@ -34,6 +34,27 @@ def decoder(dtype="float32", remat="none", seed=0, mesh=None, **changes):
     rng = np.random.default_rng(seed)
     return graphdef, weights.map_with_path(
         lambda path, x: (path.endswith("scale") + 0.25 * rng.standard_normal(x.shape)).astype(np.float32), shapes
+    )
+
+
+LORA = lora.LoRA(rank=4, alpha=8.0)
+
+
+@functools.cache
+def adapted(dtype="float32", remat="none", seed=0, mesh=None, settings=LORA, zero=False, **changes):
+    """(graphdef with adapters, base, adapters) of `decoder`. A and B are drawn here; with `zero` B is 0."""
+    graphdef, base = decoder(dtype, remat, mesh=mesh, **changes)
+    graphdef, shapes = lora.attach(graphdef, base, settings)
+    rng = np.random.default_rng(seed)
+    return (
+        graphdef,
+        base,
+        weights.map_with_path(
+            lambda path, x: ((0.0 if zero and path.endswith(lora.B) else 0.25) * rng.standard_normal(x.shape)).astype(
+                np.float32
+            ),
+            shapes,
+        ),
     )
 
 

@@ -53,6 +53,16 @@ def names_of(default: str, *others: str) -> Field:
     )
 
 
+def some_of(*choices: str) -> Field:
+    """A tuple of some of these names; the default is all of them."""
+    return Field(
+        choices,
+        lambda names: 0 < len(names) == len(set(names)) and set(names) <= set(choices),
+        f"choose some of {', '.join(map(repr, choices))}, each once.",
+        elements=(str,),
+    )
+
+
 def positive(default) -> Field:
     """A number above 0. If the default is an integer, the number is a whole one from 1."""
     if isinstance(default, int):

@@ -16,6 +16,7 @@ from srt_jax.config.allowed import (
     positive,
     positive_or_auto,
     share,
+    some_of,
     tuple_of,
 )
 
@@ -68,10 +69,19 @@ FIELDS = dict(
     model=dict(
         path="",  # A Hugging Face directory or hub id: the initial model, which is also the reference model.
         dtype=one_of("auto", "float32", "bfloat16"),  # The compute dtype; auto is float32 on CPUs, else bfloat16.
-        reference_dtype=one_of("float32", "bfloat16"),  # The dtype of the reference model's weights.
+        # The dtype of the reference model's weights. With model.lora the reference is the frozen model in model.dtype.
+        reference_dtype=one_of("float32", "bfloat16"),
         attention=one_of("auto", "xla", "cudnn", "splash"),  # auto is cudnn on GPUs, splash on TPUs, xla on CPUs.
         remat=one_of("full", "attention", "dots", "none"),  # The backward pass recomputes these activations.
         head_chunk_tokens=positive(4096),  # Logits of at most this many tokens per device are in memory at a time.
+        lora=dict(  # Low-rank adapters are trained instead of the model (docs/lora.md). The fields have PEFT's meaning.
+            rank=not_negative(0),  # 0 trains the model itself.
+            alpha=positive(32.0),  # The adapters' output is multiplied by alpha / rank.
+            rslora=False,  # It is multiplied by alpha / sqrt(rank) instead.
+            targets=some_of("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+            path="",  # Training starts from this PEFT adapter (empty: from the model itself).
+            merged=False,  # Each exported adapter has a merged float32 model beside it, e.g. <run>/final_merged.
+        ),
     ),
     data=SOURCE,
     prompts=dict(

@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from srt_jax.config.paths import run_directory
+from srt_jax.config.paths import initial_weights, run_directory, start_from
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import ConfigError
 from srt_jax.files import shown
@@ -26,16 +26,16 @@ def level_configs(config: ConfigDict) -> list[ConfigDict]:
         _overlay(level, changes, f"levels.{name}")
         level.name = f"{config.name}/{name}"
         if configs:
-            level.model.path = str(run_directory(configs[-1]) / "final")
+            start_from(level, configs[-1], str(run_directory(configs[-1]) / "final"))
         configs.append(level)
     return configs
 
 
 def checkable(level: ConfigDict, config: ConfigDict) -> ConfigDict:
-    """The level's config, for checks. If the model it will start from does not exist yet, it has the first one's."""
+    """The level's config, for checks. If the weights it will start from do not exist yet, it has the first one's."""
     level = level.copy_and_resolve_references()
-    if not pathlib.Path(level.model.path).is_dir():
-        level.model.path = config.model.path
+    if not pathlib.Path(initial_weights(level)).is_dir():
+        level.model.path, level.model.lora.path = config.model.path, config.model.lora.path
     return level
 
 

@@ -5,13 +5,39 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-PATHS = ("out", "model.path", "labels.path", "curriculum.path", "rollout.vllm.weights_directory", "rollout.vllm.python")
+PATHS = (
+    "out",
+    "model.path",
+    "model.lora.path",
+    "labels.path",
+    "curriculum.path",
+    "rollout.vllm.weights_directory",
+    "rollout.vllm.python",
+)
 SOURCE_PATHS = ("path", "root")
 
 
 def run_directory(config: ConfigDict) -> pathlib.Path:
     """<out>/<name>."""
     return pathlib.Path(config.out) / config.name
+
+
+def initial_weights(config: ConfigDict) -> str:
+    """The weights from which a run starts: its model, or its adapter ("": a new one)."""
+    return config.model.lora.path if config.model.lora.rank else config.model.path
+
+
+def weights_field(config: ConfigDict) -> str:
+    """The field by which another run can start from the weights that a run with this config exports."""
+    return "model.lora.path" if config.model.lora.rank else "model.path"
+
+
+def start_from(config: ConfigDict, before: ConfigDict, weights: str) -> None:
+    """Makes a run start from weights that the run `before` exported."""
+    if before.model.lora.rank:
+        config.model.lora.path = weights
+    else:
+        config.model.path = weights
 
 
 def expanded(path: str) -> str:

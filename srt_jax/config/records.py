@@ -69,6 +69,7 @@ def fingerprint_fields(config: ConfigDict) -> dict:
         del fields[shown]
     if config.optimizer.schedule == "constant" or config.optimizer.schedule_steps:
         del fields["steps"]
+    del fields["model"]["lora"]["merged"]  # exports only
     # The servers and the limit on differences of log-probs may change, but not the servers' dtype.
     fields["rollout"]["vllm"] = {"dtype": config.rollout.vllm.dtype}
     for where in ("servers", "max_logprob_gap"):

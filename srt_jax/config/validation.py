@@ -31,6 +31,7 @@ def validate(config: ConfigDict) -> None:
         _validate_values(judge, SOURCE, f"eval.sets.{name}.")
     for field, value in functions.named(c).items():
         functions.find(field, value)
+    _validate_adapters(c)
     _validate_answer(c)
     for field, source in {"data": c.data, **{f"eval.sets.{name}": s for name, s in c.eval.sets.items()}}.items():
         _validate_source(field, source)
@@ -49,6 +50,19 @@ def _validate_values(section, table: dict, prefix: str = "") -> None:
     for name, rule in rules(table):
         value = _get(section, name)
         _require(rule.allows(value), f"{prefix}{name} is {value!r}: {rule.remedy}")
+
+
+def _validate_adapters(c: ConfigDict) -> None:
+    lora = c.model.lora
+    _require(
+        lora.rank or not lora.path,
+        f"model.lora.path is {lora.path!r}, but model.lora.rank is 0, which trains no adapter: set it to the adapter's "
+        "rank.",
+    )
+    _require(
+        lora.rank or not lora.merged,
+        "model.lora.merged is True, but model.lora.rank is 0, so no adapter is exported: set it to False.",
+    )
 
 
 def _validate_answer(c: ConfigDict) -> None:

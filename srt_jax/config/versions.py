@@ -11,7 +11,7 @@ import dataclasses
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
-FORMAT = 3
+FORMAT = 4
 # Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
@@ -32,6 +32,16 @@ CHANGES = {
         }
     ),
     3: Change(added={"stop.hang_seconds": 0.0}),
+    4: Change(
+        added={
+            "model.lora.rank": 0,
+            "model.lora.alpha": 32.0,
+            "model.lora.rslora": False,
+            "model.lora.targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            "model.lora.path": "",
+            "model.lora.merged": False,
+        }
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""avg@k, maj@k and pass@k of a model: a Hugging Face directory, a hub id, or a finished run.
+"""avg@k, maj@k and pass@k of a model: a Hugging Face directory, a hub id, a PEFT adapter, or a finished run.
 
     python -m srt_jax evaluate --model=runs/quickstart/srt                       the run's own evaluation sets
     python -m srt_jax evaluate --model=DIR --data=problems.jsonl --config=configs/X.py [--config.eval.samples=8]
@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 from srt_jax import cli, runtime
 from srt_jax.config import base, recorded, run_directory, source
+from srt_jax.config.paths import initial_weights
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError, DataError
@@ -48,7 +49,10 @@ def evaluation_config(
     """The config of the evaluation. For a run it is the run's own, with its final weights.
 
     The other arguments are the flags of these names, None if not given; columns: prompt_column and answer_column.
+    Raises ModelError for an adapter that cannot be read.
     """
+    from srt_jax.run import exports
+
     run = pathlib.Path(model)
     if (run / "final").is_dir() and config is None:
         config = recorded(run)
@@ -57,7 +61,7 @@ def evaluation_config(
         config.batch.microbatch_sequences = -1
     config = (base() if config is None else config).copy_and_resolve_references()
     config.name = config.name or "evaluate"
-    config.model.path = str(run / "final") if (run / "final").is_dir() else model
+    exports.use(config, str(run / "final") if (run / "final").is_dir() else model)
     if data:
         with config.eval.unlocked():
             config.eval.sets = ConfigDict({pathlib.Path(data).stem: source(**file_source(data, **columns))})
@@ -256,16 +260,18 @@ def show(config: ConfigDict, temperatures: Sequence[float], results: dict[float,
     if not runtime.is_first_process():
         return 0
     if not temperatures:
-        print(json.dumps({"model": config.model.path, "sets": results[config.eval.temperature]}))
+        print(json.dumps({"model": initial_weights(config), "sets": results[config.eval.temperature]}))
     else:
         found, best = compare(results, config.eval.samples)
         print(sweep_table(found))
-        print(json.dumps({"model": config.model.path, "best": best, "temperatures": found}))
+        print(json.dumps({"model": initial_weights(config), "best": best, "temperatures": found}))
     return 0
 
 
 if __name__ == "__main__":
-    cli.define_path("model", "Hugging Face directory, hub id, or the folder of a finished run.")
+    cli.define_path(
+        "model", "Hugging Face directory, hub id, PEFT adapter's directory, or the folder of a finished run."
+    )
     cli.define_path("data", "JSONL or Parquet file of problems with answers, instead of the config's sets.")
     flags.DEFINE_string("prompt_column", None, "Column of --data with the problems; by default `problem`.")
     flags.DEFINE_string("answer_column", None, "Column of --data with the answers; by default `answer`.")

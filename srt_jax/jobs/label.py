@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from srt_jax import cli, runtime
 from srt_jax.config import differing_fields, run_directory
+from srt_jax.config.paths import initial_weights
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.validation import validate
 from srt_jax.config.versions import FORMAT, migrated
@@ -60,7 +61,7 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
         json.dumps(
             {
                 "format": FORMAT,
-                "model": config.model.path,
+                "model": initial_weights(config) or config.model.path,
                 "model_fingerprint": model_fingerprint(model),
                 "problems": len(problems),
                 "data_fingerprint": fingerprint(problems),

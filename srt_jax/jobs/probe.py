@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from srt_jax import cli, runtime
 from srt_jax.config import recorded
+from srt_jax.config.paths import initial_weights
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.validation import validate
 from srt_jax.jobs.evaluate import evaluation_config
@@ -30,6 +31,7 @@ SAMPLES = 64  # per problem and model
 def probe(config: ConfigDict, base: str) -> dict:
     """{evaluation set: measures} of config.model.path against `base`, a Hugging Face directory or hub id."""
     from srt_jax.grading.grader import Grader
+    from srt_jax.run import exports
     from srt_jax.run import probe as measured
     from srt_jax.run.rollouts import answer_format
 
@@ -37,7 +39,7 @@ def probe(config: ConfigDict, base: str) -> dict:
     for note in notes:
         logger.info(note)
     before = config.copy_and_resolve_references()
-    before.model.path = base
+    exports.use(before, base)
     with Grader(
         config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
     ) as grader:
@@ -109,7 +111,7 @@ def main(argv) -> int:
     runtime.start(config.mesh.cpu_devices)
 
     def show() -> int:
-        found = {"model": config.model.path, "base": base, "sets": probe(config, base)}
+        found = {"model": initial_weights(config), "base": base, "sets": probe(config, base)}
         print(json.dumps(without_nan(found), indent=2))
         return 0
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
-from srt_jax.model import attention, sharding
+from srt_jax.model import attention, lora, sharding
 from srt_jax.model.config import ModelConfig, inverse_frequencies
 
 UNROLL_BELOW = 10_000_000  # parameters
@@ -42,7 +42,9 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple]
 
 
 class Linear(nnx.Module):
-    """y = x @ kernel + bias, kernel [in, out], computed in x's dtype."""
+    """y = x @ kernel + bias, kernel [in, out], computed in x's dtype. `lora.attach` adds adapters."""
+
+    lora_a = lora_b = lora_scale = None
 
     def __init__(self, in_features: int, out_features: int, bias: bool, stddev: float, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (in_features, out_features)))
@@ -50,7 +52,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x @ self.kernel[...].astype(x.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.lora_a is None else y + lora.apply(x, self.lora_a[...], self.lora_b[...], self.lora_scale)
 
 
 class RMSNorm(nnx.Module):

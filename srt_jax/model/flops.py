@@ -46,14 +46,18 @@ def forward(config: ModelConfig, lengths: Lengths) -> float:
     return layers(config, lengths) + head(config, float(np.sum(lengths)))
 
 
-def update(config: ModelConfig, lengths: Lengths, old: bool, reference: bool, epochs: int = 1) -> dict[str, float]:
+def update(
+    config: ModelConfig, lengths: Lengths, old: bool, reference: bool, epochs: int = 1, adapters: float = 0
+) -> dict[str, float]:
     """FLOPs of an update by pass, over all devices: {"old", "reference", "gradient"}.
 
-    old: whether the policy scores the rollouts before the update. reference: whether the reference scores them. The
-    gradient costs three forward passes in each epoch.
+    old: whether the policy scores the rollouts before the update. reference: whether the reference scores them.
+    adapters: number of trained parameters if the model is frozen. The gradient costs three forward passes in each
+    epoch. With adapters it costs two, and three of the adapters alone: frozen matrices need no gradients.
     """
-    once = forward(config, lengths)
-    return {"old": once * old, "reference": once * reference, "gradient": 3 * once * epochs}
+    once, beside = forward(config, lengths), 2 * adapters * float(np.sum(lengths))
+    gradient = 2 * once + 3 * beside if adapters else 3 * once
+    return {"old": (once + beside) * old, "reference": once * reference, "gradient": gradient * epochs}
 
 
 def recomputed(config: ModelConfig, lengths: Lengths, remat: str, kernel: str, one_chunk: bool) -> float:

@@ -80,7 +80,7 @@ class Update:
 
     rows: sequences of a micro-batch; length: tokens of each; head_tokens: tokens that the head computes at a time;
     remat: model.remat; kernel: attention kernel; many: whether a step makes several updates; moments: dtype of AdamW's
-    moments.
+    moments; adapters: number of trained parameters on the device if the model is frozen, else 0.
     """
 
     rows: int
@@ -93,6 +93,7 @@ class Update:
     fsdp: int = 1
     tensor: int = 1
     platform: str = "cpu"
+    adapters: float = 0.0
 
 
 def update(model: ModelConfig, dtype: str, at: Update) -> float:
@@ -102,7 +103,7 @@ def update(model: ModelConfig, dtype: str, at: Update) -> float:
     Several updates run in a loop, which stores parameters and moments once more.
     """
     size = FLOAT if at.platform == "cpu" else SIZES[dtype]
-    parameters = FLOAT * model.num_params / (at.fsdp * at.tensor)
+    parameters = FLOAT * (at.adapters or model.num_params / (at.fsdp * at.tensor))
     copies = 3 + 3 * at.many + 2 * (at.moments != "float32")
     tokens = at.rows * at.length
     scores = _shared(model.num_heads, at.tensor) * at.length if at.kernel == "xla" else 0

@@ -31,6 +31,11 @@ RULES = (
     (r"layers\.(q|k|v|gate|up)\.kernel", P(None, "fsdp", "tensor")),
     (r"layers\.(o|down)\.kernel", P(None, "tensor", "fsdp")),
     (r"layers\.(q|k|v|gate|up)\.bias", P(None, "tensor")),
+    # Adapters: A [L, in, r] and B [L, r, out] are split like the matrix [L, in, out], except for the rank.
+    (r"layers\.(q|k|v|gate|up)\.lora_a", P(None, "fsdp", None)),
+    (r"layers\.(q|k|v|gate|up)\.lora_b", P(None, None, "tensor")),
+    (r"layers\.(o|down)\.lora_a", P(None, "tensor", None)),
+    (r"layers\.(o|down)\.lora_b", P(None, None, "fsdp")),
     (r".*", P()),
 )
 

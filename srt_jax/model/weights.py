@@ -7,6 +7,7 @@ few tensors at a time. Neither needs a second full copy of the model in host mem
 import concurrent.futures
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 
 from srt_jax.errors import ModelError
 from srt_jax.files import read_json_object, replaced_folder
-from srt_jax.model import decoder, sharding
+from srt_jax.model import decoder, lora, sharding
 from srt_jax.model.config import ModelConfig, read_hf_config
 from srt_jax.model.paths import flat_paths, map_with_path
 
@@ -81,11 +82,13 @@ def load(
     remat: str = "none",
     kernel: str = "xla",
     mesh: Mesh | None = None,
+    frozen: bool = False,
 ) -> tuple[nnx.GraphDef, nnx.State, ModelConfig]:
     """Reads a Hugging Face directory: (graphdef, float32 parameters, ModelConfig).
 
     dtype, remat and kernel are the decoder's. Parameters are placed on `mesh` (default: whole on the first device), and
-    each process reads only the slices of its devices.
+    each process reads only the slices of its devices. frozen: stores all parameters but norm scales in `dtype`, since
+    nothing is added to them.
     Raises ModelError before anything is read if a tensor is missing, unknown, quantised or has the wrong shape, and
     while reading if a number is not finite. The message names the tensor.
     """
@@ -99,12 +102,13 @@ def load(
 
         def read(path: str, shape: jax.ShapeDtypeStruct) -> jax.Array:
             where = sharding.parameter_sharding(mesh, path, shape.shape) if mesh else on_first
+            stored = jnp.dtype(dtype) if frozen and not path.endswith("scale") else shape.dtype
             read_already = {}  # devices with the same slice share one copy of it on the host
 
             def read_once(index: tuple[slice, ...]) -> np.ndarray:
                 key = str(index)
                 if key not in read_already:
-                    read_already[key] = _read_slice(tensors, path, index, shape.shape)
+                    read_already[key] = _read_slice(tensors, path, index, shape.shape).astype(stored, copy=False)
                 return read_already[key]
 
             return jax.make_array_from_callback(shape.shape, where, read_once)
@@ -129,23 +133,19 @@ def save(
     tokenizer_from: str | os.PathLike[str] | None = None,
     extra: dict[str, str] | None = None,
     before_naming: Callable[[pathlib.Path, dict], object] | None = None,
+    adapter_scale: float | None = None,
 ) -> int:
     """Writes an ordinary Hugging Face directory, under a temporary name until it is complete. Returns its bytes.
 
     The head is always written, also if it is tied, because vLLM's CPU build otherwise keeps the old head after a
     reload. `tokenizer_from`: a directory from which the tokenizer and the generation config are copied. `extra`: more
     text files by name, which may replace copied ones. `before_naming(folder, tensors)` may add files to the complete
-    folder; tensors = {name: {file, offset, dtype, shape, xxh3_64}}. All processes must call this; the first one writes.
-    Raises OSError if the disk is full.
+    folder; tensors = {name: {file, offset, dtype, shape, xxh3_64}}. Adapters in `params` are merged in float32, one
+    tensor at a time; adapter_scale is their scale. All processes must call this; the first one writes. Raises OSError
+    if the disk is full.
     """
-    directory = pathlib.Path(directory)
-    if jax.process_index():
-        for name in tensor_shapes(params):
-            read_tensor(params, name, dtype)
-        multihost_utils.sync_global_devices(f"saved {directory}")
-        return 0
-    with replaced_folder(directory) as folder:
-        tensors = _write_shards(folder, params, jnp.dtype(dtype))
+
+    def complete(folder: pathlib.Path, tensors: dict) -> None:
         config = {**hf_config, "dtype": jnp.dtype(dtype).name}
         config.pop("torch_dtype", None)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -156,6 +156,39 @@ def save(
             (folder / name).write_text(text)
         if before_naming:
             before_naming(folder, tensors)
+
+    dtype = jnp.dtype(dtype)
+    return write_folder(
+        directory,
+        _plan_shards(tensor_shapes(params), dtype.itemsize),
+        lambda name: read_tensor(params, name, dtype, adapter_scale),
+        dtype,
+        complete,
+    )
+
+
+def write_folder(
+    directory: str | os.PathLike[str],
+    files: dict[str, dict[str, tuple[int, ...]]],
+    read: Callable[[str], jax.Array],
+    dtype: np.dtype,
+    complete: Callable[[pathlib.Path, dict], None],
+    metadata: dict[str, str] | None = None,
+) -> int:
+    """Writes a folder of safetensors files, under a temporary name until it is complete. Returns its bytes.
+
+    files: file -> {tensor: shape}. read(tensor) returns its array, which several processes may share. metadata: more
+    texts of the files' headers. complete(folder, tensors) writes the other files; tensors are those of `save`. All
+    processes must call this; the first one writes.
+    """
+    directory = pathlib.Path(directory)
+    if jax.process_index():
+        for name in (name for shapes in files.values() for name in shapes):
+            read(name)
+        multihost_utils.sync_global_devices(f"saved {directory}")
+        return 0
+    with replaced_folder(directory) as folder:
+        complete(folder, _write_files(folder, files, read, dtype, metadata or {}))
         for file in folder.iterdir():
             file.chmod(0o644)
     if jax.process_count() > 1:
@@ -183,14 +216,26 @@ def tensor_shapes(params: nnx.State) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_tensor(params: nnx.State, name: str, dtype: DTypeLike) -> jax.Array:
-    """One tensor of an export in Hugging Face's layout, on the device; gathered if several processes share it."""
+def read_tensor(params: nnx.State, name: str, dtype: DTypeLike, adapter_scale: float | None = None) -> jax.Array:
+    """One tensor of an export in Hugging Face's layout, on the device; gathered if several processes share it.
+
+    Adapters of the tensor are merged into it; adapter_scale is their scale. Raises ValueError if it is not given.
+    """
     layer, path, transposed = locate(name)
     flat = dict(flat_paths(params))
     value = flat[path] if path in flat else flat["embedding"]  # a tied head
+    linear = path.removesuffix("kernel")
+    pair = tuple(flat[linear + part] for part in (lora.A, lora.B) if linear + part in flat)
+    if pair and adapter_scale is None:
+        raise ValueError(f"{path} has adapters: an export without them needs the scale to merge them.")
     # The index of the layer goes to the devices, implicitly: the training loop, which may export, disallows that.
     with jax.transfer_guard_host_to_device("allow"):
-        value = _stored(value, layer, jnp.dtype(dtype), transposed)
+        value = stored(value, layer, jnp.dtype(dtype), transposed, pair, adapter_scale)
+    return gathered(value)
+
+
+def gathered(value: jax.Array) -> jax.Array:
+    """The whole array on the devices of this process, if several processes share it. All of them must call this."""
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         # One gather at a time. With several at once, processes on CPUs may wait for different ones and never end.
         return jax.block_until_ready(_gather(cast(NamedSharding, value.sharding).mesh)(value))
@@ -203,10 +248,21 @@ def _gather(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-@functools.partial(jax.jit, static_argnames=("dtype", "transposed"))
-def _stored(value: jax.Array, layer: int | None, dtype: np.dtype, transposed: bool) -> jax.Array:
-    """One layer, cast and transposed. Compiles once per shape, not per layer."""
-    value = value if layer is None else jax.lax.dynamic_index_in_dim(value, layer, 0, keepdims=False)
+@functools.partial(jax.jit, static_argnames=("dtype", "transposed", "scale"))
+def stored(
+    value: jax.Array,
+    layer: int | None,
+    dtype: np.dtype,
+    transposed: bool,
+    adapters: tuple[jax.Array, ...] = (),
+    scale: float | None = None,
+) -> jax.Array:
+    """One layer, with its adapters merged, cast and transposed. Compiles once per shape, not per layer."""
+    if layer is not None:
+        value, *adapters = (jax.lax.dynamic_index_in_dim(x, layer, 0, keepdims=False) for x in (value, *adapters))
+    if adapters:
+        a, b = adapters
+        value = lora.merged(value, a, b, scale)
     return (value.T if transposed else value).astype(dtype)
 
 
@@ -226,6 +282,23 @@ def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
     index = directory / INDEX
     names = sorted({INDEX, *_weight_map(index).values()}) if index.exists() else [WEIGHTS]
     return [directory / name for name in names]
+
+
+def blocks(directory: pathlib.Path) -> Iterator[bytes]:
+    """The first and the last megabyte of each weight file, and its size. They differ between models."""
+    for file in weight_files(directory):
+        with open(file, "rb") as f:
+            start = f.read(1 << 20)
+            f.seek(max(0, file.stat().st_size - (1 << 20)))
+            yield start + f.read() + str(file.stat().st_size).encode()
+
+
+def fingerprint(directory: pathlib.Path) -> str:
+    """sha256 over `blocks`, to recognise the base model of an adapter."""
+    digest = hashlib.sha256()
+    for block in blocks(directory):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
@@ -348,15 +421,16 @@ def _read_slice(tensors: dict[str, Any], path: str, index: tuple[slice, ...], sh
     return out
 
 
-def _write_shards(directory: pathlib.Path, params: nnx.State, dtype: np.dtype) -> dict[str, dict]:
+def _write_files(
+    directory: pathlib.Path, shards: dict, read: Callable[[str], jax.Array], dtype: np.dtype, metadata: dict[str, str]
+) -> dict[str, dict]:
     """Writes all tensors at their final offsets, WRITERS at a time. Returns the `tensors` of `save`."""
-    shards = _plan_shards(tensor_shapes(params), dtype.itemsize)
     descriptors, tensors = {}, {}
     slots = threading.Semaphore(2 * WRITERS)  # limits the copies of tensors in memory
     with contextlib.ExitStack() as stack:
         for file, shapes in shards.items():
             handle = stack.enter_context(open(directory / file, "wb"))
-            header, ends = _header(shapes, dtype)
+            header, ends = _header(shapes, dtype, metadata)
             handle.write(header)
             handle.flush()
             descriptors[file] = handle.fileno()
@@ -377,7 +451,7 @@ def _write_shards(directory: pathlib.Path, params: nnx.State, dtype: np.dtype) -
         writes = []
         for name in tensors:
             slots.acquire()
-            writes.append(pool.submit(write, name, read_tensor(params, name, dtype)))
+            writes.append(pool.submit(write, name, read(name)))
         for done in writes:
             done.result()
     if len(shards) > 1:
@@ -404,9 +478,9 @@ def _plan_shards(shapes: dict, itemsize: int) -> dict[str, dict]:
     return {f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards)}
 
 
-def _header(shapes: dict, dtype: np.dtype) -> tuple[bytes, list[int]]:
+def _header(shapes: dict, dtype: np.dtype, metadata: dict[str, str]) -> tuple[bytes, list[int]]:
     """(header of a safetensors file, end of each tensor in bytes after the header)."""
-    entries: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, dict] = {"__metadata__": {"format": "pt", **metadata}}
     ends, end = [], 0
     for name, shape in shapes.items():
         start, end = end, end + math.prod(shape) * dtype.itemsize

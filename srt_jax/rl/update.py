@@ -23,7 +23,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from srt_jax.model import sharding
+from srt_jax.model import lora, sharding
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.rl import advantages, losses, microbatches
 from srt_jax.rl.collate import Batch, Layout
@@ -126,7 +126,10 @@ class Rows:
 def make_update(
     graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, config: UpdateConfig, mesh: Mesh, state: TrainState
 ) -> jax.stages.Wrapped:
-    """The function update(state, reference_params, batch) -> (state, metrics), jitted. It donates the old state.
+    """The function update(state, reference, batch) -> (state, metrics), jitted. It donates the old state.
+
+    graphdef: the policy's. reference: the reference model's parameters, None if the config does not use them. If
+    state.params are adapters, `reference` is also their frozen base, and always required.
 
     state: arrays or abstract arrays. The new state has their shardings. The metrics are scalars, docs/operations.md
     explains them under `update/`. Raises ValueError if the row shards do not divide the micro-batch, or if
@@ -145,18 +148,20 @@ def make_update(
 
     def update(state: TrainState, reference: nnx.State | None, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         old, of_reference = None, None
+        policy = lora.join(state.params, reference)
         if config.scores_policy:
-            old = passes.score(state.params, batch)
+            old = passes.score(policy, batch)
         elif config.old_logprobs == "sampler":
             old = batch.sampler_logprobs
         if config.scores_reference:
-            of_reference = passes.score(reference, batch)
+            initial = dataclasses.replace(passes, graphdef=lora.base_graphdef(graphdef, policy))
+            of_reference = initial.score(reference, batch)
         rows, denominators, sequences, metrics = _prepare(config, batch, old, of_reference)
 
         def one(u: Any, carry: tuple) -> tuple:
             current, sums = carry
             minibatch = u % layout.minibatches_per_step
-            grads, measured = passes.gradients(current.params, rows, batch, minibatch)
+            grads, measured = passes.gradients(current.params, reference, rows, batch, minibatch)
             grad_norm = optax.tree.norm(grads)
             finite = jnp.isfinite(grad_norm) & jnp.isfinite(measured["loss"])
             keep = finite & (denominators[minibatch] > 0)
@@ -174,9 +179,10 @@ def make_update(
         metrics |= _measured_metrics(config, rows, sequences, sums)
         metrics |= {
             "finite": finite,
-            "weights_moved_bf16": _moved_bf16(state.params, new.params),
             "padding": microbatches.padding(batch, layout),
         }
+        if not lora.has_adapters(state.params):  # a sampler adds the product of two adapters, and rounds neither alone
+            metrics["weights_moved_bf16"] = _moved_bf16(state.params, new.params)
         if (rate := optax.tree.get(new.opt_state, "learning_rate")) is not None:
             metrics["learning_rate"] = rate
         return new, metrics
@@ -282,7 +288,7 @@ def _moved_bf16(old: nnx.State, new: nnx.State) -> Any:
 class Passes:
     """Forward and backward passes over a batch. The fields are the same for all of them.
 
-    shardings: the shardings of the parameters.
+    shardings: the shardings of the trained parameters.
     """
 
     graphdef: Any
@@ -307,12 +313,15 @@ class Passes:
         )
 
     def gradients(
-        self, params: nnx.State, rows: Rows, batch: Batch, minibatch: jax.Array
+        self, params: nnx.State, frozen: nnx.State | None, rows: Rows, batch: Batch, minibatch: jax.Array
     ) -> tuple[nnx.State, dict[str, jax.Array]]:
-        """(float32 gradients, {measurement: scalar}), summed over the micro-batches of a mini-batch."""
+        """(float32 gradients of `params`, {measurement: scalar}), summed over the micro-batches of a mini-batch.
+
+        frozen: the base, if `params` are adapters.
+        """
 
         def loss_of(params: nnx.State, micro: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss(self.config, micro, *self._logprobs(params, micro, batch.temperature))
+            return loss(self.config, micro, *self._logprobs(lora.join(params, frozen), micro, batch.temperature))
 
         def body(carry: tuple, i: jax.Array, length: int) -> Any:
             grads, sums = carry

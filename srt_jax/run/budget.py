@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import mesh_shape
 from srt_jax.errors import ConfigError, RolloutError
-from srt_jax.model import attention, memory
+from srt_jax.model import attention, lora, memory
 from srt_jax.model.config import ModelConfig
+from srt_jax.model.lora import LoRA
 from srt_jax.rollout.jax import sampler as jax_sampler
 from srt_jax.run.rollouts import votes_per_prompt
 from srt_jax.runtime import hardware, processes
@@ -21,15 +22,28 @@ TOLERANCE = 1.15  # figures can be too high by this factor, so only a larger exc
 
 
 def resident(config: ConfigDict, model: ModelConfig, training: bool) -> dict[str, float]:
-    """Bytes that are always in use: float32 parameters, and in training AdamW's moments and the reference model."""
+    """Bytes that are always in use: parameters, and in training AdamW's moments and the reference model.
+
+    Trained parameters are float32. With adapters the model is frozen in model.dtype, and is also the reference.
+    """
     _, fsdp, tensor = _mesh(config)
     share = model.num_params / (fsdp * tensor)
-    found = {"weights": memory.FLOAT * share}
+    small = adapters(config, model)
+    if small:
+        found = {"weights": memory.SIZES[config.model.dtype] * share, "adapters": memory.FLOAT * small}
+    else:
+        found = {"weights": memory.FLOAT * share}
     if training:
-        found["optimizer"] = 2 * memory.SIZES[config.optimizer.moments_dtype] * share
-        if config.rl.kl_coef:
+        found["optimizer"] = 2 * memory.SIZES[config.optimizer.moments_dtype] * (small or share)
+        if config.rl.kl_coef and not small:
             found["reference"] = memory.SIZES[config.model.reference_dtype] * share
     return found
+
+
+def adapters(config: ConfigDict, model: ModelConfig) -> float:
+    """Number of the adapters' parameters on each device; 0 without adapters."""
+    settings, (_, fsdp, tensor) = LoRA.of(config.model.lora), _mesh(config)
+    return lora.num_params(settings, model, fsdp, tensor) if settings else 0.0
 
 
 def _mesh(config: ConfigDict) -> tuple[int, int, int]:
@@ -95,6 +109,7 @@ def step(config: ConfigDict, model: ModelConfig, samples: bool = True) -> dict[s
             b.minibatches_per_step * b.epochs_per_step > 1,
             config.optimizer.moments_dtype,
             platform=platform,
+            adapters=adapters(config, model),
             **mesh,
         ),
     )

@@ -239,6 +239,7 @@ def check_same_run(record: dict, here: dict, directory) -> None:
         ("prompts", "restore the tokenizer, its chat template and the evaluation files, or give the run another name"),
         ("labels", "restore the label files, or give the run another name"),
         ("model", "restore the initial model, or give the run another name"),
+        ("adapter", "restore the adapter of model.lora.path, or give the run another name"),
         ("functions", "restore the modules of your own functions, or give the run another name"),
     ):
         if there.get(what, {}) != here.get(what, {}):

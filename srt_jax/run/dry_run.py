@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import base, describe, fingerprint_fields, run_directory
 from srt_jax.config.levels import checkable, level_configs
-from srt_jax.config.paths import expand_paths
+from srt_jax.config.paths import expand_paths, initial_weights
 from srt_jax.config.records import changes
 from srt_jax.config.resolve import on_this_machine, resolve
 from srt_jax.data import gym
@@ -24,9 +24,10 @@ from srt_jax.model.config import ModelConfig, model_shape
 from srt_jax.rollout.vllm.command import package
 from srt_jax.run import budget
 from srt_jax.run.checkpoint import Checkpoints, check_same_run
-from srt_jax.run.prepare import Prepared, check_fit, encode_source, prepare, read_model
+from srt_jax.run.prepare import Prepared, adapters_line, check_fit, encode_source, prepare, read_model
 
 SECONDS_OF_DATA = 1.0  # A dry run generates the problems of one source for at most this long.
+NOT_SHOWN = ("name", "levels", "model.path", "model.lora.path")  # These differ in each level.
 NOT_HERE = "is not on this machine, and the run downloads it"
 NEVER_CHECKED = "compilation, measured memory and speed, the values of the weights, free disk space"
 
@@ -50,8 +51,8 @@ def dry_run(config: ConfigDict) -> None:
     if not levels:
         _print_run(on_this_machine(whole)[0], notes, whole)
     for level in levels:
-        logger.info(f"\nlevel {level.name}, from {level.model.path}")
-        differing = [row for row in changes(level, expanded) if row[0] not in ("name", "levels", "model.path")]
+        logger.info(f"\nlevel {level.name}, from {initial_weights(level) or level.model.path}")
+        differing = [row for row in changes(level, expanded) if row[0] not in NOT_SHOWN]
         _print("fields that differ from those above, whose value is in parentheses", _table(differing))
         _print_run(*on_this_machine(level), whole)  # As in train_levels, each level follows the hardware by itself.
     _print("not checked by any dry run", [NEVER_CHECKED])
@@ -130,6 +131,7 @@ def check_what_is_here(config: ConfigDict) -> Report:
         report = Report([], [f"{missing} of model.path: {config.model.path} {NOT_HERE}"])
     if shape:
         report.checked.append(f"model: {config.model.path} ({shape.family}, {shape.num_params:,} parameters)")
+        report.checked.extend(adapters_line(config, shape))
         report.checked.append(budget.report(config, shape))
     for field, source in _sources(config):
         title = problem_sources.title(source)

@@ -5,7 +5,8 @@ import pathlib
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from srt_jax.model import attention, sharding, weights
+from srt_jax.model import attention, lora, peft, sharding, weights
+from srt_jax.model.lora import LoRA
 from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampler
 from srt_jax.rollout.vllm.client import BASE_SECONDS
@@ -20,12 +21,25 @@ def open_mesh(config: ConfigDict) -> Mesh:
 
 
 def load_weights(config: ConfigDict, model: Model, mesh: Mesh):
-    """(graphdef, float32 parameters on the mesh)."""
+    """(graphdef, parameters of the policy on the mesh).
+
+    They are float32. With model.lora only the adapters are; the base is stored in model.dtype.
+    """
     kernel = attention.choose(
         config.model.attention, mesh.devices.flat[0].platform, config.model.dtype, model.config.head_dim
     )
-    graphdef, params, _ = weights.load(model.directory, config.model.dtype, config.model.remat, kernel, mesh)
-    return graphdef, params
+    settings = LoRA.of(config.model.lora)
+    graphdef, params, _ = weights.load(
+        model.directory, config.model.dtype, config.model.remat, kernel, mesh, frozen=settings is not None
+    )
+    if settings is None:
+        return graphdef, params
+    graphdef, shapes = lora.attach(graphdef, params, settings)
+    if model.adapter is None:
+        adapters = lora.init_adapters(shapes, config.seed, mesh)
+    else:
+        adapters = peft.place(model.adapter, shapes, mesh)
+    return graphdef, lora.join(adapters, params)
 
 
 def sampler_patience(config: ConfigDict) -> float:

@@ -24,8 +24,9 @@ from srt_jax.data.split import split_validation
 from srt_jax.errors import ConfigError, DataError, DataNotHereError, ModelError, ModelNotHereError
 from srt_jax.files import check_output_folder, download_failure
 from srt_jax.grading.golds import looks_worked
-from srt_jax.model import attention, sharding, weights
+from srt_jax.model import attention, decoder, lora, peft, sharding, weights
 from srt_jax.model.config import GENERATION_CONFIG, ModelConfig, read_generation_config, read_hf_config
+from srt_jax.model.lora import LoRA
 from srt_jax.reward import functions as reward_functions
 from srt_jax.reward import labels
 from srt_jax.reward.labels import LabelSettings
@@ -39,14 +40,16 @@ HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A Hugging Face directory and its content without the weights."""
+    """A Hugging Face directory and its content without the weights, and the adapter that a run starts from."""
 
     directory: pathlib.Path
+    base_id: str  # its name in exported adapters
     hf_config: dict
     config: ModelConfig
     tokenizer: Any
     stop_ids: tuple[int, ...]
     generation_config: dict  # of exports: the directory's own, with stop_ids as eos_token_id
+    adapter: peft.Adapter | None = None  # the content of model.lora.path
 
     @property
     def exported_files(self) -> dict[str, str]:
@@ -91,6 +94,7 @@ def prepare(config: ConfigDict) -> Prepared:
     settings = LabelSettings.of(config)
     report = [
         f"model: {model.directory} ({model.config.family}, {model.config.num_params:,} parameters)",
+        *adapters_line(config, model.config),
         line,
         labels.describe(problems, settings),
         *report,
@@ -106,7 +110,20 @@ def prepare(config: ConfigDict) -> Prepared:
         "labels": [label_file.fingerprint(path) for path in files],
         "functions": functions.fingerprints(config),
     }
+    if model.adapter:
+        identity["adapter"] = peft.fingerprint(model.adapter)
     return Prepared(model, problems, prompts, settings, indices, eval_sets, identity, report)
+
+
+def adapters_line(config: ConfigDict, model: ModelConfig) -> list[str]:
+    """A line about the adapters, if there are any."""
+    if (settings := LoRA.of(config.model.lora)) is None:
+        return []
+    count = lora.num_params(settings, model)
+    return [
+        f"adapters: rank {settings.rank}, scale {settings.scale:g}, {count:,.0f} parameters "
+        f"({count / model.num_params:.2%} of the model's), {config.model.lora.path or 'new'}"
+    ]
 
 
 def check_functions(config: ConfigDict) -> None:
@@ -142,14 +159,48 @@ def read_model(config: ConfigDict) -> Model:
     generation_config = read_generation_config(directory)
     stops = stop_ids(tokenizer, generation_config, hf_config, model_config.vocab_size)
     skip_when_decoded(tokenizer, stops)
+    path = config.model.path
+    base_id = str(pathlib.Path(path).resolve()) if pathlib.Path(path).is_dir() else path
     return Model(
-        directory, hf_config, model_config, tokenizer, stops, {**generation_config, "eos_token_id": list(stops)}
+        directory,
+        base_id,
+        hf_config,
+        model_config,
+        tokenizer,
+        stops,
+        {**generation_config, "eos_token_id": list(stops)},
+        read_adapter(config, directory, model_config, base_id),
     )
 
 
+def read_adapter(
+    config: ConfigDict, directory: pathlib.Path, model_config: ModelConfig, base_id: str
+) -> peft.Adapter | None:
+    """The adapter of model.lora.path, None if there is none. directory: the base's.
+
+    Raises ModelError if the adapter is damaged or of another base, and ConfigError if it differs from the fields
+    of model.lora.
+    """
+    section, settings = config.model.lora, LoRA.of(config.model.lora)
+    if settings is None or not section.path:
+        return None
+    adapter = peft.read_adapter(section.path)
+    for field in dataclasses.fields(LoRA):
+        here, there = getattr(settings, field.name), getattr(adapter.settings, field.name)
+        if here != there:
+            raise ConfigError(
+                f"model.lora.{field.name} is {here!r}, but the adapter {section.path} has {there!r}: set it to that."
+            )
+    _, shapes = lora.attach(*decoder.abstract(model_config), settings)
+    peft.check_base(adapter, section.path, shapes, base_id, weights.fingerprint(directory))
+    return adapter
+
+
 def check_fit(config: ConfigDict, model_config: ModelConfig) -> None:
-    """Raises ConfigError or ModelError if lengths, mesh or attention do not match the model or this machine."""
+    """Raises ConfigError or ModelError if lengths, mesh, attention or adapters do not fit the model or this machine."""
     sharding.check_mesh(model_config, config.mesh.tensor)
+    if settings := LoRA.of(config.model.lora):
+        lora.check(settings, model_config)
     attention.choose(config.model.attention, jax.default_backend(), config.model.dtype, model_config.head_dim)
     check_length(config, model_config)
 
@@ -230,9 +281,6 @@ def model_fingerprint(model: Model) -> str:
     """
     digest = hashlib.sha256((model.directory / "config.json").read_bytes())
     digest.update(json.dumps(sorted(model.stop_ids)).encode())
-    for file in weights.weight_files(model.directory):
-        with open(file, "rb") as f:
-            start = f.read(1 << 20)
-            f.seek(max(0, file.stat().st_size - (1 << 20)))
-            digest.update(start + f.read() + str(file.stat().st_size).encode())
+    for block in weights.blocks(model.directory):
+        digest.update(block)
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from srt_jax.errors import CheckpointError
 from srt_jax.files import read_json_object, remove_leftovers, write_file
 from srt_jax.grading.grader import Grader
 from srt_jax.log import logger
-from srt_jax.model import sharding
+from srt_jax.model import lora, sharding
 from srt_jax.rl.collate import abstract_batch
 from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state
 from srt_jax.rl.update import UpdateConfig, make_update
@@ -39,11 +39,16 @@ class Learner:
     config: ConfigDict
     prepared: Prepared
     mesh: jax.sharding.Mesh
-    reference: Any  # the initial weights, in model.reference_dtype; None without a KL term
+    # The initial weights, in model.reference_dtype; None without a KL term. With adapters it is their frozen base.
+    reference: Any
     update_config: UpdateConfig
     update: Any  # compiled: update(state, reference, batch) -> (state, metrics)
     grader: Grader
     grading: Grading  # of training rollouts
+
+    def policy(self, state: TrainState) -> Any:
+        """The policy's parameters, without a copy."""
+        return lora.join(state.params, self.reference)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +146,10 @@ def load_initial(config: ConfigDict, prepared: Prepared) -> Initial:
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, prepared.model, mesh)
     logger.info(sharding.describe(mesh, params))
-    reference = reference_weights(config, prepared, mesh) if config.rl.kl_coef else None
-    return Initial(mesh, graphdef, reference, init_state(params, experiment_optimizer(config), mesh))
+    trained, reference = lora.split(params)
+    if reference is None and config.rl.kl_coef:
+        reference = reference_weights(config, prepared, mesh)
+    return Initial(mesh, graphdef, reference, init_state(trained, experiment_optimizer(config), mesh))
 
 
 def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, state: TrainState) -> Learner:

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from srt_jax.model import sharding
+from srt_jax.model import lora, sharding
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import abstract
 from srt_jax.model.paths import map_with_path
 from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.run.metrics import CompilationCounter
-from tests.tiny_decoder import HF_CONFIG, decoder, mesh_of, place
+from tests.tiny_decoder import HF_CONFIG, LORA, adapted, decoder, mesh_of, place
 
 STOPS = (3, 17, 30)
 T = 24
@@ -61,6 +61,20 @@ def test_samples_are_those_of_decoding_together(slots):
 
 def test_greedy_samples_are_those_of_decoding_together():
     assert_same(generate(5, temperature=0.0)[0], generate(0, temperature=0.0)[0])
+
+
+@pytest.mark.parametrize(("slots", "mesh_shape"), [(0, (1, 1, 1)), (5, (1, 1, 1)), (8, (2, 2, 2))])
+def test_adapters_sample_like_the_merged_model(slots, mesh_shape):
+    graphdef, params, adapters = adapted()
+    mesh, policy = mesh_of(*mesh_shape), lora.join(adapters, params)
+    of_adapters = JaxSampler(graphdef, mesh, STOPS, (8, 4), 4, slots)
+    of_adapters.load(place(policy, mesh), 11)
+    merged = JaxSampler(decoder()[0], mesh, STOPS, (8, 4), 4, slots)
+    merged.load(place(lora.merge(policy, LORA.scale), mesh), 11)
+    found, expected = (by.generate(PROMPTS, 6, Sampling(T), SEEDS) for by in (of_adapters, merged))
+    assert_same(found, expected, 0.95)
+    base = sampler(slots, mesh_shape).generate(PROMPTS, 6, Sampling(T), SEEDS)
+    assert (base.tokens != found.tokens).any(-1).mean() > 0.5
 
 
 # (8, 1, 1): each prompt has two rows, which share its seven samples. (2, 2, 2) also splits the key/value heads.
