@@ -69,12 +69,12 @@ FIELDS = dict(
     model=dict(
         path="",  # A Hugging Face directory or hub id: the initial model, which is also the reference model.
         dtype=one_of("auto", "float32", "bfloat16"),  # The compute dtype; auto is float32 on CPUs, else bfloat16.
-        # The dtype of the reference model's weights. With model.lora the reference is the frozen model in model.dtype.
+        # The dtype of the reference model's weights; with model.lora it is model.dtype.
         reference_dtype=one_of("float32", "bfloat16"),
         attention=one_of("auto", "xla", "cudnn", "splash"),  # auto is cudnn on GPUs, splash on TPUs, xla on CPUs.
         remat=one_of("full", "attention", "dots", "none"),  # The backward pass recomputes these activations.
         head_chunk_tokens=positive(4096),  # Logits of at most this many tokens per device are in memory at a time.
-        lora=dict(  # Low-rank adapters are trained instead of the model (docs/lora.md). The fields have PEFT's meaning.
+        lora=dict(  # Low-rank adapters in place of the model's own weights, with PEFT's meaning (docs/lora.md).
             rank=not_negative(0),  # 0 trains the model itself.
             alpha=positive(32.0),  # The adapters' output is multiplied by alpha / rank.
             rslora=False,  # It is multiplied by alpha / sqrt(rank) instead.

@@ -94,7 +94,7 @@ def attach(graphdef: nnx.GraphDef, shapes: nnx.State, settings: LoRA) -> tuple[n
     model = nnx.merge(graphdef, shapes)
     for name in settings.targets:
         linear = getattr(model.layers, TARGETS[name])
-        layers, inputs, outputs = linear.kernel[...].shape
+        layers, (inputs, outputs) = model.config.num_layers, matrix_shapes(model.config)[name]
         linear.lora_a = nnx.LoRAParam(jax.ShapeDtypeStruct((layers, inputs, settings.rank), jnp.float32))
         linear.lora_b = nnx.LoRAParam(jax.ShapeDtypeStruct((layers, settings.rank, outputs), jnp.float32))
         linear.lora_scale = settings.scale
@@ -114,7 +114,7 @@ def join(trained: nnx.State, frozen: nnx.State | None) -> nnx.State:
 
 def has_adapters(params: nnx.State) -> bool:
     """Whether any parameter belongs to an adapter."""
-    return bool(jax.tree.leaves(params.filter(nnx.LoRAParam)))
+    return bool(jax.tree.leaves(nnx.filter_state(params, nnx.LoRAParam)))
 
 
 def base_graphdef(graphdef: nnx.GraphDef, params: nnx.State) -> nnx.GraphDef:
