@@ -84,16 +84,22 @@ def records_of(config: ConfigDict) -> list[dict]:
 
 
 def provide(need: Need) -> None:
-    """Makes a file or folder, unless it exists. Raises ConfigError if the job that makes it fails."""
+    """Makes a file or folder, unless it exists. Raises ConfigError if the job that makes it fails.
+
+    If several processes need it, one makes it and the others wait.
+    """
     path = pathlib.Path(need.path)
     if path.exists():
         return
-    logger.info(f"making {need.path}")
-    if callable(need.job):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        need.job(path)
-        return
-    done = subprocess.run([sys.executable, "-m", "srt_jax", *need.job], check=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with table.locked(path):
+        if path.exists():
+            return
+        logger.info(f"making {need.path}")
+        if callable(need.job):
+            need.job(path)
+            return
+        done = subprocess.run([sys.executable, "-m", "srt_jax", *need.job], check=False)
     if done.returncode:
         raise ConfigError(
             f"{need.path} could not be made: python -m srt_jax {' '.join(need.job)} ended with status "

@@ -10,7 +10,7 @@ import fcntl
 import io
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from srt_jax.errors import DataError
 from srt_jax.files import write_file
@@ -83,7 +83,7 @@ def add(path: pathlib.Path, rows: Iterable[Row]) -> None:
     """Adds the rows of a finished run. They replace earlier rows with the same key, arm, setting and seed."""
     rows = list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(path):
         kept = [row for row in read(path) if _run(row) not in {_run(new) for new in rows}]
         write(path, [*kept, *rows])
 
@@ -109,7 +109,8 @@ def _text(value) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path):
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process has the lock of this path, which is the file .NAME.lock beside it."""
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pathlib
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pyarrow import parquet
@@ -225,8 +227,17 @@ def test_needs_are_made_once_and_only_for_runs_that_are_missing(study, trained, 
 
 
 def test_a_need_may_be_made_by_a_function(tmp_path):
-    need = Need(str(tmp_path / "deep" / "need"), lambda path: path.write_text("made"))
-    runner.provide(need)
+    made = []
+
+    def make(path):
+        time.sleep(0.1)
+        made.append(path)
+        path.write_text("made")
+
+    need = Need(str(tmp_path / "deep" / "need"), make)
+    with ThreadPoolExecutor(3) as threads:  # several processes may need it at the same time
+        list(threads.map(runner.provide, [need] * 3))
+    assert made == [tmp_path / "deep" / "need"]
     runner.provide(dataclasses.replace(need, job=lambda path: path.write_text("again")))
     assert (tmp_path / "deep" / "need").read_text() == "made"
 
