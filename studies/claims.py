@@ -18,7 +18,7 @@ from srt_jax.miniature.bases import BASES, TRAIN
 from srt_jax.miniature.pretrain import default_folder
 from srt_jax.study import Arm, Claim, Need, Study
 
-VOTES = 64  # votes of the frozen teacher on each problem
+VOTES, QUICK_VOTES = 64, 16  # votes of the frozen teacher on each problem
 EASY = 1 / 3  # share of the problems in the arm easiest_third, those with the highest vote shares
 FEW = 32  # number of problems in the arm few_prompts
 LABELLED = TRAIN // 100  # number of training problems whose answers choose a stopping step: 1%
@@ -50,8 +50,8 @@ SCATTER, RIVAL, ATTRACTOR = "scatter", "rival", "attractor"
 
 
 def get_study(quick: bool) -> Study:
-    """150 steps and 5 seeds. quick: 60 steps, 3 seeds, a higher learning rate on `attractor`."""
-    steps = 60 if quick else 150
+    """150 steps and 5 seeds. quick: 60 steps, 3 seeds, fewer votes, a higher learning rate on `attractor`."""
+    steps, votes = (60, QUICK_VOTES) if quick else (150, VOTES)
     config = experiment(
         "claims",
         "tiny",
@@ -79,17 +79,17 @@ def get_study(quick: bool) -> Study:
             "grpo": Arm({"rl.advantage": "grpo"}, settings=(SCATTER,)),
             "frozen_teacher": Arm(
                 {"labels.source": "file"},
-                lambda base, seed: {"labels.path": labels(base, seed)},
-                lambda base, seed: (need_labels(base, seed),),
-                VOTES,
+                lambda base, seed: {"labels.path": labels(base, seed, votes)},
+                lambda base, seed: (need_labels(base, seed, votes),),
+                votes,
                 TRAIN,
                 (RIVAL,),
             ),
             "easiest_third": Arm(
                 {},
-                lambda base, seed: {"data.path": easy(base, seed)},
-                lambda base, seed: (need_labels(base, seed), need_easy(base, seed)),
-                VOTES,
+                lambda base, seed: {"data.path": easy(base, seed, votes)},
+                lambda base, seed: (need_labels(base, seed, votes), need_easy(base, seed, votes)),
+                votes,
                 TRAIN,
                 (ATTRACTOR,),
             ),
@@ -314,14 +314,14 @@ def leads(base: bases.Base, terms: list[int]) -> str:
     return "rival_leads" if rival is not None and design[rival] > design[sum(terms)] else "right_leads"
 
 
-def labels(base: str, seed: int) -> str:
+def labels(base: str, seed: int, votes: int) -> str:
     """The file with the frozen base's votes on all training problems."""
-    return f"runs/studies/claims/labels-{base}-seed{seed}.jsonl"
+    return f"runs/studies/claims/labels-{votes}-{base}-seed{seed}.jsonl"
 
 
-def easy(base: str, seed: int) -> str:
+def easy(base: str, seed: int, votes: int) -> str:
     """The file with the third of the problems that have the highest vote shares."""
-    return f"runs/studies/claims/easy-{base}-seed{seed}.jsonl"
+    return f"runs/studies/claims/easy-{votes}-{base}-seed{seed}.jsonl"
 
 
 def need_base(base: str, seed: int) -> Need:
@@ -329,16 +329,17 @@ def need_base(base: str, seed: int) -> Need:
     return Need(folder(base, seed), ("pretrain", f"--base={base}", f"--seed={seed}"))
 
 
-def need_labels(base: str, seed: int) -> Need:
+def need_labels(base: str, seed: int, votes: int) -> Need:
     """The file `labels` and the job that writes it."""
-    job = ("label", *of_job(base, seed), f"--samples={VOTES}", f"--out={labels(base, seed)}")
-    return Need(labels(base, seed), job)
+    out = labels(base, seed, votes)
+    return Need(out, ("label", *of_job(base, seed), f"--samples={votes}", f"--out={out}"))
 
 
-def need_easy(base: str, seed: int) -> Need:
+def need_easy(base: str, seed: int, votes: int) -> Need:
     """The file `easy` and the job that writes it."""
-    chosen = ("--by=vote_share", f"--fraction={EASY}", f"--labels={labels(base, seed)}", f"--out={easy(base, seed)}")
-    return Need(easy(base, seed), ("subset", *of_job(base, seed), *chosen))
+    out, read = easy(base, seed, votes), labels(base, seed, votes)
+    job = ("subset", *of_job(base, seed), "--by=vote_share", f"--fraction={EASY}", f"--labels={read}", f"--out={out}")
+    return Need(out, job)
 
 
 def of_job(base: str, seed: int) -> tuple[str, ...]:
