@@ -1,5 +1,8 @@
 """The laptop task: its text, its slips, its tokenizer, and the batches the base model learns from."""
 
+import json
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -51,6 +54,16 @@ def test_the_cached_base_is_an_ordinary_directory_and_is_used_again(miniature, c
     assert "using it" in capsys.readouterr().out
     tokenizer = AutoTokenizer.from_pretrained(miniature)
     assert tokenizer(r"1+2=3.\boxed{3}")["input_ids"][-3:] == tokenizer(r"\boxed{3}")["input_ids"]
+
+
+def test_a_base_records_what_else_changes_its_weights(untrained):
+    made_with = json.loads((untrained / "recipe.json").read_text())["made_with"]
+    assert made_with == {
+        "jax": jax.__version__,
+        "platform": jax.default_backend(),
+        "devices": jax.device_count(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
 
 
 def test_a_pretraining_that_diverges_says_so_and_writes_nothing(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import sys
 import tempfile
@@ -86,12 +87,31 @@ def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["
 
     extra = bases.problem_files(base) | {
         "generation_config.json": json.dumps({"eos_token_id": 1, "pad_token_id": 0}),
-        "recipe.json": json.dumps({"key": key, "base": base.name, **dataclasses.asdict(recipe)}, indent=2) + "\n",
+        "recipe.json": json.dumps(
+            {"key": key, "base": base.name, **dataclasses.asdict(recipe), "made_with": environment()}, indent=2
+        )
+        + "\n",
     }
     with tempfile.TemporaryDirectory() as tokenizer_files:
         task.tokenizer().save_pretrained(tokenizer_files)
         weights.save(out, state.params, task.HF_CONFIG, jnp.float32, tokenizer_from=tokenizer_files, extra=extra)
     logger.info(f"base model written to {out} after {time.perf_counter() - started:.0f} s")
+
+
+def environment() -> dict[str, str | int]:
+    """The settings, other than the recipe, that change the rounding of the pre-training, and so the weights.
+
+    Two copies with the same key and the same environment are equal bit for bit on the same kind of processor.
+    """
+    import jax
+
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {
+        "jax": jax.__version__,
+        "platform": jax.default_backend(),
+        "devices": jax.device_count(),
+        "XLA_FLAGS": flags,
+    }
 
 
 def made_by(out: pathlib.Path) -> str | None:
