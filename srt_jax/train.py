@@ -152,11 +152,13 @@ def learn(
 def prepare_sampler(run: Run, now: RunState) -> None:
     """Loads the first weights into the sampler, and compiles its programs for all prompts, so that no step compiles."""
     with announced("preparing the sampler"):
-        run.sampler.load(run.learner.policy(now.train_state), now.step)
+        run.sampler.load(run.learner.policy(now.train_state), now.step, lambda: leave_if_stopped(now))
         if now.step < run.config.steps and not now.ended:
             run.sampler.compile(run.prepared.prompts, *training_samples(run.config, now.step + 1))
             for eval_set in run.prepared.eval_sets:
+                leave_if_stopped(now)
                 run.sampler.compile(eval_set.prompts, *evaluation_samples(run.config))
+        leave_if_stopped(now)
 
 
 def evaluate_first(run: Run, now: RunState) -> None:

@@ -1,29 +1,47 @@
-"""Kills a training run again and again, and compares its files with an undisturbed run's, bit for bit.
+"""Kills training runs again and again, and compares their files with an undisturbed run's, bit for bit.
 
-    python -m tests.chaos [--kills 80] [--seed 0] [--model cache/miniature]
+    python -m tests.chaos [--uniform 60] [--aimed 24] [--vllm 12] [--seed 0] [--model cache/miniature]
 
-Each run trains a few small steps with a checkpoint after each, and is killed by SIGKILL until it reaches its end. Every
-fourth kill waits for a moment at which a file is being written or renamed. The others come at a random time.
-Parameters, optimizer state, rollouts, metrics.jsonl and TensorBoard's scalars must equal those of a run that was never
-killed, and no temporary file may be left. Prints one line for each run. The exit status is 1 if a run differs.
+Each run trains a few small steps with a checkpoint after each, and is killed by SIGKILL until it reaches its end.
+Uniform kills come at a random time. Aimed kills come at a random event of one kind (tests/crash_point.py): a file
+operation of a checkpoint, of an export or of the records, a rename, or a call of the grader. The last part trains with
+a real vLLM server, which is attached (rollout.servers) or belongs to the run, and kills the trainer while it publishes
+weights. Parameters, optimizer state, rollouts, metrics.jsonl and TensorBoard's scalars and texts must equal those of a
+run that was never killed. After each run no temporary file, process, socket or segment in /dev/shm may be left. Prints
+one line for each run. The exit status is 1 if a run differs or leaves something behind.
 """
 
 import argparse
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import math
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import uuid
+from collections.abc import Iterator
 
 import numpy as np
 
+from srt_jax.run.metrics import TEXTS
 from tests import golden
 from tests.helpers import REPOSITORY
 
-STEPS = 8
+STEPS = 12
+LEAST_RUNS = 10
+KILLS_PER_RUN = 8
+AT_A_TIME = 2  # runs; a start uses one core most of the time
+GONE_SECONDS = 10.0  # in which the children of a killed trainer must end
 ARGUMENTS = (
     "--config=configs/quickstart.py",
     f"--config.steps={STEPS}",
@@ -36,114 +54,267 @@ ARGUMENTS = (
     "--config.eval.sets.heldout.limit=4",
     "--config.rollout.prompts_per_call=4",
 )
-# An aimed kill comes as soon as a new path of one of these patterns exists in the run folder.
-AIMS = (
-    "checkpoints/.partial",
-    "checkpoints/.partial/record.json",
-    "checkpoints/{step}",
-    "rollouts/*partial*",
-    ".*partial*",
-    "final",
-)
 BY_THE_CLOCK = ("time/", "workers/seconds", "publish/", "rollout/tokens_per_second", "update/mfu")
+UNIFORM = "uniform"
+AIMS = ("save", "retain", "rename", "export", "grading", "rollouts", "records")
+MARK = "SRT_CHAOS"  # an environment variable that all processes of this program have
+SHARED_MEMORY = pathlib.Path("/dev/shm")
 
 
-def start(model: pathlib.Path, out: pathlib.Path, name: str, steps: int = STEPS) -> subprocess.Popen:
-    """Starts or resumes the run. Appends its output to <out>/<name>.log."""
-    command = [sys.executable, "-m", "srt_jax.main", *ARGUMENTS, f"--config.out={out}", f"--config.name={name}"]
-    command += [f"--config.model.path={model}", f"--config.data.path={model}/train.jsonl", f"--config.steps={steps}"]
-    command += [f"--config.eval.sets.heldout.path={model}/heldout.jsonl"]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
-    with (out / f"{name}.log").open("a") as log:
-        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where runs of one kind are made, and what they are."""
+
+    out: pathlib.Path
+    arguments: tuple[str, ...]
+    limit: float = 300.0  # seconds of a run
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def start(self, name: str, kind: str = "", k: int = 0) -> subprocess.Popen:
+        """Starts or resumes the run; kills it at the k-th event of `kind`. Appends its output to <out>/<name>.log."""
+        command = [sys.executable, "-m", "srt_jax.main"]
+        if kind:
+            command = [sys.executable, "-m", "tests.crash_point", kind, str(k)]
+            command += [] if k else [str(self.out / f"{name}.events")]
+        command += [*self.arguments, f"--config.out={self.out}", f"--config.name={name}"]
+        temporary = {"TMPDIR": str(self.out / "tmp")}
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"} | temporary | dict(self.environment)
+        with (self.out / f"{name}.log").open("a") as log:
+            return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+
+    def finish(self, name: str, kind: str = "") -> float:
+        """Starts or resumes the run and waits for its end. Returns the seconds. Raises RuntimeError if it fails."""
+        began = time.monotonic()
+        if status := self.start(name, kind).wait(timeout=self.limit):
+            log = (self.out / f"{name}.log").read_text()[-3000:]
+            raise RuntimeError(f"the run {name} ended with status {status}:\n{log}")
+        return time.monotonic() - began
 
 
-def finish(model: pathlib.Path, out: pathlib.Path, name: str) -> float:
-    """Starts or resumes the run and waits for its end. Returns the seconds. Exits if the run fails."""
-    began = time.monotonic()
-    if start(model, out, name).wait(timeout=300):
-        sys.exit(f"error: the run {name} failed:\n{(out / f'{name}.log').read_text()[-3000:]}")
-    return time.monotonic() - began
+@dataclasses.dataclass
+class Undisturbed:
+    """A run that was never killed: its result, its duration, and the number of events of each kind."""
+
+    contents: dict
+    seconds: float
+    events: dict[str, int]
 
 
-def kill_at_random(process: subprocess.Popen, draw: random.Random, seconds: float) -> str:
-    """Kills the process at a random time within `seconds`. Returns the time, or "ended" if the process ended first."""
+def kill_at_random(process: subprocess.Popen, draw: random.Random, seconds: float) -> str | None:
+    """Kills the process at a random time within `seconds`. Returns the time, or None if the process ended first."""
     after = draw.uniform(0, seconds)
     try:
         process.wait(timeout=after)
-        return "ended"
+        return None
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
         return f"{after:.1f} s"
 
 
-def kill_at(process: subprocess.Popen, folder: pathlib.Path, aim: str) -> str:
-    """Kills the process when a new path of the pattern `aim` appears. Returns `aim`, or "ended" without a kill."""
-    before = set(folder.glob(aim))
-    while process.poll() is None:
-        if set(folder.glob(aim)) - before:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return aim
-        before &= set(folder.glob(aim))
-    return "ended"
+def kill(place: Place, name: str, kind: str, draw: random.Random, undisturbed: Undisturbed) -> str | None:
+    """Starts or resumes the run, and kills it. Returns the moment in words, or None if the run ended before it."""
+    if kind == UNIFORM:
+        return kill_at_random(place.start(name), draw, undisturbed.seconds)
+    at_once = kind in ("export",)  # these events come at the end of a run only
+    k = draw.randint(1, max(1, math.ceil(undisturbed.events[kind] / (1 if at_once else 4))))
+    status = place.start(name, kind, k).wait(timeout=place.limit)
+    if status not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"{name} ended with status {status}:\n{(place.out / f'{name}.log').read_text()[-3000:]}")
+    return f"{kind} {k}" if status else None
 
 
 def contents(folder: pathlib.Path) -> dict:
-    """The results of a finished run that do not depend on the clock. They include TensorBoard's scalars."""
+    """The results of a finished run that do not depend on the clock, TensorBoard's included, and its files' names."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = golden.contents(folder, BY_THE_CLOCK)
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
     for tag in events.Tags()["scalars"]:
         if not tag.startswith(BY_THE_CLOCK):
             points = [(point.step, point.value) for point in events.Scalars(tag)]
             found[f"TensorBoard {tag}"] = np.array(points, np.float64)
+    for tag in sorted(set(events.Tags()["tensors"]) & set(TEXTS)):
+        texts = [(point.step, str(point.tensor_proto.string_val)) for point in events.Tensors(tag)]
+        found[f"TensorBoard text {tag}"] = json.dumps(shown(texts))
     for path in folder.rglob("*"):
         if "events.out" not in path.name and "state/" not in str(path):  # orbax draws the names of its files
             found[f"file {path.relative_to(folder)}"] = np.zeros(0)
     return found
 
 
-def disturb(model: pathlib.Path, out: pathlib.Path, name: str, draw: random.Random, seconds: float) -> list[str]:
-    """Kills the run until it reaches its end. Returns the times of the kills. seconds: duration of a whole run."""
+def shown(texts: list[tuple[int, str]]) -> dict[int, str]:
+    """The texts of a tag that TensorBoard shows: a step that is written again replaces itself and all later ones."""
+    found: dict[int, str] = {}
+    for step, text in texts:
+        found = {old: value for old, value in found.items() if old < step} | {step: text}
+    return found
+
+
+# ---- leftovers
+
+
+def marked_processes() -> set[int]:
+    """The processes that this program and its children started, without this one."""
+    mark, found = f"{MARK}={os.environ[MARK]}".encode(), set()
+    for folder in pathlib.Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found.add(int(folder.name))
+    return found
+
+
+def left_behind(place: Place, before: set[str], processes: set[int]) -> list[str]:
+    """A line for each process, segment or temporary file that is there and was not there before the runs."""
+    deadline = time.monotonic() + GONE_SECONDS
+    while (found := marked_processes() - processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    names = {pid: pathlib.Path(f"/proc/{pid}/cmdline") for pid in found}
+    lines = [f"process {pid}: {p.read_text()[:80] if p.exists() else ''}" for pid, p in names.items()]
+    lines += [f"segment {path.name}" for path in SHARED_MEMORY.iterdir() if path.name not in before]
+    return lines + [f"temporary file {path}" for path in (place.out / "tmp").rglob("*") if not path.is_dir()]
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Runs this program again in a namespace with a /dev/shm of its own, if the system permits it; then exits.
+
+    Otherwise segments of other programs would look like ours.
+    """
+    mount = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
+    unshared = ["unshare", "-rm", "sh", "-c", mount, "sh"]
+    if MARK in os.environ:
+        yield
+    elif (
+        shutil.which("unshare") and not subprocess.run([*unshared, "true"], capture_output=True, check=False).returncode
+    ):
+        command = [*unshared, sys.executable, "-m", "tests.chaos", *sys.argv[1:]]
+        sys.exit(subprocess.run(command, env=os.environ | {MARK: uuid.uuid4().hex}, check=False).returncode)
+    else:
+        sys.exit("error: this user may not mount a file system in a namespace.")
+
+
+# ---- the parts
+
+
+class Plan:
+    """The kills that are still to be made. Runs take them from here, and return those that came too late."""
+
+    def __init__(self, kinds: list[str], least_runs: int):
+        self._kinds, self._runs, self._least, self._lock = collections.deque(kinds), 0, least_runs, threading.Lock()
+
+    def next_run(self) -> int | None:
+        """The number of a new run; None if no kill is left and there are enough runs."""
+        with self._lock:
+            if not self._kinds and self._runs >= self._least:
+                return None
+            self._runs += 1
+            return self._runs
+
+    def take(self) -> str | None:
+        """The kind of the next kill, None if there is none."""
+        with self._lock:
+            return self._kinds.popleft() if self._kinds else None
+
+    def put_back(self, kind: str) -> None:
+        """Returns a kill that was not made."""
+        with self._lock:
+            self._kinds.append(kind)
+
+
+def disturb(place: Place, name: str, plan: Plan, draw: random.Random, undisturbed: Undisturbed) -> list[str]:
+    """Kills the run up to KILLS_PER_RUN times, and then finishes it. Returns the moments of the kills."""
     moments: list[str] = []
-    while True:
-        process = start(model, out, name)
-        if len(moments) % 4 == 3:
-            moment = kill_at(process, out / name, draw.choice(AIMS).format(step=draw.randint(1, STEPS)))
-        else:
-            moment = kill_at_random(process, draw, seconds)
-        if moment == "ended":
-            finish(model, out, name)
-            return moments
+    while len(moments) < KILLS_PER_RUN and (kind := plan.take()):
+        moment = kill(place, name, kind, draw, undisturbed)
+        if moment is None:
+            plan.put_back(kind)
+            break
         moments.append(moment)
+    place.finish(name)
+    return moments
+
+
+def undisturbed_run(place: Place) -> Undisturbed:
+    """Makes the run to compare with, counts its events, and prints its size. A run before it compiles."""
+    place.finish("warm")
+    seconds = place.finish("undisturbed", "none")
+    events = json.loads((place.out / "undisturbed.events").read_text())
+    wanted = contents(place.out / "undisturbed")
+    found = ", ".join(f"{count} {kind}" for kind, count in sorted(events.items()))
+    print(f"undisturbed: {seconds:.1f} s; {len(wanted)} arrays, texts and figures; events: {found}", flush=True)
+    return Undisturbed(wanted, seconds, events)
+
+
+@dataclasses.dataclass
+class Tally:
+    """The result of a part."""
+
+    runs: int = 0
+    bad: int = 0
+    uniform: int = 0
+    aimed: int = 0
+
+
+def part(place: Place, kinds: list[str], least_runs: int, seed: int, at_a_time: int, wanted: Undisturbed) -> Tally:
+    """Makes disturbed runs until all kills of `kinds` are made, compares them, and prints a line for each."""
+    plan, tally, lock = Plan(kinds, least_runs), Tally(), threading.Lock()
+    segments = {path.name for path in SHARED_MEMORY.iterdir()}
+
+    def work() -> None:
+        while number := plan.next_run():
+            name = f"run{number}"
+            moments = disturb(place, name, plan, random.Random(f"{seed} {place.out.name} {number}"), wanted)
+            with lock:
+                lines = golden.compare(wanted.contents, contents(place.out / name), 0.0)
+                tally.runs, tally.bad = tally.runs + 1, tally.bad + bool(lines)
+                tally.uniform += sum(moment.endswith(" s") for moment in moments)
+                tally.aimed += sum(not moment.endswith(" s") for moment in moments)
+                result = "differs" if lines else "equal"
+                print(f"{name}, killed at {', '.join(moments)}: {result}", *lines[:20], sep="\n    ", flush=True)
+
+    processes = marked_processes()
+    with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
+        for done in [pool.submit(work) for _ in range(at_a_time)]:
+            done.result()
+    left = left_behind(place, segments, processes)
+    print(
+        f"{place.out.name}: {tally.uniform} uniform and {tally.aimed} aimed kills in {tally.runs} runs, {tally.bad} "
+        f"differ; {len(left)} things left behind",
+        *left[:20],
+        sep="\n    ",
+        flush=True,
+    )
+    tally.bad += bool(left)
+    return tally
+
+
+def make_place(scratch: pathlib.Path, name: str, model: pathlib.Path, *more: str, limit: float = 300.0) -> Place:
+    """A folder for the runs of a part."""
+    out = scratch / name
+    (out / "tmp").mkdir(parents=True)
+    data = (f"--config.data.path={model}/train.jsonl", f"--config.eval.sets.heldout.path={model}/heldout.jsonl")
+    return Place(out, (*ARGUMENTS, f"--config.model.path={model}", *data, *more), limit)
 
 
 def main() -> int:
-    """Makes the undisturbed run and the others. Returns 0 if all are equal, else 1."""
+    """Makes all parts. Returns 0 if all runs are equal and leave nothing behind, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=80)
+    parser.add_argument("--uniform", type=int, default=60)
+    parser.add_argument("--aimed", type=int, default=24)
+    parser.add_argument("--runs", type=int, default=LEAST_RUNS, help="least number of runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=pathlib.Path, default=REPOSITORY / "cache/miniature")
     args = parser.parse_args()
-    draw, runs, differing, killed, model = random.Random(args.seed), 0, 0, 0, args.model.absolute()
-    with tempfile.TemporaryDirectory() as scratch:
-        out = pathlib.Path(scratch)
-        finish(model, out, "warm")  # compiles
-        seconds = finish(model, out, "undisturbed")
-        wanted = contents(out / "undisturbed")
-        print(f"undisturbed: {seconds:.1f} s, {len(wanted)} arrays, texts and figures", flush=True)
-        while killed < args.kills:
-            runs += 1
-            moments = disturb(model, out, f"run{runs}", draw, seconds)
-            lines = golden.compare(wanted, contents(out / f"run{runs}"), 0.0)
-            differing, killed = differing + bool(lines), killed + len(moments)
-            result = "differs" if lines else "equal"
-            print(f"run {runs}, killed at {', '.join(moments)}: {result}", *lines[:20], sep="\n    ", flush=True)
-    print(f"{killed} kills in {runs} runs, {differing} runs differ")
-    return int(bool(differing))
+    with alone(), tempfile.TemporaryDirectory() as scratch:
+        began = time.monotonic()
+        place = make_place(pathlib.Path(scratch), "in-process", args.model.absolute())
+        kinds = [UNIFORM] * args.uniform + [AIMS[i % len(AIMS)] for i in range(args.aimed)]
+        random.Random(args.seed).shuffle(kinds)
+        tally = part(place, kinds, args.runs, args.seed, AT_A_TIME, undisturbed_run(place))
+        print(f"{time.monotonic() - began:.0f} s")
+    return int(bool(tally.bad))
 
 
 if __name__ == "__main__":

@@ -219,7 +219,21 @@ def test_a_stop_request_ends_the_wait_for_a_server_that_hangs(opened, tmp_path):
         servers[0].fault = lambda path, _: answers.wait(60) and None
         with pytest.raises(StopRequestedError):
             sampler.load(params(1), 1, stop_after(0.2))
+        sampler.close()
         assert time.monotonic() - started < 20
+        answers.set()
+
+
+# The requests of the first load in their order; the last is one of three that test the server's answers.
+@pytest.mark.parametrize("hangs", ["/v1/models", "/pause", "/collective_rpc", "/resume", "/v1/completions"])
+def test_a_stop_request_ends_the_first_load(hangs, opened, tmp_path):
+    with running() as servers:
+        sampler, answers, started = opened(servers, tmp_path), threading.Event(), time.monotonic()
+        servers[0].fault = lambda path, _: answers.wait(60) and None if path == hangs else None
+        with pytest.raises(StopRequestedError):
+            sampler.load(params(), 0, stop_after(0.2))
+        sampler.close()
+        assert time.monotonic() - started < 10
         answers.set()
 
 

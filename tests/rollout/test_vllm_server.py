@@ -1,6 +1,8 @@
 """The processes of servers, acted out by others that start at once: nothing outlives its time, restarts are counted."""
 
+import multiprocessing.shared_memory
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import psutil
 import pytest
 
 from srt_jax.errors import ServerGivenUpError
+from srt_jax.rollout.vllm import guard
 from srt_jax.rollout.vllm import server as vllm_server
 from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.command import Settings
@@ -21,6 +24,17 @@ deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time
 print("worker", subprocess.Popen([sys.executable, "-c", deaf]).pid, flush=True)
 time.sleep(99)
 """
+
+# Has a segment, a semaphore and a temporary file, as vLLM has.
+MESSY = """
+import multiprocessing, multiprocessing.shared_memory, tempfile, time
+segment = multiprocessing.shared_memory.SharedMemory(create=True, size=4096)
+semaphore = multiprocessing.get_context("spawn").Semaphore()
+file = tempfile.mkstemp()[1]
+print("worker", segment.name, semaphore._semlock.name[1:], file, flush=True)
+time.sleep(99)
+"""
+GUARD = str(vllm_server.GUARD)
 
 
 @pytest.fixture
@@ -50,12 +64,28 @@ def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def worker_of(server) -> int:
+def words_of(server) -> list[str]:
     deadline = time.monotonic() + 10
     while "worker" not in server._tail():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return int(server._tail().split()[-1])
+    return server._tail().split()
+
+
+def worker_of(server) -> int:
+    return int(words_of(server)[-1])
+
+
+def messes_of(server) -> list[pathlib.Path]:
+    segment, semaphore, file = words_of(server)[-3:]
+    return [guard.SHARED_MEMORY / segment, guard.SHARED_MEMORY / f"sem.{semaphore}", pathlib.Path(file)]
+
+
+def gone(paths, seconds=10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(path.exists() for path in paths) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(path.exists() for path in paths)
 
 
 def test_stopping_ends_the_whole_group_even_without_its_guard(make):
@@ -78,13 +108,62 @@ with open({str(tmp_path / "pid")!r}, "w") as file:
 """
     with open("/dev/full", "w") as full:
         guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(vllm_server.GUARD), str(os.getpid()), sys.executable, "-c", program],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                GUARD,
+                str(os.getpid()),
+                str(tmp_path / "record"),
+                sys.executable,
+                "-c",
+                program,
+            ],
             stdout=full,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
     assert guard.wait(20) == -signal.SIGKILL
     assert not is_alive(int((tmp_path / "pid").read_text()))
+
+
+def test_what_a_killed_server_leaves_on_the_machine_goes_with_its_guard(make):
+    server = make(MESSY)
+    server.start("model")
+    messes = messes_of(server)
+    assert all(path.exists() for path in messes)
+    (command,) = psutil.Process(server.process.pid).children()
+    command.kill()
+    assert gone([*messes, messes[-1].parent, server._record])
+
+
+@pytest.mark.parametrize("kill", [os.kill, os.killpg])
+def test_what_a_killed_guard_could_not_remove_the_next_start_removes(kill, make):
+    """And nothing else: not what the next server has, and not what another program has."""
+    other = multiprocessing.shared_memory.SharedMemory(create=True, size=4096)
+    server, after = make(MESSY), make(MESSY)
+    server.start("model")
+    messes = messes_of(server)
+    deadline = time.monotonic() + 10
+    while messes[1].name not in server._record.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with server._record.open("a") as file:  # a number that is used again
+        file.write(f"{(guard.SHARED_MEMORY / other.name).stat().st_ino} {other.name}\n")
+    kill(server.process.pid, signal.SIGKILL)  # the guard alone, or the server, too
+    server.process.wait()
+    assert all(path.exists() for path in messes)
+    try:
+        after.start("model")
+        assert gone([*messes, messes[-1].parent, server._record], 0)
+        third = make("import time; time.sleep(99)")
+        third.start("model")
+        assert all(path.exists() for path in [*messes_of(after), after._record])
+        assert (guard.SHARED_MEMORY / other.name).exists()
+    finally:
+        other.unlink()
+    after.stop(2)
+    assert gone(messes_of(after), 0)
 
 
 def test_every_failed_restart_counts_until_there_are_too_many(make):

@@ -16,6 +16,7 @@ from vllm_support import PYTHON, START_SECONDS, changed, open_vllm_sampler, vllm
 from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.rollout.vllm import client as vllm_client
+from srt_jax.rollout.vllm import guard
 from srt_jax.rollout.vllm.command import free_port
 from tests.helpers import REPOSITORY
 
@@ -34,6 +35,14 @@ def group_of(process) -> int:
         return os.getpgid(process.pid)
     except ProcessLookupError:
         return -1
+
+
+def leftovers(record: pathlib.Path) -> list[pathlib.Path]:
+    """The segments, the temporary folder and the record of a server that serves."""
+    temporary, _, *segments = record.read_text().splitlines()
+    found = [guard.SHARED_MEMORY / line.split()[1] for line in segments]
+    assert any(path.name.startswith("psm_") for path in found) and any(pathlib.Path(temporary).iterdir())
+    return [*found, pathlib.Path(temporary), record]
 
 
 def own_servers(miniature, out, **fields):
@@ -115,7 +124,9 @@ def test_with_one_server_gone_for_good_the_other_does_it_all_and_then_the_run_st
     """Both have used up their restart."""
     sampler, params, want = two
     first, second = sampler._servers
+    left = leftovers(first._record)
     same_samples(generate_while(sampler, lambda: os.killpg(first.process.pid, signal.SIGKILL)), want)
+    assert not any(path.exists() for path in left)
     with pytest.raises(RolloutError, match=r"vLLM server \d failed again .* after 1 restarts .*look at .*server_\d"):
         generate_while(sampler, lambda: os.killpg(second.process.pid, signal.SIGKILL))
     with pytest.raises(RolloutError, match="failed again"):
@@ -145,10 +156,13 @@ def test_a_killed_trainer_leaves_no_server_behind(miniature, tmp_path):
     def members():
         return [p for p in psutil.process_iter() if group_of(p) == leader]
 
-    until(lambda: len(members()) >= 3, 120)  # vLLM has begun to start processes of its own
+    # vLLM has started processes of its own, which share memory.
+    until(lambda: any("psm_" in record.read_text() for record in tmp_path.glob(".srt-vllm-*")), START_SECONDS)
+    left = leftovers(next(tmp_path.glob(".srt-vllm-*")))
     trainer.kill()
     trainer.wait()
     until(lambda: not members(), 10)
+    assert not any(path.exists() for path in left)
 
 
 def until(condition, seconds):

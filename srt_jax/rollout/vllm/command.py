@@ -15,6 +15,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 
 from srt_jax.errors import ServerSetupError
 
@@ -84,8 +85,10 @@ def command(settings: Settings, kind: str, model: str | os.PathLike[str], port: 
     return [*line, "--enforce-eager", "--no-enable-chunked-prefill"] if kind == "vllm-cpu" else line
 
 
-def environment(settings: Settings, kind: str, gpu: int | None = None) -> dict[str, str]:
-    """The environment variables of a server."""
+def environment(
+    settings: Settings, kind: str, gpu: int | None = None, temporary: pathlib.Path | None = None
+) -> dict[str, str]:
+    """The environment variables of a server. temporary: the folder for its sockets and other temporary files."""
     dropped = ("JAX_", "XLA_", "PYTHON", "VIRTUAL_ENV")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     variables |= {
@@ -100,6 +103,9 @@ def environment(settings: Settings, kind: str, gpu: int | None = None) -> dict[s
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.threads or os.cpu_count()),
         }
+    if temporary is not None:
+        cache = f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"  # PyTorch's compiled kernels, for later servers
+        variables = {"TORCHINDUCTOR_CACHE_DIR": cache} | variables | {"TMPDIR": str(temporary)}
     if gpu is not None:
         variables["CUDA_VISIBLE_DEVICES"] = str(gpu)
     return variables

@@ -86,7 +86,6 @@ class VLLMSampler:
         self._expected: np.ndarray | None = None
         self._probed = {}  # by server: tensors' checksum, trainer's and server's log-probs of the last probe
         self._spared = collections.Counter()
-        self._threads = concurrent.futures.ThreadPoolExecutor(len(self._servers))
         self._under_way, self._closed = [], threading.Event()
         self.report = {}
 
@@ -164,7 +163,6 @@ class VLLMSampler:
             stopping = concurrent.futures.wait(self._under_way, 1.0).not_done
         for server in self._servers:
             server.stop()
-        self._threads.shutdown()
         if self._config.rollout.vllm.weights_directory:
             shutil.rmtree(self.exports, ignore_errors=True)
 
@@ -206,23 +204,21 @@ class VLLMSampler:
         vllm_export.verify(self._published.path)
         self._spared.clear()
         if first:
-            self._start()
+            for server in self._servers:
+                server.start(self._published.path)
+                if not server.attached:
+                    logger.info(f"{server.name} starts, which takes a minute or more; its log is {server.log}")
+            self._for_each(self._wait_for_start, waits)
         self._for_each(self._update, waits)
         if first:
-            for server in self._servers:
-                self._check_answers(server)
+            self._for_each(self._check_answers, waits)
 
-    def _start(self) -> None:
-        for server in self._servers:
-            server.start(self._published.path)
-            if not server.attached:
-                logger.info(f"{server.name} starts, which takes a minute or more; its log is {server.log}")
-        for server in self._servers:
-            try:
-                server.wait()
-            except ServerFailedError as e:  # a server that never ran is not restarted
-                raise RolloutError(str(e)) from None
-            self._check(server)
+    def _wait_for_start(self, server: Server | Attached) -> None:
+        try:
+            server.wait()
+        except ServerFailedError as e:  # a server that never ran is not restarted
+            raise RolloutError(str(e)) from None
+        self._check(server)
 
     def _check(self, server: Server | Attached) -> None:
         if server.attached:
@@ -257,12 +253,25 @@ class VLLMSampler:
         self._servers = left
         return results
 
-    def _submit(self, *work: Any) -> concurrent.futures.Future:
-        """Runs the work in a thread. `close` waits for it, even if no other thread does."""
+    def _submit(self, work: Callable, server: Server | Attached, *arguments: Any) -> concurrent.futures.Future:
+        """Runs work(server, ...) in a thread.
+
+        `close` waits for it if the server is its own: a request ends when its server is killed. A request to an
+        attached server that hangs may take minutes, and its thread must not delay the end of the process.
+        """
         if self._closed.is_set():
             raise RolloutError("the sampler is closed.")
-        future = self._threads.submit(*work)
-        self._under_way = [*(f for f in self._under_way if not f.done()), future]
+        future: concurrent.futures.Future = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work(server, *arguments))
+            except BaseException as e:  # the thread that waits for the future raises it
+                future.set_exception(e)
+
+        if not server.attached:
+            self._under_way = [*(f for f in self._under_way if not f.done()), future]
+        threading.Thread(target=run, name=f"work with {server.name}", daemon=True).start()
         return future
 
     def _attempt(self, server: Server | Attached, work: Callable, reason: Exception | None = None) -> object:

@@ -14,12 +14,12 @@ from srt_jax.log import logger
 from srt_jax.model.config import ModelConfig, read_hf_config
 from srt_jax.rollout.sampler import Sampling
 from srt_jax.rollout.vllm import client as vllm_client
+from srt_jax.rollout.vllm import guard
 from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.command import HOST, Settings, command, environment, free_port, package
 
-GUARD = pathlib.Path(__file__).with_name("guard.py")
-STOP_SECONDS = 10.0
-EMPTY_SECONDS = 5.0  # longest wait for killed processes to go; some init processes leave zombies
+GUARD = pathlib.Path(guard.__file__)
+STOP_SECONDS = 4.0  # in which a server must end after SIGTERM; nothing in it is worth a longer wait
 PORT_TRIES = 3
 OTHER_MODEL = "start it with the model of this run (model.path)"
 COMPARED = 20  # log-probs per token, vLLM's limit; two would not suffice, because they may be equal
@@ -45,6 +45,7 @@ class Server:
     ) -> None:
         self.name, self.log, self.url = name, log, ""
         self.process: subprocess.Popen | None = None
+        self._record = log.parent / ".none"  # lists what the server leaves on this machine if it is killed
         self._settings, self._gpu, self._seed, self._choose_port = settings, gpu, seed, choose_port
         self._start_seconds, self._max_restarts, self._restarts = start_seconds, max_restarts, 0
         try:
@@ -61,16 +62,19 @@ class Server:
         self.url = f"http://{HOST}:{port}"
         line = command(self._settings, self.kind, model, port, self._seed)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "ab") as log:
+        guard.remove_old(self.log.parent)
+        self._record, temporary, lock = guard.new_record(self.log.parent)
+        with open(self.log, "ab") as log, os.fdopen(lock):
             log.write(f"\n==== {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(line)}\n".encode())
             log.flush()
             self._log_from = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), *line],
+                [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), str(self._record), *line],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(self._settings, self.kind, self._gpu),
+                env=environment(self._settings, self.kind, self._gpu, temporary),
+                pass_fds=[lock],  # the guard inherits the lock
                 start_new_session=True,
             )
         self._deadline = time.monotonic() + self._start_seconds
@@ -117,7 +121,7 @@ class Server:
         self.wait()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Ends the whole process group: first by SIGTERM, and by SIGKILL after the given time."""
+        """Ends the whole process group, first by SIGTERM and after the given time by SIGKILL, and removes its files."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -125,15 +129,9 @@ class Server:
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(seconds)
-        deadline = time.monotonic() + EMPTY_SECONDS
-        with contextlib.suppress(
-            ProcessLookupError
-        ):  # even if the guard has ended: the processes that it guarded may still run
-            while time.monotonic() < deadline:  # the next server needs the memory of this one
-                os.killpg(process.pid, signal.SIGKILL)
-                process.poll()
-                time.sleep(0.05)
+        guard.end_group(process.pid)  # even if the guard has ended: the processes that it guarded may still run
         process.wait()
+        guard.remove_recorded(self._record)
 
     def _tail(self) -> str:
         with open(self.log, "rb") as log:
