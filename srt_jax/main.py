@@ -17,8 +17,10 @@ import sys
 from absl import flags
 
 from srt_jax import cli, runtime
+from srt_jax.config import functions
 from srt_jax.config.paths import expand_paths, run_directory
 from srt_jax.config.validation import validate
+from srt_jax.data.prompts import import_without_torch
 from srt_jax.log import others_to_file
 from srt_jax.run import interrupt
 
@@ -32,6 +34,8 @@ def main(argv) -> int:
     config = flags.FLAGS.config
     config.log.profile |= flags.FLAGS.profile
     validate(config)
+    if not functions.named(config):
+        import_without_torch()
     runtime.start(config.mesh.cpu_devices)
     if flags.FLAGS.dry_run:
         os.environ["HF_HUB_OFFLINE"] = "1"  # The hub's client reads it when it is first imported.

@@ -29,7 +29,7 @@ ARROWS = {
     "study": "config data run train",
     "figures": "config data run",
     "cli": "config experiments",
-    "main": "cli config levels run runtime train",
+    "main": "cli config data levels run runtime train",
     "jobs": "cli config data figures grading model plan reward rollout run runtime study train",
 }
 

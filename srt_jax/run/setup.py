@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -153,16 +154,17 @@ def load_initial(config: ConfigDict, prepared: Prepared) -> Initial:
 
 
 def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, state: TrainState) -> Learner:
-    """Compiles the update before the loop, so that no step compiles, and tests the grader."""
+    """Compiles the update before the loop, so that no step compiles. Meanwhile the grader's workers start."""
     update_config = UpdateConfig.of(config)
     update = make_update(weights.graphdef, experiment_optimizer(config), update_config, weights.mesh, state)
-    with announced("compiling the update"):
-        batch = abstract_batch(update_config.layout, weights.mesh)
-        compiled = update.lower(state, weights.reference, batch).compile()
     grader = Grader(
         config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
     )
-    grader.self_test()
+    with announced("compiling the update"), ThreadPoolExecutor(1) as thread:
+        tested = thread.submit(grader.self_test)
+        batch = abstract_batch(update_config.layout, weights.mesh)
+        compiled = update.lower(state, weights.reference, batch).compile()
+        tested.result()
     grading = Grading(prepared.model.tokenizer, answer_format(config), grader, prepared.label_settings)
     return Learner(config, prepared, weights.mesh, weights.reference, update_config, compiled, grader, grading)
 
