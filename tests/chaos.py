@@ -33,6 +33,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from srt_jax.rollout.vllm.command import Settings
+from srt_jax.rollout.vllm.server import Server
 from srt_jax.run.metrics import TEXTS
 from tests import golden
 from tests.helpers import REPOSITORY
@@ -57,6 +59,8 @@ ARGUMENTS = (
 BY_THE_CLOCK = ("time/", "workers/seconds", "publish/", "rollout/tokens_per_second", "update/mfu")
 UNIFORM = "uniform"
 AIMS = ("save", "retain", "rename", "export", "grading", "rollouts", "records")
+VLLM_AIMS = ("publish", "reload")
+VLLM = REPOSITORY / ".venv-vllm/bin/python"
 MARK = "SRT_CHAOS"  # an environment variable that all processes of this program have
 SHARED_MEMORY = pathlib.Path("/dev/shm")
 
@@ -68,26 +72,27 @@ class Place:
     out: pathlib.Path
     arguments: tuple[str, ...]
     limit: float = 300.0  # seconds of a run
-    environment: tuple[tuple[str, str], ...] = ()
 
-    def start(self, name: str, kind: str = "", k: int = 0) -> subprocess.Popen:
-        """Starts or resumes the run; kills it at the k-th event of `kind`. Appends its output to <out>/<name>.log."""
-        command = [sys.executable, "-m", "srt_jax.main"]
-        if kind:
-            command = [sys.executable, "-m", "tests.crash_point", kind, str(k)]
-            command += [] if k else [str(self.out / f"{name}.events")]
-        command += [*self.arguments, f"--config.out={self.out}", f"--config.name={name}"]
-        temporary = {"TMPDIR": str(self.out / "tmp")}
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"} | temporary | dict(self.environment)
-        with (self.out / f"{name}.log").open("a") as log:
-            return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+    def start(self, name: str, *crash_point: object) -> subprocess.Popen:
+        """Starts or resumes the run. Appends its output to <out>/<name>.log.
 
-    def finish(self, name: str, kind: str = "") -> float:
+        crash_point: the first arguments of tests.crash_point, under which the run starts.
+        """
+        program = ["tests.crash_point", *map(str, crash_point)] if crash_point else ["srt_jax.main"]
+        command = [sys.executable, "-m", *program, *self.arguments, f"--config.out={self.out}", f"--config.name={name}"]
+        environment = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TMPDIR": str(self.out / "tmp")}
+        with self.log(name).open("a") as log:
+            return subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | environment, stdout=log, stderr=log)
+
+    def log(self, name: str) -> pathlib.Path:
+        """The file with the output of a run."""
+        return self.out / f"{name}.log"
+
+    def finish(self, name: str, *crash_point: object) -> float:
         """Starts or resumes the run and waits for its end. Returns the seconds. Raises RuntimeError if it fails."""
         began = time.monotonic()
-        if status := self.start(name, kind).wait(timeout=self.limit):
-            log = (self.out / f"{name}.log").read_text()[-3000:]
-            raise RuntimeError(f"the run {name} ended with status {status}:\n{log}")
+        if status := self.start(name, *crash_point).wait(timeout=self.limit):
+            raise RuntimeError(f"{name} ended with status {status}:\n{self.log(name).read_text()[-3000:]}")
         return time.monotonic() - began
 
 
@@ -116,11 +121,11 @@ def kill(place: Place, name: str, kind: str, draw: random.Random, undisturbed: U
     """Starts or resumes the run, and kills it. Returns the moment in words, or None if the run ended before it."""
     if kind == UNIFORM:
         return kill_at_random(place.start(name), draw, undisturbed.seconds)
-    at_once = kind in ("export",)  # these events come at the end of a run only
-    k = draw.randint(1, max(1, math.ceil(undisturbed.events[kind] / (1 if at_once else 4))))
-    status = place.start(name, kind, k).wait(timeout=place.limit)
+    share = 1.0 if kind == "export" else 0.25  # of the run's events; exports are made at the end only
+    k = draw.randint(1, math.ceil(share * undisturbed.events[kind]))
+    status = place.start(name, "SIGKILL", kind, k).wait(timeout=place.limit)
     if status not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"{name} ended with status {status}:\n{(place.out / f'{name}.log').read_text()[-3000:]}")
+        raise RuntimeError(f"{name} ended with status {status}:\n{place.log(name).read_text()[-3000:]}")
     return f"{kind} {k}" if status else None
 
 
@@ -138,7 +143,8 @@ def contents(folder: pathlib.Path) -> dict:
         texts = [(point.step, str(point.tensor_proto.string_val)) for point in events.Tensors(tag)]
         found[f"TensorBoard text {tag}"] = json.dumps(shown(texts))
     for path in folder.rglob("*"):
-        if "events.out" not in path.name and "state/" not in str(path):  # orbax draws the names of its files
+        logs = path.parent.name == "vllm" and not path.name.startswith(".")
+        if "events.out" not in path.name and "state/" not in str(path) and not logs:  # orbax draws names of files
             found[f"file {path.relative_to(folder)}"] = np.zeros(0)
     return found
 
@@ -173,14 +179,16 @@ def left_behind(place: Place, before: set[str], processes: set[int]) -> list[str
     names = {pid: pathlib.Path(f"/proc/{pid}/cmdline") for pid in found}
     lines = [f"process {pid}: {p.read_text()[:80] if p.exists() else ''}" for pid, p in names.items()]
     lines += [f"segment {path.name}" for path in SHARED_MEMORY.iterdir() if path.name not in before]
-    return lines + [f"temporary file {path}" for path in (place.out / "tmp").rglob("*") if not path.is_dir()]
+    caches = "torchinductor"  # the folder of PyTorch's compiled kernels
+    files = [path for path in (place.out / "tmp").rglob("*") if not path.is_dir() and caches not in str(path)]
+    return lines + [f"temporary file {path}" for path in files]
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Runs this program again in a namespace with a /dev/shm of its own, if the system permits it; then exits.
+def alone(module: str = "tests.chaos") -> Iterator[None]:
+    """Runs this program (`module`) again in a namespace with a /dev/shm of its own, and exits with its status.
 
-    Otherwise segments of other programs would look like ours.
+    In the common one, segments of other programs would look like ours.
     """
     mount = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
     unshared = ["unshare", "-rm", "sh", "-c", mount, "sh"]
@@ -189,7 +197,7 @@ def alone() -> Iterator[None]:
     elif (
         shutil.which("unshare") and not subprocess.run([*unshared, "true"], capture_output=True, check=False).returncode
     ):
-        command = [*unshared, sys.executable, "-m", "tests.chaos", *sys.argv[1:]]
+        command = [*unshared, sys.executable, "-m", module, *sys.argv[1:]]
         sys.exit(subprocess.run(command, env=os.environ | {MARK: uuid.uuid4().hex}, check=False).returncode)
     else:
         sys.exit("error: this user may not mount a file system in a namespace.")
@@ -239,8 +247,9 @@ def disturb(place: Place, name: str, plan: Plan, draw: random.Random, undisturbe
 def undisturbed_run(place: Place) -> Undisturbed:
     """Makes the run to compare with, counts its events, and prints its size. A run before it compiles."""
     place.finish("warm")
-    seconds = place.finish("undisturbed", "none")
-    events = json.loads((place.out / "undisturbed.events").read_text())
+    counts = place.out / "undisturbed.events"
+    seconds = place.finish("undisturbed", counts)
+    events = json.loads(counts.read_text())
     wanted = contents(place.out / "undisturbed")
     found = ", ".join(f"{count} {kind}" for kind, count in sorted(events.items()))
     print(f"undisturbed: {seconds:.1f} s; {len(wanted)} arrays, texts and figures; events: {found}", flush=True)
@@ -298,23 +307,66 @@ def make_place(scratch: pathlib.Path, name: str, model: pathlib.Path, *more: str
     return Place(out, (*ARGUMENTS, f"--config.model.path={model}", *data, *more), limit)
 
 
+@contextlib.contextmanager
+def vllm_server(model: pathlib.Path, folder: pathlib.Path) -> Iterator[Server]:
+    """A vLLM server that is attached to runs.
+
+    It decodes one sequence at a time: with other sequences in the batch, vLLM's kernels may round differently.
+    """
+    settings = Settings(str(VLLM), "float32", 28, max_sequences=1, memory_fraction=1)
+    server = Server("server", settings, folder / "server.log", start_seconds=600, max_restarts=0)
+    try:
+        server.start(model)
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+def vllm_arguments(*more: str) -> tuple[str, ...]:
+    """The arguments of a run that vLLM servers sample."""
+    return ("--config.rollout.sampler=vllm", "--config.rollout.max_logprob_gap=1e-4", *more)
+
+
+def kinds_of(uniform: int, aimed: int, aims: tuple[str, ...], seed: int) -> list[str]:
+    """The kinds of the kills of a part, in a random order."""
+    kinds = [UNIFORM] * uniform + [aims[i % len(aims)] for i in range(aimed)]
+    random.Random(seed).shuffle(kinds)
+    return kinds
+
+
 def main() -> int:
     """Makes all parts. Returns 0 if all runs are equal and leave nothing behind, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--uniform", type=int, default=60)
     parser.add_argument("--aimed", type=int, default=24)
     parser.add_argument("--runs", type=int, default=LEAST_RUNS, help="least number of runs")
+    parser.add_argument("--vllm", type=int, default=12, help="kills of trainers with a vLLM server")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=pathlib.Path, default=REPOSITORY / "cache/miniature")
     args = parser.parse_args()
+    began, bad, model = time.monotonic(), 0, args.model.absolute()
     with alone(), tempfile.TemporaryDirectory() as scratch:
-        began = time.monotonic()
-        place = make_place(pathlib.Path(scratch), "in-process", args.model.absolute())
-        kinds = [UNIFORM] * args.uniform + [AIMS[i % len(AIMS)] for i in range(args.aimed)]
-        random.Random(args.seed).shuffle(kinds)
-        tally = part(place, kinds, args.runs, args.seed, AT_A_TIME, undisturbed_run(place))
+        folder = pathlib.Path(scratch)
+        if args.uniform or args.aimed:
+            place = make_place(folder, "in-process", model)
+            kinds = kinds_of(args.uniform, args.aimed, AIMS, args.seed)
+            bad += part(place, kinds, args.runs, args.seed, AT_A_TIME, undisturbed_run(place)).bad
+        if args.vllm:
+            with vllm_server(model, folder) as server:
+                attached = vllm_arguments(f"--config.rollout.servers=('{server.url}',)")
+                place = make_place(folder, "attached", model, *attached)
+                wanted = undisturbed_run(place)
+                kinds = kinds_of(args.vllm // 3, args.vllm - args.vllm // 3, VLLM_AIMS, args.seed)
+                bad += part(place, kinds, 1, args.seed, 1, wanted).bad
+            own = ("max_sequences=1", "memory_fraction=1", "start_seconds=600")
+            own = [f"--config.rollout.vllm.{field}" for field in own]
+            place = make_place(
+                folder, "own server", model, *vllm_arguments(f"--config.rollout.vllm.python={VLLM}", *own)
+            )
+            bad += part(place, list(VLLM_AIMS), 1, args.seed, 1, wanted).bad
         print(f"{time.monotonic() - began:.0f} s")
-    return int(bool(tally.bad))
+    return int(bool(bad))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Runs the trainer and ends it by SIGKILL at the k-th event of a kind, e.g. at the third file operation of an export.
+"""Runs the trainer and sends it a signal at the k-th event of a kind, e.g. at the third file operation of an export.
 
-    python -m tests.crash_point KIND K [COUNTS] --config=... (the arguments of srt_jax.main)
+    python -m tests.crash_point SIGKILL KIND K --config=... (the arguments of srt_jax.main)
+    python -m tests.crash_point COUNTS --config=...
 
 An event is an operation on files, which Python reports to an audit hook before it happens, or a call of a function of
-CALLS. With K = 0 nothing is killed, and the numbers of events by kind are written to the file COUNTS as JSON.
+CALLS. The time of the signal is printed. The second form sends no signal, and writes the number of events of each kind
+to the file COUNTS as JSON.
 """
 
 import collections
@@ -16,6 +18,7 @@ import re
 import runpy
 import signal
 import sys
+import time
 
 # kind -> the paths of its file operations
 FILES = {
@@ -31,16 +34,20 @@ OPERATIONS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.trun
 CALLS = {
     "grading": [("srt_jax.grading.grader", "Grader", "groups"), ("srt_jax.grading.grader", "Grader", "grade")],
     "reload": [("srt_jax.rollout.vllm.client", None, "call")],
+    "sampling": [("srt_jax.train", None, "collect_step")],
+    "evaluation": [("srt_jax.train", None, "evaluate_sets")],
+    "update": [("srt_jax.train", None, "learn")],
 }
+SENT = "signal sent at "
 KINDS = (*FILES, "rename", *CALLS)
 
 
 class Events:
-    """Counts the events of each kind, and kills this process before the k-th one of `kind`."""
+    """Counts the events of each kind, and sends this process a signal before the k-th one of `kind`."""
 
-    def __init__(self, kind: str, k: int):
+    def __init__(self, number: int, kind: str, k: int):
         self.counts: collections.Counter[str] = collections.Counter()
-        self._kind, self._k = kind, k
+        self._number, self._kind, self._k = number, kind, k
         self._patterns = {name: re.compile(pattern) for name, pattern in FILES.items()}
 
     def audit(self, event: str, arguments: tuple) -> None:
@@ -70,15 +77,19 @@ class Events:
         """Counts one event."""
         self.counts[kind] += 1
         if kind == self._kind and self.counts[kind] == self._k:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.write(2, f"{SENT}{time.time()}\n".encode())
+            os.kill(os.getpid(), self._number)
 
 
 def main() -> None:
     """Replaces the arguments of this program by those of the trainer, and runs it."""
-    kind, k = sys.argv[1], int(sys.argv[2])
-    counts = None if k else pathlib.Path(sys.argv[3])
-    sys.argv = [sys.argv[0], *sys.argv[3 if k else 4 :]]
-    events = Events(kind, k)
+    first, counts = sys.argv[1], None
+    if first in signal.Signals.__members__:
+        events = Events(signal.Signals[first], sys.argv[2], int(sys.argv[3]))
+        sys.argv[1:4] = []
+    else:
+        events, counts = Events(0, "", 0), pathlib.Path(first)
+        sys.argv[1:2] = []
     for name, functions in CALLS.items():
         for module, owner, function in functions:
             where = importlib.import_module(module)
