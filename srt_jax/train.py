@@ -33,6 +33,7 @@ from srt_jax.run.collapse import should_stop
 from srt_jax.run.evaluation import evaluate_all, evaluation_samples, rollout_rows
 from srt_jax.run.interrupt import Signals
 from srt_jax.run.prepare import prepare
+from srt_jax.run.probe import kl_metrics
 from srt_jax.run.progress import announced
 from srt_jax.run.rollouts import Collected, Grading, collect, response_texts, temperature_at, training_samples
 from srt_jax.run.setup import Learner, Run, RunState, begin, completed_summary
@@ -343,13 +344,29 @@ def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
         ):
             if not values and now.step in (0, config.steps) and is_first_process():
                 show_probes(run, now.step, rollout_rows(collected, tokenizer))
-            tagged = {f"eval/{name}/{metric}": value for metric, value in found.items()}
+            measured = found | (kl_to_base(run, collected) if config.eval.kl else {})
+            tagged = {f"eval/{name}/{metric}": value for metric, value in measured.items()}
             warn(run, now, tagged, collected)
             values |= tagged
     run.learner.grader.metrics()  # a step counts its own rollouts only, as it does after a resume
     values |= metrics.mean_over_sets(values)
     now.evals[str(now.step)] = values
     return values
+
+
+def kl_to_base(run: Run, collected: Collected) -> dict[str, float]:
+    """The KL of these evaluation samples to the initial model. It is measured outside of the loss."""
+    learner, form = run.learner, run.learner.grading.form
+    return kl_metrics(
+        learner.graphdef,
+        learner.reference,
+        learner.mesh,
+        collected.rollouts,
+        run.config.eval.temperature,
+        run.prepared.model.tokenizer,
+        form,
+        learner.update_config.layout.microbatch_sequences,
+    )
 
 
 def show_probes(run: Run, step: int, rows: list[dict]) -> None:

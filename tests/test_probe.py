@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from srt_jax.config.validation import check_untruncated, validate
 from srt_jax.data.base import Problem
 from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import Format
@@ -15,7 +16,9 @@ from srt_jax.miniature import task
 from srt_jax.reward.rewards import grade
 from srt_jax.rollout.sampler import Rollouts
 from srt_jax.run import probe
+from srt_jax.run.metrics import read_metrics
 from srt_jax.run.rollouts import Collected
+from srt_jax.train import train
 from tests.helpers import small_config
 
 
@@ -93,10 +96,14 @@ def test_a_span_takes_every_token_that_it_touches():
 @pytest.mark.parametrize("field", ["temperature", "top_p", "top_k"])
 def test_truncated_samples_are_refused(field, tmp_path):
     config = small_config(pathlib.Path("m"), tmp_path, "r", 1)
-    probe.check(config)
+    check_untruncated(config)
     config.eval[field] = {"temperature": 0.0, "top_p": 0.9, "top_k": 5}[field]
     with pytest.raises(ConfigError, match=f"eval.{field}"):
-        probe.check(config)
+        check_untruncated(config)
+    validate(config)
+    config.eval.kl = True
+    with pytest.raises(ConfigError, match=f"eval.{field}"):
+        validate(config)
 
 
 @pytest.mark.slow
@@ -111,3 +118,29 @@ def test_the_samplers_own_log_probs_are_the_scores_and_a_model_has_no_distance_t
     measured = job.probe(config, str(untrained))["heldout"]
     assert abs(measured["kl"]["reasoning"]) < 1e-6 and measured["problems"] == 8
     assert measured["same_answer"]["excess"] == pytest.approx(0)
+
+
+def test_a_run_without_a_kl_penalty_measures_its_kl_to_the_base(untrained, tmp_path):
+    """It is measured in each evaluation, is that of `srt probe`, and changes nothing else."""
+    folders = {}
+    for kl in (False, True):
+        config = small_config(untrained, tmp_path, f"kl-{kl}", steps=2)
+        config.rl.kl_coef, config.eval.every, config.eval.kl, config.optimizer.learning_rate = 0.0, 1, kl, 1e-2
+        train(config)
+        folders[kl] = tmp_path / f"kl-{kl}"
+    plain, measured = (read_metrics(folders[kl]) for kl in (False, True))
+    for without, found in zip(plain, measured, strict=True):
+        kl = {tag: found.pop(tag) for tag in list(found) if "/kl" in tag}
+        assert not any("/kl" in tag for tag in without)
+        for tag, value in found.items():
+            assert tag.startswith(("time/", "workers/seconds", "rollout/tokens_per_second")) or without[tag] == value, (
+                tag
+            )
+        assert kl["eval/heldout/kl"] < 1e-6 if found["step"] == 0 else kl["eval/heldout/kl"] > 1e-4
+    assert (folders[False] / "final/model.safetensors").read_bytes() == (
+        folders[True] / "final/model.safetensors"
+    ).read_bytes()
+    config = small_config(untrained, tmp_path, "probe", 1)
+    config.model.path = str(folders[True] / "final")
+    probed = job.probe(config, str(untrained))["heldout"]["kl"]
+    assert kl["eval/heldout/kl_reasoning"] == pytest.approx(probed["reasoning"], rel=1e-3)

@@ -216,6 +216,7 @@ FIELDS = dict(
         temperature=not_negative(1.0),
         top_p=1.0,
         top_k=-1,
+        kl=False,  # Evaluations measure the KL to the initial model; without a KL penalty its weights take memory.
     ),
     curriculum=dict(
         path="",  # A file of srt label, whose scores rank the problems from easy to hard (empty: no curriculum).

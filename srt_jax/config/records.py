@@ -61,8 +61,8 @@ def is_recorded(config: ConfigDict, directory: pathlib.Path) -> bool:
 def fingerprint_fields(config: ConfigDict) -> dict:
     """The fields that must not change when a run is resumed.
 
-    Names, logs, checkpoints and limits of the grader may change. The number of steps may change only if the learning
-    rate does not depend on it.
+    Names, logs, checkpoints, limits of the grader and the measurement of the KL may change. The number of steps may
+    change only if the learning rate does not depend on it.
     """
     fields = as_json(config)
     for shown in ("out", "name", "log", "checkpoint", "grader"):
@@ -70,6 +70,7 @@ def fingerprint_fields(config: ConfigDict) -> dict:
     if config.optimizer.schedule == "constant" or config.optimizer.schedule_steps:
         del fields["steps"]
     del fields["model"]["lora"]["merged"]  # exports only
+    del fields["eval"]["kl"]
     # The servers and the limit on differences of log-probs may change, but not the servers' dtype.
     fields["rollout"]["vllm"] = {"dtype": config.rollout.vllm.dtype}
     for where in ("servers", "max_logprob_gap"):

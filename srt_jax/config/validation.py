@@ -133,9 +133,21 @@ def _validate_batch(c: ConfigDict) -> None:
     )
 
 
+def check_untruncated(c: ConfigDict) -> None:
+    """Raises ConfigError if evaluations sample greedily or truncated: the KL estimate needs the full policy."""
+    e = c.eval
+    _require(
+        e.temperature > 0 and e.top_p == 1 and e.top_k == -1,
+        f"eval.temperature is {e.temperature:g}, eval.top_p {e.top_p:g} and eval.top_k {e.top_k}: the KL is estimated "
+        "from untruncated samples, so set a temperature above 0, top_p to 1 and top_k to -1.",
+    )
+
+
 def _validate_sampling(c: ConfigDict) -> None:
     _require(c.eval.top_k == -1 or c.eval.top_k >= 1, f"eval.top_k is {c.eval.top_k}: give -1 for all, or at least 1.")
     _require(0 < c.eval.top_p <= 1, f"eval.top_p is {c.eval.top_p}: it lies in (0, 1].")
+    if c.eval.kl:
+        check_untruncated(c)
     if c.rollout.sampler == "vllm":
         for field in ("rollout.temperature", "rollout.temperature_end", "eval.temperature"):
             _require(_get(c, field) <= 2, f"{field} is {_get(c, field)}: vLLM takes no more than 2.")

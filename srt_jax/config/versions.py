@@ -11,7 +11,7 @@ import dataclasses
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
-FORMAT = 4
+FORMAT = 5
 # Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
@@ -42,6 +42,7 @@ CHANGES = {
             "model.lora.merged": False,
         }
     ),
+    5: Change(added={"eval.kl": False}),
 }
 
 

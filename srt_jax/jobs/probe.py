@@ -20,7 +20,7 @@ from srt_jax import cli, runtime
 from srt_jax.config import recorded
 from srt_jax.config.paths import initial_weights
 from srt_jax.config.resolve import on_this_machine
-from srt_jax.config.validation import validate
+from srt_jax.config.validation import check_untruncated, validate
 from srt_jax.jobs.evaluate import evaluation_config
 from srt_jax.log import logger
 from srt_jax.run import interrupt
@@ -92,8 +92,6 @@ def without_nan(value):
 
 def main(argv) -> int:
     """Prints the measures. Returns 0, or 2 for a mistake in the input."""
-    from srt_jax.run.probe import check
-
     given = flags.FLAGS
     if len(argv) > 1 or not given.model:
         return cli.complain("give --model=DIRECTORY, and no other bare arguments.")
@@ -107,7 +105,7 @@ def main(argv) -> int:
     if not config.eval.sets:
         return cli.complain("there is nothing to probe: give --data=problems.jsonl, or a config with eval.sets.")
     validate(config)
-    check(config)
+    check_untruncated(config)
     runtime.start(config.mesh.cpu_devices)
 
     def show() -> int:

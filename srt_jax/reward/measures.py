@@ -276,9 +276,10 @@ def kl_apart(
     masks. All arrays have one shape. The estimate is k3, the mean of r - 1 - log r with r = reference / policy
     (Schulman 2020). It is never negative.
     """
+    return kl(logprobs, reference, response & answer), kl(logprobs, reference, response & ~answer)
+
+
+def kl(logprobs: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> float:
+    """Estimated KL(policy || reference) in nats per token of the mask, as in `kl_apart`. NaN for an empty mask."""
     log_ratio = reference.astype(np.float64) - logprobs
-    k3 = np.expm1(log_ratio) - log_ratio
-    of_answer, of_reasoning = (
-        float(k3[mask].mean()) if mask.any() else NAN for mask in (response & answer, response & ~answer)
-    )
-    return of_answer, of_reasoning
+    return float((np.expm1(log_ratio) - log_ratio)[mask].mean()) if mask.any() else NAN

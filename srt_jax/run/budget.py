@@ -35,7 +35,7 @@ def resident(config: ConfigDict, model: ModelConfig, training: bool) -> dict[str
         found = {"weights": memory.FLOAT * share}
     if training:
         found["optimizer"] = 2 * memory.SIZES[config.optimizer.moments_dtype] * (small or share)
-        if config.rl.kl_coef and not small:
+        if (config.rl.kl_coef or config.eval.kl) and not small:
             found["reference"] = memory.SIZES[config.model.reference_dtype] * share
     return found
 

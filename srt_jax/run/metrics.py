@@ -71,7 +71,7 @@ TAGS = {
     "update/finite": "1 if every loss and gradient of the step is finite, else 0",
     "update/updated": "share of the step's updates that were made; 0 if no prompt has a label",
     "update/entropy": "entropy of the policy per response token, nats",
-    "update/kl": "estimated KL to the reference per response token, nats; not measured if rl.kl_coef is 0",
+    "update/kl": "estimated KL to the reference per response token, nats; not measured if rl.kl_coef is 0 (see eval.kl)",
     "update/kl_per_sequence": "estimated KL to the reference summed over a response, nats",
     "update/return": "reward minus kl_coef x kl_per_sequence",
     "update/advantage_abs": "mean absolute advantage of a response token",
@@ -118,6 +118,9 @@ EVAL_TAGS = {
     "distinct_answers": "number of different answers per problem",
     "response_tokens": "mean response length",
     "truncated": "share of responses cut at batch.max_response_tokens",
+    "kl": "estimated KL (k3) to the initial model per response token, nats; measured with eval.kl",
+    "kl_answer": "the same on the tokens of answers",
+    "kl_reasoning": "the same on all other response tokens",
 }
 MEAN_OF_SETS = "plain mean over the evaluation sets that have answers, without the validation set (SRT v1, Fig. 2)"
 MARKDOWN_BAR = "\\|"  # a bar inside a cell of a table

@@ -6,14 +6,14 @@ in reward/measures.py.
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
+from jax.sharding import NamedSharding, PartitionSpec
 
-from srt_jax.errors import ConfigError
 from srt_jax.grading import answers as extraction
 from srt_jax.grading.grader import Grader
 from srt_jax.model import sharding
@@ -24,16 +24,7 @@ from srt_jax.rollout.sampler import Rollouts
 from srt_jax.run.rollouts import PROMPT_END, Collected, response_texts
 
 ROWS = 64  # sequences of one scoring call
-
-
-def check(config: ConfigDict) -> None:
-    """Raises ConfigError if sampling is greedy or truncated: the KL estimate needs samples from the full policy."""
-    e = config.eval
-    if e.temperature <= 0 or e.top_p < 1 or e.top_k > 0:
-        raise ConfigError(
-            f"eval.temperature is {e.temperature:g}, eval.top_p {e.top_p:g} and eval.top_k {e.top_k}: the KL is "
-            "estimated from untruncated samples, so set a temperature above 0, top_p to 1 and top_k to -1."
-        )
+KL_SAMPLES = 4  # an evaluation measures the KL on this many samples of each problem
 
 
 def compare(
@@ -100,24 +91,51 @@ def flips(base: Collected, now: Collected, known: Sequence[int], grader: Grader)
     return measures.flip_table(base_right, now_right, same, [base.graded[p].vote.share for p in known])
 
 
-def score(graphdef, params, mesh, rollouts: Rollouts, temperature: float) -> np.ndarray:
-    """[P, n, T] float32: the model's log-probs of the response tokens at this temperature, 0 after the response."""
+def kl_metrics(
+    graphdef, reference, mesh, rollouts: Rollouts, temperature: float, tokenizer, form: extraction.Format, rows: int
+) -> dict[str, float]:
+    """kl, kl_answer and kl_reasoning of an evaluation set: the KL to the reference on up to KL_SAMPLES samples each.
+
+    It compares the sampler's log-probs with those of `reference`, the weights of the initial model. temperature: that
+    of the samples. rows: sequences of one scoring call.
+    """
+    rollouts = rollouts.first(KL_SAMPLES)
+    theirs = score(graphdef, reference, mesh, rollouts, temperature, rows)
+    response = np.arange(rollouts.tokens.shape[2]) < rollouts.lengths[..., None]
+    answer = answer_tokens(rollouts, tokenizer, form)
+    of_answer, of_reasoning = measures.kl_apart(rollouts.logprobs, theirs, response, answer)
+    return {
+        "kl": measures.kl(rollouts.logprobs, theirs, response),
+        "kl_answer": of_answer,
+        "kl_reasoning": of_reasoning,
+    }
+
+
+def score(graphdef, params, mesh, rollouts: Rollouts, temperature: float, rows: int = ROWS) -> np.ndarray:
+    """[P, n, T] float32: the model's log-probs of the response tokens at this temperature, 0 after the response.
+
+    rows: sequences of one call, rounded up to a multiple of the row shards.
+    """
     P, n, T = rollouts.tokens.shape
     longest = max(map(len, rollouts.prompts))
-    program = _program(graphdef, mesh, temperature)
-    tokens = np.zeros((-(-P * n // ROWS) * ROWS, longest + T), np.int32)
+    shards = sharding.num_row_shards(mesh)
+    rows = -(-rows // shards) * shards
+    program, split = _program(graphdef, mesh, temperature), NamedSharding(mesh, PartitionSpec(sharding.ROWS))
+    tokens = np.zeros((-(-P * n // rows) * rows, longest + T), np.int32)
     starts = np.repeat([len(prompt) for prompt in rollouts.prompts], n)
     for row, (p, i) in zip(tokens, np.ndindex(P, n)):
         prompt, length = rollouts.prompts[p], rollouts.lengths[p, i]
         row[: len(prompt)] = prompt
         row[len(prompt) : len(prompt) + length] = rollouts.tokens[p, i, :length]
-    found = np.concatenate([np.asarray(program(params, part)) for part in np.split(tokens, len(tokens) // ROWS)])
+    parts = np.split(tokens, len(tokens) // rows)
+    found = np.concatenate([jax.device_get(program(params, sharding.place(part, split))) for part in parts])
     # Position s of the program's output has the log-prob of token s + 1.
     places = starts[:, None] - 1 + np.arange(T)
     out = np.take_along_axis(found[: P * n], np.minimum(places, found.shape[1] - 1), 1).reshape(P, n, T)
     return np.where(np.arange(T) < rollouts.lengths[..., None], out, 0.0)
 
 
+@functools.lru_cache(maxsize=4)  # a run's evaluations use one program
 def _program(graphdef, mesh, temperature: float):
     def logprobs(params, tokens):
         model = nnx.merge(graphdef, params)

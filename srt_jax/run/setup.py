@@ -40,7 +40,8 @@ class Learner:
     config: ConfigDict
     prepared: Prepared
     mesh: jax.sharding.Mesh
-    # The initial weights, in model.reference_dtype; None without a KL term. With adapters it is their frozen base.
+    graphdef: nnx.GraphDef  # of the reference
+    # The initial weights, in model.reference_dtype; None if no KL is measured. With adapters it is their frozen base.
     reference: Any
     update_config: UpdateConfig
     update: Any  # compiled: update(state, reference, batch) -> (state, metrics)
@@ -148,7 +149,7 @@ def load_initial(config: ConfigDict, prepared: Prepared) -> Initial:
     graphdef, params = load_weights(config, prepared.model, mesh)
     logger.info(sharding.describe(mesh, params))
     trained, reference = lora.split(params)
-    if reference is None and config.rl.kl_coef:
+    if reference is None and (config.rl.kl_coef or config.eval.kl):
         reference = reference_weights(config, prepared, mesh)
     return Initial(mesh, graphdef, reference, init_state(trained, experiment_optimizer(config), mesh))
 
@@ -166,7 +167,8 @@ def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, st
         compiled = update.lower(state, weights.reference, batch).compile()
         tested.result()
     grading = Grading(prepared.model.tokenizer, answer_format(config), grader, prepared.label_settings)
-    return Learner(config, prepared, weights.mesh, weights.reference, update_config, compiled, grader, grading)
+    base = lora.base_graphdef(weights.graphdef, lora.join(state.params, weights.reference))
+    return Learner(config, prepared, weights.mesh, base, weights.reference, update_config, compiled, grader, grading)
 
 
 def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path, every: int) -> int:
