@@ -71,7 +71,7 @@ TAGS = {
     "update/finite": "1 if every loss and gradient of the step is finite, else 0",
     "update/updated": "share of the step's updates that were made; 0 if no prompt has a label",
     "update/entropy": "entropy of the policy per response token, nats",
-    "update/kl": "estimated KL to the reference per response token, nats; not measured if rl.kl_coef is 0 (see eval.kl)",
+    "update/kl": "estimated KL to the reference per response token, nats; not measured if rl.kl_coef is 0",
     "update/kl_per_sequence": "estimated KL to the reference summed over a response, nats",
     "update/return": "reward minus kl_coef x kl_per_sequence",
     "update/advantage_abs": "mean absolute advantage of a response token",
