@@ -62,4 +62,4 @@ class FiguresError(UserError, ValueError):
 
 
 class TrainingStoppedError(UserError, RuntimeError):
-    """A run that ended before its last step; the message says why, what was saved and how to go on. Exit status 1."""
+    """A run ended before its last step. The message says why, what was saved and how to resume. Exit status 1."""

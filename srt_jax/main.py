@@ -64,12 +64,12 @@ def main(argv) -> int:
         return 0
 
     # The loop has its own answer to signals: it saves. This one is for the time before and after it.
-    return interrupt.run(work, "stopped: nothing is lost, and the same command goes on.")
+    return interrupt.run(work, "stopped: nothing is lost. The same command resumes the run.")
 
 
 if __name__ == "__main__":
     cli.define_config("Experiment: a file or a shipped name, arguments after a colon.")
     flags.DEFINE_bool("profile", False, "Trace steps 3 to 5 for TensorBoard's profiler: config.log.profile.")
-    flags.DEFINE_bool("take_over", False, "Go on although a trainer on another host used the folder just now.")
+    flags.DEFINE_bool("take_over", False, "Start although a trainer on another host used the folder just now.")
     flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print a report; run nothing.")
     cli.run(main)

@@ -44,7 +44,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"
 
 
 class StopRequestedError(Exception):
-    """A signal ended the sampling of a step or of an evaluation. It is sampled again when the run goes on."""
+    """A signal ended the sampling of a step or of an evaluation. It is sampled again when the run resumes."""
 
 
 def train(config: ConfigDict) -> dict:
@@ -419,9 +419,9 @@ def score(values: dict[str, float], config: ConfigDict) -> float | None:
 
 
 def how_to_resume(run: Run, now: RunState) -> str:
-    """The end of the message of a run that stops early: what is kept, and how to go on."""
+    """The end of the message of a run that stops early: what is saved, and how to resume."""
     what = f"The state after step {now.step} is saved in {run.directory}" if now.step else "Nothing is trained yet"
-    return f"{what}: the same command goes on."
+    return f"{what}. The same command resumes the run."
 
 
 def save(run: Run, now: RunState) -> None:

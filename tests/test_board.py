@@ -143,7 +143,7 @@ def test_a_counter_that_stays_zero_is_no_curve(tmp_path):
         {"workers/timeouts": 0, "update/loss": 0},
     ]
     assert recorded() == seen
-    log = example(tmp_path, last_step=4)  # goes on with the curve
+    log = example(tmp_path, last_step=4)  # continues the curve
     log.write(5, {"workers/timeouts": 0})
     log.close()
     assert recorded() == [*seen, {"workers/timeouts": 0}]

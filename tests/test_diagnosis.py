@@ -148,7 +148,7 @@ def test_a_real_run_with_the_wrong_answer_style_says_so_once(miniature, tmp_path
     config.answer.style = "hash"
     train(config)
     config.steps = 2
-    train(config)  # it goes on, and has nothing new to say
+    train(config)  # it resumes, and reports nothing new
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(said) == 1
     assert "answer.style='hash' finds an answer in none of the responses; answer.style='boxed' would" in said[0]

@@ -51,7 +51,7 @@ def test_a_dry_run_offline_lists_every_check_that_it_leaves_out(tmp_path, monkey
         "the curriculum",
         "the validation set",
         "overlap of training and evaluation data",
-        "whether the run can go on",
+        "whether the run can resume",
     ]
     assert [line.partition(":")[0] for line in report.checked] == ["model", "memory"]
     unknown = check_what_is_here(of_a_hub(tmp_path, "nobody/nothing"))

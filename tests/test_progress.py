@@ -55,7 +55,7 @@ def test_the_eta_counts_neither_start_up_nor_the_first_compiling_step(clock):
         clock.seconds += 20
         progress.update(4)
         assert progress.seconds_left() == pytest.approx(140)
-    with Progress(10, "step", io.StringIO(), clock=clock) as progress:  # one that goes on after step 5
+    with Progress(10, "step", io.StringIO(), clock=clock) as progress:  # a run that resumes after step 5
         progress.update(5)
         clock.seconds += 3
         progress.update(6)
@@ -76,7 +76,7 @@ def test_the_prompts_of_a_sampler_are_no_part_of_its_pace(clock, monkeypatch):
         assert progress.seconds_left() == pytest.approx(10 / 5 * 94)
         clock.seconds += 10
         second(0.02, 64)
-        assert progress.seconds_left() == pytest.approx(20 / 50 * 49)  # the pace goes on from the set before
+        assert progress.seconds_left() == pytest.approx(20 / 50 * 49)  # the pace continues from the previous set
     assert "a  384 tokens  32 tokens/s" in stream.getvalue() and "ETA 3:08" in stream.getvalue()
 
 

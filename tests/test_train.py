@@ -222,7 +222,7 @@ def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(minia
 def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_another_is_as_good(
     miniature, tmp_path, monkeypatch, capsys
 ):
-    """An evaluation that a signal or a failure ends is made when the run goes on."""
+    """An evaluation that a signal or a failure ends is made when the run resumes."""
     config = small_config(with_another_end(miniature, tmp_path / "model"), tmp_path, name="best", steps=3)
     config.eval.every = 1
     real, failed = train_module.evaluate_sets, []
@@ -243,7 +243,7 @@ def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_anot
         lambda config, evals: {step: score for step, score in enumerate((0.1, 0.9, 0.9, 0.1)) if str(step) in evals},
     )
     with pytest.raises(
-        TrainingStoppedError, match=r"stopped\. The state after step 1 is saved in .*: the same command goes on"
+        TrainingStoppedError, match=r"stopped\. The state after step 1 is saved in .*\. The same command resumes the run"
     ):
         train(config)
     with pytest.raises(TrainingStoppedError, match="after step 2 is saved"):
@@ -321,7 +321,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(miniature, tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in output, output
-    assert output.endswith("stopped: nothing is lost, and the same command goes on.\n")
+    assert output.endswith("stopped: nothing is lost. The same command resumes the run.\n")
     process = start()
     wait_for_step(tmp_path / "interrupted" / "metrics.jsonl", 2, process)
     process.send_signal(signal.SIGINT)
@@ -342,7 +342,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(miniature, tmp_path):
         check=False,
     )
     assert again.returncode == 0, again.stderr
-    assert f"going on from step {step}" in again.stdout
+    assert f"resuming from step {step}" in again.stdout
     assert [r["step"] for r in read_metrics(tmp_path / "interrupted")] == list(range(step + 2))
 
 
@@ -374,7 +374,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(miniature, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr[-2000:]
-    assert "checkpoint of step 2 could not be written" in done.stdout and "goes on from step 1" in done.stdout
+    assert "checkpoint of step 2 could not be written" in done.stdout and "resumes from step 1" in done.stdout
     assert not (tmp_path / "full/checkpoints/.partial").exists()
     after = state_leaves(tmp_path / "full")
     assert all((before[name] == after[name]).all() for name in before)

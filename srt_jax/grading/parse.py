@@ -566,7 +566,7 @@ class Parser:
             self.at += 1 if self.kind == "command" else 3
             match = re.search(r"(\d{1,6}?)\1\1$", decimals[-60:])
             if match is None:
-                raise NotMathError("digits that go on")
+                raise NotMathError("digits that continue")
             block = match[1]
         else:
             return None

@@ -251,7 +251,7 @@ def main(argv) -> int:
             temperatures,
             evaluate_model(config, pathlib.Path(given.out) if given.out else None, temperatures, own_lengths),
         ),
-        "interrupted: nothing is written; the same command begins again.",
+        "interrupted: nothing is written. The same command starts again.",
     )
 
 

@@ -86,7 +86,7 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     partial = out.with_name(f"{out.name}.partial")
     done = begin(partial, provenance)
     if done:
-        logger.info(f"going on after {done} of {len(problems)} problems")
+        logger.info(f"resuming after {done} of {len(problems)} problems")
     if done < len(problems):
         sample_rows(config, model, problems, prompts, samples, partial, done)
     summary = summarise(partial)
@@ -229,7 +229,7 @@ def main(argv) -> int:
         print(json.dumps({"out": given.out, **label(given.config, pathlib.Path(given.out), given.samples)}))
         return 0
 
-    return interrupt.run(work, "interrupted: the same command goes on after the last whole batch.")
+    return interrupt.run(work, "interrupted. The same command resumes after the last complete batch.")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def main(argv) -> int:
         print(json.dumps(without_nan(found), indent=2))
         return 0
 
-    return interrupt.run(show, "interrupted: nothing is written; the same command begins again.")
+    return interrupt.run(show, "interrupted: nothing is written. The same command starts again.")
 
 
 if __name__ == "__main__":

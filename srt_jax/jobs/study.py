@@ -85,7 +85,7 @@ def main() -> None:
     except UserError as e:
         sys.exit(cli.complain(str(e)))
     except KeyboardInterrupt:
-        print("interrupted: finished runs are in the table, and the same command goes on.", file=sys.stderr)
+        print("interrupted: finished runs are in the table. The same command resumes the study.", file=sys.stderr)
         sys.exit(130)
 
 

@@ -174,7 +174,7 @@ class Checkpoints:
         before = self.steps()
         return CheckpointError(
             f"the checkpoint of step {step} could not be written to {self._directory} ({reason}): free some space and "
-            f"start again, the run goes on from {f'step {before[-1]}' if before else 'its start'}."
+            f"start the run again. It resumes from {f'step {before[-1]}' if before else 'its start'}."
         )
 
 
@@ -218,7 +218,7 @@ def read_record(directory: pathlib.Path) -> dict:
         return read_json_object(old if old.is_file() else directory / "record.json")
     except (OSError, ValueError) as e:
         raise CheckpointError(
-            f"the record of the checkpoint {directory} cannot be read ({e}): delete that folder, and the run goes on "
+            f"the record of the checkpoint {directory} cannot be read ({e}): delete that folder, and the run resumes "
             "from the one before."
         ) from None
 

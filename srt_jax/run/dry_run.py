@@ -111,7 +111,7 @@ def check_resuming(config: ConfigDict, prepared: Prepared, all_data: bool) -> li
         here |= {what: there["identity"][what] for what in ("data", "prompts")}
     check_same_run(there, here, directory)
     notes = [f"the checkpoint of step {bad} is damaged ({fault})" for bad, fault in damaged]
-    return [*notes, f"{directory}: would go on from step {step}"]
+    return [*notes, f"{directory}: would resume from step {step}"]
 
 
 def check_what_is_here(config: ConfigDict) -> Report:
@@ -168,7 +168,7 @@ def _need_model_and_data(config: ConfigDict) -> list[str]:
         *(["the curriculum"] if config.curriculum.path else []),
         *(["the validation set"] if config.stop.validation_fraction else []),
         "overlap of training and evaluation data",
-        *(["whether the run can go on"] if (run_directory(config) / "checkpoints").exists() else []),
+        *(["whether the run can resume"] if (run_directory(config) / "checkpoints").exists() else []),
     ]
 
 

@@ -105,7 +105,7 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path) -> tu
     sampler = open_sampler(config, prepared.model, weights.graphdef, weights.mesh, directory, training=True)
     if start:
         state = checkpoints.restore(state, start)
-        logger.info(f"going on from step {start} of {config.steps} in {directory}")
+        logger.info(f"resuming from step {start} of {config.steps} in {directory}")
     learner = compile_learner(config, prepared, weights, state)
     log = metrics.RunLog(directory, config.steps, last_step=start or None) if is_first_process() else metrics.NoLog()
     log.introduce(config)
@@ -192,7 +192,7 @@ def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path, every:
         remove_leftovers(directory / "rollouts")
         for bad, fault in damaged:
             logger.warning(
-                f"the checkpoint of step {bad} is damaged ({fault}); the run goes on from step {step}. The "
+                f"the checkpoint of step {bad} is damaged ({fault}); the run resumes from step {step}. The "
                 f"damaged files are in {directory}/checkpoints/{bad}.damaged, and nothing needs them: delete them."
             )
         if recorded and not step:

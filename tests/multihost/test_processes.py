@@ -162,6 +162,6 @@ def test_the_exported_weights_are_those_of_one_process(runs):
 
 def test_a_run_in_two_processes_goes_on_from_its_checkpoint(runs, miniature):
     printed = run(miniature, runs[1].parent, 2, "--config.steps=2")
-    assert "going on from step 1 of 2" in printed[0][0]
+    assert "resuming from step 1 of 2" in printed[0][0]
     assert [r["step"] for r in records(runs[1])] == [0, 1, 2]
     assert json.loads((runs[1] / "summary.json").read_text())["steps"] == 2

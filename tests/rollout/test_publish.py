@@ -119,7 +119,7 @@ def test_old_exports_go(tmp_path):
 
 
 def test_exports_of_a_cut_off_run_go(tmp_path):
-    """Killed after step 3 and in the middle of the export of step 4, it goes on from its checkpoint of step 1."""
+    """Killed after step 3 and in the middle of the export of step 4, it resumes from its checkpoint of step 1."""
     for step in (1, 2, 3):
         export(tmp_path, step, seed=step)
     (tmp_path / ".step_000004.partial-99999999").mkdir()

@@ -88,7 +88,7 @@ def advance(
 ) -> tuple[State, jax.Array]:
     """Decodes until all samples have ended, or `until` decoding steps are made since `begin`.
 
-    Returns (State, [steps so far, whether any sample goes on, tokens so far]).
+    Returns (State, [steps so far, whether any sample is unfinished, tokens so far]).
     """
     model = off_mesh(fixed.graphs, fixed.weights)
     size, T = prompts.lengths.shape[0], sampling.max_tokens

@@ -329,7 +329,7 @@ def _raise_unless_given_up(task: asyncio.Task, others: Collection[asyncio.Task])
     """Raises the error that ended a server's task. If the server was given up and others remain, it raises nothing."""
     error = task.exception()
     if isinstance(error, ServerGivenUpError) and others:
-        logger.warning(f"going on without it: {error}")
+        logger.warning(f"continuing without it: {error}")
     else:
         raise error
 

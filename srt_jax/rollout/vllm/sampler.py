@@ -247,7 +247,7 @@ class VLLMSampler:
                 left.append(server)
             except ServerGivenUpError as e:
                 error = e
-                logger.warning(f"going on without it: {error}")
+                logger.warning(f"continuing without it: {error}")
         if not left:
             raise error
         self._servers = left
