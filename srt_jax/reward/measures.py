@@ -113,14 +113,6 @@ def excess(observed: float, expected: float) -> float:
     return (observed - expected) / (1 - expected) if expected < 1 else NAN
 
 
-def drift(values: Sequence[float], first: int = 10, last: int = 5) -> float:
-    """Mean of the `last` last values minus mean of the `first` first values. NaN if there are fewer values than that.
-
-    The values are, for example, response lengths or shares of truncated responses, one per step.
-    """
-    return float(np.mean(values[-last:]) - np.mean(values[:first])) if len(values) >= first + last else NAN
-
-
 # ---- the measures of a step, for the log
 
 
