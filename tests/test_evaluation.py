@@ -6,12 +6,13 @@ import pytest
 
 from srt_jax.config import base
 from srt_jax.data.base import Problem
+from srt_jax.data.prompts import EvalSet
 from srt_jax.grading.answers import Format
 from srt_jax.grading.grader import Grader
 from srt_jax.miniature import task
 from srt_jax.reward.rewards import grade
 from srt_jax.rollout.sampler import Rollouts, Sampling, problem_seeds
-from srt_jax.run.evaluation import EvalSet, evaluate, metrics, pass_at
+from srt_jax.run.evaluation import evaluate, metrics, pass_at
 from srt_jax.run.rollouts import Grading, answer_format, extract_answers, response_texts
 
 SOLVED, UNSOLVED, OPEN, SILENT = (

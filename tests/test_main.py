@@ -195,6 +195,9 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
     assert describe(config, 8).startswith(
         "16 prompts x 32 samples = 512 sequences; 1 update; 16 micro-batches of 32 on 8 devices"
     )
+    config.batch.votes_per_prompt = 64
+    assert describe(config, 8).startswith("16 prompts x 32 of 64 samples = 512 sequences")
+    assert describe(config, 8).endswith("16000 prompts, 1024000 rollouts")
     config.batch.length_buckets, config.batch.packing = (4096,), True
     validate(config)
     assert "; at most 16 micro-batches of 32 on 8 devices;" in describe(config, 8)

@@ -243,7 +243,8 @@ def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_anot
         lambda config, evals: {step: score for step, score in enumerate((0.1, 0.9, 0.9, 0.1)) if str(step) in evals},
     )
     with pytest.raises(
-        TrainingStoppedError, match=r"stopped\. The state after step 1 is saved in .*\. The same command resumes the run"
+        TrainingStoppedError,
+        match=r"stopped\. The state after step 1 is saved in .*\. The same command resumes the run",
     ):
         train(config)
     with pytest.raises(TrainingStoppedError, match="after step 2 is saved"):

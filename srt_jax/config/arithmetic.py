@@ -1,4 +1,4 @@
-"""Computes the mesh for a number of devices, and describes the sequences and updates of a step."""
+"""The numbers that follow from a config: votes, the mesh for a number of devices, sequences and updates of a step."""
 
 from ml_collections import ConfigDict
 
@@ -6,17 +6,23 @@ from ml_collections import ConfigDict
 def describe(config: ConfigDict, num_devices: int) -> str:
     """The arithmetic of one step, e.g. '16 prompts x 32 samples = 512 sequences; 1 update; ...'."""
     b = config.batch
-    sequences = b.prompts_per_step * b.samples_per_prompt
+    votes, sequences = votes_per_prompt(b), b.prompts_per_step * b.samples_per_prompt
+    trained = f"{b.samples_per_prompt} of {votes}" if votes > b.samples_per_prompt else f"{votes}"
     updates = b.minibatches_per_step * b.epochs_per_step
     return (
-        f"{b.prompts_per_step} prompts x {b.samples_per_prompt} samples = {sequences} sequences; "
+        f"{b.prompts_per_step} prompts x {trained} samples = {sequences} sequences; "
         f"{updates} update{'s' if updates != 1 else ''}; "
         f"{'at most ' * b.packing}{sequences // b.microbatch_sequences} micro-batches of "
         f"{b.microbatch_sequences} on {num_devices} "
         f"device{'s' if num_devices != 1 else ''}; prompts <= {b.max_prompt_tokens} + responses <= "
         f"{b.max_response_tokens} tokens; {config.steps} steps = "
-        f"{config.steps * b.prompts_per_step} prompts, {config.steps * sequences} rollouts"
+        f"{config.steps * b.prompts_per_step} prompts, {config.steps * b.prompts_per_step * votes} rollouts"
     )
+
+
+def votes_per_prompt(batch: ConfigDict) -> int:
+    """The number of samples of each prompt in training. All of them vote. batch: the section of the config."""
+    return batch.votes_per_prompt or batch.samples_per_prompt
 
 
 def mesh_shape(mesh: ConfigDict, num_devices: int) -> tuple[int, int, int] | None:

@@ -69,6 +69,15 @@ class Prompts:
 
 
 @dataclass(frozen=True)
+class EvalSet:
+    """A named set of problems with their prompt tokens."""
+
+    name: str
+    problems: list[Problem]
+    prompts: list[list[int]]
+
+
+@dataclass(frozen=True)
 class Report:
     """The result of the length filter. Lengths are in tokens and include template and instruction.
 

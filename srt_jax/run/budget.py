@@ -8,13 +8,12 @@ split into calls, and another split may round differently.
 import jax
 from ml_collections import ConfigDict
 
-from srt_jax.config import mesh_shape
+from srt_jax.config import mesh_shape, votes_per_prompt
 from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import attention, lora, memory
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.lora import LoRA
 from srt_jax.rollout.jax import sampler as jax_sampler
-from srt_jax.run.rollouts import votes_per_prompt
 from srt_jax.runtime import hardware, processes
 
 GB = 1e9

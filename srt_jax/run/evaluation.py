@@ -1,26 +1,16 @@
 """avg@k, maj@k and pass@k on named problem sets."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.data.base import Problem
+from srt_jax.data.prompts import EvalSet
 from srt_jax.log import logger
 from srt_jax.reward.rewards import Graded
 from srt_jax.rollout.sampler import Advanced, Rollouts, Sampler, Sampling, problem_seeds
 from srt_jax.run.progress import Progress, SamplerProgress
 from srt_jax.run.rollouts import Collected, Grading, sample_and_grade
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalSet:
-    """A named set of problems with their prompt tokens."""
-
-    name: str
-    problems: list[Problem]
-    prompts: list[list[int]]
 
 
 def evaluate_all(

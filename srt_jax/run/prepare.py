@@ -19,7 +19,7 @@ from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import Problem, fingerprint
 from srt_jax.data.batching import batch_indices
 from srt_jax.data.curriculum import Curriculum
-from srt_jax.data.prompts import encode, load_tokenizer
+from srt_jax.data.prompts import EvalSet, encode, load_tokenizer
 from srt_jax.data.split import split_validation
 from srt_jax.errors import ConfigError, DataError, DataNotHereError, ModelError, ModelNotHereError
 from srt_jax.files import check_output_folder, download_failure
@@ -32,7 +32,6 @@ from srt_jax.reward import labels
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.rl import advantages
 from srt_jax.run import budget
-from srt_jax.run.evaluation import EvalSet
 from srt_jax.run.stop_tokens import skip_when_decoded, stop_ids
 
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]

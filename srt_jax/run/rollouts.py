@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from ml_collections import ConfigDict
 
+from srt_jax.config import votes_per_prompt
 from srt_jax.data.base import Problem
 from srt_jax.data.batching import refill_order
 from srt_jax.grading import answers as extraction
@@ -21,6 +22,7 @@ from srt_jax.reward import rewards
 from srt_jax.reward.labels import BY_VOTE, LabelSettings
 from srt_jax.reward.rewards import Graded
 from srt_jax.rollout.sampler import Advanced, Rollouts, Sampler, Sampling, problem_seeds
+from srt_jax.run.prepare import Prepared
 from srt_jax.runtime import is_first_process, processes
 
 PROMPT_END = 32  # A chat template may open the reasoning within this many tokens at a prompt's end.
@@ -105,7 +107,12 @@ def sample_and_grade(
 
 
 def collect(
-    config: ConfigDict, prepared, sampler: Sampler, grading: Grading, step: int, advanced: Advanced | None = None
+    config: ConfigDict,
+    prepared: Prepared,
+    sampler: Sampler,
+    grading: Grading,
+    step: int,
+    advanced: Advanced | None = None,
 ) -> Collected:
     """The rollouts that step `step` (from 1) trains on: batch.prompts_per_step prompts, with all their votes.
 
@@ -128,7 +135,7 @@ def collect(
     return _most_informative(parts, b) if b.resample_rounds else parts[0]
 
 
-def draws(config: ConfigDict, prepared, step: int) -> Iterator[np.ndarray]:
+def draws(config: ConfigDict, prepared: Prepared, step: int) -> Iterator[np.ndarray]:
     """Yields the indices of the step's own problems, then batches of possible replacements. No problem occurs twice."""
     wanted, own = config.batch.prompts_per_step, prepared.indices(step - 1)
     yield own
@@ -149,11 +156,6 @@ def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
     kept = np.argsort(dull, kind="stable")[: batch.prompts_per_step].reshape(-1, batch.minibatches_per_step).T.ravel()
     seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds}
     return Collected([problems[i] for i in kept], rollouts.take(kept), [graded[i] for i in kept], seconds, len(parts))
-
-
-def votes_per_prompt(batch: ConfigDict) -> int:
-    """Samples of each prompt in training, all of which vote; `batch` is the config's section."""
-    return batch.votes_per_prompt or batch.samples_per_prompt
 
 
 def training_samples(config: ConfigDict, step: int) -> tuple[int, Sampling]:
