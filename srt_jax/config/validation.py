@@ -73,8 +73,8 @@ def _validate_answer(c: ConfigDict) -> None:
     for field in ("reward.match", "eval.match"):
         _require(
             _get(c, field) != "math_verify" or importlib.util.find_spec("math_verify"),
-            f"{field} is 'math_verify', but that package is not installed: run `pip install -r "
-            "requirements-math-verify.txt`, or choose 'verify'.",
+            f"{field} is 'math_verify', but that package is not installed: run `pip install math-verify==0.9.0`, or "
+            "choose 'verify'.",
         )
 
 

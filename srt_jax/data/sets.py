@@ -27,7 +27,8 @@ class NamedSet:
 
     hub, config, split: the arguments of `datasets.load_dataset(hub, config, split=split)`.
     prompt, answer: names of columns. rows: the documented number of rows on the hub; 0 if it is unknown.
-    clean: turns the value in `answer` into the answer. keep: whether a row belongs to the set.
+    clean: turns the value in `answer` into the answer. keep: whether a row belongs to the set. A row without the column
+      that decides it does, because a local file may have only the rows of the set.
     """
 
     hub: str
