@@ -107,8 +107,8 @@ class ModelConfig:
 def model_shape(path: str) -> ModelConfig:
     """The shape of a local Hugging Face directory (its config.json is enough), else of a shipped hub model.
 
-    path: a directory, a hub id or the last part of a hub id. Raises ModelNotHereError where it is none of these, and
-    ModelError for a config.json that the decoder cannot use.
+    path: a directory, a hub id of hf/index.json, or the last part of such an id. Raises ModelNotHereError if it is none
+    of these, and ModelError for a config.json that the decoder cannot use.
     """
     if pathlib.Path(path).is_dir():
         return ModelConfig.from_hf(read_hf_config(path))
@@ -121,9 +121,16 @@ def model_shape(path: str) -> ModelConfig:
 
 
 def shipped_hf_config(hub_id: str) -> dict | None:
-    """The config.json of a known hub model, which is part of the package; None for an unknown model."""
-    path = pathlib.Path(__file__).parent / "hf" / f"{hub_id.rsplit('/', 1)[-1]}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """The config.json of a known hub model, which is part of the package; None for an unknown model.
+
+    hub_id: a hub id of hf/index.json, or its last part.
+    """
+    folder = pathlib.Path(__file__).parent / "hf"
+    name = hub_id.rsplit("/", 1)[-1]
+    if hub_id not in (name, json.loads((folder / "index.json").read_text()).get(name)):
+        return None
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() and name != "index" else None
 
 
 def read_hf_config(directory: str | pathlib.Path) -> dict:

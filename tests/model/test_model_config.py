@@ -220,7 +220,8 @@ def test_a_path_gives_a_shape_for_plans_dry_runs_and_benchmarks(tmp_path):
     assert model_shape(str(tmp_path)) == ModelConfig.from_hf(config)
     assert model_shape("Qwen/Qwen2.5-Math-7B") == model_shape("Qwen2.5-Math-7B")
     assert model_shape("Qwen2.5-Math-7B").num_params == 7_615_616_512
-    with pytest.raises(ModelNotHereError, match="'no/such-model', whose shape is not known"):
-        model_shape("no/such-model")
+    for unknown in ("no/such-model", "someone/Qwen2.5-Math-7B", "/gone/Qwen2.5-Math-7B", "Qwen/index", "index"):
+        with pytest.raises(ModelNotHereError, match=f"'{unknown}', whose shape is not known"):
+            model_shape(unknown)
     with pytest.raises(ModelError, match=r"config\.json does not exist"):
         model_shape(str(tmp_path.parent))
