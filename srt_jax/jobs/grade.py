@@ -1,7 +1,7 @@
 """Grades your own answers, or votes on your own responses, from the command line.
 
     python -m srt_jax grade --pairs FILE [--out DETAILS]              rows {"prediction", "gold"[, "correct"]}
-    python -m srt_jax grade --vote --predictions FILE [--out DETAILS] rows {"problem", "response", "gold"}
+    python -m srt_jax grade --vote --predictions FILE [--out DETAILS] rows {"problem", "response"[, "gold"]}
 
 Files are JSON lines. The last line of standard output is one JSON object; `--out` writes one JSON line per pair or
 per problem.
@@ -23,10 +23,16 @@ from srt_jax.log import logger
 from srt_jax.reward.votes import majority
 
 
-def read_rows(path: str, fields: Sequence[str]) -> list[dict]:
-    """The rows of a JSONL file, objects with string `fields`. DataError names the file, the line and the remedy."""
+def read_rows(path: str, fields: Sequence[str], optional: Sequence[str] = ()) -> list[dict]:
+    """The rows of a JSONL file, objects with string `fields`. `optional` fields are None if they are missing or null.
+
+    DataError names the file, the line and the remedy.
+    """
     try:
-        rows = [_row(row, fields, f"{path} line {number}") for number, row in read_jsonl(path, "surrogateescape")]
+        rows = [
+            _row({**dict.fromkeys(optional), **row}, [*fields, *optional], optional, f"{path} line {number}")
+            for number, row in read_jsonl(path, "surrogateescape")
+        ]
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}); give the path of a JSONL file") from error
     if not rows:
@@ -34,8 +40,10 @@ def read_rows(path: str, fields: Sequence[str]) -> list[dict]:
     return rows
 
 
-def _row(row: dict, fields: Sequence[str], where: str) -> dict:
+def _row(row: dict, fields: Sequence[str], optional: Sequence[str], where: str) -> dict:
     for field in fields:
+        if field in optional and row[field] is None:
+            continue
         if field == "prediction" and row.get(field, "") is None:  # a response without an answer: wrong, not an error
             continue
         if type(row.get(field)) in (int, float):
@@ -100,7 +108,11 @@ def grade_pairs(rows: list[dict], grader: Grader) -> tuple[dict, list[dict]]:
 
 
 def vote(rows: list[dict], grader: Grader, form: Format) -> tuple[dict, list[dict]]:
-    """Summary and per-problem records of {problem, response, gold} rows, grouped by problem text."""
+    """Summary and per-problem records of {problem, response, gold} rows, grouped by problem text.
+
+    A gold may be None. Rows without a gold do not count in the accuracy, which is None if there is no gold at all. The
+    label of a problem is compared with the first gold of its rows.
+    """
     problems: dict[str, list[dict]] = {}
     for row in rows:
         problems.setdefault(row["problem"], []).append(row)
@@ -110,27 +122,41 @@ def vote(rows: list[dict], grader: Grader, form: Format) -> tuple[dict, list[dic
         answers.append([a.text if a else None for a in found])
     groups = grader.groups(answers)
     votes = [majority(a, g) for a, g in zip(answers, groups)]
-    golds = [[bare_answer(row["gold"]) for row in group] for group in problems.values()]
-    right = grader.grade([a for group in answers for a in group], [g for group in golds for g in group])
-    label_right = grader.grade([v.label for v in votes], [g[0] for g in golds])
+    golds = [[None if (g := row["gold"]) is None else bare_answer(g) for row in group] for group in problems.values()]
+    first = [next((g for g in group if g is not None), None) for group in golds]
+    right = _verdicts([a for group in answers for a in group], [g for group in golds for g in group], grader)
+    label_right = _verdicts([v.label for v in votes], first, grader)
     summary = {
         "problems": len(problems),
         "responses": len(rows),
         "parsed": sum(v.parsed for v in votes),
-        "accuracy": sum(right) / len(rows),
-        "maj_accuracy": sum(label_right) / len(votes),
+        "accuracy": _share(right),
+        "maj_accuracy": _share(label_right),
         "mean_vote_share": sum(v.share for v in votes) / len(votes),
     }
     verdicts = iter(right)
     details = [
         {
-            "problem": problem, "gold": gold[0], "label": v.label, "label_correct": ok, "share": v.share,
+            "problem": problem, "gold": gold, "label": v.label, "label_correct": ok, "share": v.share,
             "share_parsed": v.share_parsed, "tie": v.tie, "counts": v.counts, "representatives": v.representatives,
             "answers": answer, "groups": group, "correct": [next(verdicts) for _ in answer],
         }
-        for problem, gold, v, ok, answer, group in zip(problems, golds, votes, label_right, answers, groups)
+        for problem, gold, v, ok, answer, group in zip(problems, first, votes, label_right, answers, groups)
     ]  # fmt: skip
     return summary, details
+
+
+def _verdicts(answers: Sequence[str | None], golds: Sequence[str | None], grader: Grader) -> list[bool | None]:
+    """Whether each answer is right, None where its gold is None."""
+    known = [i for i, gold in enumerate(golds) if gold is not None]
+    found = dict(zip(known, grader.grade([answers[i] for i in known], [golds[i] for i in known])))
+    return [found.get(i) for i in range(len(golds))]
+
+
+def _share(verdicts: Sequence[bool | None]) -> float | None:
+    """The share of right answers among the known verdicts; None if none is known."""
+    known = [v for v in verdicts if v is not None]
+    return sum(known) / len(known) if known else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,7 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m srt_jax grade", description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", metavar="FILE", type=expanded, help="grade rows {prediction, gold, correct}")
     parser.add_argument("--vote", action="store_true", help="vote on the rows of --predictions")
-    parser.add_argument("--predictions", metavar="FILE", type=expanded, help="rows {problem, response, gold}")
+    parser.add_argument(
+        "--predictions", metavar="FILE", type=expanded, help="rows {problem, response} or {problem, response, gold}"
+    )
     parser.add_argument("--out", metavar="FILE", type=expanded, help="write details as JSON lines")
     parser.add_argument("--style", default="boxed", help="how responses show their answer (docs/grading.md)")
     parser.add_argument("--boxes", choices=BOXES, default="statement", help="which boxes are the answer")
@@ -169,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     logger.warning(warning)
                 summary, details = grade_pairs(rows, grader)
             else:
-                rows = read_rows(options.predictions, ("problem", "response", "gold"))
+                rows = read_rows(options.predictions, ("problem", "response"), optional=("gold",))
                 summary, details = vote(rows, grader, form)
             metrics = grader.metrics()
         summary["timeouts"] = int(metrics["timeouts"] + metrics["crashes"] + metrics["skipped"])

@@ -55,6 +55,19 @@ def test_vote(tmp_path, capsys):
     assert (first["groups"], first["counts"], first["representatives"]) == ([0, 0, 1, -1], [2, 1], ["1/2", "3"])
 
 
+def test_a_vote_needs_no_gold(tmp_path, capsys):
+    rows = [{"problem": "p", "response": "\\boxed{1}"}, {"problem": "p", "response": "\\boxed{1}", "gold": None}]
+    out = tmp_path / "details.jsonl"
+    code, printed, _ = run(capsys, "--vote", "--predictions", write(tmp_path / "v.jsonl", rows), "--out", str(out))
+    summary = json.loads(printed.splitlines()[-1])
+    assert code == 0 and (summary["accuracy"], summary["maj_accuracy"], summary["mean_vote_share"]) == (None, None, 1)
+    assert json.loads(out.read_text()).items() >= {"label": "1", "gold": None, "label_correct": None}.items()
+    rows += [{"problem": "p", "response": "\\boxed{2}", "gold": "2"}, {"problem": "q", "response": "3", "gold": "3"}]
+    _, printed, _ = run(capsys, "--vote", "--predictions", write(tmp_path / "v.jsonl", rows))
+    summary = json.loads(printed.splitlines()[-1])
+    assert (summary["accuracy"], summary["maj_accuracy"]) == (0.5, 0.0)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -99,7 +99,9 @@ def test_a_config_without_the_package_is_refused(monkeypatch, field):
     config[field].match = "math_verify"
     validate(config)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=rf"^{field}\.match is 'math_verify', but .*`pip install math-verify==0\.9\.0`"):
+    with pytest.raises(
+        ConfigError, match=rf"^{field}\.match is 'math_verify', but .*`pip install math-verify==0\.9\.0`"
+    ):
         validate(config)
 
 
