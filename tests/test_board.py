@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: asked of TensorBoard itself, with the data server that it uses by default."""
+"""TensorBoard's view of a run. The tests ask TensorBoard's own data server."""
 
 import contextlib
 import html
@@ -72,7 +72,7 @@ def tensorboard(folder: pathlib.Path):
 
 
 def plain(text: str) -> str:
-    """What a browser shows of HTML."""
+    """The text of HTML, as a browser shows it."""
     return html.unescape(re.sub(r"<[^>]*>", "", text))
 
 

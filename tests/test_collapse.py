@@ -58,7 +58,7 @@ def test_the_alarm_comes_before_most_is_lost(name, by):
 
 
 def test_the_pseudo_reward_sees_nothing():
-    """Why a detector is needed: what the run maximises stays high while the truth goes from 0.9 to 0.3."""
+    """The reason for a detector: the reward stays high while the accuracy falls from 0.9 to 0.3."""
     late = RUNS["late"]
     reward, true = np.array(late["label/pseudo_reward"]), np.array(late["label/true_reward"])
     assert reward[100:140].mean() - reward[240:].mean() < 0.12
@@ -74,7 +74,7 @@ def test_one_answer_to_everything_is_seen_without_a_kl():
 
 
 def test_few_possible_answers_are_no_collapse():
-    """Of yes and no, one always wins most votes: the share of the first steps is what counts."""
+    """One of the answers yes and no always wins most votes. So the share of the first steps is the baseline."""
     shares = np.random.default_rng(0).choice([0.5, 0.5625, 0.625, 0.6875], 300)
     assert first_alarm([{"label/top_answer_share": share} for share in shares]) is None
     assert first_alarm([{"label/top_answer_share": s} for s in [0.6] * BASELINE + [0.9] * WINDOW]) is not None

@@ -1,4 +1,4 @@
-"""What a step trains on: annealed temperatures, votes beyond the trained samples, replaced and held-out problems."""
+"""The rollouts of a step: annealed temperatures, votes beyond the trained samples, replaced and held-out problems."""
 
 import dataclasses
 import gzip
@@ -113,7 +113,7 @@ class Answers:
 
 
 def collected(steps=(1,), **batch):
-    """What the steps collect from 40 problems, of which the samples are as `Answers` says: two of four are trained."""
+    """The rollouts of steps on 40 problems, with the samples of `Answers`. Two of four samples are trained on."""
     config = base()
     config.batch.update(dict(prompts_per_step=4, samples_per_prompt=2, votes_per_prompt=4, resample_rounds=9, **batch))
     problems = [Problem(str(i), "?", None, "test") for i in range(40)]

@@ -103,7 +103,7 @@ def offline(monkeypatch, miniature):
 @pytest.mark.parametrize(("module", "arguments"), list(all_runs()))
 def test_dry_run(module, arguments, stand_ins):
     config = get_config(module, arguments)
-    if config.model.path.startswith("runs/"):  # what another run exports
+    if config.model.path.startswith("runs/"):  # another run exports it
         config.model.path = "Qwen/Qwen3-4B-Base"
     for level in level_configs(config) or [config]:
         shrink(level)
@@ -368,7 +368,7 @@ def test_the_example_of_a_launch_script_fits_its_machine(script, num_devices, mo
     comments = " ".join(re.findall(r"^#(?!!)(.*?)\\?$", text, re.MULTILINE))
     fields = re.findall(r"--config\.[\w.]+=[^\s']+", comments)
     assert "configs/srt.py" in comments and len(fields) >= 1
-    if script == "h200_node":  # what the script itself adds
+    if script == "h200_node":  # the script itself adds these
         fields = ["--config.mesh.fsdp=4", "--config.rollout.sampler=vllm", *fields]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)

@@ -59,7 +59,7 @@ def begun(untrained, tmp_path_factory):
     return out
 
 
-# what is full -> (folder that becomes a small file system with a copy of its content, what the message names)
+# the full disk -> (folder that becomes a small file system with a copy of its content, the words of the message)
 FULL = {
     "checkpoint": ("checkpoints", r"the checkpoint of step \d+ could not be written to .*/run/checkpoints \("),
     "rollouts": ("rollouts", r".*/run/rollouts/step_\d+\.\w+(\.gz)? could not be written \(No space left on device\)"),

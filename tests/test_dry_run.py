@@ -1,4 +1,4 @@
-"""The report of a dry run: what differs from base(), and what it could not check."""
+"""The report of a dry run: the differences from base(), and the checks that were impossible."""
 
 from ml_collections import ConfigDict
 

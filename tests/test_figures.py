@@ -1,4 +1,4 @@
-"""Runs side by side: one evaluation set, several, their mean, and what cannot be compared."""
+"""Runs side by side: one evaluation set, several, their mean, and runs that cannot be compared."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and what a killed process left is recognised."""
+"""A file is complete or does not exist, and the files of a killed process are recognised."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Pseudo-labels by the miniature: what a row says, and a file that a kill interrupts is the same in the end."""
+"""Pseudo-labels by the miniature: the content of a row. A job that is killed and resumed writes the same file."""
 
 import json
 import os

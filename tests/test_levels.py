@@ -1,4 +1,4 @@
-"""Climbing levels: what each level's run is, and that one command goes through them and resumes where it was."""
+"""Climbing levels: the run of each level. One command runs all levels and resumes a stopped one."""
 
 import json
 

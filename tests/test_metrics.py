@@ -1,4 +1,4 @@
-"""What a run writes: records, rollouts, TensorBoard, the figure."""
+"""The output of a run: records, rollouts, TensorBoard, the figure."""
 
 import ast
 import json

@@ -71,7 +71,7 @@ def config_with(field, value):
 
 
 def check(field, value):
-    """What a run does before it computes."""
+    """The checks of a run before it computes."""
     config = config_with(field, value)
     validate(config)
     if field == "data.kind":

@@ -1,4 +1,4 @@
-"""The progress line: how often it comes, what its ETA counts, and what a terminal sees."""
+"""The progress line: its intervals, its ETA, and its output on a terminal."""
 
 import io
 import time

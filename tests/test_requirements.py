@@ -1,4 +1,4 @@
-"""What the trainer imports is what requirements.txt installs; torch, in the test environment, hides what is missing."""
+"""requirements.txt has all packages that the trainer imports. Tests need this check, as their environment has more."""
 
 import ast
 import importlib.metadata
@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.helpers import REPOSITORY
 
-# Imported behind our back at run time: the package that does, and what for.
+# Packages that other packages import at run time: the importing package, and the reason.
 INDIRECT = {"jinja2": "transformers renders chat templates with it"}
 FOLDERS = ("srt_jax", "configs")
 

@@ -1,4 +1,4 @@
-"""What a config leaves to the machine is decided once, and is what the run records and must have again."""
+"""Fields that follow the machine are decided once. The run records them, and resumes only with the same values."""
 
 import json
 import re

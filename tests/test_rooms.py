@@ -35,7 +35,7 @@ ARROWS = {
 
 
 def room_of(module: str) -> str:
-    """`srt_jax.rollout.jax.sampler` -> `rollout`, `srt_jax` -> ``. The room of a module of FLOOR is its own name."""
+    """`srt_jax.rollout.jax.sampler` -> `rollout`, `srt_jax` -> ``. A module of FLOOR is its own room."""
     parts = module.split(".")[1:]
     return next((name for name in FLOOR if ".".join(parts[: name.count(".") + 1]) == name), parts[0] if parts else "")
 

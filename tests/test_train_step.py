@@ -1,6 +1,6 @@
-"""One whole step of training against NumPy, and without each of the fields that it hands on to the update.
+"""One whole step of training against NumPy. Each field that the step passes to the update changes its result.
 
-The expected numbers come from the responses alone: votes, rewards and log-probs are worked out here again.
+The expected votes, rewards and log-probs are computed here again from the responses.
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ def complete(graded) -> bool:
 
 
 def trained(graded, name):
-    """[P, TRAINED]: what is trained on."""
+    """[P, TRAINED]: the samples that are trained on."""
     return np.stack([getattr(g, name)[:TRAINED] for g in graded])
 
 

@@ -71,7 +71,7 @@ def fields(config, prefix=""):
 
 
 def set_field(config, field, value):
-    """Whatever the value's type: what a config file can do, too."""
+    """Sets a field to a value of any type, as a config file can."""
     *sections, name = field.split(".")
     for section in sections:
         config = config[section]

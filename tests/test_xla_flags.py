@@ -1,4 +1,4 @@
-"""The flags are known to the installed compiler, and the look-up agrees with what makes XLA abort."""
+"""The installed compiler knows the flags, and the look-up refuses the flags with which XLA aborts."""
 
 import os
 import subprocess

@@ -210,7 +210,7 @@ FIELDS = dict(
     ),
     eval=dict(
         sets={},  # Name -> source().
-        match=one_of("verify", "math_verify"),  # How answers are compared with known ones, during training too.
+        match=one_of("verify", "math_verify"),  # How an answer is compared with the known one, in training, too.
         every=positive(100),  # Steps between evaluations; there is also one at step 0 and one at the last step.
         samples=positive(32),
         temperature=not_negative(1.0),
@@ -227,7 +227,7 @@ FIELDS = dict(
         steps=not_negative(0),  # The share of hard problems changes linearly over this many steps.
     ),
     stop=dict(
-        patience=not_negative(0),  # The run ends after this many evaluations without a better validation (0: never).
+        patience=not_negative(0),  # The run ends after this many evaluations without a better score (0: never).
         validation_fraction=below_one(0.0),  # This share of the training problems becomes the set `validation`.
         collapse=False,  # The run ends at signs of a collapse that need no answers (srt_jax/run/collapse.py).
         hang_seconds=not_negative(600.0),  # A longer time without progress ends the run (0: never; run/watchdog.py).

@@ -28,7 +28,7 @@ RUNS = "folders of runs"
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of figure. draw(path of the PNG file, the arguments of the command). reads: what the arguments are."""
+    """A kind of figure. draw(path of the PNG file, the arguments of the command). reads: the kind of the arguments."""
 
     shows: str
     draw: Callable[[pathlib.Path, Sequence[pathlib.Path]], None]

@@ -21,7 +21,7 @@ BAND = "band: lowest to highest seed"
 class Panel:
     """A panel with a curve for each group of runs.
 
-    points: the curve of a run. limits: of the y-axis; None is from 0 to the highest value. dots: whether to mark the
+    points: the curve of a run. limits: of the y-axis; by default 0 and the highest value. dots: whether to mark the
     points. second: a further curve of each run, dashed and without a band.
     """
 

@@ -1,8 +1,8 @@
 """The grader: equivalence groups for votes, directed comparison with gold answers, Reasoning Gym's scorers.
 
-Canonical keys decide nearly all comparisons in the calling process. Worker processes prove the remaining ones: two
-expressions with different keys and close numerical values whose keys are not known to be complete. If a proof times out
-or crashes, the answers count as different, and `metrics` reports it.
+Canonical keys decide nearly all comparisons in the calling process. Worker processes prove the remaining ones: pairs of
+expressions with close numerical values and different keys, of a kind where equal expressions may have different keys.
+If a proof times out or crashes, the answers count as different, and `metrics` reports it.
 """
 
 import cmath

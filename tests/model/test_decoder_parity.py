@@ -136,7 +136,7 @@ def test_field_changes_our_output_as_it_changes_theirs(field, tmp_path):
     first, second = (model.state_dict() for model in models)
     fitting = {k: v for k, v in first.items() if k in second and v.shape == second[k].shape}
     models[1].load_state_dict(fitting, strict=False)
-    if models[1].config.tie_word_embeddings:  # what was just loaded as its head was the first model's
+    if models[1].config.tie_word_embeddings:  # the head that was just loaded is the first model's
         models[1].get_input_embeddings().weight.data.copy_(first["model.embed_tokens.weight"])
 
     tokens, lengths = random_batch(97, (80, 33))

@@ -262,7 +262,7 @@ def test_updates_on_h200s_take_the_estimated_memory(name, devices, remat, rows, 
 def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch):
     """The dry run reports the memory of a step. The run is refused, with the numbers and the fields."""
     model, config = model_shape("Qwen2.5-Math-7B"), update_config()
-    monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 24e9)  # of which each of 8 devices has its part
+    monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 24e9)  # each of 8 devices has an eighth
     line = budget.report(config, model)
     assert "leave no memory for sampling" in line and "the run does not fit on this machine" in line
     with pytest.raises(RolloutError, match="leave no memory for sampling: split them over more"):

@@ -104,7 +104,7 @@ def literal_advantages(config, data, kl, trained):
 
 
 def literal_step(config, data):
-    """{path: parameters} after all updates of the step, and what the metrics should be."""
+    """{path: parameters} after all updates of the step, and the expected metrics."""
     graphdef, params = decoder()
     mask = data.mask()
     labelled = data.labelled if config.objective == "policy_gradient" else np.ones(P, bool)

@@ -19,16 +19,16 @@ POLICY, REFERENCE = np.array([0.4, -0.7, 1.1]), np.array([-0.3, 0.2, 0.6])
 
 
 def token_logprobs(theta, np=np):
-    """[4, 2]: of each sequence's tokens."""
+    """[4, 2]: the log-probs of each sequence's tokens."""
     first, second = theta[0], theta[1 + SEQUENCES[:, 0]]
     logits = np.stack([np.broadcast_to(first, (4,)), second], 1)
     return -np.logaddexp(0.0, np.where(SEQUENCES == 1, -logits, logits))
 
 
 def expected_gradient(place, kind, tokens=2):
-    """Of the mean loss over the policy's samples, as the update computes it; of sequences of one or two tokens."""
+    """The gradient of the mean loss over the policy's samples (1 or 2 tokens), as the update computes it."""
     old, reference = (token_logprobs(theta)[:, :tokens] for theta in (POLICY, REFERENCE))
-    probability = np.exp(token_logprobs(POLICY).sum(1))  # shorter sequences: of both that begin alike
+    probability = np.exp(token_logprobs(POLICY).sum(1))  # a shorter sequence: the sum of both that begin alike
 
     def loss(theta):
         new = token_logprobs(theta, jnp)[:, :tokens]
@@ -84,7 +84,7 @@ def forward_with_given_prefixes(theta):
 
 
 def mean_of_fixed_penalties(kind):
-    """theta -> mean over p_theta(y) of the penalty that y has at POLICY: what REINFORCE lowers."""
+    """theta -> mean over p_theta(y) of the penalty that y has at POLICY. REINFORCE lowers it."""
     difference = token_logprobs(POLICY) - token_logprobs(REFERENCE)
     penalty = {"k1": difference, "k2": difference**2 / 2, "k3": np.exp(-difference) - 1 + difference}[kind].sum(1)
     return lambda theta: (np.exp(token_logprobs(theta).sum(1)) * penalty).sum()

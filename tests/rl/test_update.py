@@ -1,4 +1,4 @@
-"""The whole update: against its formula by hand, and what must not change it."""
+"""The whole update: its formula by hand, and changes that must not affect it."""
 
 import dataclasses
 import functools

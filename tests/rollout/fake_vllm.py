@@ -1,4 +1,4 @@
-"""What a trainer sees of a vLLM server, without a model or a process: every fault can be had, in milliseconds."""
+"""A vLLM server as a trainer sees it, without a model or a process. It can have every fault, and takes milliseconds."""
 
 import contextlib
 import http.server

@@ -131,7 +131,7 @@ def test_an_answer_from_other_weights_ends_it():
 
 
 class StopRequestedError(Exception):
-    """What a trainer raises in its callback."""
+    """The exception that a trainer raises in its callback."""
 
 
 def stop_after(seconds):
