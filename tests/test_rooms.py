@@ -26,7 +26,7 @@ ARROWS = {
     "miniature": "config grading model reward rl rollout runtime",
     "train": "config model reward rl run runtime",
     "levels": "config run runtime train",
-    "study": "config data run train",
+    "study": "config data levels run train",
     "figures": "config data run",
     "cli": "config experiments",
     "main": "cli config data levels run runtime train",
