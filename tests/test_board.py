@@ -99,6 +99,24 @@ def test_runs_have_their_folders_names_and_curves_the_documented_ones_with_their
         assert shown["optimizer.learning_rate"]["differs"] and not shown["seed"].get("differs")
         charts = ask("plugin/custom_scalars/layout")["category"]
         assert [category["title"] for category in charts] == list(board.CHARTS)
+        shown = [chart["multiline"]["tag"] for category in charts for chart in category["chart"]]
+        points = ask("plugin/custom_scalars/scalars", run="srt", tag=next(t for t in shown if "avg@" in t[0])[0])
+        assert points["regex_valid"] and list(points["tag_to_events"]) == ["eval/math500/avg@32"]
+
+
+def test_every_chart_shows_documented_curves():
+    """Also with several evaluation sets. The layout has the panels of `srt figures --figure=collapse`."""
+    known = [
+        *metrics.TAGS,
+        *(f"eval/a-b.c/{name}{'@8' * (name in ('avg', 'maj', 'pass'))}" for name in metrics.EVAL_TAGS),
+    ]
+    patterns = [tag for charts in board.CHARTS.values() for tags in charts.values() for tag in tags]
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, tag) for tag in known), pattern
+    collapse = ("label/pseudo_reward", "label/true_reward", "update/kl", "eval/a/kl_answer", "update/entropy")
+    answers = ("label/top_answer_share", "label/answer_information", "rollout/response_tokens", "label/margin")
+    for tag in (*collapse, *answers):
+        assert any(re.fullmatch(pattern, tag) for pattern in patterns), tag
 
 
 def test_what_was_written_after_the_checkpoint_is_forgotten(tmp_path):

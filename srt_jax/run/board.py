@@ -41,19 +41,24 @@ CHARTS = {
     "Does it learn?": {
         "reward, true and pseudo": ["label/pseudo_reward", "label/true_reward"],
         "labels and votes": ["label/label_accuracy", "label/majority_accuracy", "label/vote_share"],
+        "generation-verification gap": ["label/majority_accuracy", "label/true_reward", "label/majority_gain"],
         "pseudo-reward of right and wrong": ["label/tpr", "label/fpr", "label/youden_j"],
         "evaluation: one sample": [r"eval/.*/avg@\d+"],
         "evaluation: majority vote": [r"eval/.*/maj@\d+"],
+        "evaluation: one of k samples": [r"eval/.*/pass@\d+"],
     },
     "Does it collapse?": {
-        "KL to the initial model": ["update/kl"],
+        "KL to the initial model": ["update/kl", "eval/.*/kl"],
+        "KL of answer and of reasoning tokens": ["eval/.*/kl_answer", "eval/.*/kl_reasoning"],
         "most common answer of a step": ["label/top_answer_share", "label/same_answer"],
         "what answers tell about prompts": ["label/answer_information"],
         "entropy": ["update/entropy"],
+        "votes, without known answers": ["label/margin", "label/vote_share", "label/ties", "eval/.*/vote_share"],
+        "different answers per prompt": ["label/distinct_answers", "eval/.*/distinct_answers"],
         "prompts that teach": ["label/informative", "label/labelled"],
     },
     "Responses": {
-        "tokens": ["rollout/response_tokens", "rollout/response_tokens_max"],
+        "tokens": ["rollout/response_tokens", "rollout/response_tokens_max", "eval/.*/response_tokens"],
         "cut, and with an answer": ["rollout/truncated", "label/parse_rate"],
     },
 }
