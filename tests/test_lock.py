@@ -9,19 +9,24 @@ import time
 
 import pytest
 
+from srt_jax import cli
 from srt_jax.errors import FolderInUseError
 from srt_jax.run import lock
 from tests.helpers import REPOSITORY
 
 
-def hold(directory) -> subprocess.Popen:
+def hold(directory, beat=lock.BEAT) -> subprocess.Popen:
     """A process that locks the folder until it is killed; returns once it has the lock."""
     script = (
-        "import pathlib, sys, time\nfrom srt_jax.run.lock import locked\n"
-        "with locked(pathlib.Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
+        f"import pathlib, sys, time\nfrom srt_jax.run import lock\nlock.BEAT = {beat}\n"
+        "with lock.locked(pathlib.Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(directory)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(directory)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout.readline() == "locked\n"
     return process
@@ -82,11 +87,59 @@ def test_a_trainer_that_has_not_written_its_name_yet_is_another_process(tmp_path
     first.kill()
 
 
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_run_folder_that_is_a_file_is_refused_in_one_sentence(name, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+
+    def main(_):
+        with lock.locked(tmp_path / name):
+            pass
+
+    assert cli._guarded(main, []) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {tmp_path}/file") and "correct the path" in message and message.count("\n") == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff" * 9000])
 def test_a_lock_file_that_says_nothing_is_no_obstacle(content, tmp_path):
     (tmp_path / "lock").write_bytes(content)
     with lock.locked(tmp_path):
         pass
+
+
+def test_a_trainer_whose_folder_was_taken_over_ends_at_once(tmp_path):
+    """As after a suspension of minutes, in which a trainer on another host took the folder over."""
+    first = hold(tmp_path / "run", beat=0.2)
+    there = {**lock.this_process(), "host": "node7", "boot": "other", "pid": 7}
+    (tmp_path / "run/lock").write_text(json.dumps(there))
+    _, errors = first.communicate(timeout=20)
+    assert first.returncode == 1
+    assert f"{tmp_path}/run was taken over by process 7 on node7" in errors and "saves nothing" in errors
+    assert json.loads((tmp_path / "run/lock").read_text()) == there
+
+
+def test_the_lock_is_renewed_while_a_program_compiles(tmp_path):
+    """The heartbeat's thread needs Python's global lock, which XLA releases while it compiles and computes."""
+    script = (
+        "import os, pathlib, sys, threading, time\nfrom srt_jax.run import lock\nimport jax, jax.numpy as jnp\n"
+        "lock.BEAT = 0.1\npath, late = pathlib.Path(sys.argv[1]), []\n"
+        "def f(x):\n    for i in range(60): x = jnp.sin(x) @ x + i\n    return x\n"
+        "lowered = jax.jit(f).lower(jnp.ones((4, 4)))\n"
+        "with lock.locked(path):\n    time.sleep(0.3)\n    file = path / 'lock'\n"
+        "    before, started = os.stat(file).st_mtime, time.time()\n"
+        "    lowered.compile()\n    print(time.time() - started, os.stat(file).st_mtime - before)\n"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    compiled, renewed = map(float, done.stdout.split())
+    assert compiled > 0.2 and renewed > compiled / 2
 
 
 def test_the_lock_is_renewed(tmp_path, monkeypatch):

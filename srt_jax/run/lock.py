@@ -2,7 +2,8 @@
 
 Two trainers in one folder would overwrite each other's checkpoints. <run>/lock names the trainer, which holds an
 `fcntl` lock on it. The kernel releases that lock when the process ends, however it ends. Some network file systems do
-not show one host's lock to another host, so the trainer also renews the file's time every BEAT seconds.
+not show one host's lock to another host, so the trainer also renews the file's time every BEAT seconds. If the file
+then names another trainer, which took the folder over, this one ends at once.
 """
 
 import contextlib
@@ -29,20 +30,21 @@ def locked(directory: pathlib.Path, take_over: bool = False) -> Iterator[None]:
     take_over: take the lock although a trainer on another host renewed it less than STALE seconds ago. Raises
     FolderInUseError if another trainer uses the folder.
     """
-    path = directory / "lock"
+    path, name = directory / "lock", this_process()
     descriptor = _acquire(path, take_over)
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(this_process()).encode() + b"\n", 0)
+        os.pwrite(descriptor, json.dumps(name).encode() + b"\n", 0)
         ended = threading.Event()
-        beat = threading.Thread(target=_renew, args=(descriptor, ended), name="lock", daemon=True)
+        beat = threading.Thread(target=_renew, args=(path, descriptor, name, ended), name="lock", daemon=True)
         beat.start()
         try:
             yield
         finally:
             ended.set()
             beat.join()
-            os.ftruncate(descriptor, 0)
+            if _holder(descriptor) == name:
+                os.ftruncate(descriptor, 0)
             if list(directory.iterdir()) == [path]:  # the run was refused before it wrote anything
                 path.unlink()
                 directory.rmdir()
@@ -111,7 +113,14 @@ def _name(holder: dict) -> str:
     return f"process {holder.get('pid')} on {holder.get('host')}, which started {holder.get('started')}"
 
 
-def _renew(descriptor: int, ended: threading.Event) -> None:
+def _renew(path: pathlib.Path, descriptor: int, name: dict, ended: threading.Event) -> None:
     while not ended.wait(BEAT):
         with contextlib.suppress(OSError):  # a file system that fails for a moment does not end the run
             os.utime(descriptor)
+            # If this process was suspended for longer than STALE seconds, another one may have taken the folder over,
+            # and the next file that this one writes could damage the other's.
+            if (other := _holder(descriptor)) not in ({}, name):
+                message = f"{path.parent} was taken over by {_name(other)}: this process ends and saves nothing."
+                with contextlib.suppress(OSError):  # the reader of a pipe may be gone
+                    os.write(2, f"\n{message}\n".encode())
+                os._exit(1)
