@@ -15,6 +15,7 @@ from srt_jax.config.types import USERS_OWN, check_types
 from srt_jax.errors import ConfigError, UserError
 from srt_jax.experiments import shipped
 from srt_jax.files import shown
+from srt_jax.log import write
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 WRONG_PATH = (
@@ -69,7 +70,7 @@ class _PathParser(flags.ArgumentParser):
 
 def complain(message: str) -> int:
     """Prints an error on stderr; returns the exit status of wrong input."""
-    print(f"error: {message}", file=sys.stderr)
+    write(f"error: {message}", sys.stderr)
     return 2
 
 

@@ -64,6 +64,14 @@ def test_only_results_and_errors_are_printed():
     assert {path for path in printing if not path.startswith(COMMANDS)} <= PRINTS
 
 
+def test_a_refusal_whose_reader_is_gone_has_its_status():
+    command = [sys.executable, "-m", "srt_jax.main", "--config=no_such_file.py"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 2
+
+
 def test_a_reader_that_goes_away_ends_no_work():
     script = (
         "import sys, time\nfrom srt_jax.log import logger\nfrom srt_jax.run.progress import Progress\n"

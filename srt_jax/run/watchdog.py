@@ -146,4 +146,5 @@ class Watchdog:
         self._say(f"stopped: {state}; this command resumes the run: {shlex.join(sys.orig_argv)}")
 
     def _say(self, text: str) -> None:
-        os.write(2, f"\n{self._prefix}{text}\n".encode())  # sys.stderr may be locked by a thread that hangs
+        with contextlib.suppress(OSError):  # the reader of a pipe may be gone
+            os.write(2, f"\n{self._prefix}{text}\n".encode())  # sys.stderr may be locked by a thread that hangs
