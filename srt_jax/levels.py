@@ -4,6 +4,8 @@
 folders are <out>/<name>/<level>. The same command resumes a level that was stopped. Complete levels are not run again.
 """
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
 from srt_jax.config import run_directory
@@ -17,8 +19,8 @@ from srt_jax.runtime import is_first_process
 from srt_jax.train import train
 
 
-def train_levels(config: ConfigDict) -> list[dict]:
-    """The summaries of all levels, in order; also written to <out>/<name>/levels.json."""
+def train_levels(config: ConfigDict, allowed: Sequence[str] = ()) -> list[dict]:
+    """The summaries of all levels, in order; also written to <out>/<name>/levels.json. allowed: see `train`."""
     config = expand_paths(config)
     resolved = [on_this_machine(level) for level in level_configs(config)]
     configs = [level for level, _ in resolved]
@@ -31,7 +33,7 @@ def train_levels(config: ConfigDict) -> list[dict]:
         if before and config.levels_from == "best":
             start_from(level, before, best_weights(before, summaries[-1]))
         logger.info(f"level {level.name}: from {initial_weights(level) or level.model.path}")
-        summaries.append(train(level))
+        summaries.append(train(level, allowed))
     if is_first_process():
         write_json(run_directory(config) / "levels.json", summaries)
     return summaries

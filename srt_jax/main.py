@@ -21,8 +21,9 @@ from srt_jax.config import functions
 from srt_jax.config.paths import expand_paths, run_directory
 from srt_jax.config.validation import validate
 from srt_jax.data.prompts import import_without_torch
-from srt_jax.log import others_to_file
+from srt_jax.log import others_to_file, write
 from srt_jax.run import interrupt
+from srt_jax.run.identity import check_allowed
 
 
 def main(argv) -> int:
@@ -34,6 +35,7 @@ def main(argv) -> int:
     config = flags.FLAGS.config
     config.log.profile |= flags.FLAGS.profile
     validate(config)
+    check_allowed(flags.FLAGS.allow_change)
     if not functions.named(config):
         import_without_torch()
     runtime.start(config.mesh.cpu_devices)
@@ -41,7 +43,7 @@ def main(argv) -> int:
         os.environ["HF_HUB_OFFLINE"] = "1"  # The hub's client reads it when it is first imported.
         from srt_jax.run.dry_run import dry_run
 
-        dry_run(config)
+        dry_run(config, flags.FLAGS.allow_change)
         return 0
     from srt_jax.errors import TrainingStoppedError
     from srt_jax.levels import train_levels
@@ -57,9 +59,9 @@ def main(argv) -> int:
                 processes.from_first(lambda: stack.enter_context(lock))
                 if is_first_process():
                     others_to_file(directory / "libraries.log")
-                (train_levels if config.levels else train)(config)
+                (train_levels if config.levels else train)(config, flags.FLAGS.allow_change)
         except TrainingStoppedError as e:
-            print(e, file=sys.stderr)
+            write(str(e), sys.stderr)
             return 1
         return 0
 
@@ -71,5 +73,6 @@ if __name__ == "__main__":
     cli.define_config("Experiment: a file or a shipped name, arguments after a colon.")
     flags.DEFINE_bool("profile", False, "Trace steps 3 to 5 for TensorBoard's profiler: config.log.profile.")
     flags.DEFINE_bool("take_over", False, "Start although a trainer on another host used the folder just now.")
+    flags.DEFINE_list("allow_change", [], "Fields that may change when a run is resumed, with commas between them.")
     flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print a report; run nothing.")
     cli.run(main)

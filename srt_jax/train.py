@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.metadata
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import jax
@@ -47,9 +48,10 @@ class StopRequestedError(Exception):
     """A signal ended the sampling of a step or of an evaluation. It is sampled again when the run resumes."""
 
 
-def train(config: ConfigDict) -> dict:
+def train(config: ConfigDict, allowed: Sequence[str] = ()) -> dict:
     """Runs or resumes the experiment of a config. Returns the summary, which is also written to summary.json.
 
+    allowed: fields in which the config may differ from the resumed run's (run/identity.py).
     Raises ConfigError, DataError, ModelError or CheckpointError before anything is computed, and TrainingStoppedError
     after that.
     """
@@ -60,7 +62,7 @@ def train(config: ConfigDict) -> dict:
         return finished
     for note in notes:
         logger.info(note)
-    run, now = begin(config, prepare(config), directory)
+    run, now = begin(config, prepare(config), directory, allowed)
     # These close in reverse order: the sampler before the thread, which may be sampling and must not wait for the end.
     with (
         contextlib.closing(run.log),
@@ -74,6 +76,7 @@ def train(config: ConfigDict) -> dict:
         try:
             now.ended = end_reason(run, now)
             prepare_sampler(run, now)
+            leave_if_stopped(now)
             evaluate_first(run, now)
             with transfer_guard():
                 train_loop(run, now, thread)
@@ -219,8 +222,8 @@ def stop_signals() -> Signals:
 
 
 def leave_if_stopped(now: RunState) -> None:
-    """Raises StopRequestedError if a signal has requested a stop. Several processes must finish their common step."""
-    if now.stop and now.stop.requested and jax.process_count() == 1:
+    """Raises StopRequestedError in all processes if a signal has requested a stop in one of them."""
+    if now.stop and processes.any_of(now.stop.requested):
         raise StopRequestedError
 
 
@@ -276,6 +279,8 @@ def finish_step(run: Run, now: RunState, values: dict, collected: Collected, sto
     warn(run, now, values, collected, alarm)
     evaluated, now.unlogged = is_evaluated(run, now), values
     try:
+        if evaluated and stopping and run.prepared.eval_sets:  # the resumed run evaluates
+            raise StopRequestedError
         if evaluated:
             values |= evaluate_sets(run, now)
     finally:

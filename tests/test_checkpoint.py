@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from srt_jax.errors import CheckpointError
-from srt_jax.run.checkpoint import Checkpoints, best_step, check_same_run, retained
+from srt_jax.run.checkpoint import Checkpoints, best_step, retained
+from srt_jax.run.identity import check_same_run
 from srt_jax.run.setup import step_to_go_on_from
 
 
@@ -196,5 +197,5 @@ def test_a_run_on_other_hardware_is_told_what_followed_the_hardware():
     here = {"mesh": {"data": 1}, "batch": {"microbatch_sequences": 1}, "model": {"dtype": "float32"}}
     with pytest.raises(CheckpointError, match=r"mesh\.data \(8 there, 1 here\); model\.dtype .*: give it the devices"):
         check_same_run({"identity": {"config": there}}, {"config": here}, "run")
-    with pytest.raises(CheckpointError, match=r"seed .0 there, 1 here.: give the run another name, or the old"):
+    with pytest.raises(CheckpointError, match=r"seed .0 there, 1 here.: use the old config, give"):
         check_same_run({"identity": {"config": {**there, "seed": 0}}}, {"config": {**here, "seed": 1}}, "run")

@@ -18,7 +18,7 @@ from srt_jax.errors import CheckpointError, ConfigError, DataError
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.reward.rewards import grade
 from srt_jax.rl import advantages
-from srt_jax.run.checkpoint import check_same_run
+from srt_jax.run.identity import check_same_run
 from srt_jax.run.prepare import check_functions
 from tests.helpers import REPOSITORY
 

@@ -121,6 +121,56 @@ def test_a_finished_run_is_not_run_again(miniature, tmp_path, capsys):
     assert "is complete" in capsys.readouterr().out
 
 
+def test_a_finished_run_without_its_summary_or_config_is_completed_again(miniature, tmp_path):
+    config = small_config(miniature, tmp_path, name="done", steps=1)
+    first = train(config)
+    summary, recorded = tmp_path / "done/summary.json", (tmp_path / "done/config.json").read_text()
+    summary.write_text(summary.read_text()[:100])
+    (tmp_path / "done/config.json").unlink()
+    again = train(config)
+    assert {**again, "finished": ""} == {**first, "finished": "", "seconds": again["seconds"]}
+    assert json.loads(summary.read_text()) == again
+    assert (tmp_path / "done/config.json").read_text() == recorded
+    assert [record["step"] for record in read_metrics(tmp_path / "done")] == [0, 1]
+
+
+def test_a_signal_before_the_loop_or_when_an_evaluation_is_due(miniature, tmp_path, monkeypatch):
+    """The run stops before it samples or evaluates. The resumed run makes the evaluation that was due."""
+    config = small_config(miniature, tmp_path, name="signals", steps=2)
+    config.eval.every = 1
+    evaluated, evaluate = [], train_module.evaluate_sets
+
+    def counted(run, now):
+        evaluated.append(now.step)
+        return evaluate(run, now)
+
+    def signal_after(name, at):
+        real = getattr(train_module, name)
+
+        def patched(run, now, *rest):
+            real(run, now, *rest)
+            now.stop.requested |= not rest or rest[0] == at
+
+        monkeypatch.setattr(train_module, name, patched)
+
+    monkeypatch.setattr(train_module, "evaluate_sets", counted)
+    signal_after("prepare_sampler", 0)
+    with pytest.raises(TrainingStoppedError, match=r"stopped\. Nothing is trained yet"):
+        train(config)
+    assert evaluated == [] and read_metrics(tmp_path / "signals") == []
+    monkeypatch.undo()
+    monkeypatch.setattr(train_module, "evaluate_sets", counted)
+    signal_after("check_finite", 1)
+    with pytest.raises(TrainingStoppedError, match=r"stopped\. The state after step 1 is saved"):
+        train(config)
+    assert evaluated == [0] and [record["step"] for record in read_metrics(tmp_path / "signals")] == [0, 1]
+    monkeypatch.undo()
+    monkeypatch.setattr(train_module, "evaluate_sets", counted)
+    train(config)
+    assert evaluated == [0, 1, 2]
+    assert ["eval/heldout/avg@4" in record for record in read_metrics(tmp_path / "signals")] == [True, True, True]
+
+
 def test_an_extended_run_that_is_interrupted_goes_on(miniature, tmp_path, monkeypatch):
     config = small_config(miniature, tmp_path, name="extended", steps=1)
     train(config)

@@ -18,7 +18,8 @@ from srt_jax.data import label_file
 from srt_jax.errors import CheckpointError, DataError, FormatError
 from srt_jax.jobs import label
 from srt_jax.run import metrics
-from srt_jax.run.checkpoint import Checkpoints, check_same_run
+from srt_jax.run.checkpoint import Checkpoints
+from srt_jax.run.identity import check_same_run
 from srt_jax.run.setup import completed_summary
 from tests.helpers import REPOSITORY
 

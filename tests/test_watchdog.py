@@ -108,7 +108,7 @@ def test_a_run_that_hangs_is_stopped_and_the_printed_command_resumes_it(hang, un
     again = subprocess.run(
         command, cwd=REPOSITORY, env=run.environment, capture_output=True, text=True, timeout=200, check=False
     )
-    assert again.returncode == 0 and f"going on from step {step} of 6" in again.stdout, again.stderr
+    assert again.returncode == 0 and f"resuming from step {step} of 6" in again.stdout, again.stderr
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(7))
 

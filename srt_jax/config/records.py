@@ -79,16 +79,21 @@ def fingerprint_fields(config: ConfigDict) -> dict:
     return fields
 
 
-def differing_fields(there: dict, here: dict, prefix: str = "") -> list[str]:
+def differing_fields(there: dict, here: dict) -> list[str]:
     """Dotted names of the fields in which two resolved configs differ, with both values."""
-    names = []
+    return [f"{name} ({x!r} there, {y!r} here)" for name, x, y in differences(there, here)]
+
+
+def differences(there: dict, here: dict, prefix: str = "") -> list[tuple[str, object, object]]:
+    """(dotted name, value there, value here) of the fields in which two resolved configs differ. None: missing."""
+    found = []
     for key in sorted(there.keys() | here.keys()):
         x, y = there.get(key), here.get(key)
         if isinstance(x, dict) and isinstance(y, dict):
-            names += differing_fields(x, y, f"{prefix}{key}.")
+            found += differences(x, y, f"{prefix}{key}.")
         elif x != y:
-            names.append(f"{prefix}{key} ({x!r} there, {y!r} here)")
-    return names
+            found.append((f"{prefix}{key}", x, y))
+    return found
 
 
 def changes(config: ConfigDict, other: ConfigDict) -> list[tuple[str, str, str]]:

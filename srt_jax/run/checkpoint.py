@@ -1,4 +1,4 @@
-"""Checkpoints: the training state, written by orbax, and the check whether a run may resume from it.
+"""Checkpoints: the training state, written by orbax, with a record and checksums.
 
     <run>/checkpoints/<step>/state/           written by orbax
                              record.json      identity of the run, evaluations so far, seconds by phase
@@ -20,14 +20,10 @@ import jax
 import orbax.checkpoint as ocp
 import xxhash
 
-from srt_jax.config import differing_fields
-from srt_jax.config.versions import check_not_older, migrated
 from srt_jax.errors import CheckpointError
 from srt_jax.files import flush, read_json_object, remove
 from srt_jax.runtime import is_first_process, processes
 
-# Fields that by default follow the hardware.
-FOLLOW_HARDWARE = ("mesh.", "batch.microbatch_sequences", "model.dtype")
 CHECKSUMS = "checksums.json"
 NEWEST = "newest"  # a file that is written with the first checkpoint: if it exists without any, they were lost
 PARTIAL, DELETED = ".partial", ".deleted"  # a checkpoint that is being written, or removed
@@ -221,34 +217,3 @@ def read_record(directory: pathlib.Path) -> dict:
             f"the record of the checkpoint {directory} cannot be read ({e}): delete that folder, and the run resumes "
             "from the one before."
         ) from None
-
-
-def check_same_run(record: dict, here: dict, directory) -> None:
-    """Raises CheckpointError unless the recorded config, data, prompts, label files and model are this run's.
-
-    record: that of a checkpoint, with the `identity` of the run that wrote it and its `format`. here: the identity of
-    this run. Raises FormatError if this version cannot resume from a record of that format.
-    """
-    there = record["identity"]
-    versioned = {"format": record["format"]} if "format" in record else {}
-    check_not_older({**versioned, **there["config"]}, here["config"], directory)
-    there = {**there, "config": migrated({**versioned, **there["config"]}, here["config"], directory)}
-    for what, remedy in (
-        ("config", "give the run another name, or the old config"),
-        ("data", "restore the data file, or give the run another name"),
-        ("prompts", "restore the tokenizer, its chat template and the evaluation files, or give the run another name"),
-        ("labels", "restore the label files, or give the run another name"),
-        ("model", "restore the initial model, or give the run another name"),
-        ("adapter", "restore the adapter of model.lora.path, or give the run another name"),
-        ("functions", "restore the modules of your own functions, or give the run another name"),
-    ):
-        if there.get(what, {}) != here.get(what, {}):
-            names = differing_fields(there[what], here[what]) if what == "config" else [f"{what} contents"]
-            on_others = all(name.startswith(FOLLOW_HARDWARE) for name in names)
-            advice = (
-                "give it the devices that it had, or set these fields to their values there, or give the run "
-                "another name"
-                if on_others
-                else remedy
-            )
-            raise CheckpointError(f"{directory} holds a run that differs in {'; '.join(names[:5])}: {advice}.")

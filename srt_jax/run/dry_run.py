@@ -5,6 +5,7 @@ nothing, so some checks may be impossible: it reports each of them as not checke
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -23,7 +24,8 @@ from srt_jax.model import weights
 from srt_jax.model.config import ModelConfig, model_shape
 from srt_jax.rollout.vllm.command import package
 from srt_jax.run import budget
-from srt_jax.run.checkpoint import Checkpoints, check_same_run
+from srt_jax.run.checkpoint import Checkpoints
+from srt_jax.run.identity import check_same_run
 from srt_jax.run.prepare import Prepared, adapters_line, check_fit, encode_source, prepare, read_model
 
 SECONDS_OF_DATA = 1.0  # A dry run generates the problems of one source for at most this long.
@@ -40,8 +42,11 @@ class Report:
     unchecked: list[str]
 
 
-def dry_run(config: ConfigDict) -> None:
-    """Prints the report. Raises UserError where a check fails. The environment must set HF_HUB_OFFLINE."""
+def dry_run(config: ConfigDict, allowed: Sequence[str] = ()) -> None:
+    """Prints the report. Raises UserError where a check fails. The environment must set HF_HUB_OFFLINE.
+
+    allowed: fields that may differ from those of a checkpoint from which the run would resume (run/identity.py).
+    """
     whole, notes = resolve(config, jax.default_backend(), jax.device_count())
     expanded = expand_paths(config)
     levels = level_configs(expanded)
@@ -49,20 +54,21 @@ def dry_run(config: ConfigDict) -> None:
     title = "fields that differ from base() in srt_jax/config/fields.py, whose value is in parentheses"
     _print(title, _table(changes(config, base())))
     if not levels:
-        _print_run(on_this_machine(whole)[0], notes, whole)
+        _print_run(on_this_machine(whole)[0], notes, whole, allowed)
     for level in levels:
         logger.info(f"\nlevel {level.name}, from {initial_weights(level) or level.model.path}")
         differing = [row for row in changes(level, expanded) if row[0] not in NOT_SHOWN]
         _print("fields that differ from those above, whose value is in parentheses", _table(differing))
-        _print_run(*on_this_machine(level), whole)  # As in train_levels, each level follows the hardware by itself.
+        resolved_level, level_notes = on_this_machine(level)  # as in train_levels, it follows the hardware by itself
+        _print_run(resolved_level, level_notes, whole, allowed)
     _print("not checked by any dry run", [NEVER_CHECKED])
     where = run_directory(whole) / "LEVEL" if levels else run_directory(whole)
     logger.info(f"\nA run writes all fields of its config to {where}/config.json.")
 
 
-def _print_run(config: ConfigDict, notes: list[str], whole: ConfigDict) -> None:
+def _print_run(config: ConfigDict, notes: list[str], whole: ConfigDict, allowed: Sequence[str]) -> None:
     """Prints the report on a resolved config: `whole` itself, or one of its levels."""
-    report = check(checkable(config, whole))
+    report = check(checkable(config, whole), allowed)
     _print("decided by this machine", notes)
     _print("arithmetic", describe(config, jax.device_count()).split("; "))
     _print("checked", ["config: names, types, values and combinations of all fields", *report.checked])
@@ -80,8 +86,8 @@ def _table(rows: list[tuple[str, str, str]]) -> list[str]:
     return [f"{name:{width}}  {value}  ({other})" for name, value, other in rows]
 
 
-def check(config: ConfigDict) -> Report:
-    """Makes the checks of a run of this resolved config. Raises UserError if one fails."""
+def check(config: ConfigDict, allowed: Sequence[str] = ()) -> Report:
+    """Makes the checks of a run of this resolved config; allowed: as in `dry_run`. Raises UserError if one fails."""
     some, not_made = with_some_data(config)
     servers = check_servers(config)
     try:
@@ -89,11 +95,11 @@ def check(config: ConfigDict) -> Report:
     except (ModelNotHereError, DataNotHereError):
         here = check_what_is_here(some)
         return Report([*here.checked, *servers.checked], [*here.unchecked, *not_made, *servers.unchecked])
-    resuming = check_resuming(config, prepared, all_data=not not_made)
+    resuming = check_resuming(config, prepared, not not_made, allowed)
     return Report([*prepared.report, *servers.checked, *resuming], [*not_made, *servers.unchecked])
 
 
-def check_resuming(config: ConfigDict, prepared: Prepared, all_data: bool) -> list[str]:
+def check_resuming(config: ConfigDict, prepared: Prepared, all_data: bool, allowed: Sequence[str]) -> list[str]:
     """Lines about the checkpoint from which the run would resume. Raises CheckpointError if another run wrote it.
 
     all_data: whether `prepared` has all problems. Otherwise the fingerprints cannot be compared.
@@ -109,8 +115,9 @@ def check_resuming(config: ConfigDict, prepared: Prepared, all_data: bool) -> li
     here = {"config": fingerprint_fields(config), **prepared.identity}
     if not all_data:
         here |= {what: there["identity"][what] for what in ("data", "prompts")}
-    check_same_run(there, here, directory)
-    notes = [f"the checkpoint of step {bad} is damaged ({fault})" for bad, fault in damaged]
+    changed = check_same_run(there, here, directory, allowed)
+    notes = [f"{name} would change from {x!r} to {y!r}" for name, x, y in changed]
+    notes += [f"the checkpoint of step {bad} is damaged ({fault})" for bad, fault in damaged]
     return [*notes, f"{directory}: would resume from step {step}"]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,9 +22,10 @@ from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import Sampler
 from srt_jax.run import budget, metrics
-from srt_jax.run.checkpoint import Checkpoints, check_same_run
+from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.collapse import Detector
 from srt_jax.run.diagnosis import Diagnosis
+from srt_jax.run.identity import Difference, check_same_run, record_changes
 from srt_jax.run.interrupt import Signals
 from srt_jax.run.loading import load_weights, open_mesh, open_sampler, sampler_patience
 from srt_jax.run.prepare import Prepared
@@ -85,16 +87,19 @@ class RunState:
     ended: str | None = None  # why the run ends before config.steps
 
 
-def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path) -> tuple[Run, RunState]:
+def begin(
+    config: ConfigDict, prepared: Prepared, directory: pathlib.Path, allowed: Sequence[str] = ()
+) -> tuple[Run, RunState]:
     """Starts a run, or resumes it from its newest checkpoint, and compiles the update.
 
+    allowed: fields that may differ from those of the checkpoint (run/identity.py).
     Raises CheckpointError, ConfigError or RolloutError.
     """
     checkpoints = Checkpoints(directory, config.checkpoint.keep)
     start = step_to_go_on_from(checkpoints, directory, config.checkpoint.every)
     identity = {"config": fingerprint_fields(config), **prepared.identity}
     record = checkpoints.record(start) if start else {"identity": identity, "evals": {}, "seconds": {}}
-    check_same_run(record, identity, directory)
+    changes = check_same_run(record, identity, directory, allowed)
     logger.info(describe(config, jax.device_count()))
     logger.info("\n".join(prepared.report))
 
@@ -126,11 +131,16 @@ def begin(config: ConfigDict, prepared: Prepared, directory: pathlib.Path) -> tu
         compilations=metrics.CompilationCounter(),
         watchdog=watchdog,
     )
-    if is_first_process():
-        # An old summary describes fewer steps, and would be wrong if this run is stopped.
-        (directory / "summary.json").unlink(missing_ok=True)
-        write_file(directory / "config.json", resolved(config))
+    processes.from_first(lambda: note_start(config, directory, start, changes))
     return run, now
+
+
+def note_start(config: ConfigDict, directory: pathlib.Path, step: int, changes: Sequence[Difference]) -> None:
+    """Writes config.json and changes.jsonl for a run that goes on from `step`."""
+    # An old summary describes fewer steps, and would be wrong if this run is stopped.
+    (directory / "summary.json").unlink(missing_ok=True)
+    record_changes(directory, step, changes)
+    write_file(directory / "config.json", resolved(config))
 
 
 @dataclasses.dataclass

@@ -3,9 +3,12 @@
 import json
 import os
 import pathlib
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -33,8 +36,8 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def run(model, out: pathlib.Path, processes: int, *arguments):
-    """Runs the experiment; returns what each process printed."""
+def start(model, out: pathlib.Path, processes: int, *arguments) -> list[subprocess.Popen]:
+    """Starts the experiment in so many processes."""
     out.mkdir(exist_ok=True)
     config = out / "config.py"
     config.write_text(CONFIG.format(model=str(model), out=str(out)))
@@ -49,7 +52,7 @@ def run(model, out: pathlib.Path, processes: int, *arguments):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
     if processes > 1:
         environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
-    started = [
+    return [
         subprocess.Popen(
             command,
             cwd=REPOSITORY,
@@ -60,14 +63,23 @@ def run(model, out: pathlib.Path, processes: int, *arguments):
         )
         for i in range(processes)
     ]
+
+
+def finish(started: list[subprocess.Popen], status: int = 0) -> list[tuple[str, str]]:
+    """What each process printed, after all ended with this status."""
     try:
         printed = [process.communicate(timeout=600) for process in started]
     finally:
         for process in started:
             process.kill()
     for process, (_, errors) in zip(started, printed):
-        assert process.returncode == 0, errors[-3000:]
+        assert process.returncode == status, errors[-3000:]
     return printed
+
+
+def run(model, out: pathlib.Path, processes: int, *arguments):
+    """Runs the experiment; returns what each process printed."""
+    return finish(start(model, out, processes, *arguments))
 
 
 JOIN = """
@@ -160,8 +172,22 @@ def test_the_exported_weights_are_those_of_one_process(runs):
         np.testing.assert_allclose(two[name], one[name], atol=1e-5, err_msg=name)
 
 
-def test_a_run_in_two_processes_goes_on_from_its_checkpoint(runs, miniature):
-    printed = run(miniature, runs[1].parent, 2, "--config.steps=2")
-    assert "resuming from step 1 of 2" in printed[0][0]
-    assert [r["step"] for r in records(runs[1])] == [0, 1, 2]
-    assert json.loads((runs[1] / "summary.json").read_text())["steps"] == 2
+def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_goes_on_in_one(runs, miniature):
+    directory, out = runs[1], runs[1].parent
+    two = start(miniature, out, 2, "--config.steps=400")
+    deadline = time.monotonic() + 300
+    while len(records(directory)) < 4 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    two[1].send_signal(signal.SIGTERM)
+    (said, errors), (_, errors_of_second) = finish(two, status=1)
+    assert "resuming from step 1 of 400" in said
+    step = int(re.search(r"stopped\. The state after step (\d+) is saved", errors).group(1))
+    assert 3 <= step < 400 and "the state will be saved" in errors_of_second and "Traceback" not in errors
+    assert [r["step"] for r in records(directory)] == list(range(step + 1))
+    # Then in one process with all eight devices.
+    fields = f"--config.steps={step + 1}", "--allow_change=mesh.cpu_devices"
+    ((said, _),) = run(miniature, out, 1, *fields)
+    assert f"resuming from step {step} of {step + 1}" in said
+    assert f"mesh.cpu_devices: 4 until step {step}, then 8" in said
+    assert [r["step"] for r in records(directory)] == list(range(step + 2))
+    assert json.loads((directory / "summary.json").read_text())["steps"] == step + 1
