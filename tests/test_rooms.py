@@ -19,7 +19,7 @@ ARROWS = {
     "experiments": "config data",
     "model": "runtime",
     "reward": "config data grading",
-    "rollout": "config model",
+    "rollout": "config model runtime",
     "rl": "config model rollout",
     "run": "config data grading model reward rl rollout runtime",
     "plan": "config model rl rollout run runtime",

@@ -1,9 +1,11 @@
+import collections
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from srt_jax.errors import ConfigError
-from srt_jax.runtime import join_processes, keep_precision, profiled
+from srt_jax.runtime import join_processes, keep_precision, profiled, programs
 
 
 def traces(directory):
@@ -45,3 +47,37 @@ def test_float32_is_computed_in_float32():
 def test_a_process_without_a_number_is_refused():
     with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES is 'two': set it to a number in every process"):
         join_processes({"JAX_COORDINATOR_ADDRESS": "host:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"})
+
+
+def test_programs_are_shared_by_equal_keys_and_the_oldest_is_dropped(monkeypatch):
+    monkeypatch.setattr(programs, "_programs", collections.OrderedDict())
+    made = []
+
+    def program(number):
+        return programs.shared(("p", number), lambda: made.append(number) or f"program {number}")
+
+    assert [program(number) for number in (0, 1, 0)] == ["program 0", "program 1", "program 0"] and made == [0, 1]
+    for number in range(2, programs.KEPT + 1):
+        program(number)
+    program(0)  # it was used after 1
+    assert made == list(range(programs.KEPT + 1))
+    program(1)
+    assert made[-1] == 1
+    with jax.default_matmul_precision("bfloat16"):
+        program(0)
+    assert made[-1] == 0
+
+
+def test_the_shape_of_a_tree_is_its_structure_shapes_dtypes_and_shardings():
+    second = jax.devices()[1]
+    tree = {"a": jnp.zeros((2, 3)), "b": (jnp.zeros(4, jnp.int32), None)}
+    others = [
+        {"a": jnp.zeros((2, 4)), "b": tree["b"]},
+        {"a": tree["a"].astype(jnp.bfloat16), "b": tree["b"]},
+        {"a": jax.device_put(tree["a"], second), "b": tree["b"]},
+        {"c": tree["a"], "b": tree["b"]},
+    ]
+    keys = [programs.shape(x) for x in (tree, *others)]
+    assert programs.shape(jax.tree.map(lambda x: x + 1, tree)) == keys[0] and len(set(keys)) == 5
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+    assert programs.shape(abstract) == keys[0]

@@ -81,14 +81,20 @@ def experiment_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimizer of an experiment's config."""
     c = config.optimizer
     schedule = learning_rate_schedule(
-        c.learning_rate,
-        c.schedule,
-        c.warmup_steps,
-        c.schedule_steps or config.steps,
-        config.batch.minibatches_per_step * config.batch.epochs_per_step,
-        c.final_fraction,
+        c.learning_rate, c.schedule, c.warmup_steps, *_schedule_lengths(config), c.final_fraction
     )
     return make_optimizer(schedule, c.b1, c.b2, c.eps, c.weight_decay, c.grad_clip, c.moments_dtype)
+
+
+def optimizer_key(config: ConfigDict) -> tuple:
+    """The numbers that `experiment_optimizer` depends on. Configs with equal keys have equal optimizers."""
+    return (*sorted(config.optimizer.items()), *_schedule_lengths(config))
+
+
+def _schedule_lengths(config: ConfigDict) -> tuple[int, int]:
+    """(RL steps of the schedule, optimizer updates per step)."""
+    batch = config.batch
+    return config.optimizer.schedule_steps or config.steps, batch.minibatches_per_step * batch.epochs_per_step
 
 
 class LearningRateState(NamedTuple):

@@ -18,7 +18,7 @@ from srt_jax.grading.grader import Grader
 from srt_jax.log import logger
 from srt_jax.model import lora, sharding
 from srt_jax.rl.collate import abstract_batch
-from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state
+from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state, optimizer_key
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import Sampler
 from srt_jax.run import budget, metrics
@@ -32,7 +32,7 @@ from srt_jax.run.prepare import Prepared
 from srt_jax.run.progress import announced
 from srt_jax.run.rollouts import Grading, answer_format
 from srt_jax.run.watchdog import Watchdog
-from srt_jax.runtime import is_first_process, processes
+from srt_jax.runtime import is_first_process, processes, programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,18 +167,23 @@ def load_initial(config: ConfigDict, prepared: Prepared) -> Initial:
 def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, state: TrainState) -> Learner:
     """Compiles the update before the loop, so that no step compiles. Meanwhile the grader's workers start."""
     update_config = UpdateConfig.of(config)
-    update = make_update(weights.graphdef, experiment_optimizer(config), update_config, weights.mesh, state)
+    arguments = state, weights.reference, abstract_batch(update_config.layout, weights.mesh)
+
+    def compiled() -> jax.stages.Compiled:
+        update = make_update(weights.graphdef, experiment_optimizer(config), update_config, weights.mesh, state)
+        return update.lower(*arguments).compile()
+
     grader = Grader(
         config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
     )
+    key = weights.graphdef, weights.mesh, update_config, optimizer_key(config), programs.shape(arguments)
     with announced("compiling the update"), ThreadPoolExecutor(1) as thread:
         tested = thread.submit(grader.self_test)
-        batch = abstract_batch(update_config.layout, weights.mesh)
-        compiled = update.lower(state, weights.reference, batch).compile()
+        update = programs.shared(key, compiled)
         tested.result()
     grading = Grading(prepared.model.tokenizer, answer_format(config), grader, prepared.label_settings)
     base = lora.base_graphdef(weights.graphdef, lora.join(state.params, weights.reference))
-    return Learner(config, prepared, weights.mesh, base, weights.reference, update_config, compiled, grader, grading)
+    return Learner(config, prepared, weights.mesh, base, weights.reference, update_config, update, grader, grading)
 
 
 def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path, every: int) -> int:

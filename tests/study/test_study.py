@@ -1,5 +1,6 @@
 """The study command: plans, the table that survives kills and machines, the report, and wrong study files."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -14,6 +15,7 @@ from srt_jax import levels
 from srt_jax import train as train_module
 from srt_jax.errors import ConfigError, DataError, TrainingStoppedError
 from srt_jax.jobs import study as job
+from srt_jax.runtime import programs
 from srt_jax.study import Arm, Claim, Need, Study, load, report, runner, spec, table
 from srt_jax.study.spec import planned
 from tests.helpers import REPOSITORY, small_config
@@ -327,7 +329,16 @@ def test_a_whole_study_of_real_runs(untrained, tmp_path, monkeypatch):
     config.eval.every = 1
     study = Study("real", config, {"votes": Arm(), "truth": Arm({"labels.source": "ground_truth"})}, (0,), COLUMN)
     monkeypatch.setattr(spec, "RUNS", tmp_path)
+    calls, made, shared = [], [], programs.shared
+    monkeypatch.setattr(programs, "_programs", collections.OrderedDict())
+
+    def counted(key, make):
+        calls.append(key)
+        return shared(key, lambda: made.append(key) or make())
+
+    monkeypatch.setattr(programs, "shared", counted)
     runner.make_runs(study, tmp_path / "real.csv")
+    assert len(calls) == 2 * len(made) > 2  # the second run compiles nothing
     rows = runner.rows_of(study, tmp_path / "real.csv")
     assert len(rows) == 6 and {row["arm"] for row in rows} == {"votes", "truth"}
     assert all(0 <= row[COLUMN] <= 1 and row["tokens"] >= 0 for row in rows)

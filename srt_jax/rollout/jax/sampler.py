@@ -32,6 +32,7 @@ from srt_jax.rollout.jax.decoding import compute_copy
 from srt_jax.rollout.jax.prompts import Prompts
 from srt_jax.rollout.jax.sampling import compiled
 from srt_jax.rollout.sampler import Advanced, Finished, Rollouts, Sampling
+from srt_jax.runtime import programs
 
 PIECE_SECONDS = 1.0  # the duration of a piece; several processes use PIECE_STEPS instead
 PIECE_STEPS = 256
@@ -345,7 +346,10 @@ class JaxSampler:
     def _program(self, bucket: int, cut: Cut, sampling: Sampling) -> Program:
         key = bucket, cut, compiled(sampling)
         if key not in self._programs:
-            self._programs[key] = Program(*(lowered.compile() for lowered in self._lower(self._params, *key)))
+            whole = self._graphdef, self._mesh, self._stop_ids, key, programs.shape(self._params)
+            self._programs[key] = programs.shared(
+                whole, lambda: Program(*(lowered.compile() for lowered in self._lower(self._params, *key)))
+            )
         return self._programs[key]
 
     def lower(self, params: nnx.State, n: int, sampling: Sampling) -> tuple[Cut, list[jax.stages.Lowered]]:
