@@ -39,6 +39,8 @@ ARGUMENTS = {
     "srt": [
         "",
         "tiny",
+        "tiny_lora",
+        "qwen25_math_7b_lora,dapo",
         *(f"{model},dapo" for model in MODELS if model != "tiny"),
         *(f"qwen25_math_7b,{data}" for data in SETS),
     ],
@@ -192,6 +194,23 @@ def test_a_model_s_numbers_in_srt_s_runs_are_not_those_of_other_methods(module, 
         temperature,
         samples,
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "before", "data"),
+    [
+        ("srt", "llama31_8b_instruct", ",big_math_llama"),
+        ("ttrl", "llama31_8b_instruct", ""),
+        ("sept_variants", "offline,llama31_8b_instruct", ""),
+        ("srt", "tiny", ""),
+    ],
+)
+def test_a_model_with_lora_trains_adapters_at_ten_times_the_rate(module, before, data):
+    plain, config = get_config(module, before + data), get_config(module, f"{before}_lora{data}")
+    assert config.name != plain.name and config.model.path == plain.model.path
+    assert config.optimizer.learning_rate == pytest.approx(10 * plain.optimizer.learning_rate)
+    assert (config.model.lora.rank, config.mesh.fsdp) == (8 if before == "tiny" else 32, 1)
+    assert config.eval == plain.eval and config.prompts == plain.prompts
 
 
 THREE = {"aime24", "aime25", "amc23"}

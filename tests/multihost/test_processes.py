@@ -191,3 +191,16 @@ def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_goes_on_in_one(
     assert f"mesh.cpu_devices: 4 until step {step}, then 8" in said
     assert [r["step"] for r in records(directory)] == list(range(step + 2))
     assert json.loads((directory / "summary.json").read_text())["steps"] == step + 1
+
+
+def test_adapters_are_trained_and_exported_as_in_one_process(miniature, tmp_path):
+    exported = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        run(miniature, out, processes, "--config.model.lora.rank=4", "--config.model.lora.merged=True")
+        final, merged = out / "run/final/adapter_model.safetensors", out / "run/final_merged/model.safetensors"
+        exported.append(load_file(final) | load_file(merged))
+    for name, value in exported[0].items():
+        np.testing.assert_allclose(exported[1][name], value, atol=1e-5, err_msg=name)
+    moved = [np.abs(value).max() for name, value in exported[0].items() if "lora_B" in name]
+    assert len(moved) == 4 * 7 and min(moved) > 1e-5
