@@ -15,7 +15,7 @@ def get_study(quick: bool) -> Study:
     config = experiment(
         "lora",
         "tiny",
-        tiny={"steps": STEPS, "eval.every": STEPS, "checkpoint.every": 1000, "log.rollouts_every": 1000},
+        tiny={"steps": STEPS, "eval.every": STEPS, "checkpoint.every": 10, "log.rollouts_every": 1000},
     )
     config.eval.sets.heldout.limit = 0
     rate = config.optimizer.learning_rate
