@@ -14,6 +14,11 @@ import contextlib
 import os
 import sys
 
+from srt_jax.run import interrupt
+
+if __name__ == "__main__":
+    interrupt.leave_quietly()  # until the run has its own answer: the imports take seconds
+
 from absl import flags
 
 from srt_jax import cli, runtime
@@ -22,7 +27,6 @@ from srt_jax.config.paths import expand_paths, run_directory
 from srt_jax.config.validation import validate
 from srt_jax.data.prompts import import_without_torch
 from srt_jax.log import others_to_file, write
-from srt_jax.run import interrupt
 from srt_jax.run.identity import check_allowed
 
 

@@ -1,5 +1,7 @@
 """Ctrl-C and SIGTERM, also while the main thread is where Python runs no handlers."""
 
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -94,3 +96,14 @@ def test_a_run_that_finishes_its_step_only_learns_that_it_shall_stop():
     body = "import time; print('ready', flush=True); time.sleep(1)"
     status, errors, _, rest = interrupted(body, signal.SIGTERM, leave=False)
     assert (status, errors, rest) == (0, "finishing", "True")
+
+
+def test_ctrl_c_during_the_imports_is_one_sentence():
+    command = [sys.executable, "-m", "srt_jax.main", "--config=configs/quickstart.py"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    handled = 1 << (signal.SIGTERM - 1)  # Python itself handles SIGINT only
+    status = pathlib.Path(f"/proc/{process.pid}/status")
+    while not handled & int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1].strip() == "stopped: nothing has begun." and process.returncode == 130

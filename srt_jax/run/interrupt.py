@@ -18,6 +18,24 @@ STATUS = 130  # 128 + SIGINT, as in shells
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def watched() -> list[signal.Signals]:
+    """SIGNALS, without SIGHUP if this process was started by nohup."""
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [s for s in SIGNALS if not (nohup and s == signal.SIGHUP)]
+
+
+def leave_quietly(message: str = "stopped: nothing has begun.") -> None:
+    """From now on one of SIGNALS prints `message` and ends the process. For the time in which a program is imported."""
+
+    def leave(*_: object) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{message}\n".encode())
+        os._exit(STATUS)
+
+    for number in watched():
+        signal.signal(number, leave)
+
+
 class Signals:
     """Handles SIGNALS during the block `with Signals(...) as signals`, in the main thread.
 
@@ -35,9 +53,7 @@ class Signals:
     def __enter__(self):
         self._received, self._pipe = socket.socketpair()
         self._pipe.setblocking(False)
-        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        watched = [s for s in SIGNALS if not (nohup and s == signal.SIGHUP)]
-        self._handlers = {s: signal.signal(s, self._in_main_thread) for s in watched}
+        self._handlers = {s: signal.signal(s, self._in_main_thread) for s in watched()}
         self._fd = signal.set_wakeup_fd(self._pipe.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
