@@ -37,7 +37,7 @@ KEPT = {
 }
 
 
-# (q, k, v, the layer's slice of a cache) -> (attended [..., S, N, H], what is kept of the layer)
+# (q, k, v, the layer's slice of a cache) -> (attended [..., S, N, H], a value to keep for the layer)
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple]
 
 

@@ -150,7 +150,7 @@ def init_adapters(shapes: nnx.State, seed: int, mesh: Mesh) -> nnx.State:
 
 
 def apply(x: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    """What the adapters of one matrix add to its output: scale * (x A) B, in the dtype of x [..., in] -> [..., out]."""
+    """The output of one matrix's adapters, scale * (x A) B: x [..., in] -> [..., out], computed in the dtype of x."""
     return scale * ((x @ a.astype(x.dtype)) @ b.astype(x.dtype))
 
 

@@ -80,7 +80,7 @@ TAGS = {
     "update/logprob_gap_max": "largest |sampler's - trainer's log-prob| of the sampled tokens",
     "update/logprob_gap_k3": "estimated KL of the sampler to the trainer per sampled token, nats",
     "update/logprob_gap_outside": "share of sampled tokens with trainer / sampler probability outside [0.8, 1.25]",
-    "update/weights_moved_bf16": "share of weights whose bfloat16 rounding the update changed",
+    "update/weights_moved_bf16": "share of weights whose bfloat16 rounding the update changed; not with LoRA",
     "update/learning_rate": "learning rate of the step's last update",
     "update/clip_fraction": "share of response tokens with a clipped ratio; measured if a step makes several updates",
     "update/dual_clip_fraction": "share of response tokens with a ratio above rl.dual_clip and a negative advantage; "
