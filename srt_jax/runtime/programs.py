@@ -19,7 +19,7 @@ def shared(key: Hashable, make: Callable[[], Program]) -> Program:
 
     key: everything that the program depends on, except for settings of JAX, which are added.
     """
-    key = key, jax.config.jax_default_matmul_precision
+    key = key, jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     if key not in _programs:
         _programs[key] = make()
         while len(_programs) > KEPT:
