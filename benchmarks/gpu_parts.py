@@ -321,7 +321,7 @@ def compare_gradients(found, exact) -> tuple[float, float]:
 def quickstart(setting: Setting, record: Record) -> None:
     """Trains the miniature: two steps with a guard against implicit transfers to the host, then ten ordinary steps."""
     from srt_jax import runtime
-    from srt_jax.run.metrics import read_metrics
+    from srt_jax.run.metrics_log import read_metrics
     from srt_jax.train import train
 
     runtime.start(dtype="float32")
@@ -675,7 +675,7 @@ def one_seed(setting: Setting, run, now, steps: int, seed: int) -> dict:
     """One run from the base weights with compiled programs: accuracies, and rewards and seconds by step."""
     from srt_jax import train
     from srt_jax.rl.optimizer import experiment_optimizer, init_state
-    from srt_jax.run import metrics
+    from srt_jax.run import timing
     from srt_jax.run.loading import load_weights
     from srt_jax.run.prepare import prepare
 
@@ -685,7 +685,7 @@ def one_seed(setting: Setting, run, now, steps: int, seed: int) -> dict:
     run = dataclasses.replace(run, config=config, prepared=prepared, learner=learner)
     params = load_weights(config, prepared.model, learner.mesh)[1]
     state = init_state(params, experiment_optimizer(config), learner.mesh)
-    now = dataclasses.replace(now, step=0, train_state=state, phases=metrics.Phases(), evals={})
+    now = dataclasses.replace(now, step=0, train_state=state, phases=timing.Phases(), evals={})
     run.sampler.load(state.params, 0)
     base = train.evaluate_sets(run, now)["eval/heldout/avg@32"]
     rewards, seconds = [], []

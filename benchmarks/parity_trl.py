@@ -137,7 +137,7 @@ def same_step(out: pathlib.Path) -> dict[str, float]:
 
     from srt_jax.config.resolve import on_this_machine
     from srt_jax.model import weights
-    from srt_jax.run.metrics import read_metrics
+    from srt_jax.run.metrics_log import read_metrics
     from srt_jax.run.prepare import prepare
     from srt_jax.run.rollouts import Collected
     from srt_jax.run.setup import compile_learner, load_initial
@@ -201,7 +201,7 @@ def as_rollouts(prompts: list, completions: list, max_tokens: int, stop_ids: tup
 
 def curves(out: pathlib.Path, seeds: int) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """{tag: {side: (steps [T], values [seeds, T])}}."""
-    from srt_jax.run.metrics import read_metrics
+    from srt_jax.run.metrics_log import read_metrics
 
     found: dict = {}
     for side in ("srt_jax", "trl"):

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from srt_jax import runtime
 from srt_jax.rollout.vllm.command import HOST, Settings
 from srt_jax.rollout.vllm.server import Server
-from srt_jax.run.metrics import read_metrics
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.train import train
 
 MEASURED_FROM = 3  # the first steps include compilation

@@ -28,7 +28,7 @@ from srt_jax.model.lora import LoRA
 from srt_jax.reward import measures
 from srt_jax.rl.collate import collate
 from srt_jax.rl.optimizer import TrainState
-from srt_jax.run import board, exports, metrics, recording
+from srt_jax.run import board, exports, metrics, recording, timing
 from srt_jax.run.checkpoint import best_step
 from srt_jax.run.collapse import should_stop
 from srt_jax.run.evaluation import evaluate_all, evaluation_samples, rollout_rows
@@ -287,7 +287,7 @@ def finish_step(run: Run, now: RunState, values: dict, collected: Collected, sto
         values |= pop_seconds(now) | {"time/compilations": now.compilations.count} | run.sampler.report
         run.log.write(now.step, values)
         now.unlogged = None
-    now.watchdog.finished(now.step, metrics.seconds_of_step(values))
+    now.watchdog.finished(now.step, timing.seconds_of_step(values))
     run.log.progress(now.step, progress_summary(values), now.pace.seconds_left(now.step))
     now.ended = end_reason(run, now)
     if evaluated or now.ended or now.step % run.config.checkpoint.every == 0 or stopping:

@@ -23,7 +23,7 @@ import pytest  # noqa: E402
 from srt_jax import runtime  # noqa: E402
 from srt_jax.grading import Grader  # noqa: E402
 from srt_jax.miniature.pretrain import Recipe, pretrain  # noqa: E402
-from srt_jax.run import metrics  # noqa: E402
+from srt_jax.run import metrics, metrics_log  # noqa: E402
 from tests.helpers import REPOSITORY  # noqa: E402
 
 SLOW_FOLDERS = ("tests/vllm", "tests/multihost")
@@ -39,7 +39,7 @@ LONGEST = (
 )
 
 runtime.start(cpu_devices=8)
-record = metrics.RunLog.write
+record = metrics_log.RunLog.write
 
 
 def checked_record(log, step, values):
@@ -49,7 +49,7 @@ def checked_record(log, step, values):
     record(log, step, values)
 
 
-metrics.RunLog.write = checked_record
+metrics_log.RunLog.write = checked_record
 
 
 def pytest_configure(config):

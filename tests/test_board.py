@@ -17,17 +17,17 @@ import pytest
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from srt_jax.config import base, source
-from srt_jax.run import board, metrics
+from srt_jax.run import board, metrics, metrics_log
 
 JSON = {"Content-Type": "application/json"}
 
 
-def example(directory: pathlib.Path, learning_rate: float = 1e-6, last_step: int | None = None) -> metrics.RunLog:
+def example(directory: pathlib.Path, learning_rate: float = 1e-6, last_step: int | None = None) -> metrics_log.RunLog:
     config = base()
     config.name, config.optimizer.learning_rate = directory.name, learning_rate
     with config.eval.unlocked():
         config.eval.sets.math500 = source(path="x.jsonl")
-    log = metrics.RunLog(directory, total_steps=9, last_step=last_step)
+    log = metrics_log.RunLog(directory, total_steps=9, last_step=last_step)
     log.introduce(config)
     return log
 
@@ -148,7 +148,7 @@ def test_the_files_of_an_earlier_version_move_to_the_run(tmp_path):
 
 def test_a_counter_that_stays_zero_is_no_curve(tmp_path):
     def recorded():
-        return [{k: v for k, v in record.items() if k != "step"} for record in metrics.read_metrics(tmp_path)]
+        return [{k: v for k, v in record.items() if k != "step"} for record in metrics_log.read_metrics(tmp_path)]
 
     log = example(tmp_path)
     for step, timeouts in enumerate((0, 0, 2, 0), 1):

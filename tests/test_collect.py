@@ -15,7 +15,7 @@ from srt_jax.grading.grader import Grader
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.reward.measures import metrics
 from srt_jax.rollout.sampler import Rollouts
-from srt_jax.run.metrics import read_metrics
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.rollouts import Grading, _most_informative, answer_format, collect, draws, temperature_at
 from srt_jax.train import train
 from tests.helpers import small_config

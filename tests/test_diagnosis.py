@@ -6,7 +6,7 @@ from srt_jax.config import base
 from srt_jax.jobs.evaluate import evaluate_model
 from srt_jax.run.collapse import Detector
 from srt_jax.run.diagnosis import STEPS_ALIKE, Diagnosis, alike_warning, cut_warning, fitting_style, parse_warning
-from srt_jax.run.metrics import read_metrics
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.train import train
 from tests.helpers import small_config
 from tests.test_collapse import records

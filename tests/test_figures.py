@@ -10,7 +10,7 @@ from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError, FiguresError
 from srt_jax.figures import kinds, runs, summary
 from srt_jax.jobs import figures
-from srt_jax.run import metrics
+from srt_jax.run import metrics, metrics_log
 from srt_jax.train import train
 from tests.helpers import small_config
 
@@ -33,7 +33,7 @@ def finished(folder, first, last, k=4, unanswered=(), mean=False):
     first, last = evals(first, k, unanswered), evals(last, k, unanswered)
     if mean:
         first, last = (values | metrics.mean_over_sets(values) for values in (first, last))
-    log = metrics.RunLog(folder, total_steps=1)
+    log = metrics_log.RunLog(folder, total_steps=1)
     log.write(0, first)
     log.write(1, {**last, "label/pseudo_reward": 0.5, "label/label_accuracy": 0.9})
     log.close()
@@ -189,7 +189,7 @@ def test_a_real_run_with_three_sets_and_a_validation_set(untrained, tmp_path):
             config.eval.sets[name] = config.eval.sets.heldout.copy_and_resolve_references()
             config.eval.sets[name].path = str(tmp_path / f"{name}.jsonl")
     result = train(config)
-    records = metrics.read_metrics(tmp_path / "three")
+    records = metrics_log.read_metrics(tmp_path / "three")
     for record in records:
         for metric in ("avg@4", "maj@4", "pass@2"):
             expected = np.mean([record[f"eval/{name}/{metric}"] for name in ("heldout", "two", "three")])

@@ -8,7 +8,7 @@ import pytest
 
 from srt_jax import files
 from srt_jax.errors import DataError
-from srt_jax.run import metrics
+from srt_jax.run import metrics_log
 from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.setup import step_to_go_on_from
 
@@ -115,10 +115,10 @@ def test_json_lines_come_back_and_a_bad_one_is_named(tmp_path):
 
 def test_records_end_where_a_kill_cut_them(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert metrics.last_recorded_step(tmp_path) == 0
+    assert metrics_log.last_recorded_step(tmp_path) == 0
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
-    assert metrics.read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
-    assert metrics.last_recorded_step(tmp_path) == 2
+    assert metrics_log.read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
+    assert metrics_log.last_recorded_step(tmp_path) == 2
 
 
 def test_text_is_utf8_and_bytes_are_bytes(tmp_path):

@@ -10,7 +10,7 @@ from srt_jax.config.levels import level_configs
 from srt_jax.errors import ConfigError, DataError, TrainingStoppedError
 from srt_jax.levels import best_weights, train_levels
 from srt_jax.run.dry_run import dry_run
-from srt_jax.run.metrics import read_metrics
+from srt_jax.run.metrics_log import read_metrics
 from tests.helpers import small_config
 
 

@@ -15,7 +15,7 @@ from srt_jax.jobs.replay import replay
 from srt_jax.model import lora, peft, weights
 from srt_jax.model.lora import LoRA
 from srt_jax.run import exports
-from srt_jax.run.metrics import read_metrics
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.prepare import prepare, read_model
 from srt_jax.train import train
 from tests.helpers import small_config

@@ -11,18 +11,18 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from srt_jax.config import base
-from srt_jax.run import board, metrics, recording
+from srt_jax.run import board, metrics, metrics_log, recording, timing
 from srt_jax.run.setup import pace
 from tests.helpers import REPOSITORY
 
 
 def test_records_scalars_and_texts_reach_file_and_board(tmp_path):
-    log = metrics.RunLog(tmp_path, total_steps=3)
+    log = metrics_log.RunLog(tmp_path, total_steps=3)
     log.write(0, {"eval/set/avg@4": 0.5, "label/true_reward": math.nan})
     log.write(1, {"label/pseudo_reward": 0.25})
     log.text("probes", board.table([{"problem": "1|2", "response": "a\n<b>"}]), 1)
     log.close()
-    records = metrics.read_metrics(tmp_path)
+    records = metrics_log.read_metrics(tmp_path)
     assert records == [{"step": 0, "eval/set/avg@4": 0.5}, {"step": 1, "label/pseudo_reward": 0.25}]
     events = EventAccumulator(str(tmp_path))
     events.Reload()
@@ -49,7 +49,7 @@ DAMAGES = {
 
 def recorded_run(directory) -> bytes:
     """A folder with the records and events of steps 0 to 4; returns its metrics.jsonl."""
-    log = metrics.RunLog(directory, total_steps=4)
+    log = metrics_log.RunLog(directory, total_steps=4)
     for step in range(5):
         log.write(step, {"label/pseudo_reward": step + 0.5} if step else {"eval/set/avg@4": 0.5})
     log.close()
@@ -61,10 +61,10 @@ def test_damaged_records_are_read_back_from_tensorboard_and_hide_no_other(damage
     whole = recorded_run(tmp_path)
     damaged = DAMAGES[damage](whole)
     (tmp_path / "metrics.jsonl").write_bytes(damaged)
-    assert metrics.last_recorded_step(tmp_path) == (4 if damage != "emptied" else 0)
-    metrics.restore_records(tmp_path, 3)
+    assert metrics_log.last_recorded_step(tmp_path) == (4 if damage != "emptied" else 0)
+    metrics_log.restore_records(tmp_path, 3)
     kept = b"".join(line + b"\n" for line in whole.splitlines()[:4])
-    log = metrics.RunLog(tmp_path, 4, last_step=3)
+    log = metrics_log.RunLog(tmp_path, 4, last_step=3)
     log.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == kept
     said = capsys.readouterr().err
@@ -75,10 +75,10 @@ def test_records_that_nothing_has_are_lost_aloud(tmp_path, capsys):
     whole = recorded_run(tmp_path)
     next(tmp_path.glob("events.out*")).unlink()
     (tmp_path / "metrics.jsonl").write_bytes(whole.replace(LINE, b"\xff\n"))
-    metrics.restore_records(tmp_path, 4)
-    assert [record["step"] for record in metrics.read_metrics(tmp_path)] == [0, 1, 3, 4]
+    metrics_log.restore_records(tmp_path, 4)
+    assert [record["step"] for record in metrics_log.read_metrics(tmp_path)] == [0, 1, 3, 4]
     assert "misses 1 records (its lines 3 are damaged): those of steps 2 are lost." in capsys.readouterr().err
-    metrics.restore_records(tmp_path / "none", 0)  # a run that begins
+    metrics_log.restore_records(tmp_path / "none", 0)  # a run that begins
 
 
 def text_of(events, tag):
@@ -89,10 +89,10 @@ def text_of(events, tag):
 def test_resuming_drops_records_after_the_checkpoint_and_half_lines(tmp_path):
     lines = [json.dumps({"step": s, "update/loss": s}) for s in range(5)] + ['{"step": 5, "update/loss"']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    log = metrics.RunLog(tmp_path, total_steps=9, last_step=2)
+    log = metrics_log.RunLog(tmp_path, total_steps=9, last_step=2)
     log.write(3, {"update/loss": 30.0})
     log.close()
-    assert [(r["step"], r["update/loss"]) for r in metrics.read_metrics(tmp_path)] == [
+    assert [(r["step"], r["update/loss"]) for r in metrics_log.read_metrics(tmp_path)] == [
         (0, 0),
         (1, 1),
         (2, 2),
@@ -102,10 +102,10 @@ def test_resuming_drops_records_after_the_checkpoint_and_half_lines(tmp_path):
 
 def test_a_run_that_starts_afresh_drops_what_a_crash_left(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 0, "update/loss": 1}) + "\n")
-    log = metrics.RunLog(tmp_path, total_steps=9)
+    log = metrics_log.RunLog(tmp_path, total_steps=9)
     log.write(0, {"update/loss": 2.0})
     log.close()
-    assert metrics.read_metrics(tmp_path) == [{"step": 0, "update/loss": 2.0}]
+    assert metrics_log.read_metrics(tmp_path) == [{"step": 0, "update/loss": 2.0}]
 
 
 def test_rollout_files_are_identical_for_identical_rows(tmp_path):
@@ -117,7 +117,7 @@ def test_rollout_files_are_identical_for_identical_rows(tmp_path):
 
 
 def test_phases_add_up_and_start_over():
-    phases = metrics.Phases({"sample": 1.0})
+    phases = timing.Phases({"sample": 1.0})
     for _ in range(2):
         with phases("sample"):
             pass
@@ -127,7 +127,7 @@ def test_phases_add_up_and_start_over():
 
 
 def test_compilations_are_counted():
-    counter = metrics.CompilationCounter()
+    counter = timing.CompilationCounter()
     function = jax.jit(lambda x: x * 3 + 1)
     x = jnp.ones(7)
     before = counter.count
@@ -159,14 +159,14 @@ def test_every_tag_in_the_code_is_in_the_registry():
 def test_a_metric_without_a_description_is_an_error_in_tests(tmp_path):
     """conftest.py checks the metrics of every run that a test makes."""
     with pytest.raises(AssertionError, match="'label/surprise', 'eval/set/surprise'"):
-        metrics.RunLog(tmp_path, total_steps=1).write(
+        metrics_log.RunLog(tmp_path, total_steps=1).write(
             1, {"label/surprise": 0.5, "eval/set/surprise": 0.5, "eval/set/avg@4": 0.5}
         )
 
 
 def simulate(total, eval_every, save_every, cost, first=0.0, start=0, evaluations=()):
     """[(seconds that a run says are left after a step, those that are)] for made-up costs of step, eval and save."""
-    pace, now, said = metrics.Pace(total, eval_every, save_every, list(evaluations)), 0.0, []
+    pace, now, said = timing.Pace(total, eval_every, save_every, list(evaluations)), 0.0, []
     step_cost, eval_cost, save_cost = cost
     if start == 0:
         pace.add({"time/eval": eval_cost, "time/step": eval_cost})
@@ -205,7 +205,7 @@ def test_the_eta_follows_responses_that_grow_and_knows_evaluations_of_before():
     resumed = simulate(60, 10, 100, (lambda step: 2.0, 50.0, 0.0), start=50, evaluations=[50.0] * 6)
     assert [said for said, _ in resumed] == [18 + 50, 16 + 50, 14 + 50, 12 + 50, 10 + 50, 8 + 50, 6 + 50, 4 + 50, 52, 0]
     assert all(said == true for said, true in resumed)
-    assert metrics.Pace(5, 1, 1).seconds_left(0) is None
+    assert timing.Pace(5, 1, 1).seconds_left(0) is None
 
 
 def test_a_run_that_goes_on_knows_what_an_evaluation_costs():

@@ -16,7 +16,7 @@ from srt_jax.miniature import task
 from srt_jax.reward.rewards import grade
 from srt_jax.rollout.sampler import Rollouts
 from srt_jax.run import probe
-from srt_jax.run.metrics import read_metrics
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.rollouts import Collected
 from srt_jax.train import train
 from tests.helpers import small_config

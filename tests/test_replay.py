@@ -9,7 +9,7 @@ from srt_jax.config import recorded
 from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.jobs.replay import replay
 from srt_jax.run import budget, recording, setup
-from srt_jax.run.metrics import read_metrics
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.prepare import read_model
 from srt_jax.train import train
 from tests.helpers import small_config

@@ -24,7 +24,8 @@ from srt_jax.jobs.replay import replay
 from srt_jax.model import weights
 from srt_jax.reward import rewards
 from srt_jax.run.checkpoint import Checkpoints
-from srt_jax.run.metrics import describe_tag, read_metrics
+from srt_jax.run.metrics import describe_tag
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.train import train
 from tests.helpers import REPOSITORY, small_config
 

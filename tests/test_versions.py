@@ -17,7 +17,7 @@ from srt_jax.config.versions import FORMAT, Change, migrated
 from srt_jax.data import label_file
 from srt_jax.errors import CheckpointError, DataError, FormatError
 from srt_jax.jobs import label
-from srt_jax.run import metrics
+from srt_jax.run import metrics, metrics_log
 from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.identity import check_same_run
 from srt_jax.run.setup import completed_summary
@@ -69,7 +69,7 @@ def test_a_finished_run_of_version_1_is_complete_whatever_its_checkpoints_are():
 
 
 def test_metrics_of_version_1_are_read_and_described():
-    records = metrics.read_metrics(OLD)
+    records = metrics_log.read_metrics(OLD)
     assert [record["step"] for record in records] == [0, 1, 2]
     assert all(metrics.describe_tag(tag) for record in records for tag in record if tag != "step")
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from srt_jax.errors import FiguresError
 from srt_jax.files import read_json_object
-from srt_jax.run.metrics import by_set, read_metrics
+from srt_jax.run.metrics import by_set
+from srt_jax.run.metrics_log import read_metrics
 
 OWN = ("seed", "name", "out")  # the fields of the config in which runs of one group may differ
 PATH_SEED = re.compile(r"[-_. ]?seed[-_ ]?\d+")  # in paths, such as cache/rival-seed1

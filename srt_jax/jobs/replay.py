@@ -27,7 +27,7 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
     """
     from srt_jax.config.resolve import on_this_machine
     from srt_jax.run import budget, recording
-    from srt_jax.run.metrics import read_metrics
+    from srt_jax.run.metrics_log import read_metrics
     from srt_jax.run.prepare import prepare
     from srt_jax.run.setup import compile_learner, load_initial
     from srt_jax.train import learn

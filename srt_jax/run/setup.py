@@ -21,7 +21,7 @@ from srt_jax.rl.collate import abstract_batch
 from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state, optimizer_key
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import Sampler
-from srt_jax.run import budget, metrics
+from srt_jax.run import budget, metrics_log, timing
 from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.collapse import Detector
 from srt_jax.run.diagnosis import Diagnosis
@@ -65,7 +65,7 @@ class Run:
     identity: dict  # a checkpoint of another identity is refused
     learner: Learner
     sampler: Sampler
-    log: metrics.RunLog | metrics.NoLog
+    log: metrics_log.RunLog | metrics_log.NoLog
     checkpoints: Checkpoints
 
 
@@ -78,9 +78,9 @@ class RunState:
     evals: dict[str, dict[str, float]]  # the evaluations so far, by step
     detector: Detector  # finds signs of a collapse in the metrics of all steps so far
     diagnosis: Diagnosis  # finds faults of the set-up in the same metrics
-    phases: metrics.Phases
-    pace: metrics.Pace
-    compilations: metrics.CompilationCounter
+    phases: timing.Phases
+    pace: timing.Pace
+    compilations: timing.CompilationCounter
     watchdog: Watchdog
     unlogged: dict[str, float] | None = None  # metrics of `step` that are not in the log yet
     stop: Signals | None = None  # has a signal requested a stop? None: signals are not watched
@@ -112,12 +112,14 @@ def begin(
         state = checkpoints.restore(state, start)
         logger.info(f"resuming from step {start} of {config.steps} in {directory}")
     learner = compile_learner(config, prepared, weights, state)
-    log = metrics.RunLog(directory, config.steps, last_step=start or None) if is_first_process() else metrics.NoLog()
+    log = metrics_log.NoLog()
+    if is_first_process():
+        log = metrics_log.RunLog(directory, config.steps, last_step=start or None)
     log.introduce(config)
     run = Run(config, prepared, directory, identity, learner, sampler, log, checkpoints)
     detector = Detector()
     diagnosis = Diagnosis(config, prepared.model.tokenizer.convert_ids_to_tokens(list(prepared.model.stop_ids)))
-    for recorded in processes.from_first(lambda: metrics.read_metrics(directory)):
+    for recorded in processes.from_first(lambda: metrics_log.read_metrics(directory)):
         diagnosis.update(recorded, detector.update(recorded))
     watchdog = Watchdog(directory, config.stop.hang_seconds, start, sampler_patience(config), jax.process_index())
     now = RunState(
@@ -126,9 +128,9 @@ def begin(
         evals=record["evals"],
         detector=detector,
         diagnosis=diagnosis,
-        phases=metrics.Phases(record["seconds"], watchdog.progress),
+        phases=timing.Phases(record["seconds"], watchdog.progress),
         pace=pace(config, record),
-        compilations=metrics.CompilationCounter(),
+        compilations=timing.CompilationCounter(),
         watchdog=watchdog,
     )
     processes.from_first(lambda: note_start(config, directory, start, changes))
@@ -193,7 +195,7 @@ def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path, every:
     """
 
     def find() -> int:
-        recorded = metrics.last_recorded_step(directory)
+        recorded = metrics_log.last_recorded_step(directory)
         # A run waits for its first checkpoint before it writes the second one, after the record of that step.
         had_one = recorded > 2 * every
         if recorded and (not (directory / "checkpoints").exists() or (had_one and not checkpoints.steps())):
@@ -215,7 +217,7 @@ def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path, every:
                 f"{directory} stopped before its first checkpoint: it starts again, and its metrics are replaced."
             )
         if step:
-            metrics.restore_records(directory, step)
+            metrics_log.restore_records(directory, step)
         return step or 0
 
     return processes.from_first(find)
@@ -227,11 +229,11 @@ def reference_weights(config: ConfigDict, prepared: Prepared, mesh: jax.sharding
     return jax.tree.map(lambda x: x.astype(config.model.reference_dtype), params)
 
 
-def pace(config: ConfigDict, record: dict) -> metrics.Pace:
+def pace(config: ConfigDict, record: dict) -> timing.Pace:
     """The pace of a run, with the mean seconds of the evaluations in the record."""
     done = len(record["evals"])
     before = [record["seconds"].get("eval", 0.0) / done] * done if done else []
-    return metrics.Pace(config.steps, config.eval.every, config.checkpoint.every, before)
+    return timing.Pace(config.steps, config.eval.every, config.checkpoint.every, before)
 
 
 def completed_summary(config: ConfigDict, directory: pathlib.Path) -> dict | None:

@@ -19,7 +19,7 @@ from srt_jax.config.levels import level_configs
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError
 from srt_jax.log import logger
-from srt_jax.run.metrics import read_metrics
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.study import table
 from srt_jax.study.spec import Need, PlannedRun, Study, planned
 

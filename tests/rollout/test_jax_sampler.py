@@ -14,7 +14,7 @@ from srt_jax.rollout.jax import sampler as jax_sampler
 from srt_jax.rollout.jax.sampler import Cut, JaxSampler
 from srt_jax.rollout.jax.sampling import truncate
 from srt_jax.rollout.sampler import Sampling, problem_seeds
-from srt_jax.run.metrics import CompilationCounter
+from srt_jax.run.timing import CompilationCounter
 from tests.tiny_decoder import VOCAB, decoder, direct_logprobs, mesh_of, place
 
 STOPS = (3, 17, 30)

@@ -13,7 +13,7 @@ from srt_jax.model.decoder import abstract
 from srt_jax.model.paths import map_with_path
 from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
-from srt_jax.run.metrics import CompilationCounter
+from srt_jax.run.timing import CompilationCounter
 from tests.tiny_decoder import HF_CONFIG, LORA, adapted, decoder, mesh_of, place
 
 STOPS = (3, 17, 30)

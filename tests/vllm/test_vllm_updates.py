@@ -14,7 +14,7 @@ from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import abstract
 from srt_jax.rollout.vllm import client as vllm_client
 from srt_jax.rollout.vllm import export as vllm_export
-from srt_jax.run.metrics import read_metrics
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.train import train
 
 COMMON = {
