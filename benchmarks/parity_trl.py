@@ -229,15 +229,17 @@ def compare(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def table(found: dict) -> str:
-    """The held-out accuracy of both sides at each evaluation, as Markdown."""
+    """The held-out accuracy of both sides at each evaluation, as Markdown. Differences are paired by seed."""
     sides = found[next(iter(CURVES))]
-    steps, values = sides["srt_jax"]
+    (steps, ours), theirs = sides["srt_jax"], sides["trl"][1]
     rows = ["| step | srt_jax | TRL | difference | each mean in the other's 95% band |", "|---|---|---|---|---|"]
-    for step, mean, width, other, other_width, inside in zip(steps, *compare(values, sides["trl"][1])):
-        rows.append(
-            f"| {step} | {mean:.3f} +- {width:.3f} | {other:.3f} +- {other_width:.3f} | {mean - other:+.3f} | "
-            f"{'yes' if inside else 'no'} |"
-        )
+    paired = zip(*band(ours - theirs))
+    for step, mean, width, other, other_width, inside in zip(steps, *compare(ours, theirs)):
+        difference, half = next(paired)
+        pairs = ((mean, width), (other, other_width))
+        cells = [str(step), *(f"{value:.3f} +- {half_width:.3f}" for value, half_width in pairs)]
+        cells += [f"{difference:+.3f} +- {half:.3f}", "yes" if inside else "no"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
