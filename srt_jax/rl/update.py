@@ -177,12 +177,10 @@ def make_update(
         finite = sums["not_finite"] == 0
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state).replace(step=state.step + finite)
         metrics |= _measured_metrics(config, rows, sequences, sums)
-        metrics |= {
-            "finite": finite,
-            "padding": microbatches.padding(batch, layout),
-        }
+        metrics["finite"] = finite
         if not lora.has_adapters(state.params):  # a sampler adds the product of two adapters, and rounds neither alone
             metrics["weights_moved_bf16"] = _moved_bf16(state.params, new.params)
+        metrics["padding"] = microbatches.padding(batch, layout)
         if (rate := optax.tree.get(new.opt_state, "learning_rate")) is not None:
             metrics["learning_rate"] = rate
         return new, metrics
