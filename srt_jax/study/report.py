@@ -96,15 +96,17 @@ def grouped(curves: Mapping[tuple[str, str, int], Curve]) -> dict[tuple[str, str
 def arms_table(study: Study, rows: Sequence[table.Row]) -> str:
     """A Markdown table with one row per arm and setting.
 
-    `at tokens` is the value of an arm when it has generated as many tokens as the cheapest arm in its whole run.
+    `at tokens` is the value of an arm when it has generated as many tokens as the cheapest arm in its whole run. Arms
+    with fewer steps than the others, such as an untrained base, do not count, and get no such value.
     """
     by_step = grouped(table.curves(rows, study.column))
     by_tokens = grouped(table.curves(rows, study.column, over="tokens"))
     if not by_step:
         return "No run is finished yet."
-    budget = {setting: math.inf for _, setting in by_tokens}
-    for (_, setting), curves in by_tokens.items():
-        budget[setting] = min(budget[setting], *(curve[-1][0] for curve in curves))
+    whole, budget = whole_arms(by_step), {setting: math.inf for _, setting in by_tokens}
+    for (arm, setting), curves in by_tokens.items():
+        if (arm, setting) in whole:
+            budget[setting] = min(budget[setting], *(curve[-1][0] for curve in curves))
     several = any(setting for _, setting in by_step)
     columns = ["arm", *["setting"] * several, "seeds", *SHOWN, "collapsed", "at tokens", "tokens", "seconds"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -115,11 +117,19 @@ def arms_table(study: Study, rows: Sequence[table.Row]) -> str:
         when = [f"{time:g}" for time in times if time is not None]
         cells.append(f"{len(when)} of {len(times)}" + (f" (step {', '.join(when)})" if when else ""))
         in_tokens = by_tokens[arm, setting]
-        cells.append(_spread([_at_tokens(curve, budget[setting]) for curve in in_tokens]))
+        at = [_at_tokens(curve, budget[setting]) for curve in in_tokens if (arm, setting) in whole]
+        cells.append(_spread(at))
         cells.append(f"{np.mean([curve[-1][0] for curve in in_tokens]):,.0f}")
         cells.append(f"{np.mean([curve[-1][1] for curve in seconds[arm, setting]]):.0f}")
         lines.append(f"| {' | '.join([arm, *[setting] * several, str(len(curves)), *cells])} |")
     return "\n".join(lines)
+
+
+def whole_arms(curves: Mapping[tuple[str, str], Sequence[Curve]]) -> set[tuple[str, str]]:
+    """The (arm, setting) whose curves end at the last step of their setting."""
+    ends = {key: max(curve[-1][0] for curve in group) for key, group in curves.items()}
+    horizon = {where: max(end for (_, setting), end in ends.items() if setting == where) for _, where in ends}
+    return {(arm, setting) for (arm, setting), end in ends.items() if end == horizon[setting]}
 
 
 def _at_tokens(curve: Curve, budget: float) -> float:
@@ -136,10 +146,14 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def survival_table(study: Study, rows: Sequence[table.Row]) -> str:
-    """A Markdown table of the share of each arm's runs that have not collapsed, at up to eleven steps."""
+    """A Markdown table of the share of each arm's runs that have not collapsed, at up to eleven steps.
+
+    It leaves out arms with fewer steps than the others.
+    """
     curves = grouped(table.curves(rows, study.column))
     if not curves:
         return "No run is finished yet."
+    curves = {key: curves[key] for key in curves if key in whole_arms(curves)}
     horizon = max(curve[-1][0] for group in curves.values() for curve in group)
     steps = np.unique(np.linspace(0, horizon, 11).round())
     lines = ["| arm | " + " | ".join(f"{step:g}" for step in steps) + " |", "|---" * (len(steps) + 1) + "|"]
@@ -151,9 +165,10 @@ def survival_table(study: Study, rows: Sequence[table.Row]) -> str:
 
 
 def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
-    """Draws one panel per measure and one of survival into a PNG file.
+    """Draws one row of panels per setting into a PNG file: one panel per measure and one of survival.
 
-    Each arm and setting has the mean of its seeds as a line, and a band from its lowest seed to its highest.
+    Each arm has the mean of its seeds as a line, and a band from its lowest seed to its highest. Arms with fewer steps
+    than the others of their setting are left out.
     """
     import matplotlib
 
@@ -161,37 +176,40 @@ def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
     panels = {study.column: study.column} | {c: t for c, t in PANELS.items() if any(c in row for row in rows)}
-    across = min(3, len(panels) + 1)
-    down = math.ceil((len(panels) + 1) / across)
-    figure, axes = plt.subplots(
-        down, across, figsize=(5 * across, 3.6 * down + 0.4), squeeze=False, layout="constrained"
-    )
-    for axis, (column, title) in zip(axes.flat, panels.items()):
-        for i, (name, curves) in enumerate(named(table.curves(rows, column)).items()):
-            steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
-            values = np.array([[value for step, value in curve if step in steps] for curve in curves])
-            axis.plot(steps, values.mean(0), color=f"C{i % 10}", label=name.replace("_", " "))
-            axis.fill_between(steps, values.min(0), values.max(0), color=f"C{i % 10}", alpha=0.2, linewidth=0)
-        axis.set(title=title, xlabel="step")
-    survivors = axes.flat[len(panels)]
-    for i, curves in enumerate(named(table.curves(rows, study.column)).values()):
-        horizon = max(curve[-1][0] for curve in curves)
-        found = rules.survival([rules.collapse_time(curve) for curve in curves], horizon)
-        survivors.step(*zip(*found), where="post", color=f"C{i % 10}")
-    survivors.set(title="share of runs without a collapse", xlabel="step", ylim=(-0.02, 1.02))
+    whole = whole_arms(grouped(table.curves(rows, study.column)))
+    settings = list(dict.fromkeys(setting for _, setting in sorted(whole)))
+    shape = len(settings), len(panels) + 1
+    size = 4.2 * shape[1] + 1.5, 3.2 * shape[0]
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
+    for line, setting in zip(axes, settings):
+        here = sorted(arm for arm, where in whole if where == setting)
+        arms = {arm: f"C{i % 10}" for i, arm in enumerate(here)}
+        for axis, (column, title) in zip(line, panels.items()):
+            curves = grouped(table.curves(rows, column))
+            for arm, colour in arms.items():
+                if (arm, setting) in curves:
+                    _draw_band(axis, curves[arm, setting], colour, arm.replace("_", " "))
+            axis.set(title=" ".join(filter(None, (title, setting and f"({setting})"))), xlabel="step")
+        curves = grouped(table.curves(rows, study.column))
+        for arm, colour in arms.items():
+            horizon = max(curve[-1][0] for curve in curves[arm, setting])
+            found = rules.survival([rules.collapse_time(curve) for curve in curves[arm, setting]], horizon)
+            line[-1].step(*zip(*found), where="post", color=colour)
+        line[-1].set(title="share of runs without a collapse", xlabel="step", ylim=(-0.02, 1.02))
+        line[-1].legend(*line[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-    for axis in axes.flat[len(panels) + 1 :]:
-        axis.set_axis_off()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     with replaced_file(path) as file:
-        figure.savefig(file, dpi=100, format="png")
+        figure.savefig(file, dpi=80, format="png")
     plt.close(figure)
 
 
-def named(curves: Mapping[tuple[str, str, int], Curve]) -> dict[str, list[Curve]]:
-    """{"arm setting": curves of its seeds} from {(arm, setting, seed): curve}."""
-    return {" ".join(filter(None, run)): found for run, found in grouped(curves).items()}
+def _draw_band(axis, curves: Sequence[Curve], colour: str, label: str) -> None:
+    """Draws the mean of the curves at their common steps, and a band from the lowest value to the highest."""
+    steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
+    values = np.array([[value for step, value in curve if step in steps] for curve in curves])
+    axis.plot(steps, values.mean(0), color=colour, label=label)
+    axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
 
 
 def write_parquet(rows: Sequence[table.Row], path: pathlib.Path) -> None:

@@ -119,11 +119,12 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 def curves(rows: Iterable[Row], column: str, over: str = "step") -> dict[tuple[str, str, int], Curve]:
     """{(arm, setting, seed): [(position, value)]} of a column, sorted by position.
 
-    over: the column of the position, `step` or `tokens`. Rows without a value in `column` are left out.
+    over: the column of the position, `step` or `tokens`. Rows without a value in `column` are left out. Of a run's rows
+    at one position the last counts: the first evaluation of a level repeats the last one of the level before.
     """
-    found: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
+    found: dict[tuple[str, str, int], dict[float, float]] = {}
     for row in rows:
         if column in row:
             run = str(row["arm"]), str(row.get("setting", "")), int(row["seed"])
-            found.setdefault(run, []).append((float(row[over]), float(row[column])))
-    return {run: sorted(points) for run, points in found.items()}
+            found.setdefault(run, {})[float(row[over])] = float(row[column])
+    return {run: sorted(points.items()) for run, points in found.items()}

@@ -191,6 +191,8 @@ def test_the_steps_of_levels_follow_each_other(study, tmp_path, monkeypatch):
     rows = table.rows_of_run(found, sequences=64, teacher_responses=0)
     assert [row["step"] for row in rows] == [*range(0, 21, 2), 20, 22, 24]
     assert rows[-1]["tokens"] == 24 * 64 * 10 and rows[-1]["seconds"] == 24
+    (curve,) = table.curves([{"arm": "climb", "seed": 0} | row for row in rows], COLUMN).values()
+    assert [step for step, _ in curve] == [*range(0, 21, 2), 22, 24] and dict(curve)[20] == 0.4
 
 
 def test_shards_share_the_runs_out(study, trained, tmp_path):
@@ -268,6 +270,20 @@ def test_the_report_is_made_from_the_table(study, trained, tmp_path):
     assert parquet.read_table(tmp_path / "deep" / "t.parquet").num_rows == len(rows) == 66
 
 
+def test_an_untrained_base_does_not_set_the_budget_of_tokens(study, trained, tmp_path, monkeypatch):
+    rows = []
+    for arm, steps in (("short", 2), ("low", 20), ("high", 20)):
+        for setting in ("s", "t"):
+            about = {"key": "k", "arm": arm, "setting": setting, "seed": 0, "commit": "c"}
+            rows += [about | row for row in table.rows_of_run(records(0.8, steps), 64, 0)]
+    text = report.arms_table(study, rows)
+    assert "| short | s | 1 | 0.400 | 0.600 | 0.600 |" in text and "| 0 of 1 | - | 1,280 |" in text
+    assert "| 0 of 1 | 0.720 | 12,800 |" in text
+    assert "short" not in report.survival_table(study, rows) and "low t" in report.survival_table(study, rows)
+    report.draw(study, rows, tmp_path / "test.png")
+    assert (tmp_path / "test.png").stat().st_size > 10_000
+
+
 FILE = '''"""Two arms."""
 from srt_jax.config import base
 from srt_jax.study import Arm, Claim, Study
@@ -319,7 +335,10 @@ def test_shipped_studies_have_a_plan(path, quick):
         runner.validate(run.config)
         if not found.claims:
             continue
-        assert found.column.endswith(f"avg@{run.config.eval.samples}") and run.config.rl.kl_coef == 0
+        assert found.column.endswith(f"avg@{run.config.eval.samples}")
+        if all(claim.step is not None for claim in found.claims):  # it compares ways to train at one step
+            continue
+        assert run.config.rl.kl_coef == 0
         assert run.config.steps // run.config.eval.every >= 5 or run.config.steps == 1  # the untrained base
 
 
