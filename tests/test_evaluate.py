@@ -102,6 +102,19 @@ def test_a_file_of_either_kind_with_columns_of_any_name(tmp_path, name, kind):
         load(evaluation_config("model", str(path), None).eval.sets.problems)
 
 
+def test_max_tokens_leaves_room_for_a_prompt():
+    """Without --config prompts get the rest of the positions. A message names the flag, since no field was set."""
+    config = evaluation_config("model", "problems.jsonl", None, max_tokens=1500)
+    assert "prompts of at most 548 tokens, responses of at most 1500" in shorten(config, 2048, 1500)
+    validate(config)
+    with pytest.raises(ConfigError, match=r"--max_tokens is 1500, .* 1500 positions, .* need 1: give at most 1499\."):
+        shorten(evaluation_config("model", "problems.jsonl", None, max_tokens=1500), 1500, 1500)
+    of_config = evaluation_config("model", "problems.jsonl", base(), max_tokens=1500)
+    assert shorten(of_config, 4096, 1500, given=True) is None
+    with pytest.raises(ConfigError, match=r"need 1024 \(batch\.max_prompt_tokens\): give at most 1024\."):
+        shorten(of_config, 2048, 1500, given=True)
+
+
 def test_lengths_that_nobody_gave_are_shortened_to_the_models_positions():
     config = evaluation_config("model", "problems.jsonl", None)
     assert shorten(config, 4096) is None and config.batch.max_response_tokens == 3072

@@ -6,11 +6,12 @@
     python -m srt_jax evaluate --model=DIR --config=configs/X.py --temperatures=0,0.2,0.4,0.6,0.8,1.0  which is best?
 
 The config gives prompt template, lengths, sampling and answer style: --config, else the run's own if --model is a run,
-else base() with the chat template and the paper's lengths. Without --config and --max_tokens, lengths are shortened to
-the model's number of positions. --data replaces the evaluation sets by one JSONL or Parquet file with the columns
-problem and answer; --prompt_column and --answer_column name others. A call of the sampler is cut to the memory
-(docs/operations.md). The job prints a line for each set and, at the end, one JSON object. --out also writes every
-response with its answer and grade. Ctrl-C ends the job within seconds with status 130, and --out is not written.
+else base() with the chat template and the paper's lengths. Without --config, lengths are shortened to the model's
+number of positions; with --max_tokens only that of the prompts. --data replaces the evaluation sets by one JSONL or
+Parquet file with the columns problem and answer; --prompt_column and --answer_column name others. A call of the sampler
+is cut to the memory (docs/operations.md). The job prints a line for each set and, at the end, one JSON object. --out
+also writes every response with its answer and grade. Ctrl-C ends the job within seconds with status 130, and --out is
+not written.
 
 --temperatures compares temperatures by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets. SePT
 chooses the base model's temperature in this way. At temperature 0 there is one sample, and so only pass@1.
@@ -87,12 +88,25 @@ def set_lengths(config: ConfigDict, prompt: int, response: int) -> None:
     r.prompt_buckets = (*(size for size in r.prompt_buckets if size < prompt), prompt)
 
 
-def shorten(config: ConfigDict, positions: int) -> str | None:
-    """Shortens default lengths to the model's positions. Returns a line about it, or None if they fit already."""
+def shorten(config: ConfigDict, positions: int, max_tokens: int | None = None, given: bool = False) -> str | None:
+    """Shortens default lengths to the model's positions. Returns a line about it, or None if they fit already.
+
+    max_tokens: the flag, which fixes the length of a response. given: whether --config fixes the length of a prompt.
+    Raises ConfigError if max_tokens leaves no room for a prompt.
+    """
     prompt, response = config.batch.max_prompt_tokens, config.batch.max_response_tokens
     if prompt + response <= positions:
         return None
-    prompt = min(prompt, max(1, positions // 4))
+    least = prompt if given else 1
+    if max_tokens and max_tokens + least > positions:
+        raise ConfigError(
+            f"--max_tokens is {max_tokens}, but the model has {positions} positions, and prompts need "
+            f"{least}{' (batch.max_prompt_tokens)' * given}: "
+            + (f"give at most {positions - least}." if positions > least else "shorten batch.max_prompt_tokens.")
+        )
+    if given:
+        return None  # read_model names the fields of the config
+    prompt = positions - max_tokens if max_tokens else min(prompt, max(1, positions // 4))
     set_lengths(config, prompt, min(response, positions - prompt))
     return (
         f"lengths: the model has {positions} positions: prompts of at most {prompt} tokens, responses of at most "
@@ -101,12 +115,15 @@ def shorten(config: ConfigDict, positions: int) -> str | None:
 
 
 def evaluate_model(
-    config: ConfigDict, out: pathlib.Path | None, temperatures: Sequence[float] = (), shortens: bool = False
+    config: ConfigDict,
+    out: pathlib.Path | None,
+    temperatures: Sequence[float] = (),
+    max_tokens: int | None = None,
+    given: bool = True,
 ) -> dict:
     """{temperature: {set: metrics}} of config.model.path on the config's evaluation sets. Writes responses to `out`.
 
-    temperatures: those to compare (0 has one sample); empty: only eval.temperature. shortens: whether to shorten the
-    lengths to the model's positions.
+    temperatures: those to compare (0 has one sample); empty: only eval.temperature. max_tokens, given: as in `shorten`.
     """
     from srt_jax.grading.grader import Grader
     from srt_jax.model.config import ModelConfig, read_hf_config
@@ -116,9 +133,9 @@ def evaluate_model(
     from srt_jax.run.prepare import encode_eval_sets, find_model, read_model
     from srt_jax.run.rollouts import Grading, answer_format
 
-    if shortens:
+    if max_tokens or not given:
         positions = ModelConfig.from_hf(read_hf_config(find_model(config.model.path))).max_position_embeddings
-        if line := shorten(config, positions):
+        if line := shorten(config, positions, max_tokens, given):
             logger.info(line)
     config, notes = on_this_machine(config, trains=False)
     for note in notes:
@@ -244,12 +261,12 @@ def main(argv) -> int:
         check_output_file(given.out)
     temperatures = parse_temperatures(given.temperatures)
     runtime.start(config.mesh.cpu_devices)
-    own_lengths = given.config is None and given.max_tokens is None
+    out = pathlib.Path(given.out) if given.out else None
     return interrupt.run(
         lambda: show(
             config,
             temperatures,
-            evaluate_model(config, pathlib.Path(given.out) if given.out else None, temperatures, own_lengths),
+            evaluate_model(config, out, temperatures, given.max_tokens, given.config is not None),
         ),
         "interrupted: nothing is written. The same command starts again.",
     )
