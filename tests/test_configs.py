@@ -13,8 +13,9 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from srt_jax.config import describe
+from srt_jax.config import base, describe
 from srt_jax.config.levels import checkable, level_configs
+from srt_jax.config.records import changes
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate, validate_devices
 from srt_jax.data.base import Problem
@@ -105,6 +106,7 @@ def offline(monkeypatch, miniature):
 @pytest.mark.parametrize(("module", "arguments"), list(all_runs()))
 def test_dry_run(module, arguments, stand_ins):
     config = get_config(module, arguments)
+    assert changes(config, base())  # the first table of the report
     if config.model.path.startswith("runs/"):  # another run exports it
         config.model.path = "Qwen/Qwen3-4B-Base"
     for level in level_configs(config) or [config]:

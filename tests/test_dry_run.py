@@ -14,13 +14,13 @@ def test_changes_are_the_fields_that_differ():
     config.data = source(kind="gym", task="chain_sum", config={"min_terms": 2})
     with config.unlocked():
         config.prompts.chat_template_kwargs.enable_thinking = False
-        config.eval.sets.math500 = source(kind="set", name="math500")
+        config.eval.sets.math500 = source(kind="set", name="math500", levels=("4", "5"))
     rows = {name: (value, other) for name, value, other in changes(config, base())}
     assert rows == {
         "data.config": ("{'min_terms': 2}", "{}"),
         "data.kind": ("'gym'", "'jsonl'"),
         "data.task": ("'chain_sum'", "''"),
-        "eval.sets.math500": ("source(kind='set', name='math500')", "none"),
+        "eval.sets.math500": ("source(kind='set', levels=('4', '5'), name='math500')", "none"),
         "levels": ("easy, hard", "()"),
         "prompts.chat_template_kwargs": ("{'enable_thinking': False}", "{}"),
         "rl.kl_coef": ("0.01", "0.001"),

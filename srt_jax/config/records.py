@@ -125,5 +125,6 @@ def _source_text(fields: dict | None) -> str:
     """The call of `source` that makes this source."""
     if fields is None:
         return "none"
-    rows = _changes(fields, source().to_dict(), "")
-    return f"source({', '.join(f'{name}={value}' for name, value, _ in rows)})"
+    prefix = "source."  # a source has a field `levels`, too, which is not that of a run
+    rows = _changes(fields, source().to_dict(), prefix)
+    return f"source({', '.join(f'{name.removeprefix(prefix)}={value}' for name, value, _ in rows)})"

@@ -5,7 +5,7 @@ nothing, so some checks may be impossible: it reports each of them as not checke
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -55,24 +55,36 @@ def dry_run(config: ConfigDict, allowed: Sequence[str] = ()) -> None:
     _print(title, _table(changes(config, base())))
     if not levels:
         _print_run(on_this_machine(whole)[0], notes, whole, allowed)
+    before = {}
     for level in levels:
         logger.info(f"\nlevel {level.name}, from {initial_weights(level) or level.model.path}")
         differing = [row for row in changes(level, expanded) if row[0] not in NOT_SHOWN]
         _print("fields that differ from those above, whose value is in parentheses", _table(differing))
         resolved_level, level_notes = on_this_machine(level)  # as in train_levels, it follows the hardware by itself
-        _print_run(resolved_level, level_notes, whole, allowed)
+        before = _print_run(resolved_level, level_notes, whole, allowed, before)
     _print("not checked by any dry run", [NEVER_CHECKED])
     where = run_directory(whole) / "LEVEL" if levels else run_directory(whole)
     logger.info(f"\nA run writes all fields of its config to {where}/config.json.")
 
 
-def _print_run(config: ConfigDict, notes: list[str], whole: ConfigDict, allowed: Sequence[str]) -> None:
-    """Prints the report on a resolved config: `whole` itself, or one of its levels."""
+def _print_run(
+    config: ConfigDict,
+    notes: list[str],
+    whole: ConfigDict,
+    allowed: Sequence[str],
+    before: Mapping[str, list[str]] | None = None,
+) -> dict[str, list[str]]:
+    """Prints the report on a resolved config: `whole` itself, or one of its levels.
+
+    Returns the first sections by title. Those that are equal in `before`, the ones of the previous level, are left out.
+    """
     report = check(checkable(config, whole), allowed)
-    _print("decided by this machine", notes)
-    _print("arithmetic", describe(config, jax.device_count()).split("; "))
+    sections = {"decided by this machine": notes, "arithmetic": describe(config, jax.device_count()).split("; ")}
+    for title, lines in sections.items():
+        _print(title, lines if lines != (before or {}).get(title) else [])
     _print("checked", ["config: names, types, values and combinations of all fields", *report.checked])
     _print("not checked", report.unchecked)
+    return sections
 
 
 def _print(title: str, lines: list[str]) -> None:
