@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import threading
 import time
 from fractions import Fraction
@@ -231,6 +232,19 @@ def test_a_worker_killed_while_idle_is_replaced():
     pool._idle[0].process.wait()
     assert pool.run([EASY], timeout=5, budget=5) == [True]
     assert pool.counts["crashes"] == 1
+    pool.close()
+
+
+def test_a_worker_suspended_while_idle_is_given_up_and_replaced(monkeypatch):
+    pool = Pool(size=1, memory_mb=1024)
+    assert pool.run([EASY], timeout=5, budget=5) == [True]
+    monkeypatch.setattr("srt_jax.grading.pool.STARTUP_SECONDS", 0.5)
+    suspended = pool._idle[0].process
+    suspended.send_signal(signal.SIGSTOP)
+    assert pool.run([EASY], timeout=5, budget=5) == [None]
+    assert pool.counts["timeouts"] == pool.counts["restarts"] == 1 and suspended.poll() is not None
+    monkeypatch.undo()
+    assert pool.run([EASY], timeout=5, budget=5) == [True]
     pool.close()
 
 
