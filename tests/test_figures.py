@@ -241,10 +241,11 @@ def test_a_run_in_progress_is_drawn_from_its_metrics(tmp_path, monkeypatch):
 
 
 def test_collapse_has_all_signs_and_says_what_was_not_measured(tmp_path, monkeypatch):
-    drawn = curves(
-        monkeypatch, [finished(tmp_path / "run", {"held": 0.5}, {"held": 0.6})], tmp_path / "x.png", "collapse"
-    )
-    assert len(drawn) == 8 and drawn["KL to the initial model"] == {"run": []}
+    """It compares runs with different numbers of samples by their avg@k."""
+    folders = [finished(tmp_path / name, {"held": 0.5}, {"held": 0.6}, k=k) for name, k in (("run", 4), ("more", 8))]
+    drawn = curves(monkeypatch, folders, tmp_path / "x.png", "collapse")
+    assert len(drawn) == 8 and drawn["KL to the initial model"] == {"run": [], "more": []}
+    assert drawn["held: one sample (avg@k)"] == {name: [(0, 0.5), (1, 0.6)] for name in ("run", "more")}
     assert drawn["pseudo-reward (dashed: true reward)"]["run"] == [(1, 0.5)]
 
 

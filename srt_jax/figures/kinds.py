@@ -17,7 +17,7 @@ from srt_jax.errors import FiguresError
 from srt_jax.figures import panels
 from srt_jax.figures.panels import SHARES, Panel
 from srt_jax.figures.runs import Points, RunData, groups, mean_and_range, names_of, read_runs
-from srt_jax.figures.summary import all_sets, evaluations, summarise
+from srt_jax.figures.summary import all_sets, common_sets, evaluations, largest_k, summarise
 from srt_jax.run.probe import pass_at_k
 
 THRESHOLDS = np.round(np.arange(0, 1.0001, 0.05), 2)  # vote shares, as in SRT v1, figure 9
@@ -47,6 +47,16 @@ def of_evaluation(sets: Sequence[str], eval_set: str, metric: str) -> Callable[[
     def points(run: RunData) -> Points:
         found = ((record["step"], evaluations(record, list(sets)).get(eval_set, {})) for record in run.records)
         return [(step, values[metric]) for step, values in found if metric in values]
+
+    return points
+
+
+def of_samples(sets: Sequence[str]) -> Callable[[RunData], Points]:
+    """The curve of avg@k with the run's own k, of the only set or of the mean over the sets."""
+
+    def points(run: RunData) -> Points:
+        k = largest_k(run.summary["last"] | run.summary["base"])
+        return of_evaluation(sets, MEAN if len(sets) > 1 else sets[0], f"avg@{k}")(run)
 
     return points
 
@@ -81,10 +91,15 @@ def draw_curves(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:
 
 
 def draw_collapse(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:
-    """The signs of a collapse over the steps: pseudo-reward beside true reward, KL, entropy, answers, length."""
-    runs = groups(read_runs(folders))
+    """The signs of a collapse over the steps: pseudo-reward beside true reward, KL, entropy, answers, length.
+
+    The runs may draw different numbers of samples, because the expected value of avg@k does not depend on k.
+    """
+    found = read_runs(folders)
+    runs, sets = groups(found), common_sets({run.name: run.summary for run in found})
+    what = f"mean of {len(sets)} sets" if len(sets) > 1 else "".join(sets)
     drawn = [
-        *accuracies(summarise(folders))[:1],
+        *([Panel(f"{what}: one sample (avg@k)", of_samples(sets), "accuracy", SHARES, dots=True)] if sets else []),
         Panel(
             "pseudo-reward (dashed: true reward)",
             of_training("label/pseudo_reward"),
