@@ -391,17 +391,21 @@ def one_step(run, now) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """Remat and micro-batch of an update, and its memory according to `python -m srt_jax plan`."""
+    """Remat and micro-batch of an update, and its memory by `python -m srt_jax plan` (0: not planned)."""
 
     remat: str
     micro: int
     planned_bytes: float
 
+    def __str__(self) -> str:
+        return f"{gb(self.planned_bytes)}, as planned" if self.planned_bytes else ""
+
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Full fine-tuning of a model of srt_jax/model/hf: `batch` sequences of 4,096 tokens, and the target for the MFU.
+    """Training of a model of srt_jax/model/hf: `batch` sequences of 4,096 tokens, and the target for the MFU.
 
+    lora_rank: 0 for full fine-tuning, else adapters of all linear layers are trained.
     plans: the lightest remat that fits with its largest micro-batch, and a second choice in case that does not fit.
     docs/gpu.md has the commands that computed them with jax 0.11.2, for h100:1, and h200:1 for the 4B model.
     """
@@ -410,11 +414,14 @@ class Shape:
     batch: int
     target: float | None
     plans: tuple[Planned, ...]
+    lora_rank: int = 0
 
 
 SHAPES = {
     "update-0.5b": Shape("Qwen2.5-0.5B", 32, None, (Planned("none", 4, 46.88e9), Planned("none", 2, 30.66e9))),
+    "lora-0.5b": Shape("Qwen2.5-0.5B", 32, None, (Planned("none", 4, 0), Planned("none", 2, 0)), 32),
     "update-1.5b": Shape("Qwen2.5-1.5B", 16, 0.4, (Planned("none", 2, 71.62e9), Planned("none", 1, 54.72e9))),
+    "lora-1.5b": Shape("Qwen2.5-1.5B", 16, None, (Planned("none", 2, 0), Planned("none", 1, 0)), 32),
     "update-4b": Shape("Qwen3-4B", 16, 0.5, (Planned("none", 1, 131.81e9), Planned("dots", 1, 104.58e9))),
 }
 
@@ -424,7 +431,10 @@ def update_case(setting: Setting, shape: Shape, planned: Planned):
     import update
 
     if setting.rehearse:
-        return update.Case(setting.model(shape.model), batch=8, length=28, micro=4, samples=4, dtype="bfloat16")
+        rank = min(4, shape.lora_rank)
+        return update.Case(
+            setting.model(shape.model), batch=8, length=28, micro=4, samples=4, dtype="bfloat16", lora_rank=rank
+        )
     return update.Case(
         shape.model,
         batch=shape.batch,
@@ -433,6 +443,7 @@ def update_case(setting: Setting, shape: Shape, planned: Planned):
         samples=16,
         dtype="bfloat16",
         remat=planned.remat,
+        lora_rank=shape.lora_rank,
     )
 
 
@@ -455,7 +466,7 @@ def measure_update(part: str, setting: Setting, record: Record) -> None:
         if run_update(setting, record, shape, planned):
             return
         gc.collect()
-    record.row("an update that fits", "none", f"{gb(plans[-1].planned_bytes)}, as planned", ok=False)
+    record.row("an update that fits", "none", str(plans[-1]), ok=False)
 
 
 def run_update(setting: Setting, record: Record, shape: Shape, planned: Planned) -> bool:
@@ -473,7 +484,7 @@ def run_update(setting: Setting, record: Record, shape: Shape, planned: Planned)
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
-        record.row(f"{what} fits, as planned", one_line(e)[:160], gb(planned.planned_bytes), ok=False, target=True)
+        record.row(f"{what} fits, as planned", one_line(e)[:160], str(planned), ok=False, target=True)
         return False
     figures = found.report(seconds)
     record.figures(update=figures, planned=dataclasses.asdict(planned))
@@ -490,7 +501,7 @@ def run_update(setting: Setting, record: Record, shape: Shape, planned: Planned)
             ok=shape.target and figures["mfu"] >= shape.target,
             target=True,
         )
-    record.row("peak memory", gb(figures["peak_bytes"]), f"{gb(planned.planned_bytes)}, as planned")
+    record.row("peak memory", gb(figures["peak_bytes"]), str(planned))
     with record.attempt("kernels of an update"):
         slowest_kernels(record, found.step)
     return True

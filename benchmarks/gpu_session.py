@@ -36,15 +36,17 @@ MINIATURE = ROOT / "cache" / "miniature"
 # because it can stop at any time and so can use all the time that the others leave.
 LIMITS = {
     "device": 20,
-    "attention": 55,
+    "attention": 50,
     "precision": 35,
     "quickstart": 60,
-    "update-0.5b": 55,
-    "update-1.5b": 60,
-    "update-4b": 75,
-    "sampler-0.5b": 50,
-    "sampler-1.5b": 70,
-    "determinism": 65,
+    "update-0.5b": 50,
+    "lora-0.5b": 30,
+    "update-1.5b": 55,
+    "lora-1.5b": 35,
+    "update-4b": 65,
+    "sampler-0.5b": 45,
+    "sampler-1.5b": 60,
+    "determinism": 55,
     "run": 35,
 }
 BASE = "base"  # only in a rehearsal: makes a miniature with a few steps of training

@@ -52,6 +52,17 @@ def scaled(topology: str, chips: int) -> list[str]:
     )
 
 
+def adapters(model: str, topology: str, chips: int) -> list[str]:
+    """LoRA of rank 32 on all linear layers; the search begins without remat and with one sequence per chip."""
+    return lightest(f"{model}_lora", topology, chips, chips)
+
+
+def least(model: str, topology: str, chips: int) -> list[str]:
+    """Full fine-tuning with the least memory: full remat, one sequence per chip. Without a search."""
+    return paper(model, topology, VLLM, f"--config.mesh.fsdp={chips}", f"--microbatch={chips}")
+
+
+ONE_NODE = {"h100:1": 1, "h200:1": 1, "h200:8": 8, "v5e:2x4": 8, "v6e:2x2": 4}  # chips
 CASES = {
     "7B h200:8": paper("qwen25_math_7b", "h200:8", VLLM),
     "14B h200:8": paper("qwen3_14b", "h200:8", VLLM),
@@ -74,18 +85,25 @@ CASES = {
         "--config.rollout.slots=256",
         "--microbatch=32",
     ),
+    **{
+        f"{size} {what} {topology}": case(model, topology, chips)
+        for topology, chips in ONE_NODE.items()
+        for size, model in (("7B", "qwen25_math_7b"), ("14B", "qwen3_14b"))
+        for what, case in (("LoRA", adapters), ("full", least))
+    },
 }
 
 
 def row(name: str, what: str, entry: dict) -> str:
     """One line of the table. A sampler has no remat and no micro-batch, an update does not decode.
 
-    Memory and collectives are per device, in GB; `state` is parameters, optimizer and reference. The seconds are
-    analytic lower bounds: FLOPs (with recomputation) over the peak, weights and KV cache over the bandwidth.
+    Memory and collectives are per device, in GB; `state` is parameters, frozen base, optimizer and reference. The
+    seconds are analytic lower bounds: FLOPs (with recomputation) over the peak, weights and KV cache over the
+    bandwidth.
     """
     memory, gb = entry["bytes_per_device"], 1e9
     bounds = entry["lower_bound_seconds"] or {}
-    state = sum(memory[kind] for kind in ("parameters", "optimizer", "reference") if kind in memory)
+    state = sum(memory.get(kind, 0) for kind in ("parameters", "base", "optimizer", "reference"))
     compiled = memory["temporaries"] is not None  # a program beyond the memory has no collectives either
     cells = [
         name,

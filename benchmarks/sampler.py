@@ -21,7 +21,6 @@ import pathlib
 import statistics
 import sys
 import tempfile
-import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -82,11 +81,11 @@ def vllm(directory, args):
                 [server],
                 requests,
                 args.samples,
-                label=vllm_client.version(server.url),
+                version=vllm_client.Version("policy", vllm_client.version(server.url)),
                 seconds=600,
                 concurrency=len(requests),
                 recover=fail,
-                closed=threading.Event(),
+                waits=lambda: None,
             )
             return sum(len(tokens) for answer in answers for tokens in answer.tokens)
 

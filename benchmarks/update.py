@@ -3,11 +3,12 @@
     python benchmarks/update.py --model=DIR|NAME --batch=512 --length=34 [--micro 64] [--old trainer|sampler]
         [--shortest L] [--buckets 1024,2048,4096] [--packing] [--samples 16] [--dtype float32] [--remat none]
         [--attention auto] [--fsdp 1] [--tensor 1] [--devices 0] [--reference_dtype D] [--moments D] [--repeats 5]
-        [--no_reference]
+        [--no_reference] [--lora_rank 0]
 
 --model is a Hugging Face directory, or the name of a shape in srt_jax/model/hf (random weights). One update scores the
 rollouts with the policy (--old trainer) and with a reference, computes the gradient and makes an AdamW step, for RLOO
-with the KL in the reward as in the paper. Rows are random tokens. Each has --length tokens, or lengths are spread
+with the KL in the reward as in the paper. With --lora_rank it trains adapters of all linear layers; the frozen model in
+--dtype is the reference. Rows are random tokens. Each has --length tokens, or lengths are spread
 evenly from --shortest to --length. --devices is the number of simulated devices of a CPU. Prints one JSON line with
 medians over --repeats. FLOPs are those of srt_jax/model/flops.py, for real tokens only. MFU is null on a CPU.
 """
@@ -27,8 +28,9 @@ import numpy as np
 from common import choose_kernel, load_model, peak_bytes, seconds_of
 
 from srt_jax import runtime
-from srt_jax.model import flops, sharding
+from srt_jax.model import flops, lora, sharding, weights
 from srt_jax.model.config import model_shape
+from srt_jax.model.lora import LoRA
 from srt_jax.rl.collate import Layout, abstract_batch, collate
 from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
 from srt_jax.rl.update import UpdateConfig, make_update
@@ -54,6 +56,7 @@ class Case:
     reference_dtype: str = "float32"
     moments: str = "float32"
     no_reference: bool = False
+    lora_rank: int = 0  # 0: full fine-tuning
 
     @property
     def layout(self) -> Layout:
@@ -67,7 +70,7 @@ class Update:
     """A compiled update, its state and one batch, on a mesh."""
 
     def __init__(self, case: Case, mesh):
-        self.case, self.mesh, self.config = case, mesh, model_shape(case.model)
+        self.case, self.mesh, self.config, self.reference = case, mesh, model_shape(case.model), None
         self.kernel = choose_kernel(case.attention, case.dtype, self.config)
         self._optimizer = make_optimizer(
             learning_rate_schedule(1e-6),
@@ -79,8 +82,7 @@ class Update:
             moments_dtype=case.moments,
         )
         graphdef = self.restart()
-        self.reference = None
-        if not case.no_reference:
+        if not case.lora_rank and not case.no_reference:
             self.reference = jax.tree.map(lambda x: x.astype(case.reference_dtype), self._weights(1)[1])
         knobs = UpdateConfig(case.layout, kl_coef=0.0 if case.no_reference else 1e-3, old_logprobs=case.old)
         start = time.perf_counter()
@@ -94,12 +96,17 @@ class Update:
         rewards = (rollouts.tokens.sum(-1) % 2).astype(np.float32)
         self.batch = collate(rollouts, rewards, np.ones(len(rewards), bool), case.layout, mesh)
         self.lengths = (np.array([len(prompt) for prompt in rollouts.prompts])[:, None] + rollouts.lengths).reshape(-1)
-        self.passes = flops.update(self.config, self.lengths, knobs.scores_policy, knobs.scores_reference)
+        adapters = lora.num_params(LoRA(case.lora_rank, 1.0), self.config) if case.lora_rank else 0
+        self.passes = flops.update(
+            self.config, self.lengths, knobs.scores_policy, knobs.scores_reference, adapters=adapters
+        )
 
     def restart(self):
         """Resets weights and optimizer to those of the first step. Returns the graph definition."""
         self.state = None  # frees its memory first, because two states of the largest models do not fit
         graphdef, params = self._weights(0)
+        if self.case.lora_rank:
+            graphdef, params, self.reference = with_adapters(graphdef, params, self.case, self.mesh)
         self.state = init_state(params, self._optimizer, self.mesh)
         return graphdef
 
@@ -130,6 +137,7 @@ class Update:
             "buckets": case.layout.length_buckets,
             "packing": case.packing,
             "old": case.old,
+            "lora_rank": case.lora_rank,
             "seconds": round(median, 4),
             "seconds_min": round(seconds[0], 4),
             "seconds_max": round(seconds[-1], 4),
@@ -144,6 +152,13 @@ class Update:
             "compile_s": round(self.compile_s, 1),
             "finite": bool(self.metrics["finite"]),
         }
+
+
+def with_adapters(graphdef, params, case: Case, mesh):
+    """(graph definition with adapters, the adapters, the frozen model), as a run stores them."""
+    graphdef, shapes = lora.attach(graphdef, params, LoRA(case.lora_rank, 2.0 * case.lora_rank))
+    frozen = weights.map_with_path(lambda path, x: x.astype(weights.frozen_dtype(path, case.dtype)), params)
+    return graphdef, lora.init_adapters(shapes, 0, mesh), frozen
 
 
 def main():

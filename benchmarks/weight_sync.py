@@ -1,12 +1,14 @@
 """Measures the seconds that new weights need from the trainer to a vLLM server, beside a plain copy of the same bytes.
 
     python benchmarks/weight_sync.py [--models SmolLM2-135M ...] [--folders runs/weight_sync /dev/shm/weight_sync]
-                                     [--dtype bfloat16] [--repeats 3]
+                                     [--dtype bfloat16] [--ranks 0 32] [--repeats 3]
 
-Models have random weights of these shapes (srt_jax/model/hf). An export gathers, casts, checksums, writes, flushes and
-renames. A reload verifies all checksums, pauses the server of .venv-vllm, makes it read the files, and resumes it. A
-probe scores fixed sequences on both sides and compares. The copy writes the exported files again to the same folder and
-flushes them. Prints one JSON line with medians per model and folder.
+Models have random weights of these shapes (srt_jax/model/hf). Rank 0 updates the whole model. Other ranks update
+adapters of all linear layers, so an export is a PEFT directory, and a server loads it beside its base. An export
+gathers, casts, checksums, writes, flushes and renames. A reload verifies all checksums, pauses the server of .venv-vllm
+(not for adapters), makes it read the files, and resumes it. A probe scores fixed sequences on both sides and compares.
+The copy writes the exported files again to the same folder and flushes them. Prints one JSON line with medians per
+model, folder and rank.
 """
 
 import argparse
@@ -25,10 +27,10 @@ import jax
 
 from srt_jax.config import base
 from srt_jax.miniature import task
-from srt_jax.model import decoder, weights
+from srt_jax.model import decoder, lora, weights
 from srt_jax.model.config import ModelConfig, shipped_hf_config
 from srt_jax.rollout.vllm.sampler import VLLMSampler
-from srt_jax.run.loading import open_mesh
+from srt_jax.run.loading import load_weights, open_mesh
 from srt_jax.run.prepare import read_model
 
 UPDATE_SECONDS = 3  # idle time in place of an update, because vLLM's workers spin for a second after a request
@@ -40,27 +42,32 @@ def main():
         with tempfile.TemporaryDirectory() as scratch:
             hf_config = {**shipped_hf_config(name), "eos_token_id": 1, "bos_token_id": 1}
             for folder in args.folders:
-                print(json.dumps(measure(name, hf_config, pathlib.Path(scratch), folder, args)), flush=True)
+                for rank in args.ranks:
+                    print(json.dumps(measure(name, hf_config, pathlib.Path(scratch), folder, rank, args)), flush=True)
 
 
-def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args) -> dict:
+def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, rank: int, args) -> dict:
     """Starts a server, updates its weights `repeats` times, and copies the last export as often."""
     config = base()
     config.name, config.out = name, str(scratch)
     config.model.path, config.model.dtype = str(scratch / "model"), args.dtype
+    config.model.lora.rank = rank
     config.batch.max_prompt_tokens, config.batch.max_response_tokens = 64, 64
     config.rollout.vllm.update({"weights_directory": folder, "memory_fraction": 1.0, "max_sequences": 16})
     mesh = open_mesh(config)
-    graphdef, params = decoder.create(ModelConfig.from_hf(hf_config), 0, mesh, args.dtype)
     if not (scratch / "model").exists():
+        params = decoder.create(ModelConfig.from_hf(hf_config), 0, mesh, args.dtype)[1]
         task.tokenizer().save_pretrained(scratch / "tokenizer")
         weights.save(scratch / "model", params, hf_config, args.dtype, tokenizer_from=scratch / "tokenizer")
-    sampler = VLLMSampler(config, read_model(config), graphdef, mesh, scratch / "run")
+        del params
+    model = read_model(config)
+    graphdef, params = load_weights(config, model, mesh)
+    sampler = VLLMSampler(config, model, graphdef, mesh, scratch / "run")
     reports, copies = [], []
     try:
         sampler.load(params, 0)  # starts the server
         for step in range(1, args.repeats + 1):
-            params = jax.block_until_ready(jax.tree.map(lambda x: x * 1.01, params))  # not part of the export
+            params = jax.block_until_ready(changed(params))  # not part of the export
             time.sleep(UPDATE_SECONDS)
             sampler.load(params, step)
             reports.append(sampler.report)
@@ -79,6 +86,7 @@ def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args
         "benchmark": "weight_sync",
         "model": name,
         "dtype": args.dtype,
+        "lora_rank": rank,
         "folder": folder,
         "bytes": size,
         "export_s": round(seconds["seconds"], 3),
@@ -92,6 +100,12 @@ def measure(name: str, hf_config: dict, scratch: pathlib.Path, folder: str, args
         "probe_gap_mean": seconds["probe_gap_mean"],
         "probe_gap_max": seconds["probe_gap_max"],
     }
+
+
+def changed(params):
+    """Other weights: with adapters only these change."""
+    trained, frozen = lora.split(params)
+    return lora.join(jax.tree.map(lambda x: x * 1.01 + 1e-4 * lora.has_adapters(params), trained), frozen)
 
 
 def copy_seconds(directory: pathlib.Path, number: int) -> float:
@@ -111,6 +125,7 @@ def parse():
     parser.add_argument("--models", nargs="+", default=["SmolLM2-135M", "Qwen2.5-0.5B", "Qwen2.5-1.5B"])
     parser.add_argument("--folders", nargs="+", default=["runs/weight_sync", "/dev/shm/weight_sync"])
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--ranks", nargs="+", type=int, default=[0, 32], help="ranks of adapters; 0: the whole model")
     parser.add_argument("--repeats", type=int, default=3)
     return parser.parse_args()
 

@@ -37,7 +37,8 @@ def parts(monkeypatch):
 @pytest.mark.slow
 def test_the_rehearsal_runs_every_kind_of_part(session, tmp_path):
     """Runs without the parts for larger models, because a rehearsal uses one small model for all."""
-    wanted = [part for part in session.LIMITS if part not in ("update-1.5b", "update-4b", "sampler-1.5b")]
+    larger = ("update-1.5b", "lora-1.5b", "update-4b", "sampler-1.5b")
+    wanted = [part for part in session.LIMITS if part not in larger]
     command = [
         sys.executable,
         str(BENCHMARKS / "gpu_session.py"),
@@ -54,6 +55,7 @@ def test_the_rehearsal_runs_every_kind_of_part(session, tmp_path):
     assert done.stdout.endswith(table + "\n")
     assert all(f"| {part} | seconds |" in table for part in wanted)
     assert len(by_part["update-0.5b"]["kernels"]) == 10
+    assert [by_part[part]["update"]["lora_rank"] for part in ("update-0.5b", "lora-0.5b")] == [0, 4]
     assert by_part["sampler-0.5b"]["continuous"]["new_tokens_per_s"] > 0
     assert len(by_part["run"]["seed_1"]["true_reward"]) == 2
     digests = by_part["determinism"]["determinism"]["with"]["digests"]

@@ -97,6 +97,19 @@ def test_a_reference_in_16_bits_takes_half(directory, fsdp_plan):
     assert argument_bytes["reference"] == fsdp_plan["bytes_per_device"]["reference"] / 2
 
 
+def test_adapters_are_planned_with_one_frozen_model_in_16_bits(directory):
+    config = small(directory, fsdp=8, cpu_devices=8)
+    config.model.lora.rank, config.model.dtype = 16, "bfloat16"
+    _, found = programs.lower_update(programs.adapt(config, CPU)[0], MODEL, jax.devices())
+    norms = 4 * (12 * (2 * 256 + 2 * 64) + 256)  # float32, and whole on every device
+    assert found["base"] == (parameter_bytes(8) - norms) / 2 + norms
+    assert found["reference"] == 0
+    # A of q, k, v, gate and up and B of o and down are split, the other matrices are whole on each device.
+    split, whole = 5 * 256 + 2 * 256, (256 + 1024) + (256 + 128 + 128 + 1024 + 1024)
+    assert found["parameters"] == 4 * 12 * 16 * (split / 8 + whole)
+    assert found["optimizer"] == pytest.approx(2 * found["parameters"], abs=64)
+
+
 def test_slots_that_the_topology_does_not_divide_are_refused(directory):
     config = small(directory, sampler="jax")
     config.rollout.slots = 12

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from srt_jax.errors import ModelError
@@ -59,19 +61,20 @@ def write_adapter(
     base_id: str,
     base_fingerprint: str = "",
     before_naming: Callable[[pathlib.Path, dict], object] | None = None,
+    dtype: DTypeLike = np.float32,
 ) -> int:
-    """Writes a PEFT directory in float32, under a temporary name until it is complete. Returns its bytes.
+    """Writes a PEFT directory, under a temporary name until it is complete. Returns its bytes.
 
     base_id: the base model's hub id or directory. before_naming: as in `weights.save`. All processes must call this;
     the first one writes. Raises OSError if the disk is full.
     """
     flat = dict(flat_paths(adapters))
-    where = {_name(path, layer): (layer, path) for path, x in flat.items() for layer in range(x.shape[0])}
+    where = {tensor_name(path, layer): (layer, path) for path, x in flat.items() for layer in range(x.shape[0])}
 
     def read(name: str) -> jax.Array:
         layer, path = where[name]
         with jax.transfer_guard_host_to_device("allow"):
-            value = weights.stored(flat[path], layer, np.dtype(np.float32), True)
+            value = weights.stored(flat[path], layer, jnp.dtype(dtype), True)
         return weights.gathered(value)
 
     def complete(folder: pathlib.Path, tensors: dict) -> None:
@@ -84,7 +87,7 @@ def write_adapter(
         directory,
         {WEIGHTS: shapes},
         read,
-        np.dtype(np.float32),
+        jnp.dtype(dtype),
         complete,
         {FINGERPRINT: base_fingerprint} if base_fingerprint else None,
     )
@@ -165,7 +168,7 @@ def read_adapter(directory: str | os.PathLike[str]) -> Adapter:
         for part in PARTS:
             path = f"layers.{TARGETS[target]}.{part}"
             layers = []
-            while (name := _name(path, len(layers))) in found:
+            while (name := tensor_name(path, len(layers))) in found:
                 layers.append(found.pop(name).T)
             if not layers or len({x.shape for x in layers}) > 1 or settings.rank not in layers[0].shape:
                 raise ModelError(
@@ -220,7 +223,7 @@ def place(adapter: Adapter, shapes: nnx.State, mesh: Mesh) -> nnx.State:
     )
 
 
-def _name(path: str, layer: int) -> str:
+def tensor_name(path: str, layer: int) -> str:
     """PEFT's name of one layer's matrix: `layers.q.lora_a`, 0 -> `...model.layers.0.self_attn.q_proj.lora_A.weight`."""
     linear, _, part = path.rpartition(".")
     name = next(name for name, ours, _ in weights.TABLE if ours == f"{linear}.kernel")

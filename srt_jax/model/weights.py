@@ -87,7 +87,7 @@ def load(
     """Reads a Hugging Face directory: (graphdef, float32 parameters, ModelConfig).
 
     dtype, remat and kernel are the decoder's. Parameters are placed on `mesh` (default: whole on the first device), and
-    each process reads only the slices of its devices. frozen: stores all parameters but norm scales in `dtype`, since
+    each process reads only the slices of its devices. frozen: stores parameters in their `frozen_dtype`, since
     nothing is added to them.
     Raises ModelError before anything is read if a tensor is missing, unknown, quantised or has the wrong shape, and
     while reading if a number is not finite. The message names the tensor.
@@ -102,7 +102,7 @@ def load(
 
         def read(path: str, shape: jax.ShapeDtypeStruct) -> jax.Array:
             where = sharding.parameter_sharding(mesh, path, shape.shape) if mesh else on_first
-            stored = jnp.dtype(dtype) if frozen and not path.endswith("scale") else shape.dtype
+            stored = frozen_dtype(path, dtype) if frozen else shape.dtype
             read_already = {}  # devices with the same slice share one copy of it on the host
 
             def read_once(index: tuple[slice, ...]) -> np.ndarray:
@@ -115,6 +115,11 @@ def load(
 
         params = map_with_path(read, shapes)
     return graphdef, params, config
+
+
+def frozen_dtype(path: str, dtype: DTypeLike) -> np.dtype:
+    """The dtype of a parameter that is not trained: the compute dtype, and float32 for the scales of norms."""
+    return np.dtype(np.float32) if path.endswith("scale") else jnp.dtype(dtype)
 
 
 def check(directory: str | os.PathLike[str]) -> None:

@@ -157,46 +157,53 @@ def lower_update(config: ConfigDict, model: ModelConfig, devices):
     """(the lowered update, bytes per device of its arguments by kind)."""
     import jax
 
+    from srt_jax.model import lora
     from srt_jax.rl.collate import abstract_batch
     from srt_jax.rl.optimizer import abstract_state, experiment_optimizer
     from srt_jax.rl.update import UpdateConfig, make_update
 
-    mesh, graphdef, params = abstract_model(config, model, devices)
+    mesh, graphdef, policy = abstract_model(config, model, devices)
+    params, base = lora.split(policy)
     optimizer, settings = experiment_optimizer(config), UpdateConfig.of(config)
     state = abstract_state(params, optimizer, mesh)
     reference = None
-    if settings.scores_reference:
+    if base is None and settings.scores_reference:
         reference = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, config.model.reference_dtype, sharding=x.sharding), params
         )
     batch = abstract_batch(settings.layout, mesh)
     arguments = {"parameters": params, "optimizer": state.opt_state, "reference": reference, "batch": batch}
+    if base is not None:
+        arguments["base"] = base  # the reference, too
     return (
-        make_update(graphdef, optimizer, settings, mesh, state).lower(state, reference, batch),
+        make_update(graphdef, optimizer, settings, mesh, state).lower(state, base or reference, batch),
         {kind: bytes_per_device(tree) for kind, tree in arguments.items()},
     )
 
 
 def abstract_model(config: ConfigDict, model: ModelConfig, devices):
-    """(mesh, graph definition, parameters as abstract arrays on the mesh)."""
+    """(mesh, graph definition, the policy's parameters as abstract arrays on the mesh)."""
     import jax
 
-    from srt_jax.model import attention, decoder, sharding, weights
+    from srt_jax.model import attention, decoder, lora, sharding, weights
 
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     sharding.check_mesh(model, config.mesh.tensor)
     kernel = attention.choose(config.model.attention, devices[0].platform, config.model.dtype, model.head_dim)
     graphdef, shapes = decoder.abstract(model, config.model.dtype, config.model.remat, kernel, mesh)
-    return (
-        mesh,
-        graphdef,
-        weights.map_with_path(
-            lambda path, x: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape)
-            ),
-            shapes,
-        ),
-    )
+    adapters = lora.LoRA.of(config.model.lora)
+    if adapters:
+        graphdef, added = lora.attach(graphdef, shapes, adapters)
+        dtype = config.model.dtype
+        base = weights.map_with_path(
+            lambda path, x: jax.ShapeDtypeStruct(x.shape, weights.frozen_dtype(path, dtype)), shapes
+        )
+        shapes = lora.join(added, base)
+
+    def on_mesh(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.parameter_sharding(mesh, path, x.shape))
+
+    return mesh, graphdef, weights.map_with_path(on_mesh, shapes)
 
 
 def bytes_per_device(tree) -> int:
@@ -262,12 +269,22 @@ def available(where: topology.Topology) -> float:
 
 def report(config: ConfigDict, model: ModelConfig, where, candidate: tuple[str, int], compiled: Compiled) -> dict:
     """Figures of the update at one remat and micro-batch; every sequence has the longest length."""
+    from srt_jax.model import lora
+    from srt_jax.model.lora import LoRA
     from srt_jax.rl.update import UpdateConfig
 
     remat, microbatch = candidate
     settings = UpdateConfig.of(config)
     lengths = [max(config.batch.length_buckets)] * settings.layout.sequences
-    passes = flops.update(model, lengths, settings.scores_policy, settings.scores_reference, settings.epochs_per_step)
+    adapters = LoRA.of(config.model.lora)
+    passes = flops.update(
+        model,
+        lengths,
+        settings.scores_policy,
+        settings.scores_reference,
+        settings.epochs_per_step,
+        lora.num_params(adapters, model) if adapters else 0,
+    )
     rows_per_device = microbatch // (config.mesh.data * config.mesh.fsdp)
     one_chunk = rows_per_device * (lengths[0] - 1) <= settings.head_chunk_tokens
     again = flops.recomputed(model, lengths, remat, kernel_of(config, model, where), one_chunk)

@@ -23,6 +23,7 @@ from srt_jax.log import logger
 from srt_jax.model import weights
 from srt_jax.model.config import ModelConfig, model_shape
 from srt_jax.rollout.vllm.command import package
+from srt_jax.rollout.vllm.delivery import servable_rank
 from srt_jax.run import budget
 from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.identity import check_same_run
@@ -224,6 +225,9 @@ def check_servers(config: ConfigDict) -> Report:
         return Report([], [f"vLLM: the servers {', '.join(config.rollout.servers)}"])
     python = config.rollout.vllm.python
     try:
-        return Report([f"vLLM: {python} has {package(python)}"], ["vLLM: whether a server starts"])
+        checked = [f"vLLM: {python} has {package(python)}"]
     except ServerSetupError as e:
         return Report([], [f"vLLM: not on this machine: {e}"])
+    if config.model.lora.rank and not servable_rank(config):
+        checked.append("vLLM: it cannot serve adapters of this rank, so servers get merged models in float32")
+    return Report(checked, ["vLLM: whether a server starts"])

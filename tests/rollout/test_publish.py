@@ -100,8 +100,8 @@ def test_two_tensors_that_change_places_are_noticed(tmp_path):
 
 def test_a_label_names_the_step_and_the_weights(tmp_path):
     first, other_step, other_weights = export(tmp_path, 1), export(tmp_path, 2), export(tmp_path / "b", 1, seed=1)
-    assert first.label.startswith("1-") and other_step.label.startswith("2-")
-    assert first.label != other_weights.label
+    assert first.version.label.startswith("1-") and other_step.version.label.startswith("2-")
+    assert first.version.label != other_weights.version.label
     assert first.tensors == other_step.tensors != other_weights.tensors
 
 

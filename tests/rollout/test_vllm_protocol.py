@@ -73,7 +73,7 @@ def sample(servers, recover, waits=lambda: None, label="default"):
             servers,
             requests,
             N,
-            label=label,
+            version=vllm_client.Version("policy", label),
             seconds=20,
             concurrency=2,
             waits=waits,
@@ -276,7 +276,9 @@ def test_a_failure_between_reload_and_probe_is_recovered_from(opened, tmp_path):
         fail_first(servers[0])  # the probe is the only sample that a second load asks for
         sampler.load(params(2), 2)
         assert sampler.generate(PROMPTS, N, SAMPLING, SEEDS).version == 2
-        servers[0].fault = lambda _, asked: (200, {"choices": [{"index": 0}]}) if "prompt_logprobs" in asked else None
+        servers[0].fault = lambda _, asked: (
+            (200, {"model": "policy", "choices": [{"index": 0}]}) if "prompt_logprobs" in asked else None
+        )
         with pytest.raises(RolloutError, match=r"failed too often .*without the prompt's log-probs"):
             sampler.load(params(3), 3)
 

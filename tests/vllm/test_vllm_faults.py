@@ -106,7 +106,7 @@ def test_a_server_killed_in_the_middle_is_restarted_and_nothing_is_lost(two):
     assert len(processes) >= 3
     worker = max(p.pid for p in processes)  # the last that was started
     same_samples(generate_while(sampler, lambda: os.kill(worker, signal.SIGKILL)), want)
-    assert server._restarts == 1 and vllm_client.version(server.url) == sampler._published.label
+    assert server._restarts == 1 and vllm_client.version(server.url) == sampler._published.version.label
     assert not any(p.is_running() for p in processes)
 
 

@@ -20,6 +20,7 @@ from srt_jax.rollout.vllm.command import MODEL_NAME
 
 BASE_SECONDS = 60.0  # the constant part of every time limit; another part grows with the work
 RELOAD_BYTES_PER_SECOND = 50e6  # a slower disk counts as hung
+INITIAL_LABEL = "default"  # vLLM's label of the weights that a server started with
 
 
 class Endpoint(Protocol):
@@ -45,15 +46,35 @@ class Responses:
     stopped: list[bool]
 
 
-def completion(prompt: Sequence[int], n: int, sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """The weights that must answer.
+
+    name: the model in requests and answers, which is the adapter if there is one. label: the server's label of the
+    weights that it last loaded as a whole.
+    """
+
+    name: str
+    label: str
+
+
+def completion(
+    prompt: Sequence[int],
+    n: int,
+    sampling: Sampling,
+    seed: int,
+    stop_ids: Sequence[int],
+    model: str = MODEL_NAME,
+) -> dict:
     """The request for n responses. It sets every field that changes the distribution, so no server default applies.
 
+    model: the name of an adapter, or of the model that the server started with.
     vLLM draws response i of a request from seed + i. Seeds are multiples of n, so that no two problems share one.
     """
     if sampling.temperature == 0:
         n = 1  # all would be equal, and vLLM allows only one
     return {
-        "model": MODEL_NAME,
+        "model": model,
         "prompt": [int(t) for t in prompt],
         "n": n,
         "max_tokens": sampling.max_tokens,
@@ -115,11 +136,19 @@ def call(
     seconds: float = BASE_SECONDS,
     json: dict | None = None,
     params: dict[str, str] | None = None,
+    answers_json: bool = True,
 ) -> dict:
-    """The JSON answer of an endpoint, {} if it is empty. Raises RolloutError for a refusal, else ServerFailedError."""
+    """The JSON answer of an endpoint, {} if it is empty. Raises RolloutError for a refusal, else ServerFailedError.
+
+    answers_json: False for an endpoint that answers with a text, which is not returned.
+    """
     try:
         with httpx2.Client(timeout=seconds, trust_env=False, verify=_tls()) as client:
-            return _read(client.request(method, url + path, json=json, params=params))
+            response = client.request(method, url + path, json=json, params=params)
+            if answers_json:
+                return _read(response)
+            _check_status(response)
+            return {}
     except httpx2.RequestError as e:
         raise ServerFailedError(f"{path}: {type(e).__name__} {e}".strip()) from None
 
@@ -129,13 +158,14 @@ def complete(url: str, request: dict, seconds: float = BASE_SECONDS) -> dict:
     return call(url, "POST", "/v1/completions", seconds=seconds, json=request)
 
 
-def score(url: str, sequences: np.ndarray, seconds: float) -> np.ndarray:
+def score(url: str, sequences: np.ndarray, seconds: float, model: str) -> np.ndarray:
     """log p of tokens 1 ... of each sequence, given those before: [B, S] -> [B, S - 1], at temperature 1.
 
-    Raises ServerFailedError if the answer does not contain them.
+    Raises ServerFailedError if the answer does not contain them, and RolloutError if another model answers.
     """
-    request = completion(sequences[0], 1, Sampling(1), 0, ()) | {"prompt": sequences.tolist(), "prompt_logprobs": 0}
-    answer = complete(url, request, seconds)
+    request = completion(sequences[0], 1, Sampling(1), 0, (), model)
+    answer = complete(url, request | {"prompt": sequences.tolist(), "prompt_logprobs": 0}, seconds)
+    check_model(url, answer, model)
     try:
         choices = sorted(answer["choices"], key=lambda c: c["index"])
         return np.asarray(
@@ -147,6 +177,12 @@ def score(url: str, sequences: np.ndarray, seconds: float) -> np.ndarray:
         )
     except (KeyError, TypeError, ValueError) as e:
         raise ServerFailedError(f"an answer without the prompt's log-probs ({type(e).__name__} {e})") from None
+
+
+def check_model(server: str, answer: dict, model: str) -> None:
+    """Raises RolloutError unless this model gave the answer. A request that names the base samples from the base."""
+    if (found := answer.get("model")) != model:
+        raise RolloutError(f"{server} answers as the model {found!r}, not as {model!r}: its tokens have other weights.")
 
 
 def version(url: str) -> str:
@@ -180,11 +216,42 @@ def update_weights(url: str, directory: str | os.PathLike[str], label: str, num_
     call(url, "POST", "/resume")
 
 
-def is_healthy(url: str, seconds: float) -> bool:
-    """Whether the server reports that it is healthy, and samples a token within the time."""
+def adapters(url: str, seconds: float = BASE_SECONDS) -> dict[str, str]:
+    """The adapters of a server: name -> directory. Raises ServerFailedError if its answer has no list of models."""
+    try:
+        models = call(url, "GET", "/v1/models", seconds=seconds)["data"]
+        return {model["id"]: model["root"] for model in models if model.get("parent")}
+    except (KeyError, TypeError, AttributeError):
+        raise ServerFailedError("/v1/models: an answer without models") from None
+
+
+def load_adapter(url: str, name: str, directory: str | os.PathLike[str], num_bytes: int) -> None:
+    """Makes a server load a PEFT directory under a name. Raises ServerFailedError if it fails, RolloutError if refused.
+
+    Each version needs its own name and directory: vLLM's prefix cache knows adapters by both, and would serve stale
+    blocks. An adapter that has this name and directory already is not loaded again.
+    """
+    if adapters(url).get(name) != str(directory):
+        seconds = BASE_SECONDS + num_bytes / RELOAD_BYTES_PER_SECOND
+        request = {"lora_name": name, "lora_path": str(directory)}
+        call(url, "POST", "/v1/load_lora_adapter", seconds=seconds, json=request, answers_json=False)
+
+
+def unload_adapters(
+    url: str, folder: str | os.PathLike[str], keep: str | None = None, seconds: float = BASE_SECONDS
+) -> None:
+    """Makes a server forget all adapters from directories in this folder, except the one with the name `keep`."""
+    for name, directory in adapters(url, seconds).items():
+        if name != keep and os.path.dirname(directory) == str(folder):
+            request = {"lora_name": name}
+            call(url, "POST", "/v1/unload_lora_adapter", seconds=seconds, json=request, answers_json=False)
+
+
+def is_healthy(url: str, seconds: float, model: str = MODEL_NAME) -> bool:
+    """Whether the server reports that it is healthy, and samples a token from the model within the time."""
     try:
         call(url, "GET", "/health", seconds=5)
-        request = completion([0], 1, Sampling(1), 0, ())
+        request = completion([0], 1, Sampling(1), 0, (), model)
         read_completion(complete(url, request, seconds), request, 1)
     except (ServerFailedError, RolloutError):
         return False
@@ -197,11 +264,15 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _read(response: httpx2.Response) -> dict:
+def _check_status(response: httpx2.Response) -> None:
     if response.status_code >= 500:
         raise ServerFailedError(f"HTTP {response.status_code} {_reason(response)}")
     if response.status_code >= 400:
         raise RolloutError(f"{response.url} refused a request (HTTP {response.status_code}: {_reason(response)}).")
+
+
+def _read(response: httpx2.Response) -> dict:
+    _check_status(response)
     try:
         return response.json() if response.content else {}
     except ValueError:
@@ -220,7 +291,7 @@ def sample(
     requests: list[dict],
     n: int,
     *,
-    label: str,
+    version: Version,
     seconds: float,
     concurrency: int,
     recover: Recover,
@@ -230,23 +301,23 @@ def sample(
     """The responses to every request, in order. A request is repeated until its answer is complete, and counts once.
 
     Each server works on at most `concurrency` requests at a time, and takes the next ones from a common queue. An
-    answer counts only if the server still serves the weights `label` after it. New weights drop all running requests,
-    so these weights sampled the whole answer. If a server fails or takes longer than `seconds`, its requests return to
-    the queue, and recover(server, reason) starts its recovery and returns a future. `sample` returns only after all
-    recoveries have ended, so the next requests go to tested servers.
+    answer counts only if it comes from the weights `version`, and the server still serves them after it. A reload of
+    the whole model drops all running requests, so these weights sampled the whole answer. If a server fails or takes
+    longer than `seconds`, its requests return to the queue, and recover(server, reason) starts its recovery and returns
+    a future. `sample` returns only after all recoveries have ended, so the next requests go to tested servers.
     `finished(p, tokens, stopped)` is called in this thread as soon as request p is answered, and `waits()` at least
     every second. An exception in one of them ends the sampling; a recovery may then still be running.
 
     Raises RolloutError for other weights, and the error of `recover`, a ServerGivenUpError only if no server is left.
     """
-    return asyncio.run(_sample(servers, requests, n, label, seconds, concurrency, recover, waits, finished))
+    return asyncio.run(_sample(servers, requests, n, version, seconds, concurrency, recover, waits, finished))
 
 
 async def _sample(
     servers: Sequence[Endpoint],
     requests: list[dict],
     n: int,
-    label: str,
+    version: Version,
     seconds: float,
     concurrency: int,
     recover: Recover,
@@ -266,7 +337,7 @@ async def _sample(
         while True:
             p = await waiting.get()
             try:
-                result = await _answer(server, client, requests[p], n, label, seconds)
+                result = await _answer(server, client, requests[p], n, version, seconds)
             except BaseException:
                 waiting.put_nowait(p)
                 raise
@@ -309,18 +380,23 @@ async def _sample(
 
 
 async def _answer(
-    server: Endpoint, client: httpx2.AsyncClient, request: dict, n: int, label: str, seconds: float
+    server: Endpoint, client: httpx2.AsyncClient, request: dict, n: int, version: Version, seconds: float
 ) -> Responses:
-    """The answer to one request from the weights `label`. Raises ServerFailedError; RolloutError for other weights."""
+    """The answer to one request from these weights. Raises ServerFailedError; RolloutError for other weights."""
     try:
         async with asyncio.timeout(seconds):
-            answer = _read(await client.post(f"{server.url}/v1/completions", json=request))
+            response = await client.post(f"{server.url}/v1/completions", json=request)
+            if response.status_code == 404:  # a server that was restarted does not know the adapter
+                raise ServerFailedError(f"HTTP 404 {_reason(response)}")
+            answer = _read(response)
             served = _version_in(_read(await client.get(f"{server.url}/weight_info")))
     except (TimeoutError, httpx2.RequestError) as e:
         raise ServerFailedError(f"{type(e).__name__} {e} after up to {seconds:.0f} s".strip()) from None
-    if served != label:
+    check_model(server.name, answer, version.name)
+    if served != version.label:
         raise RolloutError(
-            f"{server.name} serves weights version {served!r}, not {label!r}: another program restarted or updated it."
+            f"{server.name} serves weights version {served!r}, not {version.label!r}: another program restarted or "
+            "updated it."
         )
     return read_completion(answer, request, n)
 

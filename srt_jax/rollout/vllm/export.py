@@ -1,8 +1,8 @@
 """Exports of the weights for rollout servers: <directory>/step_NNNNNN/. An export is complete, or it does not exist.
 
-Each is an ordinary Hugging Face directory with a manifest.json. The manifest has the step, a hash of the config, the
-sizes of all files, and the names, shapes and dtypes of all tensors. It also has checksums (xxh3_64) of all tensors, of
-all other bytes, and of itself.
+Each is an ordinary Hugging Face directory, or a PEFT directory, with a manifest.json. The manifest has the step, a hash
+of the config, the sizes of all files, and the names, shapes and dtypes of all tensors. It also has checksums (xxh3_64)
+of all tensors, of all other bytes, and of itself.
 """
 
 import concurrent.futures
@@ -15,6 +15,7 @@ import os
 import pathlib
 import shutil
 import time
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import xxhash
@@ -23,9 +24,13 @@ from jax.typing import DTypeLike
 
 from srt_jax.errors import ExportError
 from srt_jax.files import remove_leftovers
-from srt_jax.model import weights
+from srt_jax.model import peft, weights
+from srt_jax.model.lora import LoRA
+from srt_jax.rollout.vllm.client import INITIAL_LABEL, Version
+from srt_jax.rollout.vllm.command import MODEL_NAME
 
 MANIFEST = "manifest.json"
+Finish = Callable[[pathlib.Path, dict], object]  # adds files to a complete folder, as in `weights.save`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +41,9 @@ class Published:
     step: int
     bytes: int
     seconds: float  # the time to write and flush it
-    label: str  # names these weights at the servers; the step alone would not distinguish two runs
+    version: Version  # names these weights at the servers; the step alone would not distinguish two runs
     tensors: str  # checksum of all tensors, which does not depend on the step
+    served_from: pathlib.Path  # the model directory that a server starts with before these weights are delivered
 
 
 def publish(
@@ -49,40 +55,68 @@ def publish(
     tokenizer_from: str | os.PathLike[str] | None,
     config_hash: str,
     extra: dict[str, str] | None = None,
+    adapter_scale: float | None = None,
 ) -> Published:
-    """Writes the weights of a step in the served dtype. `extra`: text files by name, see `weights.save`.
+    """Writes the weights of a step in the served dtype. `extra`, `adapter_scale`: as in `weights.save`.
 
     Raises ExportError if they cannot be written. Removes exports of later steps, which a run has if it was killed after
     its last checkpoint.
     """
+
+    def write(path: pathlib.Path, before_naming: Finish) -> int:
+        return weights.save(path, params, hf_config, dtype, tokenizer_from, extra, before_naming, adapter_scale)
+
+    return _publish(write, step, directory, config_hash, None)
+
+
+def publish_adapter(
+    adapters: nnx.State,
+    step: int,
+    directory: str | os.PathLike[str],
+    settings: LoRA,
+    base_id: str,
+    base_directory: pathlib.Path,
+    dtype: DTypeLike,
+    config_hash: str,
+) -> Published:
+    """Writes the adapters of a step as a PEFT directory; otherwise like `publish`.
+
+    base_id: the base's name in it, as in `peft.write_adapter`. base_directory: where servers read the base.
+    """
+
+    def write(path: pathlib.Path, before_naming: Finish) -> int:
+        return peft.write_adapter(path, adapters, settings, base_id, before_naming=before_naming, dtype=dtype)
+
+    return _publish(write, step, directory, config_hash, base_directory)
+
+
+def _publish(
+    write: Callable[[pathlib.Path, Finish], int],
+    step: int,
+    directory: str | os.PathLike[str],
+    config_hash: str,
+    base_directory: pathlib.Path | None,
+) -> Published:
+    """Writes an export by write(path, before_naming) and describes it. base_directory: of an adapter's base."""
     start = time.perf_counter()
     directory = pathlib.Path(directory)
     path = directory / f"step_{step:06d}"
     try:
         _remove_leftovers(directory, step)
-        size = weights.save(
-            path,
-            params,
-            hf_config,
-            dtype,
-            tokenizer_from=tokenizer_from,
-            extra=extra,
-            before_naming=functools.partial(_write_manifest, step=step, config_hash=config_hash),
-        )
+        size = write(path, functools.partial(_write_manifest, step=step, config_hash=config_hash))
         manifest = json.loads((path / MANIFEST).read_text())
     except OSError as e:
         raise ExportError(
             f"{directory} does not take the weights of step {step} ({e.strerror or e}): free some space "
             "there, or name another folder by rollout.vllm.weights_directory."
         ) from e
-    return Published(
-        path,
-        step,
-        size,
-        time.perf_counter() - start,
-        f"{step}-{manifest['xxh3_64']}",
-        _checksum_of(manifest["tensors"]),
-    )
+    label = f"{step}-{manifest['xxh3_64']}"
+    if base_directory:
+        version = Version(f"{MODEL_NAME}-{label}", INITIAL_LABEL)
+    else:
+        version = Version(MODEL_NAME, label)
+    seconds = time.perf_counter() - start
+    return Published(path, step, size, seconds, version, _checksum_of(manifest["tensors"]), base_directory or path)
 
 
 def check_sizes(path: str | os.PathLike[str]) -> dict:

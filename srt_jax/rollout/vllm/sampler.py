@@ -1,11 +1,12 @@
 """Rollouts from vLLM servers in other processes.
 
-`load` exports the weights, then makes every server pause, reload them and resume. At last a probe compares the servers'
-log-probs of fixed token sequences with the trainer's. Wrong or stale weights end the run.
+`load` exports the weights, then makes every server sample from them (delivery.py). At last a probe compares the
+servers' log-probs of fixed token sequences with the trainer's. Wrong or stale weights end the run.
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,35 +28,21 @@ from srt_jax.config import fingerprint_fields
 from srt_jax.errors import ConfigError, ExportError, RolloutError, ServerGivenUpError
 from srt_jax.log import logger
 from srt_jax.model import sharding
-from srt_jax.model.config import ModelConfig
 from srt_jax.model.logprobs import token_logprobs
 from srt_jax.rollout.sampler import Advanced, Finished, Rollouts, Sampling
 from srt_jax.rollout.vllm import client as vllm_client
+from srt_jax.rollout.vllm import delivery
 from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.rollout.vllm import server as vllm_server
 from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.command import Settings
+from srt_jax.rollout.vllm.delivery import InitialModel
 from srt_jax.rollout.vllm.server import Attached, Server
 
 PROBE_SEQUENCES, PROBE_TOKENS = 8, 64
 OVERCOMMIT = 1.5  # sequences requested from a server / sequences that it decodes at a time
 SPARED = 3  # failed requests of a healthy server between two loads that cause no restart
 WELL_SECONDS = 20.0  # a healthy server samples a token within this time
-
-
-class InitialModel(Protocol):
-    """The model that a run starts from: its directory, and the files that exports copy from it."""
-
-    @property
-    def directory(self) -> pathlib.Path: ...
-    @property
-    def hf_config(self) -> dict: ...
-    @property
-    def config(self) -> ModelConfig: ...
-    @property
-    def stop_ids(self) -> tuple[int, ...]: ...
-    @property
-    def exported_files(self) -> dict[str, str]: ...
 
 
 class VLLMSampler:
@@ -76,9 +63,9 @@ class VLLMSampler:
         self._config, self._model, self._mesh = config, model, mesh
         self._max_model_len = config.batch.max_prompt_tokens + config.batch.max_response_tokens
         self.exports = exports_folder(config, pathlib.Path(directory).absolute())
-        self._dtype = config.rollout.vllm.dtype or config.model.dtype
         fields = json.dumps(fingerprint_fields(config), sort_keys=True)
-        self._config_hash = hashlib.sha256(fields.encode()).hexdigest()[:16]
+        config_hash = hashlib.sha256(fields.encode()).hexdigest()[:16]
+        self._delivery = delivery.choose(config, model, self.exports, config_hash)
         self._score = _make_score(graphdef, mesh)
         self._servers = self._make_servers(pathlib.Path(directory))
         self._published: vllm_export.Published | None = None
@@ -94,16 +81,7 @@ class VLLMSampler:
 
         Raises RolloutError if that fails, and ConfigError if a server of rollout.servers does not fit the run.
         """
-        published = vllm_export.publish(
-            params,
-            version,
-            self.exports,
-            self._model.hf_config,
-            self._dtype,
-            self._model.directory,
-            self._config_hash,
-            self._model.exported_files,
-        )
+        published = self._delivery.publish(params, version)
         first, self._published = self._published is None, published
         start = time.perf_counter()
         self._serve(first, waits)
@@ -163,6 +141,9 @@ class VLLMSampler:
             stopping = concurrent.futures.wait(self._under_way, 1.0).not_done
         for server in self._servers:
             server.stop()
+            if server.attached:
+                with contextlib.suppress(ServerFailedError, RolloutError):
+                    self._delivery.withdraw(server.url)
         if self._config.rollout.vllm.weights_directory:
             shutil.rmtree(self.exports, ignore_errors=True)
 
@@ -175,15 +156,17 @@ class VLLMSampler:
             servers = [vllm_server.Attached(url, **limits) for url in self._config.rollout.servers]
             for server in servers:
                 if server.answers():  # otherwise it may still be starting; the first load waits for it
-                    vllm_server.check(server.url, self._model.config, self._max_model_len)
+                    self._check(server)
             return servers
         shared = Settings(
             settings.python,
-            self._dtype,
+            self._delivery.dtype,
             self._max_model_len,
             settings.max_sequences,
             settings.memory_fraction,
             max(1, (os.cpu_count() or 1) // settings.num_servers),
+            self._delivery.max_lora_rank,
+            2 + self._config.rollout.steps_ahead,
         )
         gpus = settings.gpus or [None] * settings.num_servers
         servers = [
@@ -205,7 +188,7 @@ class VLLMSampler:
         self._spared.clear()
         if first:
             for server in self._servers:
-                server.start(self._published.path)
+                server.start(self._published.served_from)
                 if not server.attached:
                     logger.info(f"{server.name} starts, which takes a minute or more; its log is {server.log}")
             self._for_each(self._wait_for_start, waits)
@@ -223,13 +206,14 @@ class VLLMSampler:
     def _check(self, server: Server | Attached) -> None:
         if server.attached:
             vllm_server.check(server.url, self._model.config, self._max_model_len)
+            self._delivery.check(server.url)
 
     def _check_answers(self, server: Server | Attached) -> None:
         if server.attached:
             vllm_server.check_answers(server.url, self._model.config.vocab_size)
 
     def _update(self, server: Server | Attached) -> None:
-        vllm_client.update_weights(server.url, self._published.path, self._published.label, self._published.bytes)
+        self._delivery.deliver(server.url, self._published)
 
     def _for_each(self, work: Callable, waits: Callable[[], None] | None = None) -> list:
         """Runs work(server) for all servers at once. Servers that are given up are not used again.
@@ -296,7 +280,7 @@ class VLLMSampler:
             raise RolloutError(
                 f"{server.name} failed ({reason}), and the export to restart it from is damaged: {e}"
             ) from None
-        server.restart(self._published.path, reason)
+        server.restart(self._published.served_from, reason)
         try:
             self._check(server)
             self._update(server)
@@ -315,7 +299,7 @@ class VLLMSampler:
         counted: "_Counted",
     ) -> list:
         requests = [
-            vllm_client.completion(prompt, n, sampling, seed, self._model.stop_ids)
+            vllm_client.completion(prompt, n, sampling, seed, self._model.stop_ids, self._published.version.name)
             for prompt, seed in zip(prompts, seeds)
         ]
         settings = self._config.rollout.vllm
@@ -329,7 +313,7 @@ class VLLMSampler:
             self._servers,
             requests,
             n,
-            label=self._published.label,
+            version=self._published.version,
             finished=counted.finished,
             waits=waits,
             recover=lambda server, reason: self._submit(self._recover, server, reason),
@@ -348,8 +332,8 @@ class VLLMSampler:
     def _is_well(self, server: Server | Attached) -> bool:
         try:
             return (
-                vllm_client.is_healthy(server.url, WELL_SECONDS)
-                and vllm_client.version(server.url) == self._published.label
+                vllm_client.is_healthy(server.url, WELL_SECONDS, self._published.version.name)
+                and vllm_client.version(server.url) == self._published.version.label
             )
         except (ServerFailedError, RolloutError):
             return False
@@ -361,7 +345,8 @@ class VLLMSampler:
         rows = math.lcm(PROBE_SEQUENCES, sharding.num_row_shards(self._mesh))
         length = min(PROBE_TOKENS, self._max_model_len - 1)
         first = self._model.stop_ids[0]
-        request = vllm_client.completion([first], PROBE_SEQUENCES, Sampling(length - 1), 0, ())
+        name = self._published.version.name
+        request = vllm_client.completion([first], PROBE_SEQUENCES, Sampling(length - 1), 0, (), name)
         answer = vllm_client.complete(server.url, request, self._config.rollout.vllm.start_seconds)
         sampled = np.stack(vllm_client.read_completion(answer, request, PROBE_SEQUENCES).tokens)
         sampled = np.pad(sampled, ((0, 0), (1, 0)), constant_values=first)
@@ -377,6 +362,7 @@ class VLLMSampler:
             server.url,
             sequences,
             vllm_client.BASE_SECONDS + self._config.rollout.vllm.seconds_per_token * sequences.shape[1],
+            self._published.version.name,
         )
         gap, limit = np.abs(found - expected), self._config.rollout.max_logprob_gap
         if not gap.mean() <= limit:
