@@ -27,7 +27,6 @@ def adapters_config(model, out, name, steps=2, rank=RANK, **changes):
     config = small_config(model, out, name, steps)
     config.model.lora.rank, config.optimizer.learning_rate = rank, 2e-3
     config.eval.every, config.checkpoint.every = 2, 1
-    config.mesh.fsdp = config.mesh.tensor = 2  # all runs share their compiled programs
     config.update_from_flattened_dict(changes)
     return config
 
