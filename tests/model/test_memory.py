@@ -215,6 +215,7 @@ def update_config(**changes):
         {"model.remat": "none", "model.dtype": "bfloat16"},
         {"batch.minibatches_per_step": 2, "model.remat": "dots"},
         {"optimizer.moments_dtype": "bfloat16", "model.remat": "attention"},
+        {"model.lora.rank": 8},
     ],
     ids=str,
 )
@@ -234,6 +235,7 @@ def test_an_update_takes_the_estimated_memory(changes):
             c.model.remat,
             many=c.batch.minibatches_per_step > 1,
             moments=c.optimizer.moments_dtype,
+            adapters=budget.adapters(c, REAL),
         ),
     )
     assert counted == pytest.approx(peak(lowered.compile()), rel=0.15)
