@@ -79,7 +79,11 @@ def others_to_file(path: pathlib.Path) -> None:
         else:
             file.handle(root.makeRecord("thread", logging.ERROR, "", 0, "uncaught", (), error))
 
-    sys.excepthook = uncaught
+    def unraisable(error: "sys.UnraisableHookArgs") -> None:
+        what = error.exc_type, error.exc_value, error.exc_traceback
+        file.handle(root.makeRecord("unraisable", logging.ERROR, "", 0, str(error.err_msg), (), what))
+
+    sys.excepthook, sys.unraisablehook = uncaught, unraisable  # tensorstore's threads use the second one
 
 
 console = Console()

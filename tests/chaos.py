@@ -58,7 +58,7 @@ ARGUMENTS = (
 )
 BY_THE_CLOCK = ("time/", "workers/seconds", "publish/", "rollout/tokens_per_second", "update/mfu")
 UNIFORM = "uniform"
-AIMS = ("save", "retain", "rename", "export", "grading", "rollouts", "records")
+AIMS = ("save", "export", "rename", "grading", "retain", "rollouts", "records")
 VLLM_AIMS = ("publish", "reload")
 VLLM = REPOSITORY / ".venv-vllm/bin/python"
 MARK = "SRT_CHAOS"  # an environment variable that all processes of this program have
@@ -71,7 +71,7 @@ class Place:
 
     out: pathlib.Path
     arguments: tuple[str, ...]
-    limit: float = 300.0  # seconds of a run
+    limit: float = 1200.0  # seconds of a run, on a busy machine
 
     def start(self, name: str, *crash_point: object) -> subprocess.Popen:
         """Starts or resumes the run. Appends its output to <out>/<name>.log.
@@ -245,8 +245,8 @@ def disturb(place: Place, name: str, plan: Plan, draw: random.Random, undisturbe
 
 
 def undisturbed_run(place: Place) -> Undisturbed:
-    """Makes the run to compare with, counts its events, and prints its size. A run before it compiles."""
-    place.finish("warm")
+    """Makes the run to compare with, counts its events, and prints its size. A short run before it compiles."""
+    dataclasses.replace(place, arguments=(*place.arguments, "--config.steps=1")).finish("warm")
     counts = place.out / "undisturbed.events"
     seconds = place.finish("undisturbed", counts)
     events = json.loads(counts.read_text())
@@ -299,12 +299,12 @@ def part(place: Place, kinds: list[str], least_runs: int, seed: int, at_a_time: 
     return tally
 
 
-def make_place(scratch: pathlib.Path, name: str, model: pathlib.Path, *more: str, limit: float = 300.0) -> Place:
+def make_place(scratch: pathlib.Path, name: str, model: pathlib.Path, *more: str) -> Place:
     """A folder for the runs of a part."""
     out = scratch / name
     (out / "tmp").mkdir(parents=True)
     data = (f"--config.data.path={model}/train.jsonl", f"--config.eval.sets.heldout.path={model}/heldout.jsonl")
-    return Place(out, (*ARGUMENTS, f"--config.model.path={model}", *data, *more), limit)
+    return Place(out, (*ARGUMENTS, f"--config.model.path={model}", *data, *more))
 
 
 @contextlib.contextmanager

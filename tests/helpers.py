@@ -1,7 +1,10 @@
 """Shared by tests: a small experiment on the miniature base model, and marks for the fast cases of a test."""
 
+import functools
 import json
 import pathlib
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +16,13 @@ from srt_jax.reward import rewards
 from srt_jax.reward.labels import BY_VOTE
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def may_mount() -> bool:
+    """Whether this user may mount a file system in a namespace of the process's own."""
+    command = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /tmp"]
+    return bool(shutil.which("unshare")) and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def small_config(model: pathlib.Path, out: pathlib.Path, name: str, steps: int) -> ConfigDict:

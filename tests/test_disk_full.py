@@ -1,8 +1,10 @@
-"""A disk that is full: the last line says which file, and nothing that was complete is lost.
+"""A disk that is full: the last line says which file, nothing that was complete is lost, and the same command goes on.
 
 A file system of a few pages in memory stands in for the disk, mounted in a namespace of the process's own.
 """
 
+import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -10,16 +12,12 @@ import sys
 
 import pytest
 
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, may_mount
+from tests.rollout.fake_vllm import running
 
-PROBE = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /tmp"]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        subprocess.run(["sh", "-c", "command -v unshare"], capture_output=True, check=False).returncode != 0
-        or subprocess.run(PROBE, capture_output=True, check=False).returncode != 0,
-        reason="this user may not mount a file system in a namespace",
-    ),
+    pytest.mark.skipif(not may_mount(), reason="this user may not mount a file system in a namespace"),
 ]
 ARGUMENTS = (
     "--config=configs/quickstart.py",
@@ -28,56 +26,130 @@ ARGUMENTS = (
     "--config.batch.microbatch_sequences=16",
     "--config.rollout.prompts_per_call=4",
     "--config.eval.sets={}",
-    "--config.checkpoint.every=1",
     "--config.checkpoint.keep=1",
     "--config.name=run",
 )
+# Runs the trainer, prints its exit status, makes the disk larger, and runs the trainer until it has two steps more.
+TWICE = """
+import json, os, pathlib, runpy, subprocess, sys
+from absl import flags
+from srt_jax import runtime
+disk, run, *sys.argv[1:] = sys.argv[1:]
+def train():
+    try:
+        runpy.run_module("srt_jax.main", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code
+print("status", train(), file=sys.stderr, flush=True)
+records = pathlib.Path(run) / "metrics.jsonl"
+steps = [json.loads(line)["step"] for line in records.read_text().splitlines() if line.endswith("}")]
+for name in list(flags.FLAGS):
+    if name.startswith("config") or name in ("profile", "take_over", "dry_run"):
+        delattr(flags.FLAGS, name)
+runtime.start = lambda *_: None  # JAX runs
+subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
+sys.argv.append(f"--config.steps={max(steps, default=0) + 2}")
+print("then", train(), file=sys.stderr, flush=True)
+print(json.dumps([json.loads(line)["step"] for line in records.read_text().splitlines()]))
+"""
 
 
-def train(untrained, out, steps, mounts=""):
-    """Runs `steps` steps after the shell commands `mounts`; returns (exit status, stdout, stderr)."""
-    command = [sys.executable, "-m", "srt_jax.main", *ARGUMENTS, f"--config.out={out}", f"--config.steps={steps}"]
-    command += [f"--config.model.path={untrained}", f"--config.data.path={untrained}/train.jsonl"]
+@dataclasses.dataclass
+class Full:
+    """Where the small file system is, and what is seen."""
+
+    folder: str  # in the run folder; "" is the run folder itself
+    message: str  # that ends the run
+    status: int = 2
+    free: int = 400  # KiB, less than two steps or an export need
+    arguments: tuple[str, ...] = ("--config.checkpoint.every=1", "--config.steps=400")
+    links: tuple[str, ...] = ()  # files and folders of the run that are on another disk
+    begun: bool = False  # the run has made its first step before
+
+
+SELDOM = ("--config.checkpoint.every=1000", "--config.log.rollouts_every=1000", "--config.steps=400")
+WRITTEN = r" could not be written \(No space left on device\)"
+FULL = {
+    "checkpoint": Full(
+        "checkpoints", r"the checkpoint of step \d+ could not be written to .*/run/checkpoints \(", begun=True
+    ),
+    "rollouts": Full("rollouts", r".*/run/rollouts/step_\d+\.\w+(\.gz)?" + WRITTEN),
+    "metrics": Full(
+        "small", r".*/run/metrics\.jsonl" + WRITTEN, free=16, arguments=SELDOM, links=("metrics.jsonl:small/metrics",)
+    ),
+    "events": Full(
+        "",
+        r".*/run/events\.out\.tfevents\.\*" + WRITTEN,
+        free=80,
+        arguments=SELDOM,
+        links=("metrics.jsonl:../metrics", "rollouts:../rollouts"),
+    ),
+    "export": Full(
+        "", r".*/run/.final" + WRITTEN, 2, 300, ("--config.checkpoint.every=1", "--config.steps=1"), begun=True
+    ),
+    "publish": Full("weights", r".*/run/weights does not take the weights of step \d \(No space", 1, 1500),
+    "compile cache": Full("../cache", "", 0, arguments=("--config.checkpoint.every=1", "--config.steps=1")),
+}
+
+
+def train_twice(untrained, out, full: Full, *more):
+    """(exit status, stderr) of a run on a small disk and of its resumption on a larger one, and the recorded steps."""
+    run, disk = out / "run", out / "run" / full.folder
+    disk.mkdir(parents=True, exist_ok=True)
+    used = sum(p.stat().st_size for p in disk.rglob("*") if p.is_file())
+    commands = [f"mount -t tmpfs -o size={(used >> 12) * 4 + full.free}k tmpfs {disk}"]
+    if used:
+        commands = [f"cp -r {disk} {out}/copy", *commands, f"cp -r {out}/copy/. {disk}"]
+    commands += ["ln -s {1} {0}".format(*f"{run}/{link}".split(":")) for link in full.links]
+    model = (f"--config.model.path={untrained}", f"--config.data.path={untrained}/train.jsonl")
+    arguments = [*ARGUMENTS, *model, f"--config.out={out}", *full.arguments, *more]
+    shell = " && ".join([*commands, 'exec "$@"'])
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(disk)} if "cache" in full.folder else {}
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", f'{mounts}\nexec "$@"', "sh", *command],
+        ["unshare", "-rm", "sh", "-c", shell, "sh", sys.executable, "-c", TWICE, disk, run, *arguments],
         cwd=REPOSITORY,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
-    return done.returncode, done.stdout, done.stderr
+    assert done.stderr.count("\nstatus ") == 1 and "\nthen " in done.stderr, done.stderr[-3000:]
+    first, rest = done.stderr.split("\nstatus ")
+    second, then = rest.split("\nthen ")
+    return (int(rest[0]), first), (int(then[0]), second[2:]), json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def begun(untrained, tmp_path_factory):
     """A run of one step, without its exports."""
     out = tmp_path_factory.mktemp("begun")
-    status, _, stderr = train(untrained, out, 1)
-    assert status == 0, stderr
+    command = [sys.executable, "-m", "srt_jax.main", *ARGUMENTS, f"--config.out={out}", "--config.steps=1"]
+    command += [f"--config.model.path={untrained}", f"--config.data.path={untrained}/train.jsonl"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    subprocess.run(["rm", "-r", f"{out}/run/final", f"{out}/run/summary.json"], check=True)
     return out
-
-
-# the full disk -> (folder that becomes a small file system with a copy of its content, the words of the message)
-FULL = {
-    "checkpoint": ("checkpoints", r"the checkpoint of step \d+ could not be written to .*/run/checkpoints \("),
-    "rollouts": ("rollouts", r".*/run/rollouts/step_\d+\.\w+(\.gz)? could not be written \(No space left on device\)"),
-    "records": (".", r".*/run/(metrics\.jsonl|events\.out\.tfevents\.\*|rollouts/.*|checkpoints.*)"),
-}
 
 
 @pytest.mark.parametrize("full", FULL)
 def test_a_full_disk_is_one_sentence_that_names_the_file(full, begun, untrained, tmp_path):
-    folder, message = FULL[full]
-    subprocess.run(["cp", "-r", f"{begun}/run", str(tmp_path)], check=True)
-    where = tmp_path / "run" / folder
-    used = sum(p.stat().st_size for p in where.rglob("*") if p.is_file())
-    size = (used >> 12) * 4 + 400  # KiB: its content, and less than two steps more
-    mount = f"mount -t tmpfs -o size={size}k tmpfs {where}"
-    mounts = f"cp -r {where} {tmp_path}/copy && {mount} && cp -r {tmp_path}/copy/. {where}"
-    status, _, stderr = train(untrained, tmp_path, 400, mounts)
-    last = stderr.strip().splitlines()[-1]
-    assert status == 2 and "site-packages/orbax" not in stderr, stderr[-3000:]  # its tracebacks are in libraries.log
-    assert re.match("error: " + message, last), last
-    assert "free some space" in last
+    case = FULL[full]
+    if case.begun:
+        subprocess.run(["cp", "-r", f"{begun}/run", str(tmp_path)], check=True)
+    with running() as servers:
+        servers[0].vocab_size = 25  # the miniature's
+        vllm = (
+            "--config.rollout.sampler=vllm",
+            f"--config.rollout.servers=('{servers[0].url}',)",
+            "--config.rollout.max_logprob_gap=100",
+        )
+        first, second, steps = train_twice(untrained, tmp_path, case, *(vllm if full == "publish" else ()))
+    assert first[0] == case.status and "Traceback" not in first[1] + second[1], first[1][-3000:] + second[1][-3000:]
+    if case.status:
+        last = first[1].strip().splitlines()[-1]
+        assert re.match("(error: )?" + case.message, last), last
+        assert "free some space" in last
+    assert second[0] == 0, second[1][-3000:]
+    assert steps == list(range(len(steps))) and len(steps) > 2  # none is missing, none is there twice
