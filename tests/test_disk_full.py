@@ -17,6 +17,7 @@ from tests.rollout.fake_vllm import running
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not may_mount(), reason="this user may not mount a file system in a namespace"),
 ]
 ARGUMENTS = (
@@ -111,7 +112,7 @@ def train_twice(untrained, out, full: Full, *more):
         env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=540,
         check=False,
     )
     assert done.stderr.count("\nstatus ") == 1 and "\nthen " in done.stderr, done.stderr[-3000:]
