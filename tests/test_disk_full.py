@@ -74,7 +74,7 @@ FULL = {
     "checkpoint": Full(
         "checkpoints", r"the checkpoint of step \d+ could not be written to .*/run/checkpoints \(", begun=True
     ),
-    "rollouts": Full("rollouts", r".*/run/rollouts/step_\d+\.\w+(\.gz)?" + WRITTEN),
+    "rollouts": Full("rollouts", r".*/run/rollouts/step_\d+\.\w+(\.gz)?" + WRITTEN, free=24),
     "metrics": Full(
         "small", r".*/run/metrics\.jsonl" + WRITTEN, free=16, arguments=SELDOM, links=("metrics.jsonl:small/metrics",)
     ),
@@ -83,10 +83,10 @@ FULL = {
         r".*/run/events\.out\.tfevents\.\*" + WRITTEN,
         free=80,
         arguments=SELDOM,
-        links=("metrics.jsonl:../metrics", "rollouts:../rollouts"),
+        links=("metrics.jsonl:../metrics",),
     ),
     "export": Full(
-        "", r".*/run/.final" + WRITTEN, 2, 300, ("--config.checkpoint.every=1", "--config.steps=1"), begun=True
+        "", r".*/run/\.?final[^(]*" + WRITTEN, 2, 300, ("--config.checkpoint.every=1", "--config.steps=1"), begun=True
     ),
     "publish": Full("weights", r".*/run/weights does not take the weights of step \d \(No space", 1, 1500),
     "compile cache": Full("../cache", "", 0, arguments=("--config.checkpoint.every=1", "--config.steps=1")),
