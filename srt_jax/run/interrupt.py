@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -103,9 +104,15 @@ class Signals:
 
 
 def run(work, message: str) -> int:
-    """Runs work() and returns its exit status, or prints `message` and returns 130 if Ctrl-C or SIGTERM ended it."""
+    """Runs work() and returns its exit status. After a signal, prints `message` and ends the process with status 130.
+
+    An orderly end of Python would wait for programs that XLA's threads still run, and could crash in them.
+    """
     with Signals(message, leave=True):
         try:
             return work()
         except KeyboardInterrupt:
-            return STATUS
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may be gone
+                    stream.flush()
+            os._exit(STATUS)
