@@ -116,9 +116,10 @@ def replaced_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     partial, old = temporary_name(path), path.with_name(f".{path.name}.old-{os.getpid()}")
     partial.mkdir()
     try:
-        yield partial
-        for inside in (*partial.rglob("*"), partial):
-            flush(inside)
+        with naming(path):
+            yield partial
+            for inside in (*partial.rglob("*"), partial):
+                flush(inside)
         if path.exists():
             path.rename(old)
         try:
