@@ -91,8 +91,11 @@ class RunLog:
         """Closes the files and ends the progress line."""
         if self._progress:
             self._progress.close()
-        self._file.close()
-        self._board.close()
+        try:
+            with files.naming(self._path):  # it tries again to write what did not fit on a full disk
+                self._file.close()
+        finally:
+            self._board.close()
 
 
 class NoLog:
