@@ -99,7 +99,7 @@ def contents(directory: pathlib.Path, by_the_clock: tuple[str, ...] = BY_THE_CLO
         record = json.loads(line)
         step = record.pop("step")
         found |= {
-            f"metrics of step {step}: {name}": np.float32(value)
+            f"metrics of step {step}: {name}": json.dumps({name: value}) if name == "warning" else np.float32(value)
             for name, value in record.items()
             if not name.startswith(by_the_clock)
         }

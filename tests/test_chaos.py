@@ -11,8 +11,8 @@ from tests.helpers import REPOSITORY, may_mount
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not may_mount(), reason="this user may not mount a file system in a namespace")
-def test_a_killed_run_equals_an_undisturbed_one_and_leaves_nothing_behind(untrained):
-    arguments = ["--uniform=1", "--aimed=3", "--vllm=0", "--runs=1", f"--model={untrained}"]
+def test_a_killed_run_equals_an_undisturbed_one_and_leaves_nothing_behind(miniature):
+    arguments = ["--uniform=1", "--aimed=3", "--vllm=0", "--runs=1", f"--model={miniature}"]
     command = [sys.executable, "-m", "tests.chaos", *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=840, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
