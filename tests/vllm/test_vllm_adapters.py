@@ -13,7 +13,7 @@ from srt_jax.model import lora, peft, weights
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.rollout.vllm import client as vllm_client
 from srt_jax.rollout.vllm import delivery
-from srt_jax.run.metrics import read_metrics
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.train import train
 
 RANK = 5  # vLLM accepts 8
