@@ -182,7 +182,7 @@ def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
     size = 4.2 * shape[1] + 1.5, 3.2 * shape[0]
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
     for line, setting in zip(axes, settings):
-        here = sorted(arm for arm, where in whole if where == setting)
+        here = [arm for arm in study.arms if (arm, setting) in whole]
         arms = {arm: f"C{i % 10}" for i, arm in enumerate(here)}
         for axis, (column, title) in zip(line, panels.items()):
             curves = grouped(table.curves(rows, column))
