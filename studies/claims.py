@@ -2,8 +2,8 @@
 
 The settings are the three bases of docs/laboratory.md: `scatter`, on which votes are right; `rival`, on which a third
 of the votes is wrong; and `attractor` at a higher learning rate, on which a collapse ends in one answer. Run s uses
-base s. The learning rate of `attractor` was chosen with runs of base 0 at the seeds 1000 to 1002, so base 0 has no run here.
-Claims whose names begin with the same letter belong together.
+base s. The learning rate of `attractor` was chosen with runs of base 0 at the seeds 1000 to 1002, so base 0 has no run
+here. Claims whose names begin with the same letter belong together.
 """
 
 import json
