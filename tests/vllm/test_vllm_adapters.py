@@ -74,10 +74,11 @@ def test_a_stale_adapter_and_the_base_are_found(own, monkeypatch):
         patch.setattr(vllm_client, "load_adapter", lambda url, name, path, size: load(url, name, stale, size))
         with pytest.raises(RolloutError, match=r"does not serve the weights of step 4: the mean log-prob"):
             sampler.load(moved(params, 4), 4)
-        patch.setattr(sampler._config.rollout, "max_logprob_gap", 100.0)
+        sampler._config.rollout.max_logprob_gap = 100.0
         sampler.load(moved(params, 3), 4)
         with pytest.raises(RolloutError, match=r"still serves the weights before those of step 5: .* to the last bit"):
             sampler.load(moved(params, 5), 5)
+        sampler._config.rollout.max_logprob_gap = 1e-4
     sampler.load(moved(params, 6), 6)
     complete = vllm_client.completion
     with monkeypatch.context() as patch:  # requests name the base
