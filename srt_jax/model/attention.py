@@ -165,8 +165,8 @@ def decode_step(
 ) -> jax.Array:
     """Attention of one new token per sample to its prompt, its earlier response tokens and itself.
 
-    q [P, n, N, H], k and v [P, n, K, H]: of the new token. prompt_kv: keys and values [P, Sp, K, H], shared by the n
-    samples of a prompt. prompt_lengths [P]. response_kv: keys and values [P, n, T, K, H], filled for the first `step`
+    q [P, n, N, H], k and v [P, n, K, H]: of the new token. prompt_kv: keys and values [P, K, Sp, H], shared by the n
+    samples of a prompt. prompt_lengths [P]. response_kv: keys and values [P, n, K, T, H], filled for the first `step`
     tokens. Returns [P, n, N, H].
     """
     P, n, N, H = q.shape
@@ -175,15 +175,15 @@ def decode_step(
     response_k, response_v = response_kv
     q = q.reshape(P, n, K, N // K, H) * H**-0.5
     f32 = jnp.float32
-    to_prompt = jnp.einsum("pnkgh,pskh->pnkgs", q, prompt_k, preferred_element_type=f32)
-    to_response = jnp.einsum("pnkgh,pntkh->pnkgt", q, response_k, preferred_element_type=f32)
+    to_prompt = jnp.einsum("pnkgh,pksh->pnkgs", q, prompt_k, preferred_element_type=f32)
+    to_response = jnp.einsum("pnkgh,pnkth->pnkgt", q, response_k, preferred_element_type=f32)
     to_self = jnp.einsum("pnkgh,pnkh->pnkg", q, k, preferred_element_type=f32)[..., None]
     Sp, T = to_prompt.shape[-1], to_response.shape[-1]
     real = jnp.arange(Sp) < prompt_lengths[:, None]  # [P, Sp]
     to_prompt = jnp.where(real[:, None, None, None], to_prompt, MASKED)
     to_response = jnp.where(jnp.arange(T) < step, to_response, MASKED)
     weights = jax.nn.softmax(jnp.concatenate([to_prompt, to_response, to_self], -1), -1).astype(q.dtype)
-    out = jnp.einsum("pnkgs,pskh->pnkgh", weights[..., :Sp], prompt_v)
-    out += jnp.einsum("pnkgt,pntkh->pnkgh", weights[..., Sp : Sp + T], response_v)
+    out = jnp.einsum("pnkgs,pksh->pnkgh", weights[..., :Sp], prompt_v)
+    out += jnp.einsum("pnkgt,pnkth->pnkgh", weights[..., Sp : Sp + T], response_v)
     out += weights[..., -1:] * v[:, :, :, None]
     return out.reshape(P, n, N, H)

@@ -42,8 +42,7 @@ def sampler_call(model: ModelConfig, dtype: str, call: Call) -> dict[str, float]
     """Peak bytes of a call without the parameters: weights in the compute dtype, cache, results, temporaries.
 
     The temporaries are those of the larger of its two programs. The prefill needs a second copy of the weights if they
-    are cast, and the prompts' activations and attention scores. Decoding needs the logits of all active sequences, and
-    the random numbers that draw from them.
+    are cast, and the prompts' activations and attention scores. Decoding needs the logits of all active sequences.
     """
     size, native = SIZES[dtype], dtype == "float32" or call.platform != "cpu"
     weights = model.num_params * size / call.tensor
@@ -54,7 +53,7 @@ def sampler_call(model: ModelConfig, dtype: str, call: Call) -> dict[str, float]
     else:
         cache = per_token * call.active * call.response_tokens
     results = 2 * FLOAT * call.rows * call.samples * call.response_tokens
-    drawing = 3 * FLOAT * call.active * model.vocab_size / call.tensor  # logits, random numbers, their sum
+    drawing = 2 * FLOAT * call.active * model.vocab_size / call.tensor  # logits, and their quotients by the temperature
     at_first = _prefill(model, dtype, call) + (prompts if call.slots else drawing)
     if dtype != "float32":
         at_first += weights / call.fsdp

@@ -11,8 +11,9 @@ from srt_jax.errors import RolloutError
 from srt_jax.model import attention
 from srt_jax.rl.collate import Layout, assemble
 from srt_jax.rollout.jax import sampler as jax_sampler
+from srt_jax.rollout.jax import static_batching
 from srt_jax.rollout.jax.sampler import Cut, JaxSampler
-from srt_jax.rollout.jax.sampling import truncate
+from srt_jax.rollout.jax.sampling import BLOCKS, SMALL_VOCABULARY, categorical, truncate
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.run.timing import CompilationCounter
 from tests.tiny_decoder import VOCAB, decoder, direct_logprobs, mesh_of, place
@@ -130,6 +131,21 @@ def test_truncated_draws_stay_in_the_set_with_its_frequencies():
     assert_frequencies(np.bincount(tokens, minlength=VOCAB), kept)
     assert (rollouts.lengths == 1).all()  # the limit is one token
     assert np.array_equal(rollouts.stopped[0], np.isin(tokens, STOPS))
+
+
+@pytest.mark.parametrize("vocabulary", [SMALL_VOCABULARY, SMALL_VOCABULARY + 1, 40 * BLOCKS])
+def test_draws_from_a_large_vocabulary_have_its_frequencies(vocabulary):
+    """Most of the probability is in a few tokens of one block, many have none, and the last block is not full."""
+    rng = np.random.default_rng(vocabulary)
+    logits = rng.normal(size=vocabulary).astype(np.float32)
+    logits[[7, 8, 9, vocabulary // 2, vocabulary - 1]] += 9
+    logits[rng.random(vocabulary) < 0.5] = -np.inf
+    logits[-BLOCKS // 2 :] = 6
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    tokens = np.asarray(jax.jit(jax.vmap(categorical, (0, None)))(keys, logits))
+    probabilities = np.exp(logits.astype(np.float64))
+    assert (probabilities[tokens] > 0).all()
+    assert_frequencies(np.bincount(tokens, minlength=vocabulary), probabilities / probabilities.sum())
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.8, 1.0])
@@ -394,6 +410,22 @@ def test_decoding_ends_with_the_longest_response(monkeypatch):
     jax.effects_barrier()
     assert rollouts.stopped.all() and 1 < rollouts.lengths.max() < 400
     assert len(steps) == 2 * (rollouts.lengths.max() - 1)  # in each of two layers
+
+
+def test_the_length_of_the_attended_cache_does_not_matter(monkeypatch):
+    """Decoding attends to 4, 8, 16, then all 20 tokens of the cache, and gives the responses of one loop over 20."""
+    made = []
+    for shortest in (4, 20):
+        monkeypatch.setattr(static_batching, "SHORTEST_CACHE", shortest)
+        graphdef, params = decoder()
+        by = JaxSampler(graphdef, mesh_of(), (), (4,), 4)
+        by.load(place(params, mesh_of()), 0)
+        made.append((static_batching.cache_lengths(20), generate(SHORT, by=by, max_tokens=20)))
+    (lengths, found), (whole, expected) = made
+    assert (lengths, whole) == ([4, 8, 16, 20], [20])
+    assert found.lengths.min() == 20
+    assert np.array_equal(found.tokens, expected.tokens)
+    np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5)
 
 
 def test_new_parameters_change_the_rollouts_and_the_version():

@@ -1,11 +1,15 @@
 """Static batching: all samples of a call decode in lockstep until the longest has ended.
 
-The samples of a prompt share its keys and values: the cache is one prompt part [L, P, S, K, H] and one response part
-[L, P, n, T, K, H]. Letters: P prompts, n samples of each, S prompt tokens, T response tokens; others as in
+The samples of a prompt share its keys and values: the cache is one prompt part [L, P, K, S, H] and one response part
+[L, P, n, K, T, H]. Letters: P prompts, n samples of each, S prompt tokens, T response tokens; others as in
 model/decoder.py.
+
+A step attends to the first tokens of the response part, up to a length of `cache_lengths`, and not to all T of them.
+Decoding is thus a sequence of loops, one for each length.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +26,8 @@ from srt_jax.rollout.jax.sampling import draw, sample_keys
 from srt_jax.rollout.sampler import Sampling
 
 PROMPT_KV = PartitionSpec(None, sharding.ROWS, None, "tensor")
-RESPONSE_KV = PartitionSpec(None, sharding.ROWS, None, None, "tensor")
+RESPONSE_KV = PartitionSpec(None, sharding.ROWS, None, "tensor")
+SHORTEST_CACHE = 128  # tokens
 
 
 @flax.struct.dataclass
@@ -30,7 +35,7 @@ class State:
     """The state of all samples of a call.
 
     t []: tokens drawn so far for each sample. token [P, n]: the last of them, which is not in the cache yet.
-    done [P, n]: whether the sample has ended. kv: the pair of keys and values [L, P, n, T, K, H] of the responses.
+    done [P, n]: whether the sample has ended. kv: the pair of keys and values [L, P, n, K, T, H] of the responses.
     The results: tokens, logprobs [P, n, T], lengths [P, n].
     """
 
@@ -62,7 +67,8 @@ def begin(
     last = jnp.take_along_axis(hidden, jnp.maximum(prompts.lengths - 1, 0)[:, None, None], 1)  # [P, 1, D]
     logits = jnp.broadcast_to(model.logits(last), (size, n, config.vocab_size))
     token, logprob = draw(sample_keys(prompts.seeds, prompts.first, n), 0, logits, temperature, sampling)
-    kv_shape = (config.num_layers, size, n, T, config.num_kv_heads, config.head_dim)
+    prompt_kv = tuple(sharding.constrain(kv.swapaxes(2, 3), mesh, PROMPT_KV) for kv in prompt_kv)
+    kv_shape = (config.num_layers, size, n, config.num_kv_heads, T, config.head_dim)
     state = State(
         t=jnp.ones((), jnp.int32),
         token=token,
@@ -94,23 +100,29 @@ def advance(
     size, T = prompts.lengths.shape[0], sampling.max_tokens
     keys = sample_keys(prompts.seeds, prompts.first, n)
 
-    def step(s: State) -> State:
-        """Feeds the last token of every sample and draws the next. The tokens of finished samples are dropped."""
+    def step(s: State, length: int) -> State:
+        """Feeds the last token of every sample and draws the next. The tokens of finished samples are dropped.
+
+        It attends to the first `length` tokens of the response cache.
+        """
         t = s.t
         positions = jnp.broadcast_to(prompts.lengths[:, None] + t - 1, (size, n))
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: tuple[Sequence[jax.Array], ...]) -> tuple:
-            prompt_kv, response_kv = cache
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: tuple[Sequence[jax.Array], jax.Array]) -> tuple:
+            prompt_kv, layer = cache
+            shape = (1, *s.kv[0].shape[1:4], length, k.shape[-1])
+            response_kv = [jax.lax.dynamic_slice(kv, (layer, 0, 0, 0, 0, 0), shape)[0] for kv in s.kv]
             return attention.decode_step(q, k, v, prompt_kv, prompts.lengths, response_kv, t - 1), (k, v)
 
-        hidden, new_kv = model.run_layers(s.token, positions, attend, (fixed.prompt_kv, s.kv))
+        layers = jnp.arange(model.config.num_layers)
+        hidden, new_kv = model.run_layers(s.token, positions, attend, (fixed.prompt_kv, layers))
         token, logprob = draw(keys, t, model.logits(hidden), temperature, sampling)
         token = jnp.where(s.done, 0, token)
         return State(
             t=t + 1,
             token=token,
             done=s.done | _stops(token, stop_ids),
-            kv=tuple(old.at[:, :, :, t - 1].set(new) for old, new in zip(s.kv, new_kv)),
+            kv=tuple(old.at[:, :, :, :, t - 1].set(new) for old, new in zip(s.kv, new_kv)),
             tokens=s.tokens.at[..., t].set(token),
             logprobs=s.logprobs.at[..., t].set(jnp.where(s.done, 0.0, logprob)),
             lengths=s.lengths + ~s.done,
@@ -119,9 +131,20 @@ def advance(
     def goes_on(s: State) -> jax.Array:
         return (s.t < T) & ~s.done.all()
 
-    s = jax.lax.while_loop(lambda s: goes_on(s) & (s.t <= until), step, state)
+    s = state
+    for length in cache_lengths(T):
+        s = jax.lax.while_loop(
+            lambda s, length=length: goes_on(s) & (s.t <= until) & (s.t <= length),
+            functools.partial(step, length=length),
+            s,
+        )
     sampled = (s.lengths * _wanted(prompts, n)).sum()
     return s, jnp.stack([s.t - 1, goes_on(s).astype(jnp.int32), sampled])
+
+
+def cache_lengths(T: int) -> list[int]:
+    """Tokens of the response cache that decoding attends to: SHORTEST_CACHE, twice as many, and so on up to T."""
+    return [length for i in range(T.bit_length()) if (length := SHORTEST_CACHE << i) < T] + [T]
 
 
 def results(state: State, n: int) -> tuple:
