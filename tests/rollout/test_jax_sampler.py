@@ -1,3 +1,4 @@
+import collections
 import functools
 
 import jax
@@ -16,6 +17,7 @@ from srt_jax.rollout.jax.sampler import Cut, JaxSampler
 from srt_jax.rollout.jax.sampling import BLOCKS, SMALL_VOCABULARY, categorical, truncate
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.run.timing import CompilationCounter
+from srt_jax.runtime import programs
 from tests.tiny_decoder import VOCAB, decoder, direct_logprobs, mesh_of, place
 
 STOPS = (3, 17, 30)
@@ -41,6 +43,12 @@ def seeds_of(prompts, step=1, purpose="train", seed=0):
 def generate(prompts=PROMPTS, n=3, temperature=1.0, max_tokens=T, seeds=None, by=None, **truncation):
     seeds = seeds_of(prompts) if seeds is None else seeds
     return (by or sampler()).generate(prompts, n, Sampling(max_tokens, temperature, **truncation), seeds)
+
+
+@pytest.fixture
+def no_shared_programs(monkeypatch):
+    """Samplers of this test compile their own programs."""
+    monkeypatch.setattr(programs, "_programs", collections.OrderedDict())
 
 
 FIELDS = ("tokens", "lengths", "logprobs", "stopped")
@@ -412,11 +420,12 @@ def test_decoding_ends_with_the_longest_response(monkeypatch):
     assert len(steps) == 2 * (rollouts.lengths.max() - 1)  # in each of two layers
 
 
-def test_the_length_of_the_attended_cache_does_not_matter(monkeypatch):
+def test_the_length_of_the_attended_cache_does_not_matter(monkeypatch, no_shared_programs):
     """Decoding attends to 4, 8, 16, then all 20 tokens of the cache, and gives the responses of one loop over 20."""
     made = []
     for shortest in (4, 20):
         monkeypatch.setattr(static_batching, "SHORTEST_CACHE", shortest)
+        programs._programs.clear()
         graphdef, params = decoder()
         by = JaxSampler(graphdef, mesh_of(), (), (4,), 4)
         by.load(place(params, mesh_of()), 0)
@@ -441,7 +450,7 @@ def test_new_parameters_change_the_rollouts_and_the_version():
     assert same(generate(), first)
 
 
-def test_nothing_compiles_after_compile():
+def test_nothing_compiles_after_compile(no_shared_programs):
     expected = generate()
     graphdef, params = decoder()
     by, counter = JaxSampler(graphdef, mesh_of(), STOPS, (8, 4), 4), CompilationCounter()
