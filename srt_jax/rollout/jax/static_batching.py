@@ -67,7 +67,7 @@ def begin(
     last = jnp.take_along_axis(hidden, jnp.maximum(prompts.lengths - 1, 0)[:, None, None], 1)  # [P, 1, D]
     logits = jnp.broadcast_to(model.logits(last), (size, n, config.vocab_size))
     token, logprob = draw(sample_keys(prompts.seeds, prompts.first, n), 0, logits, temperature, sampling)
-    prompt_kv = tuple(sharding.constrain(kv.swapaxes(2, 3), mesh, PROMPT_KV) for kv in prompt_kv)
+    keys, values = (sharding.constrain(kv.swapaxes(2, 3), mesh, PROMPT_KV) for kv in prompt_kv)
     kv_shape = (config.num_layers, size, n, config.num_kv_heads, T, config.head_dim)
     state = State(
         t=jnp.ones((), jnp.int32),
@@ -78,7 +78,7 @@ def begin(
         logprobs=jnp.zeros((size, n, T)).at[..., 0].set(logprob),
         lengths=jnp.ones((size, n), jnp.int32),
     )
-    return Fixed(weights, prompt_kv, graphdef), state
+    return Fixed(weights, (keys, values), graphdef), state
 
 
 def advance(
@@ -131,13 +131,15 @@ def advance(
     def goes_on(s: State) -> jax.Array:
         return (s.t < T) & ~s.done.all()
 
+    def decode(s: State, length: int) -> State:
+        """Decodes while `length` cached tokens of the responses are enough."""
+        return jax.lax.while_loop(
+            lambda s: goes_on(s) & (s.t <= until) & (s.t <= length), functools.partial(step, length=length), s
+        )
+
     s = state
     for length in cache_lengths(T):
-        s = jax.lax.while_loop(
-            lambda s, length=length: goes_on(s) & (s.t <= until) & (s.t <= length),
-            functools.partial(step, length=length),
-            s,
-        )
+        s = decode(s, length)
     sampled = (s.lengths * _wanted(prompts, n)).sum()
     return s, jnp.stack([s.t - 1, goes_on(s).astype(jnp.int32), sampled])
 
