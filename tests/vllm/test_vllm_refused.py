@@ -26,9 +26,9 @@ def outsiders_command(settings, kind, model, *rest):
     return without(command(settings, kind, model, *rest), *flags)
 
 
-def outsiders_environment(settings, kind, gpu):
+def outsiders_environment(*arguments):
     """Without the endpoints to reload weights."""
-    variables = environment(settings, kind, gpu)
+    variables = environment(*arguments)
     del variables["VLLM_SERVER_DEV_MODE"]
     return variables
 
