@@ -56,6 +56,7 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "slow: launch/test.sh --fast skips these tests, and every test that uses the miniature"
     )
+    config.addinivalue_line("markers", "long: only launch/test.sh --long runs these tests")
     if not hasattr(config, "workerinput"):  # not a worker of pytest-xdist
         config.pluginmanager.register(FileCosts())
 

@@ -9,6 +9,7 @@ from tests.helpers import REPOSITORY, may_mount
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not may_mount(), reason="this user may not mount a file system in a namespace")
 def test_a_killed_run_equals_an_undisturbed_one_and_leaves_nothing_behind(miniature):

@@ -84,6 +84,7 @@ FULL = {
     ),
     "publish": Full("weights", r".*/run/weights does not take the weights of step \d \(No space", 1, 1500),
 }
+LONG = ("metrics", "run folder", "export", "publish")  # only launch/test.sh --long tries these
 
 
 def train_twice(untrained, out, full: Full, *more):
@@ -126,7 +127,7 @@ def begun(untrained, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("full", FULL)
+@pytest.mark.parametrize("full", ["checkpoint", "rollouts", *(pytest.param(x, marks=pytest.mark.long) for x in LONG)])
 def test_a_full_disk_is_one_sentence_that_names_the_file(full, begun, untrained, tmp_path):
     case = FULL[full]
     if case.begun:

@@ -97,6 +97,7 @@ ARGUMENTS = (
     "--config.rollout.prompts_per_call=4",
     "--config.eval.sets={}",
     "--config.checkpoint.every=1",
+    "--config.mesh.cpu_devices=0",  # XLA_FLAGS has the number of devices
 )
 
 

@@ -65,11 +65,11 @@ def test_one_command_climbs_and_goes_on_where_it_was_stopped(miniature, tmp_path
     config = climbing(miniature, tmp_path)
     real, trained = levels.train, []
 
-    def stops_in_the_second_level(level):
+    def stops_in_the_second_level(level, allowed):
         trained.append(level.name)
         if level.name == "climb/first":
             raise TrainingStoppedError("stopped")
-        return real(level)
+        return real(level, allowed)
 
     monkeypatch.setattr(levels, "train", stops_in_the_second_level)
     with pytest.raises(TrainingStoppedError):

@@ -14,7 +14,15 @@ from srt_jax.run.progress import Progress
 from tests.helpers import REPOSITORY
 
 # Command lines print results and errors; two of these modules run in processes that have a log of their own.
-PRINTS = {"cli.py", "__main__.py", "main.py", "log.py", "run/progress.py", "miniature/accept.py"} | {
+PRINTS = {
+    "cli.py",
+    "__main__.py",
+    "main.py",
+    "log.py",
+    "run/progress.py",
+    "miniature/accept.py",
+    "miniature/pretrain.py",
+} | {
     "rollout/vllm/guard.py",
     "rollout/vllm/command.py",
 }

@@ -113,12 +113,14 @@ def test_a_run_that_hangs_is_stopped_and_the_printed_command_resumes_it(hang, un
     assert [record["step"] for record in records] == list(range(7))
 
 
+@pytest.mark.long
 def test_a_function_that_keeps_the_global_lock_ends_the_process_with_its_stacks(untrained, tmp_path):
     status, errors = Process(untrained, tmp_path, "keeps_the_lock").ended()
     assert status == -signal.SIGPROF, errors
     assert "in keeps_the_lock" in (tmp_path / "run/hang.log").read_text()
 
 
+@pytest.mark.long
 def test_a_run_that_was_suspended_has_not_hung(untrained, tmp_path):
     run = Process(untrained, tmp_path, "sleeps", "--config.steps=4")
     records = tmp_path / "run/metrics.jsonl"

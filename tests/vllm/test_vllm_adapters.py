@@ -88,6 +88,7 @@ def test_a_stale_adapter_and_the_base_are_found(own, monkeypatch):
     assert sampler.generate(PROMPTS, 4, Sampling(18), SEEDS).version == 6
 
 
+@pytest.mark.long
 def test_a_run_with_adapters_is_sampled_by_an_attached_server(own, miniature, tmp_path):
     url = own[0]._servers[0].url
     others = vllm_client.adapters(url)
@@ -108,11 +109,13 @@ def test_a_server_with_a_smaller_rank_is_refused(own, miniature, tmp_path):
         open_vllm_sampler(adapter_config(miniature, tmp_path, [own[0]._servers[0].url], 9))
 
 
+@pytest.mark.long
 def test_a_server_without_adapters_is_refused(server, miniature, tmp_path):
     with pytest.raises(ConfigError, match=f"has no endpoint to load adapters, but model.lora.rank is {RANK}: start it"):
         open_vllm_sampler(adapter_config(miniature, tmp_path, [server.url]))
 
 
+@pytest.mark.long
 def test_merged_models_are_served_where_adapters_cannot_be(server, miniature, tmp_path, monkeypatch):
     config = adapter_config(miniature, tmp_path)
     monkeypatch.setattr(delivery, "adapter_ranks", lambda python: ())
@@ -125,6 +128,7 @@ def test_merged_models_are_served_where_adapters_cannot_be(server, miniature, tm
     assert sampler.generate(PROMPTS, 4, Sampling(18), SEEDS).version == 1
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_gets_the_adapter_again(own):
     sampler, params = own
     sampler.load(moved(params, 7), 7)
