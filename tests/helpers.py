@@ -25,6 +25,17 @@ def may_mount() -> bool:
     return bool(shutil.which("unshare")) and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+# Arguments of `python -m srt_jax.main` for a run with small steps and without evaluations.
+SMALL_RUN = (
+    "--config=configs/quickstart.py",
+    "--config.batch.prompts_per_step=4",
+    "--config.batch.samples_per_prompt=4",
+    "--config.batch.microbatch_sequences=16",
+    "--config.rollout.prompts_per_call=4",
+    "--config.eval.sets={}",
+)
+
+
 def small_config(model: pathlib.Path, out: pathlib.Path, name: str, steps: int) -> ConfigDict:
     """A run of 8 prompts x 8 samples on 8 simulated devices, which takes seconds."""
     config = base()

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from tests.helpers import REPOSITORY, may_mount
+from tests.helpers import REPOSITORY, SMALL_RUN, may_mount
 from tests.rollout.fake_vllm import running
 
 pytestmark = [
@@ -21,12 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not may_mount(), reason="this user may not mount a file system in a namespace"),
 ]
 ARGUMENTS = (
-    "--config=configs/quickstart.py",
-    "--config.batch.prompts_per_step=4",
-    "--config.batch.samples_per_prompt=4",
-    "--config.batch.microbatch_sequences=16",
-    "--config.rollout.prompts_per_call=4",
-    "--config.eval.sets={}",
+    *SMALL_RUN,
     "--config.checkpoint.keep=1",
     "--config.name=run",
 )

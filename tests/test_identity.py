@@ -10,7 +10,7 @@ import pytest
 
 from srt_jax.errors import CheckpointError, ConfigError
 from srt_jax.run import identity
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, SMALL_RUN
 from tests.test_train import state_leaves
 
 IDENTITY = {
@@ -90,12 +90,7 @@ def test_changes_are_recorded_by_step(tmp_path):
 # ---- other devices
 
 ARGUMENTS = (
-    "--config=configs/quickstart.py",
-    "--config.batch.prompts_per_step=4",
-    "--config.batch.samples_per_prompt=4",
-    "--config.batch.microbatch_sequences=16",
-    "--config.rollout.prompts_per_call=4",
-    "--config.eval.sets={}",
+    *SMALL_RUN,
     "--config.checkpoint.every=1",
     "--config.mesh.cpu_devices=0",  # XLA_FLAGS has the number of devices
 )

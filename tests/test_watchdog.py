@@ -15,7 +15,7 @@ import time
 import pytest
 
 from srt_jax.run import watchdog
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, SMALL_RUN
 
 pytestmark = pytest.mark.slow
 HANGS = """
@@ -48,12 +48,7 @@ def in_the_update(returns, trained):
     return rloo(jax.pure_callback(waits, jax.ShapeDtypeStruct(returns.shape, returns.dtype), returns))
 """
 ARGUMENTS = (
-    "--config=configs/quickstart.py",
-    "--config.batch.prompts_per_step=4",
-    "--config.batch.samples_per_prompt=4",
-    "--config.batch.microbatch_sequences=16",
-    "--config.rollout.prompts_per_call=4",
-    "--config.eval.sets={}",
+    *SMALL_RUN,
     "--config.checkpoint.every=2",
     "--config.stop.hang_seconds=3",
     "--config.steps=6",
