@@ -50,6 +50,15 @@ def test_one_sentence_and_status_130_at_once(number):
     assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < 5
 
 
+def test_the_process_ends_only_after_its_sentence_is_written():
+    slow = (  # the thread writes the sentence for a second; the main thread answers before that
+        "import hashlib, os, time; write = os.write; os.write = lambda *a: (time.sleep(1), write(*a)); "
+        "print('ready', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 1_000_000); time.sleep(60)"
+    )
+    status, errors, _, _ = interrupted(slow, signal.SIGTERM, grace=20.0)
+    assert (status, errors) == (130, "interrupted: nothing is written.")
+
+
 def test_a_reader_of_the_messages_that_is_gone_changes_nothing():
     script = (
         "from srt_jax.run import interrupt\nimport time\nwith interrupt.Signals('stop', False) as signals:\n"

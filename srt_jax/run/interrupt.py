@@ -49,7 +49,8 @@ class Signals:
     def __init__(self, message: str, leave: bool):
         self.requested, self._message, self._leave = False, message, leave
         self._raised = False
-        self._unsaid = threading.Lock()  # the thread that acquires it prints the message
+        self._printed = False
+        self._printing = threading.RLock()  # reentrant: a handler may interrupt the main thread while it prints
 
     def __enter__(self):
         self._received, self._pipe = socket.socketpair()
@@ -74,11 +75,16 @@ class Signals:
             raise KeyboardInterrupt
 
     def _note(self) -> None:
-        """Sets `requested`; the first of both threads writes the message, without `print`, which is not reentrant."""
+        """Sets `requested`; the first of both threads writes the message, without `print`, which is not reentrant.
+
+        The other thread waits until it is written, because the main thread may end the process next.
+        """
         self.requested = True
-        if self._unsaid.acquire(blocking=False):
-            with contextlib.suppress(OSError):  # the reader of a pipe may be gone, by the same signal
-                os.write(2, f"\n{self._message}\n".encode())
+        with self._printing:
+            if not self._printed:
+                self._printed = True
+                with contextlib.suppress(OSError):  # the reader of a pipe may be gone, by the same signal
+                    os.write(2, f"\n{self._message}\n".encode())
 
     def _watch(self) -> None:
         """Waits for the first signal, and then for the second one or the end of the grace period."""
