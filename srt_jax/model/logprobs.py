@@ -123,7 +123,9 @@ def _backward(layout: Layout, residuals: tuple[jax.Array, ...], gradients: tuple
             by_logits = by_logprob[..., None] * (_is_target(t, logits, layout) - p)
             by_logits -= by_entropy[..., None] * p * (log_p + entropy[..., None])
             by_logits = (by_logits / temperature).astype(dtype)
-            d_head += jnp.einsum("bcv,bcd->vd", by_logits, h, preferred_element_type=jnp.float32)
+            # A product with the vocabulary's axis last, because XLA copies a transposed left operand on CPUs: that is
+            # `h` here. By `by_logits` transposed, the gradient takes 1.3 times as long.
+            d_head += jnp.einsum("bcd,bcv->dv", h, by_logits, preferred_element_type=jnp.float32).T
             return d_head, (jnp.einsum("bcv,vd->bcd", by_logits, gathered),)
 
         arrays = (hidden, targets, entropy, log_total, by_logprob, by_entropy)
