@@ -57,7 +57,7 @@ def prompts(model: str) -> dict:
 
 
 def is_general(model: str) -> bool:
-    """Whether a model is not specialized in maths. Such models start at a temperature of 0.9 (B.1)."""
+    """Tells whether a model is not specialized in maths. Such models start at a temperature of 0.9 (B.1)."""
     return model != "tiny" and "math" not in model
 
 

@@ -135,7 +135,7 @@ def _parse(argv):
 
 
 def _names_config(argv) -> bool:
-    """Whether --config itself is given, and not only one of its fields."""
+    """Tells whether --config itself is given, and not only one of its fields."""
     return any(re.match("--?config(=|$)", argument) for argument in argv)
 
 

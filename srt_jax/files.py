@@ -191,7 +191,7 @@ def flush(path: pathlib.Path) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether another process has this id. In a container, a killed process may have had the id of this one."""
+    """Tells whether another process has this id. In a container, a killed process may have had the id of this one."""
     if pid == os.getpid():
         return False
     try:

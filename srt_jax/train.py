@@ -322,7 +322,7 @@ def end_reason(run: Run, now: RunState) -> str | None:
 
 
 def is_evaluated(run: Run, now: RunState) -> bool:
-    """Whether to evaluate after this step: every eval.every steps, at the last step, and if a collapse ends the run."""
+    """Tells whether an evaluation follows: every eval.every steps, at the end, and if a collapse stops the run."""
     config, step = run.config, now.step
     return step % config.eval.every == 0 or step == config.steps or bool(now.detector.alarm and config.stop.collapse)
 

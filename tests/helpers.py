@@ -20,7 +20,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 @functools.cache
 def may_mount() -> bool:
-    """Whether this user may mount a file system in a namespace of the process's own."""
+    """Tells whether this user may mount a file system in a namespace of the process's own."""
     command = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /tmp"]
     return bool(shutil.which("unshare")) and subprocess.run(command, capture_output=True, check=False).returncode == 0
 

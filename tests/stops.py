@@ -54,7 +54,7 @@ class Stop:
 
     @property
     def good(self) -> bool:
-        """Whether the run ended in time, and lost nothing."""
+        """Tells whether the run ended in time, and lost nothing."""
         return self.seconds <= LIMIT + self.update and not self.lost and self.status in (0, 1, 130)
 
 

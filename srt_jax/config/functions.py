@@ -30,7 +30,7 @@ NAME = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def is_function(value: object) -> bool:
-    """Whether the value of a field has the form MODULE:FUNCTION."""
+    """Tells whether the value of a field has the form MODULE:FUNCTION."""
     return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 

@@ -46,7 +46,7 @@ def resolved(config: ConfigDict) -> str:
 
 
 def is_recorded(config: ConfigDict, directory: pathlib.Path) -> bool:
-    """Whether a run folder records the same config, apart from fields that a finished run does not use."""
+    """Tells whether a run folder records the same config, apart from fields that a finished run does not use."""
     try:
         here, there = as_json(config), read_json_object(directory / "config.json")
         there = migrated(there, here, directory)

@@ -26,12 +26,12 @@ def _shared() -> Grader:
 
 
 def equivalent(a: str | None, b: str | None) -> bool:
-    """Whether two answers count as equal in a vote. False if one of them cannot be parsed."""
+    """Tells whether two answers count as equal in a vote. False if one of them cannot be parsed."""
     return _shared().same([a], [b])[0]
 
 
 def verify(prediction: str | None, gold: str) -> bool:
-    """Whether a prediction agrees with the known answer `gold`, within the tolerances of docs/grading.md."""
+    """Tells whether a prediction agrees with the known answer `gold`, within the tolerances of docs/grading.md."""
     return _shared().grade([prediction], [gold])[0]
 
 

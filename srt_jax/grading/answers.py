@@ -129,7 +129,7 @@ _format = lru_cache(maxsize=16)(Format)
 
 
 def opens_reasoning(prompt: str) -> bool:
-    """Whether the prompt opens reasoning at its end, so that the response begins inside the reasoning."""
+    """Tells whether the prompt opens reasoning at its end, so that the response begins inside the reasoning."""
     last = _last(_REASONING.finditer(prompt[-1000:]))
     return last is not None and last["open"] is not None
 
@@ -253,7 +253,7 @@ def _is_placeholder(content: str) -> bool:
 
 
 def _connected(text: str, end: int, start: int) -> bool:
-    """Whether two boxes are in one statement. end, start: the positions between the boxes.
+    """Tells whether two boxes are in one statement. end, start: the positions between the boxes.
 
     Between them there must be a comma, "and", "or", a new row or a wide space. There may also be layout commands and
     the name of the next unknown, but nothing else.

@@ -31,7 +31,7 @@ _HALF_DAY = 12 * 3600
 
 
 def matches(prediction: Read, gold: Read, prove: Prove) -> bool:
-    """Whether the prediction is right."""
+    """Tells whether the prediction is right."""
     bare_lists = prediction.tree[0] == gold.tree[0] == "list"  # keys ignore the order, which may matter here
     if prediction.text == gold.text or (key(prediction.shape) == key(gold.shape) and not bare_lists):
         return True
@@ -75,7 +75,7 @@ def _node(p: Tree, g: Tree, prove: Prove) -> bool:
 
 
 def _relations(p: Tree, g: Tree, prove: Prove) -> bool:
-    """Whether both sides are equal, or the differences of the sides are proportional: 2x - y = -3 and y = 2x + 3."""
+    """Tells whether both sides are equal, or their differences are proportional: 2x - y = -3 and y = 2x + 3."""
     if p[0] != g[0] or (p[0] == "relation" and p[1] != g[1]):
         return False
     if all(_value(a, b, prove) for a, b in zip(p[-2:], g[-2:])):
@@ -124,7 +124,7 @@ def _size(tree: Tree) -> tuple[int, int]:
 
 
 def _order_is_open(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree]) -> bool:
-    """Whether the order of the items does not matter.
+    """Tells whether the order of the items does not matter.
 
     It does not matter for sets and for items that are not real numbers. For a bare list of numbers it does not matter
     if one side is in ascending order, because people write sets like that.
@@ -142,7 +142,7 @@ def _order_is_open(p: Tree, g: Tree, ps: Sequence[Tree], gs: Sequence[Tree]) -> 
 
 
 def _matching(ps: Sequence[Tree], gs: Sequence[Tree], prove: Prove) -> bool:
-    """Whether each item of `gs` has its own equal item in `ps`.
+    """Tells whether each item of `gs` has its own equal item in `ps`.
 
     Each takes the first that fits. Another choice could give another result only for items closer than the tolerance.
     """
@@ -201,7 +201,7 @@ def _base(p: Tree, g: Tree, _: Prove) -> bool:
 
 
 def _quantities(prediction: Read, gold: Read) -> bool:
-    """Whether a measure in several units equals a number of one of these units (3 hours 20 minutes, 200 minutes)."""
+    """Tells whether a measure in several units equals a number of one unit (3 hours 20 minutes, 200 minutes)."""
     if prediction.tree[0] == gold.tree[0]:
         return prediction.tree == gold.tree
     whole, single = (prediction, gold) if prediction.tree[0] == "quantity" else (gold, prediction)
@@ -232,7 +232,7 @@ _KINDS = {
 
 
 def _equations(p: Tree, g: Tree) -> bool:
-    """Whether two equations, with the names before `=`, are proportional: y = 2x + 3 and 2x - y + 3 = 0."""
+    """Tells whether two equations, with the names before `=`, are proportional: y = 2x + 3 and 2x - y + 3 = 0."""
     if not all(t[0] == "rel" and t[1] == ("=",) for t in (p, g)):
         return False
     return _proportional(("equation", *p[2]), ("equation", *g[2]), positive=False)
@@ -265,7 +265,7 @@ def _value(p: Tree, g: Tree, prove: Prove) -> bool:
 
 
 def _constants(p: Tree, g: Tree, exact_p: Fraction | None, exact_g: Fraction | None) -> bool:
-    """Whether two constants are equal or one rounds the other. exact_p, exact_g: their values, None if irrational."""
+    """Tells whether two constants are equal or one rounds the other. exact_p, exact_g: values, None if irrational."""
     if exact_p is not None and exact_g is not None:
         return _rounded(p, g, exact_p, exact_g, rational_prediction=True)
     a, b = approximate(p, 0), approximate(g, 0)
@@ -279,7 +279,7 @@ def _constants(p: Tree, g: Tree, exact_p: Fraction | None, exact_g: Fraction | N
 
 
 def _rounded(p: Tree, g: Tree, a: Fraction, b: Fraction, rational_prediction: bool) -> bool:
-    """Whether one number is a rounding of the other.
+    """Tells whether one number is a rounding of the other.
 
     The gold may always be rounded. The prediction may be rounded only if the gold has no short exact decimal.
     """
@@ -315,12 +315,12 @@ def _digits(tree: Tree) -> int:
 
 
 def _terminates(tree: Tree, value: Fraction) -> bool:
-    """Whether the gold is an exact decimal of at most six places, which a prediction must not round."""
+    """Tells whether the gold is an exact decimal of at most six places, which a prediction must not round."""
     return rational(exact(tree, Algebra())) is not None and (value * 10**6).denominator == 1
 
 
 def _forgotten_percent(p: Tree, g: Tree, a: Fraction, b: Fraction) -> bool:
-    """Whether the prediction is a percentage without its sign: 3.04 for 0.0304.
+    """Tells whether the prediction is a percentage without its sign: 3.04 for 0.0304.
 
     It must be exactly 100 times the gold, and both must show at least three significant digits.
     """
@@ -328,7 +328,7 @@ def _forgotten_percent(p: Tree, g: Tree, a: Fraction, b: Fraction) -> bool:
 
 
 def _symbolic(p: Tree, g: Tree, prove: Prove) -> bool:
-    """Whether two expressions are equal for positive symbols, or differ only by the rounding of the gold's decimals."""
+    """Tells whether two expressions are equal for positive symbols, apart from the rounding of the gold's decimals."""
     pairs = [(approximate(p, point), approximate(g, point)) for point in range(2)]
     if not all(cmath.isfinite(a) and cmath.isfinite(b) for a, b in pairs):
         return False

@@ -19,6 +19,6 @@ def _parsed(answer: str, gold: bool) -> tuple:
 
 
 def right(prediction: str, gold: str) -> bool:
-    """Whether the prediction is right according to math-verify."""
+    """Tells whether the prediction is right according to math-verify."""
     wanted, given = _parsed(gold, True), _parsed(prediction, False)
     return bool(wanted) and bool(math_verify.verify(list(wanted), list(given), timeout_seconds=None))

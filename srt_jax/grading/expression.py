@@ -183,7 +183,7 @@ _UNARY = {
 
 
 def is_complete(a: Sum) -> bool:
-    """Whether a different normal form surely means a different value.
+    """Tells whether a different normal form surely means a different value.
 
     True for numbers made of radicals, i and pi, and for polynomials.
     """
@@ -205,7 +205,7 @@ def fingerprint(tree: Tree) -> tuple[complex, ...]:
 
 
 def close(a: complex, b: complex, relative: float = 1e-7) -> bool:
-    """Whether two approximate values may be one exact value. NaN is unknown and may equal everything."""
+    """Tells whether two approximate values may be one exact value. NaN is unknown and may equal everything."""
     if cmath.isnan(a) or cmath.isnan(b):
         return True
     return a == b or abs(a - b) <= relative * max(abs(a), abs(b), 1e-9)

@@ -28,7 +28,7 @@ def bare_answer(gold: str) -> str:
 
 
 def looks_worked(gold: str) -> bool:
-    """Whether this text has several sentences or lines, so that the answer of a response cannot match it."""
+    """Tells whether this text has several sentences or lines, so that the answer of a response cannot match it."""
     text = gold.strip()
     return len(text) > LONG or (len(text) > 40 and (_SENTENCE.search(text) is not None or _has_lines_of_words(text)))
 

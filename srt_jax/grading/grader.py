@@ -99,12 +99,12 @@ class Grader:
         return out
 
     def same(self, answers: Sequence[str | None], labels: Sequence[str | None]) -> list[bool]:
-        """Whether `groups` puts each answer into the group of its label. False if one of the two cannot be parsed."""
+        """Tells whether `groups` puts each answer into its label's group. False if one of the two cannot be parsed."""
         _same_length(answers, labels, "answers", "labels")
         return [a == b >= 0 for a, b in self.groups(list(zip(answers, labels)))]
 
     def grade(self, predictions: Sequence[str | None], golds: Sequence[str], truth: str | None = None) -> list[bool]:
-        """Whether each prediction is right, within the tolerances of docs/grading.md. None and '' are wrong.
+        """Tells whether each prediction is right, within the tolerances of docs/grading.md. None and '' are wrong.
 
         truth: `verify` or `math_verify`; None takes the grader's own `truth`.
         """
@@ -346,7 +346,7 @@ def _candidates(leaves: dict[str, Leaf]) -> list[tuple[str, str]]:
 
 
 def may_be_equal(a: tuple[complex, ...], b: tuple[complex, ...]) -> bool:
-    """Whether there is a point where both fingerprints have a value, and they are close at all such points."""
+    """Tells whether there is a point where both fingerprints have a value, and they are close at all such points."""
     known = [(x, y) for x, y in zip(a, b) if not (cmath.isnan(x) or cmath.isnan(y))]
     return bool(known) and all(close(x, y) for x, y in known)
 

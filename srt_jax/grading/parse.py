@@ -305,7 +305,7 @@ class Parser:
         return tree
 
     def union_word(self) -> bool:
-        """Whether the current token means a union: a U between two brackets as in `(1,2) U (3,4)`, or the word."""
+        """Tells whether the current token is a union: a U between two brackets as in `(1,2) U (3,4)`, or the word."""
         closed = self.at > 0 and self.tokens[self.at - 1] in (("symbol", ")"), ("symbol", "]"))
         between = closed and self.peek() in (("symbol", "("), ("symbol", "["))
         return self.is_word("union") or (between and (self.kind, self.text) == ("word", "U"))
@@ -405,7 +405,7 @@ class Parser:
         return self.power()
 
     def starts_factor(self) -> bool:
-        """Whether the current token may be the next factor of a product without a multiplication sign."""
+        """Tells whether the current token may be the next factor of a product without a multiplication sign."""
         if self.kind == "number":
             closed = self.tokens[self.at - 1] in (("symbol", ")"), ("symbol", "}"), ("symbol", "]"))
             if closed or (self.at > 1 and self.peek(-2) == ("symbol", "^")):

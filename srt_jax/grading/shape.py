@@ -136,7 +136,7 @@ def clock(words: str) -> str | None:
 
 
 def is_word(text: str) -> bool:
-    """Whether the text is one word or several: only letters, at least two, and not a product such as xyz."""
+    """Tells whether the text is one word or several: only letters, at least two, and not a product such as xyz."""
     return (
         _LETTERS.fullmatch(text) is not None
         and len(text) > 1
@@ -419,7 +419,7 @@ def infinite(tree: Tree) -> int:
 
 
 def is_name(tree: Tree) -> bool:
-    """Whether the tree only names the value after "=".
+    """Tells whether the tree only names the value after "=".
 
     Such a tree is a symbol, a function, a tuple or ratio of names, or letters of a figure (AB/CD).
     """
@@ -436,19 +436,19 @@ def is_name(tree: Tree) -> bool:
 
 
 def _is_named_function(name: str, arguments: tuple[Tree, ...]) -> bool:
-    """Whether the function is a name, such as f(x), |AB|, |z| and |v|. But |x| = 5 is an equation for x."""
+    """Tells whether the function is a name, such as f(x), |AB|, |z| and |v|. But |x| = 5 is an equation for x."""
     if name == "abs" and symbols(arguments[0])[:1] and symbols(arguments[0])[0][0] in _UNKNOWNS:
         return False
     return name in ("f", "g", "h", "abs") and all(is_name(argument) for argument in arguments)
 
 
 def is_figure(tree: Tree) -> bool:
-    """Whether the tree names a length or an area: adjacent letters (`AB`) or one capital letter (`S_1`)."""
+    """Tells whether the tree names a length or an area: adjacent letters (`AB`) or one capital letter (`S_1`)."""
     return (tree[0] == "mul" and is_name(tree)) or (tree[0] == "sym" and (tree[1][0].isupper() or "(" in tree[1]))
 
 
 def is_target(tree: Tree) -> bool:
-    """Whether a problem may ask for this value: a bare sum, difference, product or ratio of unknowns (`m + n`)."""
+    """Tells whether a problem may ask for this value: a sum, difference, product or ratio of unknowns (`m + n`)."""
     names = symbols(tree)
     if len(set(names)) < max(2, len(names)):
         return False
@@ -464,7 +464,7 @@ def is_unknown(tree: Tree) -> bool:
 
 
 def is_variable(tree: Tree) -> bool:
-    """Whether a condition may restrict this tree: a symbol or f(x)."""
+    """Tells whether a condition may restrict this tree: a symbol or f(x)."""
     return tree[0] == "sym" or (tree[0] == "fn" and tree[1] != "abs" and is_name(tree))
 
 

@@ -12,7 +12,7 @@ class UndecidedError(ValueError):
 
 
 def equal(a: tuple, b: tuple, positive: bool) -> bool:
-    """Whether a = b is proved for all real values of the symbols, or for all positive values if `positive` is set.
+    """Tells whether a = b is proved for all real values of the symbols, or all positive ones if `positive` is set.
 
     Three results count as a proof: the difference cancels, it simplifies to 0, or it is an algebraic number whose
     minimal polynomial is x. A constant difference whose numeric value is not near 0 is a disproof. If neither is found,

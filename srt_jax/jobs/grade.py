@@ -147,7 +147,7 @@ def vote(rows: list[dict], grader: Grader, form: Format) -> tuple[dict, list[dic
 
 
 def _verdicts(answers: Sequence[str | None], golds: Sequence[str | None], grader: Grader) -> list[bool | None]:
-    """Whether each answer is right, None where its gold is None."""
+    """Tells whether each answer is right, None where its gold is None."""
     known = [i for i, gold in enumerate(golds) if gold is not None]
     found = dict(zip(known, grader.grade([answers[i] for i in known], [golds[i] for i in known])))
     return [found.get(i) for i in range(len(golds))]

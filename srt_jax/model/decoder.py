@@ -172,7 +172,7 @@ class Decoder(nnx.Module):
         return attention.causal(q, k, v, segments, self.kernel, self.mesh, recompute=self.remat == "attention")
 
     def keeps_everything(self) -> bool:
-        """Whether the backward pass recomputes nothing, not even the cast or the gather of weights."""
+        """Tells whether the backward pass recomputes nothing, not even the cast or the gather of weights."""
         used_as_stored = self.dtype == jnp.float32 and (self.mesh is None or self.mesh.shape["fsdp"] == 1)
         return KEPT[self.remat] is activations and used_as_stored
 

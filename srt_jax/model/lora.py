@@ -113,7 +113,7 @@ def join(trained: nnx.State, frozen: nnx.State | None) -> nnx.State:
 
 
 def has_adapters(params: nnx.State) -> bool:
-    """Whether any parameter belongs to an adapter."""
+    """Tells whether any parameter belongs to an adapter."""
     return bool(jax.tree.leaves(nnx.filter_state(params, nnx.LoRAParam)))
 
 

@@ -114,7 +114,7 @@ def peft_config(settings: LoRA, base_id: str) -> dict[str, Any]:
 
 
 def is_adapter(directory: str | os.PathLike[str]) -> bool:
-    """Whether a path is a PEFT directory."""
+    """Tells whether a path is a PEFT directory."""
     return (pathlib.Path(directory) / CONFIG).is_file()
 
 

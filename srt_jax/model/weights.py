@@ -395,7 +395,7 @@ def _check(tensors: dict[str, Any], shapes: nnx.State, config: ModelConfig, dire
 
 
 def _equal(a: Any, b: Any, rows: int = 4096) -> bool:
-    """Whether two lazily read matrices are equal; reads a few rows at a time."""
+    """Tells whether two lazily read matrices are equal; reads a few rows at a time."""
     size = a.get_shape()[0]
     parts = [slice(i, min(i + rows, size)) for i in range(0, size, rows)]
     return a.get_shape() == b.get_shape() and all(np.array_equal(a[part], b[part], equal_nan=True) for part in parts)

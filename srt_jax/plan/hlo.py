@@ -73,7 +73,7 @@ class Program:
         return dict(total)
 
     def has_loop(self, loop: Instruction) -> bool:
-        """Whether the body of this loop, or a computation that it calls, contains another loop."""
+        """Tells whether the body of this loop, or a computation that it calls, contains another loop."""
         seen, left = set(), [loop.attribute("body")]
         while left:
             name = left.pop()

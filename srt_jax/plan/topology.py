@@ -60,7 +60,7 @@ def parse(name: str) -> Topology:
 
 
 def compiler_is_here(topology: Topology) -> bool:
-    """Whether this environment has the compiler of the topology."""
+    """Tells whether this environment has the compiler of the topology."""
     return importlib.util.find_spec(PLUGINS[topology.platform]) is not None
 
 

@@ -67,6 +67,6 @@ def _kl_jump(kl: Sequence[float]) -> str | None:
 
 
 def should_stop(history: Sequence[tuple[int, float]], patience: int) -> bool:
-    """Whether none of the last `patience` scores is better than all scores before them; a patience of 0 never stops."""
+    """Tells whether none of the last `patience` scores is better than all before them. A patience of 0 never stops."""
     scores = [score for _, score in sorted(history)]
     return 0 < patience < len(scores) and max(scores[-patience:]) <= max(scores[:-patience])

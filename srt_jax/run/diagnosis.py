@@ -94,7 +94,7 @@ def alike_warning(metrics: dict[str, float], labels: ConfigDict) -> str:
 
 
 def is_alike(metrics: dict[str, float], config: ConfigDict) -> bool:
-    """Whether the rewards of a step give no gradient with the advantage of the config."""
+    """Tells whether the rewards of a step give no gradient with the advantage of the config."""
     if config.rl.objective != "policy_gradient" or config.labels.source == "none" or metrics["label/informative"] > 0:
         return False
     if config.rl.advantage in WITHIN_PROMPT:

@@ -154,7 +154,7 @@ def _scan(path: pathlib.Path) -> tuple[list[dict], list[int]]:
 
 
 def is_record(value) -> bool:
-    """Whether a JSON value is the record of a step: numbers by tag, and perhaps the text of a warning."""
+    """Tells whether a JSON value is the record of a step: numbers by tag, and perhaps the text of a warning."""
 
     def is_number(x) -> bool:
         return isinstance(x, (int, float)) and not isinstance(x, bool)

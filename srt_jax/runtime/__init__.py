@@ -68,7 +68,7 @@ def join_processes(environment) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process prints and writes files for all processes."""
+    """Tells whether this process prints and writes files for all processes."""
     return jax.process_index() == 0
 
 

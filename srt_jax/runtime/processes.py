@@ -39,7 +39,7 @@ def from_first(compute: Callable[[], Any]) -> Any:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether the flag is true in any process."""
+    """Tells whether the flag is true in any process."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 

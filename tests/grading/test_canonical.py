@@ -172,7 +172,7 @@ def test_equal_keys_are_numerically_equal(texts):
 
 
 def near_zero(tree) -> bool:
-    """Whether each value is near 0 or unknown. Such values are not compared: rounding noise has no precision."""
+    """Tells whether each value is near 0 or unknown. Such values are not compared: rounding noise has no precision."""
     return all(cmath.isnan(v) or abs(v) <= 1e-6 for v in fingerprint(tree))
 
 

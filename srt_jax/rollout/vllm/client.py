@@ -248,7 +248,7 @@ def unload_adapters(
 
 
 def is_healthy(url: str, seconds: float, model: str = MODEL_NAME) -> bool:
-    """Whether the server reports that it is healthy, and samples a token from the model within the time."""
+    """Tells whether the server reports that it is healthy, and samples a token from the model within the time."""
     try:
         call(url, "GET", "/health", seconds=5)
         request = completion([0], 1, Sampling(1), 0, (), model)

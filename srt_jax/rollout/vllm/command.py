@@ -138,7 +138,7 @@ def environment(
 
 
 def port_is_free(port: int) -> bool:
-    """Whether the port is free now."""
+    """Tells whether the port is free now."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

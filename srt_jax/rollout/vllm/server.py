@@ -156,7 +156,7 @@ class Attached:
         self._start_seconds, self._left, self._deadline = start_seconds, max_restarts, 0.0
 
     def answers(self) -> bool:
-        """Whether a server answers at the URL. A refusal is an answer, too."""
+        """Tells whether a server answers at the URL. A refusal is an answer, too."""
         try:
             vllm_client.call(self.url, "GET", "/v1/models", seconds=10)
         except ServerFailedError:
