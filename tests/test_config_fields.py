@@ -15,6 +15,7 @@ from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import BOXES, STYLES
 from srt_jax.model.decoder import KEPT
 from srt_jax.reward.labels import SOURCES
+from srt_jax.reward.shapes import SHAPES
 from srt_jax.rl.advantages import PER_ROLLOUT, WHITENED
 from srt_jax.rl.losses import KL_ESTIMATES
 
@@ -37,6 +38,7 @@ def valid_config():
         ("answer.boxes", BOXES),
         ("model.remat", KEPT),
         ("labels.source", {*SOURCES, "mixed"}),
+        ("reward.shape", SHAPES),
         ("rl.kl", KL_ESTIMATES),
         ("rl.advantage", {*PER_ROLLOUT, *WHITENED}),
     ],

@@ -115,6 +115,14 @@ def test_labels_of_version_1_are_read_and_continued(tmp_path):
         label_file.read(newer)
 
 
+def test_soft_votes_of_version_5_are_a_shape_of_the_reward():
+    old = {"format": 5, "labels": {"source": "soft_vote"}, "reward": {"shape": "agreement"}}
+    new = {"labels": {"source": "vote"}, "reward": {"shape": "soft_vote"}}
+    assert migrated(old, new, "run") == new
+    other = {"labels": {"source": "vote"}, "reward": {"shape": "agreement"}}
+    assert migrated({"format": 5, **other}, new, "run") == other
+
+
 def test_fields_are_added_and_renamed_once_also_in_evaluation_sets(monkeypatch):
     changes = {
         FORMAT + 1: Change(added={"data.order": "file", "rl.beta": 0.0}, renamed={"rl.kl_coef": "rl.kl_weight"}),

@@ -142,7 +142,7 @@ FIELDS = dict(
     labels=dict(
         # vote is SRT, ground_truth is RLVR, mixed takes some answers and votes on the rest, none is for SePT and EM-FT.
         # A function labels one prompt (srt_jax/reward/functions.py).
-        source=one_of_or_function("vote", "soft_vote", "ground_truth", "file", "mixed", "none"),
+        source=one_of_or_function("vote", "ground_truth", "file", "mixed", "none"),
         path="",  # file: a JSONL file of {id, label}, as srt label writes it.
         threshold=share(0.0),  # A label needs at least this vote share: its votes / all responses that vote.
         labelled_fraction=share(0.0),  # mixed: the share of problems with answers (0: data.labelled_column decides).
@@ -153,8 +153,18 @@ FIELDS = dict(
         match=one_of("equivalent", "string"),  # Answers vote together if they are equivalent, or the same string.
     ),
     reward=dict(
-        # A function replaces the agreement with the label (srt_jax/reward/functions.py).
-        shape=one_of_or_function("agreement"),
+        # The rewards of a prompt's samples, by its vote (srt_jax/reward/shapes.py), or a function (functions.py there).
+        shape=one_of_or_function(
+            "agreement",
+            "soft_vote",
+            "empo",
+            "scrl_like",
+            "restrain_like",
+            "minority_penalty",
+            "random",
+            "format",
+            "brevity",
+        ),
         # How answers are compared with a label: verify has tolerances, math_verify is the package of that name.
         match=one_of("equivalent", "string", "verify", "math_verify"),
         overlong_buffer=not_negative(0),  # DAPO: up to 1 is subtracted in this many tokens before the length limit.

@@ -206,6 +206,11 @@ def _validate_labels(c: ConfigDict) -> None:
         f"rl.objective is {c.rl.objective!r}, which uses no reward: set labels.source to 'none'.",
     )
     _require(
+        c.labels.source == "vote" or c.reward.shape == "agreement" or functions.is_function(c.reward.shape),
+        f"reward.shape is {c.reward.shape!r}, which is computed from votes, but labels.source is {c.labels.source!r}: "
+        "set labels.source to 'vote', or reward.shape to 'agreement'.",
+    )
+    _require(
         c.labels.source != "none" or c.rl.objective != "policy_gradient",
         "labels.source is 'none', so there is no reward: set rl.objective to 'cross_entropy' or 'entropy'.",
     )

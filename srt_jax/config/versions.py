@@ -11,7 +11,7 @@ import dataclasses
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
-FORMAT = 5
+FORMAT = 6
 # Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
@@ -22,6 +22,8 @@ class Change:
 
     added: dict[str, object] = dataclasses.field(default_factory=dict)
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)  # old name -> new name
+    # (field, old value) -> the fields that replace it
+    replaced: dict[tuple[str, object], dict[str, object]] = dataclasses.field(default_factory=dict)
 
 
 CHANGES = {
@@ -43,6 +45,7 @@ CHANGES = {
         }
     ),
     5: Change(added={"eval.kl": False}),
+    6: Change(replaced={("labels.source", "soft_vote"): {"labels.source": "vote", "reward.shape": "soft_vote"}}),
 }
 
 
@@ -76,6 +79,10 @@ def migrated(there: dict, here: dict, where) -> dict:
             for place in _places(name, here):
                 if _has(here, place) and not _has(fields, place):
                     _put(fields, place, copy.deepcopy(value))
+        for (name, old), new in change.replaced.items():
+            if _has(fields, name) and _section(fields, name)[name.rpartition(".")[2]] == old:
+                for other, value in new.items():
+                    _put(fields, other, value)
     return fields
 
 

@@ -15,7 +15,7 @@ from srt_jax.reward.votes import Vote
 class LabelSettings:
     """The settings of labels and rewards. The defaults, a vote and the plain agreement with it, are for evaluations.
 
-    source: vote | soft_vote | ground_truth | file | mixed | none, or the MODULE:FUNCTION of `label`.
+    source: vote | ground_truth | file | mixed | none, or the MODULE:FUNCTION of `label`.
     threshold: a vote whose share is lower gives no label. The share lies in [0, 1].
     match: how an answer is compared with a label from a vote or a file. None: in the same way as votes are compared.
     labelled_fraction: with `mixed`, the share of the problems whose known answer is used, drawn by (seed, id).
@@ -24,7 +24,8 @@ class LabelSettings:
     overlong_buffer, max_response_tokens, drop_truncated: how the length of a response counts, in tokens (rewards.py).
     trained_samples: only this many samples of each prompt, the first ones, are trained on. All samples vote.
         0: all are trained on.
-    label, reward: user functions (functions.py). None: the label of `source`, the agreement with the label.
+    shape: the reward's shape, a name in shapes.py. The agreement with the label is one of them.
+    label, reward: user functions (functions.py). None: the label of `source`, the reward of `shape`.
     """
 
     source: str = "vote"
@@ -37,6 +38,7 @@ class LabelSettings:
     max_response_tokens: int = 0
     drop_truncated: bool = False
     trained_samples: int = 0
+    shape: str = "agreement"
     label: functions.Label | None = None
     reward: functions.Reward | None = None
 
@@ -55,6 +57,7 @@ class LabelSettings:
             max_response_tokens=config.batch.max_response_tokens,
             drop_truncated=config.reward.drop_truncated,
             trained_samples=config.batch.samples_per_prompt,
+            shape=config.reward.shape,
             label=functions.label_function(c.source),
             reward=functions.reward_function(config.reward.shape),
         )
@@ -84,7 +87,6 @@ class Label:
 # {source: function (problem, vote, settings) -> the label's text, or None}
 SOURCES = {
     "vote": lambda problem, vote, settings: vote.label,
-    "soft_vote": lambda problem, vote, settings: vote.label,
     "ground_truth": lambda problem, vote, settings: problem.answer,
     "file": lambda problem, vote, settings: settings.filed.get(problem.id),
     "none": lambda problem, vote, settings: None,

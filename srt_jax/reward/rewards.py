@@ -1,6 +1,6 @@
 """Rewards: the only module that grades a prompt's n rollouts. It uses NumPy; the grader's workers compare answers.
 
-    votes -> label -> agreement with the label -> reward = agreement + penalty for length
+    votes -> label -> agreement with the label -> shape -> reward = shaped agreement + penalty for length
 
 The result, `Graded`, is logged, saved and trained on. If an answer is known, it also contains the true rewards.
 """
@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from srt_jax.data.base import Problem
+from srt_jax.data.split import uniform
 from srt_jax.grading.grader import TRUTHS, Grader
 from srt_jax.reward.labels import BY_VOTE, Label, LabelSettings, choose_label
+from srt_jax.reward.shapes import SHAPES, Samples
 from srt_jax.reward.votes import Vote, majority, soft_votes
 
 Answers = Sequence[str | None]
@@ -23,7 +25,7 @@ class Graded:
     """The graded answers of one prompt with n samples. Unknown numbers are NaN.
 
     groups [n]: group id of each answer, -1 if it cannot be parsed.
-    agreement [n] float32: the agreement with the label, in [0, 1], or the result of a user function in reward.shape.
+    agreement [n] float32: the result of reward.shape, by default the agreement with the label, in [0, 1].
     rewards [n] float32: agreement + penalty for length. The update trains on them.
     kept [n] bool: does the response count in the loss?
     labelled: False if the prompt has no label. The loss discards such a prompt.
@@ -77,6 +79,8 @@ def grade(
         label_correct = label_correct if label.text is not None else np.nan
     if settings.reward:
         agreement = settings.reward(answers, label.text, responses, problem.answer)
+    elif settings.shape != "agreement" and labelled:
+        agreement = shaped(problem, answers, groups, vote, agreement, lengths, grader, settings)
     agreement = np.asarray(agreement, np.float32)
     return Graded(
         answers=list(answers),
@@ -109,10 +113,6 @@ def label_agreement(
         return np.ones(len(answers))
     if label.text is None:
         return np.zeros(len(answers))
-    if label.source == "soft_vote":
-        if as_votes:
-            return np.array(soft_votes(answers, groups))
-        return _soft_votes_by_match(answers, vote, grader, settings.match)
     if label.source == "vote" and as_votes:  # every voter of the majority gets 1
         return np.array(groups) == vote.group
     return agrees(answers, label.text, grader, settings.match)
@@ -129,6 +129,27 @@ def agrees(answers: Answers, label: str, grader: Grader, match: str | None) -> n
         return np.array(grader.grade(answers, [label] * len(answers), match))
     *ids, own = grader.groups([[*answers, label]], match)[0]
     return (np.array(ids) == own) & (own >= 0)
+
+
+def shaped(
+    problem: Problem,
+    answers: Answers,
+    groups: Sequence[int],
+    vote: Vote,
+    agreement: np.ndarray,
+    lengths: Sequence[int] | np.ndarray,
+    grader: Grader,
+    settings: LabelSettings,
+) -> np.ndarray:
+    """[n]: the rewards of settings.shape for the samples of a labelled prompt."""
+    if settings.match in (None, grader.match):
+        share = np.array(soft_votes(answers, groups))
+    else:
+        share = _soft_votes_by_match(answers, vote, grader, settings.match)
+    coins = [uniform(settings.seed, "coin", f"{problem.id}/{i}") for i in range(len(answers))]
+    limit = settings.max_response_tokens
+    samples = Samples(agreement, share, np.array(vote.counts), np.array(lengths), limit, np.array(coins))
+    return SHAPES[settings.shape](samples)
 
 
 def _soft_votes_by_match(answers: Answers, vote: Vote, grader: Grader, match: str) -> np.ndarray:

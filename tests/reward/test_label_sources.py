@@ -42,7 +42,7 @@ def assert_same(one, two):
 
 
 def test_a_soft_vote_is_the_share_of_ones_own_group(grader):
-    result = graded(grader, "soft_vote")
+    result = graded(grader, shape="soft_vote")
     np.testing.assert_array_equal(
         result.rewards, [[0.75, 0.75, 0.25, 0.75], [0.5, 0.5, 0.25, 0], [0.25, 0.5, 0.5, 0.25], [0] * 4]
     )
@@ -51,14 +51,14 @@ def test_a_soft_vote_is_the_share_of_ones_own_group(grader):
     found = metrics(result.parts)
     assert found["label/label_accuracy"] == 0.5
     assert found["label/reward_accuracy"] == pytest.approx(1 - np.mean([0.25, 0.25, 0.25, 0.25, 0.5, 0.5, 0.75, 0]))
-    assert not graded(grader, "soft_vote", threshold=0.6).rewards[1:].any()  # below the threshold: no label
+    assert not graded(grader, shape="soft_vote", threshold=0.6).rewards[1:].any()  # below the threshold: no label
 
 
 def test_soft_string_votes_rewarded_by_equivalence_count_every_spelling():
     """As in the released code: 0.5 and 1/2 are two candidates, and either answer agrees with both."""
     with Grader(workers=1, match="string") as by_string:
-        strict = graded(by_string, "soft_vote", match="string")
-        loose = graded(by_string, "soft_vote", match="equivalent")
+        strict = graded(by_string, shape="soft_vote", match="string")
+        loose = graded(by_string, shape="soft_vote", match="equivalent")
     np.testing.assert_array_equal(strict.rewards[0], [0.25, 0.5, 0.25, 0.5])
     np.testing.assert_array_equal(loose.rewards[0], [0.75, 0.75, 0.25, 0.75])
     np.testing.assert_array_equal(loose.rewards[1:], strict.rewards[1:])
