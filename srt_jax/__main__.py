@@ -4,6 +4,8 @@ import difflib
 import runpy
 import sys
 
+from srt_jax.run import interrupt
+
 JOBS = {
     "train": ("srt_jax.main", "train a model: one experiment of configs/"),
     "evaluate": ("srt_jax.jobs.evaluate", "avg@k, maj@k and pass@k of a model or a run"),
@@ -33,7 +35,12 @@ def main() -> None:
         print(f"error: there is no job {arguments[0]!r}: {hint}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"srt {arguments[0]}", *arguments[1:]]
-    runpy.run_module(JOBS[arguments[0]][0], run_name="__main__", alter_sys=True)
+    module = JOBS[arguments[0]][0]
+    # The imports take seconds. Jobs whose output grows line by line have their own message after them.
+    interrupt.run(
+        lambda: runpy.run_module(module, run_name="__main__", alter_sys=True),
+        "interrupted: nothing is lost. The same command starts again.",
+    )
 
 
 if __name__ == "__main__":

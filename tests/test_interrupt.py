@@ -107,12 +107,39 @@ def test_a_run_that_finishes_its_step_only_learns_that_it_shall_stop():
     assert (status, errors, rest) == (0, "finishing", "True")
 
 
-def test_ctrl_c_during_the_imports_is_one_sentence():
-    command = [sys.executable, "-m", "srt_jax.main", "--config=configs/quickstart.py"]
+def test_an_import_is_not_interrupted_by_an_exception(tmp_path):
+    """C++ libraries may crash if one is raised while they are imported, so the process ends without it."""
+    (tmp_path / "slow.py").write_text(
+        "import time\ntry:\n    print('ready', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    "
+        "print('raised', flush=True)\n    time.sleep(60)\n"
+    )
+    body = f"import sys; sys.path.append({str(tmp_path)!r}); import slow"
+    status, errors, seconds, rest = interrupted(body, signal.SIGINT, grace=20.0)
+    assert (status, errors, rest) == (130, "interrupted: nothing is written.", "") and seconds < 5
+
+
+def test_an_exception_that_a_callback_loses_is_raised_again():
+    """Python prints exceptions of callbacks, such as the garbage collector's, and drops them."""
+    body = (
+        "import time; sleep = lambda _: (print('ready', flush=True), time.sleep(60)); "
+        "type('Loser', (), {'__del__': sleep})(); time.sleep(60)"
+    )
+    status, errors, seconds, _ = interrupted(body, signal.SIGINT, grace=20.0)
+    assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < 5
+
+
+@pytest.mark.parametrize(
+    "program", [["srt_jax.main"], *(["srt_jax", job] for job in ("train", "evaluate", "figures", "study", "plan"))]
+)
+def test_ctrl_c_during_the_imports_is_one_sentence(program):
+    command = [sys.executable, "-m", *program, "--config=configs/quickstart.py"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
     handled = 1 << (signal.SIGTERM - 1)  # Python itself handles SIGINT only
     status = pathlib.Path(f"/proc/{process.pid}/status")
     while not handled & int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16):
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[1].strip() == "stopped: nothing has begun." and process.returncode == 130
+    sentence = "interrupted: nothing is lost. The same command starts again."
+    if program == ["srt_jax.main"]:
+        sentence = "stopped: nothing has begun."
+    assert process.communicate(timeout=30)[1].strip() == sentence and process.returncode == 130

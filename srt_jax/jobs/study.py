@@ -19,6 +19,7 @@ import sys
 from srt_jax import cli, runtime
 from srt_jax.errors import TrainingStoppedError, UserError
 from srt_jax.files import check_output_folder, write_file
+from srt_jax.run import interrupt
 from srt_jax.study import load
 
 
@@ -78,15 +79,17 @@ def main() -> None:
     except OSError as e:
         parser.error(f"--results={options.results} cannot be made ({e}): choose another folder.")
     try:
-        sys.exit(study(options))
+        sys.exit(
+            interrupt.run(
+                lambda: study(options),
+                "interrupted: finished runs are in the table. The same command resumes the study.",
+            )
+        )
     except TrainingStoppedError as e:
         print(e, file=sys.stderr)
         sys.exit(1)
     except UserError as e:
         sys.exit(cli.complain(str(e)))
-    except KeyboardInterrupt:
-        print("interrupted: finished runs are in the table. The same command resumes the study.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

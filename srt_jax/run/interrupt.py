@@ -12,9 +12,11 @@ import socket
 import sys
 import threading
 import time
+from types import FrameType
 
 GRACE = 3.0  # seconds in which the main thread must end its work
 SAME = 0.5  # seconds in which a second signal counts as the first one, passed on by a launcher
+IMPORTING = "<frozen importlib._bootstrap>"  # the file of Python's functions that import modules
 STATUS = 130  # 128 + SIGINT, as in shells
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -26,7 +28,12 @@ def watched() -> list[signal.Signals]:
 
 
 def leave_quietly(message: str = "stopped: nothing has begun.") -> None:
-    """From now on one of SIGNALS prints `message` and ends the process. For the time in which a program is imported."""
+    """From now on one of SIGNALS prints `message` and ends the process. For the time in which a program is imported.
+
+    Does nothing if the program was started by the command `srt`, which handles them.
+    """
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
 
     def leave(*_: object) -> None:
         with contextlib.suppress(OSError):
@@ -41,7 +48,8 @@ class Signals:
     """Handles SIGNALS during the block `with Signals(...) as signals`, in the main thread.
 
     The first signal sets `requested` and prints `message`. With `leave` it also raises KeyboardInterrupt in the main
-    thread, and if the block has not ended after GRACE seconds, the process exits with status 130. A second signal ends
+    thread, and if the block has not ended after GRACE seconds, the process exits with status 130. It exits at once if
+    the main thread imports a module: an exception in the middle of that can crash C++ libraries. A second signal ends
     the process at once, unless it follows within SAME seconds. Child processes must notice by themselves that their
     parent is gone.
     """
@@ -57,22 +65,37 @@ class Signals:
         self._pipe.setblocking(False)
         self._handlers = {s: signal.signal(s, self._in_main_thread) for s in watched()}
         self._fd = signal.set_wakeup_fd(self._pipe.fileno(), warn_on_full_buffer=False)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
 
     def __exit__(self, *_):
         if self._leave and self.requested:
             return  # the thread still ends the process after the grace period
+        sys.unraisablehook = self._hook
         signal.set_wakeup_fd(self._fd)
         for s, handler in self._handlers.items():
             signal.signal(s, handler)
         self._pipe.close()
 
-    def _in_main_thread(self, *_) -> None:
+    def _in_main_thread(self, _, frame: FrameType | None) -> None:
         self._note()
         if self._leave and not self._raised:  # a second exception would interrupt the clean-up
             self._raised = True
+            while frame:
+                if frame.f_code.co_filename == IMPORTING:
+                    os._exit(STATUS)
+                frame = frame.f_back
             raise KeyboardInterrupt
+
+    def _unraisable(self, unraisable) -> None:
+        """Raises KeyboardInterrupt again if it was raised in a callback, such as the garbage collector's, and lost."""
+        if not self._raised or not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._hook(unraisable)
+            return
+        self._raised = False
+        main = threading.main_thread().ident
+        threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
 
     def _note(self) -> None:
         """Sets `requested`; the first of both threads writes the message, without `print`, which is not reentrant.
@@ -114,11 +137,11 @@ def run(work, message: str) -> int:
 
     An orderly end of Python would wait for programs that XLA's threads still run, and could crash in them.
     """
-    with Signals(message, leave=True):
-        try:
+    try:
+        with Signals(message, leave=True):
             return work()
-        except KeyboardInterrupt:
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may be gone
-                    stream.flush()
-            os._exit(STATUS)
+    except KeyboardInterrupt:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may be gone
+                stream.flush()
+        os._exit(STATUS)
