@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from srt_jax.figures import panels
 from srt_jax.files import replaced_file
 from srt_jax.study import rules, table
 from srt_jax.study.rules import Claim, Curve
@@ -17,8 +18,6 @@ SHOWN = ("start", "peak", "last", "drop", "best", "area")
 PANELS = {
     "label/pseudo_reward": "pseudo-reward",
     "label/label_accuracy": "label accuracy",
-    "label/youden_j": "Youden's J of the pseudo-reward",
-    "label/answer_information": "answer information, nats",
     "label/same_answer": "same answer in different prompts",
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -148,7 +147,7 @@ def _spread(values: Sequence[float]) -> str:
 def survival_table(study: Study, rows: Sequence[table.Row]) -> str:
     """A Markdown table of the share of each arm's runs that have not collapsed, at up to eleven steps.
 
-    It leaves out arms with fewer steps than the others.
+    It leaves out arms with fewer steps than the others of their setting. There is no share after the last step.
     """
     curves = grouped(table.curves(rows, study.column))
     if not curves:
@@ -159,8 +158,10 @@ def survival_table(study: Study, rows: Sequence[table.Row]) -> str:
     lines = ["| arm | " + " | ".join(f"{step:g}" for step in steps) + " |", "|---" * (len(steps) + 1) + "|"]
     for (arm, setting), group in curves.items():
         found = rules.survival([rules.collapse_time(curve) for curve in group], horizon)
+        ends = max(curve[-1][0] for curve in group)
         shares = [next(share for step, share in reversed(found) if step <= at) for at in steps]
-        lines.append(f"| {' '.join(filter(None, (arm, setting)))} | " + " | ".join(f"{s:.2f}" for s in shares) + " |")
+        cells = [f"{share:.2f}" if at <= ends else "" for at, share in zip(steps, shares)]
+        lines.append(f"| {' '.join(filter(None, (arm, setting)))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -175,41 +176,41 @@ def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = {study.column: study.column} | {c: t for c, t in PANELS.items() if any(c in row for row in rows)}
+    columns = {study.column: study.column} | {c: t for c, t in PANELS.items() if any(c in row for row in rows)}
     whole = whole_arms(grouped(table.curves(rows, study.column)))
     settings = list(dict.fromkeys(setting for _, setting in sorted(whole)))
-    shape = len(settings), len(panels) + 1
+    shape = len(settings), len(columns) + 1
     size = 4.2 * shape[1] + 1.5, 3.2 * shape[0]
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
     for line, setting in zip(axes, settings):
-        here = [arm for arm in study.arms if (arm, setting) in whole]
-        arms = {arm: f"C{i % 10}" for i, arm in enumerate(here)}
-        for axis, (column, title) in zip(line, panels.items()):
+        looks = {arm: panels.style(i) for i, arm in enumerate(study.arms) if (arm, setting) in whole}
+        for axis, (column, title) in zip(line, columns.items()):
             curves = grouped(table.curves(rows, column))
-            for arm, colour in arms.items():
+            for arm, look in looks.items():
                 if (arm, setting) in curves:
-                    _draw_band(axis, curves[arm, setting], colour, arm.replace("_", " "))
+                    _draw_band(axis, curves[arm, setting], look, arm.replace("_", " "))
             axis.set(title=" ".join(filter(None, (title, setting and f"({setting})"))), xlabel="step")
+            if all(0 <= value <= 1 for group in curves.values() for curve in group for _, value in curve):
+                axis.set_ylim(panels.SHARES)
         curves = grouped(table.curves(rows, study.column))
-        for arm, colour in arms.items():
+        for arm, look in looks.items():
             horizon = max(curve[-1][0] for curve in curves[arm, setting])
             found = rules.survival([rules.collapse_time(curve) for curve in curves[arm, setting]], horizon)
-            line[-1].step(*zip(*found), where="post", color=colour)
-        line[-1].set(title="share of runs without a collapse", xlabel="step", ylim=(-0.02, 1.02))
+            line[-1].step(*zip(*found), where="post", linewidth=1.2, **look)
+        line[-1].set(title="share of runs without a collapse", xlabel="step", ylim=panels.SHARES)
         line[-1].legend(*line[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-    with replaced_file(path) as file:
-        figure.savefig(file, dpi=80, format="png")
+    panels.save(figure, path, dpi=65)
     plt.close(figure)
 
 
-def _draw_band(axis, curves: Sequence[Curve], colour: str, label: str) -> None:
+def _draw_band(axis, curves: Sequence[Curve], look: dict, label: str) -> None:
     """Draws the mean of the curves at their common steps, and a band from the lowest value to the highest."""
     steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
     values = np.array([[value for step, value in curve if step in steps] for curve in curves])
-    axis.plot(steps, values.mean(0), color=colour, label=label)
-    axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+    axis.plot(steps, values.mean(0), label=label, linewidth=1.2, **look)
+    axis.fill_between(steps, values.min(0), values.max(0), color=look["color"], alpha=0.2, linewidth=0)
 
 
 def write_parquet(rows: Sequence[table.Row], path: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from srt_jax import levels
@@ -265,7 +266,7 @@ def test_the_report_is_made_from_the_table(study, trained, tmp_path):
     text = report.markdown(study, rows, "the command", "test.png")
     assert "6 of 6 runs" in text and "| +0.240 | +0.240 to +0.240 | 3 | > +0.100 | **holds** |" in text
     report.draw(study, rows, tmp_path / "test.png")
-    assert (tmp_path / "test.png").stat().st_size > 10_000
+    assert Image.open(tmp_path / "test.png").size[0] > 500
     report.write_parquet(rows, tmp_path / "deep" / "t.parquet")
     assert parquet.read_table(tmp_path / "deep" / "t.parquet").num_rows == len(rows) == 66
 
@@ -281,7 +282,18 @@ def test_an_untrained_base_does_not_set_the_budget_of_tokens(study, trained, tmp
     assert "| 0 of 1 | 0.720 | 12,800 |" in text
     assert "short" not in report.survival_table(study, rows) and "low t" in report.survival_table(study, rows)
     report.draw(study, rows, tmp_path / "test.png")
-    assert (tmp_path / "test.png").stat().st_size > 10_000
+    assert Image.open(tmp_path / "test.png").size[0] > 500
+
+
+def test_survival_ends_with_the_last_step_of_each_setting(study):
+    rows = []
+    for setting, end, steps in (("long", 0.2, 20), ("short", 0.8, 10)):
+        about = {"key": "k", "arm": "low", "setting": setting, "seed": 0, "commit": "c"}
+        rows += [about | row for row in table.rows_of_run(records(end, steps), 64, 0)]
+    found = report.survival_table(study, rows).splitlines()
+    assert found[0] == "| arm | " + " | ".join(str(step) for step in range(0, 21, 2)) + " |"
+    assert found[2] == "| low long |" + " 1.00 |" * 5 + " 0.00 |" * 6  # the mean of the steps 2 to 10 is 0.34
+    assert found[3] == "| low short |" + " 1.00 |" * 6 + "  |" * 5
 
 
 FILE = '''"""Two arms."""
@@ -339,7 +351,8 @@ def test_shipped_studies_have_a_plan(path, quick):
         if all(claim.step is not None for claim in found.claims):  # it compares ways to train at one step
             continue
         assert run.config.rl.kl_coef == 0
-        assert run.config.steps // run.config.eval.every >= 5 or run.config.steps == 1  # the untrained base
+        steps = run.config.steps * max(1, len(run.config.levels))
+        assert steps // run.config.eval.every >= 5 or steps == 1  # the untrained base
 
 
 @pytest.mark.slow
