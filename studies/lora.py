@@ -12,7 +12,7 @@ from srt_jax.miniature.pretrain import default_folder
 from srt_jax.study import Arm, Claim, Need, Study
 
 STEPS = 50
-RATE = 2e-3  # learning rate of the adapters
+RATE = 1e-3  # learning rate of the adapters
 
 
 def get_study(quick: bool) -> Study:

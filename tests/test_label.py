@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from srt_jax.errors import ConfigError, DataError
 from srt_jax.grading.grader import Grader
 from srt_jax.jobs import label as label_module
 from srt_jax.jobs.label import label
+from srt_jax.model import lora, peft, weights
+from srt_jax.model.paths import map_with_path
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.reward.rewards import grade
+from srt_jax.run import exports
 from tests.helpers import REPOSITORY, small_config
 
 SAMPLES = 4
@@ -80,6 +84,29 @@ def test_a_finished_file_is_left_alone_and_another_model_is_refused(labelled, ca
     assert out.stat().st_mtime_ns == before
     with pytest.raises(DataError, match=r"differ in samples \(4 there, 8 here\): choose another --out"):
         label(config, out, 8)
+
+
+def test_an_adapter_labels_and_is_part_of_the_provenance(labelled, miniature, tmp_path):
+    """A strong random adapter answers nearly nothing right. Its directory may stand in either field."""
+    whole, _, summary = labelled
+    settings = lora.LoRA(2, 32.0, targets=("o_proj",))
+    _, shapes = lora.attach(*weights.load(miniature)[:2], settings)
+    rng = np.random.default_rng(0)
+    for name in ("strong", "other"):
+        tree = map_with_path(lambda _, x: rng.standard_normal(x.shape, np.float32), shapes)
+        peft.write_adapter(tmp_path / name, tree, settings, str(miniature.resolve()))
+    config = whole.copy_and_resolve_references()
+    config.data.limit, config.model.path = 8, str(tmp_path / "strong")
+    found = label(config, tmp_path / "labels.jsonl", SAMPLES)
+    assert found["problems"] == 8 and found["pass_rate"] < 0.1 < summary["pass_rate"]
+    provenance, _ = label_file.read(tmp_path / "labels.jsonl")
+    assert provenance["model"] == str(tmp_path / "strong") and len(provenance["adapter_fingerprint"]) == 64
+    exports.use(config, str(tmp_path / "strong"))
+    assert config.model.lora.path == str(tmp_path / "strong") and config.model.path == str(miniature.resolve())
+    assert label(config, tmp_path / "labels.jsonl", SAMPLES) == found  # the file is complete
+    shutil.copy(tmp_path / "other" / peft.WEIGHTS, tmp_path / "strong")
+    with pytest.raises(DataError, match="differ in adapter_fingerprint"):
+        label(config, tmp_path / "labels.jsonl", SAMPLES)
 
 
 def test_several_processes_are_refused(labelled, monkeypatch):

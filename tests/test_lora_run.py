@@ -190,6 +190,19 @@ def test_adapters_that_do_not_fit_are_refused_before_any_weights_are_read(
         prepare(config)
 
 
+def test_an_adapter_as_the_model_and_an_adapter_without_its_base_are_refused(finished, tmp_path):
+    config, folder, _ = finished
+    config = config.copy_and_resolve_references()
+    config.model.path = str(folder / "final")
+    with pytest.raises(ModelError, match=r"final' is an adapter of rank 4, not a model: set model\.lora\.path to it"):
+        read_model(config)
+    shutil.copytree(folder / "final", tmp_path / "moved")
+    fields = json.loads((tmp_path / "moved" / peft.CONFIG).read_text()) | {"base_model_name_or_path": "/gone/base"}
+    (tmp_path / "moved" / peft.CONFIG).write_text(json.dumps(fields))
+    with pytest.raises(ModelError, match=r"moved belongs to the base '/gone/base', which does not exist here: copy"):
+        exports.use(config, str(tmp_path / "moved"))
+
+
 def test_a_folder_of_weights_names_the_initial_weights(finished, untrained):
     config, folder, _ = finished
     config = config.copy_and_resolve_references()

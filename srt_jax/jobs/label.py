@@ -2,7 +2,8 @@
 
     python -m srt_jax label --config=configs/X.py[:args] --out=labels.jsonl [--samples=32] [--config.model.path=DIR]
 
-The model is the config's model.path, and the problems are its data. With labels.source=file and
+The model is the config's model.path, with the adapter of model.lora.path if it names one. A PEFT directory as
+model.path means its base with this adapter. The problems are the config's data. With labels.source=file and
 labels.path=labels.jsonl a run trains on these labels. srt subset and curriculum.path read the scores. The first line
 has the provenance. The others have {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts,
 parse_rate, n}; pass_rate and label_correct are null if no answer is known. After a kill the same command continues
@@ -45,9 +46,13 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     """
     import jax
 
-    from srt_jax.model import weights
+    from srt_jax.model import peft, weights
+    from srt_jax.run import exports
     from srt_jax.run.prepare import encode_source, model_fingerprint, read_model
 
+    config = config.copy_and_resolve_references()
+    if peft.is_adapter(config.model.path):
+        exports.use(config, config.model.path)
     config, notes = on_this_machine(config, trains=False)
     for note in notes:
         logger.info(note)
@@ -76,6 +81,7 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
                 "match": config.vote.match,
                 "truth": config.eval.match,
                 "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+                **({"adapter_fingerprint": peft.fingerprint(model.adapter)} if model.adapter else {}),
             }
         )
     )

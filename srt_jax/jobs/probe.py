@@ -2,6 +2,7 @@
 
     python -m srt_jax probe --model=runs/quickstart/srt                        the run's model path is the base
     python -m srt_jax probe --model=DIR --base=DIR --config=configs/srt.py:tiny [--data=problems.jsonl] [--samples=64]
+    python -m srt_jax probe --model=ADAPTER --config=configs/srt.py:tiny       an adapter's own base is the base
 
 Prints one JSON object. For each evaluation set it has the agreement with the base's majority, the answer information,
 the share of equal answers in different prompts, the KL to the base for answer and for reasoning tokens, pass@k of both
@@ -29,7 +30,7 @@ SAMPLES = 64  # per problem and model
 
 
 def probe(config: ConfigDict, base: str) -> dict:
-    """{evaluation set: measures} of config.model.path against `base`, a Hugging Face directory or hub id."""
+    """{evaluation set: measures} of config.model.path against `base`, a path or hub id of weights."""
     from srt_jax.grading.grader import Grader
     from srt_jax.run import exports
     from srt_jax.run import probe as measured
@@ -99,9 +100,11 @@ def main(argv) -> int:
     base = given.base or (
         recorded(run).model.path if (run / "config.json").exists() and (run / "final").is_dir() else ""
     )
-    if not base:
-        return cli.complain(f"--model={given.model} is no finished run, which would name its base: give --base, too.")
     config = evaluation_config(given.model, given.data, given.config, samples=given.samples)
+    if not (base := base or (config.model.path if config.model.lora.rank else "")):
+        return cli.complain(
+            f"--model={given.model} is no finished run and no adapter, which would name its base: give --base, too."
+        )
     if not config.eval.sets:
         return cli.complain("there is nothing to probe: give --data=problems.jsonl, or a config with eval.sets.")
     validate(config)
@@ -117,8 +120,11 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-    cli.define_path("model", "The trained model: a Hugging Face directory, a hub id, or the folder of a finished run.")
-    cli.define_path("base", "The model that it started from; a run names its own.")
+    cli.define_path(
+        "model",
+        "The trained model: Hugging Face directory, hub id, PEFT adapter's directory, or the folder of a finished run.",
+    )
+    cli.define_path("base", "The model that it started from; a run and an adapter name their own.")
     cli.define_path("data", "A JSONL or Parquet file of problems, instead of the config's evaluation sets.")
     flags.DEFINE_integer("samples", SAMPLES, "Samples of each problem and model.", lower_bound=1)
     cli.define_config("How to prompt, sample and read answers; a run has its own.")

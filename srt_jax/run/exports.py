@@ -9,6 +9,7 @@ import pathlib
 from flax import nnx
 from ml_collections import ConfigDict
 
+from srt_jax.errors import ModelError
 from srt_jax.model import lora, peft, weights
 from srt_jax.model.lora import LoRA
 from srt_jax.run.prepare import Model
@@ -43,12 +44,18 @@ def export(config: ConfigDict, model: Model, params: nnx.State, directory: pathl
 def use(config: ConfigDict, weights_path: str) -> None:
     """Makes these weights the initial ones of the config: a Hugging Face directory, a hub id or a PEFT directory.
 
-    Raises ModelError for a PEFT directory that cannot be read.
+    Raises ModelError for a PEFT directory that cannot be read, or if the directory of its base does not exist.
     """
     section = config.model.lora
     if not peft.is_adapter(weights_path):
         config.model.path, section.rank, section.path, section.merged = weights_path, 0, "", False
         return
-    settings, config.model.path = peft.read_settings(weights_path)
+    settings, base = peft.read_settings(weights_path)
+    if pathlib.Path(base).is_absolute() and not pathlib.Path(base).is_dir():
+        raise ModelError(
+            f"the adapter {weights_path} belongs to the base {base!r}, which does not exist here: copy the base, or "
+            f"correct base_model_name_or_path in the adapter's {peft.CONFIG}."
+        )
+    config.model.path = base
     section.path, section.rank, section.alpha = weights_path, settings.rank, settings.alpha
     section.rslora, section.targets = settings.rslora, settings.targets

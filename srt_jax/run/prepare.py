@@ -248,6 +248,12 @@ def encode_eval_sets(config: ConfigDict, tokenizer) -> tuple[list[EvalSet], list
 def find_model(path: str) -> pathlib.Path:
     """A local Hugging Face directory, or the local copy of a hub model, which may be downloaded. Raises ModelError."""
     if pathlib.Path(path).is_dir():
+        if peft.is_adapter(path) and not (pathlib.Path(path) / "config.json").exists():
+            settings, base = peft.read_settings(path)
+            raise ModelError(
+                f"model.path {path!r} is an adapter of rank {settings.rank}, not a model: set model.lora.path to it, "
+                f"model.lora.rank to its rank, and model.path to its base, {base!r}."
+            )
         return pathlib.Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ModelError(f"model.path {path!r} does not exist: give a Hugging Face directory or a hub id.")
