@@ -10,6 +10,7 @@ from srt_jax.config.levels import level_configs
 from srt_jax.config.validation import validate
 from srt_jax.errors import CheckpointError, ConfigError, ModelError
 from srt_jax.jobs.evaluate import evaluate_model, evaluation_config
+from srt_jax.jobs.probe import base_of
 from srt_jax.jobs.replay import replay
 from srt_jax.model import lora, peft, weights
 from srt_jax.model.lora import LoRA
@@ -188,6 +189,13 @@ def test_adapters_that_do_not_fit_are_refused_before_any_weights_are_read(
     monkeypatch.setattr(weights, "load", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(error, match=message):
         prepare(config)
+
+
+def test_the_base_of_a_probe_is_that_of_the_run_or_of_the_adapter(finished, untrained):
+    config, folder, _ = finished
+    for model in (folder, folder / "final"):
+        assert base_of(str(model), evaluation_config(str(model), None, config)) == str(untrained)
+    assert base_of(str(untrained), evaluation_config(str(untrained), None, config)) == ""
 
 
 def test_an_adapter_as_the_model_and_an_adapter_without_its_base_are_refused(finished, tmp_path):

@@ -82,6 +82,14 @@ def sampled(config: ConfigDict, grader, at: str = "") -> tuple[dict, tuple]:
     return found, (graphdef, params, mesh, model.tokenizer)
 
 
+def base_of(model: str, config: ConfigDict) -> str:
+    """The base that the run or the adapter `model` names, "" if it names none. config: that of its evaluation."""
+    run = pathlib.Path(model)
+    if (run / "config.json").exists() and (run / "final").is_dir():
+        return recorded(run).model.path
+    return config.model.path if config.model.lora.rank else ""
+
+
 def without_nan(value):
     """The value with None for every NaN, which JSON does not know."""
     if isinstance(value, dict):
@@ -96,12 +104,8 @@ def main(argv) -> int:
     given = flags.FLAGS
     if len(argv) > 1 or not given.model:
         return cli.complain("give --model=DIRECTORY, and no other bare arguments.")
-    run = pathlib.Path(given.model)
-    base = given.base or (
-        recorded(run).model.path if (run / "config.json").exists() and (run / "final").is_dir() else ""
-    )
     config = evaluation_config(given.model, given.data, given.config, samples=given.samples)
-    if not (base := base or (config.model.path if config.model.lora.rank else "")):
+    if not (base := given.base or base_of(given.model, config)):
         return cli.complain(
             f"--model={given.model} is no finished run and no adapter, which would name its base: give --base, too."
         )
