@@ -19,6 +19,7 @@ else
 fi
 
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+unset PYTHONDONTWRITEBYTECODE  # the processes that tests start would compile every module again
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --quiet --check .
 .venv/bin/mypy

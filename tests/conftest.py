@@ -11,11 +11,19 @@ import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 GIVEN = dict(os.environ)
-# The suite spends most of its time compiling, two thirds of that in LLVM's optimisation, which the tests do not need.
-# `XLA_FLAGS= launch/test.sh` leaves it on. The cache stores every program, so equal programs compile once. Processes
-# that tests start inherit both settings.
+# The tests compile hundreds of tiny programs, so compile time counts and the speed of a program does not. These flags
+# leave out LLVM's optimisation and the slow code generator for fusions, and compile a program in one piece and in
+# one thread. Two workers with eight devices each would otherwise start far more threads than there are cores.
+# `XLA_FLAGS= launch/test.sh` compiles as a user's run does. The cache stores every program, so equal programs compile
+# once. Processes that tests start inherit these settings.
+XLA_FLAGS = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_multi_thread_eigen=false",
+)
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import pytest  # noqa: E402
@@ -27,15 +35,21 @@ from srt_jax.run import metrics, metrics_log  # noqa: E402
 from tests.helpers import REPOSITORY  # noqa: E402
 
 SLOW_FOLDERS = ("tests/vllm", "tests/multihost")
+SLOW_FIXTURES = ("miniature", "adapters_run")  # minutes of pre-training; a whole run
 # Two processes share the tests, one file at a time each. These files take longest, so they start first.
 LONGEST = (
-    "tests/vllm",
+    "tests/vllm/test_vllm_faults.py",
+    "tests/vllm/test_vllm_adapters.py",
+    "tests/vllm/test_vllm_updates.py",
     "tests/test_train.py",
-    "tests/test_configs.py",
-    "tests/test_gpu_session.py",
     "tests/multihost",
+    "tests/test_gpu_session.py",
+    "tests/vllm",
+    "tests/test_configs.py",
+    "tests/rl/test_update.py",
+    "tests/rollout/test_jax_sampler.py",
     "tests/rl/test_algorithms.py",
-    "tests/model/test_sharding.py",
+    "tests/test_replay.py",
 )
 
 runtime.start(cpu_devices=8)
@@ -54,7 +68,7 @@ metrics_log.RunLog.write = checked_record
 
 def pytest_configure(config):
     config.addinivalue_line(
-        "markers", "slow: launch/test.sh --fast skips these tests, and every test that uses the miniature"
+        "markers", "slow: launch/test.sh --fast skips these tests, and every test that uses a fixture of SLOW_FIXTURES"
     )
     config.addinivalue_line("markers", "long: only launch/test.sh --long runs these tests")
     if not hasattr(config, "workerinput"):  # not a worker of pytest-xdist
@@ -64,7 +78,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Marks the slow tests. In a worker of pytest-xdist the files that take longest come first."""
     for item in items:
-        if item.nodeid.startswith(SLOW_FOLDERS) or "miniature" in item.fixturenames:
+        if item.nodeid.startswith(SLOW_FOLDERS) or {*SLOW_FIXTURES} & {*item.fixturenames}:
             item.add_marker(pytest.mark.slow)
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: [not item.nodeid.startswith(name) for name in LONGEST])

@@ -179,6 +179,7 @@ def test_names_that_the_metrics_use_are_refused_for_sets():
         validate(config)
 
 
+@pytest.mark.slow
 def test_a_real_run_with_three_sets_and_a_validation_set(untrained, tmp_path):
     config = small_config(untrained, tmp_path, name="three", steps=2)
     config.eval.every, config.stop.validation_fraction = 1, 0.1

@@ -51,10 +51,10 @@ def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_refuses_a_second_trainer(untrained, tmp_path):
+def test_the_command_refuses_a_second_trainer(tmp_path):
     first = hold(tmp_path / "small")
     command = [sys.executable, "-m", "srt_jax.main", "--config=configs/quickstart.py", f"--config.out={tmp_path}"]
-    command += ["--config.name=small", f"--config.model.path={untrained}"]
+    command += ["--config.name=small", f"--config.model.path={tmp_path}"]
     done = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env={**os.environ, "JAX_PLATFORMS": "cpu"}
     )

@@ -33,15 +33,15 @@ def adapters_config(model, out, name, steps=2, rank=RANK, **changes):
 
 
 @pytest.fixture(scope="module")
-def finished(untrained, tmp_path_factory):
+def adapters_run(untrained, tmp_path_factory):
     """(config, run folder, summary) of a run of two steps on eight devices, with a merged export."""
     out = tmp_path_factory.mktemp("runs")
     config = adapters_config(untrained, out, "run", **{"model.lora.merged": True})
     return config, out / "run", train(config)
 
 
-def test_a_run_exports_an_adapter_and_the_merged_model(finished, untrained):
-    _, folder, _ = finished
+def test_a_run_exports_an_adapter_and_the_merged_model(adapters_run, untrained):
+    _, folder, _ = adapters_run
     adapter, settings = peft.read_adapter(folder / "final"), LoRA(RANK, 32.0)
     assert adapter.settings == settings and adapter.base_id == str(untrained.resolve())
     assert sorted(f.name for f in (folder / "final").iterdir()) == [peft.CONFIG, peft.WEIGHTS]
@@ -57,16 +57,16 @@ def test_a_run_exports_an_adapter_and_the_merged_model(finished, untrained):
     assert first["update/kl"] == 0 and first["update/grad_norm"] > 0 and "update/weights_moved_bf16" not in first
 
 
-def test_a_checkpoint_has_the_adapters_and_their_moments_only(finished):
-    config, folder, _ = finished
+def test_a_checkpoint_has_the_adapters_and_their_moments_only(adapters_run):
+    config, folder, _ = adapters_run
     size = sum(f.stat().st_size for f in (folder / "checkpoints/2/state").rglob("*") if f.is_file())
     assert size < 4 * read_model(config).config.num_params  # not even one copy of the base
     names = (folder / "checkpoints/2/state/_METADATA").read_text()
     assert "lora_a" in names and "kernel" not in names and "embedding" not in names
 
 
-def test_evaluation_of_a_run_is_that_of_its_merged_model(finished, tmp_path):
-    _, folder, summary = finished
+def test_evaluation_of_a_run_is_that_of_its_merged_model(adapters_run, tmp_path):
+    _, folder, summary = adapters_run
     config = evaluation_config(str(folder), None, None)
     config.out = str(tmp_path)
     assert (config.model.lora.rank, config.model.lora.path) == (RANK, str(folder / "final"))
@@ -76,8 +76,9 @@ def test_evaluation_of_a_run_is_that_of_its_merged_model(finished, tmp_path):
     assert found.keys() <= {name.rpartition("/")[2] for name in summary["last"]}
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(finished, untrained, tmp_path):
-    whole, folder, _ = finished
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_bit_for_bit(adapters_run, untrained, tmp_path):
+    whole, folder, _ = adapters_run
     config = whole.copy_and_resolve_references()
     config.out, config.steps = str(tmp_path), 1
     train(config)
@@ -96,6 +97,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(finished, untrained, tmp_path):
     assert ours[-1] == theirs[-1]
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_another_base(untrained, tmp_path):
     shutil.copytree(untrained, tmp_path / "base")
     config = adapters_config(tmp_path / "base", tmp_path, "run", 1)
@@ -111,13 +113,14 @@ def test_a_run_does_not_go_on_with_another_base(untrained, tmp_path):
         train(config)
 
 
-def test_a_run_is_replayed_from_its_records(finished):
-    _, folder, _ = finished
+def test_a_run_is_replayed_from_its_records(adapters_run):
+    _, folder, _ = adapters_run
     assert replay(folder) == {1: {}, 2: {}}
 
 
-def test_a_run_starts_from_an_adapter_and_its_reference_is_the_base(finished, untrained, tmp_path):
-    _, folder, _ = finished
+@pytest.mark.slow
+def test_a_run_starts_from_an_adapter_and_its_reference_is_the_base(adapters_run, untrained, tmp_path):
+    _, folder, _ = adapters_run
     config = adapters_config(untrained, tmp_path, "second", 1, **{"model.lora.path": str(folder / "final")})
     config.optimizer.learning_rate, config.eval.every = 1e-12, 1
     train(config)
@@ -173,11 +176,11 @@ def test_wrong_fields_are_refused(changes, message, tmp_path):
     ],
 )
 def test_adapters_that_do_not_fit_are_refused_before_any_weights_are_read(
-    changes, error, message, finished, untrained, tmp_path, monkeypatch
+    changes, error, message, adapters_run, untrained, tmp_path, monkeypatch
 ):
     config = adapters_config(untrained, tmp_path, "x")
     if changes.get("model.lora.rank", 0) <= RANK:
-        config.model.lora.path = str(finished[1] / "final")
+        config.model.lora.path = str(adapters_run[1] / "final")
     if changes.get("model.path"):
         shutil.copytree(untrained, tmp_path / "other")
         path = tmp_path / "other" / weights.WEIGHTS
@@ -191,15 +194,15 @@ def test_adapters_that_do_not_fit_are_refused_before_any_weights_are_read(
         prepare(config)
 
 
-def test_the_base_of_a_probe_is_that_of_the_run_or_of_the_adapter(finished, untrained):
-    config, folder, _ = finished
+def test_the_base_of_a_probe_is_that_of_the_run_or_of_the_adapter(adapters_run, untrained):
+    config, folder, _ = adapters_run
     for model in (folder, folder / "final"):
         assert base_of(str(model), evaluation_config(str(model), None, config)) == str(untrained)
     assert base_of(str(untrained), evaluation_config(str(untrained), None, config)) == ""
 
 
-def test_an_adapter_as_the_model_and_an_adapter_without_its_base_are_refused(finished, tmp_path):
-    config, folder, _ = finished
+def test_an_adapter_as_the_model_and_an_adapter_without_its_base_are_refused(adapters_run, tmp_path):
+    config, folder, _ = adapters_run
     config = config.copy_and_resolve_references()
     config.model.path = str(folder / "final")
     with pytest.raises(ModelError, match=r"final' is an adapter of rank 4, not a model: set model\.lora\.path to it"):
@@ -211,8 +214,8 @@ def test_an_adapter_as_the_model_and_an_adapter_without_its_base_are_refused(fin
         exports.use(config, str(tmp_path / "moved"))
 
 
-def test_a_folder_of_weights_names_the_initial_weights(finished, untrained):
-    config, folder, _ = finished
+def test_a_folder_of_weights_names_the_initial_weights(adapters_run, untrained):
+    config, folder, _ = adapters_run
     config = config.copy_and_resolve_references()
     exports.use(config, str(untrained))
     assert (config.model.path, config.model.lora.rank, config.model.lora.path) == (str(untrained), 0, "")

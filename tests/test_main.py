@@ -18,7 +18,7 @@ from srt_jax.config.validation import validate, validate_devices
 from srt_jax.errors import ConfigError, DataError, ModelError
 from srt_jax.run.dry_run import check
 from srt_jax.run.prepare import prepare
-from tests.helpers import REPOSITORY, small_config
+from tests.helpers import REPOSITORY, fast_cases, small_config
 
 
 def run(*arguments, job="train"):
@@ -37,22 +37,22 @@ def run(*arguments, job="train"):
 QUICKSTART = "--config=configs/quickstart.py"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "no --config given"),
-        (["--config=configs/nothing.py"], "neither a config file nor the name of a shipped config"),
-        ([QUICKSTART, "--config.batch.samples=3"], "there is no config field 'batch.samples'"),
-        ([QUICKSTART, "--config.steps=many"], "--config.steps=many"),
-        ([QUICKSTART, "--config.batch.samples_per_prompt=1"], "batch.samples_per_prompt is 1: rloo"),
-        ([QUICKSTART, "--config.batch.microbatch_sequences=100"], "does not divide the 512 sequences"),
-        ([QUICKSTART, "--config.mesh.fsdp=3"], "does not equal the 2 devices"),
-        ([QUICKSTART, "--config.model.path=./nothing"], "model.path './nothing' does not exist"),
-        (["stray", QUICKSTART], "unexpected argument 'stray'"),
-    ],
-)
-def test_wrong_commands(arguments, message):
-    done = run(*arguments)
+WRONG = {  # arguments: a part of the message
+    "": "no --config given",
+    "--config=configs/nothing.py": "neither a config file nor the name of a shipped config",
+    f"{QUICKSTART} --config.batch.samples=3": "there is no config field 'batch.samples'",
+    f"{QUICKSTART} --config.steps=many": "--config.steps=many",
+    f"{QUICKSTART} --config.batch.samples_per_prompt=1": "batch.samples_per_prompt is 1: rloo",
+    f"{QUICKSTART} --config.batch.microbatch_sequences=100": "does not divide the 512 sequences",
+    f"{QUICKSTART} --config.mesh.fsdp=3": "does not equal the 2 devices",
+    f"{QUICKSTART} --config.model.path=./nothing": "model.path './nothing' does not exist",
+    f"stray {QUICKSTART}": "unexpected argument 'stray'",
+}
+
+
+@pytest.mark.parametrize("arguments", fast_cases(WRONG, *[*WRONG][:3], [*WRONG][-2]))
+def test_wrong_commands(arguments):
+    done, message = run(*arguments.split()), WRONG[arguments]
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and done.stderr.startswith("error: ")
     assert done.stderr.strip().count("\n") == 0, done.stderr
@@ -110,6 +110,7 @@ def test_a_dry_run_names_the_sets_that_are_not_here_and_checks_the_rest(miniatur
         check(config)
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_hard_generated_levels_is_quick():
     """The problems of the last two levels take minutes to make; that they are not all made is said."""
     started = time.monotonic()

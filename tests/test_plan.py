@@ -232,6 +232,7 @@ def test_the_table_of_results_has_a_cell_for_each_column(fsdp_plan, monkeypatch)
     assert rows[1].endswith("| 0.8 | 10.5 |") and "| no | - |" in rows[2]
 
 
+@pytest.mark.slow
 def test_a_sampler_with_slots_decodes_until_all_requests_had_one(directory):
     """4 prompts x 12 votes in 16 slots take three turns of 48 steps. Each step reads the weights."""
     config = small(directory, "jax")

@@ -120,6 +120,7 @@ def test_the_samplers_own_log_probs_are_the_scores_and_a_model_has_no_distance_t
     assert measured["same_answer"]["excess"] == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_measures_its_kl_to_their_base(untrained, tmp_path):
     config = small_config(untrained, tmp_path, "lora", steps=1)
     config.model.lora.rank, config.rl.kl_coef, config.eval.kl, config.optimizer.learning_rate = 2, 0.0, True, 1e-1
@@ -128,6 +129,7 @@ def test_a_run_with_adapters_measures_its_kl_to_their_base(untrained, tmp_path):
     assert first < 1e-6 and last > 1e-5
 
 
+@pytest.mark.slow
 def test_a_run_without_a_kl_penalty_measures_its_kl_to_the_base(untrained, tmp_path):
     """It is measured in each evaluation, is that of `srt probe`, and changes nothing else."""
     folders = {}

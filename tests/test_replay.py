@@ -38,6 +38,7 @@ def test_a_recorded_run_is_replayed_bit_for_bit(untrained, tmp_path):
         replay(directory)
 
 
+@pytest.mark.slow
 def test_a_replay_needs_no_sampler(untrained, tmp_path, monkeypatch):
     """Neither memory for sampling nor vLLM, which the machine of the replay need not have; and it writes nothing."""
     config = small_config(untrained, tmp_path, name="run", steps=1)

@@ -12,6 +12,7 @@ from srt_jax.grading.canonical import canonical
 from srt_jax.grading.expression import fingerprint
 from srt_jax.grading.grader import may_be_equal
 from srt_jax.grading.shape import read
+from tests.helpers import fast_cases
 
 EQUAL = [
     [
@@ -126,14 +127,21 @@ any_text = st.one_of(
 )
 
 
-@settings(
-    max_examples=int(os.environ.get("SRT_JAX_FUZZ", "5000")), deadline=None, suppress_health_check=list(HealthCheck)
-)
-@given(any_text)
-def test_any_string_has_an_idempotent_key(text):
+def holds_for(check, examples, number):
+    """Calls the check with a number of examples."""
+    chosen = settings(max_examples=number, deadline=None, suppress_health_check=list(HealthCheck))
+    chosen(given(examples)(check))()
+
+
+def has_an_idempotent_key(text):
     key = canonical(text)
     assert canonical(key) == key
     assert canonical(text) == key
+
+
+@pytest.mark.parametrize("number", fast_cases([500, int(os.environ.get("SRT_JAX_FUZZ", "5000"))], 500))
+def test_any_string_has_an_idempotent_key(number):
+    holds_for(has_an_idempotent_key, any_text, number)
 
 
 def compound(children):
@@ -160,15 +168,18 @@ leaves = st.sampled_from(
 expressions = st.recursive(leaves, compound, max_leaves=6)
 
 
-@settings(max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(expressions, min_size=2, max_size=12))
-def test_equal_keys_are_numerically_equal(texts):
+def have_numerically_equal_keys(texts):
     readings = [read(t) for t in texts]
     for a in readings:
         for b in readings:
             if a.shape == b.shape:
                 for x, y in zip(a.leaves.values(), b.leaves.values()):
                     assert may_be_equal(fingerprint(x.tree), fingerprint(y.tree)) or near_zero(x.tree)
+
+
+@pytest.mark.parametrize("number", fast_cases([100, 1_000], 100))
+def test_equal_keys_are_numerically_equal(number):
+    holds_for(have_numerically_equal_keys, st.lists(expressions, min_size=2, max_size=12), number)
 
 
 def near_zero(tree) -> bool:

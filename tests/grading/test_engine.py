@@ -14,7 +14,7 @@ from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError
 from srt_jax.grading.grader import Grader
 from srt_jax.reward.rewards import agrees
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, fast_cases
 
 pytest.importorskip("math_verify", reason="math-verify is not installed")
 
@@ -44,12 +44,13 @@ def test_long_answers_never_reach_it(engine):
     assert (metrics["timeouts"], metrics["crashes"], metrics["errors"]) == (0, 0, 0)
 
 
-def test_hostile_answers(engine, tmp_path, monkeypatch):
+@pytest.mark.parametrize("every", fast_cases([12, 60], 60))
+def test_hostile_answers(every, engine, tmp_path):
     """Nothing is executed, every call ends, and the workers still work afterwards.
 
-    With SRT_JAX_FUZZ the test tries all 418 strings (107 s on two busy cores), else every twelfth.
+    With SRT_JAX_FUZZ the test tries all 418 strings (107 s on two busy cores), else every twelfth or sixtieth.
     """
-    strings = HOSTILE if os.environ.get("SRT_JAX_FUZZ") else HOSTILE[::12]
+    strings = HOSTILE if os.environ.get("SRT_JAX_FUZZ") else HOSTILE[::every]
     attack = f"__import__('os').system('touch {tmp_path}/HOSTILE')"
     attacks = [attack, f"\\text{{{attack}}}", f"exec(\"open('{tmp_path}/HOSTILE','w')\")", "10**10**10", "9!!!!!!!!"]
     started = time.monotonic()

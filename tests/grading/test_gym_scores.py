@@ -75,6 +75,7 @@ JUNK = ["nan", "x", "[]", "0"]
 LEFT_OUT = {"composite", "codeio", "futoshiki", "intermediate_integration", "rush_hour", "sokoban", "zebra_puzzles"}
 
 
+@pytest.mark.slow
 def test_no_task_gives_full_marks_to_junk(gym_grader):
     """Tries one problem of each task. Text that equals the right answer does not count as junk."""
     import reasoning_gym.factory

@@ -36,10 +36,10 @@ def test_there_are_enough_of_them():
 
 def test_each_has_a_key_quickly():
     for text in HOSTILE:
-        start = time.perf_counter()
+        start = time.thread_time()  # other processes may be busy
         key = canonical(text)
         extract(f"so \\boxed{{{text}}}")
-        assert time.perf_counter() - start < 1.0, text[:80]
+        assert time.thread_time() - start < 1.0, text[:80]
         assert canonical(key) == key
 
 

@@ -10,6 +10,7 @@ import pytest
 from srt_jax.config import base
 from srt_jax.errors import ModelError
 from srt_jax.model import attention, sharding
+from tests.helpers import fast_cases
 
 KERNELS = {"xla": attention.xla, "splash": functools.partial(attention.splash, interpret=True)}
 # B, S, N, K, H: shared and own keys; one token; lengths and head dims that splash pads; more than one of its blocks.
@@ -104,7 +105,7 @@ def test_sixteen_bits_stay_near_numpy(name, segments):
         assert np.sqrt((difference**2).mean() / (wanted**2).mean()) < 0.01
 
 
-@pytest.mark.parametrize("length", [28, *base().batch.length_buckets])
+@pytest.mark.parametrize("length", fast_cases([28, *base().batch.length_buckets], 28, 512, 1024))
 @pytest.mark.parametrize("name", ["xla", "splash", pytest.param("cudnn", marks=ON_A_GPU)])
 def test_finite_at_every_bucket_length_with_rows_of_padding_alone(name, length):
     """Padding tokens are all equal: zeros, and values as large as activations get."""

@@ -23,6 +23,7 @@ from srt_jax.rollout.jax.sampler import Cut, JaxSampler
 from srt_jax.rollout.sampler import Sampling
 from srt_jax.run import budget
 from srt_jax.runtime import hardware
+from tests.helpers import fast_cases
 
 S, D, L, CHUNK_TOKENS = 128, 64, 6, 64
 REMATS = ("none", "attention", "dots", "full")
@@ -155,17 +156,18 @@ def peak(compiled):
     return m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
 
 
-@pytest.mark.parametrize(
-    ("dtype", "prompts", "samples", "S", "T", "slots"),
-    [
-        ("float32", 4, 8, 128, 512, 0),
-        ("bfloat16", 1, 4, 512, 1024, 0),
-        ("float32", 16, 1, 256, 64, 0),
-        ("bfloat16", 4, 8, 128, 512, 8),
-        ("float32", 4, 4, 512, 128, 16),
-    ],
-)
-def test_a_sampler_call_takes_the_estimated_memory(dtype, prompts, samples, S, T, slots):
+CALLS = [  # dtype, prompts, samples, S, T, slots
+    ("float32", 4, 8, 128, 512, 0),
+    ("bfloat16", 1, 4, 512, 1024, 0),
+    ("float32", 16, 1, 256, 64, 0),
+    ("bfloat16", 4, 8, 128, 512, 8),
+    ("float32", 4, 4, 512, 128, 16),
+]
+
+
+@pytest.mark.parametrize("call", fast_cases(CALLS, CALLS[2], CALLS[3]), ids=str)
+def test_a_sampler_call_takes_the_estimated_memory(call):
+    dtype, prompts, samples, S, T, slots = call
     mesh, graphdef, params = on_one_device(dtype)
     sampler = JaxSampler(graphdef, mesh, [0], (S,), prompts, slots)
     cut, (begin, advance) = sampler.lower(params, samples, Sampling(T))
@@ -208,19 +210,18 @@ def update_config(**changes):
     return config
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"model.remat": "none", "model.dtype": "bfloat16"},
-        {"batch.minibatches_per_step": 2, "model.remat": "dots"},
-        {"optimizer.moments_dtype": "bfloat16", "model.remat": "attention"},
-        {"model.lora.rank": 8},
-    ],
-    ids=str,
-)
-def test_an_update_takes_the_estimated_memory(changes):
-    config = update_config(**changes)
+UPDATES = {
+    "all defaults": {},
+    "bfloat16, nothing is recomputed": {"model.remat": "none", "model.dtype": "bfloat16"},
+    "two updates": {"batch.minibatches_per_step": 2, "model.remat": "dots"},
+    "bfloat16 moments": {"optimizer.moments_dtype": "bfloat16", "model.remat": "attention"},
+    "adapters": {"model.lora.rank": 8},
+}
+
+
+@pytest.mark.parametrize("name", fast_cases(UPDATES, "all defaults", "adapters"))
+def test_an_update_takes_the_estimated_memory(name):
+    config = update_config(**UPDATES[name])
     lowered, argument_bytes = programs.lower_update(config, REAL, jax.devices()[:1])
     resident = budget.resident(config, REAL, training=True)
     assert sum(resident.values()) == pytest.approx(sum(argument_bytes.values()) - argument_bytes["batch"], rel=1e-3)

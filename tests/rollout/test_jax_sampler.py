@@ -18,6 +18,7 @@ from srt_jax.rollout.jax.sampling import BLOCKS, SMALL_VOCABULARY, categorical, 
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.run.timing import CompilationCounter
 from srt_jax.runtime import programs
+from tests.helpers import fast_cases
 from tests.tiny_decoder import VOCAB, decoder, direct_logprobs, mesh_of, place
 
 STOPS = (3, 17, 30)
@@ -324,7 +325,7 @@ def needed(cut, bucket=8):
 CUTS = [Cut(2, 6, 0, 1), Cut(1, 3, 0, 1), Cut(4, 6, 2, 1), Cut(1, 2, 1, 1)]
 
 
-@pytest.mark.parametrize("cut", CUTS, ids=str)
+@pytest.mark.parametrize("cut", fast_cases(CUTS, CUTS[1], CUTS[3]), ids=str)
 def test_how_the_work_is_cut_into_calls_does_not_matter(cut):
     """Fewer prompts at a time, fewer samples, fewer slots: sample i of a prompt draws from (seed, i) in any call."""
     bucket = 8 if cut.slots else 4
@@ -354,7 +355,7 @@ def test_what_cannot_fit_is_refused_with_the_number_and_the_field():
             jax_sampler.largest_cut(Cut(4, 2, 0, 1), lambda cut: 1.0, left)
 
 
-@pytest.mark.parametrize("slots", [0, 2])
+@pytest.mark.parametrize("slots", fast_cases([0, 2], 0))
 def test_decoding_in_pieces_changes_nothing(slots, monkeypatch):
     """One decoding step at a time, and all at once."""
     by = limited(None, slots)
@@ -394,7 +395,7 @@ def test_the_bucket_of_a_prompt_does_not_matter():
     assert np.abs(found.logprobs - expected.logprobs).max() < 1e-5
 
 
-@pytest.mark.parametrize("mesh_shape", [(2, 1, 1), (8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("mesh_shape", fast_cases([(2, 1, 1), (8, 1, 1), (2, 2, 2)], (2, 2, 2)))
 def test_devices_do_not_matter(mesh_shape):
     expected = generate(SHORT)
     found = generate(SHORT, by=sampler(mesh_shape, prompts_per_call=8))

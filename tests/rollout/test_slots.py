@@ -14,6 +14,7 @@ from srt_jax.model.paths import map_with_path
 from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.run.timing import CompilationCounter
+from tests.helpers import fast_cases
 from tests.tiny_decoder import HF_CONFIG, LORA, adapted, decoder, mesh_of, place
 
 STOPS = (3, 17, 30)
@@ -63,8 +64,9 @@ def test_greedy_samples_are_those_of_decoding_together():
     assert_same(generate(5, temperature=0.0)[0], generate(0, temperature=0.0)[0])
 
 
-@pytest.mark.parametrize(("slots", "mesh_shape"), [(0, (1, 1, 1)), (5, (1, 1, 1)), (8, (2, 2, 2))])
-def test_adapters_sample_like_the_merged_model(slots, mesh_shape):
+@pytest.mark.parametrize("where", fast_cases([(0, (1, 1, 1)), (5, (1, 1, 1)), (8, (2, 2, 2))], (5, (1, 1, 1))))
+def test_adapters_sample_like_the_merged_model(where):
+    slots, mesh_shape = where
     graphdef, params, adapters = adapted()
     mesh, policy = mesh_of(*mesh_shape), lora.join(adapters, params)
     of_adapters = JaxSampler(graphdef, mesh, STOPS, (8, 4), 4, slots)
@@ -78,8 +80,9 @@ def test_adapters_sample_like_the_merged_model(slots, mesh_shape):
 
 
 # (8, 1, 1): each prompt has two rows, which share its seven samples. (2, 2, 2) also splits the key/value heads.
-@pytest.mark.parametrize(("mesh_shape", "slots"), [((8, 1, 1), 8), ((2, 2, 2), 8), ((8, 1, 1), 0)])
-def test_devices_do_not_matter(mesh_shape, slots):
+@pytest.mark.parametrize("where", fast_cases([(8, (8, 1, 1)), (8, (2, 2, 2)), (0, (8, 1, 1))], (8, (2, 2, 2))))
+def test_devices_do_not_matter(where):
+    slots, mesh_shape = where
     found, _ = generate(slots, mesh_shape, n=7)
     assert_same(found, generate(0, n=7)[0], 0.95)  # a draw may fall on the other side of a rounding error
 
@@ -138,6 +141,7 @@ def compiled(max_tokens):
     return advance.compile()
 
 
+@pytest.mark.slow
 def test_every_device_holds_its_part_of_the_cache_once():
     def held(T):
         m = compiled(T).memory_analysis()

@@ -29,6 +29,11 @@ PROMPTS, SEEDS, N = [[2, 4]] * 6, range(6), 2
 SAMPLING = Sampling(4)
 
 
+@pytest.fixture(autouse=True)
+def no_long_waits(monkeypatch):
+    monkeypatch.setattr(vllm_client, "LOOK_SECONDS", 0.1)
+
+
 # ---- one answer
 
 
@@ -151,7 +156,7 @@ def test_an_exception_ends_sampling_that_waits_for_a_server():
         servers[0].resumed.clear()
         with pytest.raises(StopRequestedError):
             sample(servers, None, stop_after(0.2))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15  # a request would wait 20 s
 
 
 # ---- the sampler
@@ -220,7 +225,7 @@ def test_a_stop_request_ends_the_wait_for_a_server_that_hangs(opened, tmp_path):
         with pytest.raises(StopRequestedError):
             sampler.load(params(1), 1, stop_after(0.2))
         sampler.close()
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 50
         answers.set()
 
 
@@ -233,7 +238,7 @@ def test_a_stop_request_ends_the_first_load(hangs, opened, tmp_path):
         with pytest.raises(StopRequestedError):
             sampler.load(params(), 0, stop_after(0.2))
         sampler.close()
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 50
         answers.set()
 
 
@@ -245,7 +250,7 @@ def test_closing_ends_sampling_in_another_thread(opened, tmp_path):
         threading.Timer(0.2, sampler._closed.set).start()
         with pytest.raises(RolloutError, match="closed"):
             sampler.generate(PROMPTS, N, SAMPLING, SEEDS)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 15
 
 
 def test_another_trainers_weights_of_the_same_step_do_not_pass_as_ours(opened, tmp_path):
@@ -372,7 +377,7 @@ def test_an_interrupted_run_does_not_wait_for_the_samples_of_the_next_step(minia
             config.eval.sets = ConfigDict()
         with pytest.raises(KeyboardInterrupt):
             train_module.train(config)
-    assert time.monotonic() - interrupted[0] < 10
+    assert time.monotonic() - interrupted[0] < 20
 
 
 def test_a_folder_that_takes_no_exports_is_named(opened, tmp_path):

@@ -50,7 +50,7 @@ def make(monkeypatch, tmp_path):
                 "server",
                 Settings(sys.executable, "float32"),
                 tmp_path / "log",
-                **{"start_seconds": 5.0, "max_restarts": 2, **fields},
+                **{"start_seconds": 60.0, "max_restarts": 2, **fields},
             )
         )
         return servers[-1]
@@ -65,7 +65,7 @@ def is_alive(pid: int) -> bool:
 
 
 def words_of(server) -> list[str]:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while "worker" not in server._tail():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -81,7 +81,7 @@ def messes_of(server) -> list[pathlib.Path]:
     return [guard.SHARED_MEMORY / segment, guard.SHARED_MEMORY / f"sem.{semaphore}", pathlib.Path(file)]
 
 
-def gone(paths, seconds=10.0) -> bool:
+def gone(paths, seconds=60.0) -> bool:
     deadline = time.monotonic() + seconds
     while any(path.exists() for path in paths) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -123,7 +123,7 @@ with open({str(tmp_path / "pid")!r}, "w") as file:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-    assert guard.wait(20) == -signal.SIGKILL
+    assert guard.wait(60) == -signal.SIGKILL
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
@@ -144,7 +144,7 @@ def test_what_a_killed_guard_could_not_remove_the_next_start_removes(kill, make)
     server, after = make(MESSY), make(MESSY)
     server.start("model")
     messes = messes_of(server)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while messes[1].name not in server._record.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)

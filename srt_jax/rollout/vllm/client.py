@@ -18,6 +18,7 @@ from srt_jax.log import logger
 from srt_jax.rollout.sampler import Finished, Sampling
 from srt_jax.rollout.vllm.command import MODEL_NAME
 
+LOOK_SECONDS = 1.0  # between two looks for a request to stop
 BASE_SECONDS = 60.0  # the constant part of every time limit; another part grows with the work
 RELOAD_BYTES_PER_SECOND = 50e6  # a slower disk counts as hung
 INITIAL_LABEL = "default"  # vLLM's label of the weights that a server started with
@@ -369,7 +370,8 @@ async def _sample(
     done = asyncio.create_task(complete.wait())
     try:
         while missing or recovering:
-            await asyncio.wait({done, *tasks} if missing else tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            waiting_for = {done, *tasks} if missing else tasks
+            await asyncio.wait(waiting_for, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             waits()
             for task in [t for t in tasks if t.done()]:
                 tasks.remove(task)

@@ -138,7 +138,7 @@ class VLLMSampler:
         while stopping:  # a server that is being restarted may still start
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 list(pool.map(lambda server: server.stop(), self._servers))
-            stopping = concurrent.futures.wait(self._under_way, 1.0).not_done
+            stopping = concurrent.futures.wait(self._under_way, vllm_client.LOOK_SECONDS).not_done
         for server in self._servers:
             server.stop()
             if server.attached:
@@ -223,7 +223,7 @@ class VLLMSampler:
         Raises RolloutError if none is left.
         """
         futures, results, left = [self._submit(self._attempt, server, work) for server in self._servers], [], []
-        while waits and concurrent.futures.wait(futures, timeout=1.0).not_done:
+        while waits and concurrent.futures.wait(futures, vllm_client.LOOK_SECONDS).not_done:
             waits()
         for server, future in zip(self._servers, futures):
             try:
