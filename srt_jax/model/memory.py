@@ -99,11 +99,12 @@ def update(model: ModelConfig, dtype: str, at: Update) -> float:
     """Peak bytes of an update without parameters, optimizer and reference: gradients, activations, logits.
 
     Gradients take three times the memory of the parameters: their sum, those of one micro-batch, and AdamW's update.
-    Several updates run in a loop, which stores parameters and moments once more.
+    Several updates run in a loop, which stores most of the parameters and moments once more: 2.5 times the parameters
+    with XLA on a CPU.
     """
     size = FLOAT if at.platform == "cpu" else SIZES[dtype]
     parameters = FLOAT * (at.adapters or model.num_params / (at.fsdp * at.tensor))
-    copies = 3 + 3 * at.many + 2 * (at.moments != "float32")
+    copies = 3 + 2.5 * at.many + 2 * (at.moments != "float32")
     tokens = at.rows * at.length
     scores = _shared(model.num_heads, at.tensor) * at.length if at.kernel == "xla" else 0
     D, F = model.hidden_size, model.intermediate_size / at.tensor
