@@ -1,9 +1,11 @@
 """Claims of the papers about self-training, as effects with thresholds that were written before any reported run.
 
 The settings are the three bases of docs/laboratory.md: `scatter`, on which votes are right; `rival`, on which a third
-of the votes is wrong; and `attractor` at a higher learning rate, on which a collapse ends in one answer. Run s uses
-base s. The learning rate of `attractor` was chosen with runs of base 0 at the seeds 1000 to 1002, so base 0 has no run
-here. Claims whose names begin with the same letter belong together.
+of the votes is wrong; and `attractor` at a higher learning rate, on which a collapse ends in one answer. `prolonged` is
+`attractor` with more steps, since the answers become one long after the accuracy has fallen. Run s uses base s. The
+runs of the bases 0 to 3 served to choose the settings and the measures, so the whole study has the seeds 4 to 8. The
+quick version has the seeds 1 to 3: it shows the study and is no test of the claims. Claims whose names begin with the
+same letter belong together.
 """
 
 import json
@@ -18,7 +20,7 @@ from srt_jax.miniature.bases import BASES, TRAIN
 from srt_jax.miniature.pretrain import default_folder
 from srt_jax.study import Arm, Claim, Need, Study
 
-VOTES, QUICK_VOTES = 64, 16  # votes of the frozen teacher on each problem
+VOTES, QUICK_VOTES = 32, 16  # votes of the frozen teacher on each problem
 EASY = 1 / 3  # share of the problems in the arm easiest_third, those with the highest vote shares
 FEW = 32  # number of problems in the arm few_prompts
 LABELLED = TRAIN // 100  # number of training problems whose answers choose a stopping step: 1%
@@ -42,40 +44,41 @@ OFFLINE = {  # the base answers each problem once, and three epochs follow
     "rollout.prompts_per_call": 128,
 }
 LEVELS = tuple({"name": f"level_{n}", "data": {"levels": (str(n),)}} for n in (3, 4, 5))  # numbers of terms
-LEVEL_FILE = "runs/studies/claims/level_5.jsonl"
-K = 8  # samples of each problem in an evaluation
-AVG, MAJ = f"eval/heldout/avg@{K}", f"eval/heldout/maj@{K}"
-RATE = 1.2e-3  # learning rate on `attractor`
-SCATTER, RIVAL, ATTRACTOR = "scatter", "rival", "attractor"
+LAST_LEVEL, OTHER = "runs/studies/claims/level_5.jsonl", "runs/studies/claims/other.jsonl"  # new problems
+HIGH_RATE = {"optimizer.learning_rate": 1.2e-3}  # on `attractor`
+SCATTER, RIVAL, ATTRACTOR, PROLONGED = "scatter", "rival", "attractor", "prolonged"
+STEPS = {PROLONGED: 250, ATTRACTOR: 120, RIVAL: 100, SCATTER: 60}
+QUICK_STEPS = {ATTRACTOR: 60, RIVAL: 40, SCATTER: 36}
 
 
 def get_study(quick: bool) -> Study:
-    """150 steps and 5 seeds. quick: 60 steps, 3 seeds, fewer votes."""
-    steps, votes = (60, QUICK_VOTES) if quick else (150, VOTES)
+    """STEPS, 5 seeds, 8 samples of each evaluated problem. quick: QUICK_STEPS, 3 seeds, 4 samples, fewer votes."""
+    steps, votes, k = (QUICK_STEPS, QUICK_VOTES, 4) if quick else (STEPS, VOTES, 8)
+    collapse = ATTRACTOR if quick else PROLONGED  # the setting of the claims c and d
     config = experiment(
         "claims",
         "tiny",
         tiny={
-            "steps": steps,
             "batch.samples_per_prompt": 16,
             "rl.kl_coef": 0.0,
             "eval.every": 4 if quick else 5,
-            "eval.samples": K,
+            "eval.samples": k,
             "checkpoint.every": 1000,
             "log.rollouts_every": 1000,
-            "batch.microbatch_sequences": 32,
+            "batch.microbatch_sequences": 16,  # the fastest on a core; the buckets are those of 3, 4 and 5 terms
+            "batch.length_buckets": (18, 23, 28),
             "mesh.cpu_devices": 1,  # one core per process: two shards use two cores better than one process
         },
     )
     config.eval.sets.heldout.limit = 0
-    sept = SEPT | {"rollout.temperature_end": 1.0, "rollout.temperature_steps": steps * 2 // 3}
+    sept = SEPT | {"rollout.temperature_end": 1.0, "rollout.temperature_steps": steps[RIVAL] * 2 // 3}
     untrained = {"steps": 1, "eval.every": 1, "optimizer.learning_rate": 1e-12}
     return Study(
         name="claims",
         config=config,
         arms={
             "votes": Arm(by_run=more_sets, needs=need_more_sets),
-            "ground_truth": Arm({"labels.source": "ground_truth"}),
+            "ground_truth": Arm({"labels.source": "ground_truth"}, settings=(collapse, RIVAL, SCATTER)),
             "grpo": Arm({"rl.advantage": "grpo"}, settings=(SCATTER,)),
             "frozen_teacher": Arm(
                 {"labels.source": "file"},
@@ -101,41 +104,55 @@ def get_study(quick: bool) -> Study:
                 settings=(SCATTER,),
             ),
             "climb": Arm(
-                {"steps": steps // len(LEVELS), "levels": LEVELS},
-                lambda base, seed: {"eval.sets.level_5.path": LEVEL_FILE},
-                lambda base, seed: (Need(LEVEL_FILE, write_last_level),),
+                {"steps": steps[SCATTER] // len(LEVELS), "levels": LEVELS},
+                lambda base, seed: {"eval.sets.level_5.path": LAST_LEVEL},
+                lambda base, seed: (Need(LAST_LEVEL, write_new_problems),),
                 settings=(SCATTER,),
             ),
-            "sept": Arm(sept, settings=(SCATTER,)),
-            "sept_offline": Arm(SEPT | OFFLINE, settings=(SCATTER,)),
-            "sept_equal": Arm(SEPT | {"rl.temperature": 0.0, "rollout.temperature": 1.0}, settings=(SCATTER,)),
+            "sept": Arm(sept, settings=(RIVAL,)),
+            "sept_offline": Arm(SEPT | OFFLINE, settings=(RIVAL,)),
+            "sept_equal": Arm(SEPT | {"rl.temperature": 0.0, "rollout.temperature": 1.0}, settings=(RIVAL,)),
             **{
-                f"base_{temperature:g}": Arm(untrained | {"eval.temperature": temperature}, settings=(SCATTER,))
+                f"base_{temperature:g}": Arm(untrained | {"eval.temperature": temperature}, settings=(RIVAL,))
                 for temperature in TEMPERATURES
             },
         },
-        seeds=range(1, 4 if quick else 6),
-        column=AVG,
+        seeds=range(1, 4) if quick else range(4, 9),
+        column=avg(k),
         settings={
-            RIVAL: {},
-            ATTRACTOR: {"optimizer.learning_rate": RATE},
-            SCATTER: {},
+            name: {"steps": steps[name]} | (HIGH_RATE if name in (ATTRACTOR, PROLONGED) else {}) for name in steps
         },
         by_run=of_run,
         needs=lambda base, seed: (need_base(base, seed),),
-        claims=(*of_votes(), *of_collapse(quick), *of_variants()),
+        claims=(*of_votes(k), *of_collapse(k, collapse), *of_variants(k)),
     )
 
 
-def of_votes() -> tuple[Claim, ...]:
-    """Claims about votes while they are mostly right, and about a wrong consensus."""
+def avg(k: int, eval_set: str = "heldout") -> str:
+    """The column with the accuracy of single samples."""
+    return f"eval/{eval_set}/avg@{k}"
+
+
+def maj(k: int) -> str:
+    """The column with the accuracy of the majority of k samples of each held-out problem."""
+    return f"eval/heldout/maj@{k}"
+
+
+def of_votes(k: int) -> tuple[Claim, ...]:
+    """Claims about votes while they are mostly right, and about a wrong consensus.
+
+    k: samples of a problem in an evaluation.
+    """
     votes, truth, teacher = "votes", "ground_truth", "frozen_teacher"
+    first = {"step": 20, "threshold": 0.05}
     scatter, rival = {"setting": SCATTER}, {"setting": RIVAL}
-    types = [f"eval/{name}/avg@{K}" for name in ("right_leads", "rival_leads")]
+    right, rivals = (avg(k, name) for name in ("right_leads", "rival_leads"))
     return (
-        Claim("a votes", "votes raise the accuracy at first", votes, step=20, threshold=0.05, **scatter),
-        Claim("a ground truth", "ground truth raises the accuracy, too", truth, step=20, threshold=0.05, **scatter),
-        Claim("b", "the majority gets better at first", votes, column=MAJ, measure="peak", **rival),
+        Claim("a votes", "votes raise the accuracy at first", votes, **first, **scatter),
+        Claim("a ground truth", "ground truth raises the accuracy, too", truth, **first, **scatter),
+        Claim("b majority", "the majority gets better at first", votes, column=maj(k), **first, **scatter),
+        Claim("b labels", "the labels get better", votes, column="label/label_accuracy", **scatter),
+        Claim("b rival", "the majority gets better at first on `rival`, too", votes, column=maj(k), **first, **rival),
         Claim(
             "e stable",
             "accuracy does not fall with a frozen teacher",
@@ -146,18 +163,20 @@ def of_votes() -> tuple[Claim, ...]:
             **rival,
         ),
         Claim("e flat", "and its peak is below that of votes", teacher, votes, measure="peak", sign=-1, **rival),
-        Claim("m right", "votes rise where right answers lead", votes, column=types[0], threshold=0.1, **rival),
-        Claim("m rival", "and fall where rivals lead", votes, column=types[1], sign=-1, threshold=0.05, **rival),
+        Claim("m right", "votes rise where right answers lead", votes, column=right, threshold=0.1, **rival),
+        Claim("m rival", "and fall where rivals lead", votes, column=rivals, sign=-1, threshold=0.05, **rival),
     )
 
 
-def of_collapse(quick: bool) -> tuple[Claim, ...]:
+def of_collapse(k: int, longest: str) -> tuple[Claim, ...]:
     """Claims about the collapse into one answer, all on the base `attractor`.
 
-    quick: in its 60 steps the accuracy falls, but the answers do not become one yet, so this claim is left out.
+    k: as for `of_votes`. longest: the setting with the most steps, PROLONGED or ATTRACTOR. Without PROLONGED the
+    answers do not become one, so this claim is left out.
     """
-    votes, own = "votes", {"setting": ATTRACTOR}
-    one = Claim("c one answer", "and ends in one answer", votes, column="label/same_answer", threshold=0.3, **own)
+    votes, own, end = "votes", {"setting": ATTRACTOR}, {"setting": longest}
+    stop = {"sign": -1, **own}
+    one = Claim("c one answer", "and ends in one answer", votes, column="label/same_answer", threshold=0.3, **end)
     return (
         Claim(
             "c pseudo-reward",
@@ -165,69 +184,55 @@ def of_collapse(quick: bool) -> tuple[Claim, ...]:
             votes,
             column="label/pseudo_reward",
             threshold=0.1,
-            **own,
+            **end,
         ),
-        Claim("c truth", "and lowers the accuracy", votes, sign=-1, threshold=0.05, **own),
-        *([] if quick else [one]),
-        Claim("d", "ground truth does not lower the accuracy", "ground_truth", threshold=-0.05, **own),
-        Claim("f", "the easiest third collapses later", "easiest_third", votes, measure="survived", **own),
+        Claim("c truth", "and lowers the accuracy", votes, sign=-1, threshold=0.05, **end),
+        *([one] if longest == PROLONGED else []),
+        Claim("d", "ground truth does not lower the accuracy", "ground_truth", threshold=-0.05, **end),
+        Claim("f", "the easiest third prevents the collapse", "easiest_third", threshold=-0.05, **own),
         Claim(
             "g held-out",
             "the peak of another held-out set is nearly the best step to stop",
             votes,
-            chosen_by=f"eval/second/avg@{K}",
-            sign=-1,
+            chosen_by=avg(k, "other"),
             threshold=-0.03,
-            **own,
+            **stop,
         ),
         Claim(
             "g labels",
             "1% of the labels finds that step, too",
             votes,
-            chosen_by=f"eval/labelled/avg@{K}",
-            sign=-1,
+            chosen_by=avg(k, "labelled"),
             threshold=-0.05,
-            **own,
+            **stop,
         ),
-        Claim(
-            "l",
-            "an entropy bonus brings the collapse earlier",
-            "entropy_bonus",
-            votes,
-            measure="survived",
-            sign=-1,
-            **own,
-        ),
-        Claim("n", "few prompts collapse later", "few_prompts", votes, measure="survived", **own),
+        Claim("l", "an entropy bonus brings the collapse earlier", "entropy_bonus", votes, measure="survived", **stop),
+        Claim("n", "few prompts do not collapse", "few_prompts", threshold=-0.05, **own),
     )
 
 
-def of_variants() -> tuple[Claim, ...]:
-    """Claims about other estimators, test-time training, levels and SePT, all on the base `scatter`."""
-    own, time = {"setting": SCATTER}, {"setting": SCATTER, "column": MAJ}
+def of_variants(k: int) -> tuple[Claim, ...]:
+    """Claims about other estimators, test-time training and levels on `scatter`, and about SePT on `rival`.
+
+    On `scatter` the base is always right at temperature 0, so SePT could not beat it. k: as for `of_votes`.
+    """
+    scatter, rival = {"setting": SCATTER}, {"setting": RIVAL}
     return (
-        Claim("h lifts", "test-time training lifts the majority", "test_time", threshold=0.03, **time),
         Claim(
-            "h stable", "and does not collapse", "test_time", measure="drop", sign=-1, threshold=-0.03, setting=SCATTER
+            "h lifts", "test-time training lifts the majority", "test_time", column=maj(k), threshold=0.03, **scatter
         ),
-        Claim("i all", "levels are climbed without labels", "climb", threshold=0.1, **own),
-        Claim(
-            "i last",
-            "up to the last level",
-            "climb",
-            column=f"eval/level_5/avg@{K}",
-            threshold=0.1,
-            setting=SCATTER,
-        ),
-        Claim("j above", "GRPO does not end below RLOO", "grpo", "votes", threshold=-0.05, **own),
-        Claim("j below", "GRPO does not end above RLOO", "grpo", "votes", sign=-1, threshold=-0.05, **own),
+        Claim("h stable", "and does not collapse", "test_time", measure="drop", sign=-1, threshold=-0.03, **scatter),
+        Claim("i all", "levels are climbed without labels", "climb", threshold=0.1, **scatter),
+        Claim("i last", "up to the last level", "climb", column=avg(k, "level_5"), threshold=0.1, **scatter),
+        Claim("j above", "GRPO does not end below RLOO", "grpo", "votes", threshold=-0.05, **scatter),
+        Claim("j below", "GRPO does not end above RLOO", "grpo", "votes", sign=-1, threshold=-0.05, **scatter),
         *(
             Claim(
                 f"k1 {temperature:g}",
                 f"SePT ends above the base at temperature {temperature:g}",
                 "sept",
                 f"base_{temperature:g}",
-                **own,
+                **rival,
             )
             for temperature in TEMPERATURES
         ),
@@ -239,16 +244,21 @@ def of_variants() -> tuple[Claim, ...]:
             step=1,
             sign=-1,
             threshold=-0.02,
-            setting=SCATTER,
+            **rival,
         ),
-        Claim("k3 above", "equal temperatures do not lower the accuracy", "sept_equal", threshold=-0.05, **own),
-        Claim("k3 below", "and do not raise it", "sept_equal", sign=-1, threshold=-0.05, **own),
+        Claim("k3 above", "equal temperatures do not lower the accuracy", "sept_equal", threshold=-0.05, **rival),
+        Claim("k3 below", "and do not raise it", "sept_equal", sign=-1, threshold=-0.05, **rival),
     )
 
 
-def folder(base: str, seed: int) -> str:
-    """The folder of the base model."""
-    return str(default_folder(base, seed))
+def folder(setting: str, seed: int) -> str:
+    """The folder of the setting's base model."""
+    return str(default_folder(base_of(setting), seed))
+
+
+def base_of(setting: str) -> str:
+    """The name of the setting's base."""
+    return ATTRACTOR if setting == PROLONGED else setting
 
 
 def of_run(base: str, seed: int) -> dict:
@@ -263,14 +273,14 @@ def of_run(base: str, seed: int) -> dict:
 def more_sets(base: str, seed: int) -> dict:
     """The additional evaluation sets of the arm `votes`.
 
-    rival: the held-out problems on which right answers or rivals lead by design. attractor: the held-out problems of
-    the base `rival`, and the first 1% of the training problems.
+    rival: the held-out problems on which right answers or rivals lead by design. attractor: other held-out problems,
+    and the first 1% of the training problems.
     """
     if base == RIVAL:
         return {f"eval.sets.{name}.path": types(name) for name in ("right_leads", "rival_leads")}
     if base == ATTRACTOR:
         return {
-            "eval.sets.second.path": "runs/studies/claims/second.jsonl",
+            "eval.sets.other.path": OTHER,
             "eval.sets.labelled.path": f"{folder(base, seed)}/train.jsonl",
             "eval.sets.labelled.limit": LABELLED,
         }
@@ -280,7 +290,9 @@ def more_sets(base: str, seed: int) -> dict:
 def need_more_sets(base: str, seed: int) -> tuple[Need, ...]:
     """The files of `more_sets` that no other job makes."""
     del seed
-    return tuple(Need(path, write_problems) for path in more_sets(base, 0).values() if str(path).startswith("runs"))
+    if base == RIVAL:
+        return tuple(Need(types(name), write_type) for name in ("right_leads", "rival_leads"))
+    return (Need(OTHER, write_new_problems),) if base == ATTRACTOR else ()
 
 
 def types(name: str) -> str:
@@ -288,22 +300,23 @@ def types(name: str) -> str:
     return f"runs/studies/claims/{name}.jsonl"
 
 
-def write_problems(path: pathlib.Path) -> None:
-    """Writes the held-out problems of the base `rival`: all for second.jsonl, else those of the type in the name."""
+def write_type(path: pathlib.Path) -> None:
+    """Writes the held-out problems of the base `rival` of the type in the file's name."""
     base = BASES[RIVAL]
     sums = bases.problem_sets(base)[0]
     rows = map(json.loads, bases.problem_files(base)["heldout.jsonl"].splitlines())
-    chosen = [row for row, terms in zip(rows, sums) if path.stem in ("second", leads(base, terms))]
-    write_jsonl(path, chosen)
+    write_jsonl(path, [row for row, terms in zip(rows, sums) if path.stem == leads(base, terms)])
 
 
-def write_last_level(path: pathlib.Path) -> None:
-    """Writes 128 sums of five terms that are in no other problem set of the base `scatter`."""
-    known = {tuple(terms) for sums in bases.problem_sets(BASES[SCATTER]) for terms in sums}
+def write_new_problems(path: pathlib.Path) -> None:
+    """Writes 128 sums that are in no problem set of `scatter` or `attractor`. In LAST_LEVEL all have five terms."""
+    known = {
+        tuple(terms) for name in (SCATTER, ATTRACTOR) for sums in bases.problem_sets(BASES[name]) for terms in sums
+    }
     rng, chosen = np.random.Generator(np.random.Philox(1)), {}
     while len(chosen) < bases.HELDOUT:
         terms = tuple(task.random_terms(rng))
-        if len(terms) == 5 and terms not in known:
+        if terms not in known and (len(terms) == 5 or str(path) == OTHER):
             chosen[terms] = None
     write_file(path, task.jsonl(list(chosen)))
 
@@ -326,7 +339,7 @@ def easy(base: str, seed: int, votes: int) -> str:
 
 def need_base(base: str, seed: int) -> Need:
     """The base model."""
-    return Need(folder(base, seed), ("pretrain", f"--base={base}", f"--seed={seed}"))
+    return Need(folder(base, seed), ("pretrain", f"--base={base_of(base)}", f"--seed={seed}"))
 
 
 def need_labels(base: str, seed: int, votes: int) -> Need:

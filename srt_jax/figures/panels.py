@@ -156,5 +156,6 @@ def draw_bars(axis, names: Sequence[str], series: Mapping[str, Sequence[Sequence
         several = any(len(found) > 1 for found in values)
         bars = axis.bar(x, means, width * 0.95, label=label, yerr=spread if several else None, capsize=3)
         axis.bar_label(bars, [f"{m:.2f}" for m in means], padding=2, fontsize=8)
+    axis.grid(False, axis="x")
     axis.set_xticks(range(len(names)), [name.replace("_", " ").replace(" (", "\n(") for name in names])
     axis.set_ylim(0, 1.1)

@@ -16,12 +16,14 @@ from srt_jax import levels
 from srt_jax import train as train_module
 from srt_jax.errors import ConfigError, DataError, TrainingStoppedError
 from srt_jax.jobs import study as job
+from srt_jax.miniature import bases
 from srt_jax.runtime import programs
 from srt_jax.study import Arm, Claim, Need, Study, load, report, runner, spec, table
 from srt_jax.study.spec import planned
 from tests.helpers import REPOSITORY, small_config
 
 COLUMN = "eval/heldout/avg@4"
+CHOSEN, OTHER = "votes-attractor-seed4", "runs/studies/claims/other.jsonl"  # its evaluation set chooses a step
 
 
 def records(end, steps=20, tokens=10.0):
@@ -294,6 +296,18 @@ def test_survival_ends_with_the_last_step_of_each_setting(study):
     assert found[0] == "| arm | " + " | ".join(str(step) for step in range(0, 21, 2)) + " |"
     assert found[2] == "| low long |" + " 1.00 |" * 5 + " 0.00 |" * 6  # the mean of the steps 2 to 10 is 0.34
     assert found[3] == "| low short |" + " 1.00 |" * 6 + "  |" * 5
+
+
+def test_a_set_that_chooses_the_step_has_no_problem_of_the_sets_that_are_judged_or_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (found,) = [run for run in planned(load(REPOSITORY / "studies" / "claims.py", False)) if run.name == CHOSEN]
+    for need in found.needs[1:]:
+        (tmp_path / need.path).parent.mkdir(parents=True, exist_ok=True)
+        need.job(pathlib.Path(need.path))
+    problems = [json.loads(line)["problem"] for line in (tmp_path / OTHER).read_text().splitlines()]
+    assert found.config.eval.sets.other.path == OTHER and len(set(problems)) == 128
+    for lines in bases.problem_files(bases.BASES["attractor"]).values():
+        assert not {json.loads(line)["problem"] for line in lines.splitlines()} & set(problems)
 
 
 FILE = '''"""Two arms."""
