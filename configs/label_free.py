@@ -1,14 +1,18 @@
-"""Shapes of the label-free reward, and controls that use no votes. docs/algorithms.md has their equations and sources.
+"""Label-free rewards: other shapes of the vote, the policy's confidence in its tokens, and controls.
+
+docs/algorithms.md has their equations and sources.
 
 COMMAND   python -m srt_jax.main --config=configs/label_free.py:empo,qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/label_free.py:empo,tiny
 PAPER     Each shape is from a paper of its own, with SRT's batch, advantage and learning rate. The names that end in
-          _like lack a part of their method (srt_jax/reward/shapes.py). The controls random, format and brevity show
-          what a model gains without any information about the answers.
+          _like lack a part of their method (srt_jax/reward/shapes.py). self_certainty is Intuitor's reward and
+          negative_entropy RENT's, with GRPO and the KL in the loss, as in these papers. The controls random, format
+          and brevity show what a model gains without any information about the answers.
 """
 
 from srt_jax.experiments import experiment
 
+GRPO = {"rl.advantage": "grpo", "rl.kl_in": "loss"}
 SHAPES = {
     "soft_vote": {},
     "empo": {},
@@ -18,6 +22,10 @@ SHAPES = {
     "random": {},
     "format": {},
     "brevity": {},
+    "self_certainty": {**GRPO, "rl.kl_coef": 0.005},
+    "negative_entropy": GRPO,
+    "mean_logprob": GRPO,
+    "sum_logprob": GRPO,
 }
 
 

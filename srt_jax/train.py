@@ -6,6 +6,7 @@ rollout.steps_ahead). An evaluation after step s sees s updates.
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import time
@@ -26,7 +27,8 @@ from srt_jax.log import logger
 from srt_jax.model import flops, lora
 from srt_jax.model.lora import LoRA
 from srt_jax.reward import measures
-from srt_jax.rl.collate import collate
+from srt_jax.reward.rewards import with_confidence
+from srt_jax.rl.collate import Batch, collate
 from srt_jax.rl.optimizer import TrainState
 from srt_jax.run import board, exports, metrics, recording, timing
 from srt_jax.run.checkpoint import best_step
@@ -103,6 +105,9 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
         collected = take_rollouts(run, now, step, pending)
         if config.rollout.steps_ahead and step < config.steps:
             pending = thread.submit(collect_step, run, now, step + 1)
+        if run.learner.confidence:
+            with now.phases("score"):
+                collected = reward_confidence(run.learner, now.train_state, collected, step)
         # Rewards -> batch -> update.
         with now.phases("update"):
             now.train_state, values = learn(run.learner, now.train_state, collected, step)
@@ -135,10 +140,8 @@ def learn(
 
     It is a pure function, except that it donates the state. `srt replay` calls it with recorded rollouts.
     """
-    config, (rollouts, rewards, labelled, kept) = learner.config, collected.trained()
-    temperature = config.rl.temperature or temperature_at(config, step)
-    batch = collate(rollouts, rewards, labelled, learner.update_config.layout, learner.mesh, temperature, kept)
-    train_state, update_metrics = learner.update(train_state, learner.reference, batch)
+    config, rollouts = learner.config, collected.trained()[0]
+    train_state, update_metrics = learner.update(train_state, learner.reference, to_batch(learner, collected, step))
     values = {f"update/{name}": value for name, value in jax.device_get(update_metrics).items()}
     return train_state, measures.metrics(collected.graded) | values | {
         "rollout/response_tokens": rollouts.lengths.mean(),
@@ -148,6 +151,20 @@ def learn(
         "rollout/rounds": collected.rounds,
         "rollout/temperature": temperature_at(config, step),
     }
+
+
+def reward_confidence(learner: Learner, train_state: TrainState, collected: Collected, step: int) -> Collected:
+    """The rollouts with rewards from the policy's confidence in their tokens (rl/confidence.py)."""
+    found = jax.device_get(learner.confidence(learner.policy(train_state), to_batch(learner, collected, step)))
+    graded = [with_confidence(g, row) for g, row in zip(collected.graded, found, strict=True)]
+    return dataclasses.replace(collected, graded=graded)
+
+
+def to_batch(learner: Learner, collected: Collected, step: int) -> Batch:
+    """The batch of a step, on the devices."""
+    rollouts, rewards, labelled, kept = collected.trained()
+    temperature = learner.config.rl.temperature or temperature_at(learner.config, step)
+    return collate(rollouts, rewards, labelled, learner.update_config.layout, learner.mesh, temperature, kept)
 
 
 # ---- the sampler

@@ -17,6 +17,7 @@ from srt_jax.model.decoder import KEPT
 from srt_jax.reward.labels import SOURCES
 from srt_jax.reward.shapes import SHAPES
 from srt_jax.rl.advantages import PER_ROLLOUT, WHITENED
+from srt_jax.rl.confidence import CONFIDENCES
 from srt_jax.rl.losses import KL_ESTIMATES
 
 RULES = {**dict(rules(fields.FIELDS)), **{f"eval.sets.a.{name}": rule for name, rule in rules(fields.SOURCE)}}
@@ -38,7 +39,7 @@ def valid_config():
         ("answer.boxes", BOXES),
         ("model.remat", KEPT),
         ("labels.source", {*SOURCES, "mixed"}),
-        ("reward.shape", SHAPES),
+        ("reward.shape", {*SHAPES, *CONFIDENCES}),
         ("rl.kl", KL_ESTIMATES),
         ("rl.advantage", {*PER_ROLLOUT, *WHITENED}),
     ],

@@ -23,6 +23,8 @@ from srt_jax.config.allowed import (
 # Names that no evaluation set of a config may have.
 VALIDATION = "validation"  # The evaluation set of stop.validation_fraction.
 MEAN = "mean"  # The mean over all evaluation sets.
+# Values of reward.shape that read the policy's tokens and no answers (srt_jax/rl/confidence.py).
+CONFIDENCES = ("self_certainty", "negative_entropy", "mean_logprob", "sum_logprob")
 
 
 def base() -> ConfigDict:
@@ -153,7 +155,7 @@ FIELDS = dict(
         match=one_of("equivalent", "string"),  # Answers vote together if they are equivalent, or the same string.
     ),
     reward=dict(
-        # The rewards of a prompt's samples, by its vote (srt_jax/reward/shapes.py), or a function (functions.py there).
+        # The rewards of a prompt's samples, by its vote or by the policy's confidence (docs/algorithms.md).
         shape=one_of_or_function(
             "agreement",
             "soft_vote",
@@ -164,6 +166,7 @@ FIELDS = dict(
             "random",
             "format",
             "brevity",
+            *CONFIDENCES,
         ),
         # How answers are compared with a label: verify has tolerances, math_verify is the package of that name.
         match=one_of("equivalent", "string", "verify", "math_verify"),

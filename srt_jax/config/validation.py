@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from srt_jax.config import functions
 from srt_jax.config.allowed import rules
 from srt_jax.config.arithmetic import mesh_shape
-from srt_jax.config.fields import FIELDS, MEAN, SOURCE, VALIDATION
+from srt_jax.config.fields import CONFIDENCES, FIELDS, MEAN, SOURCE, VALIDATION
 from srt_jax.config.types import check_types
 from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import Format
@@ -207,12 +207,17 @@ def _validate_labels(c: ConfigDict) -> None:
     )
     _require(
         c.labels.source == "vote" or c.reward.shape == "agreement" or functions.is_function(c.reward.shape),
-        f"reward.shape is {c.reward.shape!r}, which is computed from votes, but labels.source is {c.labels.source!r}: "
+        f"reward.shape is {c.reward.shape!r}, which needs no label, but labels.source is {c.labels.source!r}: "
         "set labels.source to 'vote', or reward.shape to 'agreement'.",
     )
     _require(
         c.labels.source != "none" or c.rl.objective != "policy_gradient",
         "labels.source is 'none', so there is no reward: set rl.objective to 'cross_entropy' or 'entropy'.",
+    )
+    _require(
+        c.reward.shape not in CONFIDENCES or c.batch.resample_rounds == 0,
+        f"batch.resample_rounds is {c.batch.resample_rounds}, but reward.shape {c.reward.shape!r} is known only after "
+        "sampling: set it to 0.",
     )
     _require(
         c.labels.source != "none" or c.batch.resample_rounds == 0,

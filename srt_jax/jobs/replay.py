@@ -30,7 +30,7 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
     from srt_jax.run.metrics_log import read_metrics
     from srt_jax.run.prepare import prepare
     from srt_jax.run.setup import compile_learner, load_initial
-    from srt_jax.train import learn
+    from srt_jax.train import learn, reward_confidence
 
     config, _ = on_this_machine(recorded(directory))
     if not (directory / "metrics.jsonl").exists():
@@ -50,6 +50,8 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
             if not path.exists() or step not in records:
                 raise ConfigError(f"{path} does not exist: only a run with log.rollouts_every=1 can be replayed.")
             collected = recording.read(path, problems, learner.grading)
+            if learner.confidence:
+                collected = reward_confidence(learner, state, collected, step)
             state, values = learn(learner, state, collected, step)
             differing[step] = compare(records[step], {name: v for name, v in values.items() if name in known})
     return differing

@@ -21,12 +21,16 @@ from srt_jax.model.sharding import ROWS, fit
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Static arguments: positions per chunk, and the mesh axes that split head [V, D] (None: not split)."""
+    """Static arguments: positions per chunk, and the mesh axes that split head [V, D] (None: not split).
+
+    certainty: the forward pass also computes the self-certainty.
+    """
 
     chunk: int
     mesh: Mesh | None
     vocabulary: str | None
     features: str | None
+    certainty: bool = False
 
 
 def token_logprobs(
@@ -46,13 +50,37 @@ def token_logprobs(
     over the devices once.
     Returns (logprobs [B, S], entropy [B, S]), float32.
     """
+    layout = _layout(head, targets, chunk, mesh)
+    return _token_logprobs(layout, hidden, head, targets, jnp.asarray(temperature, jnp.float32))
+
+
+def token_scores(
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    temperature: jax.Array | float = 1.0,
+    chunk: int = 512,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """log p(target), entropy and self-certainty at each position, without a gradient.
+
+    The arguments are those of `token_logprobs`. The self-certainty is logsumexp(z) - mean over v of z_v for the logits
+    z [V], which is KL(uniform || p) + log V (Intuitor, https://arxiv.org/abs/2505.19590).
+    Returns three float32 arrays [B, S].
+    """
+    layout = dataclasses.replace(_layout(head, targets, chunk, mesh), certainty=True)
+    (logprobs, entropy), (*_, certainty) = _forward(
+        layout, hidden, head, targets, jnp.asarray(temperature, jnp.float32)
+    )
+    return logprobs, entropy, certainty
+
+
+def _layout(head: jax.Array, targets: jax.Array, chunk: int, mesh: Mesh | None) -> Layout:
     S = targets.shape[1]
     chunk = -(-S // -(-S // chunk))  # as even as the number of chunks allows
     if mesh is None or mesh.size == 1:
-        layout = Layout(chunk, None, None, None)
-    else:
-        layout = Layout(chunk, mesh, *fit(mesh, ("tensor", "fsdp"), head.shape))
-    return _token_logprobs(layout, hidden, head, targets, jnp.asarray(temperature, jnp.float32))
+        return Layout(chunk, None, None, None)
+    return Layout(chunk, mesh, *fit(mesh, ("tensor", "fsdp"), head.shape))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -63,6 +91,8 @@ def _token_logprobs(
 
 
 def _forward(layout: Layout, hidden: jax.Array, head: jax.Array, targets: jax.Array, temperature: jax.Array) -> tuple:
+    V = head.shape[0]
+
     def on_device(hidden: jax.Array, head: jax.Array, targets: jax.Array, temperature: jax.Array) -> tuple:
         head = _whole(head, hidden.dtype, layout)
 
@@ -76,18 +106,21 @@ def _forward(layout: Layout, hidden: jax.Array, head: jax.Array, targets: jax.Ar
             log_total = jnp.log(total) + top
             # The logits of a single chunk fit in memory, so the backward pass reuses them.
             kept = logits if layout.chunk == targets.shape[1] else None
-            return None, (chosen - log_total, log_total - weighted / total, log_total, kept)
+            certainty = None
+            if layout.certainty:
+                certainty = log_total - _over(jax.lax.psum, logits.sum(-1), layout.vocabulary) / V
+            return None, (chosen - log_total, log_total - weighted / total, log_total, kept, certainty)
 
         return _over_chunks(body, None, (hidden, targets), layout.chunk)[1]
 
     rows, head_spec = P(ROWS), P(layout.vocabulary, layout.features)
-    logprobs, entropy, log_total, logits = _on_devices(
+    logprobs, entropy, log_total, logits, certainty = _on_devices(
         on_device,
         layout,
         (rows, head_spec, rows, P()),
-        (rows, rows, rows, P(ROWS, None, layout.vocabulary)),
+        (rows, rows, rows, P(ROWS, None, layout.vocabulary), rows),
     )(hidden, head, targets, temperature)
-    return (logprobs, entropy), (hidden, head, targets, temperature, entropy, log_total, logits)
+    return (logprobs, entropy), (hidden, head, targets, temperature, entropy, log_total, logits, certainty)
 
 
 def _backward(layout: Layout, residuals: tuple[jax.Array, ...], gradients: tuple[jax.Array, jax.Array]) -> tuple:
@@ -139,7 +172,7 @@ def _backward(layout: Layout, residuals: tuple[jax.Array, ...], gradients: tuple
             d_head = jax.lax.psum(d_head, "data" if layout.features else ROWS)
         return d_hidden, d_head.astype(head.dtype)
 
-    hidden, head, targets, temperature, entropy, log_total, kept = residuals
+    hidden, head, targets, temperature, entropy, log_total, kept, _ = residuals
     rows, head_spec = P(ROWS), P(layout.vocabulary, layout.features)
     d_hidden, d_head = _on_devices(
         on_device,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from srt_jax.config.fields import CONFIDENCES
 from srt_jax.data.base import Problem
 from srt_jax.data.split import uniform
 from srt_jax.grading.grader import TRUTHS, Grader
@@ -79,6 +80,8 @@ def grade(
         label_correct = label_correct if label.text is not None else np.nan
     if settings.reward:
         agreement = settings.reward(answers, label.text, responses, problem.answer)
+    elif settings.shape in CONFIDENCES:  # `with_confidence` fills them in, also where no answer can be parsed
+        labelled, agreement = True, np.zeros(len(answers))
     elif settings.shape != "agreement" and labelled:
         agreement = shaped(problem, answers, groups, vote, agreement, lengths, grader, settings)
     agreement = np.asarray(agreement, np.float32)
@@ -174,6 +177,16 @@ def true_rewards(problem: Problem, answers: Answers, grader: Grader) -> np.ndarr
     if problem.answer is not None:
         return np.array(grader.grade(answers, [problem.answer] * len(answers)), np.float32)
     return np.full(len(answers), np.nan, np.float32)
+
+
+def with_confidence(graded: Graded, confidence: np.ndarray) -> Graded:
+    """The same prompt with rewards from the policy's confidence (rl/confidence.py). confidence [trained] float32.
+
+    The penalty for length is added. Samples that only vote keep 0.
+    """
+    values = np.zeros_like(graded.agreement)
+    values[: graded.trained] = confidence
+    return dataclasses.replace(graded, agreement=values, rewards=graded.rewards - graded.agreement + values)
 
 
 # ---- length (DAPO, Yu et al. 2025)

@@ -13,6 +13,7 @@ is returned unchanged, its step number included.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -296,18 +297,26 @@ class Passes:
 
     def score(self, params: nnx.State, batch: Batch) -> jax.Array:
         """Log-probs [M, m, S] of the tokens of the whole batch."""
+        return self.over_batch(token_logprobs, 1, params, batch)[0]
+
+    def over_batch(self, function: Callable, number: int, params: nnx.State, batch: Batch) -> tuple[jax.Array, ...]:
+        """The first `number` results of `function` for the tokens of the whole batch, each [M, m, S].
+
+        function: token_logprobs, or another one of its signature.
+        """
         layout = self.config.layout
         arrays = Rows(batch.tokens, batch.rollout, *(None,) * 6)
 
-        def body(scores: jax.Array, i: jax.Array, length: int) -> Any:
+        def body(scores: tuple, i: jax.Array, length: int) -> tuple:
             micro = microbatches.cut(arrays, i, length, self.mesh)
-            return microbatches.put(scores, i, self._logprobs(params, micro, batch.temperature)[0])
+            found = self._of_tokens(function, params, micro, batch.temperature)
+            return tuple(microbatches.put(score, i, part) for score, part in zip(scores, found))
 
         return jax.lax.fori_loop(
             0,
             layout.minibatches_per_step,
             lambda k, scores: microbatches.fold(body, scores, batch.counts, layout, k),
-            jnp.zeros_like(batch.sampler_logprobs),
+            (jnp.zeros_like(batch.sampler_logprobs),) * number,
         )
 
     def gradients(
@@ -319,7 +328,8 @@ class Passes:
         """
 
         def loss_of(params: nnx.State, micro: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss(self.config, micro, *self._logprobs(lora.join(params, frozen), micro, batch.temperature))
+            values = self._of_tokens(token_logprobs, lora.join(params, frozen), micro, batch.temperature)
+            return loss(self.config, micro, *values)
 
         def body(carry: tuple, i: jax.Array, length: int) -> Any:
             grads, sums = carry
@@ -333,8 +343,10 @@ class Passes:
         sums = dict.fromkeys(MEASURED, jnp.zeros(()))
         return microbatches.fold(body, (zeros, sums), batch.counts, self.config.layout, minibatch)
 
-    def _logprobs(self, params: nnx.State, micro: Rows, temperature: jax.Array) -> tuple[jax.Array, ...]:
-        """(log-probs [m, S], entropies [m, S]). Position s has the values of token s given the tokens before it.
+    def _of_tokens(
+        self, function: Callable, params: nnx.State, micro: Rows, temperature: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """The results of `function`, each [m, S]. Position s has the values of token s given the tokens before it.
 
         The first position of a row is 0. In a packed row, the first token of each later sequence has meaningless
         values. They are never used, because that token belongs to a prompt.
@@ -343,9 +355,7 @@ class Passes:
         rows_per_device = micro.tokens.shape[0] // sharding.num_row_shards(self.mesh)
         chunk = max(1, self.config.head_chunk_tokens // rows_per_device)
         hidden = model(micro.tokens, micro.rollout if self.config.layout.packing else None)
-        values = token_logprobs(
-            hidden[:, :-1], model.head_weights(), micro.tokens[:, 1:], temperature, chunk, self.mesh
-        )
+        values = function(hidden[:, :-1], model.head_weights(), micro.tokens[:, 1:], temperature, chunk, self.mesh)
         return tuple(jnp.pad(v, ((0, 0), (1, 0))) for v in values)
 
 

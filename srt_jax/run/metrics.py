@@ -79,6 +79,7 @@ TAGS = {
     "time/grade": "seconds of grading after the last sample",
     "time/wait": "seconds of waiting for rollouts that were sampled during the step before (rollout.steps_ahead)",
     "time/load": "seconds until the sampler has loaded the new weights",
+    "time/score": "seconds of the forward pass for rewards from the policy's confidence (reward.shape)",
     "time/update": "seconds of collation and update",
     "time/log": "seconds of writing rollouts",
     "time/eval": "seconds of evaluation",

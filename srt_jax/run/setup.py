@@ -11,6 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from srt_jax.config import describe, fingerprint_fields
+from srt_jax.config.fields import CONFIDENCES
 from srt_jax.config.records import is_recorded, resolved
 from srt_jax.errors import CheckpointError
 from srt_jax.files import read_json_object, remove_leftovers, write_file
@@ -18,6 +19,7 @@ from srt_jax.grading.grader import Grader
 from srt_jax.log import logger
 from srt_jax.model import lora, sharding
 from srt_jax.rl.collate import abstract_batch
+from srt_jax.rl.confidence import make_confidence
 from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state, optimizer_key
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import Sampler
@@ -47,6 +49,7 @@ class Learner:
     reference: Any
     update_config: UpdateConfig
     update: Any  # compiled: update(state, reference, batch) -> (state, metrics)
+    confidence: Any  # compiled: confidence(params, batch) -> rewards [P, n]; None for other values of reward.shape
     grader: Grader
     grading: Grading  # of training rollouts
 
@@ -178,14 +181,22 @@ def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, st
     grader = Grader(
         config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
     )
+    policy = lora.join(state.params, weights.reference)
+    confidence = None
+    if config.reward.shape in CONFIDENCES:
+        confidence = make_confidence(weights.graphdef, update_config, weights.mesh, config.reward.shape)
     key = weights.graphdef, weights.mesh, update_config, optimizer_key(config), programs.shape(arguments)
     with announced("compiling the update"), ThreadPoolExecutor(1) as thread:
         tested = thread.submit(grader.self_test)
         update = programs.shared(key, compiled)
+        if confidence:
+            confidence = confidence.lower(policy, arguments[-1]).compile()
         tested.result()
     grading = Grading(prepared.model.tokenizer, answer_format(config), grader, prepared.label_settings)
-    base = lora.base_graphdef(weights.graphdef, lora.join(state.params, weights.reference))
-    return Learner(config, prepared, weights.mesh, base, weights.reference, update_config, update, grader, grading)
+    base = lora.base_graphdef(weights.graphdef, policy)
+    return Learner(
+        config, prepared, weights.mesh, base, weights.reference, update_config, update, confidence, grader, grading
+    )
 
 
 def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path, every: int) -> int:

@@ -149,9 +149,7 @@ def test_a_prompt_without_a_label_gets_no_reward(grader):
 def test_a_shape_needs_votes():
     config = valid_config()
     config.reward.shape, config.labels.source = "empo", "ground_truth"
-    with pytest.raises(
-        ConfigError, match=r"^reward\.shape is 'empo', which is computed from votes, but labels\.source"
-    ):
+    with pytest.raises(ConfigError, match=r"^reward\.shape is 'empo', which needs no label, but labels\.source"):
         validate(config)
     config.labels.source = "vote"
     validate(config)
