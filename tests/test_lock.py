@@ -112,7 +112,7 @@ def test_a_trainer_whose_folder_was_taken_over_ends_at_once(tmp_path):
     first = hold(tmp_path / "run", beat=0.2)
     there = {**lock.this_process(), "host": "node7", "boot": "other", "pid": 7}
     (tmp_path / "run/lock").write_text(json.dumps(there))
-    _, errors = first.communicate(timeout=20)
+    _, errors = first.communicate(timeout=60)
     assert first.returncode == 1
     assert f"{tmp_path}/run was taken over by process 7 on node7" in errors and "saves nothing" in errors
     assert json.loads((tmp_path / "run/lock").read_text()) == there
@@ -146,7 +146,7 @@ def test_the_lock_is_renewed(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.05)
     with lock.locked(tmp_path):
         os.utime(tmp_path / "lock", (0, 0))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (tmp_path / "lock").stat().st_mtime == 0 and time.monotonic() < deadline:
             time.sleep(0.02)
         assert (tmp_path / "lock").stat().st_mtime > 0

@@ -82,15 +82,15 @@ def test_a_refusal_whose_reader_is_gone_has_its_status():
 
 def test_a_reader_that_goes_away_ends_no_work():
     script = (
-        "import sys, time\nfrom srt_jax.log import logger\nfrom srt_jax.run.progress import Progress\n"
-        "logger.info('first')\ntime.sleep(0.5)\n"
+        "import sys\nfrom srt_jax.log import logger\nfrom srt_jax.run.progress import Progress\n"
+        "logger.info('first')\nsys.stdin.readline()\n"
         "with Progress(3, 'step', stream=sys.stdout) as progress:\n"
         "    for step in range(4):\n        logger.info('x' * 9999)\n        progress.update(step, now=True)\n"
         "logger.warning('the work is done')\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, text=True, **pipes)
     assert process.stdout.readline() == "first\n"
     process.stdout.close()
+    process.stdin.close()  # now it goes on
     assert process.stderr.read() == "warning: the work is done\n" and process.wait(timeout=30) == 0

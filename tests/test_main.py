@@ -61,7 +61,7 @@ def test_wrong_commands(arguments):
 def test_dry_run_prints_the_arithmetic_and_runs_nothing(miniature, tmp_path):
     started = time.monotonic()
     done = run(QUICKSTART, f"--config.out={tmp_path}", "--dry_run")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60  # 3 s on two free cores
     assert done.returncode == 0, done.stderr
     assert "  16 prompts x 32 samples = 512 sequences\n  1 update\n  8 micro-batches of 64 on 2" in done.stdout
     assert re.search(r"^  optimizer\.learning_rate +0\.0002  \(1e-06\)$", done.stdout, re.MULTILINE)
@@ -116,7 +116,7 @@ def test_a_dry_run_of_hard_generated_levels_is_quick():
     started = time.monotonic()
     done = run("--config=configs/climb.py", "--dry_run")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 40  # 12 s on two free cores
+    assert time.monotonic() - started < 100  # 12 s on two free cores
     assert "level qwen3_4b-knights_knaves/level_9" in done.stdout
     assert re.search(r"not checked:\n(  .*\n)*  data: \d+ of 2000 problems, which take long to make", done.stdout)
     assert "LEVEL/config.json" in done.stdout

@@ -173,10 +173,10 @@ ENDLESS = {"op": "equal", "a": ("fn", "factorial", (("num", Fraction(3 * 10**7),
 def test_a_timeout_is_counted_and_the_rest_goes_on():
     pool = Pool(size=2, memory_mb=1024)
     start = time.monotonic()
-    values = pool.run([EASY, ENDLESS, EASY, ENDLESS, EASY], timeout=0.5, budget=60)
+    values = pool.run([EASY, ENDLESS, EASY, ENDLESS, EASY], timeout=1.5, budget=60)
     assert values == [True, None, True, None, True]
     assert pool.counts["timeouts"] == 2
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 60
     pool.close()
 
 
