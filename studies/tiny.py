@@ -32,6 +32,7 @@ EXPERIMENTS = (
     "rl:reinforce_pp_baseline",
     "rl:dapo",
     "rl:ppo_clip",
+    *(f"label_free:{shape}" for shape in load("label_free").SHAPES),
     "sept",
     "em_ft",
     "sept_variants:offline",
