@@ -1,5 +1,6 @@
 """Runs side by side: one evaluation set, several, their mean, and runs that cannot be compared."""
 
+import itertools
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from srt_jax.config import base
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError, FiguresError
-from srt_jax.figures import kinds, runs, summary
+from srt_jax.figures import kinds, panels, runs, summary
 from srt_jax.jobs import figures
 from srt_jax.run import metrics, metrics_log
 from srt_jax.train import train
@@ -258,6 +259,16 @@ def test_bars_and_pass_at_k_compare_base_and_last(tmp_path, monkeypatch):
         "majority vote (maj@4)",
         "one sample (avg@4)",
     }
+
+
+def test_names_under_bars_do_not_overlap(tmp_path):
+    names = [f"{name}-attractor (3 seeds)" for name in ("votes", "ground_truth", "easiest_third", "entropy_bonus")]
+    for shown in (names, names[:1], ["a", "b", "c"]):
+        with panels.sheet(tmp_path / "x.png", 2, width=panels.width_of_bars(shown), columns=2) as (figure, axes):
+            panels.draw_bars(axes[0], shown, {"before": [[0.5]] * len(shown), "after": [[0.6]] * len(shown)})
+            figure.canvas.draw()
+            boxes = [label.get_window_extent() for label in axes[0].get_xticklabels()]
+            assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_the_ladder_puts_level_after_level(tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def draw_bars(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:
         for group in found
         for name in sets
     ]
-    with panels.sheet(path, 2, width=max(4.0, 1.4 * len(names) + 1), columns=2) as (figure, axes):
+    with panels.sheet(path, 2, width=panels.width_of_bars(names), columns=2) as (figure, axes):
         for axis, metric, what in zip(axes, (f"maj@{k}", f"avg@{k}"), ("majority vote", "one sample")):
             series = {
                 label: [
@@ -162,7 +162,7 @@ def draw_pass_at_k(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:
     if not sets:
         raise FiguresError("no evaluation set of these runs has answers, so there is no pass@k to draw.")
     shown = [MEAN, *sets] if len(sets) > 1 else sets
-    with panels.sheet(path, len(shown), width=5.0, columns=3) as (figure, axes):
+    with panels.sheet(path, len(shown), width=5.0 if len(shown) > 1 else 7.0, columns=3) as (figure, axes):
         for axis, name in zip(axes, shown):
             bases = {tuple(curve_over_k(run, "base", sets, name)) for group in found for run in group.runs}
             x, mean, low, high = mean_and_range([list(base) for base in bases if base])
@@ -174,7 +174,7 @@ def draw_pass_at_k(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:
             axis.set_xscale("log", base=2)
             ticks = sorted({x for line in axis.lines for x in line.get_xdata()})
             axis.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
-            axis.set(title=f"pass@k: {name}", xlabel="k", ylabel="solved problems, share")
+            axis.set(title=f"pass@k: {name}", xlabel="k", ylabel="solved problems, share", ylim=SHARES)
         panels.add_legend(figure, axes, found, stopped=False)
 
 

@@ -16,7 +16,6 @@ COLUMNS = 4  # panels of a row
 STYLES = ("-", "--", ":", "-.")
 SHARES = (-0.02, 1.02)  # the limits of an axis for shares
 BAND = "band: lowest to highest seed"
-COLOURS = 256  # of a PNG file
 DOTS = 12  # a curve with more points than this has no dots
 
 
@@ -64,18 +63,20 @@ def sheet(path: pathlib.Path, panels: int, width: float = 4.0, height: float = 3
     plt.close(figure)
 
 
-def save(figure, path: pathlib.Path, dpi: int = 110) -> None:
-    """Writes a figure as a PNG file with a palette of 256 colours, which takes about a quarter of the bytes.
+def save(figure, path: pathlib.Path, dpi: int = 110, colours: int = 0) -> None:
+    """Writes a figure as a PNG file.
 
-    dpi: pixels per inch.
+    dpi: pixels per inch. colours: size of the file's palette, 256 at most. With 256 the file takes about a quarter of
+    the bytes, and some mixed colours of overlapping bands change a little. 0: no palette.
     """
     from PIL import Image
 
     full = io.BytesIO()
     figure.savefig(full, dpi=dpi, format="png")
-    # This method, with two rounds of k-means, keeps the colours of thin lines. The default one turns some into others.
-    method = Image.Quantize.MAXCOVERAGE
-    image = Image.open(full).convert("RGB").quantize(COLOURS, method, kmeans=2, dither=Image.Dither.NONE)
+    image = Image.open(full).convert("RGB")
+    if colours:
+        # This method keeps the colours of thin lines. The default one changes some of them visibly.
+        image = image.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(path) as file:
         image.save(file, format="PNG", optimize=True)
@@ -157,5 +158,16 @@ def draw_bars(axis, names: Sequence[str], series: Mapping[str, Sequence[Sequence
         bars = axis.bar(x, means, width * 0.95, label=label, yerr=spread if several else None, capsize=3)
         axis.bar_label(bars, [f"{m:.2f}" for m in means], padding=2, fontsize=8)
     axis.grid(False, axis="x")
-    axis.set_xticks(range(len(names)), [name.replace("_", " ").replace(" (", "\n(") for name in names])
+    axis.set_xticks(range(len(names)), list(map(tick, names)))
     axis.set_ylim(0, 1.1)
+
+
+def tick(name: str) -> str:
+    """The label of a group of bars: the number of seeds has a line of its own."""
+    return name.replace("_", " ").replace(" (", "\n(")
+
+
+def width_of_bars(names: Sequence[str]) -> float:
+    """The width in inches of a panel with one group of bars per name, so that the names do not overlap."""
+    longest = max(len(line) for name in names for line in tick(name).splitlines())
+    return max(4.0, 1 + max(1.4, 0.09 * longest) * len(names))

@@ -201,7 +201,7 @@ def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
         line[-1].legend(*line[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-    panels.save(figure, path, dpi=65)
+    panels.save(figure, path, dpi=65, colours=256)  # it is committed
     plt.close(figure)
 
 
