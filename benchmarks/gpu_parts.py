@@ -391,14 +391,14 @@ def one_step(run, now) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """Remat and micro-batch of an update, and its memory by `python -m srt_jax plan` (0: not planned)."""
+    """Remat and micro-batch of an update, and its memory by `python -m srt_jax plan`."""
 
     remat: str
     micro: int
     planned_bytes: float
 
     def __str__(self) -> str:
-        return f"{gb(self.planned_bytes)}, as planned" if self.planned_bytes else ""
+        return f"{gb(self.planned_bytes)}, as planned"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,7 +407,7 @@ class Shape:
 
     lora_rank: 0 for full fine-tuning, else adapters of all linear layers are trained.
     plans: the lightest remat that fits with its largest micro-batch, and a second choice in case that does not fit.
-    docs/gpu.md has the commands that computed them with jax 0.11.2, for h100:1, and h200:1 for the 4B model.
+    docs/gpu.md has the commands that computed them, for h100:1, and h200:1 for the 4B model.
     """
 
     model: str
@@ -419,9 +419,9 @@ class Shape:
 
 SHAPES = {
     "update-0.5b": Shape("Qwen2.5-0.5B", 32, None, (Planned("none", 4, 46.88e9), Planned("none", 2, 30.66e9))),
-    "lora-0.5b": Shape("Qwen2.5-0.5B", 32, None, (Planned("none", 4, 0), Planned("none", 2, 0)), 32),
+    "lora-0.5b": Shape("Qwen2.5-0.5B", 32, None, (Planned("none", 8, 64.59e9), Planned("none", 4, 34.80e9)), 32),
     "update-1.5b": Shape("Qwen2.5-1.5B", 16, 0.4, (Planned("none", 2, 71.62e9), Planned("none", 1, 54.72e9))),
-    "lora-1.5b": Shape("Qwen2.5-1.5B", 16, None, (Planned("none", 2, 0), Planned("none", 1, 0)), 32),
+    "lora-1.5b": Shape("Qwen2.5-1.5B", 16, None, (Planned("none", 4, 70.29e9), Planned("none", 2, 38.85e9)), 32),
     "update-4b": Shape("Qwen3-4B", 16, 0.5, (Planned("none", 1, 131.81e9), Planned("dots", 1, 104.58e9))),
 }
 
