@@ -34,7 +34,7 @@ def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str)
         study.text.strip(),
         f"`{command}`; {len(runs) - len(pending)} of {len(runs)} runs are in the table. Runs made at commit {made}; "
         f"report with {versions}. Curve: `{study.column}`; peak and last are means of {rules.WINDOW} evaluations, "
-        f"+- is the standard deviation over seeds.",
+        f"+- is the standard deviation over seeds.{cpu_time(rows)}",
         "## Claims" if study.claims else "",
         claims_table(study, rows),
         "## Arms",
@@ -43,6 +43,18 @@ def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str)
         f"![curves]({figure})",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def cpu_time(rows: Sequence[table.Row]) -> str:
+    """A sentence with the CPU time of the runs that recorded it. "" if none did."""
+    found = {
+        (row["arm"], row.get("setting", ""), row["seed"]): float(row[table.CPU]) for row in rows if table.CPU in row
+    }
+    return (
+        f" CPU time of {len(found)} runs: {sum(found.values()):,.0f} s, without base models and labels."
+        if found
+        else ""
+    )
 
 
 def claims_table(study: Study, rows: Sequence[table.Row]) -> str:

@@ -6,6 +6,7 @@ waits for the compiler.
 
 import datetime
 import pathlib
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,7 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
         for need in run.needs:
             provide(need)
         logger.info(f"run {number} of {len(runs)}: {run.name}")
+        before = cpu_seconds()
         records = records_of(run.config)
         b = run.config.batch
         sequences = b.prompts_per_step * votes_per_prompt(b)
@@ -63,6 +65,7 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
             "seed": run.seed,
             "commit": commit(),
             "finished": datetime.datetime.now().isoformat(timespec="seconds"),
+            table.CPU: round(cpu_seconds() - before, 1),
         }
         table.add(path, [about | row for row in found])
 
@@ -105,6 +108,12 @@ def provide(need: Need) -> None:
             f"{need.path} could not be made: python -m srt_jax {' '.join(need.job)} ended with status "
             f"{done.returncode}. Correct the error that it printed above."
         )
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    found = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in found)
 
 
 def commit() -> str:

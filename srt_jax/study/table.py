@@ -18,6 +18,7 @@ from srt_jax.study.rules import Curve
 
 RUN = ("key", "arm", "setting", "seed", "commit", "finished")  # columns that identify the run of a row
 WHERE = ("step", "tokens", "seconds")  # RL steps, generated tokens and seconds so far, without those of evaluations
+CPU = "cpu_seconds"  # of the process that finished the run; a run that was resumed took more
 TRAINING = ("label/", "update/kl", "update/entropy", "rollout/response_tokens", "rollout/truncated")
 Row = dict[str, str | float]
 

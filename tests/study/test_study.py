@@ -256,8 +256,9 @@ def test_a_need_that_fails_is_told(tmp_path, capfd):
         runner.provide(Need(str(tmp_path / "nothing"), ("no_such_job",)))
 
 
-def test_the_report_is_made_from_the_table(study, trained, tmp_path):
+def test_the_report_is_made_from_the_table(study, trained, tmp_path, monkeypatch):
     path = tmp_path / "test.csv"
+    monkeypatch.setattr(runner, "cpu_seconds", iter(range(0, 1000, 7)).__next__)
     runner.make_runs(study, path, (0, 2))  # low-seed0, low-seed2, high-seed1
     rows = runner.rows_of(study, path)
     text = report.markdown(study, rows, "the command", "test.png")
@@ -266,7 +267,11 @@ def test_the_report_is_made_from_the_table(study, trained, tmp_path):
     runner.make_runs(study, path)
     rows = runner.rows_of(study, path)
     text = report.markdown(study, rows, "the command", "test.png")
-    assert "6 of 6 runs" in text and "| +0.240 | +0.240 to +0.240 | 3 | > +0.100 | **holds** |" in text
+    assert (
+        "CPU time of 6 runs: 42 s" in text
+        and "6 of 6 runs" in text
+        and "| +0.240 | +0.240 to +0.240 | 3 | > +0.100 | **holds** |" in text
+    )
     report.draw(study, rows, tmp_path / "test.png")
     assert Image.open(tmp_path / "test.png").size[0] > 500
     report.write_parquet(rows, tmp_path / "deep" / "t.parquet")
