@@ -30,6 +30,7 @@ NEIGHBOURS = 20  # leaves are sorted by value, and each is compared with this ma
 CACHE_VERSION = 1
 GYM_PATIENCE = 5  # a scorer may take this many times `timeout`, because some scorers rebuild their puzzle
 ENGINE_BUDGET = 120.0  # seconds for all of math-verify's comparisons in one call
+SELF_TEST_SECONDS = 60.0  # for a comparison of the self-test, and for all of them
 MAX_REMEMBERED = 100_000  # cached verdicts of math-verify; more clear the cache
 GYM_BUDGET = 120.0  # seconds for all scores in one call; long, because a skipped score becomes 0 without an error
 
@@ -273,8 +274,18 @@ class Grader:
     def self_test(self) -> None:
         """Grades answers with known verdicts, also in the workers. Raises RuntimeError if a verdict is wrong.
 
-        Training with a broken grader would be useless.
+        Training with a broken grader would be useless. The time limits are longer than in training: a busy machine is
+        no fault.
         """
+        limits = self.timeout, self.budget
+        self.timeout, self.budget = max(self.timeout, SELF_TEST_SECONDS), max(self.budget, SELF_TEST_SECONDS)
+        try:
+            self._check_verdicts()
+        finally:
+            self.timeout, self.budget = limits
+        self.metrics()  # resets the counters: the self-test does not belong in a log
+
+    def _check_verdicts(self) -> None:
         for answers, expected in SELF_TEST_GROUPS:
             if self.match == "equivalent" and (ids := self.groups([answers])[0]) != expected:
                 raise RuntimeError(f"the grader groups {answers} as {ids} and not as {expected}; run tests/grading")
@@ -283,7 +294,6 @@ class Grader:
         wrong = [f"{p} for {g}" for p, g, e, v in zip(predictions, golds, expected, verdicts) if e != v]
         if wrong:
             raise RuntimeError(f"the grader misjudges {'; '.join(wrong)}; run tests/grading")
-        self.metrics()  # resets the counters: the self-test does not belong in a log
 
     def close(self) -> None:
         """Stops the workers. They start again if the grader is used again."""

@@ -43,6 +43,12 @@ def test_self_test(grader):
     grader.self_test()
 
 
+def test_a_busy_machine_does_not_fail_the_self_test():
+    with Grader(workers=1, timeout=0.001, budget=0.001) as hurried:
+        hurried.self_test()
+        assert (hurried.timeout, hurried.budget) == (0.001, 0.001)
+
+
 def test_self_test_fails_loudly(monkeypatch):
     monkeypatch.setattr("srt_jax.grading.grader.SELF_TEST_GRADES", [("1", "2", True)])
     with Grader(workers=1) as broken, pytest.raises(RuntimeError, match="misjudges 1 for 2"):
