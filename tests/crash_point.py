@@ -1,11 +1,13 @@
 """Runs the trainer and sends it a signal at the k-th event of a kind, e.g. at the third file operation of an export.
 
     python -m tests.crash_point SIGKILL KIND K --config=... (the arguments of srt_jax.main)
+    python -m tests.crash_point SIGTERM KIND K+SECONDS --config=...
     python -m tests.crash_point COUNTS --config=...
 
-An event is an operation on files, which Python reports to an audit hook before it happens, or a call of a function of
-CALLS. The time of the signal is printed. The second form sends no signal, and writes the number of events of each kind
-to the file COUNTS as JSON.
+The second form sends the signal so many seconds after the event. An event is an operation on files, which Python
+reports to an audit hook before it happens, or a call of a function of CALLS. The time of the signal is printed, and the
+CPU seconds of the process so far. The third form sends no signal, and writes the number of events of each kind to the
+file COUNTS as JSON.
 """
 
 import collections
@@ -18,6 +20,7 @@ import re
 import runpy
 import signal
 import sys
+import threading
 import time
 
 # kind -> the paths of its file operations
@@ -43,11 +46,12 @@ KINDS = (*FILES, "rename", *CALLS)
 
 
 class Events:
-    """Counts the events of each kind, and sends this process a signal before the k-th one of `kind`."""
+    """Counts the events of each kind, and sends this process a signal before the k-th one of `kind`, or later."""
 
-    def __init__(self, number: int, kind: str, k: int):
+    def __init__(self, number: int, kind: str, k: int, after: float = 0.0):
+        """after: seconds between the event and the signal."""
         self.counts: collections.Counter[str] = collections.Counter()
-        self._number, self._kind, self._k = number, kind, k
+        self._number, self._kind, self._k, self._after = number, kind, k, after
         self._patterns = {name: re.compile(pattern) for name, pattern in FILES.items()}
 
     def audit(self, event: str, arguments: tuple) -> None:
@@ -77,15 +81,22 @@ class Events:
         """Counts one event."""
         self.counts[kind] += 1
         if kind == self._kind and self.counts[kind] == self._k:
-            os.write(2, f"{SENT}{time.time()}\n".encode())
-            os.kill(os.getpid(), self._number)
+            if self._after:
+                threading.Timer(self._after, self._send).start()
+            else:
+                self._send()
+
+    def _send(self) -> None:
+        os.write(2, f"{SENT}{time.time()} {time.process_time()}\n".encode())
+        os.kill(os.getpid(), self._number)
 
 
 def main() -> None:
     """Replaces the arguments of this program by those of the trainer, and runs it."""
     first, counts = sys.argv[1], None
     if first in signal.Signals.__members__:
-        events = Events(signal.Signals[first], sys.argv[2], int(sys.argv[3]))
+        k, _, after = sys.argv[3].partition("+")
+        events = Events(signal.Signals[first], sys.argv[2], int(k), float(after or 0))
         sys.argv[1:4] = []
     else:
         events, counts = Events(0, "", 0), pathlib.Path(first)

@@ -5,7 +5,7 @@
 Each run gets the signal while it starts, samples, evaluates, updates, saves or exports. The last runs use a real vLLM
 server, and get the signal while they publish weights or while the server hangs, stopped by SIGSTOP. Every run must be
 gone within 15 seconds plus one update, and its newest checkpoint must have the last recorded step. Prints one line for
-each run. The exit status is 1 if one is slower or loses a step.
+each run. The exit status is 1 if one is slower or loses a step. On a busy machine, compare the CPU seconds.
 """
 
 import argparse
@@ -21,26 +21,27 @@ import tempfile
 import time
 
 from srt_jax.rollout.vllm.server import Server
-from tests.chaos import VLLM, Place, alone, make_place, vllm_arguments, vllm_server
+from tests.chaos import VLLM, Place, alone, compile_programs, make_place, vllm_arguments, vllm_server
 from tests.crash_point import SENT
 from tests.helpers import REPOSITORY
 
 LIMIT = 15.0  # seconds, beside one update
 START = "start"
 HUNG = "hung server"
-# moment -> (number of runs, last event that may get the signal). The runs make 6 steps and 4 evaluations.
+# moment -> (number of runs, last event that may get the signal, most seconds between event and signal). The runs make
+# 6 steps and 4 evaluations.
 MOMENTS = {
-    START: (4, 0),
-    "sampling": (5, 5),
-    "evaluation": (5, 3),
-    "update": (4, 5),
-    "save": (2, 30),
-    "grading": (1, 40),
-    "export": (1, 10),
+    START: (4, 0, 0),
+    "sampling": (5, 5, 2),
+    "evaluation": (5, 3, 4),
+    "update": (4, 5, 2),
+    "save": (2, 30, 0),
+    "grading": (1, 40, 0),
+    "export": (1, 10, 0),
 }
 STEPS = ("--config.steps=6", "--config.eval.every=2", "--config.checkpoint.every=2")
-LONG = ("--config.eval.sets.heldout.limit=128", "--config.eval.samples=64", "--config.rollout.prompts_per_call=16")
-SIZE = ("--config.batch.prompts_per_step=32", "--config.batch.samples_per_prompt=32")
+LONG = ("--config.eval.sets.heldout.limit=64", "--config.eval.samples=32", "--config.rollout.prompts_per_call=8")
+SIZE = ("--config.batch.prompts_per_step=16", "--config.batch.samples_per_prompt=32")
 
 
 @dataclasses.dataclass
@@ -49,6 +50,7 @@ class Stop:
 
     status: int
     seconds: float  # from the signal to the end of the process
+    cpu: float  # CPU seconds of the process in that time
     update: float  # seconds of the longest update so far
     lost: int  # recorded steps without a checkpoint
 
@@ -65,32 +67,39 @@ def wait_for_step(place: Place, name: str, process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
-def stop(place: Place, name: str, moment: str, last: int, draw: random.Random, server: Server | None) -> Stop:
-    """Starts a run, sends the signal at the moment, and waits for the end."""
-    sent = None
-    if moment == START:
-        process = place.start(name)
-        time.sleep(draw.uniform(2, 20))
-        sent = time.time()
-        process.send_signal(signal.SIGTERM)
-    elif moment == HUNG:
-        process = place.start(name)
-        wait_for_step(place, name, process)
-        time.sleep(draw.uniform(0, 3))
-        (group,) = [server.process.pid] if server else servers_of(process)
-        os.killpg(group, signal.SIGSTOP)
-        time.sleep(draw.uniform(0, 5))
-        sent = time.time()
-        process.send_signal(signal.SIGTERM)
+def cpu_seconds(process: subprocess.Popen) -> float:
+    """CPU seconds of a process, which may have ended. Nothing may have waited for it."""
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stop(place: Place, name: str, moment: str, draw: random.Random, server: Server | None, event: str) -> Stop:
+    """Starts a run, sends the signal at the moment (after `event` of tests.crash_point), and waits for the end."""
+    if moment not in (START, HUNG):
+        process = place.start(name, "SIGTERM", moment, event)
     else:
-        process = place.start(name, "SIGTERM", moment, draw.randint(1, last))
-    status = process.wait(timeout=place.limit)
-    ended = time.time()
+        process = place.start(name)
+        if moment == HUNG:
+            wait_for_step(place, name, process)
+            time.sleep(draw.uniform(0, 3))
+            (group,) = [server.process.pid] if server else servers_of(process)
+            os.killpg(group, signal.SIGSTOP)
+            time.sleep(draw.uniform(0, 5))
+        else:
+            time.sleep(draw.uniform(2, 20))
+        sent, used = time.time(), cpu_seconds(process)
+        process.send_signal(signal.SIGTERM)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    ended, cpu = time.time(), cpu_seconds(process)
+    status = process.wait()
     if moment == HUNG and server:
         os.killpg(server.process.pid, signal.SIGCONT)
-    if sent is None:
-        sent = float(place.log(name).read_text().rpartition(SENT)[2].split()[0])
-    return Stop(status, ended - sent, *lost_steps(place.out / name))
+    if moment not in (START, HUNG):
+        log = place.log(name).read_text()
+        if SENT not in log:
+            raise RuntimeError(f"{name} ended with status {status} before {moment} {event}:\n{log[-3000:]}")
+        sent, used = map(float, log.rpartition(SENT)[2].split()[:2])
+    return Stop(status, ended - sent, cpu - used, *lost_steps(place.out / name))
 
 
 def servers_of(process: subprocess.Popen) -> list[int]:
@@ -109,18 +118,23 @@ def lost_steps(folder: pathlib.Path) -> tuple[float, int]:
     return update, max((record["step"] for record in records), default=0) - max(saved, default=0)
 
 
-def measure(place: Place, moments: dict[str, tuple[int, int]], seed: int, server: Server | None = None) -> list[Stop]:
+def measure(
+    place: Place, moments: dict[str, tuple[int, int, float]], seed: int, server: Server | None = None
+) -> list[Stop]:
     """Makes the runs of a place, and prints a line for each."""
     stops = []
-    for moment, (count, last) in moments.items():
+    for moment, (count, last, most) in moments.items():
         for i in range(count):
             name = f"{moment.replace(' ', '-')}{i}"
-            found = stop(place, name, moment, last, random.Random(f"{seed} {place.out.name} {name}"), server)
+            draw = random.Random(f"{seed} {place.out.name} {name}")
+            event = f"{draw.randint(1, max(1, last))}+{draw.uniform(0, most):.2f}"
+            found = stop(place, name, moment, draw, server, event)
             stops.append(found)
             words = "good" if found.good else "BAD"
             print(
-                f"{place.out.name}, {moment}: status {found.status} after {found.seconds:.1f} s (an update takes "
-                f"{found.update:.1f} s), {found.lost} steps lost: {words}",
+                f"{place.out.name}, {moment} {'' if moment in (START, HUNG) else event}: status {found.status} after "
+                f"{found.seconds:.1f} s, {found.cpu:.1f} s of CPU (an update takes {found.update:.1f} s), "
+                f"{found.lost} steps lost: {words}",
                 flush=True,
             )
             if not found.good:
@@ -141,21 +155,22 @@ def main() -> int:
         folder = pathlib.Path(scratch)
         if args.in_process:
             place = make_place(folder, "in-process", model, *STEPS, *SIZE, *LONG)
-            place.finish("warm")
+            compile_programs(place)
             stops += measure(place, MOMENTS, args.seed)
         if args.vllm:
             with vllm_server(model, folder) as server:
                 attached = vllm_arguments(f"--config.rollout.servers=('{server.url}',)")
                 place = make_place(folder, "attached", model, *STEPS, *attached)
-                place.finish("warm")
-                moments = {HUNG: (args.vllm // 2, 0), "publish": (2, 20), "reload": (1, 20)}
+                compile_programs(place)
+                moments = {HUNG: (args.vllm // 2, 0, 0), "publish": (2, 20, 0), "reload": (1, 20, 0)}
                 stops += measure(place, moments, args.seed, server)
             own = vllm_arguments(f"--config.rollout.vllm.python={VLLM}", "--config.rollout.vllm.memory_fraction=1")
             place = make_place(folder, "own-server", model, *STEPS, *own, "--config.rollout.vllm.start_seconds=600")
-            stops += measure(place, {HUNG: (1, 0)}, args.seed)
+            stops += measure(place, {HUNG: (1, 0, 0)}, args.seed)
         slow = max(found.seconds - found.update for found in stops)
         bad = sum(not found.good for found in stops)
-        print(f"{len(stops)} stops, {bad} bad; slowest {slow:.1f} s beside one update")
+        cpu = max(found.cpu for found in stops)
+        print(f"{len(stops)} stops, {bad} bad; slowest {slow:.1f} s beside one update; at most {cpu:.1f} s of CPU")
     return int(bool(bad))
 
 
