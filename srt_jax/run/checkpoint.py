@@ -9,6 +9,7 @@ complete. Before a run resumes, the checksums of the newest checkpoint are verif
 from the newest undamaged one.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -17,7 +18,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
-import orbax.checkpoint as ocp
 import xxhash
 
 from srt_jax.errors import CheckpointError
@@ -47,9 +47,15 @@ class Checkpoints:
     def __init__(self, run_directory: pathlib.Path, keep: int = 3):
         self._directory = (run_directory / "checkpoints").absolute()
         self._keep = keep
-        self._checkpointer = ocp.StandardCheckpointer()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: tuple[int, Future] | None = None
+
+    @functools.cached_property
+    def _checkpointer(self):
+        """Orbax, whose import takes half a second, which a run without a checkpoint need not wait for."""
+        import orbax.checkpoint as ocp
+
+        return ocp.StandardCheckpointer()
 
     def steps(self) -> list[int]:
         """The steps with a checkpoint, in order, including damaged ones."""
@@ -142,7 +148,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._thread.shutdown()
-            self._checkpointer.close()
+            if "_checkpointer" in vars(self):
+                self._checkpointer.close()
 
     def _complete(self, step: int, record: str, scores: Mapping[int, float]) -> None:
         """Waits for orbax, adds record and checksums, gives the checkpoint its name, and deletes older ones."""

@@ -9,8 +9,6 @@ from srt_jax.model import attention, lora, peft, sharding, weights
 from srt_jax.model.lora import LoRA
 from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.rollout.sampler import Sampler
-from srt_jax.rollout.vllm.client import BASE_SECONDS
-from srt_jax.rollout.vllm.sampler import VLLMSampler
 from srt_jax.run import budget
 from srt_jax.run.prepare import Model
 
@@ -46,6 +44,8 @@ def sampler_patience(config: ConfigDict) -> float:
     """Seconds in which a sampler may report no progress: until a hung vLLM server is found and has started again."""
     if config.rollout.sampler == "jax":
         return 0.0
+    from srt_jax.rollout.vllm.client import BASE_SECONDS
+
     v = config.rollout.vllm
     return BASE_SECONDS + v.seconds_per_token * config.batch.max_response_tokens + v.start_seconds
 
@@ -59,6 +59,8 @@ def open_sampler(
     out that it can sample.
     """
     if config.rollout.sampler == "vllm":
+        from srt_jax.rollout.vllm.sampler import VLLMSampler  # only here: its HTTP client takes long to import
+
         return VLLMSampler(config, model, graphdef, mesh, directory)
     r = config.rollout
     return JaxSampler(
