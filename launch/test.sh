@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv with the test requirements and .venv-vllm, and runs the tests in two processes. If vLLM cannot be
-# installed, the tests in tests/vllm are skipped. --fast takes three minutes: no whole runs, no several hosts, no vLLM.
+# installed, the tests in tests/vllm are skipped. --fast takes three minutes: one whole run, no several hosts, no vLLM.
 # --long runs only the tests marked `long`, which the other two leave out, such as a run that is killed again and again.
 # Other arguments go to pytest, e.g. launch/test.sh tests/rl -k rloo, or launch/test.sh -n 0 --pdb for one process.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -19,12 +19,13 @@ BUSY = (
     "[ctypes.CDLL(None).pthread_mutex_lock(lock) for _ in range(2)]"
 )
 ASLEEP = "import time; print('ready', flush=True); time.sleep(60)"
+AT_ONCE = 15.0  # seconds on a busy machine, less than the grace period; a free one takes a tenth of a second
 
 
-def interrupted(body, *signals, leave=True, grace=1.0, apart=0.2):
+def interrupted(body, *signals, leave=True, grace=1.0, apart=0.2, same=0.5):
     """(exit status, stderr, seconds from the first signal to the end) of a process that gets signals in its work."""
     script = (
-        f"from srt_jax.run import interrupt\ninterrupt.GRACE = {grace}\n"
+        f"from srt_jax.run import interrupt\ninterrupt.GRACE, interrupt.SAME = {grace}, {same}\n"
         f"def work():\n    {body}\n    return 0\n"
         + (
             "raise SystemExit(interrupt.run(work, 'interrupted: nothing is written.'))"
@@ -47,7 +48,7 @@ def interrupted(body, *signals, leave=True, grace=1.0, apart=0.2):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_sentence_and_status_130_at_once(number):
     status, errors, seconds, _ = interrupted(ASLEEP, number, grace=20.0)
-    assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < 5
+    assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < AT_ONCE
 
 
 def test_the_process_ends_only_after_its_sentence_is_written():
@@ -62,7 +63,8 @@ def test_the_process_ends_only_after_its_sentence_is_written():
 def test_a_reader_of_the_messages_that_is_gone_changes_nothing():
     script = (
         "from srt_jax.run import interrupt\nimport time\nwith interrupt.Signals('stop', False) as signals:\n"
-        "    print('ready', flush=True)\n    time.sleep(1)\nprint(signals.requested)"
+        "    print('ready', flush=True)\n    for _ in range(3000):\n        signals.requested or time.sleep(0.01)\n"
+        "print(signals.requested)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -85,24 +87,30 @@ def test_nohup_still_works():
 
 def test_a_main_thread_that_does_not_answer_is_left_after_the_grace():
     status, errors, seconds, _ = interrupted(BUSY, signal.SIGINT)
-    assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < 10
+    assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < AT_ONCE
 
 
 @pytest.mark.parametrize("leave", [True, False])
 def test_a_second_ctrl_c_ends_it_at_once(leave):
-    status, _, seconds, _ = interrupted(BUSY, signal.SIGINT, signal.SIGINT, leave=leave, grace=50.0, apart=0.7)
-    assert status == 130 and seconds < 5
+    status, _, seconds, _ = interrupted(
+        BUSY, signal.SIGINT, signal.SIGINT, leave=leave, grace=50.0, apart=0.7, same=0.1
+    )
+    assert status == 130 and seconds < AT_ONCE
 
 
 @pytest.mark.parametrize("leave", [True, False])
 def test_a_signal_that_a_launcher_passes_on_as_well_is_one_signal(leave):
-    body = "import time; print('ready', flush=True)\n    try: time.sleep(1)\n    finally: time.sleep(1); print('saved')"
-    status, errors, _, rest = interrupted(body, signal.SIGINT, signal.SIGINT, leave=leave, apart=0.05, grace=20.0)
+    body = (
+        f"import time; print('ready', flush=True)\n    try: time.sleep({60 if leave else 1})\n"
+        "    finally: time.sleep(1); print('saved')"
+    )
+    twice = signal.SIGINT, signal.SIGINT
+    status, errors, _, rest = interrupted(body, *twice, leave=leave, apart=0.05, grace=20.0, same=5.0)
     assert errors.count("\n") == 0 and "saved" in rest and status == (130 if leave else 0)
 
 
 def test_a_run_that_finishes_its_step_only_learns_that_it_shall_stop():
-    body = "import time; print('ready', flush=True); time.sleep(1)"
+    body = "import time; print('ready', flush=True)\n    while not s.requested: time.sleep(0.01)"
     status, errors, _, rest = interrupted(body, signal.SIGTERM, leave=False)
     assert (status, errors, rest) == (0, "finishing", "True")
 
@@ -115,7 +123,7 @@ def test_an_import_is_not_interrupted_by_an_exception(tmp_path):
     )
     body = f"import sys; sys.path.append({str(tmp_path)!r}); import slow"
     status, errors, seconds, rest = interrupted(body, signal.SIGINT, grace=20.0)
-    assert (status, errors, rest) == (130, "interrupted: nothing is written.", "") and seconds < 5
+    assert (status, errors, rest) == (130, "interrupted: nothing is written.", "") and seconds < AT_ONCE
 
 
 def test_an_exception_that_a_callback_loses_is_raised_again():
@@ -125,7 +133,7 @@ def test_an_exception_that_a_callback_loses_is_raised_again():
         "type('Loser', (), {'__del__': sleep})(); time.sleep(60)"
     )
     status, errors, seconds, _ = interrupted(body, signal.SIGINT, grace=20.0)
-    assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < 5
+    assert (status, errors) == (130, "interrupted: nothing is written.") and seconds < AT_ONCE
 
 
 @pytest.mark.parametrize(
