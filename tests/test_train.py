@@ -335,6 +335,28 @@ def test_a_run_stopped_in_an_evaluation_goes_on_as_if_it_had_not_been(miniature,
     assert zero["step"] == 0 and replay(tmp_path / "patient") == {1: {}}
 
 
+def test_a_signal_stops_a_run_without_evaluation_sets(miniature, tmp_path, monkeypatch):
+    config = small_config(miniature, tmp_path, name="bare", steps=2)
+    config.eval.every = 1
+    with config.eval.unlocked():
+        config.eval.sets = {}
+    learn, signalled = train_module.learn, []
+
+    def signalled_once(*args):
+        if not signalled:
+            signalled.append(os.kill(os.getpid(), signal.SIGTERM))
+        return learn(*args)
+
+    monkeypatch.setattr(train_module, "learn", signalled_once)
+    with pytest.raises(TrainingStoppedError, match=r"stopped\. The state after step 1 is saved"):
+        train(config)
+    assert Checkpoints(tmp_path / "bare").newest_whole() == (1, [])
+    export = train_module.export
+    monkeypatch.setattr(train_module, "export", lambda *args: os.kill(os.getpid(), signal.SIGTERM) or export(*args))
+    assert train(config)["steps"] == 2  # a signal in the final export changes nothing
+    assert [r["step"] for r in read_metrics(tmp_path / "bare")] == [0, 1, 2]
+
+
 def test_self_training_improves_the_miniature(miniature, tmp_path):
     """The claim of the project in half a minute: votes alone raise avg@16 on held-out sums."""
     config = small_config(miniature, tmp_path, name="improves", steps=12)
