@@ -293,14 +293,19 @@ def draw_temperatures(path: pathlib.Path, files: Sequence[pathlib.Path]) -> None
     """pass@1, pass@8, pass@32 and their mean AVG over the sampling temperature (SePT). A star marks the best AVG."""
     found = {name: read_sweep(file) for name, file in labels_of(files)}
     metrics = [m for m in ("pass@1", "pass@8", "pass@32", "AVG") if any(m in v for s in found.values() for _, v in s)]
+    known = [temperature for sweep in found.values() for temperature, _ in sweep]
+    margin = 0.05 * (max(known) - min(known)) or 0.05
     with panels.sheet(path, len(metrics)) as (figure, axes):
         for axis, metric in zip(axes, metrics):
             for position, (name, sweep) in enumerate(found.items()):
                 curve = [(t, values[metric]) for t, values in sweep if metric in values]
                 axis.plot(*zip(*curve), label=name, marker="o", markersize=4, **panels.style(position))
                 if metric == "AVG":
-                    axis.plot(*max(curve, key=lambda point: point[1]), "*", color=f"C{position % 10}", markersize=14)
+                    size = max(7, 16 - 4 * position)  # stars at one place are all visible
+                    top = max(curve, key=lambda point: point[1])
+                    axis.plot(*top, "*", color=f"C{position % 10}", markersize=size, clip_on=False)
             axis.set(title=metric, xlabel="sampling temperature", ylabel="share of problems", ylim=SHARES)
+            axis.set_xlim(min(known) - margin, max(known) + margin)  # a sweep has no pass@8 at temperature 0
         panels.legend(figure, *axes[0].get_legend_handles_labels())
 
 
