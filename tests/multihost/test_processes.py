@@ -26,6 +26,7 @@ def get_config():
     config = small_config(pathlib.Path({model!r}), pathlib.Path({out!r}), "run", 1)
     config.mesh.fsdp, config.mesh.tensor, config.rollout.slots = 4, 2, 16  # fsdp reaches over both processes
     config.eval.sets.heldout.limit, config.eval.samples, config.checkpoint.every = 8, 8, 1  # one sampler program
+    config.eval.kl = True
     return config
 """
 
@@ -95,7 +96,7 @@ with Progress(2, "piece") as progress:
 """
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(330)
 def test_processes_join_past_a_proxy():
     """Clusters name one for downloads; nothing answers at this one's port, and nothing needs to."""
     proxy = f"http://localhost:{free_port()}"
@@ -118,7 +119,7 @@ def test_processes_join_past_a_proxy():
         for i in range(2)
     ]
     try:
-        printed = [process.communicate(timeout=50) for process in started]
+        printed = [process.communicate(timeout=300) for process in started]
     finally:
         for process in started:
             process.kill()
@@ -146,6 +147,7 @@ def test_the_first_step_has_the_figures_of_one_process(runs):
         names = [name for name in a if not name.startswith(timed)]
         assert names == [name for name in b if not name.startswith(timed)]
         np.testing.assert_allclose([b[n] for n in names], [a[n] for n in names], rtol=1e-4, atol=1e-6)
+    assert 0 < two[1]["eval/heldout/kl"] < 1
 
 
 def files(directory):
