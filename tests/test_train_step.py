@@ -46,8 +46,10 @@ class Step:
         self.run, self.now = begin(config, prepared, out)
         self.learner, state = self.run.learner, self.now.train_state
         self.run.sampler.load(state.params, 0)
-        # Which draws have all that could be lost depends on the base model, whose bits differ between machines.
-        draws = (collect(config, prepared, self.run.sampler, self.learner.grading, draw) for draw in range(1, 60))
+        # About one draw in fifty has all that could be lost. Which one depends on the base model, whose bits differ
+        # between machines.
+        grading = self.learner.grading
+        draws = (collect(config, prepared, self.run.sampler, grading, draw) for draw in range(1, 2000))
         self.collected = next(collected for collected in draws if complete(collected.graded))
         rng = np.random.default_rng(0)
         self.moved = jax.tree.map(
