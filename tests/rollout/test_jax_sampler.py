@@ -70,7 +70,7 @@ def same(a, b):
 # ---- the distribution
 
 
-@pytest.mark.parametrize(("temperature", "prompts"), [(1.0, PROMPTS), (0.7, SHORT)])
+@pytest.mark.parametrize(("temperature", "prompts"), [pytest.param(1.0, PROMPTS, marks=pytest.mark.slow), (0.7, SHORT)])
 def test_log_probs_are_the_trainers(temperature, prompts):
     rollouts = generate(prompts, temperature=temperature)
     tokens, logprobs = rows(rollouts)
@@ -421,6 +421,7 @@ def test_decoding_ends_with_the_longest_response(monkeypatch):
     assert len(steps) == 2 * (rollouts.lengths.max() - 1)  # in each of two layers
 
 
+@pytest.mark.slow
 def test_the_length_of_the_attended_cache_does_not_matter(monkeypatch, no_shared_programs):
     """Decoding attends to 4, 8, 16, then all 20 tokens of the cache, and gives the responses of one loop over 20."""
     made = []
@@ -464,6 +465,7 @@ def test_nothing_compiles_after_compile(no_shared_programs):
     assert counter.count == made
 
 
+@pytest.mark.slow
 def test_bfloat16_samples_from_nearly_the_same_distribution():
     rollouts = generate(SHORT, by=sampler(dtype="bfloat16"))
     tokens, logprobs = rows(rollouts)
