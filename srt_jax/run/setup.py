@@ -170,8 +170,8 @@ def load_initial(config: ConfigDict, prepared: Prepared) -> Initial:
 
 
 def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, state: TrainState) -> Learner:
-    """Compiles the update before the loop, so that no step compiles. Meanwhile the grader's workers start."""
-    update_config = UpdateConfig.of(config)
+    """Compiles the programs of a step before the loop. Meanwhile the workers of the grader start."""
+    update_config, shape = UpdateConfig.of(config), config.reward.shape
     arguments = state, weights.reference, abstract_batch(update_config.layout, weights.mesh)
 
     def compiled() -> jax.stages.Compiled:
@@ -181,16 +181,18 @@ def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, st
     grader = Grader(
         config.grader.workers, match=config.vote.match, timeout=config.grader.timeout, truth=config.eval.match
     )
-    policy = lora.join(state.params, weights.reference)
-    confidence = None
-    if config.reward.shape in CONFIDENCES:
-        confidence = make_confidence(weights.graphdef, update_config, weights.mesh, config.reward.shape)
+    policy, confidence = lora.join(state.params, weights.reference), None
+
+    def compiled_confidence() -> jax.stages.Compiled:
+        program = make_confidence(weights.graphdef, update_config, weights.mesh, shape)
+        return program.lower(policy, arguments[-1]).compile()
+
     key = weights.graphdef, weights.mesh, update_config, optimizer_key(config), programs.shape(arguments)
     with announced("compiling the update"), ThreadPoolExecutor(1) as thread:
         tested = thread.submit(grader.self_test)
         update = programs.shared(key, compiled)
-        if confidence:
-            confidence = confidence.lower(policy, arguments[-1]).compile()
+        if shape in CONFIDENCES:
+            confidence = programs.shared((shape, *key), compiled_confidence)
         tested.result()
     grading = Grading(prepared.model.tokenizer, answer_format(config), grader, prepared.label_settings)
     base = lora.base_graphdef(weights.graphdef, policy)
