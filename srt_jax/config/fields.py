@@ -39,7 +39,7 @@ def source(**fields) -> ConfigDict:
     return config
 
 
-# Where problems come from: the training data, and each evaluation set.
+# The training data and each evaluation set are sources of problems with these fields.
 SOURCE = dict(
     # A file, a named set, a task of Reasoning Gym, or a function (srt_jax/data/function.py).
     kind=one_of_or_function("jsonl", "parquet", "set", "gym"),

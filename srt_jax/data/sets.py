@@ -23,7 +23,7 @@ _REVISION = "refs/convert/parquet"
 
 @dataclass(frozen=True)
 class NamedSet:
-    """Where a set is, and how its rows are read.
+    """The place of a set and the columns of its rows.
 
     hub, config, split: the arguments of `datasets.load_dataset(hub, config, split=split)`.
     prompt, answer: names of columns. rows: the documented number of rows on the hub; 0 if it is unknown.

@@ -103,7 +103,7 @@ def _shown(found: Sequence[Difference]) -> str:
 
 
 def _remedy(found: Sequence[Difference]) -> str:
-    """What the user can do about the differences."""
+    """Returns the advice that tells the user what to do about the differences."""
     names = [name for name, _, _ in found]
     if all(name.startswith(FOLLOW_HARDWARE) for name in names):
         first = "give it the devices that it had, or set these fields to their values there"
