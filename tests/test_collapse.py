@@ -12,7 +12,18 @@ import pytest
 from srt_jax.data.base import Problem
 from srt_jax.data.split import split_validation, uniform
 from srt_jax.errors import DataError
-from srt_jax.run.collapse import BASELINE, KL_FLOOR, WINDOW, Detector, should_stop
+from srt_jax.reward.measures import answer_information
+from srt_jax.run import collapse
+from srt_jax.run.collapse import (
+    BASELINE,
+    KL_FLOOR,
+    WINDOW,
+    Detector,
+    Reading,
+    fallen,
+    information_by_prompt,
+    should_stop,
+)
 
 RECORDED = pathlib.Path(__file__).parent / "recorded" / "collapse.jsonl"
 RUNS = {run["run"]: run for run in map(json.loads, RECORDED.read_text().splitlines())}
@@ -110,6 +121,130 @@ def test_patience(scores, patience, stops):
     history = [(10 * i, score) for i, score in enumerate(scores)]
     assert should_stop(history, patience) is stops
     assert should_stop(history[::-1], patience) is stops
+
+
+# ---- the rule on readings
+
+
+def reference(values, least):
+    """`fallen`, from its definition: no arrays, no running state."""
+    found = []
+    for k in range(len(values)):
+        windows = [values[max(0, j - 2) : j + 1] for j in range(k + 1)]
+        means = [[sum(column) / len(window) for column in zip(*window)] for window in windows]
+        peak = max(means, key=sum)  # the first of equal ones
+        gap = [high - now for high, now in zip(peak, values[k])]
+        mean = sum(gap) / len(gap)
+        error = (sum((g - mean) ** 2 for g in gap) / (len(gap) - 1) / len(gap)) ** 0.5
+        found.append(mean > 3 * error and mean > least * sum(peak) / len(peak))
+    return found
+
+
+def series(kind, seed, prompts=64, samples=8, readings=40):
+    """[K, P]: agreement by prompt. It rises over the first third, and from step 20 on a collapse takes 10 readings."""
+    rng = np.random.default_rng(seed)
+    start, at = rng.beta(6, 3, prompts), np.arange(readings)[:, None]
+    share = start + 0.3 * (1 - start) * np.minimum(1, at * 3 / readings)
+    if kind == "late riser":
+        share = start + 0.5 * (1 - start) * np.clip((at - 25) / 10, 0, 1)
+    if kind == "noisy":  # each prompt drifts up and down
+        share = share + 0.06 * np.cumsum(rng.normal(size=(readings, prompts)), 0) / np.sqrt(readings)
+    if kind == "gradual":
+        share = share * np.clip(1 - (at - 20) / 10, 0.02, 1)
+    if kind == "sudden":
+        share = np.where(at < 20, share, 0.02)
+    return rng.binomial(samples, np.clip(share, 0, 1)) / samples
+
+
+def alarm_on(values, information=None):
+    """(index of the first reading with an alarm, the detector at that reading); (None, the detector) if none alarms."""
+    detector = Detector()
+    for k, row in enumerate(values):
+        other = np.ones(20) if information is None else information[k]
+        if detector.read(Reading(10 * k, row, other)):
+            return k, detector
+    return None, detector
+
+
+@pytest.mark.parametrize("kind", ["healthy", "late riser", "noisy", "gradual", "sudden"])
+def test_readings_fall_as_in_the_definition(kind):
+    for seed, prompts in ((0, 2), (1, 9), (2, 64)):
+        # Without ties, which rounding would decide.
+        values = series(kind, seed, prompts) + 1e-3 * np.random.default_rng(seed).random((40, prompts))
+        for least in (0.0, 0.05, 0.5):
+            assert fallen(values, least).tolist() == reference(values.tolist(), least)
+
+
+@pytest.mark.parametrize("kind", ["healthy", "late riser", "noisy"])
+def test_runs_without_a_collapse_raise_no_alarm(kind):
+    found = [alarm_on(series(kind, seed))[0] for seed in range(40)]
+    assert found.count(None) >= 39, found
+
+
+def test_fewer_errors_below_a_plain_maximum_would_raise_false_alarms(monkeypatch):
+    """The reason for the two constants that differ from two standard errors below the maximum."""
+    many = [series("noisy", seed, readings=100) for seed in range(20)]
+    assert sum(alarm_on(values)[0] is not None for values in many) <= 1
+    monkeypatch.setattr(collapse, "ERRORS", 2.0)
+    monkeypatch.setattr(collapse, "SMOOTHED", 1)
+    monkeypatch.setattr(collapse, "AGREEMENT_LOST", 0.0)
+    assert sum(alarm_on(values)[0] is not None for values in many) >= 8
+
+
+@pytest.mark.parametrize(("kind", "latest"), [("gradual", 25), ("sudden", 22)])
+def test_a_collapse_raises_an_alarm_and_the_choice_is_from_before_it(kind, latest):
+    for seed in range(20):
+        k, detector = alarm_on(series(kind, seed))
+        assert 22 <= k <= latest
+        assert "agreement with the base's majority fell" in detector.alarm
+        chosen = detector.choice(last=10 * k)
+        assert chosen.step == detector.peak() <= 210 and "anchored agreement" in chosen.rule
+
+
+def test_the_choice_of_a_healthy_run_is_its_last_step():
+    _, detector = alarm_on(series("healthy", 0))
+    assert detector.choice(last=395).step == 395
+    assert Detector().choice(7).step == 7
+
+
+def test_a_detector_that_gets_the_recorded_readings_goes_on_as_before():
+    values = series("gradual", 3)
+    k, expected = alarm_on(values)
+    for cut in (0, 1, 20, k):
+        rows = json.loads(json.dumps([Reading(10 * i, row, np.ones(20)).as_json() for i, row in enumerate(values)]))
+        resumed = Detector(readings=[Reading.from_json(row) for row in rows[:cut]])
+        found = [resumed.read(Reading.from_json(row)) for row in rows[cut : k + 1]]
+        assert found == [None] * (k - cut) + [expected.alarm]
+        np.testing.assert_array_equal(resumed.readings[-1].agreement, values[k])
+
+
+def test_information_decides_if_the_base_is_sure_of_too_few_prompts():
+    rng = np.random.default_rng(0)
+    few, high = rng.random((12, 7)), 3 + 0.1 * rng.random((12, 20))
+    assert alarm_on(few, high)[0] is None
+    low = np.where(np.arange(12)[:, None] < 5, high, 0.5)
+    k, detector = alarm_on(few, low)
+    assert k == 7 and "answer information fell from" in detector.alarm
+    assert alarm_on(rng.random((12, 7)), low[:, :7])[0] is None  # too few prompts for any reading
+    sure = np.full((12, 8), 0.9)
+    assert alarm_on(sure, low)[0] is None  # the agreement decides
+
+
+def test_the_signs_in_the_steps_decide_only_without_agreement():
+    steps = records("early")
+    anchored, alone = Detector(), Detector()
+    anchored.read(Reading(0, np.full(8, 0.9), np.ones(20)))
+    alone.read(Reading(0, np.full(7, 0.9), np.ones(20)))
+    assert first_alarm(steps, anchored) is None
+    assert first_alarm(steps, alone) == first_alarm(steps)
+
+
+def test_information_by_prompt_adds_up():
+    rng = np.random.default_rng(0)
+    keys = [[None if key == 5 else str(key) for key in row] for row in rng.integers(0, 6, (11, 7))]
+    assert information_by_prompt(keys).mean() == pytest.approx(answer_information(keys))
+    assert information_by_prompt([["1"] * 4] * 3) == pytest.approx(0)
+    assert information_by_prompt([["1", "1"], ["2", "2"]]) == pytest.approx(np.log(2))
 
 
 # ---- the validation split

@@ -1,16 +1,41 @@
-"""Reasons to end a run early: label-free signs of reward hacking, or a validation score that no longer rises.
+"""One rule that tells, without labels, when a run collapses; and the stop on a validation score that no longer rises.
 
-A policy that games its own votes finally gives every prompt the same answer. Long before, its distance to the initial
-model grows much faster than while it learned (SRT v1: pseudo-reward and KL jump together). On the recorded runs of
-tests/test_collapse.py the KL rule fires at step 4 of a run that collapses from the start, at step 11 of one that has
-collapsed by step 15, and at step 149 of one that collapses from step 145 to step 245. It fires on no healthy run.
-Entropy, response length and vote shares change alike in healthy and in collapsing runs, so they are not used.
+The rule uses the best signal that a run has:
+
+1. Anchored agreement: the share of samples that equal the majority of the frozen base's votes, on the evaluation
+   prompts where that majority leads by CONFIDENT. A policy that games its own votes leaves the answers of which its
+   base was sure. A healthy policy keeps nearly all of them.
+2. Answer information: H(answer) - H(answer | prompt) on all evaluation prompts. It decides if the base is sure of fewer
+   than FEWEST prompts.
+3. Signs in the metrics of training steps: the KL to the initial model jumps (SRT v1: pseudo-reward and KL jump
+   together), or one answer wins everywhere. They replace the first signal if it is missing. They cost nothing, but the
+   KL also jumps in some runs that recover.
+
+The rule for 1 and 2 is `fallen` on the means over prompts: for IN_A_ROW readings the value is below its own peak, by
+more than ERRORS paired standard errors and by more than a share of the peak. On simulated runs of 100 readings without
+a collapse (64 prompts x 8 samples) two standard errors below the plain maximum raise a false alarm in 56% of the runs:
+the maximum of many noisy readings is too high. ERRORS below the maximum of means of SMOOTHED readings raise one in
+0.3%, and report a collapse one reading later. tests/test_collapse.py repeats this on fewer runs.
+
+On the recorded runs of the same test the KL rule fires at step 4 of a run that collapses from the start, at step 11 of
+one that has collapsed by step 15, and at step 149 of one that collapses from step 145 to step 245. It fires on no
+healthy run. Entropy, response length and vote shares change alike in healthy and in collapsing runs, so they are not
+used. No rule without labels can tell a right consensus from a wrong one that behaves alike.
 """
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
+
+CONFIDENT = 0.3  # (votes of the base's majority - votes of the second) / votes, from which the base is sure of a prompt
+FEWEST = 8  # prompts; a standard error over fewer means little
+SMOOTHED = 3  # the peak is a mean of this many readings
+IN_A_ROW = 3  # readings
+ERRORS = 3.0  # paired standard errors
+AGREEMENT_LOST = 0.05  # share of the peak; a smaller fall of the agreement raises no alarm
+INFORMATION_LOST = 0.5  # the same for the answer information, which falls in healthy runs, too
 
 WINDOW = 3  # steps whose mean is compared, so that one unusual batch raises no alarm
 HISTORY = 20  # steps before the window, whose median is the usual value
@@ -19,15 +44,94 @@ KL_JUMP = 2.0  # a KL of this many times the usual one is a jump
 BASELINE = 10  # first steps, which show how often prompts have the same answer before any training
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """The label-free measures of one evaluation. Prompts have the same order in all readings of a run.
+
+    agreement [C]: for each prompt of which the base is sure, the share of samples that equal the base's majority.
+    information [P]: for each prompt, its part of the answer information in nats (`information_by_prompt`).
+    """
+
+    step: int
+    agreement: np.ndarray
+    information: np.ndarray
+
+    @property
+    def is_anchored(self) -> bool:
+        """Is the base sure of enough prompts?"""
+        return len(self.agreement) >= FEWEST
+
+    def as_json(self) -> dict:
+        """The reading for the record of a checkpoint."""
+        return {"step": self.step, "agreement": self.agreement.tolist(), "information": self.information.tolist()}
+
+    @classmethod
+    def from_json(cls, row: dict) -> "Reading":
+        """The reading that `as_json` wrote, with the same bits."""
+        return cls(row["step"], np.array(row["agreement"], float), np.array(row["information"], float))
+
+
+def information_by_prompt(keys: Sequence[Sequence[Hashable]]) -> np.ndarray:
+    """[P]: KL in nats from each prompt's answers to the answers of all prompts. Its mean is the answer information.
+
+    keys [P][n]: equal answers have equal keys, also across prompts. A missing answer (None) counts as an answer.
+    """
+    shares = [{key: count / len(row) for key, count in collections.Counter(row).items()} for row in keys]
+    pooled: dict[Hashable, float] = collections.defaultdict(float)
+    for row in shares:
+        for key, share in row.items():
+            pooled[key] += share / len(keys)
+    return np.array([sum(p * np.log(p / pooled[key]) for key, p in row.items()) for row in shares])
+
+
+def peaks(values: np.ndarray) -> np.ndarray:
+    """[K]: for each of K readings, the index of the peak so far. values [K, P]: a value for each reading and prompt.
+
+    The peak is the reading at which the mean over prompts and the last SMOOTHED readings is largest, the first of
+    equal ones.
+    """
+    smoothed = _smoothed(values).mean(1)
+    found = np.zeros(len(values), int)
+    for k in range(1, len(values)):
+        found[k] = k if smoothed[k] > smoothed[found[k - 1]] else found[k - 1]
+    return found
+
+
+def fallen(values: np.ndarray, least: float) -> np.ndarray:
+    """[K] bool: is each reading below the peak so far, by more than chance? values [K, P], with P of at least 2.
+
+    The gap is the smoothed peak minus the reading, prompt by prompt. Its mean must exceed ERRORS paired standard
+    errors, and also the share `least` of the peak's mean.
+    """
+    peak = _smoothed(values)[peaks(values)]
+    gap = peak - values
+    error = gap.std(1, ddof=1) / np.sqrt(values.shape[1])
+    return (gap.mean(1) > ERRORS * error) & (gap.mean(1) > least * peak.mean(1))
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """[K, P]: the mean of the last SMOOTHED readings. The first ones have fewer."""
+    return np.stack([values[max(0, k - SMOOTHED + 1) : k + 1].mean(0) for k in range(len(values))])
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A checkpoint that is chosen without labels: its step, and the rule in one sentence."""
+
+    step: int
+    rule: str
+
+
 @dataclasses.dataclass
 class Detector:
-    """Watches the metrics of a run. Its state depends only on the calls of `update`: repeat them to resume.
+    """Applies the rule to a run. Its state depends only on the calls of `update` and `read`: repeat them to resume.
 
-    alarm: a sentence if the metrics of the last step show a collapse, else None.
+    alarm: a sentence if the last step or reading shows a collapse, else None.
     """
 
     kl: list[float] = dataclasses.field(default_factory=list)
     top: list[float] = dataclasses.field(default_factory=list)
+    readings: list[Reading] = dataclasses.field(default_factory=list)
     alarm: str | None = None
 
     def update(self, metrics: dict[str, float]) -> str | None:
@@ -39,8 +143,58 @@ class Detector:
             self.top.append(float(metrics["label/top_answer_share"]))
         if "update/kl" in metrics:
             self.kl.append(float(metrics["update/kl"]))
-        self.alarm = _one_answer(self.top) or _kl_jump(self.kl)
+        return self._decide()
+
+    def read(self, reading: Reading) -> str | None:
+        """Takes the reading of an evaluation and returns the alarm."""
+        self.readings.append(reading)
+        return self._decide()
+
+    def falls(self) -> int:
+        """The number of readings up to the last one that have fallen without a break."""
+        if not self._is_readable():
+            return 0
+        flags = fallen(*self._signal())[::-1]
+        return len(flags) if flags.all() else int(np.argmin(flags))
+
+    def choice(self, last: int) -> Choice:
+        """The checkpoint to use. last: the last step of the run, which is chosen unless its reading has fallen."""
+        if not self.readings:
+            return Choice(last, "the last step: no readings, since guard.action is 'off' or guard.votes is 0")
+        name = "anchored agreement" if self.readings[-1].is_anchored else "answer information"
+        if not self.falls():
+            return Choice(last, f"the last step: its {name} has not fallen")
+        return Choice(self.peak(), f"the step with the highest {name}, which has fallen since")
+
+    def peak(self) -> int | None:
+        """The step at which the signal of the readings was highest, None without readings."""
+        return self.readings[peaks(self._signal()[0])[-1]].step if self.readings else None
+
+    def _is_readable(self) -> bool:
+        return bool(self.readings) and self._signal()[0].shape[1] >= FEWEST
+
+    def _signal(self) -> tuple[np.ndarray, float]:
+        """(values [K, P] of the signal that decides, the least share of its peak that a fall must have)."""
+        if self.readings[-1].is_anchored:
+            return np.stack([r.agreement for r in self.readings]), AGREEMENT_LOST
+        return np.stack([r.information for r in self.readings]), INFORMATION_LOST
+
+    def _decide(self) -> str | None:
+        anchored = bool(self.readings) and self.readings[-1].is_anchored
+        self.alarm = self._fall() or (None if anchored else _one_answer(self.top) or _kl_jump(self.kl))
         return self.alarm
+
+    def _fall(self) -> str | None:
+        """Alarm if the last IN_A_ROW readings have fallen."""
+        if self.falls() < IN_A_ROW:
+            return None
+        values, _ = self._signal()
+        high, now = _smoothed(values)[peaks(values)[-1]].mean(), values[-1].mean()
+        if self.readings[-1].is_anchored:
+            what = f"agreement with the base's majority fell from {high:.3f} to {now:.3f} (guard/agreement)"
+        else:
+            what = f"answer information fell from {high:.3f} to {now:.3f} nats (guard/information)"
+        return f"the {what}; its peak was at step {self.peak()}."
 
 
 def _one_answer(top: Sequence[float]) -> str | None:
