@@ -207,8 +207,8 @@ ARGUMENTS = ("rollouts", "rewards", "labelled", "layout", "mesh", "temperature",
 
 
 def assert_differs(found, expected):
-    """By more than the step itself may."""
-    assert found["update/grad_norm"] != pytest.approx(expected["update/grad_norm"], rel=1e-3)
+    """Some metric, by more than the step itself may. Which one moves, and how far, depends on the responses."""
+    assert any(found[name] != pytest.approx(value, rel=1e-2) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("lost", LOST)
