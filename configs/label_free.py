@@ -1,4 +1,4 @@
-"""Label-free rewards: other shapes of the vote, the policy's confidence in its tokens, and controls.
+"""Label-free methods: other voters, other shapes of the vote, the confidence in tokens, and controls.
 
 docs/algorithms.md has their equations and sources.
 
@@ -7,7 +7,9 @@ TINY      python -m srt_jax.main --config=configs/label_free.py:empo,tiny
 PAPER     Each shape is from a paper of its own, with SRT's batch, advantage and learning rate. The names that end in
           _like lack a part of their method (srt_jax/reward/shapes.py). self_certainty is Intuitor's reward and
           negative_entropy RENT's, with GRPO and the KL in the loss, as in these papers. The controls random, format
-          and brevity show what a model gains without any information about the answers.
+          and brevity show what a model gains without any information about the answers. co_rewarding_ii_like labels
+          with the votes of an EMA teacher at the constant rate 0.01 of M-GRPO; Co-rewarding-II lowers its rate by a
+          cosine, and its teacher is also the reference of the KL.
 """
 
 from srt_jax.experiments import experiment
@@ -27,11 +29,16 @@ SHAPES = {
     "mean_logprob": GRPO,
     "sum_logprob": GRPO,
 }
+# Methods that differ from SRT in other fields than the shape of the reward.
+METHODS = {
+    "co_rewarding_ii_like": {**GRPO, "labels.source": "ema", "labels.ema_rate": 0.01},
+}
 
 
 def get_config(arguments: str = "soft_vote"):
-    """SHAPE,MODEL,DATA"""
-    shape, _, rest = arguments.partition(",")
-    if shape not in SHAPES:
-        raise ValueError(f"there is no shape {shape!r}: give one of {', '.join(SHAPES)}.")
-    return experiment(shape, rest, {"reward.shape": shape, **SHAPES[shape]})
+    """METHOD,MODEL,DATA"""
+    method, _, rest = arguments.partition(",")
+    methods = {**{shape: {"reward.shape": shape, **fields} for shape, fields in SHAPES.items()}, **METHODS}
+    if method not in methods:
+        raise ValueError(f"there is no method {method!r}: give one of {', '.join(methods)}.")
+    return experiment(method, rest, methods[method])

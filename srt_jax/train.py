@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import MEAN, VALIDATION, run_directory
+from srt_jax.config import MEAN, VALIDATION, policy_samples, run_directory, teacher_samples
 from srt_jax.config.paths import weights_field
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.versions import FORMAT
@@ -38,7 +38,7 @@ from srt_jax.run.interrupt import Signals
 from srt_jax.run.prepare import prepare
 from srt_jax.run.probe import kl_metrics
 from srt_jax.run.progress import announced
-from srt_jax.run.rollouts import Collected, Grading, collect, response_texts, temperature_at, training_samples
+from srt_jax.run.rollouts import Collected, Grading, collect, response_texts, sampling_at, temperature_at
 from srt_jax.run.setup import Learner, Run, RunState, begin, completed_summary
 from srt_jax.runtime import is_first_process, processes, profiled
 
@@ -115,7 +115,7 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
             log_rollouts(run, step, collected)
         check_finite(run, now, step, values)
         now.step = step
-        values |= speed_metrics(run, now, collected)
+        values |= teacher_metrics(collected) | speed_metrics(run, now, collected)
         # The sampler gets the new weights.
         publish_weights(run, now, values, pending)
         stopping = processes.any_of(now.stop.requested)
@@ -173,13 +173,23 @@ def to_batch(learner: Learner, collected: Collected, step: int) -> Batch:
 def prepare_sampler(run: Run, now: RunState) -> None:
     """Loads the first weights into the sampler, and compiles its programs for all prompts, so that no step compiles."""
     with announced("preparing the sampler"):
-        run.sampler.load(run.learner.policy(now.train_state), now.step, lambda: leave_if_stopped(now))
+        load_weights(run, now)
         if now.step < run.config.steps and not now.ended:
-            run.sampler.compile(run.prepared.prompts, *training_samples(run.config, now.step + 1))
+            prompts, sampling = run.prepared.prompts, sampling_at(run.config, now.step + 1)
+            run.sampler.compile(prompts, policy_samples(run.config), sampling)
+            if run.teacher:
+                run.teacher.compile(prompts, teacher_samples(run.config), sampling)
             for eval_set in run.prepared.eval_sets:
                 leave_if_stopped(now)
                 run.sampler.compile(eval_set.prompts, *evaluation_samples(run.config))
         leave_if_stopped(now)
+
+
+def load_weights(run: Run, now: RunState) -> None:
+    """The samplers get the weights of the policy and, if there is one, of the teacher."""
+    run.sampler.load(run.learner.policy(now.train_state), now.step, lambda: leave_if_stopped(now))
+    if run.teacher:
+        run.teacher.load(run.learner.teacher(now.train_state), now.step)
 
 
 def evaluate_first(run: Run, now: RunState) -> None:
@@ -194,7 +204,13 @@ def collect_step(run: Run, now: RunState, step: int) -> Collected:
     """The graded rollouts of a step. Raises StopRequestedError if a signal requests a stop meanwhile."""
     with transfer_guard():  # JAX keeps this setting by thread, and this may be another thread than the loop's
         return collect(
-            run.config, run.prepared, run.sampler, run.learner.grading, step, functools.partial(sampled, now)
+            run.config,
+            run.prepared,
+            run.sampler,
+            run.learner.grading,
+            step,
+            functools.partial(sampled, now),
+            run.teacher,
         )
 
 
@@ -221,7 +237,7 @@ def publish_weights(run: Run, now: RunState, values: dict, pending: Future | Non
         if pending:
             wait([pending])  # one step's rollouts all come from the same weights
         try:
-            run.sampler.load(run.learner.policy(now.train_state), now.step, lambda: leave_if_stopped(now))
+            load_weights(run, now)
         except (RolloutError, StopRequestedError):
             run.log.write(now.step, values)
             raise
@@ -264,11 +280,22 @@ def check_finite(run: Run, now: RunState, step: int, values: dict) -> None:
     )
 
 
+def teacher_metrics(collected: Collected) -> dict[str, float]:
+    """The metrics of the teacher's samples, if there is a teacher."""
+    if (votes := collected.teacher) is None:
+        return {}
+    return {
+        "teacher/vote_share": float(np.mean([graded.vote.share for graded in votes.graded])),
+        "teacher/true_reward": float(np.mean([graded.true_rewards for graded in votes.graded])),
+        "teacher/response_tokens": float(votes.rollouts.lengths.mean()),
+    }
+
+
 def speed_metrics(run: Run, now: RunState, collected: Collected) -> dict[str, float]:
     """The metrics of a step that depend on the clock or on the grader's workers."""
     workers = {f"workers/{name}": value for name, value in run.learner.grader.metrics().items()}
     return {tag: value for tag, value in workers.items() if tag in metrics.TAGS} | {
-        "rollout/tokens_per_second": collected.rollouts.lengths.sum() / collected.seconds["sample"],
+        "rollout/tokens_per_second": collected.tokens / collected.seconds["sample"],
         "update/mfu": update_mfu(run.learner, collected, now.phases.seconds["update"]),
     }
 

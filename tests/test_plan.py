@@ -97,6 +97,14 @@ def test_a_reference_in_16_bits_takes_half(directory, fsdp_plan):
     assert argument_bytes["reference"] == fsdp_plan["bytes_per_device"]["reference"] / 2
 
 
+def test_a_teacher_is_planned_beside_the_optimizer(directory, fsdp_plan):
+    config = small(directory, "jax", fsdp=8, cpu_devices=8)
+    config.labels.source = "ema"
+    _, found = programs.lower_update(programs.adapt(config, CPU)[0], MODEL, jax.devices())
+    there = fsdp_plan["bytes_per_device"]
+    assert found["teacher"] == found["parameters"] and found["optimizer"] == there["optimizer"]
+
+
 def test_adapters_are_planned_with_one_frozen_model_in_16_bits(directory):
     config = small(directory, fsdp=8, cpu_devices=8)
     config.model.lora.rank, config.model.dtype = 16, "bfloat16"

@@ -6,23 +6,40 @@ from ml_collections import ConfigDict
 def describe(config: ConfigDict, num_devices: int) -> str:
     """The arithmetic of one step, e.g. '16 prompts x 32 samples = 512 sequences; 1 update; ...'."""
     b = config.batch
-    votes, sequences = votes_per_prompt(b), b.prompts_per_step * b.samples_per_prompt
-    trained = f"{b.samples_per_prompt} of {votes}" if votes > b.samples_per_prompt else f"{votes}"
+    drawn, sequences = policy_samples(config), b.prompts_per_step * b.samples_per_prompt
+    trained = f"{b.samples_per_prompt} of {drawn}" if drawn > b.samples_per_prompt else f"{drawn}"
+    of_teacher = f" and {teacher_samples(config)} votes of the teacher each" if has_teacher(config) else ""
+    per_prompt = drawn + teacher_samples(config)
     updates = b.minibatches_per_step * b.epochs_per_step
     return (
-        f"{b.prompts_per_step} prompts x {trained} samples = {sequences} sequences; "
+        f"{b.prompts_per_step} prompts x {trained} samples = {sequences} sequences{of_teacher}; "
         f"{updates} update{'s' if updates != 1 else ''}; "
         f"{'at most ' * b.packing}{sequences // b.microbatch_sequences} micro-batches of "
         f"{b.microbatch_sequences} on {num_devices} "
         f"device{'s' if num_devices != 1 else ''}; prompts <= {b.max_prompt_tokens} + responses <= "
         f"{b.max_response_tokens} tokens; {config.steps} steps = "
-        f"{config.steps * b.prompts_per_step} prompts, {config.steps * b.prompts_per_step * votes} rollouts"
+        f"{config.steps * b.prompts_per_step} prompts, {config.steps * b.prompts_per_step * per_prompt} rollouts"
     )
 
 
 def votes_per_prompt(batch: ConfigDict) -> int:
-    """The number of samples of each prompt in training. All of them vote. batch: the section of the config."""
+    """The number of samples of each prompt that vote in training. batch: the section of the config."""
     return batch.votes_per_prompt or batch.samples_per_prompt
+
+
+def has_teacher(config: ConfigDict) -> bool:
+    """Does a second set of weights, the teacher, sample the votes?"""
+    return config.labels.source == "ema"
+
+
+def teacher_samples(config: ConfigDict) -> int:
+    """The number of the teacher's samples of each prompt, which only vote. 0 without a teacher."""
+    return votes_per_prompt(config.batch) if has_teacher(config) else 0
+
+
+def policy_samples(config: ConfigDict) -> int:
+    """The number of the policy's samples of each prompt in training. Without a teacher all of them vote."""
+    return config.batch.samples_per_prompt if has_teacher(config) else votes_per_prompt(config.batch)
 
 
 def mesh_shape(mesh: ConfigDict, num_devices: int) -> tuple[int, int, int] | None:

@@ -96,7 +96,8 @@ FIELDS = dict(
     batch=dict(
         prompts_per_step=positive(16),
         samples_per_prompt=positive(32),  # This many responses to each prompt are trained on.
-        votes_per_prompt=not_negative(0),  # TTRL: this many responses vote; the first are trained on (0: all are).
+        # TTRL: this many responses vote, and the first are trained on (0: all are); with a teacher, its responses vote.
+        votes_per_prompt=not_negative(0),
         minibatches_per_step=positive(1),  # Each epoch over a step's rollouts makes this many optimizer updates.
         epochs_per_step=positive(1),
         resample_rounds=not_negative(0),  # DAPO: at most this many more batches replace prompts whose rewards agree.
@@ -143,9 +144,11 @@ FIELDS = dict(
     ),
     labels=dict(
         # vote is SRT, ground_truth is RLVR, mixed takes some answers and votes on the rest, none is for SePT and EM-FT.
+        # ema is the vote of a teacher that follows the policy.
         # A function labels one prompt (srt_jax/reward/functions.py).
-        source=one_of_or_function("vote", "ground_truth", "file", "mixed", "none"),
+        source=one_of_or_function("vote", "ground_truth", "file", "mixed", "none", "ema"),
         path="",  # file: a JSONL file of {id, label}, as srt label writes it.
+        ema_rate=share(0.01),  # ema: teacher <- (1 - ema_rate) teacher + ema_rate policy, after each update.
         threshold=share(0.0),  # A label needs at least this vote share: its votes / all responses that vote.
         labelled_fraction=share(0.0),  # mixed: the share of problems with answers (0: data.labelled_column decides).
         # Prompts without a label are left out, or count in the denominators with advantage 0 (as in the released code).

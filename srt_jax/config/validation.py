@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import functions
 from srt_jax.config.allowed import rules
-from srt_jax.config.arithmetic import mesh_shape
+from srt_jax.config.arithmetic import has_teacher, mesh_shape
 from srt_jax.config.fields import CONFIDENCES, FIELDS, MEAN, SOURCE, VALIDATION
 from srt_jax.config.types import check_types
 from srt_jax.errors import ConfigError
@@ -102,7 +102,7 @@ def _validate_batch(c: ConfigDict) -> None:
         "of its prompt, so give at least 2.",
     )
     _require(
-        b.votes_per_prompt == 0 or b.votes_per_prompt >= b.samples_per_prompt,
+        b.votes_per_prompt == 0 or b.votes_per_prompt >= b.samples_per_prompt or has_teacher(c),
         f"batch.votes_per_prompt is {b.votes_per_prompt}, below the {b.samples_per_prompt} samples_per_prompt "
         "that are trained on: give at least as many, or 0.",
     )
@@ -197,6 +197,11 @@ def _validate_servers(c: ConfigDict) -> None:
 
 
 def _validate_labels(c: ConfigDict) -> None:
+    _require(
+        not has_teacher(c) or c.rollout.sampler == "jax",
+        "labels.source is 'ema', whose teacher samples in this process, but rollout.sampler is 'vllm': set it to "
+        "'jax', or labels.source to 'file' for a teacher that stays as it is.",
+    )
     _require(
         c.labels.source != "file" or c.labels.path,
         "labels.source is 'file', but labels.path is empty: name a file that srt label wrote.",

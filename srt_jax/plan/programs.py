@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import mesh_shape
+from srt_jax.config import has_teacher, mesh_shape, policy_samples, teacher_samples
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate_devices
 from srt_jax.model import flops
@@ -159,7 +159,7 @@ def lower_update(config: ConfigDict, model: ModelConfig, devices):
 
     from srt_jax.model import lora
     from srt_jax.rl.collate import abstract_batch
-    from srt_jax.rl.optimizer import abstract_state, experiment_optimizer
+    from srt_jax.rl.optimizer import abstract_state, experiment_optimizer, teacher_of
     from srt_jax.rl.update import UpdateConfig, make_update
 
     mesh, graphdef, policy = abstract_model(config, model, devices)
@@ -175,6 +175,8 @@ def lower_update(config: ConfigDict, model: ModelConfig, devices):
     arguments = {"parameters": params, "optimizer": state.opt_state, "reference": reference, "batch": batch}
     if base is not None:
         arguments["base"] = base  # the reference, too
+    if has_teacher(config):
+        arguments |= {"optimizer": state.opt_state.inner, "teacher": teacher_of(state)}
     return (
         make_update(graphdef, optimizer, settings, mesh, state).lower(state, base or reference, batch),
         {kind: bytes_per_device(tree) for kind, tree in arguments.items()},
@@ -335,17 +337,19 @@ def lower_bounds(where: topology.Topology, flops_per_device: dict, bytes_per_dev
 def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resident: dict, progress) -> dict:
     """Figures of sampling a step's rollouts in this process; every response has the longest length.
 
-    Optimizer and reference stay in memory meanwhile (`resident`: bytes of the update). One compiled call serves
-    rollout.prompts_per_call prompts, or as many samples as fit. A step makes as many calls as its prompts need.
+    Optimizer, reference and teacher stay in memory meanwhile (`resident`: bytes of the update). One compiled call
+    serves rollout.prompts_per_call prompts, or as many samples as fit. A step makes as many calls as its prompts need,
+    and with a teacher as many more as the teacher's samples need.
     """
-    from srt_jax.run.rollouts import training_samples
+    from srt_jax.run.rollouts import sampling_at
 
-    b, (n, sampling) = config.batch, training_samples(config, 1)
-    resident = {kind: resident[kind] for kind in ("optimizer", "reference")}
+    b, drawn, sampling = config.batch, [policy_samples(config), teacher_samples(config)], sampling_at(config, 1)
+    n = max(drawn)
+    resident = {kind: resident[kind] for kind in ("optimizer", "reference", "teacher") if kind in resident}
     cut, (begin, advance), parameters = lower_sampler(
         config, model, devices, n, sampling, available(where) - sum(resident.values())
     )
-    calls = -(-b.prompts_per_step // cut.prompts) * -(-n // cut.samples)
+    calls = -(-b.prompts_per_step // cut.prompts) * sum(-(-samples // cut.samples) for samples in drawn)
     turns = -(-min(b.prompts_per_step, cut.prompts) * cut.samples // cut.slots) if cut.slots else 1
 
     def trips(program, loop):
@@ -360,12 +364,17 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
         _compile(begin, argument_bytes, resident, where, progress, "sampler, prefill", trips),
         _compile(advance, {}, argument_bytes | resident, where, progress, "sampler, decoding", trips),
     ]
-    lengths = [b.max_prompt_tokens] * b.prompts_per_step, [[b.max_response_tokens] * n] * b.prompts_per_step
-    required = flops.sampling(model, *lengths) / where.num_devices
+    work = [
+        ([b.max_prompt_tokens] * b.prompts_per_step, [[b.max_response_tokens] * samples] * b.prompts_per_step)
+        for samples in drawn
+        if samples
+    ]
+    required = sum(flops.sampling(model, *lengths) for lengths in work) / where.num_devices
     itemsize = np.dtype(config.model.dtype).itemsize
     steps = calls * turns * (b.max_response_tokens - 1)  # a call draws the first token in its prefill
     moved = steps * flops.weight_bytes(model, itemsize) / config.mesh.tensor
-    moved += flops.cache_read_bytes(model, *lengths, not cut.slots, itemsize) / where.num_devices
+    cached = sum(flops.cache_read_bytes(model, *lengths, not cut.slots, itemsize) for lengths in work)
+    moved += cached / where.num_devices
     return program_report(_joined(programs, argument_bytes | resident, calls), where) | {
         "flops_per_device": required,
         "decoding_bytes_per_device": moved,

@@ -1,4 +1,4 @@
-"""Labels: the answer that a prompt's rollouts are rewarded for. It comes from the vote, a known answer or a file."""
+"""Labels: the answer that a prompt's rollouts are rewarded for. It comes from a vote, a known answer or a file."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from srt_jax.reward.votes import Vote
 class LabelSettings:
     """The settings of labels and rewards. The defaults, a vote and the plain agreement with it, are for evaluations.
 
-    source: vote | ground_truth | file | mixed | none, or the MODULE:FUNCTION of `label`.
+    source: vote | ground_truth | file | mixed | none | ema, or the MODULE:FUNCTION of `label`.
     threshold: a vote whose share is lower gives no label. The share lies in [0, 1].
     match: how an answer is compared with a label from a vote or a file. None: in the same way as votes are compared.
     labelled_fraction: with `mixed`, the share of the problems whose known answer is used, drawn by (seed, id).
         0: Problem.labelled decides.
-    filed: {problem id: label}, read from a label file.
+    filed: {problem id: label}, read from a label file, or with `ema` the teacher's votes in a step.
     overlong_buffer, max_response_tokens, drop_truncated: how the length of a response counts, in tokens (rewards.py).
     trained_samples: only this many samples of each prompt, the first ones, are trained on. All samples vote.
         0: all are trained on.
@@ -89,6 +89,7 @@ SOURCES = {
     "vote": lambda problem, vote, settings: vote.label,
     "ground_truth": lambda problem, vote, settings: problem.answer,
     "file": lambda problem, vote, settings: settings.filed.get(problem.id),
+    "ema": lambda problem, vote, settings: settings.filed.get(problem.id),
     "none": lambda problem, vote, settings: None,
 }
 

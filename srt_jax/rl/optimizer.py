@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
+from srt_jax.config import has_teacher
 from srt_jax.model import sharding
 
 
@@ -83,12 +84,46 @@ def experiment_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     schedule = learning_rate_schedule(
         c.learning_rate, c.schedule, c.warmup_steps, *_schedule_lengths(config), c.final_fraction
     )
-    return make_optimizer(schedule, c.b1, c.b2, c.eps, c.weight_decay, c.grad_clip, c.moments_dtype)
+    optimizer = make_optimizer(schedule, c.b1, c.b2, c.eps, c.weight_decay, c.grad_clip, c.moments_dtype)
+    return with_teacher(optimizer, config.labels.ema_rate) if has_teacher(config) else optimizer
 
 
 def optimizer_key(config: ConfigDict) -> tuple:
     """The numbers that `experiment_optimizer` depends on. Configs with equal keys have equal optimizers."""
-    return (*sorted(config.optimizer.items()), *_schedule_lengths(config))
+    teacher = config.labels.ema_rate if has_teacher(config) else None
+    return (*sorted(config.optimizer.items()), *_schedule_lengths(config), teacher)
+
+
+class TeacherState(NamedTuple):
+    """The state of an optimizer, and the teacher, which has the shapes, dtypes and shardings of the parameters."""
+
+    inner: Any
+    teacher: Any
+
+
+def with_teacher(optimizer: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
+    """The optimizer with an exponential moving average of the parameters, the teacher, in its state.
+
+    teacher <- (1 - rate) teacher + rate (parameters after the update). It starts as a copy of the parameters.
+    Co-rewarding-II (https://arxiv.org/abs/2508.00410) and M-GRPO (https://arxiv.org/abs/2512.13070, momentum 1 - rate)
+    have such a teacher.
+    """
+
+    def init(params: optax.Params) -> Any:
+        return TeacherState(optimizer.init(params), jax.tree.map(jnp.copy, params))
+
+    def update(updates: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple[optax.Updates, Any]:
+        updates, inner = optimizer.update(updates, state.inner, params)
+        new = optax.apply_updates(params, updates)
+        teacher = jax.tree.map(lambda old, x: (1 - rate) * old + rate * x, state.teacher, new)
+        return updates, TeacherState(inner, teacher)
+
+    return optax.GradientTransformation(init, update)
+
+
+def teacher_of(state: TrainState) -> Any:
+    """The teacher's parameters in a state, None if it has no teacher."""
+    return state.opt_state.teacher if isinstance(state.opt_state, TeacherState) else None
 
 
 def _schedule_lengths(config: ConfigDict) -> tuple[int, int]:

@@ -8,7 +8,7 @@ split into calls, and another split may round differently.
 import jax
 from ml_collections import ConfigDict
 
-from srt_jax.config import mesh_shape, votes_per_prompt
+from srt_jax.config import has_teacher, mesh_shape, policy_samples, teacher_samples
 from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import attention, lora, memory
 from srt_jax.model.config import ModelConfig
@@ -21,7 +21,7 @@ TOLERANCE = 1.15  # figures can be too high by this factor, so only a larger exc
 
 
 def resident(config: ConfigDict, model: ModelConfig, training: bool) -> dict[str, float]:
-    """Bytes that are always in use: parameters, and in training AdamW's moments and the reference model.
+    """Bytes that are always in use: parameters, and in training AdamW's moments, the reference model and the teacher.
 
     Trained parameters are float32. With adapters the model is frozen in model.dtype, and is also the reference.
     """
@@ -36,6 +36,8 @@ def resident(config: ConfigDict, model: ModelConfig, training: bool) -> dict[str
         found["optimizer"] = 2 * memory.SIZES[config.optimizer.moments_dtype] * (small or share)
         if (config.rl.kl_coef or config.eval.kl) and not small:
             found["reference"] = memory.SIZES[config.model.reference_dtype] * share
+        if has_teacher(config):
+            found["teacher"] = memory.FLOAT * (small or share)
     return found
 
 
@@ -79,7 +81,8 @@ def step(config: ConfigDict, model: ModelConfig, samples: bool = True) -> dict[s
     found, b, platform = resident(config, model, training=True), config.batch, devices[0].platform
     kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
     if samples and config.rollout.sampler == "jax":
-        whole = jax_sampler.Cut(config.rollout.prompts_per_call, votes_per_prompt(b), config.rollout.slots, shards)
+        n = max(policy_samples(config), teacher_samples(config))
+        whole = jax_sampler.Cut(config.rollout.prompts_per_call, n, config.rollout.slots, shards)
 
         def call(cut):
             return sum(
@@ -143,12 +146,30 @@ def total(kinds: dict[str, float]) -> float:
 
 def check(config: ConfigDict, model: ModelConfig, samples: bool = True) -> None:
     """Raises ConfigError if the update cannot fit, and RolloutError if sampling cannot. samples: see `step`."""
-    kinds, there = step(config, model, samples), available()
+    try:
+        kinds, there = step(config, model, samples), available()
+    except RolloutError:
+        if has_teacher(config):
+            raise _no_room_for_teacher(config, model) from None
+        raise
     if there is None or total(kinds) <= TOLERANCE * there:
         return
+    if has_teacher(config):
+        raise _no_room_for_teacher(config, model)
     parts = ", ".join(f"{kind} {_gb(size)}" for kind, size in kinds.items())
     raise ConfigError(
         f"a step takes about {total(kinds) / GB:.1f} GB ({parts}), and each device has {there / GB:.1f} GB: lower "
         f"batch.microbatch_sequences ({config.batch.microbatch_sequences}) or model.head_chunk_tokens "
         f"({config.model.head_chunk_tokens}), set model.remat to 'full', or use more devices with mesh.fsdp."
+    )
+
+
+def _no_room_for_teacher(config: ConfigDict, model: ModelConfig) -> ConfigError:
+    """The error of a run that does not fit and has a teacher, by itself or because of it."""
+    kinds = resident(config, model, training=True)
+    return ConfigError(
+        f"labels.source is 'ema', whose teacher takes {_gb(kinds['teacher'])} GB of the {_gb(sum(kinds.values()))} GB "
+        f"that stay in memory, and with sampling and update a step does not fit in the {_gb(available() or 0.0)} GB of "
+        "each device: set model.lora.rank, whose teacher is a second set of adapters, use more devices with mesh.fsdp, "
+        "or set labels.source to 'vote'."
     )

@@ -9,6 +9,7 @@ import gzip
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,14 @@ def write_rows(directory: pathlib.Path, step: int, rows: list[dict]) -> None:
 
 
 def write(directory: pathlib.Path, step: int, collected: Collected) -> None:
-    """Writes token ids, log-probs, problem ids and the labelled flags. Equal rollouts give equal bytes."""
+    """Writes token ids, log-probs, problem ids, the labelled flags, and a teacher's labels.
+
+    Equal rollouts give equal bytes.
+    """
     rollouts = collected.rollouts
+    labels: dict[str, Any] = {}
+    if collected.teacher:
+        labels["labels"] = np.array([json.dumps(graded.label.text) for graded in collected.graded])
     path = rollouts_path(directory, step, RECORDED)
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.replaced_file(path) as file:
@@ -47,6 +54,7 @@ def write(directory: pathlib.Path, step: int, collected: Collected) -> None:
             labelled=np.array([graded.labelled for graded in collected.graded]),
             version=rollouts.version,
             rounds=collected.rounds,
+            **labels,
             **{name: getattr(rollouts, name) for name in ARRAYS},
         )
 
@@ -62,6 +70,9 @@ def read(path: pathlib.Path, problems: Mapping[str, Problem], grading: Grading) 
         version=int(arrays["version"]),
     )
     chosen = [problems[id] for id in arrays["ids"].tolist()]
+    if "labels" in arrays:  # a teacher's, whose samples are not recorded
+        labels = zip(arrays["ids"].tolist(), map(json.loads, arrays["labels"].tolist()), strict=True)
+        grading = grading.with_labels({id: label for id, label in labels if label is not None})
     rows = zip(chosen, rollouts.prompts, rollouts.responses(), rollouts.stopped, strict=True)
     graded = [grading(*row) for row in rows]
     # Resampling may have removed labels.

@@ -5,15 +5,16 @@ batch.resample_rounds, further prompts replace the uninformative ones.
 """
 
 import dataclasses
+import functools
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import votes_per_prompt
+from srt_jax.config import policy_samples, teacher_samples
 from srt_jax.data.base import Problem
 from srt_jax.data.batching import refill_order
 from srt_jax.grading import answers as extraction
@@ -37,6 +38,14 @@ class Grading:
     grader: Grader
     settings: LabelSettings = BY_VOTE
 
+    def by_vote(self) -> "Grading":
+        """The grading of a teacher's samples, which only vote."""
+        return dataclasses.replace(self, settings=LabelSettings(threshold=self.settings.threshold))
+
+    def with_labels(self, labels: Mapping[str, str]) -> "Grading":
+        """The grading of the policy's samples by a teacher's labels, {problem id: label}."""
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, filed=labels))
+
     def __call__(
         self,
         problem: Problem,
@@ -55,7 +64,9 @@ class Grading:
 class Collected:
     """P problems with their graded rollouts. All n samples of a prompt vote.
 
-    seconds: of the phases `sample` and `grade`. rounds: the number of prompt batches that were sampled.
+    seconds: of the phases `sample` and `grade`, the teacher's included. rounds: the number of prompt batches that were
+    sampled. teacher: the teacher's rollouts of the same problems, whose votes are the labels; None without a teacher,
+    and in a replay.
     """
 
     problems: list[Problem]
@@ -63,6 +74,40 @@ class Collected:
     graded: list[Graded]
     seconds: dict[str, float]
     rounds: int = 1
+    teacher: "Collected | None" = None
+
+    @property
+    def tokens(self) -> int:
+        """The number of sampled tokens, the teacher's included."""
+        return int(self.rollouts.lengths.sum()) + (self.teacher.tokens if self.teacher else 0)
+
+    def labelled_by(self, teacher: "Collected") -> "Collected":
+        """The same rollouts with the teacher's beside them."""
+        seconds = {phase: s + teacher.seconds[phase] for phase, s in self.seconds.items()}
+        return dataclasses.replace(self, seconds=seconds, teacher=teacher)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Collected":
+        """These problems, in this order."""
+        return dataclasses.replace(
+            self,
+            problems=[self.problems[i] for i in indices],
+            rollouts=self.rollouts.take(indices),
+            graded=[self.graded[i] for i in indices],
+            teacher=self.teacher and self.teacher.take(indices),
+        )
+
+    @staticmethod
+    def join(parts: Sequence["Collected"]) -> "Collected":
+        """The problems of all parts in order. Seconds and rounds are summed."""
+        teachers = [part.teacher for part in parts if part.teacher]
+        return Collected(
+            [problem for part in parts for problem in part.problems],
+            Rollouts.join([part.rollouts for part in parts]),
+            [graded for part in parts for graded in part.graded],
+            {phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds},
+            sum(part.rounds for part in parts),
+            Collected.join(teachers) if teachers else None,
+        )
 
     def trained(self) -> tuple[Rollouts, np.ndarray, np.ndarray, np.ndarray]:
         """The samples that are trained on: rollouts, rewards [P, n], labelled [P], kept [P, n]."""
@@ -113,10 +158,11 @@ def collect(
     grading: Grading,
     step: int,
     advanced: Advanced | None = None,
+    teacher: Sampler | None = None,
 ) -> Collected:
     """The rollouts that step `step` (from 1) trains on: batch.prompts_per_step prompts, with all their votes.
 
-    `advanced` is passed to the sampler.
+    `advanced` is passed to the sampler. teacher: the sampler of the weights whose votes are the labels.
 
     With batch.resample_rounds, a prompt is replaced by one of a further batch if all its trained samples agree equally
     with the label. This is DAPO's dynamic sampling (Yu et al. 2025, eq. 11), which ignores the penalty for length. If
@@ -124,15 +170,41 @@ def collect(
     """
     b, parts, found = config.batch, [], 0
     for chosen in draws(config, prepared, step):
-        problems = [prepared.problems[i] for i in chosen]
-        seeds = problem_seeds(config.seed, "train", step, [p.id for p in problems])
-        prompts = [prepared.prompts[i] for i in chosen]
-        part = sample_and_grade(sampler, grading, problems, prompts, *training_samples(config, step), seeds, advanced)
+        problems, prompts = [prepared.problems[i] for i in chosen], [prepared.prompts[i] for i in chosen]
+        draw = functools.partial(draw_step, config, problems, prompts, step=step, advanced=advanced)
+        if teacher:
+            votes = draw(teacher, grading.by_vote(), "teacher", teacher_samples(config))
+            part = draw(sampler, grading.with_labels(labels_of(votes)), "train", policy_samples(config))
+            part = part.labelled_by(votes)
+        else:
+            part = draw(sampler, grading, "train", policy_samples(config))
         parts.append(part)
         found += sum(map(rewards.informative, part.graded))
         if found >= b.prompts_per_step:
             break
     return _most_informative(parts, b) if b.resample_rounds else parts[0]
+
+
+def draw_step(
+    config: ConfigDict,
+    problems: list[Problem],
+    prompts: list[list[int]],
+    sampler: Sampler,
+    grading: Grading,
+    purpose: str,
+    n: int,
+    step: int,
+    advanced: Advanced | None,
+) -> Collected:
+    """n graded responses to each of a step's problems. purpose: `train` or `teacher`, for the random numbers."""
+    seeds = problem_seeds(config.seed, purpose, step, [p.id for p in problems])
+    return sample_and_grade(sampler, grading, problems, prompts, n, sampling_at(config, step), seeds, advanced)
+
+
+def labels_of(votes: Collected) -> dict[str, str]:
+    """{problem id: label} by the votes on these problems. A problem whose vote gives no label is left out."""
+    pairs = zip(votes.problems, votes.graded, strict=True)
+    return {problem.id: graded.vote.label for problem, graded in pairs if graded.vote.label is not None}
 
 
 def draws(config: ConfigDict, prepared: Prepared, step: int) -> Iterator[np.ndarray]:
@@ -149,19 +221,16 @@ def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
 
     Mini-batches take consecutive prompts, so the informative ones are spread evenly over them.
     """
-    problems = [problem for part in parts for problem in part.problems]
-    rollouts = Rollouts.join([part.rollouts for part in parts])
-    graded = [g if rewards.informative(g) else rewards.without_label(g) for part in parts for g in part.graded]
+    whole = Collected.join(parts)
+    graded = [g if rewards.informative(g) else rewards.without_label(g) for g in whole.graded]
     dull = [not rewards.informative(g) for g in graded]
     kept = np.argsort(dull, kind="stable")[: batch.prompts_per_step].reshape(-1, batch.minibatches_per_step).T.ravel()
-    seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds}
-    return Collected([problems[i] for i in kept], rollouts.take(kept), [graded[i] for i in kept], seconds, len(parts))
+    return dataclasses.replace(whole, graded=graded).take(kept)
 
 
-def training_samples(config: ConfigDict, step: int) -> tuple[int, Sampling]:
-    """(number of samples per prompt, sampling settings) of a step."""
-    sampling = Sampling(config.batch.max_response_tokens, temperature_at(config, step))
-    return votes_per_prompt(config.batch), sampling
+def sampling_at(config: ConfigDict, step: int) -> Sampling:
+    """The sampling settings of a step."""
+    return Sampling(config.batch.max_response_tokens, temperature_at(config, step))
 
 
 def temperature_at(config: ConfigDict, step: int) -> float:

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from srt_jax.config import describe, fingerprint_fields
+from srt_jax.config import describe, fingerprint_fields, has_teacher
 from srt_jax.config.fields import CONFIDENCES
 from srt_jax.config.records import is_recorded, resolved
 from srt_jax.errors import CheckpointError
@@ -20,7 +20,7 @@ from srt_jax.log import logger
 from srt_jax.model import lora, sharding
 from srt_jax.rl.collate import abstract_batch
 from srt_jax.rl.confidence import make_confidence
-from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state, optimizer_key
+from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state, optimizer_key, teacher_of
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import Sampler
 from srt_jax.run import budget, metrics_log, timing
@@ -57,6 +57,10 @@ class Learner:
         """The policy's parameters, without a copy."""
         return lora.join(state.params, self.reference)
 
+    def teacher(self, state: TrainState) -> Any:
+        """The parameters of the teacher whose votes are the labels, without a copy. Needs labels.source = ema."""
+        return lora.join(teacher_of(state), self.reference)
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -68,6 +72,7 @@ class Run:
     identity: dict  # a checkpoint of another identity is refused
     learner: Learner
     sampler: Sampler
+    teacher: Sampler | None  # samples from the teacher's weights; None without a teacher
     log: metrics_log.RunLog | metrics_log.NoLog
     checkpoints: Checkpoints
 
@@ -110,7 +115,10 @@ def begin(
     weights = load_initial(config, prepared)
     state = weights.state
     # Before the compilation, so that the sampler refuses impossible settings early.
-    sampler = open_sampler(config, prepared.model, weights.graphdef, weights.mesh, directory, training=True)
+    samplers = [
+        open_sampler(config, prepared.model, weights.graphdef, weights.mesh, directory, training=True)
+        for _ in range(1 + has_teacher(config))
+    ]
     if start:
         state = checkpoints.restore(state, start)
         logger.info(f"resuming from step {start} of {config.steps} in {directory}")
@@ -119,7 +127,8 @@ def begin(
     if is_first_process():
         log = metrics_log.RunLog(directory, config.steps, last_step=start or None)
     log.introduce(config)
-    run = Run(config, prepared, directory, identity, learner, sampler, log, checkpoints)
+    sampler, teacher = (*samplers, None)[:2]
+    run = Run(config, prepared, directory, identity, learner, sampler, teacher, log, checkpoints)
     detector = Detector()
     diagnosis = Diagnosis(config, prepared.model.tokenizer.convert_ids_to_tokens(list(prepared.model.stop_ids)))
     for recorded in processes.from_first(lambda: metrics_log.read_metrics(directory)):

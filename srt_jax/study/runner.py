@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 import srt_jax
-from srt_jax.config import run_directory, votes_per_prompt
+from srt_jax.config import policy_samples, run_directory, teacher_samples
 from srt_jax.config.levels import level_configs
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError
@@ -55,8 +55,8 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
         logger.info(f"run {number} of {len(runs)}: {run.name}")
         before = cpu_seconds()
         records = records_of(run.config)
-        b = run.config.batch
-        sequences = b.prompts_per_step * votes_per_prompt(b)
+        drawn = policy_samples(run.config) + teacher_samples(run.config)
+        sequences = run.config.batch.prompts_per_step * drawn
         found = table.rows_of_run(records, sequences, run.teacher_responses)
         about: dict[str, str | float] = {
             "key": run.key,
