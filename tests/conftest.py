@@ -32,12 +32,12 @@ SLOW_FIXTURES = ("miniature", "adapters_run")  # minutes of pre-training; a whol
 # Two processes share the tests, one file at a time each. These files take longest, so they start first.
 LONGEST = (
     "tests/vllm/test_vllm_faults.py",
-    "tests/vllm/test_vllm_adapters.py",
     "tests/vllm/test_vllm_updates.py",
+    "tests/vllm/test_vllm_sampling.py",  # in the same process as the file before it, so that they share a server
+    "tests/vllm",
     "tests/test_train.py",
     "tests/multihost",
     "tests/test_gpu_session.py",
-    "tests/vllm",
     "tests/test_configs.py",
     "tests/rl/test_update.py",
     "tests/rollout/test_jax_sampler.py",

@@ -62,8 +62,3 @@ def test_a_server_with_raw_logprobs_is_refused(outsiders):
 def test_a_server_that_fills_in_sampling_fields_is_refused(outsiders):
     with pytest.raises(ConfigError, match=r"fills in sampling fields .* start it with --generation-config vllm"):
         vllm_server._check_sampling(outsiders["filled"].url)
-
-
-def test_a_server_with_all_flags_passes_the_same_checks(server):
-    vllm_server._check_endpoints(server.url)
-    vllm_server.check_answers(server.url, 25)

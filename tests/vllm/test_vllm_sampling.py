@@ -206,3 +206,8 @@ def test_a_url_that_is_no_vllm_server_is_refused(miniature, tmp_path):
             assert f"http://127.0.0.1:{port}" in str(refused.value)
     finally:
         web.shutdown()
+
+
+def test_a_server_with_all_flags_passes_the_checks(server):
+    vllm_server._check_endpoints(server.url)
+    vllm_server.check_answers(server.url, 25)
