@@ -73,17 +73,24 @@ def others_to_file(path: pathlib.Path) -> None:
     root.handlers[:] = [file]
     absl.logging.get_absl_handler().handle = file.handle  # type: ignore[method-assign]  # libraries install it again
 
+    def store(message: str, error) -> None:
+        file.handle(root.makeRecord("thread", logging.ERROR, "", 0, message, (), error))
+
     def uncaught(*error) -> None:
         if threading.current_thread() is threading.main_thread():
             hook(*error)
         else:
-            file.handle(root.makeRecord("thread", logging.ERROR, "", 0, "uncaught", (), error))
+            store("uncaught", error)
+
+    def in_thread(error: threading.ExceptHookArgs) -> None:
+        if error.exc_type is not SystemExit:
+            store("uncaught", (error.exc_type, error.exc_value, error.exc_traceback))
 
     def unraisable(error: "sys.UnraisableHookArgs") -> None:
-        what = error.exc_type, error.exc_value, error.exc_traceback
-        file.handle(root.makeRecord("unraisable", logging.ERROR, "", 0, str(error.err_msg), (), what))
+        store(str(error.err_msg), (error.exc_type, error.exc_value, error.exc_traceback))
 
-    sys.excepthook, sys.unraisablehook = uncaught, unraisable  # tensorstore's threads use the second one
+    # Threads of C++ use the first one, tensorstore's the second one, TensorBoard's writer the third one.
+    sys.excepthook, sys.unraisablehook, threading.excepthook = uncaught, unraisable, in_thread
 
 
 console = Console()

@@ -73,13 +73,20 @@ FULL = {
     "metrics": Full(
         "small", r".*/run/metrics\.jsonl" + WRITTEN, free=16, arguments=SELDOM, links=("metrics.jsonl:small/metrics",)
     ),
+    "events": Full(
+        "",
+        r".*/run/events\.out\.tfevents\.\*" + WRITTEN,
+        free=48,
+        arguments=SELDOM,
+        links=("metrics.jsonl:../metrics",),
+    ),
     "run folder": Full("", r".*/run/(metrics\.jsonl|events\.out\.tfevents\.\*|rollouts/.*|checkpoints.*)", begun=True),
     "export": Full(
         "", r".*/run/\.?final[^(]*" + WRITTEN, 2, 300, ("--config.checkpoint.every=1", "--config.steps=1"), begun=True
     ),
     "publish": Full("weights", r".*/run/weights does not take the weights of step \d \(No space", 1, 1500),
 }
-LONG = ("metrics", "run folder", "export", "publish")  # only launch/test.sh --long tries these
+LONG = ("metrics", "events", "run folder", "export", "publish")  # only launch/test.sh --long tries these
 
 
 def train_twice(untrained, out, full: Full, *more):
