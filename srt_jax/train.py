@@ -36,7 +36,7 @@ from srt_jax.run.collapse import should_stop
 from srt_jax.run.evaluation import evaluate_all, evaluation_samples, rollout_rows
 from srt_jax.run.interrupt import Signals
 from srt_jax.run.prepare import prepare
-from srt_jax.run.probe import kl_metrics
+from srt_jax.run.probe import answer_tokens, kl_metrics
 from srt_jax.run.progress import announced
 from srt_jax.run.rollouts import Collected, Grading, collect, response_texts, sampling_at, temperature_at
 from srt_jax.run.setup import Learner, Run, RunState, begin, completed_summary
@@ -141,7 +141,9 @@ def learn(
     It is a pure function, except that it donates the state. `srt replay` calls it with recorded rollouts.
     """
     config, rollouts = learner.config, collected.trained()[0]
-    train_state, update_metrics = learner.update(train_state, learner.reference, to_batch(learner, collected, step))
+    masked = answer_tokens(rollouts, learner.grading.tokenizer, learner.grading.form) if config.rl.mask_answer else None
+    batch = to_batch(learner, collected, step, masked)
+    train_state, update_metrics = learner.update(train_state, learner.reference, batch)
     values = {f"update/{name}": value for name, value in jax.device_get(update_metrics).items()}
     return train_state, measures.metrics(collected.graded) | values | {
         "rollout/response_tokens": rollouts.lengths.mean(),
@@ -160,11 +162,11 @@ def reward_confidence(learner: Learner, train_state: TrainState, collected: Coll
     return dataclasses.replace(collected, graded=graded)
 
 
-def to_batch(learner: Learner, collected: Collected, step: int) -> Batch:
-    """The batch of a step, on the devices."""
+def to_batch(learner: Learner, collected: Collected, step: int, masked: np.ndarray | None = None) -> Batch:
+    """The batch of a step, on the devices. masked [P, n, T] bool: True on the tokens that the loss leaves out."""
     rollouts, rewards, labelled, kept = collected.trained()
     temperature = learner.config.rl.temperature or temperature_at(learner.config, step)
-    return collate(rollouts, rewards, labelled, learner.update_config.layout, learner.mesh, temperature, kept)
+    return collate(rollouts, rewards, labelled, learner.update_config.layout, learner.mesh, temperature, kept, masked)
 
 
 # ---- the sampler

@@ -90,6 +90,11 @@ class Recorded:
     rewards: np.ndarray
     labelled: np.ndarray
     kept: np.ndarray
+    answer: np.ndarray | None = None  # [B, S]: tokens that the loss leaves out
+
+    def learned(self):
+        """[B, S]: may the loss count the token?"""
+        return self.mask() if self.answer is None else self.mask() & ~self.answer
 
     def mask(self):
         """[B, S]: is the token part of the response?"""
@@ -101,17 +106,18 @@ class Recorded:
         n = layout.samples_per_prompt
         prompts = [row[:end].tolist() for row, end in zip(self.tokens[::n], self.prompt_lengths[::n])]
         lengths = self.lengths - self.prompt_lengths
-        tokens, logprobs = (
-            np.stack([np.roll(row, -start) for row, start in zip(x, self.prompt_lengths)])[:, : lengths.max()]
-            for x in (self.tokens, self.logprobs)
-        )
         shape = (len(prompts), n)
+
+        def responses(x):
+            rolled = np.stack([np.roll(row, -start) for row, start in zip(x, self.prompt_lengths)])
+            return rolled[:, : lengths.max()].reshape(*shape, -1)
+
         batch = assemble(
             Rollouts(
                 prompts,
-                tokens.reshape(*shape, -1),
+                responses(self.tokens),
                 lengths.reshape(shape),
-                logprobs.reshape(*shape, -1),
+                responses(self.logprobs),
                 np.ones(shape, bool),
                 0,
             ),
@@ -120,6 +126,7 @@ class Recorded:
             layout,
             temperature,
             self.kept,
+            None if self.answer is None else responses(self.answer),
         )
         return batch.replace(
             tokens=np.where(batch.rollout < 0, np.resize(self.tokens, batch.tokens.shape), batch.tokens)

@@ -203,6 +203,7 @@ FIELDS = dict(
             "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
         ),
         loss_scale=not_negative(0.0),  # seq-mean-token-sum-norm divides by this (0: by batch.max_response_tokens).
+        mask_answer=False,  # The tokens of a response's answer are left out of the loss (OM-GRPO).
         temperature=not_negative(0.0),  # The loss divides logits by this (0: by the sampling temperature).
     ),
     optimizer=dict(

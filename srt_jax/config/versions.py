@@ -11,7 +11,7 @@ import dataclasses
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
-FORMAT = 7
+FORMAT = 8
 # Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
@@ -47,6 +47,7 @@ CHANGES = {
     5: Change(added={"eval.kl": False}),
     6: Change(replaced={("labels.source", "soft_vote"): {"labels.source": "vote", "reward.shape": "soft_vote"}}),
     7: Change(added={"labels.ema_rate": 0.01}),
+    8: Change(added={"rl.mask_answer": False}),
 }
 
 

@@ -171,7 +171,7 @@ def lower_update(config: ConfigDict, model: ModelConfig, devices):
         reference = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, config.model.reference_dtype, sharding=x.sharding), params
         )
-    batch = abstract_batch(settings.layout, mesh)
+    batch = abstract_batch(settings.layout, mesh, settings.mask_answer)
     arguments = {"parameters": params, "optimizer": state.opt_state, "reference": reference, "batch": batch}
     if base is not None:
         arguments["base"] = base  # the reference, too

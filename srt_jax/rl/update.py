@@ -7,8 +7,8 @@
 The old log-probs, the reference's log-probs and the advantages are computed once, before the first update of the step.
 With one update per step the ratio is 1 and needs no old log-probs. Their forward pass is then left out, unless the KL
 in the reward needs it. Prompts without a label have weight zero everywhere, unless `unlabelled` is zero_advantage.
-If no token of a mini-batch counts, its update is not made. If a loss or gradient of the step is not finite, the state
-is returned unchanged, its step number included.
+With mask_answer the loss leaves out the tokens of answers. If no token of a mini-batch counts, its update is not made.
+If a loss or gradient of the step is not finite, the state is returned unchanged, its step number included.
 """
 
 import dataclasses
@@ -55,6 +55,7 @@ class UpdateConfig:
     loss_scale: float = 0.0  # used by seq-mean-token-sum-norm only
     unlabelled: str = "discard"
     old_logprobs: str = "trainer"
+    mask_answer: bool = False
     head_chunk_tokens: int = 4096
 
     @classmethod
@@ -72,6 +73,7 @@ class UpdateConfig:
             "tis_cap",
             "entropy_coef",
             "loss_aggregation",
+            "mask_answer",
         )
         return cls(
             Layout.of(config.batch),
@@ -197,33 +199,36 @@ def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_refer
     labelled = batch.labelled if config.objective == "policy_gradient" else jnp.ones_like(batch.labelled)
     trained = labelled[:, None] & batch.kept  # [P, n]
     counted = batch.kept if config.unlabelled == "zero_advantage" else trained
-    tokens = microbatches.to_prompts(batch.response.astype(jnp.int32), batch)
+    tokens = microbatches.to_prompts(batch.learned.astype(jnp.int32), batch)
     weights, denominators = losses.row_weights(
         (tokens * counted).reshape(config.layout.minibatches_per_step, -1), config.loss_aggregation, config.loss_scale
     )
     weights = (weights / jnp.maximum(denominators, 1)[:, None]).reshape(trained.shape)
     mask = microbatches.to_tokens(trained, batch).astype(jnp.float32)
+    learned = mask if batch.answer is None else mask * batch.learned
     sequences = jnp.maximum(trained.sum(), 1)
     metrics, kl = {}, jnp.zeros_like(mask)
+    if batch.answer is not None:
+        metrics["masked"] = 1 - learned.sum() / jnp.maximum(mask.sum(), 1)
     if config.kl_in_reward:
         # Rollouts outside the loss need their KL, too, because their returns count in the baseline of the others.
         rewarded = microbatches.to_tokens(jnp.broadcast_to(labelled[:, None], trained.shape), batch)
         kl = jnp.where(rewarded, losses.KL_ESTIMATES[config.kl](old, of_reference), 0.0)
         total = (kl * mask).sum()
-        metrics = {"kl": total / jnp.maximum(mask.sum(), 1), "kl_per_sequence": total / sequences}
+        metrics |= {"kl": total / jnp.maximum(mask.sum(), 1), "kl_per_sequence": total / sequences}
     per_token = None
     if config.objective == "policy_gradient":
-        returns, per_token = _token_advantages(config, batch, trained, kl, mask)
+        returns, per_token = _token_advantages(config, batch, trained, kl, learned)
         metrics |= {
             "return": (returns * trained).sum() / sequences,
-            "advantage_abs": jnp.abs(per_token).sum() / jnp.maximum(mask.sum(), 1),
+            "advantage_abs": jnp.abs(per_token).sum() / jnp.maximum(learned.sum(), 1),
         }
     rows = Rows(
         batch.tokens,
         batch.rollout,
         batch.sampler_logprobs,
-        microbatches.to_tokens(weights, batch),
-        mask,
+        jnp.where(batch.learned, microbatches.to_tokens(weights, batch), 0),
+        learned,
         per_token,
         old if config.updates_per_step > 1 else None,
         of_reference if config.kl_in == "loss" else None,

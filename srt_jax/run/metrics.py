@@ -76,6 +76,7 @@ TAGS = {
     "update/dual_clip_fraction": "share of response tokens with a ratio above rl.dual_clip and a negative advantage; "
     "measured if that is set",
     "update/importance_weight": "mean truncated weight trainer / sampler probability; measured if rl.tis_cap is set",
+    "update/masked": "share of the trained response tokens that belong to answers; measured with rl.mask_answer",
     "update/padding": "share of the update's tokens that are padding",
     "update/mfu": "model FLOPs of the update, without padding, divided by its seconds and the devices' bfloat16 peak",
     "time/sample": "seconds of sampling, during which finished prompts are graded",

@@ -181,7 +181,8 @@ def load_initial(config: ConfigDict, prepared: Prepared) -> Initial:
 def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, state: TrainState) -> Learner:
     """Compiles the programs of a step before the loop. Meanwhile the workers of the grader start."""
     update_config, shape = UpdateConfig.of(config), config.reward.shape
-    arguments = state, weights.reference, abstract_batch(update_config.layout, weights.mesh)
+    layout = update_config.layout
+    arguments = state, weights.reference, abstract_batch(layout, weights.mesh, update_config.mask_answer)
 
     def compiled() -> jax.stages.Compiled:
         update = make_update(weights.graphdef, experiment_optimizer(config), update_config, weights.mesh, state)
@@ -194,7 +195,7 @@ def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, st
 
     def compiled_confidence() -> jax.stages.Compiled:
         program = make_confidence(weights.graphdef, update_config, weights.mesh, shape)
-        return program.lower(policy, arguments[-1]).compile()
+        return program.lower(policy, abstract_batch(layout, weights.mesh)).compile()
 
     key = weights.graphdef, weights.mesh, update_config, optimizer_key(config), programs.shape(arguments)
     with announced("compiling the update"), ThreadPoolExecutor(1) as thread:

@@ -40,6 +40,13 @@ def rollouts():
     )
 
 
+def answers(data):
+    """[B, S]: in every second rollout the tokens of an answer, in one of these all tokens of the response."""
+    position = np.arange(data.tokens.shape[1])
+    starts = np.where(np.arange(P * N) == 4, data.prompt_lengths, data.lengths - 2)
+    return data.mask() & (position >= starts[:, None]) & (np.arange(P * N) % 2 == 0)[:, None]
+
+
 def run(config, data, optimizer=SGD, mesh_shape=(1, 1, 1)):
     """(new state, metrics) of one step."""
     mesh = mesh_of(*mesh_shape)
@@ -47,9 +54,9 @@ def run(config, data, optimizer=SGD, mesh_shape=(1, 1, 1)):
     params, reference = place(params, mesh), place(decoder(seed=1)[1], mesh) if config.kl_coef else None
     state = init_state(params, optimizer, mesh)
     update = make_update(graphdef, optimizer, config, mesh, state).lower(
-        abstract_state(params, optimizer, mesh), reference, abstract_batch(config.layout, mesh)
+        abstract_state(params, optimizer, mesh), reference, abstract_batch(config.layout, mesh, config.mask_answer)
     )
-    batch = sharding.place(data.batch(config.layout), batch_sharding(mesh))
+    batch = sharding.place(data.batch(config.layout), batch_sharding(mesh, config.mask_answer))
     state, metrics = update.compile({"xla_backend_optimization_level": 0})(state, reference, batch)
     return state, jax.device_get(metrics)
 
@@ -69,7 +76,7 @@ def kl_slope(kind, p, q):
 
 def literal_advantages(config, data, kl, trained):
     """[B, S]: of each token, from a loop over the rollouts."""
-    mask = data.mask()
+    mask = data.learned()
     returns = np.array(
         [
             [
@@ -122,7 +129,7 @@ def literal_step(config, data):
     clipped, dual_clipped = [], []
     for u in range(config.updates_per_step):
         rows = np.arange(P * N) // (P * N // K) == u % K
-        inside = mask & (rows & counted)[:, None]
+        inside = data.learned() & (rows & counted)[:, None]
         lengths = inside.sum(1)
         sequences = (lengths > 0).sum()
         weights = (
@@ -192,16 +199,27 @@ STEPS = {
     "truncated importance sampling": dict(tis_cap=1.2, kl_coef=0.0),
     "entropy bonus, zero advantage without label": dict(entropy_coef=0.1, unlabelled="zero_advantage", kl_coef=KL),
     "cross-entropy": dict(objective="cross_entropy", kl_coef=0.0),
+    "answers masked, KL in the reward": dict(mask_answer=True, kl_coef=KL, loss_aggregation="seq-mean-token-mean"),
+    "answers masked, KL in the loss, reinforce++, two updates": dict(
+        mask_answer=True, kl="k2", kl_coef=KL, kl_in="loss", advantage="reinforce_pp", minibatches_per_step=2
+    ),
     "entropy minimisation, KL in the loss": dict(objective="entropy", kl_coef=KL, kl_in="loss", kl="k2"),
 }
 
 
-FAST = ("grpo with KL k3 in the loss", "reinforce++", "PPO over mini-batches and epochs, clip higher")
+FAST = (
+    "answers masked, KL in the reward",
+    "grpo with KL k3 in the loss",
+    "reinforce++",
+    "PPO over mini-batches and epochs, clip higher",
+)
 
 
 @pytest.mark.parametrize("name", fast_cases(STEPS, *FAST))
 def test_the_step_is_that_of_the_formulas(name):
     config, data = changed(**STEPS[name]), rollouts()
+    if config.mask_answer:
+        data = dataclasses.replace(data, answer=answers(data))
     state, metrics = run(config, data)
     expected, found = literal_step(config, data)
     for path, start in flat(decoder()[1]).items():
