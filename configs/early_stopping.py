@@ -4,9 +4,10 @@ COMMAND   python -m srt_jax.main --config=configs/early_stopping.py:qwen25_math_
 TINY      python -m srt_jax.main --config=configs/early_stopping.py:tiny
 PAPER     The peak comes at about the same step on all test sets. 1% of DAPO is therefore enough to find it.
 
-The run keeps the weights of its best step. If there are no answers, use --config.stop.collapse=True
---config.stop.patience=0: the run then stops at signs of a collapse that need no answers (srt_jax/run/collapse.py). The
-learning rate of the tiny run is too high on purpose, so that there is a collapse.
+The run keeps the weights of its best step. If there are no answers, use --config.guard.action=stop
+--config.stop.patience=0 --config.stop.validation_fraction=0 and an evaluation set: the run then stops at signs of a
+collapse that need no answers (docs/collapse.md). The learning rate of the tiny run is too high on purpose, so that it
+collapses.
 """
 
 from srt_jax.experiments import COLLAPSE, experiment

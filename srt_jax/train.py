@@ -27,10 +27,10 @@ from srt_jax.log import logger
 from srt_jax.model import flops, lora
 from srt_jax.model.lora import LoRA
 from srt_jax.reward import measures
-from srt_jax.reward.rewards import with_confidence
+from srt_jax.reward.rewards import Graded, with_confidence
 from srt_jax.rl.collate import Batch, collate
 from srt_jax.rl.optimizer import TrainState
-from srt_jax.run import board, exports, metrics, recording, timing
+from srt_jax.run import anchor, board, exports, metrics, recording, timing
 from srt_jax.run.checkpoint import best_step
 from srt_jax.run.collapse import should_stop
 from srt_jax.run.evaluation import evaluate_all, evaluation_samples, rollout_rows
@@ -79,6 +79,7 @@ def train(config: ConfigDict, allowed: Sequence[str] = ()) -> dict:
             now.ended = end_reason(run, now)
             prepare_sampler(run, now)
             leave_if_stopped(now)
+            anchor_guard(run, now)
             evaluate_first(run, now)
             with transfer_guard():
                 train_loop(run, now, thread)
@@ -192,6 +193,33 @@ def load_weights(run: Run, now: RunState) -> None:
     run.sampler.load(run.learner.policy(now.train_state), now.step, lambda: leave_if_stopped(now))
     if run.teacher:
         run.teacher.load(run.learner.teacher(now.train_state), now.step)
+
+
+def anchor_guard(run: Run, now: RunState) -> None:
+    """Draws the base's votes on the evaluation prompts before step 1, or reads them again (run/anchor.py)."""
+    config, directory = run.config, run.directory
+    if config.guard.action == "off" or not config.guard.votes:
+        return
+    sets = run.prepared.eval_sets
+    if now.step:
+        now.anchor = processes.from_first(lambda: anchor.read_again(directory, now.anchor_checksum, sets))
+    else:
+        identity = anchor.fingerprint(run.identity)
+        stored = processes.from_first(lambda: anchor.read(directory))
+        if stored and stored[1] == identity:  # drawn before a stop
+            now.anchor = stored[0]
+        else:
+            now.anchor = anchor.draw(config, sets, run.sampler, vote_grading(run), functools.partial(sampled, now))
+            drawn = now.anchor
+            processes.from_first(lambda: anchor.write(directory, drawn, identity))
+        run.learner.grader.metrics()  # step 1 counts its own rollouts only
+    now.anchor_checksum = now.anchor.checksum
+    logger.info(now.anchor.describe())
+
+
+def vote_grading(run: Run) -> Grading:
+    """Grades samples by their vote, whatever labels.source is: for evaluations and the guard."""
+    return Grading(run.prepared.model.tokenizer, run.learner.grading.form, run.learner.grader)
 
 
 def evaluate_first(run: Run, now: RunState) -> None:
@@ -360,7 +388,7 @@ def warn(run: Run, now: RunState, values: dict, collected: Collected, alarm: str
 def end_reason(run: Run, now: RunState) -> str | None:
     """Returns why the run ends now (signs of a collapse, or evaluations without progress), or None."""
     stop = run.config.stop
-    if now.detector.alarm and stop.collapse:
+    if now.detector.alarm and run.config.guard.action == "stop":
         return now.detector.alarm
     if should_stop(list(scores(run.config, now.evals).items()), stop.patience):
         return f"the last {stop.patience} evaluations brought nothing better than the ones before."
@@ -370,24 +398,23 @@ def end_reason(run: Run, now: RunState) -> str | None:
 def is_evaluated(run: Run, now: RunState) -> bool:
     """Tells whether an evaluation follows: every eval.every steps, at the end, and if a collapse stops the run."""
     config, step = run.config, now.step
-    return step % config.eval.every == 0 or step == config.steps or bool(now.detector.alarm and config.stop.collapse)
+    ends = bool(now.detector.alarm and config.guard.action == "stop")
+    return step % config.eval.every == 0 or step == config.steps or ends
 
 
 def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
-    """Evaluates all sets. Returns `eval/<set>/<metric>`, and `eval/mean/<metric>` of several sets.
+    """Evaluates all sets. Returns `eval/<set>/<metric>`, `eval/mean/<metric>` of several sets, and the guard's metrics.
 
     At step 0 and at the last step it shows probes. Raises StopRequestedError if a signal requests a stop meanwhile.
     """
-    config, values, tokenizer = run.config, {}, run.prepared.model.tokenizer
-    # Evaluations label by the vote, whatever labels.source is.
-    grading = Grading(tokenizer, run.learner.grading.form, run.learner.grader)
+    config, values, graded, tokenizer = run.config, {}, {}, run.prepared.model.tokenizer
     at = f" after step {now.step}"
     run.log.pause()
     with now.phases("eval"):
         for name, found, collected in evaluate_all(
             run.prepared.eval_sets,
             run.sampler,
-            grading,
+            vote_grading(run),
             config,
             at,
             EVALUATION_SHOWN_AFTER,
@@ -399,10 +426,21 @@ def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
             tagged = {f"eval/{name}/{metric}": value for metric, value in measured.items()}
             warn(run, now, tagged, collected)
             values |= tagged
+            graded[name] = collected.graded
+        if now.anchor:
+            values |= take_reading(run, now, graded)
     run.learner.grader.metrics()  # a step counts its own rollouts only, as it does after a resume
     values |= metrics.mean_over_sets(values)
     now.evals[str(now.step)] = values
     return values
+
+
+def take_reading(run: Run, now: RunState, graded: dict[str, list[Graded]]) -> dict[str, float]:
+    """The guard's reading of an evaluation, and its warning. Returns `guard/*`. graded: {set: graded samples}."""
+    found = processes.from_first(lambda: anchor.take_reading(now.step, now.anchor, graded, run.learner.grader))
+    for text in now.diagnosis.update({}, now.detector.read(found)):
+        run.log.warn(text)
+    return anchor.metrics(found, now.detector.falls())
 
 
 def kl_to_base(run: Run, collected: Collected) -> dict[str, float]:
@@ -479,10 +517,17 @@ def save(run: Run, now: RunState) -> None:
     """Saves a checkpoint of now.step, unless it is step 0 or has a checkpoint already."""
     if now.step == 0:
         return
-    record = {"format": FORMAT, "identity": run.identity, "evals": now.evals, "seconds": now.phases.total}
+    readings = [reading.as_json() for reading in now.detector.readings]
+    record = {
+        "format": FORMAT,
+        "identity": run.identity,
+        "evals": now.evals,
+        "seconds": now.phases.total,
+        "guard": {"checksum": now.anchor_checksum, "readings": readings},
+    }
     run.log.flush()  # a resumed run does not write the steps up to its checkpoint again
     with now.phases("save"):
-        run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals))
+        run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals), now.detector.peak())
 
 
 def rescue(run: Run, now: RunState) -> str:
@@ -507,14 +552,19 @@ def export(run: Run, train_state: TrainState, name: str) -> None:
 
 
 def finish(run: Run, now: RunState) -> dict:
-    """Exports the final weights, and the best ones if they differ; writes summary.json and closes everything."""
+    """Exports the final weights, and the best and the chosen ones if they differ; writes summary.json, closes all."""
     config, evals = run.config, {int(s): values for s, values in now.evals.items()}
     now.watchdog.progress("export")
     export(run, now.train_state, "final")
     run.checkpoints.wait()
-    best = best_step(scores(config, now.evals), [0, *run.checkpoints.steps(), now.step])
-    if best not in (None, 0, now.step):
-        export(run, run.checkpoints.restore(now.train_state, best), "best")
+    kept = [0, *run.checkpoints.steps(), now.step]
+    best, choice = best_step(scores(config, now.evals), kept), now.detector.choice(now.step, kept)
+    folders = {0: config.model.path, now.step: "final"}
+    for name, step in (("best", best), ("chosen", choice.step)):
+        if step is not None and step not in folders:
+            now.train_state = run.checkpoints.restore(now.train_state, step)
+            export(run, now.train_state, name)
+            folders[step] = name
     summary = {
         "name": config.name,
         "steps": now.step,
@@ -522,6 +572,7 @@ def finish(run: Run, now: RunState) -> dict:
         "base": evals.get(0, {}),
         "last": evals.get(now.step, {}),
         "best": {"step": best, **evals[best]} if best is not None else {},
+        "chosen": {**dataclasses.asdict(choice), "folder": folders[choice.step], **evals.get(choice.step, {})},
         "ended_early": now.ended,
         "seconds": {name: round(s, 2) for name, s in now.phases.total.items()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -532,6 +583,8 @@ def finish(run: Run, now: RunState) -> dict:
     run.log.close()
     if now.ended:
         logger.info(f"ended after step {now.step} of {config.steps}: {now.ended}")
+    if now.anchor:
+        logger.info(f"chosen without labels: step {choice.step} ({folders[choice.step]}), {choice.rule}")
     logger.info(
         f"done: {run.directory}/final holds the model, summary.json the figures; "
         f"tensorboard --logdir {run.directory.parent}"

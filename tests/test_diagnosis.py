@@ -123,8 +123,8 @@ def test_missing_answers_explain_alike_rewards():
 
 
 def test_a_collapse_is_said_once_whether_or_not_it_ends_the_run():
-    for ends, part in ((False, "stop.collapse ends such a run"), (True, "The run ends here")):
-        detector, d = Detector(), diagnosis(**{"stop.collapse": ends})
+    for action, part in (("off", "guard.action='stop' ends such a run"), ("stop", "The run ends here")):
+        detector, d = Detector(), diagnosis(**{"guard.action": action})
         texts = [text for metrics in records("late") for text in d.update(metrics, detector.update(metrics))]
         assert len(texts) == 1 and "the vote seems to collapse" in texts[0] and part in texts[0]
         assert "KL to the initial model jumped" in texts[0]

@@ -123,6 +123,13 @@ def test_soft_votes_of_version_5_are_a_shape_of_the_reward():
     assert migrated({"format": 5, **other}, new, "run") == other
 
 
+def test_the_stop_at_a_collapse_of_version_7_is_an_action_of_the_guard():
+    new = {"stop": {"patience": 1}, "guard": {"action": "off", "votes": 64}}
+    for collapse, guard in ((False, new["guard"]), (True, {"action": "stop", "votes": 0})):
+        old = {"format": 7, "stop": {"patience": 1, "collapse": collapse}}
+        assert migrated(old, new, "run") == {**new, "guard": guard}
+
+
 def test_fields_are_added_and_renamed_once_also_in_evaluation_sets(monkeypatch):
     changes = {
         FORMAT + 1: Change(added={"data.order": "file", "rl.beta": 0.0}, renamed={"rl.kl_coef": "rl.kl_weight"}),

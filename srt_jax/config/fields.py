@@ -246,8 +246,12 @@ FIELDS = dict(
     stop=dict(
         patience=not_negative(0),  # The run ends after this many evaluations without a better score (0: never).
         validation_fraction=below_one(0.0),  # This share of the training problems becomes the set `validation`.
-        collapse=False,  # The run ends at signs of a collapse that need no answers (srt_jax/run/collapse.py).
         hang_seconds=not_negative(600.0),  # A longer time without progress ends the run (0: never; run/watchdog.py).
+    ),
+    guard=dict(
+        # The reaction to a collapse, which is found without answers (docs/collapse.md).
+        action=one_of("off", "warn", "stop"),
+        votes=not_negative(64),  # The base's votes on each evaluation prompt (0: only signs in the metrics of steps).
     ),
     levels=tuple_of(dict),  # Consecutive runs, each from the previous weights: dicts of a name and changed fields.
     levels_from=one_of("final", "best"),  # A level starts from these weights of the previous level.

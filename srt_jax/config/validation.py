@@ -43,6 +43,7 @@ def validate(config: ConfigDict) -> None:
     _validate_schedule(c)
     _validate_loss(c)
     _validate_stop(c)
+    _validate_guard(c)
 
 
 def _validate_values(section, table: dict, prefix: str = "") -> None:
@@ -267,6 +268,22 @@ def _validate_stop(c: ConfigDict) -> None:
         c.stop.patience == 0 or validating > 0 or c.eval.sets,
         f"stop.patience is {c.stop.patience}, but there is nothing to validate on: set stop.validation_fraction, "
         "e.g. to 0.01.",
+    )
+
+
+def _validate_guard(c: ConfigDict) -> None:
+    if c.guard.action == "off" or not c.guard.votes:
+        return
+    _require(
+        c.eval.sets or c.stop.validation_fraction,
+        f"guard.action is {c.guard.action!r}, but there are no evaluation prompts on which it could watch the policy: "
+        "add a set of held-out problems to eval.sets, which needs no answers, set stop.validation_fraction, or set "
+        "guard.votes to 0.",
+    )
+    _require(
+        c.eval.temperature > 0,
+        f"eval.temperature is {c.eval.temperature:g}, so all votes of the base would be equal, but guard.action is "
+        f"{c.guard.action!r}: set a temperature above 0, or guard.votes to 0.",
     )
 
 

@@ -11,7 +11,7 @@ import dataclasses
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
-FORMAT = 8
+FORMAT = 9
 # Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
@@ -48,6 +48,14 @@ CHANGES = {
     6: Change(replaced={("labels.source", "soft_vote"): {"labels.source": "vote", "reward.shape": "soft_vote"}}),
     7: Change(added={"labels.ema_rate": 0.01}),
     8: Change(added={"rl.mask_answer": False}),
+    9: Change(
+        renamed={"stop.collapse": "guard.action"},
+        added={"guard.votes": 64},
+        replaced={
+            ("guard.action", False): {"guard.action": "off"},
+            ("guard.action", True): {"guard.action": "stop", "guard.votes": 0},
+        },
+    ),
 }
 
 

@@ -132,7 +132,7 @@ class Sampler(Protocol):
 def problem_seeds(seed: int, purpose: str, step: int, problem_ids: Sequence[str]) -> np.ndarray:
     """[P] uint64 below 2^63: f(seed, purpose, step, problem), independent of the batch that contains the problem.
 
-    purpose: train | teacher | eval | label.
+    purpose: train | teacher | eval | label | guard.
     """
     digests = (hashlib.blake2b(f"{seed}/{purpose}/{step}/{id}".encode(), digest_size=8).digest() for id in problem_ids)
     return np.array([int.from_bytes(d, "big") >> 1 for d in digests], np.uint64)

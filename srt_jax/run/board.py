@@ -48,10 +48,11 @@ CHARTS = {
         "evaluation: one of k samples": [r"eval/.*/pass@\d+"],
     },
     "Does it collapse?": {
+        "agreement with the base's majority": ["guard/agreement"],
         "KL to the initial model": ["update/kl", "eval/.*/kl"],
         "KL of answer and of reasoning tokens": ["eval/.*/kl_answer", "eval/.*/kl_reasoning"],
         "most common answer of a step": ["label/top_answer_share", "label/same_answer"],
-        "what answers tell about prompts": ["label/answer_information"],
+        "what answers tell about prompts": ["label/answer_information", "guard/information"],
         "entropy": ["update/entropy"],
         "votes, without known answers": ["label/margin", "label/vote_share", "label/ties", "eval/.*/vote_share"],
         "different answers per prompt": ["label/distinct_answers", "eval/.*/distinct_answers"],

@@ -157,13 +157,19 @@ class Detector:
         flags = fallen(*self._signal())[::-1]
         return len(flags) if flags.all() else int(np.argmin(flags))
 
-    def choice(self, last: int) -> Choice:
-        """The checkpoint to use. last: the last step of the run, which is chosen unless its reading has fallen."""
+    def choice(self, last: int, kept: Sequence[int] = ()) -> Choice:
+        """The checkpoint to use.
+
+        last: the last step of the run, which is chosen unless its reading has fallen. kept: the steps with a
+        checkpoint; a step without one cannot be chosen.
+        """
         if not self.readings:
             return Choice(last, "the last step: no readings, since guard.action is 'off' or guard.votes is 0")
         name = "anchored agreement" if self.readings[-1].is_anchored else "answer information"
         if not self.falls():
             return Choice(last, f"the last step: its {name} has not fallen")
+        if kept and self.peak() not in kept:
+            return Choice(last, f"the last step: the checkpoint of step {self.peak()} with the highest {name} is gone")
         return Choice(self.peak(), f"the step with the highest {name}, which has fallen since")
 
     def peak(self) -> int | None:

@@ -21,6 +21,7 @@ from srt_jax.model.logprobs import token_logprobs
 from srt_jax.reward import measures
 from srt_jax.reward.rewards import agrees
 from srt_jax.rollout.sampler import Rollouts
+from srt_jax.run.anchor import agreement_by_prompt, confident
 from srt_jax.run.rollouts import PROMPT_END, Collected, response_texts
 
 ROWS = 64  # sequences of one scoring call
@@ -70,13 +71,11 @@ def pass_at_k(found: dict[str, float]) -> dict[int, float]:
 def anchored_agreement(base: Collected, now: Collected, grader: Grader) -> float:
     """Share of the current policy's samples that agree with the base's majority.
 
-    Problems on which the base has no majority do not count. NaN if no problem counts.
+    Problems on which that majority leads by less than CONFIDENT do not count. NaN if no problem counts.
     """
-    found = [
-        agrees(graded.answers, anchor.vote.label, grader, None).mean()
-        for anchor, graded in zip(base.graded, now.graded, strict=True)
-        if anchor.vote.label is not None
-    ]
+    n = len(base.graded[0].answers)
+    majorities = [confident(g.vote.label, measures.margin(g.vote.counts, n)) for g in base.graded]
+    found = agreement_by_prompt(majorities, now.graded, grader)
     return float(np.mean(found)) if found else float("nan")
 
 

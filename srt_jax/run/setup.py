@@ -24,8 +24,9 @@ from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state, o
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import Sampler
 from srt_jax.run import budget, metrics_log, timing
+from srt_jax.run.anchor import Anchor
 from srt_jax.run.checkpoint import Checkpoints
-from srt_jax.run.collapse import Detector
+from srt_jax.run.collapse import Detector, Reading
 from srt_jax.run.diagnosis import Diagnosis
 from srt_jax.run.identity import Difference, check_same_run, record_changes
 from srt_jax.run.interrupt import Signals
@@ -90,6 +91,8 @@ class RunState:
     pace: timing.Pace
     compilations: timing.CompilationCounter
     watchdog: Watchdog
+    anchor: Anchor | None = None  # the base's votes; None before they are drawn, or if the guard takes no readings
+    anchor_checksum: str | None = None  # of the votes that the checkpoint records
     unlogged: dict[str, float] | None = None  # metrics of `step` that are not in the log yet
     stop: Signals | None = None  # has a signal requested a stop? None: signals are not watched
     ended: str | None = None  # why the run ends before config.steps
@@ -129,16 +132,16 @@ def begin(
     log.introduce(config)
     sampler, teacher = (*samplers, None)[:2]
     run = Run(config, prepared, directory, identity, learner, sampler, teacher, log, checkpoints)
-    detector = Detector()
     diagnosis = Diagnosis(config, prepared.model.tokenizer.convert_ids_to_tokens(list(prepared.model.stop_ids)))
-    for recorded in processes.from_first(lambda: metrics_log.read_metrics(directory)):
-        diagnosis.update(recorded, detector.update(recorded))
+    metrics = processes.from_first(lambda: metrics_log.read_metrics(directory))
+    detector = detector_so_far(metrics, record.get("guard", {}).get("readings", []), diagnosis)
     watchdog = Watchdog(directory, config.stop.hang_seconds, start, sampler_patience(config), jax.process_index())
     now = RunState(
         step=start,
         train_state=state,
         evals=record["evals"],
         detector=detector,
+        anchor_checksum=record.get("guard", {}).get("checksum"),
         diagnosis=diagnosis,
         phases=timing.Phases(record["seconds"], watchdog.progress),
         pace=pace(config, record),
@@ -147,6 +150,18 @@ def begin(
     )
     processes.from_first(lambda: note_start(config, directory, start, changes))
     return run, now
+
+
+def detector_so_far(metrics: Sequence[dict], readings: Sequence[dict], diagnosis: Diagnosis) -> Detector:
+    """The detector after these records of metrics.jsonl and readings. Warnings of that time are not given again."""
+    detector, by_step = Detector(), {record["step"]: record for record in metrics}
+    read = {row["step"]: Reading.from_json(row) for row in readings}
+    for step in sorted(by_step | read):
+        if step in by_step:
+            diagnosis.update(by_step[step], detector.update(by_step[step]))
+        if step in read:
+            diagnosis.update({}, detector.read(read[step]))
+    return detector
 
 
 def note_start(config: ConfigDict, directory: pathlib.Path, step: int, changes: Sequence[Difference]) -> None:

@@ -36,7 +36,7 @@ def rows_of_run(records: Sequence[dict], sequences: int, teacher_responses: int)
             tokens += sequences * record["rollout/response_tokens"]
             pending.append(record)
         seconds += sum(record.get(f"time/{phase}", 0.0) for phase in ("sample", "grade", "wait", "load", "update"))
-        evaluated = {tag: value for tag, value in record.items() if tag.startswith("eval/")}
+        evaluated = {tag: value for tag, value in record.items() if tag.startswith(("eval/", "guard/"))}
         if not evaluated:
             continue
         if not rows:
