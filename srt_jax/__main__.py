@@ -16,6 +16,10 @@ JOBS = {
     "figures": ("srt_jax.jobs.figures", "put runs side by side in a table and in figures"),
     "replay": ("srt_jax.jobs.replay", "repeat a run's updates from its recorded rollouts, bit for bit"),
     "probe": ("srt_jax.jobs.probe", "what training changed, measured against the base on the same problems"),
+    "collapse": (
+        "srt_jax.jobs.collapse",
+        "read any trainer's rollouts: did the run collapse, which checkpoint to use?",
+    ),
     "study": ("srt_jax.jobs.study", "run a study: arms x seeds, paired effects, verdicts"),
     "plan": ("srt_jax.jobs.plan", "compile a run for hardware that is not there: does it fit?"),
     "pretrain": ("srt_jax.miniature.pretrain", "make the base model of the miniature"),

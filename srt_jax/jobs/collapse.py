@@ -1,0 +1,369 @@
+"""Reads rollout dumps of any trainer, and says without labels whether the run collapsed and which checkpoint to use.
+
+    python -m srt_jax collapse --rollouts 'val/*.jsonl' --probe base.jsonl [--out collapse.png]
+    python -m srt_jax collapse --rollouts 'runs/mine/rollouts/step_*.jsonl.gz'
+
+Each row is one response. Its prompt is in `input`, `prompt` or `problem`, its text in `output`, `completion` or
+`response`. That is how verl and TTRL (trainer.validation_data_dir, trainer.rollout_data_dir), TRL (log_completions) and
+srt_jax write them. The step is in `step`, else it is the last number in the file's name. Files are JSON lines,
+compressed or not, or Parquet. Known answers are not read; a `score` is averaged and shown, and decides nothing.
+
+--probe names rows of the base model on the same prompts, with 64 responses each if possible: they give the anchored
+agreement. The rule compares the same prompts in all steps, so dumps of a validation set fit best. Prints a row of
+signals for each step and the verdict, and writes a figure.
+"""
+
+import argparse
+import collections
+import dataclasses
+import glob
+import gzip
+import math
+import pathlib
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from srt_jax.config import expanded
+from srt_jax.data.base import Problem
+from srt_jax.errors import DataError, UserError
+from srt_jax.files import check_output_file, parse_json
+from srt_jax.grading.answers import BOXES, Format, extract, opens_reasoning
+from srt_jax.grading.canonical import canonical
+from srt_jax.grading.grader import Grader
+from srt_jax.log import logger
+from srt_jax.reward import measures
+from srt_jax.reward.rewards import Graded, grade
+from srt_jax.run import anchor
+from srt_jax.run.anchor import Anchor
+from srt_jax.run.collapse import FEWEST, Choice, Detector
+from srt_jax.run.progress import Progress
+
+PROMPTS = ("input", "prompt", "problem")
+RESPONSES = ("output", "completion", "response")
+LONGEST_LINE = 1 << 24  # bytes; a longer line is left out
+LONGEST_RESPONSE = 1 << 18  # characters; of a longer response only the end is read, where the answer is
+COLUMNS = (
+    "step",
+    "prompts",
+    "samples",
+    "agreement",
+    "information",
+    "same_answer",
+    "top_answer",
+    "vote_share",
+    "parsed",
+)
+
+
+@dataclasses.dataclass
+class Dump:
+    """The answers in a dump. answers: {step: {prompt: its answers}}. scores: {step: the scores of its rows}.
+
+    left_out: the number of rows that could not be read, by reason.
+    """
+
+    answers: dict[int, dict[str, list[str | None]]]
+    scores: dict[int, list[float]]
+    left_out: collections.Counter
+
+
+# ---- reading
+
+
+def read_dump(paths: Sequence[pathlib.Path], form: Format) -> Dump:
+    """Reads the rows of all files. A row that cannot be read is left out and counted. Raises DataError if none can."""
+    dump = Dump(collections.defaultdict(lambda: collections.defaultdict(list)), collections.defaultdict(list),
+                collections.Counter())  # fmt: skip
+    with Progress(len(paths), "file") as progress:
+        for number, path in enumerate(paths, 1):
+            for row in rows_of(path):
+                if isinstance(row, str) or isinstance(row := fields_of(row, path), str):
+                    dump.left_out[row] += 1
+                    continue
+                step, prompt, response, score = row
+                found = extract(response, form, opens_reasoning(prompt[-200:]))
+                dump.answers[step][prompt].append(found.text if found else None)
+                if score is not None:
+                    dump.scores[step].append(score)
+            progress.update(number, "")
+    if not dump.answers:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dump.left_out.items()) or "they are empty"
+        raise DataError(
+            f"{paths[0]}{' and the other files have' if len(paths) > 1 else ' has'} no response ({reasons}): give JSON "
+            f"lines with a prompt ({', '.join(PROMPTS)}) and a response ({', '.join(RESPONSES)})."
+        )
+    return dump
+
+
+def rows_of(path: pathlib.Path) -> Iterator[dict | str]:
+    """The rows of a file: objects, or for a damaged line the reason why it is left out."""
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            while line := file.readline(LONGEST_LINE):
+                whole = line.endswith(b"\n") or len(line) < LONGEST_LINE
+                while not line.endswith(b"\n") and len(line) == LONGEST_LINE:
+                    line = file.readline(LONGEST_LINE)
+                if not whole:
+                    yield "with a line that is too long"
+                elif line.strip():
+                    yield _object(line)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        yield "in a damaged end of a compressed file"
+
+
+def _object(line: bytes) -> dict | str:
+    try:
+        row = parse_json(line.decode("utf-8", "replace"))
+    except ValueError:
+        return "that are no JSON"
+    return row if isinstance(row, dict) else "that are no JSON object"
+
+
+def _parquet_rows(path: pathlib.Path) -> Iterator[dict | str]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError):
+        yield "in a damaged Parquet file"
+
+
+def fields_of(row: dict, path: pathlib.Path) -> tuple[int, str, str, float | None] | str:
+    """(step, prompt, end of the response, score) of a row, or the reason why it is left out."""
+    prompt = next((text for name in PROMPTS if (text := as_text(row.get(name))) is not None), None)
+    response = next((text for name in RESPONSES if (text := as_text(row.get(name))) is not None), None)
+    if prompt is None or response is None:
+        return f"without a {'prompt' if prompt is None else 'response'}"
+    step, score = row.get("step"), row.get("score")
+    if not isinstance(step, int) or isinstance(step, bool):
+        numbers = re.findall(r"\d+", path.name.split(".")[0])
+        step = int(numbers[-1][-9:]) if numbers else 0
+    known = isinstance(score, int | float) and math.isfinite(score)
+    return step, prompt, response[-LONGEST_RESPONSE:], float(score) if known else None
+
+
+def as_text(value) -> str | None:
+    """A text, or the contents of a list of chat messages, which TRL writes for conversations; else None."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(m, dict) for m in value):
+        contents = [m.get("content") for m in value]
+        return "\n".join(contents) if all(isinstance(text, str) for text in contents) else None
+    return None
+
+
+# ---- signals
+
+
+def graded_steps(dump: Dump, grader: Grader) -> dict[int, dict[str, Graded]]:
+    """{step: {prompt: its graded answers}}, steps in order. Answers vote, and nothing is known about the truth."""
+    with Progress(len(dump.answers), "step") as progress:
+        found = {}
+        for number, step in enumerate(sorted(dump.answers), 1):
+            found[step] = {
+                prompt: grade(Problem(prompt, prompt, None, "dump"), answers, grader)
+                for prompt, answers in dump.answers[step].items()
+            }
+            progress.update(number, "")
+    return found
+
+
+def signals(graded: Mapping[str, Graded], majorities: Mapping[str, str | None], grader: Grader) -> dict[str, float]:
+    """The signals of one step. majorities: {prompt: the base's majority}, None where the base is not sure."""
+    rows = list(graded.values())
+    keys = measures.answer_keys([g.answers for g in rows], [g.groups for g in rows])
+    winners = collections.Counter(canonical(g.vote.winner) for g in rows if g.vote.winner is not None)
+    agreement = anchor.agreement_by_prompt([majorities.get(prompt) for prompt in graded], rows, grader)
+    return {
+        "prompts": len(rows),
+        "samples": sum(len(g.answers) for g in rows),
+        "agreement": float(np.mean(agreement)) if agreement else measures.NAN,
+        "information": measures.answer_information(keys),
+        "same_answer": measures.same_answer(keys),
+        "top_answer": winners.most_common(1)[0][1] / len(rows) if winners else 0.0,
+        "vote_share": float(np.mean([g.vote.share for g in rows])),
+        "parsed": sum(g.vote.parsed for g in rows) / sum(len(g.answers) for g in rows),
+    }
+
+
+def base_votes(dump: Dump | None, grader: Grader) -> dict[str, dict]:
+    """{prompt: the base's majority and lead}, from the probe. Its rows count together, whatever their step is."""
+    answers: dict[str, list] = collections.defaultdict(list)
+    for of_step in dump.answers.values() if dump else ():
+        for prompt, found in of_step.items():
+            answers[prompt] += found
+    votes = {prompt: grade(Problem(prompt, prompt, None, "probe"), row, grader).vote for prompt, row in answers.items()}
+    return {
+        prompt: {"majority": vote.label, "lead": measures.margin(vote.counts, len(answers[prompt]))}
+        for prompt, vote in votes.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The verdict of the rule. step: that of the first alarm, None without one. note: which signals could be used."""
+
+    step: int | None
+    alarm: str | None
+    choice: Choice
+    note: str
+
+
+def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], grader: Grader) -> Verdict:
+    """Applies the rule of run/collapse.py to the steps in order, up to the first alarm. It needs no answer."""
+    common = sorted(set.intersection(*map(set, steps.values())))
+    unknown = {"majority": None, "lead": 0.0}
+    base = Anchor([{"set": "", "id": prompt, **votes.get(prompt, unknown)} for prompt in common])
+    sure = sum(majority is not None for majority in base.majorities(""))
+    note = f"{len(common)} prompts are in all steps, and the base is sure of {sure} of them"
+    if sure < FEWEST:
+        left = "the answer information" if len(common) >= FEWEST else "the most common answer of each step"
+        note += f": fewer than {FEWEST}, so the anchored agreement is off, and {left} decides"
+    detector, last = Detector(), max(steps)
+    for step, graded in steps.items():
+        winners = collections.Counter(canonical(g.vote.winner) for g in graded.values() if g.vote.winner is not None)
+        share = winners.most_common(1)[0][1] / len(graded) if winners else 0.0
+        alarm = detector.update({"label/top_answer_share": share})
+        if len(common) >= FEWEST:
+            reading = anchor.take_reading(step, base, {"": [graded[prompt] for prompt in common]}, grader)
+            alarm = detector.read(reading)
+        if alarm:
+            return Verdict(step, alarm, detector.choice(step), note)
+    return Verdict(None, None, detector.choice(last), note)
+
+
+# ---- output
+
+
+def table(rows: Sequence[Mapping[str, float]]) -> str:
+    """The signals of all steps as text. The column of scores is missing if there are none."""
+    names = [*COLUMNS, *(["score"] if any("score" in row for row in rows) else [])]
+    cells = [names] + [[_cell(row.get(name, measures.NAN)) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in cells)
+
+
+def _cell(value: float) -> str:
+    return str(value) if isinstance(value, int) else "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def draw(path: pathlib.Path, rows: Sequence[Mapping[str, float]], verdict: Verdict) -> None:
+    """Writes the figure: four panels over the steps, with lines at the alarm and at the chosen step."""
+    from srt_jax.figures.panels import SHARES, sheet
+
+    drawn = {
+        "agreement with the base's majority": ("agreement",),
+        "answer information (nats)": ("information",),
+        "answers shared by prompts": ("same_answer", "top_answer"),
+        "votes, and the score (if any)": ("vote_share", "score"),
+    }
+    with sheet(path, len(drawn)) as (_, axes):
+        for axis, (title, names) in zip(axes, drawn.items()):
+            for name in names:
+                points = [(row["step"], row[name]) for row in rows if name in row and not math.isnan(row[name])]
+                if points:
+                    axis.plot(*zip(*points), marker=".", label=name)
+            if verdict.step is not None:
+                axis.axvline(verdict.step, color="C3", linestyle="--", label="alarm")
+                axis.axvline(verdict.choice.step, color="C2", linestyle=":", label="chosen")
+            axis.set_title(title)
+            axis.set_xlabel("step")
+            if names != ("information",):
+                axis.set_ylim(*SHARES)
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend()
+
+
+def describe(verdict: Verdict) -> str:
+    """The verdict as text."""
+    if verdict.step is None:
+        return f"{verdict.note}.\nverdict: no sign of a collapse. Use the checkpoint of step {verdict.choice.step}."
+    return (
+        f"{verdict.note}.\nverdict: it collapses, seen at step {verdict.step}: {verdict.alarm}\n"
+        f"Use the checkpoint of step {verdict.choice.step} ({verdict.choice.rule})."
+    )
+
+
+def report_left_out(dump: Dump, what: str) -> None:
+    """Warns about rows that were left out."""
+    total = sum(len(answers) for step in dump.answers.values() for answers in step.values())
+    left_out = sum(dump.left_out.values())
+    if left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dump.left_out.items()))
+        logger.warning(f"{what}: {left_out} of {total + left_out} rows are left out: {reasons}.")
+
+
+def run(options: argparse.Namespace, form: Format) -> Verdict:
+    """Reads, judges, prints and draws. Raises DataError for files without rows."""
+    paths = sorted({pathlib.Path(path) for pattern in options.rollouts for path in glob.glob(pattern)})
+    if not paths:
+        raise DataError(f"--rollouts={options.rollouts[0]} matches no file: give the dumps, in quotes if it has a *.")
+    dump = read_dump(paths, form)
+    report_left_out(dump, "--rollouts")
+    probe = read_dump([pathlib.Path(options.probe)], form) if options.probe else None
+    if probe:
+        report_left_out(probe, "--probe")
+    with Grader(workers=options.workers) as grader:
+        votes = base_votes(probe, grader)
+        majorities = {prompt: anchor.confident(**vote) for prompt, vote in votes.items()}
+        steps = graded_steps(dump, grader)
+        rows: list[dict] = []
+        for step, graded in steps.items():
+            scores = {"score": float(np.mean(dump.scores[step]))} if dump.scores.get(step) else {}
+            rows.append({"step": step, **signals(graded, majorities, grader), **scores})
+        verdict = judge(steps, votes, grader)
+    print(table(rows))
+    print(describe(verdict))
+    draw(pathlib.Path(options.out), rows, verdict)
+    print(f"{options.out} written")
+    return verdict
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line. Returns 0, or 2 for a mistake in the input."""
+    about, _, rest = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m srt_jax collapse",
+        description=f"{about}\n{rest}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--rollouts", metavar="PATTERN", nargs="+", type=expanded, required=True, help="the dumps of all steps"
+    )
+    parser.add_argument("--probe", metavar="FILE", type=expanded, help="the base's rows on the same prompts")
+    parser.add_argument("--out", metavar="FILE", type=expanded, default="collapse.png", help="the figure")
+    parser.add_argument("--style", default="boxed", help="how responses show their answer (docs/grading.md)")
+    parser.add_argument("--boxes", choices=BOXES, default="statement", help="which boxes are the answer")
+    parser.add_argument("--field", default="answer", help="JSON field of the answer (style json)")
+    parser.add_argument("--pattern", default="", help="regular expression with one group (style regex)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that compare answers")
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error(f"--workers is {options.workers}: it must be at least 1")
+    try:
+        form = Format(options.style, options.boxes, options.field, options.pattern)
+        check_output_file(options.out)
+        run(options, form)
+    except (UserError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"error: {error.filename} cannot be read or written ({error.strerror}): correct the path.", file=sys.stderr
+        )
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""`srt collapse`: dumps of several trainers, the verdict, and rows that cannot be read."""
+
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+
+from srt_jax.grading.answers import Format
+from srt_jax.jobs.collapse import Dump, base_votes, fields_of, graded_steps, judge, main, read_dump, rows_of
+
+STEPS = range(0, 110, 10)
+PROMPTS = 12
+
+
+def right(step):
+    """The share of right answers: it rises until step 50, and 30 steps later nearly all answers are 7."""
+    return 0.6 + 0.006 * step if step <= 50 else max(0.0, 0.9 - 0.03 * (step - 50))
+
+
+def rows(step, share, samples, seed=0):
+    """(prompt, response, score) of a step."""
+    rng = np.random.default_rng((seed, step))
+    for i in range(PROMPTS):
+        for _ in range(samples):
+            answer = 100 + i if rng.random() < share else 7 if step > 50 else int(rng.integers(0, 99))
+            yield f"problem {i}", f"so \\boxed{{{answer}}}", float(answer == 100 + i)
+
+
+def verl(step, prompt, response, score):
+    return {"input": prompt, "output": response, "gts": "?", "score": score, "step": step}
+
+
+def trl(step, prompt, response, score):
+    return {"step": step, "prompt": [{"role": "user", "content": prompt}], "completion": response, "advantage": score}
+
+
+def own(step, prompt, response, score):
+    return {"id": prompt, "problem": prompt, "response": response, "true_reward": score}
+
+
+def write(folder, form=verl, steps=STEPS, damage=""):
+    """The dumps of a run, a file per step, and the rows of its base."""
+    folder.mkdir(exist_ok=True)
+    for step in steps:
+        text = "".join(json.dumps(form(step, *row)) + "\n" for row in rows(step, right(step), 8)) + damage
+        if form is own:
+            (folder / f"step_{step:06d}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+        else:
+            (folder / f"step_{step}.jsonl").write_text(text)
+    base = "".join(json.dumps(form(0, *row)) + "\n" for row in rows(0, 0.6, 64, seed=1))
+    (folder / "base.jsonl").write_text(base)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory, grader):
+    """{trainer: the verdict on its dumps}."""
+    found = {}
+    for form in (verl, trl, own):
+        folder = write(tmp_path_factory.mktemp(form.__name__), form)
+        dump = read_dump(sorted(folder.glob("step_*")), Format())
+        votes = base_votes(read_dump([folder / "base.jsonl"], Format()), grader)
+        found[form.__name__] = judge(graded_steps(dump, grader), votes, grader)
+    return found
+
+
+def test_the_same_rollouts_have_the_same_verdict_in_the_form_of_each_trainer(verdicts):
+    assert verdicts["verl"] == verdicts["trl"] == verdicts["own"]
+    verdict = verdicts["verl"]
+    assert verdict.step == 80 and verdict.choice.step == 50
+    assert "agreement with the base's majority fell from" in verdict.alarm
+    assert verdict.note == "12 prompts are in all steps, and the base is sure of 12 of them"
+
+
+def test_signals_that_are_missing_are_named(tmp_path, grader):
+    dump = read_dump(sorted(write(tmp_path).glob("step_*")), Format())
+    steps = graded_steps(dump, grader)
+    verdict = judge(steps, {}, grader)
+    assert (
+        "the base is sure of 0 of them: fewer than 8, so the anchored agreement is off, and the answer" in verdict.note
+    )
+    assert verdict.step == 90 and "answer information fell" in verdict.alarm
+    apart = {step: {f"{step} {prompt}": g for prompt, g in graded.items()} for step, graded in steps.items()}
+    verdict = judge(apart, {}, grader)
+    assert verdict.note.startswith("0 prompts are in all steps") and verdict.note.endswith("each step decides")
+    healthy = {step: graded for step, graded in steps.items() if step <= 50}
+    assert judge(healthy, {}, grader).step is None and judge(healthy, {}, grader).choice.step == 50
+
+
+DAMAGE = '{"input": "x", "outp\n[1]\n\n{"input": "x"}\n{"output": "y"}\n\xff\n{"input": {"a": 1}, "output": "y"}\n'
+
+
+def test_the_command_prints_the_signals_and_the_verdict_and_counts_damaged_rows(tmp_path, capfd):
+    folder = write(tmp_path, damage=DAMAGE)
+    code = main(["--rollouts", f"{folder}/step_*.jsonl", "--probe", f"{folder}/base.jsonl", "--out", f"{folder}/c.png"])
+    printed, messages = capfd.readouterr()
+    assert code == 0 and (folder / "c.png").read_bytes().startswith(b"\x89PNG")
+    lines = printed.splitlines()
+    assert lines[0].split()[:4] == ["step", "prompts", "samples", "agreement"] and lines[0].split()[-1] == "score"
+    assert [line.split()[0] for line in lines[1:12]] == [str(step) for step in STEPS]
+    first = dict(zip(lines[0].split(), lines[1].split()))
+    assert first["agreement"] == first["score"]  # here the base's majority is right
+    assert "verdict: it collapses, seen at step 80" in printed and "Use the checkpoint of step 50 (the step" in printed
+    assert (
+        "--rollouts: 66 of 1122 rows are left out: 22 that are no JSON, 11 that are no JSON object, "
+        "22 without a prompt, 11 without a response." in messages
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, r"--rollouts=.*step_\*\.jsonl matches no file: give the dumps"),
+        ({"step_1.jsonl": ""}, r"step_1\.jsonl has no response \(they are empty\): give JSON lines with a prompt"),
+        (
+            {"step_1.jsonl": "{\n", "step_2.jsonl": "3\n"},
+            r"and the other files have no response \(1 that are no JSON, 1",
+        ),
+    ],
+)
+def test_dumps_without_responses_are_refused_in_one_sentence(files, message, tmp_path, capsys):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert main(["--rollouts", f"{tmp_path}/step_*.jsonl", "--out", f"{tmp_path}/c.png"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and re.search(message, error)
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_hostile_files_cost_bounded_memory_and_raise_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("srt_jax.jobs.collapse.LONGEST_LINE", 100)
+    path = tmp_path / "1.jsonl"
+    path.write_text('{"a": 1}\n' + "x" * 950 + "\n" + "[" * 90 + '\n{"b": 2}')
+    found = list(rows_of(path))
+    assert found == [{"a": 1}, "with a line that is too long", "that are no JSON", {"b": 2}]
+    cut = tmp_path / "2.jsonl.gz"
+    cut.write_bytes(gzip.compress(json.dumps({"a": list(range(999))}).encode() + b"\n")[:-20])
+    assert list(rows_of(cut))[-1] == "in a damaged end of a compressed file"
+    damaged = tmp_path / "3.parquet"
+    damaged.write_bytes(b"PAR1 no")
+    assert list(rows_of(damaged)) == ["in a damaged Parquet file"]
+
+
+def test_fields_of_rows(tmp_path):
+    path = tmp_path / "run7_step_000012.jsonl.gz"
+    assert fields_of({"problem": "p", "response": "r", "score": float("nan")}, path) == (12, "p", "r", None)
+    assert fields_of({"input": "p", "output": "r", "step": 3, "score": True}, path) == (3, "p", "r", 1.0)
+    long = fields_of({"prompt": "p", "completion": "x" * (1 << 20) + "end"}, path)
+    assert long[2].endswith("end") and len(long[2]) == 1 << 18
+    assert fields_of({"prompt": [{"role": "user"}], "completion": "r"}, path) == "without a prompt"
+    assert isinstance(read_dump([write(tmp_path / "a", steps=[0]) / "step_0.jsonl"], Format()), Dump)
