@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from srt_jax import train as train_module
 from srt_jax.config import source
 from srt_jax.config.validation import validate
 from srt_jax.data.base import Problem
@@ -15,6 +16,7 @@ from srt_jax.reward.rewards import grade
 from srt_jax.run import anchor
 from srt_jax.run.anchor import Anchor
 from srt_jax.run.checkpoint import Checkpoints
+from srt_jax.run.collapse import Reading
 from srt_jax.run.metrics_log import read_metrics
 from srt_jax.train import train
 from tests.helpers import REPOSITORY, small_config
@@ -96,10 +98,9 @@ def test_a_guard_needs_prompts_and_samples_that_differ(tmp_path):
 
 
 def guarded(model, out, name, steps=12):
-    """A run that learns at first and then collapses, because its learning rate becomes too high."""
+    """A run that collapses within a few steps, because its learning rate is too high."""
     config = small_config(model, out, name, steps)
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = 3e-3, 6
-    config.eval.every = config.checkpoint.keep = 1
+    config.optimizer.learning_rate, config.eval.every, config.checkpoint.keep = 2e-3, 1, 1
     config.eval.sets.heldout.limit, config.guard.action, config.guard.votes = 32, "stop", 16
     return config
 
@@ -129,18 +130,35 @@ def stopped(miniature, tmp_path_factory):
     return out / "straight"
 
 
-def test_a_collapse_ends_the_run_and_the_chosen_checkpoint_is_named(stopped, miniature):
+def test_a_collapse_ends_the_run_and_the_chosen_checkpoint_is_named(stopped):
     summary = json.loads((stopped / "summary.json").read_text())
     chosen, last = summary["chosen"], summary["steps"]
     assert last < 12 and "agreement with the base's majority fell" in summary["ended_early"]
     assert chosen["step"] <= last - 3 and "the step with the highest anchored agreement" in chosen["rule"]
     assert chosen["guard/agreement"] > summary["last"]["guard/agreement"] and summary["last"]["guard/falls"] == 3
-    folders = {summary["best"]["step"]: "best", 0: str(miniature)}
-    assert chosen["folder"] == folders.get(chosen["step"], "chosen")
-    if chosen["step"]:
-        assert chosen["step"] in Checkpoints(stopped).steps() and (stopped / chosen["folder"] / "config.json").exists()
     warnings = [record["warning"] for record in read_metrics(stopped) if "warning" in record]
     assert sum("the vote seems to collapse" in text for text in warnings) == 1
+
+
+@pytest.mark.slow
+def test_the_chosen_checkpoint_stays_and_is_exported_beside_the_best_one(untrained, tmp_path, monkeypatch):
+    """The readings of three evaluations are replaced by ones that fall after step 1."""
+    shares = iter([0.4, 0.9, 0.2, 0.1])
+
+    def reading(step, *_):
+        return Reading(step, np.full(8, next(shares)), np.ones(8))
+
+    monkeypatch.setattr(anchor, "take_reading", reading)
+    monkeypatch.setattr(train_module, "scores", lambda config, evals: {int(step): int(step == "2") for step in evals})
+    config = small_config(untrained, tmp_path, "ring", steps=3)
+    config.eval.every = config.checkpoint.keep = 1
+    config.guard.action, config.guard.votes = "warn", 2
+    summary = train(config)
+    assert summary["steps"] == 3 and summary["ended_early"] is None
+    assert summary["best"]["step"] == 2 and summary["chosen"]["step"] == 1 and summary["chosen"]["folder"] == "chosen"
+    assert Checkpoints(tmp_path / "ring").steps() == [1, 2, 3]
+    exported = [(tmp_path / "ring" / name / "model.safetensors").read_bytes() for name in ("chosen", "best", "final")]
+    assert len(set(exported)) == 3
 
 
 def without_answers(model, folder):

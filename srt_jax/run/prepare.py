@@ -97,6 +97,7 @@ def prepare(config: ConfigDict) -> Prepared:
         line,
         labels.describe(problems, settings),
         *report,
+        *guard_line(config, eval_sets),
         f"stop tokens: {', '.join(repr(model.tokenizer.convert_ids_to_tokens(i)) for i in model.stop_ids)}",
         budget.report(config, model.config),
     ]
@@ -123,6 +124,15 @@ def adapters_line(config: ConfigDict, model: ModelConfig) -> list[str]:
         f"adapters: rank {settings.rank}, scale {settings.scale:g}, {count:,.0f} parameters "
         f"({count / model.num_params:.2%} of the model's), {config.model.lora.path or 'new'}"
     ]
+
+
+def guard_line(config: ConfigDict, eval_sets: list[EvalSet]) -> list[str]:
+    """A line about the guard, unless it is off."""
+    action, votes, prompts = config.guard.action, config.guard.votes, sum(len(s.prompts) for s in eval_sets)
+    if action == "off":
+        return []
+    reads = f"{votes} votes of the base on each of {prompts} evaluation prompts" if votes else "the metrics of steps"
+    return [f"guard: {action} at signs of a collapse, from {reads}"]
 
 
 def check_functions(config: ConfigDict) -> None:
