@@ -123,10 +123,10 @@ def test_soft_votes_of_version_5_are_a_shape_of_the_reward():
     assert migrated({"format": 5, **other}, new, "run") == other
 
 
-def test_the_stop_at_a_collapse_of_version_7_is_an_action_of_the_guard():
+def test_the_stop_at_a_collapse_of_version_8_is_an_action_of_the_guard():
     new = {"stop": {"patience": 1}, "guard": {"action": "off", "votes": 64}}
     for collapse, guard in ((False, new["guard"]), (True, {"action": "stop", "votes": 0})):
-        old = {"format": 7, "stop": {"patience": 1, "collapse": collapse}}
+        old = {"format": 8, "stop": {"patience": 1, "collapse": collapse}}
         assert migrated(old, new, "run") == {**new, "guard": guard}
 
 
