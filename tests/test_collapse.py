@@ -5,6 +5,7 @@ recorded/collapse.jsonl: the quickstart's label-free training, a run per line wi
 
 import json
 import pathlib
+import statistics
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from srt_jax.run.collapse import (
     Detector,
     Reading,
     fallen,
+    fallen_apart,
     information_by_prompt,
     should_stop,
 )
@@ -173,6 +175,19 @@ def test_readings_fall_as_in_the_definition(kind):
         values = series(kind, seed, prompts) + 1e-3 * np.random.default_rng(seed).random((40, prompts))
         for least in (0.0, 0.05, 0.5):
             assert fallen(values, least).tolist() == reference(values.tolist(), least)
+
+
+def test_readings_on_different_prompts_fall_as_in_the_definition():
+    rng = np.random.default_rng(0)
+    values = [rng.normal(0.0 if k < 6 else -0.8, 0.3, size=rng.integers(8, 20)) for k in range(12)]
+    expected = []
+    for k, now in enumerate(values):
+        pools = [[x for part in values[max(0, j - 2) : j + 1] for x in part] for j in range(k + 1)]
+        peak = max(pools, key=statistics.fmean)
+        error = (statistics.variance(peak) / len(peak) + statistics.variance(now) / len(now)) ** 0.5
+        gap = statistics.fmean(peak) - statistics.fmean(now)
+        expected.append(gap > 3 * error and gap > 0.05)
+    assert fallen_apart(values, 0.05).tolist() == expected and expected == [False] * 6 + [True] * 6
 
 
 @pytest.mark.parametrize("kind", ["healthy", "late riser", "noisy"])

@@ -89,6 +89,20 @@ def test_signals_that_are_missing_are_named(tmp_path, grader):
     assert judge(healthy, {}, grader).step is None and judge(healthy, {}, grader).choice.step == 50
 
 
+def test_dumps_of_training_have_different_prompts_in_each_step(tmp_path, grader):
+    """The base's votes on all of them are in the probe."""
+    dump = read_dump(sorted(write(tmp_path).glob("step_*")), Format())
+    votes = base_votes(read_dump([tmp_path / "base.jsonl"], Format()), grader)
+    steps = graded_steps(dump, grader)
+    apart = {step: {f"{step} {prompt}": g for prompt, g in graded.items()} for step, graded in steps.items()}
+    known = {f"{step} {prompt}": vote for step in STEPS for prompt, vote in votes.items()}
+    verdict = judge(apart, known, grader)
+    assert verdict.note.startswith("the steps have different prompts, and the base is sure of at least 12 of each")
+    assert verdict.choice.step == 50 and verdict.step == 80 and verdict.alarm.endswith("fell since step 50.")
+    healthy = {step: graded for step, graded in apart.items() if step <= 50}
+    assert judge(healthy, known, grader).step is None and judge(healthy, known, grader).choice.step == 50
+
+
 DAMAGE = '{"input": "x", "outp\n[1]\n\n{"input": "x"}\n{"output": "y"}\n\xff\n{"input": {"a": 1}, "output": "y"}\n'
 
 

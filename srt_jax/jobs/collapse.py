@@ -9,8 +9,8 @@ srt_jax write them. The step is in `step`, else it is the last number in the fil
 compressed or not, or Parquet. Known answers are not read; a `score` is averaged and shown, and decides nothing.
 
 --probe names rows of the base model on the same prompts, with 64 responses each if possible: they give the anchored
-agreement. The rule compares the same prompts in all steps, so dumps of a validation set fit best. Prints a row of
-signals for each step and the verdict, and writes a figure.
+agreement. Dumps of a validation set fit best, because the rule then compares the same prompts in all steps. Prints a
+row of signals for each step and the verdict, and writes a figure.
 """
 
 import argparse
@@ -39,7 +39,16 @@ from srt_jax.reward import measures
 from srt_jax.reward.rewards import Graded, grade
 from srt_jax.run import anchor
 from srt_jax.run.anchor import Anchor
-from srt_jax.run.collapse import FEWEST, Choice, Detector
+from srt_jax.run.collapse import (
+    AGREEMENT_LOST,
+    CONFIDENT,
+    FEWEST,
+    IN_A_ROW,
+    Choice,
+    Detector,
+    fallen_apart,
+    peaks_apart,
+)
 from srt_jax.run.progress import Progress
 
 PROMPTS = ("input", "prompt", "problem")
@@ -197,14 +206,18 @@ def signals(graded: Mapping[str, Graded], majorities: Mapping[str, str | None], 
 
 
 def base_votes(dump: Dump | None, grader: Grader) -> dict[str, dict]:
-    """{prompt: the base's majority and lead}, from the probe. Its rows count together, whatever their step is."""
+    """{prompt: the base's majority, its lead and its share}, from the probe. The steps of its rows do not matter."""
     answers: dict[str, list] = collections.defaultdict(list)
     for of_step in dump.answers.values() if dump else ():
         for prompt, found in of_step.items():
             answers[prompt] += found
     votes = {prompt: grade(Problem(prompt, prompt, None, "probe"), row, grader).vote for prompt, row in answers.items()}
     return {
-        prompt: {"majority": vote.label, "lead": measures.margin(vote.counts, len(answers[prompt]))}
+        prompt: {
+            "majority": vote.label,
+            "lead": measures.margin(vote.counts, len(answers[prompt])),
+            "share": vote.share,
+        }
         for prompt, vote in votes.items()
     }
 
@@ -222,6 +235,8 @@ class Verdict:
 def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], grader: Grader) -> Verdict:
     """Applies the rule of run/collapse.py to the steps in order, up to the first alarm. It needs no answer."""
     common = sorted(set.intersection(*map(set, steps.values())))
+    if len(common) < FEWEST and (apart := judge_apart(steps, votes, grader)):
+        return apart
     unknown = {"majority": None, "lead": 0.0}
     base = Anchor([{"set": "", "id": prompt, **votes.get(prompt, unknown)} for prompt in common])
     sure = sum(majority is not None for majority in base.majorities(""))
@@ -240,6 +255,33 @@ def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], gra
         if alarm:
             return Verdict(step, alarm, detector.choice(step), note)
     return Verdict(None, None, detector.choice(last), note)
+
+
+def judge_apart(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], grader: Grader) -> Verdict | None:
+    """The verdict for steps with different prompts, such as dumps of training: `fallen_apart` decides.
+
+    The value of a prompt is its share of samples that equal the base's majority, minus the base's own share. None if
+    the base is sure of fewer than FEWEST prompts of a step.
+    """
+    values = []
+    for graded in steps.values():
+        sure = [prompt for prompt in graded if prompt in votes and votes[prompt]["lead"] >= CONFIDENT]
+        if len(sure) < FEWEST:
+            return None
+        majorities = [votes[prompt]["majority"] for prompt in sure]
+        shares = anchor.agreement_by_prompt(majorities, [graded[prompt] for prompt in sure], grader)
+        values.append(np.array(shares) - [votes[prompt]["share"] for prompt in sure])
+    note = (
+        f"the steps have different prompts, and the base is sure of at least {min(map(len, values))} of each: "
+        "the agreement is compared with the base's own"
+    )
+    numbers, flags = list(steps), fallen_apart(values, AGREEMENT_LOST)
+    for k in range(IN_A_ROW - 1, len(flags)):
+        if flags[k - IN_A_ROW + 1 : k + 1].all():
+            peak = numbers[peaks_apart(values[: k + 1])[-1]]
+            alarm = f"the agreement with the base's majority, minus the base's own, fell since step {peak}."
+            return Verdict(numbers[k], alarm, Choice(peak, "the step with the highest such agreement"), note)
+    return Verdict(None, None, Choice(numbers[-1], "the last step: its agreement has not fallen"), note)
 
 
 # ---- output
@@ -315,7 +357,7 @@ def run(options: argparse.Namespace, form: Format) -> Verdict:
         report_left_out(probe, "--probe")
     with Grader(workers=options.workers) as grader:
         votes = base_votes(probe, grader)
-        majorities = {prompt: anchor.confident(**vote) for prompt, vote in votes.items()}
+        majorities = {prompt: anchor.confident(vote["majority"], vote["lead"]) for prompt, vote in votes.items()}
         steps = graded_steps(dump, grader)
         rows: list[dict] = []
         for step, graded in steps.items():

@@ -90,11 +90,7 @@ def peaks(values: np.ndarray) -> np.ndarray:
     The peak is the reading at which the mean over prompts and the last SMOOTHED readings is largest, the first of
     equal ones.
     """
-    smoothed = _smoothed(values).mean(1)
-    found = np.zeros(len(values), int)
-    for k in range(1, len(values)):
-        found[k] = k if smoothed[k] > smoothed[found[k - 1]] else found[k - 1]
-    return found
+    return _running_argmax(_smoothed(values).mean(1))
 
 
 def fallen(values: np.ndarray, least: float) -> np.ndarray:
@@ -107,6 +103,39 @@ def fallen(values: np.ndarray, least: float) -> np.ndarray:
     gap = peak - values
     error = gap.std(1, ddof=1) / np.sqrt(values.shape[1])
     return (gap.mean(1) > ERRORS * error) & (gap.mean(1) > least * peak.mean(1))
+
+
+def peaks_apart(values: Sequence[np.ndarray]) -> np.ndarray:
+    """[K]: as `peaks`, for readings on different prompts. values: for each reading, a value of each of its prompts."""
+    return _running_argmax([pool.mean() for pool in _pools(values)])
+
+
+def fallen_apart(values: Sequence[np.ndarray], least: float) -> np.ndarray:
+    """[K] bool: as `fallen`, for readings on different prompts, such as the training prompts of consecutive steps.
+
+    values: for each reading, a value of each of its prompts, at least 2. The peak pools the prompts of the last
+    SMOOTHED readings. Nothing is paired, so the error is that of a difference of two independent means, and `least` is
+    a difference, not a share: the values may be negative.
+    """
+    pools, found = _pools(values), []
+    for now, peak in zip(values, peaks_apart(values)):
+        gap = pools[peak].mean() - now.mean()
+        error = np.sqrt(pools[peak].var(ddof=1) / len(pools[peak]) + now.var(ddof=1) / len(now))
+        found.append(gap > ERRORS * error and gap > least)
+    return np.array(found, bool)
+
+
+def _pools(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each reading, the values of the last SMOOTHED readings together."""
+    return [np.concatenate(values[max(0, k - SMOOTHED + 1) : k + 1]) for k in range(len(values))]
+
+
+def _running_argmax(means: Sequence[float] | np.ndarray) -> np.ndarray:
+    """[K]: the index of the largest of the first k means, for each k. Of equal ones it is the first."""
+    found = np.zeros(len(means), int)
+    for k in range(1, len(means)):
+        found[k] = k if means[k] > means[found[k - 1]] else found[k - 1]
+    return found
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
