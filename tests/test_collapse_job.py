@@ -5,7 +5,9 @@ import json
 import re
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from srt_jax.grading.answers import Format
 from srt_jax.jobs.collapse import Dump, base_votes, fields_of, graded_steps, judge, main, read_dump, rows_of
@@ -47,6 +49,9 @@ def write(folder, form=verl, steps=STEPS, damage=""):
         text = "".join(json.dumps(form(step, *row)) + "\n" for row in rows(step, right(step), 8)) + damage
         if form is own:
             (folder / f"step_{step:06d}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+        elif form is trl:
+            table = pyarrow.Table.from_pylist(list(map(json.loads, text.splitlines())))
+            parquet.write_table(table, folder / f"step_{step:05d}.parquet")
         else:
             (folder / f"step_{step}.jsonl").write_text(text)
     base = "".join(json.dumps(form(0, *row)) + "\n" for row in rows(0, 0.6, 64, seed=1))
@@ -85,6 +90,10 @@ def test_signals_that_are_missing_are_named(tmp_path, grader):
     apart = {step: {f"{step} {prompt}": g for prompt, g in graded.items()} for step, graded in steps.items()}
     verdict = judge(apart, {}, grader)
     assert verdict.note.startswith("0 prompts are in all steps") and verdict.note.endswith("each step decides")
+    assert verdict.step is None and verdict.choice.step == 100  # eleven steps are too few
+    longer = {step: apart[min(step, 100)] for step in range(0, 160, 10)}
+    verdict = judge(longer, {}, grader)
+    assert verdict.step == 120 and "have the same winning answer" in verdict.alarm and verdict.choice.step == 90
     healthy = {step: graded for step, graded in steps.items() if step <= 50}
     assert judge(healthy, {}, grader).step is None and judge(healthy, {}, grader).choice.step == 50
 

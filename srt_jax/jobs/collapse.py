@@ -44,6 +44,7 @@ from srt_jax.run.collapse import (
     CONFIDENT,
     FEWEST,
     IN_A_ROW,
+    WINDOW,
     Choice,
     Detector,
     fallen_apart,
@@ -252,8 +253,12 @@ def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], gra
         if len(common) >= FEWEST:
             reading = anchor.take_reading(step, base, {"": [graded[prompt] for prompt in common]}, grader)
             alarm = detector.read(reading)
-        if alarm:
+        if alarm and detector.readings:
             return Verdict(step, alarm, detector.choice(step), note)
+        if alarm:
+            numbers = [n for n in steps if n <= step]
+            before = Choice(numbers[-WINDOW - 1], f"the last one before the {WINDOW} steps of the alarm")
+            return Verdict(step, alarm, before, note)
     return Verdict(None, None, detector.choice(last), note)
 
 
