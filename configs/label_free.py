@@ -10,7 +10,8 @@ PAPER     Each shape is from a paper of its own, with SRT's batch, advantage and
           and brevity show what a model gains without any information about the answers. co_rewarding_ii_like labels
           with the votes of an EMA teacher at the constant rate 0.01 of M-GRPO; Co-rewarding-II lowers its rate by a
           cosine, and its teacher is also the reference of the KL. om_grpo_like has OM-GRPO's mask and soft votes,
-          without its rewards for the format and for contrasts.
+          without its rewards for the format and for contrasts. certain_votes mixes the vote with Intuitor's
+          reward; its weights are ours.
 """
 
 from srt_jax.experiments import experiment
@@ -33,6 +34,11 @@ SHAPES = {
 # Methods that differ from SRT in other fields than the shape of the reward.
 METHODS = {
     "om_grpo_like": {**GRPO, "reward.shape": "soft_vote", "rl.mask_answer": True},
+    "certain_votes": {
+        "rl.advantage": "dr_grpo",
+        "rl.kl_in": "loss",
+        "reward.mixture": {"agreement": 1.0, "self_certainty": 0.5},
+    },
     "co_rewarding_ii_like": {**GRPO, "labels.source": "ema", "labels.ema_rate": 0.01},
 }
 

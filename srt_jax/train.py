@@ -159,7 +159,10 @@ def learn(
 def reward_confidence(learner: Learner, train_state: TrainState, collected: Collected, step: int) -> Collected:
     """The rollouts with rewards from the policy's confidence in their tokens (rl/confidence.py)."""
     found = jax.device_get(learner.confidence(learner.policy(train_state), to_batch(learner, collected, step)))
-    graded = [with_confidence(g, row) for g, row in zip(collected.graded, found, strict=True)]
+    graded = [
+        with_confidence(g, {name: values[p] for name, values in found.items()}, learner.grading.settings)
+        for p, g in enumerate(collected.graded)
+    ]
     return dataclasses.replace(collected, graded=graded)
 
 

@@ -30,7 +30,7 @@ def names(fields: dict, prefix: str = "") -> set[str]:
     """Dotted names of all fields; those that users choose count as one."""
     found = set()
     for key, value in fields.items():
-        nested = isinstance(value, dict) and key not in ("sets", "config", "chat_template_kwargs")
+        nested = isinstance(value, dict) and key not in ("sets", "config", "chat_template_kwargs", "mixture")
         found |= names(value, f"{prefix}{key}.") if nested else {prefix + key}
     return found
 

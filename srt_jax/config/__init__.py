@@ -1,6 +1,6 @@
 """The configuration of a run: its fields with the paper's values, and the checks before a run starts."""
 
-from srt_jax.config.arithmetic import describe, has_teacher, mesh_shape, policy_samples, teacher_samples
+from srt_jax.config.arithmetic import describe, has_teacher, mesh_shape, policy_samples, reward_weights, teacher_samples
 from srt_jax.config.fields import MEAN, VALIDATION, base, source
 from srt_jax.config.paths import expanded, run_directory
 from srt_jax.config.records import differing_fields, fingerprint_fields, recorded
@@ -17,6 +17,7 @@ __all__ = [
     "mesh_shape",
     "policy_samples",
     "recorded",
+    "reward_weights",
     "run_directory",
     "source",
     "teacher_samples",

@@ -27,6 +27,11 @@ def votes_per_prompt(batch: ConfigDict) -> int:
     return batch.votes_per_prompt or batch.samples_per_prompt
 
 
+def reward_weights(reward: ConfigDict) -> dict[str, float]:
+    """{reward: weight}: the mixture, or the one reward of `shape`. reward: the section of the config."""
+    return {name: float(weight) for name, weight in reward.mixture.items()} or {reward.shape: 1.0}
+
+
 def has_teacher(config: ConfigDict) -> bool:
     """Does a second set of weights, the teacher, sample the votes?"""
     return config.labels.source == "ema"

@@ -25,6 +25,18 @@ VALIDATION = "validation"  # The evaluation set of stop.validation_fraction.
 MEAN = "mean"  # The mean over all evaluation sets.
 # Values of reward.shape that read the policy's tokens and no answers (srt_jax/rl/confidence.py).
 CONFIDENCES = ("self_certainty", "negative_entropy", "mean_logprob", "sum_logprob")
+# Values of reward.shape that read the vote or the responses (srt_jax/reward/shapes.py).
+SHAPES = (
+    "agreement",
+    "soft_vote",
+    "empo",
+    "scrl_like",
+    "restrain_like",
+    "minority_penalty",
+    "random",
+    "format",
+    "brevity",
+)
 
 
 def base() -> ConfigDict:
@@ -159,18 +171,8 @@ FIELDS = dict(
     ),
     reward=dict(
         # The rewards of a prompt's samples, by its vote or by the policy's confidence (docs/algorithms.md).
-        shape=one_of_or_function(
-            "agreement",
-            "soft_vote",
-            "empo",
-            "scrl_like",
-            "restrain_like",
-            "minority_penalty",
-            "random",
-            "format",
-            "brevity",
-            *CONFIDENCES,
-        ),
+        shape=one_of_or_function(*SHAPES, *CONFIDENCES),
+        mixture={},  # {value of shape: weight}, e.g. {"agreement": 1.0, "self_certainty": 0.5} (empty: only shape).
         # How answers are compared with a label: verify has tolerances, math_verify is the package of that name.
         match=one_of("equivalent", "string", "verify", "math_verify"),
         overlong_buffer=not_negative(0),  # DAPO: up to 1 is subtracted in this many tokens before the length limit.

@@ -17,7 +17,7 @@ KINDS = {
     tuple: "a tuple",
     dict: "a section of fields",
 }
-USERS_OWN = ("config", "chat_template_kwargs")  # Users choose the keys of these sections.
+USERS_OWN = ("config", "chat_template_kwargs", "mixture")  # Users choose the keys of these sections.
 LARGEST = 2**31 - 1
 FLOAT32 = (1e-37, 1e37)  # Absolute values far outside of this range become 0 or infinity in float32.
 

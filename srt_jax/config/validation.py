@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import functions
 from srt_jax.config.allowed import rules
-from srt_jax.config.arithmetic import has_teacher, mesh_shape
-from srt_jax.config.fields import CONFIDENCES, FIELDS, MEAN, SOURCE, VALIDATION
+from srt_jax.config.arithmetic import has_teacher, mesh_shape, reward_weights
+from srt_jax.config.fields import CONFIDENCES, FIELDS, MEAN, SHAPES, SOURCE, VALIDATION
 from srt_jax.config.types import check_types
 from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import Format
@@ -211,6 +211,7 @@ def _validate_labels(c: ConfigDict) -> None:
         c.labels.source == "none" or c.rl.objective == "policy_gradient",
         f"rl.objective is {c.rl.objective!r}, which uses no reward: set labels.source to 'none'.",
     )
+    _validate_mixture(c)
     _require(
         c.labels.source == "vote" or c.reward.shape == "agreement" or functions.is_function(c.reward.shape),
         f"reward.shape is {c.reward.shape!r}, which needs no label, but labels.source is {c.labels.source!r}: "
@@ -220,15 +221,49 @@ def _validate_labels(c: ConfigDict) -> None:
         c.labels.source != "none" or c.rl.objective != "policy_gradient",
         "labels.source is 'none', so there is no reward: set rl.objective to 'cross_entropy' or 'entropy'.",
     )
+    late = [name for name in reward_weights(c.reward) if name in CONFIDENCES]
     _require(
-        c.reward.shape not in CONFIDENCES or c.batch.resample_rounds == 0,
-        f"batch.resample_rounds is {c.batch.resample_rounds}, but reward.shape {c.reward.shape!r} is known only after "
+        not late or c.batch.resample_rounds == 0,
+        f"batch.resample_rounds is {c.batch.resample_rounds}, but the reward {''.join(late[:1])!r} is known only after "
         "sampling: set it to 0.",
     )
     _require(
         c.labels.source != "none" or c.batch.resample_rounds == 0,
         f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: "
         "set it to 0.",
+    )
+
+
+def _validate_mixture(c: ConfigDict) -> None:
+    mixture = c.reward.mixture.to_dict()
+    if not mixture:
+        return
+    _require(
+        len(mixture) > 1,
+        f"reward.mixture is {mixture}, which has a single reward: give at least two, or set reward.shape to it.",
+    )
+    _require(
+        c.reward.shape == "agreement",
+        f"reward.mixture is {mixture}, but reward.shape is {c.reward.shape!r}: put it into the mixture, and leave "
+        "reward.shape at 'agreement'.",
+    )
+    for name, weight in mixture.items():
+        _require(
+            name in (*SHAPES, *CONFIDENCES),
+            f"reward.mixture has {name!r}, which is no reward: choose some of {', '.join((*SHAPES, *CONFIDENCES))}.",
+        )
+        _require(
+            isinstance(weight, int | float) and not isinstance(weight, bool) and weight != 0,
+            f"reward.mixture.{name} is {weight!r}: give a number other than 0.",
+        )
+        _require(
+            c.labels.source == "vote" or name == "agreement" or name in CONFIDENCES,
+            f"reward.mixture has {name!r}, which needs votes, but labels.source is {c.labels.source!r}: set it to "
+            "'vote', or leave that reward out.",
+        )
+    _require(
+        c.labels.source != "none",
+        f"reward.mixture is {mixture}, but labels.source is 'none', which uses no reward: set it to 'vote'.",
     )
 
 

@@ -11,7 +11,7 @@ import dataclasses
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
-FORMAT = 9
+FORMAT = 10
 # Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
@@ -56,6 +56,7 @@ CHANGES = {
             ("guard.action", True): {"guard.action": "stop", "guard.votes": 0},
         },
     ),
+    10: Change(added={"reward.mixture": {}}),
 }
 
 

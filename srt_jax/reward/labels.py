@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from srt_jax.config import reward_weights
 from srt_jax.data import label_file
 from srt_jax.data.base import Problem
 from srt_jax.data.split import uniform
@@ -25,6 +26,8 @@ class LabelSettings:
     trained_samples: only this many samples of each prompt, the first ones, are trained on. All samples vote.
         0: all are trained on.
     shape: the reward's shape, a name in shapes.py. The agreement with the label is one of them.
+    mixture: {reward: weight}. The reward is the weighted sum of these rewards, each standardised per prompt. Empty: the
+        reward of `shape`.
     label, reward: user functions (functions.py). None: the label of `source`, the reward of `shape`.
     """
 
@@ -39,6 +42,7 @@ class LabelSettings:
     drop_truncated: bool = False
     trained_samples: int = 0
     shape: str = "agreement"
+    mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)
     label: functions.Label | None = None
     reward: functions.Reward | None = None
 
@@ -58,6 +62,7 @@ class LabelSettings:
             drop_truncated=config.reward.drop_truncated,
             trained_samples=config.batch.samples_per_prompt,
             shape=config.reward.shape,
+            mixture=reward_weights(config.reward) if config.reward.mixture else {},
             label=functions.label_function(c.source),
             reward=functions.reward_function(config.reward.shape),
         )

@@ -1,12 +1,12 @@
 """Rewards: the only module that grades a prompt's n rollouts. It uses NumPy; the grader's workers compare answers.
 
-    votes -> label -> agreement with the label -> shape -> reward = shaped agreement + penalty for length
+    votes -> label -> agreement with the label -> shape, or mixture of shapes -> + penalty for length = reward
 
 The result, `Graded`, is logged, saved and trained on. If an answer is known, it also contains the true rewards.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,7 +26,8 @@ class Graded:
     """The graded answers of one prompt with n samples. Unknown numbers are NaN.
 
     groups [n]: group id of each answer, -1 if it cannot be parsed.
-    agreement [n] float32: the result of reward.shape, by default the agreement with the label, in [0, 1].
+    agreement [n] float32: the result of reward.shape, by default the agreement with the label, in [0, 1]. With
+        reward.mixture it is the weighted sum of standardised rewards.
     rewards [n] float32: agreement + penalty for length. The update trains on them.
     kept [n] bool: does the response count in the loss?
     labelled: False if the prompt has no label. The loss discards such a prompt.
@@ -65,6 +66,7 @@ def grade(
     """
     lengths = np.zeros(len(answers), np.int32) if lengths is None else lengths
     stopped = np.ones(len(answers), bool) if stopped is None else stopped
+    trained = settings.trained_samples or len(answers)
     groups = grader.groups([answers])[0]
     vote = majority(answers, groups, settings.threshold)
     label = choose_label(problem, vote, settings, answers, responses)
@@ -80,10 +82,17 @@ def grade(
         label_correct = label_correct if label.text is not None else np.nan
     if settings.reward:
         agreement = settings.reward(answers, label.text, responses, problem.answer)
-    elif settings.shape in CONFIDENCES:  # `with_confidence` fills them in, also where no answer can be parsed
-        labelled, agreement = True, np.zeros(len(answers))
-    elif settings.shape != "agreement" and labelled:
-        agreement = shaped(problem, answers, groups, vote, agreement, lengths, grader, settings)
+    else:
+        # `with_confidence` fills in those of CONFIDENCES, also where no answer can be parsed.
+        names = [name for name in settings.mixture or (settings.shape,) if name not in CONFIDENCES]
+        labelled = labelled or not names
+        if not labelled or not names:
+            agreement = np.zeros(len(answers))
+        elif names != ["agreement"]:
+            samples = samples_of(problem, answers, groups, vote, agreement, lengths, grader, settings)
+            agreement = combined({name: SHAPES[name](samples) for name in names}, settings, trained)
+        elif settings.mixture:
+            agreement = combined({"agreement": agreement}, settings, trained)
     agreement = np.asarray(agreement, np.float32)
     return Graded(
         answers=list(answers),
@@ -94,7 +103,7 @@ def grade(
         rewards=agreement + overlong_penalty(lengths, settings.max_response_tokens, settings.overlong_buffer),
         kept=kept(stopped, settings.drop_truncated),
         labelled=bool(labelled),
-        trained=settings.trained_samples or len(answers),
+        trained=trained,
         true_rewards=true,
         majority_correct=float(majority_correct),
         label_correct=float(label_correct),
@@ -134,7 +143,7 @@ def agrees(answers: Answers, label: str, grader: Grader, match: str | None) -> n
     return (np.array(ids) == own) & (own >= 0)
 
 
-def shaped(
+def samples_of(
     problem: Problem,
     answers: Answers,
     groups: Sequence[int],
@@ -143,16 +152,35 @@ def shaped(
     lengths: Sequence[int] | np.ndarray,
     grader: Grader,
     settings: LabelSettings,
-) -> np.ndarray:
-    """[n]: the rewards of settings.shape for the samples of a labelled prompt."""
+) -> Samples:
+    """The samples of a labelled prompt, as shapes see them."""
     if settings.match in (None, grader.match):
         share = np.array(soft_votes(answers, groups))
     else:
         share = _soft_votes_by_match(answers, vote, grader, settings.match)
     coins = [uniform(settings.seed, "coin", f"{problem.id}/{i}") for i in range(len(answers))]
     limit = settings.max_response_tokens
-    samples = Samples(agreement, share, np.array(vote.counts), np.array(lengths), limit, np.array(coins))
-    return SHAPES[settings.shape](samples)
+    return Samples(agreement, share, np.array(vote.counts), np.array(lengths), limit, np.array(coins))
+
+
+def combined(values: Mapping[str, np.ndarray], settings: LabelSettings, trained: int) -> np.ndarray:
+    """[n]: the only one of the rewards, or with a mixture the weighted sum of the standardised ones.
+
+    values: {reward: [n] or [trained]}. A mixture is computed over the first `trained` samples; the others get 0.
+    """
+    if not settings.mixture:
+        (only,) = values.values()
+        return only
+    total = np.zeros(max(map(len, values.values())))
+    for name, value in values.items():
+        total[:trained] += settings.mixture[name] * standardised(value[:trained])
+    return total
+
+
+def standardised(values: np.ndarray) -> np.ndarray:
+    """(values - mean) / (standard deviation + 1e-6), the deviation over n - 1 as in GRPO. All 0 for equal values."""
+    x = np.asarray(values, np.float64)
+    return (x - x.mean()) / (x.std(ddof=1) + 1e-6) if differ(x) else np.zeros(len(x))
 
 
 def _soft_votes_by_match(answers: Answers, vote: Vote, grader: Grader, match: str) -> np.ndarray:
@@ -179,13 +207,16 @@ def true_rewards(problem: Problem, answers: Answers, grader: Grader) -> np.ndarr
     return np.full(len(answers), np.nan, np.float32)
 
 
-def with_confidence(graded: Graded, confidence: np.ndarray) -> Graded:
-    """The same prompt with rewards from the policy's confidence (rl/confidence.py). confidence [trained] float32.
+def with_confidence(graded: Graded, confidence: Mapping[str, np.ndarray], settings: LabelSettings) -> Graded:
+    """The same prompt with rewards from the policy's confidence (rl/confidence.py), {reward: [trained] float32}.
 
-    The penalty for length is added. Samples that only vote keep 0.
+    They are added to the other rewards of a mixture. The penalty for length is added. Samples that only vote keep 0.
+    A prompt without a label stays as it is.
     """
-    values = np.zeros_like(graded.agreement)
-    values[: graded.trained] = confidence
+    if not graded.labelled:
+        return graded
+    values = graded.agreement.copy() if settings.mixture else np.zeros_like(graded.agreement)
+    values[: graded.trained] += combined(confidence, settings, graded.trained).astype(np.float32)
     return dataclasses.replace(graded, agreement=values, rewards=graded.rewards - graded.agreement + values)
 
 

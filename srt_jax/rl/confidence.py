@@ -5,7 +5,7 @@ tokens, the stop token included. Their reward has no gradient.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,17 +31,19 @@ CONFIDENCES: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def make_confidence(graphdef: nnx.GraphDef, config: UpdateConfig, mesh: Mesh, name: str) -> jax.stages.Wrapped:
-    """The function confidence(parameters, batch) -> rewards [P, n] float32, jitted. name: a key of CONFIDENCES.
+def make_confidence(
+    graphdef: nnx.GraphDef, config: UpdateConfig, mesh: Mesh, names: Sequence[str]
+) -> jax.stages.Wrapped:
+    """The function confidence(parameters, batch) -> {name: rewards [P, n] float32}, jitted. names: keys of CONFIDENCES.
 
     It reads neither the rewards nor the labels of the batch. The rewards are on every device.
     """
     passes = Passes(graphdef, config, mesh, None)
 
-    def confidence(params: nnx.State, batch: Batch) -> jax.Array:
+    def confidence(params: nnx.State, batch: Batch) -> dict[str, jax.Array]:
         values = passes.over_batch(token_scores, 3, params, batch)
         sums = [microbatches.to_prompts(jnp.where(batch.response, value, 0.0), batch) for value in values]
         length = microbatches.to_prompts(batch.response.astype(jnp.float32), batch)
-        return CONFIDENCES[name](*sums, jnp.maximum(length, 1.0))
+        return {name: CONFIDENCES[name](*sums, jnp.maximum(length, 1.0)) for name in names}
 
     return functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))(confidence)

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from srt_jax.config import describe, fingerprint_fields, has_teacher
+from srt_jax.config import describe, fingerprint_fields, has_teacher, reward_weights
 from srt_jax.config.fields import CONFIDENCES
 from srt_jax.config.records import is_recorded, resolved
 from srt_jax.errors import CheckpointError
@@ -50,7 +50,7 @@ class Learner:
     reference: Any
     update_config: UpdateConfig
     update: Any  # compiled: update(state, reference, batch) -> (state, metrics)
-    confidence: Any  # compiled: confidence(params, batch) -> rewards [P, n]; None for other values of reward.shape
+    confidence: Any  # compiled: confidence(params, batch) -> {reward: [P, n]}; None if no reward needs it
     grader: Grader
     grading: Grading  # of training rollouts
 
@@ -195,7 +195,8 @@ def load_initial(config: ConfigDict, prepared: Prepared) -> Initial:
 
 def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, state: TrainState) -> Learner:
     """Compiles the programs of a step before the loop. Meanwhile the workers of the grader start."""
-    update_config, shape = UpdateConfig.of(config), config.reward.shape
+    update_config = UpdateConfig.of(config)
+    names = tuple(name for name in reward_weights(config.reward) if name in CONFIDENCES)
     layout = update_config.layout
     arguments = state, weights.reference, abstract_batch(layout, weights.mesh, update_config.mask_answer)
 
@@ -209,15 +210,15 @@ def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, st
     policy, confidence = lora.join(state.params, weights.reference), None
 
     def compiled_confidence() -> jax.stages.Compiled:
-        program = make_confidence(weights.graphdef, update_config, weights.mesh, shape)
+        program = make_confidence(weights.graphdef, update_config, weights.mesh, names)
         return program.lower(policy, abstract_batch(layout, weights.mesh)).compile()
 
     key = weights.graphdef, weights.mesh, update_config, optimizer_key(config), programs.shape(arguments)
     with announced("compiling the update"), ThreadPoolExecutor(1) as thread:
         tested = thread.submit(grader.self_test)
         update = programs.shared(key, compiled)
-        if shape in CONFIDENCES:
-            confidence = programs.shared((shape, *key), compiled_confidence)
+        if names:
+            confidence = programs.shared((names, *key), compiled_confidence)
         tested.result()
     grading = Grading(prepared.model.tokenizer, answer_format(config), grader, prepared.label_settings)
     base = lora.base_graphdef(weights.graphdef, policy)

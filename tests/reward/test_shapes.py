@@ -2,16 +2,18 @@
 
 import collections
 import math
+import statistics
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from srt_jax.config import base
+from srt_jax.config import base, fields
 from srt_jax.config.validation import validate
 from srt_jax.data.base import Problem
 from srt_jax.errors import ConfigError
 from srt_jax.reward.labels import LabelSettings
-from srt_jax.reward.rewards import grade
+from srt_jax.reward.rewards import grade, with_confidence
 from srt_jax.reward.shapes import SHAPES
 from tests.test_config_fields import valid_config
 
@@ -86,12 +88,22 @@ def cases():
             yield drawn
 
 
+def literally_mixed(parts, mixture):
+    """[n]: the weighted sum of the standardised rewards."""
+    total = [0.0] * len(next(iter(parts.values())))
+    for name, values in parts.items():
+        if len(set(values)) > 1:
+            mean, deviation = statistics.mean(values), statistics.stdev(values)
+            total = [t + mixture[name] * (v - mean) / (deviation + 1e-6) for t, v in zip(total, values)]
+    return total
+
+
 def settings(shape, **fields):
     return LabelSettings(shape=shape, max_response_tokens=LIMIT, **fields)
 
 
 def test_every_shape_but_the_random_one_has_a_reference():
-    assert {*REFERENCES, "random"} == set(SHAPES)
+    assert {*REFERENCES, "random"} == set(SHAPES) == set(fields.SHAPES)
 
 
 @pytest.mark.parametrize("shape", REFERENCES)
@@ -154,3 +166,81 @@ def test_a_shape_needs_votes():
     config.labels.source = "vote"
     validate(config)
     assert LabelSettings.of(config).shape == "empo" and LabelSettings.of(base()).shape == "agreement"
+
+
+MIXTURE = {"agreement": 1.0, "brevity": -0.5, "scrl_like": 0.25, "mean_logprob": 2.0}
+
+
+def test_a_mixture_is_the_weighted_sum_of_standardised_rewards(grader):
+    rng = np.random.default_rng(2)
+    for trained in (N, 5):
+        mixed = settings("agreement", mixture=MIXTURE, trained_samples=trained, overlong_buffer=16)
+        for answers in cases():
+            lengths, confidence = rng.integers(1, LIMIT + 1, N).tolist(), rng.normal(size=trained).astype(np.float32)
+            counts = collections.Counter(a for a in answers if a)
+            winner = max(counts, key=lambda a: (counts[a], -answers.index(a)))
+            parts = {name: REFERENCES[name](answers, winner, counts, lengths)[:trained] for name in list(MIXTURE)[:3]}
+            parts["mean_logprob"] = confidence.astype(np.float64).tolist()
+            graded = grade(Problem("p", "?", None, "test"), answers, grader, mixed, lengths)
+            found = with_confidence(graded, {"mean_logprob": confidence}, mixed)
+            expected = np.zeros(N)
+            expected[:trained] = literally_mixed(parts, MIXTURE)
+            np.testing.assert_allclose(found.agreement, expected, atol=2e-6, err_msg=str(answers))
+            penalty = np.clip((LIMIT - 16 - np.array(lengths)) / 16, -1, 0)
+            np.testing.assert_allclose(found.rewards, expected + penalty, atol=2e-6)
+            assert abs(found.agreement[:trained].mean()) < 1e-6
+
+
+def test_a_mixture_needs_a_label_only_for_rewards_that_read_answers(grader):
+    problem, answers, confidence = Problem("p", "?", None, "test"), [None] * 4, np.arange(4, dtype=np.float32)
+    for others, labelled in (({"sum_logprob": 1.0}, True), ({"format": 1.0}, False)):
+        mixed = settings("agreement", mixture={"mean_logprob": 1.0, **others})
+        values = {name: confidence for name in mixed.mixture if name != "format"}
+        found = with_confidence(grade(problem, answers, grader, mixed), values, mixed)
+        assert found.labelled == labelled == bool(found.rewards.any())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"reward.mixture": {"agreement": 1.0}},
+            r"^reward\.mixture is \{'agreement': 1\.0\}, which has a single reward",
+        ),
+        (
+            {"reward.mixture": {"agreement": 1, "votes": 1}},
+            r"^reward\.mixture has 'votes', which is no reward: choose some",
+        ),
+        ({"reward.mixture": {"agreement": 1, "empo": None}}, r"^reward\.mixture\.empo is None: give a number"),
+        ({"reward.mixture": {"agreement": 1, "empo": True}}, r"^reward\.mixture\.empo is True: give a number"),
+        (
+            {"reward.mixture": {"agreement": 1, "empo": 0.0}},
+            r"^reward\.mixture\.empo is 0\.0: give a number other than 0",
+        ),
+        (
+            {"reward.mixture": {"agreement": 1, "empo": 1}, "reward.shape": "format"},
+            r"^reward\.mixture is .*, but reward\.shape is 'format': put it into the mixture",
+        ),
+        (
+            {"reward.mixture": {"agreement": 1, "empo": 1}, "labels.source": "ground_truth"},
+            r"^reward\.mixture has 'empo', which needs votes, but labels\.source is 'ground_truth'",
+        ),
+        (
+            {"reward.mixture": {"agreement": 1, "self_certainty": 1}, "batch.resample_rounds": 1},
+            r"but the reward 'self_certainty' is known only after sampling",
+        ),
+    ],
+)
+def test_a_wrong_mixture_is_refused(changes, message):
+    config = valid_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=message):
+        validate(config)
+
+
+def test_a_mixture_may_contain_the_known_answers():
+    config = valid_config()
+    config.reward.mixture = ConfigDict({"agreement": 1, "self_certainty": 0.5})
+    config.labels.source = "ground_truth"
+    validate(config)
+    assert LabelSettings.of(config).mixture == {"agreement": 1.0, "self_certainty": 0.5}

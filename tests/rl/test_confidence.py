@@ -1,11 +1,14 @@
 """Rewards from the confidence of tokens: against NumPy, under packing, padding and sharding, and in a whole run."""
 
 import dataclasses
+import gzip
+import json
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from srt_jax.jobs.replay import replay
 from srt_jax.model.logprobs import token_logprobs, token_scores
@@ -56,10 +59,12 @@ def test_a_confidence_is_its_equation(expected, case):
     mesh = mesh_of(*shape)
     graphdef, params = decoder(mesh=mesh)
     batch = jax.device_put(recorded().batch(layout, TEMPERATURE), batch_sharding(mesh))
-    for name in CONFIDENCES if case == "buckets" else ("self_certainty",):  # the others share its sums
-        function = make_confidence(graphdef, UpdateConfig(layout, head_chunk_tokens=8), mesh, name)
-        found = np.asarray(function(place(params, mesh), batch))
-        np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    names = CONFIDENCES if case == "buckets" else ("self_certainty",)  # the others share its sums
+    function = make_confidence(graphdef, UpdateConfig(layout, head_chunk_tokens=8), mesh, tuple(names))
+    found = function(place(params, mesh), batch)
+    assert found.keys() == {*names}
+    for name, values in found.items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_scores_are_those_of_the_update_and_the_self_certainty():
@@ -90,3 +95,23 @@ def test_a_run_trains_on_them_logs_them_and_is_replayed(untrained, tmp_path):
     assert first["label/agreement"] == pytest.approx(sums.mean(), abs=1e-4)
     assert first["label/pseudo_reward"] == pytest.approx((sums + penalty).mean(), abs=1e-4)
     assert first["time/score"] > 0
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_a_mixture_and_is_replayed(untrained, tmp_path):
+    config = small_config(untrained, tmp_path, name="run", steps=1)
+    config.reward.mixture = ConfigDict({"brevity": 1.0, "sum_logprob": -0.5})
+    train(config)
+    directory = tmp_path / "run"
+    assert replay(directory) == {1: {}}
+    with np.load(recording.rollouts_path(directory, 1, recording.RECORDED)) as saved:
+        parts = {"brevity": -saved["lengths"] / 18, "sum_logprob": saved["logprobs"].sum(-1, dtype=np.float64)}
+        labelled = saved["labelled"]
+    expected = sum(
+        weight * (parts[name] - parts[name].mean(1, keepdims=True)) / parts[name].std(1, ddof=1, keepdims=True)
+        for name, weight in config.reward.mixture.items()
+    )
+    text = gzip.decompress(recording.rollouts_path(directory, 1, recording.ROWS).read_bytes()).decode()
+    rewards = np.array([json.loads(line)["reward"] for line in text.splitlines()]).reshape(expected.shape)
+    assert labelled.any()
+    np.testing.assert_allclose(rewards[labelled], expected[labelled], atol=1e-3)
