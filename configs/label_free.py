@@ -11,7 +11,7 @@ PAPER     Each shape is from a paper of its own, with SRT's batch, advantage and
           with the votes of an EMA teacher at the constant rate 0.01 of M-GRPO; Co-rewarding-II lowers its rate by a
           cosine, and its teacher is also the reference of the KL. om_grpo_like has OM-GRPO's mask and soft votes,
           without its rewards for the format and for contrasts. certain_votes mixes the vote with Intuitor's
-          reward; its weights are ours.
+          reward; its weights are ours. wrong_labels is a control: the label is the most frequent wrong answer.
 """
 
 from srt_jax.experiments import experiment
@@ -39,6 +39,7 @@ METHODS = {
         "rl.kl_in": "loss",
         "reward.mixture": {"agreement": 1.0, "self_certainty": 0.5},
     },
+    "wrong_labels": {"labels.source": "wrong"},
     "co_rewarding_ii_like": {**GRPO, "labels.source": "ema", "labels.ema_rate": 0.01},
 }
 

@@ -156,9 +156,9 @@ FIELDS = dict(
     ),
     labels=dict(
         # vote is SRT, ground_truth is RLVR, mixed takes some answers and votes on the rest, none is for SePT and EM-FT.
-        # ema is the vote of a teacher that follows the policy.
+        # ema is the vote of a teacher that follows the policy, wrong is a control with wrong answers only.
         # A function labels one prompt (srt_jax/reward/functions.py).
-        source=one_of_or_function("vote", "ground_truth", "file", "mixed", "none", "ema"),
+        source=one_of_or_function("vote", "ground_truth", "file", "mixed", "none", "ema", "wrong"),
         path="",  # file: a JSONL file of {id, label}, as srt label writes it.
         ema_rate=share(0.01),  # ema: teacher <- (1 - ema_rate) teacher + ema_rate policy, after each update.
         threshold=share(0.0),  # A label needs at least this vote share: its votes / all responses that vote.

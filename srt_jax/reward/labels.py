@@ -1,7 +1,7 @@
 """Labels: the answer that a prompt's rollouts are rewarded for. It comes from a vote, a known answer or a file."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from srt_jax.config import reward_weights
 from srt_jax.data import label_file
@@ -16,7 +16,7 @@ from srt_jax.reward.votes import Vote
 class LabelSettings:
     """The settings of labels and rewards. The defaults, a vote and the plain agreement with it, are for evaluations.
 
-    source: vote | ground_truth | file | mixed | none | ema, or the MODULE:FUNCTION of `label`.
+    source: vote | ground_truth | file | mixed | none | ema | wrong, or the MODULE:FUNCTION of `label`.
     threshold: a vote whose share is lower gives no label. The share lies in [0, 1].
     match: how an answer is compared with a label from a vote or a file. None: in the same way as votes are compared.
     labelled_fraction: with `mixed`, the share of the problems whose known answer is used, drawn by (seed, id).
@@ -89,24 +89,33 @@ class Label:
     source: str
 
 
-# {source: function (problem, vote, settings) -> the label's text, or None}
+# {source: function (problem, vote, settings, wrong) -> the label's text, or None}. wrong: see `choose_label`.
 SOURCES = {
-    "vote": lambda problem, vote, settings: vote.label,
-    "ground_truth": lambda problem, vote, settings: problem.answer,
-    "file": lambda problem, vote, settings: settings.filed.get(problem.id),
-    "ema": lambda problem, vote, settings: settings.filed.get(problem.id),
-    "none": lambda problem, vote, settings: None,
+    "vote": lambda problem, vote, settings, wrong: vote.label,
+    "ground_truth": lambda problem, vote, settings, wrong: problem.answer,
+    "file": lambda problem, vote, settings, wrong: settings.filed.get(problem.id),
+    "ema": lambda problem, vote, settings, wrong: settings.filed.get(problem.id),
+    "wrong": lambda problem, vote, settings, wrong: wrong(),
+    "none": lambda problem, vote, settings, wrong: None,
 }
 
 
 def choose_label(
-    problem: Problem, vote: Vote, settings: LabelSettings, answers: Sequence[str | None], responses: Sequence[str]
+    problem: Problem,
+    vote: Vote,
+    settings: LabelSettings,
+    answers: Sequence[str | None],
+    responses: Sequence[str],
+    wrong: Callable[[], str | None],
 ) -> Label:
-    """The label of one prompt. answers [n] and responses [n]: its samples, which a user function reads."""
+    """The label of one prompt. answers [n] and responses [n]: its samples, which a user function reads.
+
+    wrong: finds the most frequent wrong answer, which only the source `wrong` needs.
+    """
     if settings.label:
         return Label(settings.label(answers, responses, problem), settings.source)
     source = settings.source_of(problem)
-    return Label(SOURCES[source](problem, vote, settings), source)
+    return Label(SOURCES[source](problem, vote, settings, wrong), source)
 
 
 def has_answer(problem: Problem) -> bool:
@@ -119,7 +128,7 @@ def describe(problems: Sequence[Problem], settings: LabelSettings) -> str:
 
     Raises DataError if labels come from known answers or a file and no problem has one.
     """
-    if settings.source == "ground_truth":
+    if settings.source in ("ground_truth", "wrong"):
         count = sum(map(has_answer, problems))
         remedy = "no problem has an answer: set data.answer_column, or choose another source."
     elif settings.source == "file":

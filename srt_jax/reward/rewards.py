@@ -16,7 +16,7 @@ from srt_jax.data.split import uniform
 from srt_jax.grading.grader import TRUTHS, Grader
 from srt_jax.reward.labels import BY_VOTE, Label, LabelSettings, choose_label
 from srt_jax.reward.shapes import SHAPES, Samples
-from srt_jax.reward.votes import Vote, majority, soft_votes
+from srt_jax.reward.votes import Vote, majority, most_frequent_wrong, soft_votes
 
 Answers = Sequence[str | None]
 
@@ -69,7 +69,12 @@ def grade(
     trained = settings.trained_samples or len(answers)
     groups = grader.groups([answers])[0]
     vote = majority(answers, groups, settings.threshold)
-    label = choose_label(problem, vote, settings, answers, responses)
+
+    def wrong() -> str | None:
+        right = true_rewards(problem, vote.representatives, grader)
+        return most_frequent_wrong(vote, right.tolist(), len(answers), settings.threshold)
+
+    label = choose_label(problem, vote, settings, answers, responses, wrong)
     # One call grades the samples, the vote's winner and the label, so that the workers get all comparisons at once.
     *true, majority_correct, label_correct = true_rewards(problem, [*answers, vote.winner, label.text], grader)
     true = np.array(true, np.float32)
@@ -80,19 +85,15 @@ def grade(
         labelled = label.text is not None or label.source == "none"
         agreement = label_agreement(answers, groups, vote, label, grader, settings)
         label_correct = label_correct if label.text is not None else np.nan
+    # `with_confidence` fills in those of CONFIDENCES, also where no answer can be parsed.
+    names = [name for name in settings.mixture or (settings.shape,) if name not in CONFIDENCES]
     if settings.reward:
         agreement = settings.reward(answers, label.text, responses, problem.answer)
-    else:
-        # `with_confidence` fills in those of CONFIDENCES, also where no answer can be parsed.
-        names = [name for name in settings.mixture or (settings.shape,) if name not in CONFIDENCES]
-        labelled = labelled or not names
-        if not labelled or not names:
-            agreement = np.zeros(len(answers))
-        elif names != ["agreement"]:
-            samples = samples_of(problem, answers, groups, vote, agreement, lengths, grader, settings)
-            agreement = combined({name: SHAPES[name](samples) for name in names}, settings, trained)
-        elif settings.mixture:
-            agreement = combined({"agreement": agreement}, settings, trained)
+    elif not labelled or not names:
+        labelled, agreement = not names, np.zeros(len(answers))
+    elif names != ["agreement"] or settings.mixture:
+        samples = samples_of(problem, answers, groups, vote, agreement, lengths, grader, settings)
+        agreement = combined({name: SHAPES[name](samples) for name in names}, settings, trained)
     agreement = np.asarray(agreement, np.float32)
     return Graded(
         answers=list(answers),

@@ -61,6 +61,17 @@ def majority(answers: Sequence[str | None], groups: Sequence[int], threshold: fl
     )
 
 
+def most_frequent_wrong(vote: Vote, right: Sequence[float], n: int, threshold: float = 0.0) -> str | None:
+    """The earliest answer of the largest wrong group; None if none is wrong, or if its votes / n are below threshold.
+
+    right [G]: is the answer of each group right? 1, 0, or NaN if that is unknown. Of equally large groups the first one
+    counts.
+    """
+    wrong = [k for k, value in enumerate(right) if value == 0]
+    best = max(wrong, key=lambda k: vote.counts[k], default=None)
+    return vote.representatives[best] if best is not None and vote.counts[best] / n >= threshold else None
+
+
 def soft_votes(answers: Sequence[str | None], groups: Sequence[int]) -> list[float]:
     """Soft rewards [n]: for each sample, votes of its own group / n. A sample that does not vote gets 0."""
     ids, counts, _ = _tally(answers, groups)

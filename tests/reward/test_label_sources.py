@@ -1,5 +1,6 @@
 """Soft votes, labels from a file, mixed labels, none; which samples are trained on; lengths and rewards."""
 
+import collections
 import dataclasses
 import json
 
@@ -164,6 +165,30 @@ def test_without_labels_everything_is_trained_on(grader):
     assert np.isnan(found["label/label_accuracy"]) and np.isnan(found["label/reward_accuracy"])
     assert found["label/majority_accuracy"] == pytest.approx(1 / 3)  # the vote is watched all the same
     assert found["label/informative"] == 0
+
+
+def test_a_wrong_label_is_the_most_frequent_wrong_answer(grader):
+    result = graded(grader, "wrong")
+    assert result.labels == ["3", "8", None, None] and result.sources == ["wrong"] * 4
+    np.testing.assert_array_equal(result.rewards[:2], [[0, 0, 1, 0], [1, 1, 0, 0]])
+    assert result.labelled.tolist() == [True, True, False, False]
+    found = metrics(result.parts)
+    assert found["label/label_accuracy"] == 0 and found["label/tpr"] == 0
+    assert graded(grader, "wrong", threshold=0.3).labels == [None, "8", None, None]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        answers = rng.choice(["1", "2", "3", "4", None], 8).tolist()
+        counts = collections.Counter(a for a in answers if a not in (None, "2"))
+        label = max(counts, key=lambda a: (counts[a], -answers.index(a)), default=None)
+        one = graded(grader, "wrong", problems=[Problem("p", "?", "2", "test")], answers=[answers])
+        assert one.labels == [label]
+        assert one.rewards[0].tolist() == [float(a is not None and a == label) for a in answers]
+
+
+def test_wrong_labels_need_known_answers():
+    with pytest.raises(DataError, match=r"labels\.source is 'wrong', but no problem has an answer: set data\.answer_"):
+        labels.describe(PROBLEMS[2:3], LabelSettings("wrong"))
+    assert labels.describe(PROBLEMS, LabelSettings("wrong")) == "labels: wrong: 3 of 4 problems"
 
 
 def test_ground_truth_without_answers_is_refused():
