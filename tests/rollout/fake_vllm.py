@@ -101,7 +101,10 @@ class FakeServer(http.server.ThreadingHTTPServer):
                     for i, prompt in enumerate(prompts)
                 ],
             }
-        likely = {f"token_id:{t}": -t / request.get("temperature", 1.0) for t in range(request["logprobs"])}
+        temperature = request.get("temperature", 1.0)
+        likely = {f"token_id:{t}": -t / temperature for t in range(request["logprobs"])}
+        if temperature > 1:
+            likely["token_id:99"] = -60.0  # vLLM adds the sampled token, which may be an unlikely one
         return {
             "model": request["model"],
             "choices": [choice(i, request["max_tokens"], logprob, likely) for i in range(request.get("n", 1))],

@@ -302,7 +302,8 @@ def _check_sampling(url: str) -> None:
     def likeliest(request: dict) -> list[float]:
         answer = vllm_client.complete(url, request | {"logprobs": COMPARED})
         try:
-            return sorted(answer["choices"][0]["logprobs"]["top_logprobs"][0].values(), reverse=True)
+            values = answer["choices"][0]["logprobs"]["top_logprobs"][0].values()
+            return sorted(values, reverse=True)[:COMPARED]  # the sampled token comes on top if it is not among them
         except (KeyError, TypeError, IndexError, AttributeError):
             raise ServerFailedError("an answer without top_logprobs") from None
 
