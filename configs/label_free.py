@@ -4,7 +4,7 @@ docs/algorithms.md has their equations and sources.
 
 COMMAND   python -m srt_jax.main --config=configs/label_free.py:empo,qwen25_math_7b,dapo
 TINY      python -m srt_jax.main --config=configs/label_free.py:empo,tiny
-PAPER     Each shape is from a paper of its own, with SRT's batch, advantage and learning rate. The names that end in
+PAPER     Each method is from a paper of its own, with SRT's batch and learning rate. The names that end in
           _like lack a part of their method (srt_jax/reward/shapes.py). self_certainty is Intuitor's reward and
           negative_entropy RENT's, with GRPO and the KL in the loss, as in these papers. The controls random, format
           and brevity show what a model gains without any information about the answers. co_rewarding_ii_like labels
@@ -17,29 +17,19 @@ PAPER     Each shape is from a paper of its own, with SRT's batch, advantage and
 from srt_jax.experiments import experiment
 
 GRPO = {"rl.advantage": "grpo", "rl.kl_in": "loss"}
-SHAPES = {
-    "soft_vote": {},
-    "empo": {},
-    "scrl_like": {},
-    "restrain_like": {},
-    "minority_penalty": {"rl.advantage": "reinforce"},  # with a baseline it would be the plain vote
-    "random": {},
-    "format": {},
-    "brevity": {},
-    "self_certainty": {**GRPO, "rl.kl_coef": 0.005},
-    "negative_entropy": GRPO,
-    "mean_logprob": GRPO,
-    "sum_logprob": GRPO,
-}
-# Methods that differ from SRT in other fields than the shape of the reward.
 METHODS = {
-    "om_grpo_like": {**GRPO, "reward.shape": "soft_vote", "rl.mask_answer": True},
+    **{shape: {"reward.shape": shape} for shape in ("soft_vote", "empo", "scrl_like", "restrain_like")},
+    "minority_penalty": {"reward.shape": "minority_penalty", "rl.advantage": "reinforce"},  # a baseline undoes it
+    **{control: {"reward.shape": control} for control in ("random", "format", "brevity")},
+    "wrong_labels": {"labels.source": "wrong"},
+    "self_certainty": {**GRPO, "reward.shape": "self_certainty", "rl.kl_coef": 0.005},
+    **{score: {**GRPO, "reward.shape": score} for score in ("negative_entropy", "mean_logprob", "sum_logprob")},
     "certain_votes": {
         "rl.advantage": "dr_grpo",
         "rl.kl_in": "loss",
         "reward.mixture": {"agreement": 1.0, "self_certainty": 0.5},
     },
-    "wrong_labels": {"labels.source": "wrong"},
+    "om_grpo_like": {**GRPO, "reward.shape": "soft_vote", "rl.mask_answer": True},
     "co_rewarding_ii_like": {**GRPO, "labels.source": "ema", "labels.ema_rate": 0.01},
 }
 
@@ -47,7 +37,6 @@ METHODS = {
 def get_config(arguments: str = "soft_vote"):
     """METHOD,MODEL,DATA"""
     method, _, rest = arguments.partition(",")
-    methods = {**{shape: {"reward.shape": shape, **fields} for shape, fields in SHAPES.items()}, **METHODS}
-    if method not in methods:
-        raise ValueError(f"there is no method {method!r}: give one of {', '.join(methods)}.")
-    return experiment(method, rest, methods[method])
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r}: give one of {', '.join(METHODS)}.")
+    return experiment(method, rest, METHODS[method])

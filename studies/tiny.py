@@ -32,7 +32,7 @@ EXPERIMENTS = (
     "rl:reinforce_pp_baseline",
     "rl:dapo",
     "rl:ppo_clip",
-    *(f"label_free:{shape}" for shape in load("label_free").SHAPES),
+    *(f"label_free:{method}" for method in load("label_free").METHODS),
     "sept",
     "em_ft",
     "sept_variants:offline",

@@ -46,12 +46,7 @@ ARGUMENTS = {
         *(f"qwen25_math_7b,{data}" for data in SETS),
     ],
     "rl": [f"{algorithm}{rest}" for algorithm in ALGORITHMS for rest in ("", ",tiny")],
-    "label_free": [
-        f"{method}{rest}"
-        for table in ("SHAPES", "METHODS")
-        for method in getattr(load("label_free"), table)
-        for rest in ("", ",tiny")
-    ],
+    "label_free": [f"{method}{rest}" for method in load("label_free").METHODS for rest in ("", ",tiny")],
     "sept_variants": [f"{variant}{rest}" for variant in VARIANTS for rest in ("", ",tiny")],
     "reasoning_gym": [
         f"{labels}{rest}"
