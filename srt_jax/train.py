@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import MEAN, VALIDATION, policy_samples, run_directory, teacher_samples
+from srt_jax.config import MEAN, VALIDATION, policy_samples, run_directory, takes_readings, teacher_samples
 from srt_jax.config.paths import weights_field
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.versions import FORMAT
@@ -201,7 +201,7 @@ def load_weights(run: Run, now: RunState) -> None:
 def anchor_guard(run: Run, now: RunState) -> None:
     """Draws the base's votes on the evaluation prompts before step 1, or reads them again (run/anchor.py)."""
     config, directory = run.config, run.directory
-    if config.guard.action == "off" or not config.guard.votes:
+    if not takes_readings(config):
         return
     sets = run.prepared.eval_sets
     if now.step:
@@ -317,9 +317,11 @@ def teacher_metrics(collected: Collected) -> dict[str, float]:
     """The metrics of the teacher's samples, if there is a teacher."""
     if (votes := collected.teacher) is None:
         return {}
+    true = np.concatenate([graded.true_rewards for graded in votes.graded])
+    known = true[~np.isnan(true)]
     return {
         "teacher/vote_share": float(np.mean([graded.vote.share for graded in votes.graded])),
-        "teacher/true_reward": float(np.mean([graded.true_rewards for graded in votes.graded])),
+        "teacher/true_reward": float(known.mean()) if known.size else measures.NAN,
         "teacher/response_tokens": float(votes.rollouts.lengths.mean()),
     }
 
@@ -530,7 +532,7 @@ def save(run: Run, now: RunState) -> None:
     }
     run.log.flush()  # a resumed run does not write the steps up to its checkpoint again
     with now.phases("save"):
-        run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals), now.detector.peak())
+        run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals), now.detector.needed())
 
 
 def rescue(run: Run, now: RunState) -> str:

@@ -48,8 +48,8 @@ def test_the_ring_of_the_newest_and_the_best(steps, scores, keep, kept):
 
 
 def test_the_ring_keeps_the_chosen_checkpoint_if_it_is_there():
-    assert retained([1, 2, 3, 4], {2: 0.5}, 1, chosen=1) == {1, 2, 4}
-    assert retained([2, 3], {}, 1, chosen=1) == {3}
+    assert retained([1, 2, 3, 4], {2: 0.5}, 1, needed={1}) == {1, 2, 4}
+    assert retained([2, 3], {}, 1, needed={1}) == {3}
 
 
 def test_of_equal_scores_the_later_step_is_chosen():

@@ -216,6 +216,25 @@ def test_a_collapse_raises_an_alarm_and_the_choice_is_from_before_it(kind, lates
         assert chosen.step == detector.peak() <= 210 and "anchored agreement" in chosen.rule
 
 
+def test_the_choice_is_the_highest_reading_of_the_peak():
+    detector = Detector()
+    for step, share in enumerate([0.5, 0.6, 0.74, 0.79, 0.62, 0.3, 0.2, 0.1]):
+        detector.read(Reading(step, np.full(20, share), np.ones(20)))
+        assert detector.peak() in detector.needed()
+    # The mean of the last three is highest at step 4, where the agreement has begun to fall.
+    assert detector.alarm and detector.choice(7).step == 3
+    assert detector.needed() == {3, 6, 7}
+
+
+def test_after_a_sign_in_the_steps_the_choice_is_from_before_it():
+    detector = Detector()
+    for step in range(1, 31):
+        detector.update({"label/top_answer_share": 0.1 if step < 25 else 0.9})
+    assert detector.alarm and not detector.falls()
+    assert detector.choice(30, kept=[0, 10, 20, 28, 30]).step == 20
+    assert detector.choice(30, kept=[28, 30]).step == 30
+
+
 def test_the_choice_of_a_healthy_run_is_its_last_step():
     _, detector = alarm_on(series("healthy", 0))
     assert detector.choice(last=395).step == 395

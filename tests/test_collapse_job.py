@@ -1,7 +1,9 @@
 """`srt collapse`: dumps of several trainers, the verdict, and rows that cannot be read."""
 
+import collections
 import gzip
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -66,7 +68,7 @@ def verdicts(tmp_path_factory, grader):
     for form in (verl, trl, own):
         folder = write(tmp_path_factory.mktemp(form.__name__), form)
         dump = read_dump(sorted(folder.glob("step_*")), Format())
-        votes = base_votes(read_dump([folder / "base.jsonl"], Format()), grader)
+        votes = base_votes(read_dump([folder / "base.jsonl"], Format(), 0), grader)
         found[form.__name__] = judge(graded_steps(dump, grader), votes, grader)
     return found
 
@@ -76,16 +78,14 @@ def test_the_same_rollouts_have_the_same_verdict_in_the_form_of_each_trainer(ver
     verdict = verdicts["verl"]
     assert verdict.step == 80 and verdict.choice.step == 50
     assert "agreement with the base's majority fell from" in verdict.alarm
-    assert verdict.note == "12 prompts are in all steps, and the base is sure of 12 of them"
+    assert verdict.note == "12 prompts are in all steps, 12 of them in the probe, and the base is sure of 12"
 
 
 def test_signals_that_are_missing_are_named(tmp_path, grader):
     dump = read_dump(sorted(write(tmp_path).glob("step_*")), Format())
     steps = graded_steps(dump, grader)
     verdict = judge(steps, {}, grader)
-    assert (
-        "the base is sure of 0 of them: fewer than 8, so the anchored agreement is off, and the answer" in verdict.note
-    )
+    assert "0 of them in the probe, and the base is sure of 0: fewer than 8, so the anchored" in verdict.note
     assert verdict.step == 90 and "answer information fell" in verdict.alarm
     apart = {step: {f"{step} {prompt}": g for prompt, g in graded.items()} for step, graded in steps.items()}
     verdict = judge(apart, {}, grader)
@@ -101,7 +101,7 @@ def test_signals_that_are_missing_are_named(tmp_path, grader):
 def test_dumps_of_training_have_different_prompts_in_each_step(tmp_path, grader):
     """The base's votes on all of them are in the probe."""
     dump = read_dump(sorted(write(tmp_path).glob("step_*")), Format())
-    votes = base_votes(read_dump([tmp_path / "base.jsonl"], Format()), grader)
+    votes = base_votes(read_dump([tmp_path / "base.jsonl"], Format(), 0), grader)
     steps = graded_steps(dump, grader)
     apart = {step: {f"{step} {prompt}": g for prompt, g in graded.items()} for step, graded in steps.items()}
     known = {f"{step} {prompt}": vote for step in STEPS for prompt, vote in votes.items()}
@@ -110,6 +110,35 @@ def test_dumps_of_training_have_different_prompts_in_each_step(tmp_path, grader)
     assert verdict.choice.step == 50 and verdict.step == 80 and verdict.alarm.endswith("fell since step 50.")
     healthy = {step: graded for step, graded in apart.items() if step <= 50}
     assert judge(healthy, known, grader).step is None and judge(healthy, known, grader).choice.step == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "found"),
+    [
+        ("step_7.jsonl", {}, (7, None)),
+        ("val.step.10.jsonl.gz", {}, (10, None)),
+        ("lr0.5_step10.jsonl", {"step": 20.0}, (20, None)),  # as pandas writes it
+        ("dump.parquet", {"step": 3, "score": 0.5}, (3, 0.5)),
+        ("dump.jsonl", {}, "without a step"),
+        ("dump.jsonl", {"step": 2.5}, "without a step"),
+        ("dump.jsonl", {"step": 10**400}, "without a step"),
+        ("step_7.jsonl", {"score": 10**400}, (7, None)),
+        ("step_7.jsonl", {"score": float("nan")}, (7, None)),
+    ],
+)
+def test_steps_and_scores_of_a_row(name, row, found):
+    read = fields_of({"input": "p", "output": "r", **row}, pathlib.Path(name))
+    assert read == (found if isinstance(found, str) else (found[0], "p", "r", found[1]))
+
+
+def test_a_sign_in_the_steps_does_not_choose_a_collapsed_step(grader):
+    """Half of the prompts share an answer: too little for the answer information, enough for the back-up sign."""
+    shared = [f"p{i}" for i in range(9)]
+    own = {f"p{i}": [str(100 + i)] * 4 for i in range(16)}
+    collapsed = own | {prompt: ["0"] * 4 for prompt in shared}
+    dump = Dump({step: (own if step < 12 else collapsed) for step in range(16)}, {}, collections.Counter())
+    verdict = judge(graded_steps(dump, grader), {}, grader)
+    assert "have the same winning answer" in verdict.alarm and verdict.choice.step < 12
 
 
 DAMAGE = '{"input": "x", "outp\n[1]\n\n{"input": "x"}\n{"output": "y"}\n\xff\n{"input": {"a": 1}, "output": "y"}\n'

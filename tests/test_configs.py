@@ -105,11 +105,12 @@ def offline(monkeypatch, miniature):
 
 
 @pytest.mark.parametrize(("module", "arguments"), list(all_runs()))
-def test_dry_run(module, arguments, stand_ins):
+def test_dry_run(module, arguments, stand_ins, tmp_path):
     config = get_config(module, arguments)
     assert changes(config, base())  # the first table of the report
     if config.model.path.startswith("runs/"):  # another run exports it
         config.model.path = "Qwen/Qwen3-4B-Base"
+    config.out = str(tmp_path)  # the checkout may have runs of this name
     for level in level_configs(config) or [config]:
         shrink(level)
         for field, file in stand_ins.items():

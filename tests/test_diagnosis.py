@@ -91,7 +91,7 @@ def test_rewards_that_are_all_alike_are_said_after_some_steps(changed, remedy):
     for metrics in [dull] * (STEPS_ALIKE - 1) + [WELL] + [dull] * (STEPS_ALIKE - 1):
         assert d.update(metrics) == []
     (text,) = d.update(dull)
-    assert text == alike_warning(dull, d.config.labels) and remedy in text
+    assert text == alike_warning(dull, d.config) and remedy in text
     assert d.update(dull) == []
 
 

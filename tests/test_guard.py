@@ -8,7 +8,8 @@ import pytest
 
 from srt_jax import train as train_module
 from srt_jax.config import source
-from srt_jax.config.validation import validate
+from srt_jax.config.levels import level_configs
+from srt_jax.config.validation import LEAST_READINGS, validate
 from srt_jax.data.base import Problem
 from srt_jax.data.prompts import EvalSet
 from srt_jax.errors import CheckpointError, ConfigError
@@ -16,7 +17,7 @@ from srt_jax.reward.rewards import grade
 from srt_jax.run import anchor
 from srt_jax.run.anchor import Anchor
 from srt_jax.run.checkpoint import Checkpoints
-from srt_jax.run.collapse import Reading
+from srt_jax.run.collapse import IN_A_ROW, Reading
 from srt_jax.run.metrics_log import read_metrics
 from srt_jax.train import train
 from tests.helpers import REPOSITORY, small_config
@@ -76,8 +77,8 @@ def test_the_votes_are_read_again_or_refused(tmp_path):
 
 
 def test_a_guard_needs_prompts_and_samples_that_differ(tmp_path):
-    config = small_config(tmp_path, tmp_path, "x", 1)
-    config.eval.temperature = 0.0
+    config = small_config(tmp_path, tmp_path, "x", 3)
+    config.eval.temperature, config.eval.every = 0.0, 1
     validate(config)
     config.guard.action = "stop"
     with pytest.raises(ConfigError, match=r"^eval\.temperature is 0, .* but guard\.action is 'stop': set a temp"):
@@ -92,15 +93,32 @@ def test_a_guard_needs_prompts_and_samples_that_differ(tmp_path):
     validate(config)
     config.guard.votes, config.stop.validation_fraction = 8, 0.1
     validate(config)
+    config.eval.every = 2
+    with pytest.raises(ConfigError, match=r"alarm needs 4 evaluations, but 3 steps with eval\.every=2 have 3: lower"):
+        validate(config)
+    config.guard.votes = 7
+    with pytest.raises(ConfigError, match=r"^guard\.votes is 7: so few votes do not show .*; give at least 8, or 0\."):
+        validate(config)
+
+
+def test_a_level_does_not_start_from_weights_that_the_guard_left(tmp_path):
+    config = small_config(tmp_path, tmp_path, "x", 3)
+    config.levels, config.guard.action = ({"name": "easy"}, {"name": "hard"}), "stop"
+    with pytest.raises(ConfigError, match=r"^guard\.action is 'stop' in level 'easy', but the next level"):
+        level_configs(config)
+
+
+def test_the_check_knows_how_many_readings_an_alarm_needs():
+    assert LEAST_READINGS == IN_A_ROW + 1
 
 
 # ---- whole runs
 
 
-def guarded(model, out, name, steps=12):
+def guarded(model, out, name, steps=24):
     """A run that collapses within a few steps, because its learning rate is too high."""
     config = small_config(model, out, name, steps)
-    config.optimizer.learning_rate, config.eval.every, config.checkpoint.keep = 2e-3, 1, 1
+    config.optimizer.learning_rate, config.eval.every, config.checkpoint.keep = 5e-3, 1, 1
     config.eval.sets.heldout.limit, config.guard.action, config.guard.votes = 32, "stop", 16
     return config
 
@@ -133,7 +151,7 @@ def stopped(miniature, tmp_path_factory):
 def test_a_collapse_ends_the_run_and_the_chosen_checkpoint_is_named(stopped):
     summary = json.loads((stopped / "summary.json").read_text())
     chosen, last = summary["chosen"], summary["steps"]
-    assert last < 12 and "agreement with the base's majority fell" in summary["ended_early"]
+    assert last < 24 and "agreement with the base's majority fell" in summary["ended_early"]
     assert chosen["step"] <= last - 3 and "the step with the highest anchored agreement" in chosen["rule"]
     assert chosen["guard/agreement"] > summary["last"]["guard/agreement"] and summary["last"]["guard/falls"] == 3
     warnings = [record["warning"] for record in read_metrics(stopped) if "warning" in record]
@@ -152,7 +170,7 @@ def test_the_chosen_checkpoint_stays_and_is_exported_beside_the_best_one(untrain
     monkeypatch.setattr(train_module, "scores", lambda config, evals: {int(step): int(step == "2") for step in evals})
     config = small_config(untrained, tmp_path, "ring", steps=3)
     config.eval.every = config.checkpoint.keep = 1
-    config.guard.action, config.guard.votes = "warn", 2
+    config.guard.action, config.guard.votes = "warn", 8
     summary = train(config)
     assert summary["steps"] == 3 and summary["ended_early"] is None
     assert summary["best"]["step"] == 2 and summary["chosen"]["step"] == 1 and summary["chosen"]["folder"] == "chosen"
@@ -171,12 +189,12 @@ def without_answers(model, folder):
 
 
 def test_blind_and_resumed_without_any_answer_every_decision_and_every_bit_is_the_same(stopped, miniature, tmp_path):
-    config = guarded(miniature, tmp_path, "blind", steps=2)
+    config = guarded(miniature, tmp_path, "blind", steps=3)
     data = without_answers(miniature, tmp_path / "data")
     config.data.path, config.eval.sets.heldout.path = str(data / "train.jsonl"), str(data / "heldout.jsonl")
     train(config)
     votes = (tmp_path / "blind" / anchor.FILE).read_bytes()
-    config.steps = 12
+    config.steps = 24
     train(config)
     assert (tmp_path / "blind" / anchor.FILE).read_bytes() == votes
     assert "best" in json.loads((tmp_path / "blind/summary.json").read_text())

@@ -14,7 +14,12 @@ from tests.helpers import REPOSITORY, SMALL_RUN
 from tests.test_train import state_leaves
 
 IDENTITY = {
-    "config": {"seed": 0, "model": {"path": "m", "dtype": "float32"}, "mesh": {"data": 1, "fsdp": 1}},
+    "config": {
+        "seed": 0,
+        "model": {"path": "m", "dtype": "float32"},
+        "mesh": {"data": 1, "fsdp": 1},
+        "labels": {"source": "vote"},
+    },
     "data": "d",
     "prompts": "p",
     "labels": [],
@@ -54,6 +59,7 @@ def test_named_fields_sections_and_contents_may_change(here, allowed, found):
         (changed(mesh={"data": 2, "fsdp": 4}), [], r"mesh\.fsdp .*: give it the devices .*--allow_change=mesh\."),
         (changed(model={"path": "n"}), ["model"], r"another name, because the training state depends on model\.path\."),
         (changed(model_contents="x"), ["model"], "because the training state depends on model contents"),
+        (changed(labels={"source": "ema"}), ["labels"], "because the training state depends on labels.source"),
     ],
 )
 def test_other_changes_are_refused_with_the_flag_that_permits_them(here, allowed, message):

@@ -256,6 +256,7 @@ def test_every_field_of_rl_reaches_the_update():
     for field, value in base().rl.items():
         config = base()
         with config.unlocked():
-            config.rl[field] = other.get(field, value if isinstance(value, str) else value + 1.5)
+            changed = not value if isinstance(value, bool) else value if isinstance(value, str) else value + 1.5
+            config.rl[field] = other.get(field, changed)
         assert (UpdateConfig.of(config) == UpdateConfig.of(base())) == (field == "temperature"), field
     assert UpdateConfig.of(base()).loss_scale == 3072

@@ -1,6 +1,14 @@
 """The configuration of a run: its fields with the paper's values, and the checks before a run starts."""
 
-from srt_jax.config.arithmetic import describe, has_teacher, mesh_shape, policy_samples, reward_weights, teacher_samples
+from srt_jax.config.arithmetic import (
+    describe,
+    has_teacher,
+    mesh_shape,
+    policy_samples,
+    reward_weights,
+    takes_readings,
+    teacher_samples,
+)
 from srt_jax.config.fields import MEAN, VALIDATION, base, source
 from srt_jax.config.paths import expanded, run_directory
 from srt_jax.config.records import differing_fields, fingerprint_fields, recorded
@@ -20,5 +28,6 @@ __all__ = [
     "reward_weights",
     "run_directory",
     "source",
+    "takes_readings",
     "teacher_samples",
 ]

@@ -37,6 +37,16 @@ def has_teacher(config: ConfigDict) -> bool:
     return config.labels.source == "ema"
 
 
+def takes_readings(config: ConfigDict) -> bool:
+    """Does the guard compare the policy with votes of the base at evaluations?"""
+    return config.guard.action != "off" and config.guard.votes > 0
+
+
+def evaluations(config: ConfigDict) -> int:
+    """The number of evaluations of a run: of step 0, of every eval.every-th step, and of the last one."""
+    return 1 + -(-config.steps // config.eval.every)
+
+
 def teacher_samples(config: ConfigDict) -> int:
     """The number of the teacher's samples of each prompt, which only vote. 0 without a teacher."""
     return votes_per_prompt(config.batch) if has_teacher(config) else 0

@@ -24,6 +24,11 @@ def level_configs(config: ConfigDict) -> list[ConfigDict]:
         level = config.copy_and_resolve_references()
         level.levels = ()
         _overlay(level, changes, f"levels.{name}")
+        if level.guard.action == "stop":
+            raise ConfigError(
+                f"guard.action is 'stop' in level {name!r}, but the next level would start from the weights that are "
+                "left behind: set it to 'warn'."
+            )
         level.name = f"{config.name}/{name}"
         if configs:
             start_from(level, configs[-1], str(run_directory(configs[-1]) / "final"))

@@ -11,13 +11,15 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import functions
 from srt_jax.config.allowed import rules
-from srt_jax.config.arithmetic import has_teacher, mesh_shape, reward_weights
+from srt_jax.config.arithmetic import evaluations, has_teacher, mesh_shape, reward_weights, takes_readings
 from srt_jax.config.fields import CONFIDENCES, FIELDS, MEAN, SHAPES, SOURCE, VALIDATION
 from srt_jax.config.types import check_types
 from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import Format
 
 ACROSS_PROMPTS = ("reinforce", "reinforce_baseline", "reinforce_pp")  # These have no baseline for each prompt.
+LEAST_VOTES = 8  # of the base on a prompt, for the guard
+LEAST_READINGS = 4  # an alarm of the guard needs a peak and three fallen readings (run/collapse.py)
 
 
 def validate(config: ConfigDict) -> None:
@@ -265,6 +267,11 @@ def _validate_mixture(c: ConfigDict) -> None:
         c.labels.source != "none",
         f"reward.mixture is {mixture}, but labels.source is 'none', which uses no reward: set it to 'vote'.",
     )
+    _require(
+        c.labels.source == "vote" or "agreement" in mixture,
+        f"reward.mixture is {mixture}, which does not use the labels of labels.source {c.labels.source!r}: add "
+        "'agreement', or set labels.source to 'vote'.",
+    )
 
 
 def _validate_learning(c: ConfigDict) -> None:
@@ -307,8 +314,13 @@ def _validate_stop(c: ConfigDict) -> None:
 
 
 def _validate_guard(c: ConfigDict) -> None:
-    if c.guard.action == "off" or not c.guard.votes:
+    if not takes_readings(c):
         return
+    _require(
+        c.guard.votes >= LEAST_VOTES,
+        f"guard.votes is {c.guard.votes}: so few votes do not show of which answers the base is sure; give at least "
+        f"{LEAST_VOTES}, or 0.",
+    )
     _require(
         c.eval.sets or c.stop.validation_fraction,
         f"guard.action is {c.guard.action!r}, but there are no evaluation prompts on which it could watch the policy: "
@@ -319,6 +331,11 @@ def _validate_guard(c: ConfigDict) -> None:
         c.eval.temperature > 0,
         f"eval.temperature is {c.eval.temperature:g}, so all votes of the base would be equal, but guard.action is "
         f"{c.guard.action!r}: set a temperature above 0, or guard.votes to 0.",
+    )
+    _require(
+        evaluations(c) >= LEAST_READINGS,
+        f"guard.action is {c.guard.action!r}, whose alarm needs {LEAST_READINGS} evaluations, but {c.steps} steps with "
+        f"eval.every={c.eval.every} have {evaluations(c)}: lower eval.every, or set guard.votes to 0.",
     )
 
 

@@ -48,6 +48,7 @@ from srt_jax.run.collapse import (
     Choice,
     Detector,
     fallen_apart,
+    highest,
     peaks_apart,
 )
 from srt_jax.run.progress import Progress
@@ -56,6 +57,8 @@ PROMPTS = ("input", "prompt", "problem")
 RESPONSES = ("output", "completion", "response")
 LONGEST_LINE = 1 << 24  # bytes; a longer line is left out
 LONGEST_RESPONSE = 1 << 18  # characters; of a longer response only the end is read, where the answer is
+LARGEST = 1 << 53  # steps and scores; larger ones have no exact float
+SUFFIXES = re.compile(r"(\.(jsonl?|gz|parquet))*$")
 COLUMNS = (
     "step",
     "prompts",
@@ -84,14 +87,17 @@ class Dump:
 # ---- reading
 
 
-def read_dump(paths: Sequence[pathlib.Path], form: Format) -> Dump:
-    """Reads the rows of all files. A row that cannot be read is left out and counted. Raises DataError if none can."""
+def read_dump(paths: Sequence[pathlib.Path], form: Format, default_step: int | None = None) -> Dump:
+    """Reads the rows of all files. A row that cannot be read is left out and counted. Raises DataError if none can.
+
+    default_step: the step of rows without one. None: they are left out.
+    """
     dump = Dump(collections.defaultdict(lambda: collections.defaultdict(list)), collections.defaultdict(list),
                 collections.Counter())  # fmt: skip
     with Progress(len(paths), "file") as progress:
         for number, path in enumerate(paths, 1):
             for row in rows_of(path):
-                if isinstance(row, str) or isinstance(row := fields_of(row, path), str):
+                if isinstance(row, str) or isinstance(row := fields_of(row, path, default_step), str):
                     dump.left_out[row] += 1
                     continue
                 step, prompt, response, score = row
@@ -148,18 +154,27 @@ def _parquet_rows(path: pathlib.Path) -> Iterator[dict | str]:
         yield "in a damaged Parquet file"
 
 
-def fields_of(row: dict, path: pathlib.Path) -> tuple[int, str, str, float | None] | str:
+def fields_of(
+    row: dict, path: pathlib.Path, default_step: int | None = None
+) -> tuple[int, str, str, float | None] | str:
     """(step, prompt, end of the response, score) of a row, or the reason why it is left out."""
     prompt = next((text for name in PROMPTS if (text := as_text(row.get(name))) is not None), None)
     response = next((text for name in RESPONSES if (text := as_text(row.get(name))) is not None), None)
     if prompt is None or response is None:
         return f"without a {'prompt' if prompt is None else 'response'}"
-    step, score = row.get("step"), row.get("score")
-    if not isinstance(step, int) or isinstance(step, bool):
-        numbers = re.findall(r"\d+", path.name.split(".")[0])
-        step = int(numbers[-1][-9:]) if numbers else 0
-    known = isinstance(score, int | float) and math.isfinite(score)
-    return step, prompt, response[-LONGEST_RESPONSE:], float(score) if known else None
+    step, score = as_number(row.get("step")), as_number(row.get("score"))
+    if step is None or isinstance(row["step"], bool):
+        numbers = re.findall(r"\d+", SUFFIXES.sub("", path.name))
+        step = int(numbers[-1][-9:]) if numbers else default_step
+    if step is None or step != int(step):
+        return "without a step"
+    return int(step), prompt, response[-LONGEST_RESPONSE:], score
+
+
+def as_number(value) -> float | None:
+    """A number of reasonable size as a float, else None."""
+    # A comparison is exact for integers of any size, and false for NaN.
+    return float(value) if isinstance(value, int | float) and -LARGEST < value < LARGEST else None
 
 
 def as_text(value) -> str | None:
@@ -241,7 +256,8 @@ def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], gra
     unknown = {"majority": None, "lead": 0.0}
     base = Anchor([{"set": "", "id": prompt, **votes.get(prompt, unknown)} for prompt in common])
     sure = sum(majority is not None for majority in base.majorities(""))
-    note = f"{len(common)} prompts are in all steps, and the base is sure of {sure} of them"
+    known = sum(prompt in votes for prompt in common)
+    note = f"{len(common)} prompts are in all steps, {known} of them in the probe, and the base is sure of {sure}"
     if sure < FEWEST:
         left = "the answer information" if len(common) >= FEWEST else "the most common answer of each step"
         note += f": fewer than {FEWEST}, so the anchored agreement is off, and {left} decides"
@@ -253,7 +269,7 @@ def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], gra
         if len(common) >= FEWEST:
             reading = anchor.take_reading(step, base, {"": [graded[prompt] for prompt in common]}, grader)
             alarm = detector.read(reading)
-        if alarm and detector.readings:
+        if alarm and detector.falls():
             return Verdict(step, alarm, detector.choice(step), note)
         if alarm:
             numbers = [n for n in steps if n <= step]
@@ -283,7 +299,7 @@ def judge_apart(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict
     numbers, flags = list(steps), fallen_apart(values, AGREEMENT_LOST)
     for k in range(IN_A_ROW - 1, len(flags)):
         if flags[k - IN_A_ROW + 1 : k + 1].all():
-            peak = numbers[peaks_apart(values[: k + 1])[-1]]
+            peak = numbers[highest([v.mean() for v in values], peaks_apart(values[: k + 1])[-1])]
             alarm = f"the agreement with the base's majority, minus the base's own, fell since step {peak}."
             return Verdict(numbers[k], alarm, Choice(peak, "the step with the highest such agreement"), note)
     return Verdict(None, None, Choice(numbers[-1], "the last step: its agreement has not fallen"), note)
@@ -357,7 +373,7 @@ def run(options: argparse.Namespace, form: Format) -> Verdict:
         raise DataError(f"--rollouts={options.rollouts[0]} matches no file: give the dumps, in quotes if it has a *.")
     dump = read_dump(paths, form)
     report_left_out(dump, "--rollouts")
-    probe = read_dump([pathlib.Path(options.probe)], form) if options.probe else None
+    probe = read_dump([pathlib.Path(options.probe)], form, default_step=0) if options.probe else None
     if probe:
         report_left_out(probe, "--probe")
     with Grader(workers=options.workers) as grader:

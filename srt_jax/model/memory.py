@@ -79,7 +79,8 @@ class Update:
 
     rows: sequences of a micro-batch; length: tokens of each; head_tokens: tokens that the head computes at a time;
     remat: model.remat; kernel: attention kernel; many: whether a step makes several updates; moments: dtype of AdamW's
-    moments; adapters: number of trained parameters on the device if the model is frozen, else 0.
+    moments; adapters: number of trained parameters on the device if the model is frozen, else 0; teacher: whether the
+    state has an EMA teacher.
     """
 
     rows: int
@@ -93,6 +94,7 @@ class Update:
     tensor: int = 1
     platform: str = "cpu"
     adapters: float = 0.0
+    teacher: bool = False
 
 
 def update(model: ModelConfig, dtype: str, at: Update) -> float:
@@ -100,11 +102,11 @@ def update(model: ModelConfig, dtype: str, at: Update) -> float:
 
     Gradients take three times the memory of the parameters: their sum, those of one micro-batch, and AdamW's update.
     Several updates run in a loop, which stores most of the parameters and moments once more: 2.5 times the parameters
-    with XLA on a CPU.
+    with XLA on a CPU, and once more for the parameters of an EMA teacher.
     """
     size = FLOAT if at.platform == "cpu" else SIZES[dtype]
     parameters = FLOAT * (at.adapters or model.num_params / (at.fsdp * at.tensor))
-    copies = 3 + 2.5 * at.many + 2 * (at.moments != "float32")
+    copies = 3 + (2.5 + at.teacher) * at.many + 2 * (at.moments != "float32")
     tokens = at.rows * at.length
     scores = _shared(model.num_heads, at.tensor) * at.length if at.kernel == "xla" else 0
     D, F = model.hidden_size, model.intermediate_size / at.tensor

@@ -20,6 +20,8 @@ from srt_jax.reward.votes import Vote, majority, most_frequent_wrong, soft_votes
 
 Answers = Sequence[str | None]
 
+ROUNDING = 1e-5  # relative spread of float32 values that are computed in different orders
+
 
 @dataclasses.dataclass(frozen=True)
 class Graded:
@@ -179,9 +181,14 @@ def combined(values: Mapping[str, np.ndarray], settings: LabelSettings, trained:
 
 
 def standardised(values: np.ndarray) -> np.ndarray:
-    """(values - mean) / (standard deviation + 1e-6), the deviation over n - 1 as in GRPO. All 0 for equal values."""
+    """(values - mean) / (standard deviation + 1e-6), the deviation over n - 1 as in GRPO. All 0 for equal values.
+
+    Values that differ by float32 rounding only, such as confidences of equal responses, are equal.
+    """
     x = np.asarray(values, np.float64)
-    return (x - x.mean()) / (x.std(ddof=1) + 1e-6) if differ(x) else np.zeros(len(x))
+    if np.ptp(x) <= ROUNDING * max(1.0, np.abs(x).max()):
+        return np.zeros(len(x))
+    return (x - x.mean()) / (x.std(ddof=1) + 1e-6)
 
 
 def _soft_votes_by_match(answers: Answers, vote: Vote, grader: Grader, match: str) -> np.ndarray:

@@ -112,6 +112,7 @@ def step(config: ConfigDict, model: ModelConfig, samples: bool = True) -> dict[s
             config.optimizer.moments_dtype,
             platform=platform,
             adapters=adapters(config, model),
+            teacher=has_teacher(config),
             **mesh,
         ),
     )

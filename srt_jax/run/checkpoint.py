@@ -35,10 +35,10 @@ def best_step(scores: Mapping[int, float], kept: Iterable[int]) -> int | None:
     return max(scores.keys() & set(kept), key=lambda step: (scores[step], step), default=None)
 
 
-def retained(steps: Iterable[int], scores: Mapping[int, float], keep: int, chosen: int | None = None) -> set[int]:
-    """The steps whose checkpoints stay: the `keep` newest, the one with the best score, and the `chosen` one."""
+def retained(steps: Iterable[int], scores: Mapping[int, float], keep: int, needed: Iterable[int] = ()) -> set[int]:
+    """The steps whose checkpoints stay: the `keep` newest, the one with the best score, and the `needed` ones."""
     newest = sorted(steps)[-keep:]
-    return {*newest, best_step(scores, steps) or newest[-1], *({chosen} & {*steps})} if newest else set()
+    return {*newest, best_step(scores, steps) or newest[-1], *({*needed} & {*steps})} if newest else set()
 
 
 class Checkpoints:
@@ -101,13 +101,12 @@ class Checkpoints:
         state,
         record: dict,
         scores: Mapping[int, float] | None = None,
-        chosen: int | None = None,
+        needed: Iterable[int] = (),
     ) -> None:
         """Starts to write the state and its record. Returns as soon as the state is copied to the host.
 
-        scores: those of all evaluated steps so far, to find the best checkpoint. chosen: the step that the guard would
-        choose now, whose checkpoint stays, too. Raises CheckpointError if this
-        checkpoint or the one before cannot be written. Older ones are unchanged.
+        scores: those of all evaluated steps so far, to find the best checkpoint. needed: steps whose checkpoints stay,
+        too. Raises CheckpointError if this checkpoint or the one before cannot be written. Older ones are unchanged.
         """
         if self._writing and self._writing[0] == step:
             return
@@ -121,7 +120,7 @@ class Checkpoints:
         except Exception as e:
             raise self._failure(step, e) from e
         written = json.dumps(record)  # now, because the caller changes it later
-        self._writing = step, self._thread.submit(self._complete, step, written, dict(scores or {}), chosen)
+        self._writing = step, self._thread.submit(self._complete, step, written, dict(scores or {}), {*needed})
 
     def wait(self) -> None:
         """Waits until the last checkpoint is complete. Raises CheckpointError if it cannot be written."""
@@ -159,7 +158,7 @@ class Checkpoints:
             if "_checkpointer" in vars(self):
                 self._checkpointer.close()
 
-    def _complete(self, step: int, record: str, scores: Mapping[int, float], chosen: int | None) -> None:
+    def _complete(self, step: int, record: str, scores: Mapping[int, float], needed: Iterable[int]) -> None:
         """Waits for orbax, adds record and checksums, gives the checkpoint its name, and deletes older ones."""
         self._checkpointer.wait_until_finished()
         if not is_first_process():
@@ -172,7 +171,7 @@ class Checkpoints:
         (self._directory / NEWEST).write_text(f"{step}\n")
         flush(self._directory)
         steps = self.steps()
-        for old in set(steps) - retained(steps, scores, self._keep, chosen):
+        for old in set(steps) - retained(steps, scores, self._keep, needed):
             gone = self._directory / DELETED
             remove(gone)
             (self._directory / str(old)).rename(gone)  # first, because a partly deleted checkpoint must not look whole

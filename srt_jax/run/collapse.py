@@ -93,6 +93,11 @@ def peaks(values: np.ndarray) -> np.ndarray:
     return _running_argmax(_smoothed(values).mean(1))
 
 
+def highest(means: Sequence[float] | np.ndarray, peak: int) -> int:
+    """The index of the highest of the SMOOTHED readings that end at the index `peak`, the first of equal ones."""
+    return max(range(max(0, peak - SMOOTHED + 1), peak + 1), key=lambda k: means[k])
+
+
 def fallen(values: np.ndarray, least: float) -> np.ndarray:
     """[K] bool: is each reading below the peak so far, by more than chance? values [K, P], with P of at least 2.
 
@@ -189,9 +194,14 @@ class Detector:
     def choice(self, last: int, kept: Sequence[int] = ()) -> Choice:
         """The checkpoint to use.
 
-        last: the last step of the run, which is chosen unless its reading has fallen. kept: the steps with a
-        checkpoint; a step without one cannot be chosen.
+        last: the last step of the run, which is chosen unless its reading has fallen or its last steps show signs of
+        a collapse. kept: the steps with a checkpoint; a step without one cannot be chosen.
         """
+        if self.alarm and not self.falls():
+            before = [step for step in kept if step <= last - WINDOW]
+            if before:
+                return Choice(max(before), f"the newest checkpoint from before the {WINDOW} steps of the alarm")
+            return Choice(last, f"the last step: no checkpoint from before the {WINDOW} steps of the alarm is left")
         if not self.readings:
             return Choice(last, "the last step: no readings, since guard.action is 'off' or guard.votes is 0")
         name = "anchored agreement" if self.readings[-1].is_anchored else "answer information"
@@ -202,8 +212,15 @@ class Detector:
         return Choice(self.peak(), f"the step with the highest {name}, which has fallen since")
 
     def peak(self) -> int | None:
-        """The step at which the signal of the readings was highest, None without readings."""
-        return self.readings[peaks(self._signal()[0])[-1]].step if self.readings else None
+        """The step with the highest reading of the peak, None without readings."""
+        if not self.readings:
+            return None
+        values, _ = self._signal()
+        return self.readings[highest(values.mean(1), peaks(values)[-1])].step
+
+    def needed(self) -> set[int]:
+        """The steps whose checkpoints may be chosen later, the last step aside."""
+        return {self.peak(), *(r.step for r in self.readings[1 - SMOOTHED :])} if self.readings else set()
 
     def _is_readable(self) -> bool:
         return bool(self.readings) and self._signal()[0].shape[1] >= FEWEST

@@ -71,8 +71,9 @@ def cut_warning(truncated: float, max_response_tokens: int, stop_tokens: Sequenc
     )
 
 
-def alike_warning(metrics: dict[str, float], labels: ConfigDict) -> str:
+def alike_warning(metrics: dict[str, float], config: ConfigDict) -> str:
     """The warning for equal rewards within every prompt, with a remedy that depends on the metrics of the step."""
+    labels = config.labels
     found = f"nothing is learned: for {STEPS_ALIKE} steps all rewards of each prompt were equal (label/informative 0)"
     if metrics.get("label/labelled", 1) == 0:
         return (
@@ -80,6 +81,8 @@ def alike_warning(metrics: dict[str, float], labels: ConfigDict) -> str:
             "responses have answers (label/parse_rate)."
         )
     agreement = metrics.get("label/agreement", metrics["label/pseudo_reward"])  # early records have only the latter
+    if config.reward.mixture:  # its rewards are standardised, so equal ones are 0
+        return f"{found}. Take problems whose responses differ, or raise rollout.temperature."
     if agreement > 0.999:
         return (
             f"{found}: every response agrees with its label. Take harder problems or a higher "
@@ -140,7 +143,7 @@ class Diagnosis:
         if "label/informative" in metrics:
             self.alike = self.alike + 1 if is_alike(metrics, config) else 0
             if self.alike >= STEPS_ALIKE and "parse" not in self.said:  # otherwise that is the reason
-                found["alike"] = alike_warning(metrics, config.labels)
+                found["alike"] = alike_warning(metrics, config)
         if alarm:
             found["collapse"] = collapse_warning(alarm, config.guard.action == "stop")
         new = {kind: text for kind, text in found.items() if text and kind not in self.said}

@@ -66,7 +66,7 @@ def check_same_run(record: dict, here: dict, directory, allowed: Sequence[str] =
     found = differences(there["config"], here["config"])
     found += [(f"{what} contents", there.get(what, {}), here.get(what, {})) for what in CONTENTS]
     found = [(name, x, y) for name, x, y in found if x != y]
-    refused = [difference for difference in found if not _is_allowed(difference[0], allowed)]
+    refused = [difference for difference in found if not _is_allowed(difference, allowed)]
     if refused:
         raise CheckpointError(f"{directory} holds a run that differs in {_shown(refused)}: {_remedy(refused)}.")
     return found
@@ -91,9 +91,14 @@ def record_changes(directory: pathlib.Path, step: int, changes: Sequence[Differe
         )
 
 
-def _is_allowed(name: str, allowed: Sequence[str]) -> bool:
-    name_or_section = (name.removesuffix(" contents") + ".").startswith(tuple(f"{a}." for a in allowed))
-    return name not in FIXED and bool(allowed) and name_or_section
+def _is_allowed(difference: Difference, allowed: Sequence[str]) -> bool:
+    name_or_section = (difference[0].removesuffix(" contents") + ".").startswith(tuple(f"{a}." for a in allowed))
+    return not _is_fixed(difference) and bool(allowed) and name_or_section
+
+
+def _is_fixed(difference: Difference) -> bool:
+    name, there, here = difference
+    return name in FIXED or (name == "labels.source" and "ema" in (there, here))  # the teacher is part of the state
 
 
 def _shown(found: Sequence[Difference]) -> str:
@@ -111,7 +116,7 @@ def _remedy(found: Sequence[Difference]) -> str:
         first = CONTENTS[names[0].removesuffix(" contents")]
     else:
         first = "use the old config"
-    fixed = [name for name in names if name in FIXED]
+    fixed = [difference[0] for difference in found if _is_fixed(difference)]
     if fixed:
         return f"{first}, or give the run another name, because the training state depends on {' and '.join(fixed)}"
     wanted = dict.fromkeys("mesh" if name.startswith("mesh.") else name.removesuffix(" contents") for name in names)

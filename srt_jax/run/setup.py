@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from srt_jax.config import describe, fingerprint_fields, has_teacher, reward_weights
+from srt_jax.config import describe, fingerprint_fields, has_teacher, reward_weights, takes_readings
 from srt_jax.config.fields import CONFIDENCES
 from srt_jax.config.records import is_recorded, resolved
 from srt_jax.errors import CheckpointError
@@ -134,14 +134,16 @@ def begin(
     run = Run(config, prepared, directory, identity, learner, sampler, teacher, log, checkpoints)
     diagnosis = Diagnosis(config, prepared.model.tokenizer.convert_ids_to_tokens(list(prepared.model.stop_ids)))
     metrics = processes.from_first(lambda: metrics_log.read_metrics(directory))
-    detector = detector_so_far(metrics, record.get("guard", {}).get("readings", []), diagnosis)
+    recorded = record.get("guard", {})
+    readings = recorded.get("readings", []) if takes_readings(config) else []
+    detector = detector_so_far(metrics, readings, diagnosis)
     watchdog = Watchdog(directory, config.stop.hang_seconds, start, sampler_patience(config), jax.process_index())
     now = RunState(
         step=start,
         train_state=state,
         evals=record["evals"],
         detector=detector,
-        anchor_checksum=record.get("guard", {}).get("checksum"),
+        anchor_checksum=recorded.get("checksum"),
         diagnosis=diagnosis,
         phases=timing.Phases(record["seconds"], watchdog.progress),
         pace=pace(config, record),

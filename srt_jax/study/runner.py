@@ -55,9 +55,9 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
         logger.info(f"run {number} of {len(runs)}: {run.name}")
         before = cpu_seconds()
         records = records_of(run.config)
-        drawn = policy_samples(run.config) + teacher_samples(run.config)
-        sequences = run.config.batch.prompts_per_step * drawn
-        found = table.rows_of_run(records, sequences, run.teacher_responses)
+        prompts = run.config.batch.prompts_per_step
+        drawn = prompts * policy_samples(run.config), prompts * teacher_samples(run.config)
+        found = table.rows_of_run(records, drawn[0], run.teacher_responses, drawn[1])
         about: dict[str, str | float] = {
             "key": run.key,
             "arm": run.arm,

@@ -23,17 +23,21 @@ TRAINING = ("label/", "update/kl", "update/entropy", "rollout/response_tokens", 
 Row = dict[str, str | float]
 
 
-def rows_of_run(records: Sequence[dict], sequences: int, teacher_responses: int) -> list[Row]:
+def rows_of_run(
+    records: Sequence[dict], sequences: int, teacher_responses: int, teacher_sequences: int = 0
+) -> list[Row]:
     """One row per evaluation in the records of a run's metrics.jsonl.
 
     A row also has the means of the training metrics since the previous evaluation. sequences: number of responses
-    sampled in a step. teacher_responses: number of responses sampled from a teacher. Their mean length is taken to be
-    that of the initial model's responses in the first evaluation, and their tokens count from the start.
+    sampled from the policy in a step. teacher_responses: number of responses sampled from a teacher before the run.
+    Their mean length is taken to be that of the initial model's responses in the first evaluation, and their tokens
+    count from the start. teacher_sequences: number of responses sampled from an EMA teacher in a step.
     """
     rows, tokens, seconds, pending = [], 0.0, 0.0, []
     for record in records:
         if "rollout/response_tokens" in record:
             tokens += sequences * record["rollout/response_tokens"]
+            tokens += teacher_sequences * record.get("teacher/response_tokens", 0.0)
             pending.append(record)
         seconds += sum(record.get(f"time/{phase}", 0.0) for phase in ("sample", "grade", "wait", "load", "update"))
         evaluated = {tag: value for tag, value in record.items() if tag.startswith(("eval/", "guard/"))}

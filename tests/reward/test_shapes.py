@@ -13,7 +13,7 @@ from srt_jax.config.validation import validate
 from srt_jax.data.base import Problem
 from srt_jax.errors import ConfigError
 from srt_jax.reward.labels import LabelSettings
-from srt_jax.reward.rewards import grade, with_confidence
+from srt_jax.reward.rewards import grade, standardised, with_confidence
 from srt_jax.reward.shapes import SHAPES
 from tests.test_config_fields import valid_config
 
@@ -96,6 +96,12 @@ def literally_mixed(parts, mixture):
             mean, deviation = statistics.mean(values), statistics.stdev(values)
             total = [t + mixture[name] * (v - mean) / (deviation + 1e-6) for t, v in zip(total, values)]
     return total
+
+
+def test_values_that_differ_by_rounding_are_equal():
+    near = np.float32([16.0, 16.000002, 16.0, 15.999999])
+    assert (standardised(near) == 0).all()
+    assert np.abs(standardised(np.float32([16.0, 16.01]))).min() > 0.7
 
 
 def settings(shape, **fields):
@@ -224,6 +230,10 @@ def test_a_mixture_needs_a_label_only_for_rewards_that_read_answers(grader):
         (
             {"reward.mixture": {"agreement": 1, "empo": 1}, "labels.source": "ground_truth"},
             r"^reward\.mixture has 'empo', which needs votes, but labels\.source is 'ground_truth'",
+        ),
+        (
+            {"reward.mixture": {"mean_logprob": 1, "self_certainty": 1}, "labels.source": "ground_truth"},
+            r"which does not use the labels of labels\.source 'ground_truth': add 'agreement'",
         ),
         (
             {"reward.mixture": {"agreement": 1, "self_certainty": 1}, "batch.resample_rounds": 1},

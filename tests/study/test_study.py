@@ -126,6 +126,8 @@ def test_rows_of_a_run():
     assert rows[-1]["seconds"] == 20  # evaluations do not count
     assert rows[3]["label/margin"] == 5.5  # the mean of steps 5 and 6
     assert "label/margin" not in rows[0] and rows[-1][COLUMN] == pytest.approx(0.8)
+    taught = [record | {"teacher/response_tokens": 5.0} for record in records(0.8)]
+    assert table.rows_of_run(taught, 64, 0, teacher_sequences=32)[-1]["tokens"] == 20 * (64 * 10 + 32 * 5)
 
 
 def test_the_table_keeps_what_it_was_given(tmp_path):
