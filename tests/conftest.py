@@ -71,7 +71,11 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Marks the slow tests. In a worker of pytest-xdist the files that take longest come first."""
     for item in items:
-        if item.nodeid.startswith(SLOW_FOLDERS) or {*SLOW_FIXTURES} & {*item.fixturenames}:
+        if (
+            item.nodeid.startswith(SLOW_FOLDERS)
+            or {*SLOW_FIXTURES} & {*item.fixturenames}
+            or item.get_closest_marker("long")
+        ):
             item.add_marker(pytest.mark.slow)
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: [not item.nodeid.startswith(name) for name in LONGEST])
