@@ -32,7 +32,6 @@ from srt_jax.data.base import Problem
 from srt_jax.errors import DataError, UserError
 from srt_jax.files import check_output_file, parse_json
 from srt_jax.grading.answers import BOXES, Format, extract, opens_reasoning
-from srt_jax.grading.canonical import canonical
 from srt_jax.grading.grader import Grader
 from srt_jax.log import logger
 from srt_jax.reward import measures
@@ -207,7 +206,6 @@ def signals(graded: Mapping[str, Graded], majorities: Mapping[str, str | None], 
     """The signals of one step. majorities: {prompt: the base's majority}, None where the base is not sure."""
     rows = list(graded.values())
     keys = measures.answer_keys([g.answers for g in rows], [g.groups for g in rows])
-    winners = collections.Counter(canonical(g.vote.winner) for g in rows if g.vote.winner is not None)
     agreement = anchor.agreement_by_prompt([majorities.get(prompt) for prompt in graded], rows, grader)
     return {
         "prompts": len(rows),
@@ -215,7 +213,7 @@ def signals(graded: Mapping[str, Graded], majorities: Mapping[str, str | None], 
         "agreement": float(np.mean(agreement)) if agreement else measures.NAN,
         "information": measures.answer_information(keys),
         "same_answer": measures.same_answer(keys),
-        "top_answer": winners.most_common(1)[0][1] / len(rows) if winners else 0.0,
+        "top_answer": measures.top_answer_share([g.vote for g in rows]),
         "vote_share": float(np.mean([g.vote.share for g in rows])),
         "parsed": sum(g.vote.parsed for g in rows) / sum(len(g.answers) for g in rows),
     }
@@ -263,8 +261,7 @@ def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], gra
         note += f": fewer than {FEWEST}, so the anchored agreement is off, and {left} decides"
     detector, last = Detector(), max(steps)
     for step, graded in steps.items():
-        winners = collections.Counter(canonical(g.vote.winner) for g in graded.values() if g.vote.winner is not None)
-        share = winners.most_common(1)[0][1] / len(graded) if winners else 0.0
+        share = measures.top_answer_share([g.vote for g in graded.values()])
         alarm = detector.update({"label/top_answer_share": share})
         if len(common) >= FEWEST:
             reading = anchor.take_reading(step, base, {"": [graded[prompt] for prompt in common]}, grader)

@@ -14,6 +14,7 @@ import numpy as np
 
 from srt_jax.grading.canonical import canonical
 from srt_jax.reward.rewards import Graded, differ
+from srt_jax.reward.votes import Vote
 
 Keys = Sequence[Sequence[Hashable]]  # [P][n]: equal answers have equal keys, also across prompts; None: no answer
 NAN = float("nan")
@@ -148,7 +149,6 @@ def metrics(graded: Sequence[Graded]) -> dict[str, float]:
     majority_correct = np.array([g.majority_correct for g in graded], np.float32)[known]
     judged = labelled & ~np.isnan(label_correct)
     agreement, rewards = trained("agreement"), trained("rewards")
-    winners = collections.Counter(canonical(v.winner) for v in votes if v.winner is not None)
     return {
         "label/pseudo_reward": rewards[labelled].mean() if labelled.any() else 0.0,
         "label/agreement": agreement[labelled].mean() if labelled.any() else 0.0,
@@ -166,9 +166,15 @@ def metrics(graded: Sequence[Graded]) -> dict[str, float]:
         "label/parse_rate": np.mean(np.array([g.groups for g in graded]) >= 0),
         "label/distinct_answers": np.mean([v.distinct for v in votes]),
         # After a collapse every prompt gets the same answer. Then this is near 1, while the vote shares look good.
-        "label/top_answer_share": winners.most_common(1)[0][1] / len(votes) if winners else 0.0,
+        "label/top_answer_share": top_answer_share(votes),
         **of_step(graded),
     }
+
+
+def top_answer_share(votes: Sequence[Vote]) -> float:
+    """The share of the prompts whose winning answer is the most common one, in [0, 1]; 0 without any answer."""
+    winners = collections.Counter(canonical(v.winner) for v in votes if v.winner is not None)
+    return max(winners.values(), default=0) / len(votes)
 
 
 def _mean(values) -> float:
