@@ -52,13 +52,14 @@ QUICK_STEPS = {ATTRACTOR: 60, RIVAL: 40, SCATTER: 36}
 
 
 def get_study(quick: bool) -> Study:
-    """STEPS, 5 seeds, 8 samples of each evaluated problem. quick: QUICK_STEPS, 3 seeds, 4 samples, fewer votes."""
+    """STEPS, 5 seeds, 8 samples of each evaluated problem. quick: QUICK_STEPS, 3 seeds, 4 samples, half the prompts."""
     steps, votes, k = (QUICK_STEPS, QUICK_VOTES, 4) if quick else (STEPS, VOTES, 8)
     collapse = ATTRACTOR if quick else PROLONGED  # the setting of the claims c and d
     config = experiment(
         "claims",
         "tiny",
         tiny={
+            "batch.prompts_per_step": 8 if quick else 16,
             "batch.samples_per_prompt": 16,
             "rl.kl_coef": 0.0,
             "eval.every": 4 if quick else 5,
