@@ -1,12 +1,15 @@
 """Sums of two numbers with one or two digits, from Reasoning Gym. Training and held-out problems are disjoint.
 
-Reasoning Gym draws with replacement, so two of its seeds share problems. Here one draw is split: of its different
-problems the first HELDOUT are held out.
+Reasoning Gym draws with replacement, so two of its seeds share problems. Here one draw is split: of its different sums
+the first HELDOUT are held out. 3 + 8 and 8 + 3 are one sum, and the example in the prompt (7 + 25) is none of them.
+Half of Reasoning Gym's problems have numbers up to 10, and there are few such sums, so the held-out set has more of
+them than the training set.
 """
 
 import reasoning_gym
 
 HELDOUT, TRAIN = 64, 1024
+EXAMPLE = ("25", "7")  # in the prompt of real_config.py
 TASK = {
     "min_terms": 2,
     "max_terms": 2,
@@ -29,7 +32,15 @@ def train(source: dict) -> list[dict]:
 
 
 def draw() -> list[dict]:
-    """HELDOUT + TRAIN different problems."""
+    """HELDOUT + TRAIN problems with different sums, the one of the example left out."""
     drawn = reasoning_gym.create_dataset("basic_arithmetic", **TASK, seed=0, size=4 * (HELDOUT + TRAIN))
-    rows = {row["question"]: {"problem": row["question"], "answer": row["answer"]} for row in drawn}
+    rows = {}
+    for row in drawn:
+        rows.setdefault(terms(row["question"]), {"problem": row["question"], "answer": row["answer"]})
+    rows.pop(EXAMPLE, None)
     return list(rows.values())[: HELDOUT + TRAIN]
+
+
+def terms(question: str) -> tuple[str, ...]:
+    """The numbers of `Calculate 7 + 25.`, sorted as text."""
+    return tuple(sorted(question.removeprefix("Calculate ").removesuffix(".").split(" + ")))

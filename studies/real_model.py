@@ -1,0 +1,66 @@
+"""A pretrained model on its own votes: it rises. At four times the learning rate it collapses, if no guard stops it.
+
+SmolLM2-135M-Instruct adds numbers of one or two digits, as in examples/real_model. The 64 held-out problems are not
+among the 1,024 training problems. All arms but the guarded one make the same number of updates. The two learning rates
+come from earlier runs. Runs with the seed 100 chose the number of steps. The thresholds were committed before the runs.
+
+The guard sees no answers. It should end both of its runs before the last step, and choose a checkpoint whose accuracy
+is above that of the base.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+EXAMPLE = pathlib.Path(__file__).parents[1] / "examples/real_model"
+sys.path.insert(0, str(EXAMPLE))  # real_config.py, and additions.py, which it names
+
+import real_config  # noqa: E402
+
+from srt_jax.study import Arm, Claim, Need, Study  # noqa: E402
+
+STEPS = 8
+HIGH = {"optimizer.learning_rate": 2e-5}  # four times real_config.RATE
+TRUTH = {"labels.source": "ground_truth"}
+GUARD = {"guard.action": "stop", "guard.votes": 16, "eval.every": 1}
+
+
+def get_study(quick: bool) -> Study:
+    """2 seeds. quick: one seed, which decides no claim."""
+    config = real_config.get_config("votes")
+    config.steps, config.eval.every = STEPS, 2
+    config.checkpoint.every, config.checkpoint.keep, config.log.rollouts_every = 1000, 1, 1000
+    return Study(
+        name="real_model",
+        config=config,
+        arms={
+            "votes": Arm(),
+            "votes_2e-5": Arm(HIGH),
+            "ground_truth": Arm(TRUTH),
+            "ground_truth_2e-5": Arm(HIGH | TRUTH),
+            "guard_2e-5": Arm(HIGH | GUARD),
+        },
+        seeds=range(1 if quick else 2),
+        column=f"eval/heldout/avg@{config.eval.samples}",
+        needs=lambda *_: (Need(real_config.MODEL, get_model),),
+        claims=(
+            claim("votes rise", "votes raise the accuracy", "votes"),
+            claim("ground truth rises", "ground truth raises the accuracy, too", "ground_truth"),
+            claim("votes collapse", "at four times the rate votes lower it", "votes_2e-5", sign=-1),
+            claim(
+                "one answer", "and all prompts get one answer", "votes_2e-5", column="label/same_answer", threshold=0.3
+            ),
+            claim("pseudo-reward", "while the pseudo-reward rises", "votes_2e-5", "label/pseudo_reward"),
+            claim("ground truth holds", "ground truth raises it at this rate, too", "ground_truth_2e-5"),
+        ),
+    )
+
+
+def claim(name: str, sentence: str, arm: str, column: str = "", threshold: float = 0.05, sign: int = 1) -> Claim:
+    """A claim about the change of an arm between its start and the last step. column: "" for the accuracy."""
+    return Claim(name, sentence, arm, column=column, step=STEPS, threshold=threshold, sign=sign)
+
+
+def get_model(folder: pathlib.Path) -> None:
+    """Writes the model."""
+    subprocess.run([sys.executable, EXAMPLE / "get_model.py", folder], check=True)
