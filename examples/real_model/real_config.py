@@ -33,5 +33,5 @@ def get_config(arguments: str = "votes"):
     config.rollout.prompts_per_call, config.rollout.prompt_buckets = 8, (44,)
     config.rl.kl_coef = 0.0  # without a KL penalty there is no reference model in memory
     config.eval.every, config.eval.samples = 2, 4
-    config.checkpoint.every = 10
+    config.checkpoint.every, config.checkpoint.keep = 10, 1  # a checkpoint has 1.6 GB
     return config
