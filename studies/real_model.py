@@ -22,14 +22,13 @@ from srt_jax.study import Arm, Claim, Need, Study  # noqa: E402
 STEPS = 8
 HIGH = {"optimizer.learning_rate": 2e-5}  # four times real_config.RATE
 TRUTH = {"labels.source": "ground_truth"}
-GUARD = {"guard.action": "stop", "guard.votes": 16, "eval.every": 1}
 
 
 def get_study(quick: bool) -> Study:
     """2 seeds. quick: one seed, which decides no claim."""
-    config = real_config.get_config("votes")
-    config.steps, config.eval.every = STEPS, 2
-    config.checkpoint.every, config.checkpoint.keep, config.log.rollouts_every = 1000, 1, 1000
+    config, guard = (real_config.get_config(labels) for labels in ("votes", "guard"))
+    for one in (config, guard):
+        one.steps, one.checkpoint.every, one.log.rollouts_every = STEPS, 1000, 1000
     return Study(
         name="real_model",
         config=config,
@@ -38,7 +37,7 @@ def get_study(quick: bool) -> Study:
             "votes_2e-5": Arm(HIGH),
             "ground_truth": Arm(TRUTH),
             "ground_truth_2e-5": Arm(HIGH | TRUTH),
-            "guard_2e-5": Arm(HIGH | GUARD),
+            "guard_2e-5": Arm(HIGH, config=guard),
         },
         seeds=range(1 if quick else 2),
         column=f"eval/heldout/avg@{config.eval.samples}",

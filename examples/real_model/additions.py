@@ -2,8 +2,8 @@
 
 Reasoning Gym draws with replacement, so two of its seeds share problems. Here one draw is split: of its different sums
 the first HELDOUT are held out. 3 + 8 and 8 + 3 are one sum, and the example in the prompt (7 + 25) is none of them.
-Half of Reasoning Gym's problems have numbers up to 10, and there are few such sums, so the held-out set has more of
-them than the training set.
+Half of Reasoning Gym's draws have numbers up to 10, and there are only 66 such sums. So 30 of the 64 held-out sums have
+no larger number, but only 36 of the 1,024 training sums.
 """
 
 import reasoning_gym

@@ -2,6 +2,7 @@ r"""SmolLM2-135M-Instruct learns to add from its own majority votes, on a laptop
 
 srt train --config=real_config.py:votes            labels by majority vote
 srt train --config=real_config.py:votes,2e-5       a learning rate at which votes collapse
+srt train --config=real_config.py:guard,2e-5       the same, but the guard ends the run when it collapses
 srt train --config=real_config.py:ground_truth     labels from the answers
 """
 
@@ -12,11 +13,11 @@ RATE = 5e-6
 TEMPLATE = (
     "Question: Calculate 7 + 25.\nAnswer: The final answer is 32.\n\nQuestion: {problem}\nAnswer: The final answer is"
 )
-LABELS = {"votes": "vote", "ground_truth": "ground_truth"}
+LABELS = {"votes": "vote", "guard": "vote", "ground_truth": "ground_truth"}
 
 
 def get_config(arguments: str = "votes"):
-    """LABELS,RATE, where LABELS is votes or ground_truth, and RATE is the learning rate."""
+    """LABELS,RATE, where LABELS is votes, guard or ground_truth, and RATE is the learning rate."""
     labels, _, rate = arguments.partition(",")
     config = base()
     config.name, config.out, config.steps = f"{labels}-{float(rate or RATE):.0e}", "runs/real_model", 20
@@ -28,10 +29,12 @@ def get_config(arguments: str = "votes"):
     config.prompts.template, config.prompts.plain_template, config.prompts.instruction = "plain", TEMPLATE, ""
     config.answer.style, config.answer.pattern = "regex", r"^\s*(-?\d+)"  # the prompt ends before the number
     config.batch.prompts_per_step, config.batch.samples_per_prompt = 8, 8
-    config.batch.max_prompt_tokens, config.batch.max_response_tokens = 44, 8
-    config.batch.length_buckets, config.batch.microbatch_sequences = (52,), 8
-    config.rollout.prompts_per_call, config.rollout.prompt_buckets = 8, (44,)
+    config.batch.max_prompt_tokens, config.batch.max_response_tokens = 42, 8
+    config.batch.length_buckets, config.batch.microbatch_sequences = (50,), 8
+    config.rollout.prompts_per_call, config.rollout.prompt_buckets = 8, (42,)
     config.rl.kl_coef = 0.0  # without a KL penalty there is no reference model in memory
     config.eval.every, config.eval.samples = 2, 4
+    if labels == "guard":
+        config.guard.action, config.guard.votes, config.eval.every = "stop", 16, 1
     config.checkpoint.every, config.checkpoint.keep = 10, 1  # a checkpoint has 1.6 GB
     return config
