@@ -19,7 +19,7 @@ import real_config  # noqa: E402
 
 from srt_jax.study import Arm, Claim, Need, Study  # noqa: E402
 
-STEPS = 8
+STEPS = 6
 HIGH = {"optimizer.learning_rate": 2e-5}  # four times real_config.RATE
 TRUTH = {"labels.source": "ground_truth"}
 
