@@ -20,37 +20,33 @@ import real_config  # noqa: E402
 from srt_jax.study import Arm, Claim, Need, Study  # noqa: E402
 
 STEPS = 6
-HIGH = {"optimizer.learning_rate": 2e-5}  # four times real_config.RATE
+HIGH = {"optimizer.learning_rate": 8e-5}  # 16 times real_config.RATE
 TRUTH = {"labels.source": "ground_truth"}
 
 
 def get_study(quick: bool) -> Study:
     """2 seeds. quick: one seed, which decides no claim."""
-    config, guard = (real_config.get_config(labels) for labels in ("votes", "guard"))
-    for one in (config, guard):
+    config, guarded = (real_config.get_config(labels) for labels in ("votes", "guard"))
+    guarded.guard.action = "warn"
+    for one in (config, guarded):
         one.steps, one.checkpoint.every, one.log.rollouts_every = STEPS, 1000, 1000
     return Study(
         name="real_model",
         config=config,
         arms={
             "votes": Arm(),
-            "votes_2e-5": Arm(HIGH),
-            "ground_truth": Arm(TRUTH),
-            "ground_truth_2e-5": Arm(HIGH | TRUTH),
-            "guard_2e-5": Arm(HIGH, config=guard),
+            "votes_8e-5": Arm(HIGH, config=guarded),
+            "ground_truth_8e-5": Arm(HIGH | TRUTH),
         },
         seeds=range(1 if quick else 2),
         column=f"eval/heldout/avg@{config.eval.samples}",
         needs=lambda *_: (Need(real_config.MODEL, get_model),),
         claims=(
             claim("votes rise", "votes raise the accuracy", "votes"),
-            claim("ground truth rises", "ground truth raises the accuracy, too", "ground_truth"),
-            claim("votes collapse", "at four times the rate votes lower it", "votes_2e-5", sign=-1),
-            claim(
-                "one answer", "and all prompts get one answer", "votes_2e-5", column="label/same_answer", threshold=0.3
-            ),
-            claim("pseudo-reward", "while the pseudo-reward rises", "votes_2e-5", "label/pseudo_reward"),
-            claim("ground truth holds", "ground truth raises it at this rate, too", "ground_truth_2e-5"),
+            claim("votes collapse", "at 16 times the rate they lower it", "votes_8e-5", sign=-1),
+            claim("pseudo-reward", "while the pseudo-reward rises", "votes_8e-5", "label/pseudo_reward"),
+            claim("one answer", "and prompts get the same answer", "votes_8e-5", "label/same_answer", threshold=0.3),
+            claim("ground truth rises", "ground truth raises it at this rate, too", "ground_truth_8e-5"),
         ),
     )
 
