@@ -31,7 +31,7 @@ def get_config(arguments: str = "votes"):
     config.batch.prompts_per_step, config.batch.samples_per_prompt = 4, 8
     config.batch.max_prompt_tokens, config.batch.max_response_tokens = 42, 8
     config.batch.length_buckets, config.batch.microbatch_sequences = (50,), 8
-    config.rollout.prompts_per_call, config.rollout.prompt_buckets = 8, (42,)
+    config.rollout.prompts_per_call, config.rollout.prompt_buckets = 4, (42,)
     config.rl.kl_coef = 0.0  # without a KL penalty there is no reference model in memory
     config.eval.every, config.eval.samples = 2, 4
     if labels == "guard":
