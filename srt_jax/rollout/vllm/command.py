@@ -126,6 +126,9 @@ def environment(
             "VLLM_CPU_KVCACHE_SPACE": str(math.ceil(settings.memory_fraction)),  # GiB
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.threads or os.cpu_count()),
+            # The engine's process does the model's work itself: one process less to start. Otherwise vLLM starts a
+            # worker on CPUs, to bind it to cores, which `nobind` turns off.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
     if temporary is not None:
         cache = f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"  # PyTorch's compiled kernels, for later servers
