@@ -11,12 +11,12 @@ import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 GIVEN = dict(os.environ)
-# The suite spends most of its time compiling, two thirds of that in LLVM's optimisation, which the tests do not need.
-# `XLA_FLAGS= launch/test.sh` leaves it on. The cache stores every program, so equal programs compile once. Processes
-# that tests start inherit both settings. --xla_cpu_use_fusion_emitters=false would compile twice as fast, but with it
-# and further flags the update of two processes hung once, in gloo's collectives.
+# The suite spends most of its time compiling. The tests need neither LLVM's optimisation nor XLA's fused kernels;
+# `XLA_FLAGS= launch/test.sh` leaves both on. The cache stores every program, so equal programs compile once. Processes
+# that tests start inherit these settings, except runs of several processes (tests/multihost): without fused kernels an
+# update of two processes hung once, in gloo's collectives.
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import pytest  # noqa: E402

@@ -50,7 +50,8 @@ def start(model, out: pathlib.Path, processes: int, *arguments) -> list[subproce
         f"--config.mesh.cpu_devices={8 // processes}",
         *arguments,
     ]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+    flags = os.environ.get("XLA_FLAGS", "").replace("--xla_cpu_use_fusion_emitters=false", "")  # tests/conftest.py
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "XLA_FLAGS": flags}
     if processes > 1:
         environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
     return [
