@@ -1,11 +1,11 @@
-"""A pretrained model on its own votes: it rises. At four times the learning rate it collapses, if no guard stops it.
+"""A pretrained model on its own votes: it rises, and at 16 times the learning rate it collapses.
 
-SmolLM2-135M-Instruct adds numbers of one or two digits, as in examples/real_model. The 64 held-out problems are not
-among the 1,024 training problems. All arms but the guarded one make the same number of updates. The two learning rates
-come from earlier runs. Runs with the seed 100 chose the number of steps. The thresholds were committed before the runs.
+SmolLM2-135M-Instruct adds numbers of one or two digits, as in examples/real_model. The 32 held-out problems are not
+among the 1,024 training problems. The lower learning rate comes from an earlier run. At four times that rate one run
+of four steps (seed 100) did not collapse, so the higher rate is 16 times the lower one. The thresholds were committed
+before the runs.
 
-The guard sees no answers. It should end both of its runs before the last step, and choose a checkpoint whose accuracy
-is above that of the base.
+The guard sees no answers and only reports. It should choose a checkpoint whose accuracy is above that of the base.
 """
 
 import pathlib
@@ -20,6 +20,7 @@ import real_config  # noqa: E402
 from srt_jax.study import Arm, Claim, Need, Study  # noqa: E402
 
 STEPS = 6
+HELDOUT = 32
 HIGH = {"optimizer.learning_rate": 8e-5}  # 16 times real_config.RATE
 TRUTH = {"labels.source": "ground_truth"}
 
@@ -27,9 +28,10 @@ TRUTH = {"labels.source": "ground_truth"}
 def get_study(quick: bool) -> Study:
     """2 seeds. quick: one seed, which decides no claim."""
     config, guarded = (real_config.get_config(labels) for labels in ("votes", "guard"))
-    guarded.guard.action = "warn"
+    guarded.guard.action, guarded.guard.votes = "warn", 8
     for one in (config, guarded):
         one.steps, one.checkpoint.every, one.log.rollouts_every = STEPS, 1000, 1000
+        one.eval.sets.heldout.limit = HELDOUT
     return Study(
         name="real_model",
         config=config,
