@@ -1,9 +1,9 @@
 """A pretrained model on its own votes: it rises, and at 16 times the learning rate it collapses.
 
-SmolLM2-135M-Instruct adds numbers of one or two digits, as in examples/real_model. The 32 held-out problems are not
-among the 1,024 training problems. The lower learning rate comes from an earlier run. At four times that rate one run
-of four steps (seed 100) did not collapse, so the higher rate is 16 times the lower one. The thresholds were committed
-before the runs.
+SmolLM2-135M-Instruct adds numbers of one or two digits, as in examples/real_model. A step has 4 prompts and 8 samples
+of each. The 32 held-out problems are not among the 1,024 training problems. The lower learning rate comes from an
+earlier run. At four times that rate one run of four steps (seed 100) did not collapse, so the higher rate is 16 times
+the lower one. The thresholds were committed before the runs.
 
 The guard sees no answers and only reports. It should choose a checkpoint whose accuracy is above that of the base.
 """
@@ -20,7 +20,7 @@ import real_config  # noqa: E402
 from srt_jax.study import Arm, Claim, Need, Study  # noqa: E402
 
 STEPS = 6
-HELDOUT = 32
+PROMPTS, HELDOUT = 4, 32  # half of the example's, for two busy cores
 HIGH = {"optimizer.learning_rate": 8e-5}  # 16 times real_config.RATE
 TRUTH = {"labels.source": "ground_truth"}
 
@@ -31,6 +31,7 @@ def get_study(quick: bool) -> Study:
     guarded.guard.action, guarded.guard.votes = "warn", 8
     for one in (config, guarded):
         one.steps, one.checkpoint.every, one.log.rollouts_every = STEPS, 1000, 1000
+        one.batch.prompts_per_step = one.rollout.prompts_per_call = PROMPTS
         one.eval.sets.heldout.limit = HELDOUT
     return Study(
         name="real_model",

@@ -28,10 +28,10 @@ def get_config(arguments: str = "votes"):
         config.eval.sets.heldout = source(kind="additions:heldout")
     config.prompts.template, config.prompts.plain_template, config.prompts.instruction = "plain", TEMPLATE, ""
     config.answer.style, config.answer.pattern = "regex", r"^\s*(-?\d+)"  # the prompt ends before the number
-    config.batch.prompts_per_step, config.batch.samples_per_prompt = 4, 8
+    config.batch.prompts_per_step, config.batch.samples_per_prompt = 8, 8
     config.batch.max_prompt_tokens, config.batch.max_response_tokens = 42, 8
     config.batch.length_buckets, config.batch.microbatch_sequences = (50,), 8
-    config.rollout.prompts_per_call, config.rollout.prompt_buckets = 4, (42,)
+    config.rollout.prompts_per_call, config.rollout.prompt_buckets = 8, (42,)
     config.rl.kl_coef = 0.0  # without a KL penalty there is no reference model in memory
     config.eval.every, config.eval.samples = 2, 4
     if labels == "guard":
