@@ -300,7 +300,7 @@ def sampled(now: RunState, share: float, tokens: int) -> None:
 
 
 def check_finite(run: Run, now: RunState, step: int, values: dict) -> None:
-    """Ends the run if a gradient of the step is not finite. In this case the update did not change the state."""
+    """Ends the run if a loss or gradient of the step is not finite. The update did not change the state then."""
     if values["update/finite"]:
         return
     save(run, now)

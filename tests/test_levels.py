@@ -87,7 +87,7 @@ def test_one_command_climbs_and_goes_on_where_it_was_stopped(miniature, tmp_path
 
 
 def test_a_dry_run_lets_each_level_follow_the_hardware_by_itself(miniature, tmp_path, monkeypatch, capsys):
-    """As a run does: the mesh that the whole config comes to would not make the devices with this level's."""
+    """As in a run: the first config resolves to fsdp=8, which with this level's tensor=2 would need 16 devices."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = climbing(miniature, tmp_path)
     config.mesh.data, config.mesh.fsdp = -1, -1

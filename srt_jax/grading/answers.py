@@ -278,9 +278,9 @@ def _spaces(text: str, position: int) -> int:
 
 
 def _bare(text: str, start: int) -> tuple[int, int] | None:
-    r"""The span of the 5 in `\boxed 5`: all characters up to a space or a dollar sign, without final punctuation.
+    r"""The span of an answer without braces, as in `\boxed 5`. None for a plain word.
 
-    None for a plain word.
+    It ends before a space, a dollar sign or final punctuation.
     """
     match = _BARE.match(text, start)
     if match is None or _SPOKEN.fullmatch(match[0]):

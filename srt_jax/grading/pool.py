@@ -1,8 +1,8 @@
 """A pool of worker processes with wall-clock limits. It takes tasks and returns values, and no call waits forever.
 
-It uses no signals, threads or inherited state. Therefore it works the same in any thread, inside an event loop and in a
-forked child, which starts its own workers. Workers are separate programs, so they share neither memory nor accelerators
-with the trainer.
+It installs no signal handler, starts no thread and uses no worker that a fork inherited. Therefore it works the same in
+any thread, inside an event loop and in a forked child, which starts its own workers. Workers are separate programs, so
+they share neither memory nor accelerators with the trainer.
 """
 
 import contextlib

@@ -336,7 +336,7 @@ def inequality(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree:
 
 
 def solved(operators: tuple[str, ...], operands: tuple[Tree, ...]) -> Tree | None:
-    """The interval, or union of two, in which one variable satisfies `<` and `<=`; None if it is not linear there.
+    """The solution of `<` and `<=` for one variable: one interval, or the union of two. None for other conditions.
 
     Examples: `x < 1`, `-1 < 2x <= 3`, `-x < -1`, `|x - 2| < 3`. Both of two operands may contain the variable.
     """

@@ -136,7 +136,7 @@ def _pools(values: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _running_argmax(means: Sequence[float] | np.ndarray) -> np.ndarray:
-    """[K]: the index of the largest of the first k means, for each k. Of equal ones it is the first."""
+    """[K]: the index of the largest of the first k means, for each k. Ties give the first index."""
     found = np.zeros(len(means), int)
     for k in range(1, len(means)):
         found[k] = k if means[k] > means[found[k - 1]] else found[k - 1]

@@ -13,7 +13,8 @@ from srt_jax import files
 from srt_jax.config import MEAN, VALIDATION
 from srt_jax.run import board
 
-# The meaning of each tag. "True" metrics need known answers, which are used for training only if labels.source says so.
+# The meaning of each tag. "True" metrics need known answers. Built-in labels and rewards use answers only if
+# labels.source says so.
 TAGS = {
     "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts, exactly as they are trained on",
     "label/agreement": "mean agreement with the label: the pseudo-reward without the penalty for length",
@@ -144,8 +145,8 @@ def curves_page() -> str:
     )
     groups["texts"] = [{"text": tag, "meaning": meaning} for tag, meaning in TEXTS.items()]
     intro = (
-        '"True" metrics need problems with known answers. The answers train nothing unless `labels.source` says so. '
-        "The tab Custom Scalars has charts with several related curves each."
+        '"True" metrics need problems with known answers. Built-in labels and rewards use answers only if '
+        "`labels.source` says so. The tab Custom Scalars has charts with several related curves each."
     )
     return "\n\n".join([intro, *(f"### {name}\n\n{board.table(rows)}" for name, rows in groups.items())])
 

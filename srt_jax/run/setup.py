@@ -237,7 +237,7 @@ def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path, every:
 
     def find() -> int:
         recorded = metrics_log.last_recorded_step(directory)
-        # A run waits for its first checkpoint before it writes the second one, after the record of that step.
+        # At its second checkpoint a run records the step, waits for the first checkpoint, and writes the second.
         had_one = recorded > 2 * every
         if recorded and (not (directory / "checkpoints").exists() or (had_one and not checkpoints.steps())):
             raise CheckpointError(

@@ -42,7 +42,7 @@ class Arm:
     fields: config fields of all its runs. by_run(setting, seed): further config fields of one run. A field of an
         evaluation set that the config does not have adds this set.
     needs(setting, seed): files that the run needs in addition to those of the study.
-    teacher_samples, teacher_problems: samples per problem that a teacher draws for this arm, and the number of these
+    teacher_samples, teacher_problems: for this arm a teacher draws teacher_samples for each of teacher_problems
         problems. Their tokens count as generated.
     settings: the arm has runs in these settings only. (): in all settings.
     config: the config of its runs. None: the study's config.

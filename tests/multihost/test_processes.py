@@ -130,7 +130,7 @@ def test_processes_join_past_a_proxy():
 
 @pytest.fixture(scope="module")
 def runs(miniature, tmp_path_factory):
-    """One step in one process, and in two: their folders and what the two printed."""
+    """The folders of a run of one step in one process and in two; the output of each of the two processes."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     run(miniature, one, 1)
     return one / "run", two / "run", run(miniature, two, 2)

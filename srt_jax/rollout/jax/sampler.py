@@ -3,8 +3,8 @@
 `rollout.slots` chooses between two kinds of call. Static batching (static_batching.py) decodes all samples of a call
 in step. Continuous batching (continuous_batching.py) decodes a fixed number of sequences at a time, and takes the next
 ones from a queue. Each sample has its own random key, so at equal compiled shape it does not depend on its
-neighbours. Where a call has fewer prompts than the mesh has row shards, a prompt's samples are divided among several of
-its rows. Letters: P rows of a call, n samples of each, S prompt tokens, T response tokens.
+neighbours. If the mesh's row shards do not divide a call's prompts, a prompt's samples are divided among several
+of its rows. Letters: P rows of a call, n samples of each, S prompt tokens, T response tokens.
 
 A call is as large as the config requests or as the memory allows (`Cut`), whichever is less. It decodes in pieces of
 about a second. Between pieces the host can report progress, and stop. Neither the size of a call nor the pieces change

@@ -197,7 +197,7 @@ class AdapterOnly:
             )
 
     def deliver(self, url: str, published: Published) -> None:
-        """Unloads older adapters of this run after the load, so that a version is always there."""
+        """Loads the new adapter, then unloads older ones of this run, so that the server always has one."""
         vllm_client.load_adapter(url, published.version.name, published.path, published.bytes)
         vllm_client.unload_adapters(url, self._exports, keep=published.version.name)
         vllm_client.call(url, "POST", "/resume")  # a trainer that was killed may have left it paused
