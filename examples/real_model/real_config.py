@@ -36,5 +36,5 @@ def get_config(arguments: str = "votes"):
     config.eval.every, config.eval.samples = 2, 4
     if labels == "guard":
         config.guard.action, config.guard.votes, config.eval.every = "stop", 16, 1
-    config.checkpoint.every, config.checkpoint.keep = 10, 1  # a checkpoint has 1.6 GB
+    config.checkpoint.every, config.checkpoint.keep = 10, 1  # a checkpoint has 1.5 GB
     return config
