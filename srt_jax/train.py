@@ -18,10 +18,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax.config import MEAN, VALIDATION, policy_samples, run_directory, takes_readings, teacher_samples
-from srt_jax.config.paths import weights_field
+from srt_jax.config.paths import initial_weights, weights_field
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.versions import FORMAT
-from srt_jax.errors import RolloutError, TrainingStoppedError
+from srt_jax.errors import ConfigError, RolloutError, TrainingStoppedError
 from srt_jax.files import write_json
 from srt_jax.log import logger
 from srt_jax.model import flops, lora
@@ -89,6 +89,11 @@ def train(config: ConfigDict, allowed: Sequence[str] = ()) -> dict:
         except RolloutError as e:
             save(run, now)
             raise TrainingStoppedError(f"{e} {how_to_resume(run, now)}") from e
+        except ConfigError as e:  # a user's function failed, or a server has other settings
+            if now.step in (0, *run.checkpoints.steps()):  # there is nothing to save
+                raise
+            save(run, now)
+            raise TrainingStoppedError(f"{e} {how_to_resume(run, now)}") from e
         return finish(run, now)
 
 
@@ -114,11 +119,11 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
             now.train_state, values = learn(run.learner, now.train_state, collected, step)
         with now.phases("log"):
             log_rollouts(run, step, collected)
-        check_finite(run, now, step, values)
-        now.step = step
+        check_finite(run, now, step, values, collected)
+        now.step, now.unlogged = step, values
         values |= teacher_metrics(collected) | speed_metrics(run, now, collected)
         # The sampler gets the new weights.
-        publish_weights(run, now, values, pending)
+        publish_weights(run, now, pending)
         stopping = processes.any_of(now.stop.requested)
         # Evaluate, log, save, stop.
         finish_step(run, now, values, collected, stopping)
@@ -264,16 +269,12 @@ def take_rollouts(run: Run, now: RunState, step: int, pending: Future | None) ->
     return collected
 
 
-def publish_weights(run: Run, now: RunState, values: dict, pending: Future | None) -> None:
-    """The sampler gets the weights of a step. If that fails or is stopped, the step's metrics are logged first."""
+def publish_weights(run: Run, now: RunState, pending: Future | None) -> None:
+    """The sampler gets the weights of a step."""
     with now.phases("load"):
         if pending:
             wait([pending])  # one step's rollouts all come from the same weights
-        try:
-            load_weights(run, now)
-        except (RolloutError, StopRequestedError):
-            run.log.write(now.step, values)
-            raise
+        load_weights(run, now)
 
 
 # ---- the end of a step
@@ -299,15 +300,17 @@ def sampled(now: RunState, share: float, tokens: int) -> None:
     leave_if_stopped(now)
 
 
-def check_finite(run: Run, now: RunState, step: int, values: dict) -> None:
+def check_finite(run: Run, now: RunState, step: int, values: dict, collected: Collected) -> None:
     """Ends the run if a loss or gradient of the step is not finite. The update did not change the state then."""
     if values["update/finite"]:
         return
+    save_rollouts(run, step, collected, rollout_rows(collected, run.prepared.model.tokenizer))
     save(run, now)
     export(run, now.train_state, "last_good")
     field = weights_field(run.config)
     raise TrainingStoppedError(
-        f"the gradient of step {step} is not finite; the state before it is saved in {run.directory}: look at "
+        f"the gradient of step {step} is not finite (loss {values['update/loss']:.3g}, gradient norm "
+        f"{values['update/grad_norm']:.3g}); the state before it is saved in {run.directory}: look at "
         f"{recording.rollouts_path(run.directory, step, recording.ROWS)}, then start a new run with a lower "
         f"optimizer.learning_rate and {field}={run.directory}/last_good."
     )
@@ -356,7 +359,7 @@ def finish_step(run: Run, now: RunState, values: dict, collected: Collected, sto
     """Evaluates, logs and saves after a step, as often as the config says, and decides whether the run ends here."""
     alarm = now.detector.update(values)
     warn(run, now, values, collected, alarm)
-    evaluated, now.unlogged = is_evaluated(run, now), values
+    evaluated = is_evaluated(run, now)
     try:
         if evaluated and stopping and run.prepared.eval_sets:  # the resumed run evaluates
             raise StopRequestedError
@@ -474,11 +477,17 @@ def log_rollouts(run: Run, step: int, collected: Collected) -> None:
     """Saves the step's rollouts, and shows a few of them in TensorBoard, at the steps that the config selects."""
     saved, shown = step % run.config.log.rollouts_every == 0, step == 1 or step % run.config.eval.every == 0
     rows = rollout_rows(collected, run.prepared.model.tokenizer) if saved or shown else []
-    if saved and is_first_process():
-        recording.write_rows(run.directory, step, rows)
-        recording.write(run.directory, step, collected)
+    if saved:
+        save_rollouts(run, step, collected, rows)
     if shown:
         run.log.text("rollouts", board.table(board.shown_rows(rows, run.config.log.shown)), step)
+
+
+def save_rollouts(run: Run, step: int, collected: Collected, rows: list[dict]) -> None:
+    """Writes a step's rollouts to the run's folder: as rows to read, and as arrays for `srt replay`."""
+    if is_first_process():
+        recording.write_rows(run.directory, step, rows)
+        recording.write(run.directory, step, collected)
 
 
 def progress_summary(values: dict) -> str:
@@ -519,9 +528,12 @@ def how_to_resume(run: Run, now: RunState) -> str:
 
 
 def save(run: Run, now: RunState) -> None:
-    """Saves a checkpoint of now.step, unless it is step 0 or has a checkpoint already."""
+    """Logs the metrics of now.step, if they are not logged yet, and saves its checkpoint. Step 0 has neither."""
     if now.step == 0:
         return
+    if now.unlogged is not None:  # an error or a stop request came before the record of the step
+        run.log.write(now.step, now.unlogged)
+        now.unlogged = None
     readings = [reading.as_json() for reading in now.detector.readings]
     record = {
         "format": FORMAT,
@@ -543,8 +555,6 @@ def rescue(run: Run, now: RunState) -> str:
     leaves = jax.tree.leaves(now.train_state)
     whole = not any(x.is_deleted() for x in leaves) and now.watchdog.phase not in ("update", "save")
     if jax.process_count() == 1 and whole and int(now.train_state.step) == now.step:
-        if now.unlogged is not None:
-            run.log.write(now.step, now.unlogged)
         save(run, now)
         run.checkpoints.wait()
     steps = run.checkpoints.steps()
@@ -564,7 +574,7 @@ def finish(run: Run, now: RunState) -> dict:
     run.checkpoints.wait()
     kept = [0, *run.checkpoints.steps(), now.step]
     best, choice = best_step(scores(config, now.evals), kept), now.detector.choice(now.step, kept)
-    folders = {0: config.model.path, now.step: "final"}
+    folders = {0: initial_weights(config) or config.model.path, now.step: "final"}
     for name, step in (("best", best), ("chosen", choice.step)):
         if step is not None and step not in folders:
             now.train_state = run.checkpoints.restore(now.train_state, step)

@@ -160,6 +160,16 @@ def test_a_run_that_lost_its_checkpoints_does_not_start_again(gone, tmp_path):
     assert step_to_go_on_from(Checkpoints(tmp_path), tmp_path, 1) == 0  # killed while it wrote its first one
 
 
+def test_a_run_killed_before_its_first_checkpoint_may_go_on_with_more_of_them(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(61)))
+    (tmp_path / "config.json").write_text('{"checkpoint": {"every": 100}}')
+    assert step_to_go_on_from(Checkpoints(tmp_path), tmp_path, 20) == 0
+    (tmp_path / "config.json").write_text('{"checkpoint": {"every": 20}}')
+    with pytest.raises(CheckpointError, match="has the metrics of 60 steps, but its checkpoints are missing"):
+        step_to_go_on_from(Checkpoints(tmp_path), tmp_path, 100)
+
+
 def test_what_a_killed_process_left_behind_is_no_checkpoint_and_goes(two, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(two, run)

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from srt_jax import train as train_module
-from srt_jax.errors import CheckpointError, RolloutError, TrainingStoppedError
+from srt_jax.errors import CheckpointError, ConfigError, RolloutError, TrainingStoppedError
 from srt_jax.jobs.replay import replay
 from srt_jax.model import weights
 from srt_jax.reward import rewards
@@ -243,6 +243,7 @@ def test_a_run_folder_of_another_config_is_refused(miniature, tmp_path):
 def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(miniature, tmp_path, monkeypatch):
     model = with_another_end(miniature, tmp_path / "model")
     config = small_config(model, tmp_path, name="nan", steps=4)
+    config.log.rollouts_every = 100
     grade = rewards.grade
     calls = []
 
@@ -255,9 +256,12 @@ def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(minia
         return graded
 
     monkeypatch.setattr(rewards, "grade", poisoned)
-    with pytest.raises(TrainingStoppedError, match="gradient of step 3 is not finite") as stopped:
+    with pytest.raises(
+        TrainingStoppedError, match=r"gradient of step 3 is not finite \(loss nan, .* norm nan\)"
+    ) as stopped:
         train(config)
     assert "last_good" in str(stopped.value)
+    assert [file.name for file in (tmp_path / "nan/rollouts").glob("*.gz")] == ["step_000003.jsonl.gz"]
     _, exported, _ = weights.load(tmp_path / "nan" / "last_good")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(exported))
     assert_exported_ends(tmp_path / "nan" / "last_good")
@@ -268,6 +272,24 @@ def test_a_non_finite_gradient_stops_the_run_and_saves_the_state_before_it(minia
     train(straight)
     for name, leaf in state_leaves(tmp_path / "two").items():
         np.testing.assert_array_equal(leaf, leaves[name], err_msg=name)
+
+
+def test_a_users_function_that_fails_costs_no_finished_step(miniature, tmp_path, monkeypatch):
+    config = small_config(miniature, tmp_path, name="fails", steps=3)
+    grade, calls = rewards.grade, []
+
+    def failing(*args):
+        calls.append(args[3].trained_samples)
+        if calls.count(config.batch.samples_per_prompt) == 2 * config.batch.prompts_per_step:  # in the second step
+            raise ConfigError("reward.shape is 'mine:reward', which fails: correct it there.")
+        return grade(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rewards, "grade", failing)
+        with pytest.raises(TrainingStoppedError, match=r"correct it there\. The state after step 1 is saved"):
+            train(config)
+    assert train(config)["steps"] == 3
+    assert [record["step"] for record in records(tmp_path / "fails")] == [0, 1, 2, 3]
 
 
 def test_the_best_step_is_exported_where_its_evaluation_failed_at_first_and_another_is_as_good(

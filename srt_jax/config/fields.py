@@ -217,7 +217,7 @@ FIELDS = dict(
         grad_clip=positive(1.0),
         schedule=one_of("constant", "linear", "cosine"),  # The schedule of the learning rate after the warm-up.
         final_fraction=share(0.0),  # linear and cosine end at learning_rate x this.
-        schedule_steps=not_negative(0),  # linear and cosine end at this step, warm-up included (0: at the last step).
+        schedule_steps=not_negative(0),  # linear and cosine end at this update, warm-up included (0: the last step).
         warmup_steps=not_negative(0),
         moments_dtype=one_of("float32", "bfloat16"),  # The dtype of AdamW's moments.
     ),

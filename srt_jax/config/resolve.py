@@ -1,7 +1,7 @@
 """Resolves the fields that depend on the machine: paths with `~`, the compute dtype, mesh and micro-batch.
 
-Every job calls `on_this_machine` once, before anything else reads the config. A run writes the resolved config to
-config.json, and can be resumed only with the same resolved config.
+Every job calls `on_this_machine` after validation, before it uses any of these fields. A run writes the resolved config
+to config.json, and can be resumed only with the same resolved config.
 """
 
 from ml_collections import ConfigDict

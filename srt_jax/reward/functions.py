@@ -3,7 +3,8 @@
     def label(answers, responses, problem) -> str | None
     def reward(answers, label, responses, truth) -> list[float]
 
-Each call gets one prompt with its n samples. All calls come from one thread, while other prompts are still sampled.
+Each call gets one prompt with its n samples. No two calls run at a time, but they may come from different threads, and
+other prompts are still sampled meanwhile.
 
     answers    n extracted answers, None for a response without an answer
     responses  n texts

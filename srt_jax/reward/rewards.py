@@ -255,12 +255,12 @@ def kept(stopped: Sequence[bool] | np.ndarray, drop_truncated: bool) -> np.ndarr
 
 
 def informative(graded: Graded) -> bool:
-    """Do the trained samples differ in their agreement with the label? (DAPO, section 3.2, eq. 11)
+    """Has the prompt a label, and do the trained samples differ in their agreement? (DAPO, section 3.2, eq. 11)
 
     If the baseline is the mean of the prompt's samples, equal rewards give no gradient. This test ignores the penalty
     for length and a KL in the reward.
     """
-    return differ(graded.agreement[: graded.trained])
+    return graded.labelled and differ(graded.agreement[: graded.trained])
 
 
 def without_label(graded: Graded) -> Graded:

@@ -19,7 +19,7 @@ from srt_jax.rl.collate import Batch
 from srt_jax.rl.update import Passes, UpdateConfig
 
 # Name -> function of the sums over a response's tokens (log-probs, entropies, self-certainties) and its length, all
-# [P, n]. Entropies and self-certainties are those of the whole distribution at the sampling temperature, in nats.
+# [P, n]. Entropies and self-certainties are those of the whole distribution at the update's temperature, in nats.
 CONFIDENCES: dict[str, Callable[..., jax.Array]] = {
     # Intuitor (https://arxiv.org/abs/2505.19590): torch_functional.py of sunblaze-ucb/Intuitor@3f0cdd7.
     "self_certainty": lambda logprobs, entropy, certainty, length: certainty / length,

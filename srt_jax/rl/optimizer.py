@@ -21,7 +21,7 @@ from srt_jax.model import sharding
 class TrainState:
     """The training state that a checkpoint stores: float32 parameters, AdamW's state, the number of RL steps.
 
-    A step without any label increments `step`, but not AdamW's own count.
+    A step that changes no weights (no token counts in its loss) increments `step`, but not AdamW's own count.
     """
 
     params: Any

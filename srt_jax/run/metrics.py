@@ -63,7 +63,7 @@ TAGS = {
     "update/loss": "policy-gradient loss; it is near 0 because advantages sum to 0, so watch the rewards instead",
     "update/grad_norm": "global gradient norm before clipping, mean over the step's updates",
     "update/finite": "1 if every loss and gradient of the step is finite, else 0",
-    "update/updated": "share of the step's updates that were made; 0 if no prompt has a label",
+    "update/updated": "share of the step's updates that were made; 0 if no token counts in the loss",
     "update/entropy": "entropy of the policy per response token, nats",
     "update/kl": "estimated KL to the reference per response token, nats; not measured if rl.kl_coef is 0",
     "update/kl_per_sequence": "estimated KL to the reference summed over a response, nats",

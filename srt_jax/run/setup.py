@@ -232,13 +232,13 @@ def compile_learner(config: ConfigDict, prepared: Prepared, weights: Initial, st
 def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path, every: int) -> int:
     """The step of the newest undamaged checkpoint, 0 if the run has none yet. Warns about newer, damaged ones.
 
-    every: steps between two checkpoints. Raises CheckpointError if the run lost its checkpoints.
+    every: checkpoint.every of a run without config.json. Raises CheckpointError if the run lost its checkpoints.
     """
 
     def find() -> int:
         recorded = metrics_log.last_recorded_step(directory)
         # At its second checkpoint a run records the step, waits for the first checkpoint, and writes the second.
-        had_one = recorded > 2 * every
+        had_one = recorded > 2 * recorded_every(directory, every)
         if recorded and (not (directory / "checkpoints").exists() or (had_one and not checkpoints.steps())):
             raise CheckpointError(
                 f"{directory} has the metrics of {recorded} steps, but its checkpoints are missing: restore them, "
@@ -262,6 +262,14 @@ def step_to_go_on_from(checkpoints: Checkpoints, directory: pathlib.Path, every:
         return step or 0
 
     return processes.from_first(find)
+
+
+def recorded_every(directory: pathlib.Path, default: int) -> int:
+    """The checkpoint.every with which the run wrote its records. A config that resumes it may have another one."""
+    try:
+        return int(read_json_object(directory / "config.json")["checkpoint"]["every"])
+    except (OSError, ValueError, LookupError, TypeError):  # missing or damaged
+        return default
 
 
 def reference_weights(config: ConfigDict, prepared: Prepared, mesh: jax.sharding.Mesh):
