@@ -16,6 +16,7 @@ import pathlib
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import xxhash
@@ -103,7 +104,7 @@ class Checkpoints:
         scores: Mapping[int, float] | None = None,
         needed: Iterable[int] = (),
     ) -> None:
-        """Starts to write the state and its record. Returns as soon as the state is copied to the host.
+        """Starts to write the state and its record. The caller may donate the state as soon as this returns.
 
         scores: those of all evaluated steps so far, to find the best checkpoint. needed: steps whose checkpoints stay,
         too. Raises CheckpointError if this checkpoint or the one before cannot be written. Older ones are unchanged.
@@ -113,14 +114,16 @@ class Checkpoints:
         self.wait()
         if step in self.steps():
             return
-        partial = self._directory / PARTIAL
+        copy = None
         try:
-            processes.from_first(lambda: partial.mkdir(parents=True))
-            self._checkpointer.save(partial / "state", state)
+            if jax.process_count() == 1:  # orbax needs longer to begin than the copy takes, so the thread lets it begin
+                copy = on_host(state)
+            else:  # orbax lets the processes wait for each other in a program, and so does the caller of this method
+                self._begin(state)
         except Exception as e:
             raise self._failure(step, e) from e
         written = json.dumps(record)  # now, because the caller changes it later
-        self._writing = step, self._thread.submit(self._complete, step, written, dict(scores or {}), {*needed})
+        self._writing = step, self._thread.submit(self._write, step, copy, written, dict(scores or {}), {*needed})
 
     def wait(self) -> None:
         """Waits until the last checkpoint is complete. Raises CheckpointError if it cannot be written."""
@@ -158,8 +161,21 @@ class Checkpoints:
             if "_checkpointer" in vars(self):
                 self._checkpointer.close()
 
-    def _complete(self, step: int, record: str, scores: Mapping[int, float], needed: Iterable[int]) -> None:
-        """Waits for orbax, adds record and checksums, gives the checkpoint its name, and deletes older ones."""
+    def _begin(self, state) -> None:
+        """Orbax begins to write the state. It returns when the state is copied."""
+        partial = self._directory / PARTIAL
+        processes.from_first(lambda: partial.mkdir(parents=True))
+        self._checkpointer.save(partial / "state", state)
+
+    def _write(
+        self, step: int, copy: Any | None, record: str, scores: Mapping[int, float], needed: Iterable[int]
+    ) -> None:
+        """Lets orbax write the copy of the state, adds record and checksums, and gives the checkpoint its name.
+
+        Then it deletes older ones. copy: None if orbax has begun.
+        """
+        if copy is not None:
+            self._begin(copy)
         self._checkpointer.wait_until_finished()
         if not is_first_process():
             return
@@ -186,6 +202,11 @@ class Checkpoints:
             f"the checkpoint of step {step} could not be written to {self._directory} ({reason}): free some space and "
             f"start the run again. It resumes from {f'step {before[-1]}' if before else 'its start'}."
         )
+
+
+def on_host(state):
+    """A copy of the state (arrays) in the host's memory, with the same division into shards."""
+    return jax.device_put(state, jax.tree.map(lambda x: x.sharding.with_memory_kind("pinned_host"), state))
 
 
 def checksums(directory: pathlib.Path, to_disk: bool = False) -> dict[str, list]:
