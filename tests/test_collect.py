@@ -3,6 +3,8 @@
 import dataclasses
 import gzip
 import json
+import threading
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,9 +16,17 @@ from srt_jax.data.batching import batch_indices
 from srt_jax.grading.grader import Grader
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.reward.measures import metrics
-from srt_jax.rollout.sampler import Rollouts
+from srt_jax.rollout.sampler import Rollouts, Sampling
 from srt_jax.run.metrics_log import read_metrics
-from srt_jax.run.rollouts import Grading, _most_informative, answer_format, collect, draws, temperature_at
+from srt_jax.run.rollouts import (
+    Grading,
+    _most_informative,
+    answer_format,
+    collect,
+    draws,
+    sample_and_grade,
+    temperature_at,
+)
 from srt_jax.train import train
 from tests.helpers import small_config
 
@@ -91,6 +101,37 @@ class Sampled:
             finished(p, list(rows), [True] * n)
         ones = np.ones(tokens.shape[:2], np.int32)
         return Rollouts(list(prompts), tokens, ones, tokens.astype(np.float32), ones.astype(bool), 0)
+
+
+class Stopped(Exception):
+    """What a callback raises to end a step."""
+
+
+@pytest.mark.parametrize("of_a_user", [False, True], ids=["proof", "function of a user"])
+def test_a_stop_during_grading_does_not_wait_for_it(of_a_user):
+    called, released = [], threading.Event()
+    factorial = ("fn", "factorial", (("num", Fraction(3 * 10**7), None),))
+    endless = {"op": "equal", "a": factorial, "b": ("num", Fraction(1), None), "positive": False}
+
+    class Endless:
+        def __init__(self, grader):
+            self.grader = grader
+
+        def __call__(self, *_):
+            called.append(1)
+            released.wait() if of_a_user else self.grader._pool.run([endless] * 9, timeout=600, budget=600)
+
+    def stop(share, tokens):
+        assert (share, tokens) == (1, 6)
+        raise Stopped
+
+    with Grader(workers=1) as grader:
+        try:
+            with pytest.raises(Stopped):
+                sample_and_grade(Sampled(), Endless(grader), [None] * 3, [[1]] * 3, 2, Sampling(1), [0] * 3, stop)
+        finally:
+            released.set()
+    assert len(called) == 1
 
 
 class Answers:

@@ -6,11 +6,12 @@ If a proof times out or crashes, the answers count as different, and `metrics` r
 """
 
 import cmath
+import contextlib
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from srt_jax.grading.algebra import Algebra, render
@@ -294,6 +295,12 @@ class Grader:
         wrong = [f"{p} for {g}" for p, g, e, v in zip(predictions, golds, expected, verdicts) if e != v]
         if wrong:
             raise RuntimeError(f"the grader misjudges {'; '.join(wrong)}; run tests/grading")
+
+    @contextlib.contextmanager
+    def abandoned(self) -> Iterator[None]:
+        """During the block, calls in other threads that wait for workers raise pool.AbandonedError."""
+        with self._pool.abandoned(), self._isolated.abandoned():
+            yield
 
     def close(self) -> None:
         """Stops the workers. They start again if the grader is used again."""

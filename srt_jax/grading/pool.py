@@ -15,14 +15,19 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 STARTUP_SECONDS = 90.0  # time to import sympy or reasoning_gym and build a data set, on a busy machine
 RECYCLE_AFTER = 2_000  # tasks after which a worker is replaced, because sympy's caches grow
+LOOK_SECONDS = 1.0  # between two looks whether the call was abandoned
 SKIPPED = object()  # the value of a task that was not tried
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+
+
+class AbandonedError(Exception):
+    """Another thread has abandoned the tasks of this call."""
 
 
 class Worker:
@@ -90,14 +95,15 @@ class Pool:
         self.network = ""
         self.counts: Counter[str] = Counter()
         self._idle: list[Worker] = []
-        self._lock = threading.Lock()
+        self._lock, self._abandoned = threading.Lock(), False
         _pools.add(self)
         weakref.finalize(self, _stop, self._idle)  # stops the workers when the pool is freed or the program ends
 
     def run(self, tasks: Sequence[dict], timeout: float, budget: float) -> list:
         """The value of each task. None if it timed out, crashed or failed; SKIPPED if the budget was spent before it.
 
-        timeout: seconds for each task. budget: seconds for all tasks, from the start of the first.
+        timeout: seconds for each task. budget: seconds for all tasks, from the start of the first. Raises
+        AbandonedError within LOOK_SECONDS in a block of `abandoned`.
         """
         with self._lock:
             return self._run(tasks, timeout, budget) if tasks else []
@@ -109,12 +115,15 @@ class Pool:
         with selectors.DefaultSelector() as selector:
             try:
                 while waiting or jobs:
+                    if self._abandoned:
+                        raise AbandonedError
                     while waiting and len(jobs) < self.size:
                         job = self._dispatch(waiting.popleft(), tasks, timeout)
                         jobs[job.worker.process.stdout.fileno()] = job
                         selector.register(job.worker.process.stdout, selectors.EVENT_READ)
                     next_deadline = min(job.deadline for job in jobs.values())
-                    for ready, _ in selector.select(max(0.0, next_deadline - time.monotonic())):
+                    patience = min(LOOK_SECONDS, next_deadline - time.monotonic())
+                    for ready, _ in selector.select(max(0.0, patience)):
                         job = jobs[ready.fd]
                         over = self._progress(job, values, timeout)
                         if give_up is None and job.started:
@@ -188,6 +197,15 @@ class Pool:
         else:
             self.counts["restarts"] += 1
             worker.stop()
+
+    @contextlib.contextmanager
+    def abandoned(self) -> Iterator[None]:
+        """During the block, calls of `run` in other threads raise AbandonedError."""
+        self._abandoned = True
+        try:
+            yield
+        finally:
+            self._abandoned = False
 
     def close(self) -> None:
         """Stops all workers. The next task starts new ones."""

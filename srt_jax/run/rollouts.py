@@ -8,8 +8,8 @@ import dataclasses
 import functools
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -26,6 +26,7 @@ from srt_jax.rollout.sampler import Advanced, Rollouts, Sampler, Sampling, probl
 from srt_jax.run.prepare import Prepared
 from srt_jax.runtime import is_first_process, processes
 
+LOOK_SECONDS = 1.0  # between two calls of `advanced` during grading
 PROMPT_END = 32  # A chat template may open the reasoning within this many tokens at a prompt's end.
 
 
@@ -132,11 +133,12 @@ def sample_and_grade(
 ) -> Collected:
     """n graded responses to each problem.
 
-    `advanced` is passed to the sampler. An exception in it, or a signal, ends sampling and grading. With several
-    processes all of them sample, but only the first one grades: grading has time limits, so results could differ.
+    `advanced` is passed to the sampler, and called every second while the last prompts are graded. An exception in it,
+    or a signal, ends sampling and grading. With several processes all of them sample, but only the first one grades:
+    grading has time limits, so results could differ.
     """
     started = time.perf_counter()
-    pending = {}
+    pending: dict[int, Future] = {}
     thread = ThreadPoolExecutor(1)  # one: the grader's own workers are its parallelism
 
     def finished(p, responses, stopped):
@@ -145,10 +147,23 @@ def sample_and_grade(
     try:
         rollouts = sampler.generate(prompts, n, sampling, seeds, finished if is_first_process() else None, advanced)
         sampled = time.perf_counter()
+        while processes.from_first(lambda: _unfinished(pending.values())):
+            if advanced:
+                advanced(1.0, int(rollouts.lengths.sum()))
         graded = processes.from_first(lambda: [pending[p].result() for p in range(len(problems))])
-    finally:
-        thread.shutdown(cancel_futures=True)
+    except BaseException:
+        thread.shutdown(wait=False, cancel_futures=True)
+        with grading.grader.abandoned():  # a function of the user may take longer, and is not waited for
+            wait([future for future in pending.values() if future.running()], 2 * LOOK_SECONDS)
+        raise
+    thread.shutdown()
     return Collected(problems, rollouts, graded, {"sample": sampled - started, "grade": time.perf_counter() - sampled})
+
+
+def _unfinished(graded: Collection[Future]) -> bool:
+    """Waits up to LOOK_SECONDS for all gradings, or for one that fails. Tells whether neither has happened."""
+    done, others = wait(graded, LOOK_SECONDS, FIRST_EXCEPTION)
+    return bool(others) and not any(future.exception() for future in done)
 
 
 def collect(

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from srt_jax.grading.grader import MAX_CANDIDATES, Grader
-from srt_jax.grading.pool import SKIPPED, Pool
+from srt_jax.grading.pool import SKIPPED, AbandonedError, Pool
 
 # Families of equal answers. For some members a worker must prove it.
 FAMILIES = [
@@ -183,6 +183,22 @@ def test_a_timeout_is_counted_and_the_rest_goes_on():
     assert values == [True, None, True, None, True]
     assert pool.counts["timeouts"] == 2
     assert time.monotonic() - start < 60
+    pool.close()
+
+
+def test_an_abandoned_call_ends_and_the_pool_stays_usable():
+    pool, ended = Pool(size=1, memory_mb=1024), []
+
+    def prove():
+        with pytest.raises(AbandonedError):
+            pool.run([ENDLESS] * 9, timeout=600, budget=600)
+        ended.append(True)
+
+    thread = threading.Thread(target=prove)
+    thread.start()
+    with pool.abandoned():
+        thread.join(60)
+    assert ended and pool.run([EASY], timeout=60, budget=60) == [True]
     pool.close()
 
 
