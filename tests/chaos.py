@@ -1,6 +1,6 @@
 """Kills training runs again and again, and compares their files with an undisturbed run's, bit for bit.
 
-    python -m tests.chaos [--uniform 60] [--aimed 24] [--vllm 12] [--seed 0] [--model cache/miniature]
+    python -m tests.chaos [--uniform 60] [--aimed 24] [--vllm 12] [--steps 12] [--seed 0] [--model cache/miniature]
 
 Each run trains a few small steps with a checkpoint after each, and is killed by SIGKILL until it reaches its end.
 Uniform kills come at a random time. Aimed kills come at a random event of one kind (tests/crash_point.py): a file
@@ -39,14 +39,12 @@ from srt_jax.run.metrics import TEXTS
 from tests import golden
 from tests.helpers import REPOSITORY
 
-STEPS = 12
 LEAST_RUNS = 10
 KILLS_PER_RUN = 8
 AT_A_TIME = 2  # runs; a start uses one core most of the time
 GONE_SECONDS = 10.0  # in which the children of a killed trainer must end
 ARGUMENTS = (
     "--config=configs/quickstart.py",
-    f"--config.steps={STEPS}",
     "--config.batch.prompts_per_step=4",
     "--config.batch.samples_per_prompt=4",
     "--config.batch.microbatch_sequences=16",
@@ -249,9 +247,13 @@ def compile_programs(place: Place) -> None:
     dataclasses.replace(place, arguments=(*place.arguments, "--config.steps=1")).finish("warm")
 
 
-def undisturbed_run(place: Place) -> Undisturbed:
-    """Makes the run to compare with, counts its events, and prints its size."""
-    compile_programs(place)
+def undisturbed_run(place: Place, timed: bool) -> Undisturbed:
+    """Makes the run to compare with, counts its events, and prints its size.
+
+    timed: its duration is needed, so the programs are compiled before it.
+    """
+    if timed:
+        compile_programs(place)
     counts = place.out / "undisturbed.events"
     seconds = place.finish("undisturbed", counts)
     events = json.loads(counts.read_text())
@@ -352,28 +354,30 @@ def main() -> int:
     parser.add_argument("--aimed", type=int, default=24)
     parser.add_argument("--runs", type=int, default=LEAST_RUNS, help="least number of runs")
     parser.add_argument("--vllm", type=int, default=12, help="kills of trainers with a vLLM server")
+    parser.add_argument("--steps", type=int, default=12, help="steps of a run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=pathlib.Path, default=REPOSITORY / "cache/miniature")
     args = parser.parse_args()
+    steps = f"--config.steps={args.steps}"
     began, bad, model = time.monotonic(), 0, args.model.absolute()
     with alone(), tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         if args.uniform or args.aimed:
-            place = make_place(folder, "in-process", model)
+            place = make_place(folder, "in-process", model, steps)
             kinds = kinds_of(args.uniform, args.aimed, AIMS, args.seed)
-            bad += part(place, kinds, args.runs, args.seed, AT_A_TIME, undisturbed_run(place)).bad
+            wanted = undisturbed_run(place, timed=args.uniform > 0)
+            bad += part(place, kinds, args.runs, args.seed, min(AT_A_TIME, args.runs), wanted).bad
         if args.vllm:
             with vllm_server(model, folder) as server:
                 attached = vllm_arguments(f"--config.rollout.servers=('{server.url}',)")
-                place = make_place(folder, "attached", model, *attached)
-                wanted = undisturbed_run(place)
+                place = make_place(folder, "attached", model, steps, *attached)
+                wanted = undisturbed_run(place, timed=True)
                 kinds = kinds_of(args.vllm // 3, args.vllm - args.vllm // 3, VLLM_AIMS, args.seed)
                 bad += part(place, kinds, 1, args.seed, 1, wanted).bad
             own = ("max_sequences=1", "memory_fraction=1", "start_seconds=600")
             own = [f"--config.rollout.vllm.{field}" for field in own]
-            place = make_place(
-                folder, "own server", model, *vllm_arguments(f"--config.rollout.vllm.python={VLLM}", *own)
-            )
+            own = vllm_arguments(f"--config.rollout.vllm.python={VLLM}", *own)
+            place = make_place(folder, "own server", model, steps, *own)
             bad += part(place, list(VLLM_AIMS), 1, args.seed, 1, wanted).bad
         print(f"{time.monotonic() - began:.0f} s")
     return int(bool(bad))
