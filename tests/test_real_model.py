@@ -13,17 +13,18 @@ from tests.helpers import REPOSITORY
 EXAMPLE = REPOSITORY / "examples/real_model"
 SMALL = (
     f"--config={EXAMPLE}/real_config.py:votes",
-    "--config.steps=4",
+    "--config.steps=3",
     "--config.batch.prompts_per_step=2",
-    "--config.batch.samples_per_prompt=4",
+    "--config.batch.samples_per_prompt=2",
+    "--config.batch.microbatch_sequences=4",
     "--config.rollout.prompts_per_call=2",
     "--config.checkpoint.every=1",
     "--config.checkpoint.keep=1",  # a checkpoint has 1.5 GB
-    "--config.eval.every=4",
+    "--config.eval.every=3",
     "--config.eval.samples=2",
-    "--config.eval.sets.heldout.limit=4",
+    "--config.eval.sets.heldout.limit=2",
     "--config.guard.action=warn",
-    "--config.guard.votes=4",
+    "--config.guard.votes=8",
 )
 
 
@@ -45,7 +46,7 @@ def test_a_killed_run_of_the_pretrained_model_equals_an_undisturbed_one(smollm2)
         place = chaos.Place(pathlib.Path(scratch), (*SMALL, f"--config.model.path={smollm2}"))
         (place.out / "tmp").mkdir()
         place.finish("undisturbed")
-        assert place.start("killed", "SIGKILL", "update", 3).wait(place.limit) == -signal.SIGKILL
+        assert place.start("killed", "SIGKILL", "update", 2).wait(place.limit) == -signal.SIGKILL
         place.finish("killed")
         assert "resum" in place.log("killed").read_text()
         wanted, found = (chaos.contents(place.out / name) for name in ("undisturbed", "killed"))
