@@ -23,8 +23,6 @@ SMALL = (
     "--config.eval.every=3",
     "--config.eval.samples=2",
     "--config.eval.sets.heldout.limit=2",
-    "--config.guard.action=warn",
-    "--config.guard.votes=8",
 )
 
 
