@@ -1,8 +1,8 @@
 r"""SmolLM2-135M-Instruct learns to add from its own majority votes, on a laptop.
 
 srt train --config=real_config.py:votes            labels by majority vote
-srt train --config=real_config.py:votes,8e-5       a learning rate at which votes collapse
-srt train --config=real_config.py:guard,8e-5       the same, but the guard ends the run when it sees the collapse
+srt train --config=real_config.py:votes,8e-5       a learning rate that is too high for any labels
+srt train --config=real_config.py:guard,8e-5       the same, but the guard ends the run when it sees that it collapses
 srt train --config=real_config.py:ground_truth     labels from the answers
 """
 
