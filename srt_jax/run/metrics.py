@@ -101,7 +101,7 @@ TAGS = {
     "workers/timeouts": "comparisons given up after grader.timeout seconds; they count as unequal",
     "workers/crashes": "comparisons in which a worker died",
     "workers/errors": "comparisons that raised an error",
-    "workers/skipped": "comparisons left out because the time limit of the step was reached",
+    "workers/skipped": "comparisons left out because the time limit of a prompt was reached; they count as unequal",
     "workers/restarts": "workers that were started again",
 }
 # The meaning of each <metric> of the tags eval/<set>/<metric>.
