@@ -289,8 +289,8 @@ def stop_signals() -> Signals:
 
 
 def leave_if_stopped(now: RunState) -> None:
-    """Raises StopRequestedError in every process if a signal has requested a stop in one of them."""
-    if now.stop and processes.any_of(now.stop.requested):
+    """Raises StopRequestedError if a signal has requested a stop. Several processes must finish their common step."""
+    if now.stop and now.stop.requested and jax.process_count() == 1:
         raise StopRequestedError
 
 

@@ -147,7 +147,7 @@ def sample_and_grade(
     try:
         rollouts = sampler.generate(prompts, n, sampling, seeds, finished if is_first_process() else None, advanced)
         sampled = time.perf_counter()
-        while processes.from_first(lambda: _unfinished(pending.values())):
+        while _unfinished(pending.values()):
             if advanced:
                 advanced(1.0, int(rollouts.lengths.sum()))
         graded = processes.from_first(lambda: [pending[p].result() for p in range(len(problems))])
