@@ -9,7 +9,7 @@ import pytest
 
 from srt_jax.config import base, fields, source
 from srt_jax.config.allowed import rules
-from srt_jax.config.validation import validate
+from srt_jax.config.validation import ACROSS_PROMPTS, validate
 from srt_jax.data.problems import LOADERS
 from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import BOXES, STYLES
@@ -19,6 +19,7 @@ from srt_jax.reward.shapes import SHAPES
 from srt_jax.rl.advantages import PER_ROLLOUT, WHITENED
 from srt_jax.rl.confidence import CONFIDENCES
 from srt_jax.rl.losses import KL_ESTIMATES
+from srt_jax.run.diagnosis import WITHIN_PROMPT
 
 RULES = {**dict(rules(fields.FIELDS)), **{f"eval.sets.a.{name}": rule for name, rule in rules(fields.SOURCE)}}
 
@@ -46,6 +47,11 @@ def valid_config():
 )
 def test_the_choices_of_a_field_are_those_that_the_code_knows(field, known):
     assert set(RULES[field].choices) == set(known)
+
+
+def test_each_advantage_has_its_baseline_within_a_prompt_or_not():
+    """Checks of a config and warnings of a run depend on it."""
+    assert {*WITHIN_PROMPT} ^ {*ACROSS_PROMPTS} == {*RULES["rl.advantage"].choices}
 
 
 @pytest.mark.parametrize("field", RULES)
