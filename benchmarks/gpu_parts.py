@@ -382,7 +382,7 @@ def one_step(run, now) -> dict:
     collected = train.take_rollouts(run, now, step, None)
     now.train_state, values = train.learn(run.learner, now.train_state, collected, step)
     now.step = step
-    train.publish_weights(run, now, values, None)
+    train.publish_weights(run, now, None)
     return values
 
 

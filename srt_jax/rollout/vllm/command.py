@@ -129,6 +129,8 @@ def environment(
             # The engine's process does the model's work itself: one process less to start. Otherwise vLLM starts a
             # worker on CPUs, to bind it to cores, which `nobind` turns off.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            # Each server has a temporary folder of its own, and would compile C++ headers there for four seconds.
+            "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
         }
     if temporary is not None:
         cache = f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"  # PyTorch's compiled kernels, for later servers
