@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # a server starts with 18 s of CPU time instead of 24 s
 
-import pytest  # noqa: E402
+import pytest
 from vllm_support import START_SECONDS, started
 
 from tests.helpers import REPOSITORY
