@@ -377,7 +377,7 @@ def main() -> int:
             own = ("max_sequences=1", "memory_fraction=1", "start_seconds=600")
             own = [f"--config.rollout.vllm.{field}" for field in own]
             own = vllm_arguments(f"--config.rollout.vllm.python={VLLM}", *own)
-            place = make_place(folder, "own server", model, steps, *own)
+            place = make_place(folder, "own-server", model, steps, *own)
             bad += part(place, list(VLLM_AIMS), 1, args.seed, 1, wanted).bad
         print(f"{time.monotonic() - began:.0f} s")
     return int(bool(bad))

