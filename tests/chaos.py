@@ -141,7 +141,7 @@ def contents(folder: pathlib.Path) -> dict:
         texts = [(point.step, str(point.tensor_proto.string_val)) for point in events.Tensors(tag)]
         found[f"TensorBoard text {tag}"] = json.dumps(shown(texts))
     for path in folder.rglob("*"):
-        logs = path.parent.name == "vllm" and not path.name.startswith(".")
+        logs = path.relative_to(folder).parts[0] == "vllm" and not path.name.startswith(".")
         if "events.out" not in path.name and "state/" not in str(path) and not logs:  # orbax draws names of files
             found[f"file {path.relative_to(folder)}"] = np.zeros(0)
     return found
