@@ -62,7 +62,8 @@ def main() -> None:
 def new_record(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, int]:
     """Makes a temporary folder and its record in `folder`. Returns (record, temporary folder, locked open record)."""
     temporary = pathlib.Path(tempfile.mkdtemp(prefix="srt-vllm-"))
-    if len(os.fsencode(temporary)) > LONGEST_SOCKET or len(str(temporary).split()) > 1:  # g++ is called without quotes
+    # PyTorch calls g++ without quotes, so a space in the name would end a server that compiles.
+    if len(os.fsencode(temporary)) > LONGEST_SOCKET or len(str(temporary).split()) > 1:
         temporary.rmdir()
         temporary = pathlib.Path(tempfile.mkdtemp(prefix="srt-vllm-", dir="/tmp"))
     record = folder / f".{temporary.name}"
