@@ -42,6 +42,7 @@ from srt_jax.run.rollouts import Collected, Grading, collect, response_texts, sa
 from srt_jax.run.setup import Learner, Run, RunState, begin, completed_summary
 from srt_jax.runtime import is_first_process, processes, profiled
 
+LOOK_SECONDS = 1.0  # between two looks at rollouts of the next step
 EVALUATION_SHOWN_AFTER = 5.0  # seconds; a shorter evaluation has no progress line
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sympy", "numpy")
 
@@ -110,7 +111,7 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
         # Problems -> rollouts -> answers -> votes -> labels -> rewards: run/rollouts.py, reward/rewards.py.
         collected = take_rollouts(run, now, step, pending)
         if config.rollout.steps_ahead and step < config.steps:
-            pending = thread.submit(collect_step, run, now, step + 1)
+            pending = thread.submit(collect_ahead, run, now, step + 1)
         if run.learner.confidence:
             with now.phases("score"):
                 collected = reward_confidence(run.learner, now.train_state, collected, step)
@@ -252,6 +253,24 @@ def collect_step(run: Run, now: RunState, step: int) -> Collected:
         )
 
 
+def collect_ahead(run: Run, now: RunState, step: int) -> Collected | None:
+    """The rollouts of the next step, in a thread beside the update. Only the first process samples: None in others."""
+    if not is_first_process():
+        return None
+    with processes.alone():
+        return collect_step(run, now, step)
+
+
+def wait_for(now: RunState, pending: Future) -> None:
+    """Waits in all processes until `collect_ahead` ends in the first one. A signal to any of them ends the wait."""
+
+    def watch(report: processes.Report) -> None:
+        while wait([pending], LOOK_SECONDS).not_done:
+            report(*now.watchdog.last_sampled)
+
+    processes.led_by_first(watch, functools.partial(sampled, now))
+
+
 def take_rollouts(run: Run, now: RunState, step: int, pending: Future | None) -> Collected:
     """Returns the step's rollouts: the result of `pending`, which began during the step before, or newly collected."""
     if pending is None:
@@ -260,7 +279,8 @@ def take_rollouts(run: Run, now: RunState, step: int, pending: Future | None) ->
         now.phases.add(collected.seconds)
     else:
         with now.phases("wait"):
-            collected = pending.result()
+            wait_for(now, pending)
+            collected = processes.from_first(pending.result)
     version = collected.rollouts.version
     if not step - 1 - run.config.rollout.steps_ahead <= version < step:
         raise RolloutError(
@@ -273,7 +293,7 @@ def publish_weights(run: Run, now: RunState, pending: Future | None) -> None:
     """The sampler gets the weights of a step."""
     with now.phases("load"):
         if pending:
-            wait([pending])  # one step's rollouts all come from the same weights
+            wait_for(now, pending)  # one step's rollouts all come from the same weights
         load_weights(run, now)
 
 
@@ -289,8 +309,8 @@ def stop_signals() -> Signals:
 
 
 def leave_if_stopped(now: RunState) -> None:
-    """Raises StopRequestedError if a signal has requested a stop. Several processes must finish their common step."""
-    if now.stop and now.stop.requested and jax.process_count() == 1:
+    """Raises StopRequestedError if a signal has requested a stop. Several processes must finish their common work."""
+    if now.stop and now.stop.requested and processes.decides_alone():
         raise StopRequestedError
 
 

@@ -332,12 +332,6 @@ def test_a_file_that_would_not_be_read_is_refused():
         validate(config)
 
 
-def test_vllm_is_one_process_work():
-    validate_devices(vllm_base(), 8)
-    with pytest.raises(ConfigError, match=r"rollout\.sampler is 'vllm', which needs a single process, but there are 2"):
-        validate_devices(vllm_base(), 8, num_processes=2)
-
-
 def copied(miniature, tmp_path):
     shutil.copytree(miniature, tmp_path / "model")
     return small_config(tmp_path / "model", tmp_path, name="x", steps=1)

@@ -25,7 +25,7 @@ def on_this_machine(config: ConfigDict, trains: bool = True) -> tuple[ConfigDict
 
     validate(config)
     config, notes = resolve(config, jax.default_backend(), jax.device_count())
-    validate_devices(config, jax.device_count(), jax.process_count(), trains)
+    validate_devices(config, jax.device_count(), trains)
     runtime.keep_precision(config.model.dtype)
     return config, notes
 

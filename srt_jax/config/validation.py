@@ -382,16 +382,11 @@ def _validate_schedule(c: ConfigDict) -> None:
         )
 
 
-def validate_devices(config: ConfigDict, num_devices: int, num_processes: int = 1, trains: bool = True) -> None:
-    """Checks that the mesh fits the devices, the batch fits the mesh, and the sampler fits the number of processes.
+def validate_devices(config: ConfigDict, num_devices: int, trains: bool = True) -> None:
+    """Checks that the mesh fits the devices, and the batch fits the mesh.
 
     trains: whether the job makes updates. Only then must the devices divide the batch. Raises ConfigError.
     """
-    _require(
-        num_processes == 1 or config.rollout.sampler == "jax",
-        f"rollout.sampler is {config.rollout.sampler!r}, which needs a single process, but there are {num_processes}: "
-        "set it to 'jax', or start one process.",
-    )
     shape, c = mesh_shape(config.mesh, num_devices), config.mesh
     _require(
         shape,

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import xxhash
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
@@ -32,6 +31,7 @@ from srt_jax.files import read_json_object, replaced_folder
 from srt_jax.model import decoder, lora, sharding
 from srt_jax.model.config import ModelConfig, read_hf_config
 from srt_jax.model.paths import flat_paths, map_with_path
+from srt_jax.runtime import processes
 
 # (Hugging Face name, our path, transposed); "{}" is the layer. Linear weights are [out, in] in files, [in, out] here.
 TABLE = (
@@ -184,21 +184,28 @@ def write_folder(
 
     files: file -> {tensor: shape}. read(tensor) returns its array, which several processes may share. metadata: more
     texts of the files' headers. complete(folder, tensors) writes the other files; tensors are those of `save`. All
-    processes must call this; the first one writes.
+    processes must call this; the first one writes. If it fails, all of them raise its exception.
     """
-    directory = pathlib.Path(directory)
-    if jax.process_index():
-        for name in (name for shapes in files.values() for name in shapes):
-            read(name)
-        multihost_utils.sync_global_devices(f"saved {directory}")
-        return 0
-    with replaced_folder(directory) as folder:
-        complete(folder, _write_files(folder, files, read, dtype, metadata or {}))
-        for file in folder.iterdir():
-            file.chmod(0o644)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"saved {directory}")
-    return sum(f.stat().st_size for f in directory.iterdir())
+    directory, left = pathlib.Path(directory), [name for shapes in files.values() for name in shapes]
+
+    def next_tensor(name: str) -> jax.Array:
+        left.remove(name)
+        return read(name)
+
+    def write() -> int:
+        try:
+            with replaced_folder(directory) as folder:
+                complete(folder, _write_files(folder, files, next_tensor, dtype, metadata or {}))
+                for file in folder.iterdir():
+                    file.chmod(0o644)
+        finally:  # after an error the other processes still gather the other tensors
+            for name in left if jax.process_count() > 1 else ():
+                read(name)
+        return sum(f.stat().st_size for f in directory.iterdir())
+
+    for name in left if jax.process_index() else ():
+        read(name)
+    return processes.from_first(write)
 
 
 def tensor_names(params: nnx.State) -> Iterator[str]:

@@ -76,6 +76,11 @@ class Watchdog:
             self._sampled = share, tokens
             self.progress()
 
+    @property
+    def last_sampled(self) -> tuple[float, int]:
+        """The arguments of the last call of `sampled`."""
+        return self._sampled or (0.0, 0)
+
     def finished(self, step: int, seconds: float) -> None:
         """A step has ended, which took this many seconds without evaluation and checkpoint."""
         self._step = step

@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.helpers import REPOSITORY
+from tests.several_processes import finish, free_port, lines, start
 
 CONFIG = """
 import pathlib
@@ -31,57 +31,18 @@ def get_config():
 """
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
-def start(model, out: pathlib.Path, processes: int, *arguments) -> list[subprocess.Popen]:
+def begin(model, out: pathlib.Path, processes: int, *arguments) -> list[subprocess.Popen]:
     """Starts the experiment in so many processes."""
     out.mkdir(exist_ok=True)
     config = out / "config.py"
     config.write_text(CONFIG.format(model=str(model), out=str(out)))
-    command = [
-        sys.executable,
-        "-m",
-        "srt_jax.main",
-        f"--config={config}",
-        f"--config.mesh.cpu_devices={8 // processes}",
-        *arguments,
-    ]
-    flags = os.environ.get("XLA_FLAGS", "").replace("--xla_cpu_use_fusion_emitters=false", "")  # tests/conftest.py
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "XLA_FLAGS": flags}
-    if processes > 1:
-        environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
-    return [
-        subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            env=environment | {"JAX_PROCESS_ID": str(i)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for i in range(processes)
-    ]
-
-
-def finish(started: list[subprocess.Popen], status: int = 0) -> list[tuple[str, str]]:
-    """What each process printed, after all ended with this status."""
-    try:
-        printed = [process.communicate(timeout=600) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for process, (_, errors) in zip(started, printed):
-        assert process.returncode == status, errors[-3000:]
-    return printed
+    devices = f"--config.mesh.cpu_devices={8 // processes}"
+    return start(processes, [sys.executable, "-m", "srt_jax.main", f"--config={config}", devices, *arguments])
 
 
 def run(model, out: pathlib.Path, processes: int, *arguments):
     """Runs the experiment; returns what each process printed."""
-    return finish(start(model, out, processes, *arguments))
+    return finish(begin(model, out, processes, *arguments))
 
 
 JOIN = """
@@ -177,7 +138,7 @@ def test_the_exported_weights_are_those_of_one_process(runs):
 
 def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_goes_on_in_one(runs, miniature):
     directory, out = runs[1], runs[1].parent
-    two = start(miniature, out, 2, "--config.steps=400")
+    two = begin(miniature, out, 2, "--config.steps=400")
     deadline = time.monotonic() + 300
     while len(records(directory)) < 4 and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -207,3 +168,37 @@ def test_adapters_are_trained_and_exported_as_in_one_process(miniature, tmp_path
         np.testing.assert_allclose(exported[1][name], value, atol=1e-5, err_msg=name)
     moved = [np.abs(value).max() for name, value in exported[0].items() if "lora_B" in name]
     assert len(moved) == 4 * 7 and min(moved) > 1e-5
+
+
+def job(model, out: pathlib.Path, processes: int, name: str, *arguments) -> list[tuple[str, str]]:
+    """Runs `srt NAME` with the experiment's config in so many processes; returns what each process printed."""
+    config = out / "config.py"
+    config.write_text(CONFIG.format(model=str(model), out=str(out)))
+    fixed = f"--config={config}", f"--config.mesh.cpu_devices={8 // processes}", "--config.data.limit=72"
+    return finish(start(processes, [sys.executable, "-m", "srt_jax", name, *fixed, *arguments]))
+
+
+def test_labels_of_two_processes_are_those_of_one(miniature, tmp_path):
+    files, summaries = [], []
+    for processes in (1, 2):  # 72 problems are more than one batch
+        out = tmp_path / f"labels_{processes}.jsonl"
+        printed = job(miniature, tmp_path, processes, "label", f"--out={out}", "--samples=8")
+        assert not any(lines(said) for said, _ in printed[1:])
+        summaries.append(json.loads(printed[0][0].splitlines()[-1]) | {"out": ""})
+        files.append(out.read_bytes())
+    assert files[0] == files[1] and files[0].count(b"\n") == 73 and summaries[0] == summaries[1]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_an_evaluation_by_two_processes_is_that_of_one(miniature, tmp_path):
+    rows, found = [], []
+    for processes in (1, 2):
+        out = tmp_path / f"responses_{processes}.jsonl"
+        printed = job(miniature, tmp_path, processes, "evaluate", f"--model={miniature}", f"--out={out}")
+        assert not any(lines(said) for said, _ in printed[1:])
+        found.append(json.loads(printed[0][0].splitlines()[-1]))
+        rows.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert found[0] == found[1] and len(rows[0]) == 8 * 8
+    logprobs = [[row.pop("logprob") for row in written] for written in rows]
+    np.testing.assert_allclose(*logprobs, atol=1e-4)
+    assert rows[0] == rows[1]

@@ -25,6 +25,7 @@ from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.command import adapter_ranks
 from srt_jax.rollout.vllm.export import Published
+from srt_jax.runtime import is_first_process, processes
 
 WITHDRAW_SECONDS = 5.0  # a run that ends does not wait longer for a server
 
@@ -78,7 +79,7 @@ def choose(config: ConfigDict, model: InitialModel, exports: pathlib.Path, confi
         return WholeModel(config, model, exports, config_hash)
     if config.rollout.servers:
         return AdapterOnly(config, model, exports, config_hash, settings.rank)
-    served = servable_rank(config)
+    served = processes.from_first(lambda: servable_rank(config))
     if served:
         return AdapterOnly(config, model, exports, config_hash, served)
     return WholeModel(config, model, exports, config_hash, settings)
@@ -117,7 +118,8 @@ class WholeModel:
                     "'float32', or choose a smaller model.lora.rank."
                 )
             self.dtype = "float32"
-            logger.warning(f"{reason}: its servers get whole models in float32 with the adapters merged")
+            if is_first_process():
+                logger.warning(f"{reason}: its servers get whole models in float32 with the adapters merged")
 
     def publish(self, params: nnx.State, step: int) -> Published:
         model = self._model

@@ -28,6 +28,7 @@ from srt_jax.model import peft, weights
 from srt_jax.model.lora import LoRA
 from srt_jax.rollout.vllm.client import INITIAL_LABEL, Version
 from srt_jax.rollout.vllm.command import MODEL_NAME
+from srt_jax.runtime import processes
 
 MANIFEST = "manifest.json"
 Finish = Callable[[pathlib.Path, dict], object]  # adds files to a complete folder, as in `weights.save`
@@ -97,14 +98,17 @@ def _publish(
     config_hash: str,
     base_directory: pathlib.Path | None,
 ) -> Published:
-    """Writes an export by write(path, before_naming) and describes it. base_directory: of an adapter's base."""
+    """Writes an export by write(path, before_naming) and describes it. base_directory: of an adapter's base.
+
+    All processes must call this; the first one writes.
+    """
     start = time.perf_counter()
     directory = pathlib.Path(directory)
     path = directory / f"step_{step:06d}"
     try:
-        _remove_leftovers(directory, step)
+        processes.from_first(lambda: _remove_leftovers(directory, step))
         size = write(path, functools.partial(_write_manifest, step=step, config_hash=config_hash))
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = processes.from_first(lambda: json.loads((path / MANIFEST).read_text()))
     except OSError as e:
         raise ExportError(
             f"{directory} does not take the weights of step {step} ({e.strerror or e}): free some space "

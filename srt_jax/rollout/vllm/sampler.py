@@ -2,11 +2,15 @@
 
 `load` exports the weights, then makes every server sample from them (delivery.py). At last a probe compares the
 servers' log-probs of fixed token sequences with the trainer's. Wrong or stale weights end the run.
+
+In a run of several trainer processes, only the first one starts servers and sends requests. All of them gather the
+weights for an export and score the probe, and all get the rollouts, or the exception that ended the work.
 """
 
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -38,6 +42,7 @@ from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.command import Settings
 from srt_jax.rollout.vllm.delivery import InitialModel
 from srt_jax.rollout.vllm.server import Attached, Server
+from srt_jax.runtime import is_first_process, processes
 
 PROBE_SEQUENCES, PROBE_TOKENS = 8, 64
 OVERCOMMIT = 1.5  # sequences requested from a server / sequences that it decodes at a time
@@ -67,7 +72,8 @@ class VLLMSampler:
         config_hash = hashlib.sha256(fields.encode()).hexdigest()[:16]
         self._delivery = delivery.choose(config, model, self.exports, config_hash)
         self._score = _make_score(graphdef, mesh)
-        self._servers = self._make_servers(pathlib.Path(directory))
+        self._servers: list = []  # empty in all processes but the first
+        processes.from_first(lambda: self._open_servers(pathlib.Path(directory)))
         self._published: vllm_export.Published | None = None
         self._sequences: Any = None
         self._expected: np.ndarray | None = None
@@ -81,16 +87,25 @@ class VLLMSampler:
 
         Raises RolloutError if that fails, and ConfigError if a server of rollout.servers does not fit the run.
         """
+        waits = waits or (lambda: None)
         published = self._delivery.publish(params, version)
         first, self._published = self._published is None, published
         start = time.perf_counter()
-        self._serve(first, waits)
+
+        def serve(report: processes.Report) -> np.ndarray:
+            waiting = functools.partial(report, 0.0, 0)
+            self._serve(first, waiting)
+            return self._for_each(self._sample_sequences, waiting)[0] if first else self._sequences
+
+        self._sequences = processes.led_by_first(serve, lambda *_: waits())
         reloaded = time.perf_counter()
-        if first:
-            self._sequences = self._for_each(self._sample_sequences, waits)[0]
         sequences = sharding.place(self._sequences, sharding.by_rows(self._mesh))
         self._expected = jax.device_get(self._score(params, sequences))
-        gaps = self._for_each(self._probe, waits)
+
+        def probe(report: processes.Report) -> list[tuple[float, float]]:
+            return self._for_each(self._probe, functools.partial(report, 0.0, 0))
+
+        gaps = processes.led_by_first(probe, lambda *_: waits())
         self.report = {
             "publish/seconds": published.seconds,
             "publish/bytes_per_second": published.bytes / published.seconds,
@@ -99,7 +114,7 @@ class VLLMSampler:
             "publish/probe_gap_mean": max(gap for gap, _ in gaps),
             "publish/probe_gap_max": max(gap for _, gap in gaps),
         }
-        vllm_export.prune(self.exports, self._config.rollout.vllm.keep)
+        processes.from_first(lambda: vllm_export.prune(self.exports, self._config.rollout.vllm.keep))
 
     def compile(self, *_: object) -> None:
         """The servers compile when they start."""
@@ -115,9 +130,24 @@ class VLLMSampler:
     ) -> Rollouts:
         """Rollouts in the order of the prompts. Calls `advanced` every second, also while no server answers.
 
+        `finished` is called in the first process only, `advanced` in all.
+
         Raises RolloutError if no server is left, or one serves other weights.
         """
-        counted = _Counted(finished, advanced, len(prompts))
+
+        def draw(report: processes.Report) -> Rollouts:
+            return self._draw(prompts, n, sampling, seeds, _Counted(finished, report, len(prompts)))
+
+        return processes.led_by_first(draw, advanced or (lambda *_: None))
+
+    def _draw(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        sampling: Sampling,
+        seeds: Sequence[int] | np.ndarray,
+        counted: "_Counted",
+    ) -> Rollouts:
         tokens = np.zeros((len(prompts), n, sampling.max_tokens), np.int32)
         logprobs = np.zeros(tokens.shape, np.float32)
         lengths, stopped = np.zeros(tokens.shape[:2], np.int32), np.zeros(tokens.shape[:2], bool)
@@ -144,10 +174,13 @@ class VLLMSampler:
             if server.attached:
                 with contextlib.suppress(ServerFailedError, RolloutError):
                     self._delivery.withdraw(server.url)
-        if self._config.rollout.vllm.weights_directory:
+        if self._config.rollout.vllm.weights_directory and is_first_process():
             shutil.rmtree(self.exports, ignore_errors=True)
 
     # ---- servers
+
+    def _open_servers(self, run_directory: pathlib.Path) -> None:
+        self._servers = self._make_servers(run_directory)
 
     def _make_servers(self, run_directory: pathlib.Path) -> list:
         settings = self._config.rollout.vllm
@@ -182,7 +215,7 @@ class VLLMSampler:
             )
         return servers
 
-    def _serve(self, first: bool, waits: Callable[[], None] | None) -> None:
+    def _serve(self, first: bool, waits: Callable[[], None]) -> None:
         """Makes every server serve the published weights."""
         vllm_export.verify(self._published.path)
         self._spared.clear()
@@ -215,7 +248,7 @@ class VLLMSampler:
     def _update(self, server: Server | Attached) -> None:
         self._delivery.deliver(server.url, self._published)
 
-    def _for_each(self, work: Callable, waits: Callable[[], None] | None = None) -> list:
+    def _for_each(self, work: Callable, waits: Callable[[], None]) -> list:
         """Runs work(server) for all servers at once. Servers that are given up are not used again.
 
         Calls `waits()` every second; an exception in it leaves the work to `close`.
@@ -223,7 +256,7 @@ class VLLMSampler:
         Raises RolloutError if none is left.
         """
         futures, results, left = [self._submit(self._attempt, server, work) for server in self._servers], [], []
-        while waits and concurrent.futures.wait(futures, vllm_client.LOOK_SECONDS).not_done:
+        while concurrent.futures.wait(futures, vllm_client.LOOK_SECONDS).not_done:
             waits()
         for server, future in zip(self._servers, futures):
             try:
@@ -409,7 +442,7 @@ def _make_score(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable[[nnx.State, jax.
 class _Counted:
     """Counts the finished prompts and their tokens for `advanced`."""
 
-    def __init__(self, finished: Finished | None, advanced: Advanced | None, prompts: int) -> None:
+    def __init__(self, finished: Finished | None, advanced: Advanced, prompts: int) -> None:
         self._finished, self._advanced, self._prompts = finished, advanced, prompts
         self._done, self._tokens = 0, 0
 
@@ -422,5 +455,4 @@ class _Counted:
 
     def report(self) -> None:
         """Calls `advanced` with the share of finished prompts and the number of tokens. It may raise, to end it all."""
-        if self._advanced:
-            self._advanced(self._done / self._prompts, self._tokens)
+        self._advanced(self._done / self._prompts, self._tokens)

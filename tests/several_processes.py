@@ -1,0 +1,50 @@
+"""Starts a command as several processes of one run, as on several hosts."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+
+from tests.helpers import REPOSITORY
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def start(processes: int, command: Sequence[str], **variables: str) -> list[subprocess.Popen]:
+    """Starts the command in so many processes on the CPU; variables: further ones of the environment."""
+    flags = os.environ.get("XLA_FLAGS", "").replace("--xla_cpu_use_fusion_emitters=false", "")  # tests/conftest.py
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "XLA_FLAGS": flags} | variables
+    if processes > 1:
+        environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
+    return [
+        subprocess.Popen(
+            list(command),
+            cwd=REPOSITORY,
+            env=environment | {"JAX_PROCESS_ID": str(i)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(processes)
+    ]
+
+
+def finish(started: list[subprocess.Popen], status: int = 0, seconds: float = 600) -> list[tuple[str, str]]:
+    """The (stdout, stderr) of each process, after all ended with this status."""
+    try:
+        printed = [process.communicate(timeout=seconds) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, (_, errors) in zip(started, printed):
+        assert process.returncode == status, errors[-3000:]
+    return printed
+
+
+def lines(said: str) -> list[str]:
+    """The lines of a process's stdout, without those of gloo, which connects the processes."""
+    return [line for line in said.splitlines() if "[Gloo]" not in line]
