@@ -14,7 +14,7 @@ import pytest
 from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import Problem
-from srt_jax.errors import ConfigError, DataError
+from srt_jax.errors import DataError
 from srt_jax.grading.grader import Grader
 from srt_jax.jobs import label as label_module
 from srt_jax.jobs.label import label
@@ -109,13 +109,6 @@ def test_an_adapter_labels_and_is_part_of_the_provenance(labelled, miniature, tm
         label(config, tmp_path / "labels.jsonl", SAMPLES)
 
 
-def test_several_processes_are_refused(labelled, monkeypatch):
-    config, out, _ = labelled
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(ConfigError, match="srt label runs in one process, but there are 2: start one"):
-        label(config, out, SAMPLES)
-
-
 def wait_for_rows(path, rows, process, seconds=150):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
@@ -179,7 +172,7 @@ def test_a_file_begun_with_another_seed_is_not_gone_on_with(labelled, tmp_path):
 def test_a_file_killed_in_its_first_line_starts_again(tmp_path):
     partial = tmp_path / "labels.jsonl.partial"
     partial.write_text('{"provenance": {"se')
-    assert label_module.begin(partial, {"seed": 0}) == 0
+    assert label_module.begin(tmp_path / "labels.jsonl", partial, {"seed": 0}) == 0
     assert json.loads(partial.read_text()) == {"provenance": {"seed": 0}}
 
 

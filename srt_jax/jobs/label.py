@@ -7,10 +7,11 @@ model.path means its base with this adapter. The problems are the config's data.
 labels.path=labels.jsonl a run trains on these labels. srt subset and curriculum.path read the scores. The first line
 has the provenance. The others have {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts,
 parse_rate, n}; pass_rate and label_correct are null if no answer is known. After a kill the same command continues
-from <out>.partial.
+from <out>.partial. Several processes, which must all see the folder of <out>, write the same file as one.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -28,7 +29,7 @@ from srt_jax.config.validation import validate
 from srt_jax.config.versions import FORMAT, migrated
 from srt_jax.data import label_file
 from srt_jax.data.base import Problem, fingerprint
-from srt_jax.errors import ConfigError, DataError
+from srt_jax.errors import DataError
 from srt_jax.files import check_output_file
 from srt_jax.log import logger
 from srt_jax.reward.rewards import Graded
@@ -44,11 +45,10 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
 
     Raises ConfigError, DataError or ModelError before sampling, and RolloutError if no server samples.
     """
-    import jax
-
     from srt_jax.model import peft, weights
     from srt_jax.run import exports
     from srt_jax.run.prepare import encode_source, model_fingerprint, read_model
+    from srt_jax.runtime import processes
 
     config = config.copy_and_resolve_references()
     if peft.is_adapter(config.model.path):
@@ -56,8 +56,6 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
     config, notes = on_this_machine(config, trains=False)
     for note in notes:
         logger.info(note)
-    if jax.process_count() > 1:
-        raise ConfigError(f"srt label runs in one process, but there are {jax.process_count()}: start one.")
     model = read_model(config)
     weights.check(model.directory)
     problems, prompts, line = encode_source("data", config.data, model.tokenizer, config)
@@ -85,19 +83,16 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
             }
         )
     )
-    if out.exists():
-        check_provenance(out, label_file.read(out)[0], provenance)
-        logger.info(f"{out} is complete: nothing to do.")
-        return summarise(out)
     partial = out.with_name(f"{out.name}.partial")
-    done = begin(partial, provenance)
+    done = processes.from_first(lambda: begin(out, partial, provenance))
+    if done is None:
+        logger.info(f"{out} is complete: nothing to do.")
+        return processes.from_first(lambda: summarise(out))
     if done:
         logger.info(f"resuming after {done} of {len(problems)} problems")
     if done < len(problems):
         sample_rows(config, model, problems, prompts, samples, partial, done)
-    summary = summarise(partial)
-    partial.rename(out)
-    return summary
+    return processes.from_first(lambda: complete(partial, out))
 
 
 def sampling_dtype(config: ConfigDict) -> str:
@@ -106,8 +101,14 @@ def sampling_dtype(config: ConfigDict) -> str:
     return served or config.model.dtype
 
 
-def begin(partial: pathlib.Path, provenance: dict) -> int:
-    """The number of rows that an earlier call wrote in whole batches; 0 if there are none. Makes or cuts the file."""
+def begin(out: pathlib.Path, partial: pathlib.Path, provenance: dict) -> int | None:
+    """The number of rows that an earlier call wrote in whole batches; 0 if there are none. Makes or cuts `partial`.
+
+    None: the label file is complete. Raises DataError or FormatError for files of other settings or versions.
+    """
+    if out.exists():
+        check_provenance(out, label_file.read(out)[0], provenance)
+        return None
     lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
     if not lines or not lines[0].endswith(b"\n"):
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +119,13 @@ def begin(partial: pathlib.Path, provenance: dict) -> int:
     done = whole // BATCH * BATCH
     os.truncate(partial, sum(map(len, lines[: 1 + done])))
     return done
+
+
+def complete(partial: pathlib.Path, out: pathlib.Path) -> dict:
+    """Gives the complete file its name, and returns its summary."""
+    summary = summarise(partial)
+    partial.rename(out)
+    return summary
 
 
 def check_provenance(path: pathlib.Path, there: dict, here: dict) -> None:
@@ -150,6 +158,7 @@ def sample_rows(
     from srt_jax.rollout.sampler import Sampling, problem_seeds
     from srt_jax.run.loading import load_weights, open_mesh, open_sampler
     from srt_jax.run.rollouts import Grading, answer_format, sample_and_grade
+    from srt_jax.runtime import processes
 
     mesh = open_mesh(config)
     graphdef, params = load_weights(config, model, mesh)
@@ -177,7 +186,8 @@ def sample_rows(
                     problem_seeds(config.seed, "label", 0, [p.id for p in batch]),
                     SamplerProgress(progress, done, len(batch), shares),
                 ).graded
-                append(partial, list(map(row, batch, graded)))
+                rows = list(map(row, batch, graded))
+                processes.from_first(functools.partial(append, partial, rows))
                 done += len(batch)
                 shares = f"share {np.mean([g.vote.share for g in graded]):.3f}"
                 progress.update(done, shares)
@@ -232,7 +242,9 @@ def main(argv) -> int:
     runtime.start(given.config.mesh.cpu_devices)
 
     def work() -> int:
-        print(json.dumps({"out": given.out, **label(given.config, pathlib.Path(given.out), given.samples)}))
+        summary = label(given.config, pathlib.Path(given.out), given.samples)
+        if runtime.is_first_process():
+            print(json.dumps({"out": given.out, **summary}))
         return 0
 
     return interrupt.run(work, "interrupted. The same command resumes after the last complete batch.")
