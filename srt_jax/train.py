@@ -17,7 +17,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import MEAN, VALIDATION, policy_samples, run_directory, takes_readings, teacher_samples
+from srt_jax.config import (
+    MEAN,
+    VALIDATION,
+    may_fall_back,
+    policy_samples,
+    run_directory,
+    takes_readings,
+    votes_per_prompt,
+)
 from srt_jax.config.paths import initial_weights, weights_field
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.versions import FORMAT
@@ -34,6 +42,7 @@ from srt_jax.run import anchor, board, exports, metrics, recording, timing
 from srt_jax.run.checkpoint import best_step
 from srt_jax.run.collapse import should_stop
 from srt_jax.run.evaluation import evaluate_all, evaluation_samples, rollout_rows
+from srt_jax.run.fallback import fall_back, voting_teacher
 from srt_jax.run.interrupt import Signals
 from srt_jax.run.prepare import prepare
 from srt_jax.run.probe import answer_tokens, kl_metrics
@@ -77,7 +86,7 @@ def train(config: ConfigDict, allowed: Sequence[str] = ()) -> dict:
         stop_signals() as now.stop,
     ):
         try:
-            now.ended = end_reason(run, now)
+            react(run, now)
             prepare_sampler(run, now)
             leave_if_stopped(now)
             anchor_guard(run, now)
@@ -112,7 +121,7 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
         collected = take_rollouts(run, now, step, pending)
         if config.rollout.steps_ahead and step < config.steps:
             pending = thread.submit(collect_ahead, run, now, step + 1)
-        if run.learner.confidence:
+        if run.learner.confidence and not now.fallback:
             with now.phases("score"):
                 collected = reward_confidence(run.learner, now.train_state, collected, step)
         # Rewards -> batch -> update.
@@ -122,7 +131,7 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
             log_rollouts(run, step, collected)
         check_finite(run, now, step, values, collected)
         now.step, now.unlogged = step, values
-        values |= teacher_metrics(collected) | speed_metrics(run, now, collected)
+        values |= teacher_metrics(now, collected) | speed_metrics(run, now, collected)
         # The sampler gets the new weights.
         publish_weights(run, now, pending)
         stopping = processes.any_of(now.stop.requested)
@@ -189,8 +198,8 @@ def prepare_sampler(run: Run, now: RunState) -> None:
         if now.step < run.config.steps and not now.ended:
             prompts, sampling = run.prepared.prompts, sampling_at(run.config, now.step + 1)
             run.sampler.compile(prompts, policy_samples(run.config), sampling)
-            if run.teacher:
-                run.teacher.compile(prompts, teacher_samples(run.config), sampling)
+            if teacher := voting_teacher(run, now):
+                teacher.compile(prompts, votes_per_prompt(run.config.batch), sampling)
             for eval_set in run.prepared.eval_sets:
                 leave_if_stopped(now)
                 run.sampler.compile(eval_set.prompts, *evaluation_samples(run.config))
@@ -200,8 +209,8 @@ def prepare_sampler(run: Run, now: RunState) -> None:
 def load_weights(run: Run, now: RunState) -> None:
     """The samplers get the weights of the policy and, if there is one, of the teacher."""
     run.sampler.load(run.learner.policy(now.train_state), now.step, lambda: leave_if_stopped(now))
-    if run.teacher:
-        run.teacher.load(run.learner.teacher(now.train_state), now.step)
+    if teacher := voting_teacher(run, now):
+        teacher.load(run.learner.teacher(now.train_state, now.frozen), now.step)
 
 
 def anchor_guard(run: Run, now: RunState) -> None:
@@ -235,7 +244,8 @@ def evaluate_first(run: Run, now: RunState) -> None:
     """Evaluates before the loop if now.step has none yet: at step 0, or after a signal stopped the last evaluation."""
     if is_evaluated(run, now) and str(now.step) not in now.evals:
         run.log.write(now.step, evaluate_sets(run, now) | pop_seconds(now))
-        now.ended = end_reason(run, now)
+        if react(run, now):
+            load_weights(run, now)
     run.log.progress(now.step, "")
 
 
@@ -249,7 +259,7 @@ def collect_step(run: Run, now: RunState, step: int) -> Collected:
             run.learner.grading,
             step,
             functools.partial(sampled, now),
-            run.teacher,
+            voting_teacher(run, now),
         )
 
 
@@ -336,7 +346,7 @@ def check_finite(run: Run, now: RunState, step: int, values: dict, collected: Co
     )
 
 
-def teacher_metrics(collected: Collected) -> dict[str, float]:
+def teacher_metrics(now: RunState, collected: Collected) -> dict[str, float]:
     """The metrics of the teacher's samples, if there is a teacher."""
     if (votes := collected.teacher) is None:
         return {}
@@ -346,6 +356,7 @@ def teacher_metrics(collected: Collected) -> dict[str, float]:
         "teacher/vote_share": float(np.mean([graded.vote.share for graded in votes.graded])),
         "teacher/true_reward": float(known.mean()) if known.size else measures.NAN,
         "teacher/response_tokens": float(votes.rollouts.lengths.mean()),
+        **({"guard/teacher": now.fallback.chosen} if now.fallback else {}),
     }
 
 
@@ -391,9 +402,12 @@ def finish_step(run: Run, now: RunState, values: dict, collected: Collected, sto
         now.unlogged = None
     now.watchdog.finished(now.step, timing.seconds_of_step(values))
     run.log.progress(now.step, progress_summary(values), now.pace.seconds_left(now.step))
-    now.ended = end_reason(run, now)
-    if evaluated or now.ended or now.step % run.config.checkpoint.every == 0 or stopping:
+    returned = react(run, now)
+    if evaluated or returned or now.ended or now.step % run.config.checkpoint.every == 0 or stopping:
         save(run, now)
+    if returned:
+        with now.phases("load"):
+            load_weights(run, now)
 
 
 def pop_seconds(now: RunState) -> dict[str, float]:
@@ -413,10 +427,27 @@ def warn(run: Run, now: RunState, values: dict, collected: Collected, alarm: str
         run.log.warn(text)
 
 
+def react(run: Run, now: RunState) -> bool:
+    """Returns to a checkpoint at the first alarm, if guard.action is teacher, or decides whether the run ends here.
+
+    Tells whether the run has returned to a checkpoint. Then the samplers need its weights.
+    """
+    fallback = now.fallback
+    if now.detector.alarm and may_fall_back(run.config) and not fallback and now.step < run.config.steps:
+        fall_back(run, now)
+    now.ended = end_reason(run, now)
+    return now.fallback is not fallback
+
+
+def ends_at_alarm(run: Run, now: RunState) -> bool:
+    """Does an alarm of the guard end the run? With guard.action teacher the second one does."""
+    return run.config.guard.action == "stop" or (may_fall_back(run.config) and now.fallback is not None)
+
+
 def end_reason(run: Run, now: RunState) -> str | None:
     """Returns why the run ends now (signs of a collapse, or evaluations without progress), or None."""
     stop = run.config.stop
-    if now.detector.alarm and run.config.guard.action == "stop":
+    if now.detector.alarm and (ends_at_alarm(run, now) or may_fall_back(run.config)):  # nothing to return to is left
         return now.detector.alarm
     if should_stop(list(scores(run.config, now.evals).items()), stop.patience):
         return f"the last {stop.patience} evaluations brought nothing better than the ones before."
@@ -426,7 +457,7 @@ def end_reason(run: Run, now: RunState) -> str | None:
 def is_evaluated(run: Run, now: RunState) -> bool:
     """Tells whether an evaluation follows: every eval.every steps, at the end, and if a collapse stops the run."""
     config, step = run.config, now.step
-    ends = bool(now.detector.alarm and config.guard.action == "stop")
+    ends = bool(now.detector.alarm and ends_at_alarm(run, now))
     return step % config.eval.every == 0 or step == config.steps or ends
 
 
@@ -555,16 +586,18 @@ def save(run: Run, now: RunState) -> None:
         run.log.write(now.step, now.unlogged)
         now.unlogged = None
     readings = [reading.as_json() for reading in now.detector.readings]
+    fallback = {"fallback": dataclasses.asdict(now.fallback)} if now.fallback else {}
+    needed = now.detector.needed() | ({now.fallback.chosen} if now.fallback else set())
     record = {
         "format": FORMAT,
         "identity": run.identity,
         "evals": now.evals,
         "seconds": now.phases.total,
-        "guard": {"checksum": now.anchor_checksum, "readings": readings},
+        "guard": {"checksum": now.anchor_checksum, "readings": readings, **fallback},
     }
     run.log.flush()  # a resumed run does not write the steps up to its checkpoint again
     with now.phases("save"):
-        run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals), now.detector.needed())
+        run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals), needed)
 
 
 def rescue(run: Run, now: RunState) -> str:
@@ -608,6 +641,7 @@ def finish(run: Run, now: RunState) -> dict:
         "last": evals.get(now.step, {}),
         "best": {"step": best, **evals[best]} if best is not None else {},
         "chosen": {**dataclasses.asdict(choice), "folder": folders[choice.step], **evals.get(choice.step, {})},
+        "fallback": dataclasses.asdict(now.fallback) if now.fallback else None,
         "ended_early": now.ended,
         "seconds": {name: round(s, 2) for name, s in now.phases.total.items()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},

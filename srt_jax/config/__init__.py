@@ -3,11 +3,14 @@
 from srt_jax.config.arithmetic import (
     describe,
     has_teacher,
+    may_fall_back,
     mesh_shape,
     policy_samples,
     reward_weights,
+    stores_teacher,
     takes_readings,
     teacher_samples,
+    votes_per_prompt,
 )
 from srt_jax.config.fields import MEAN, VALIDATION, base, source
 from srt_jax.config.paths import expanded, run_directory
@@ -22,12 +25,15 @@ __all__ = [
     "expanded",
     "fingerprint_fields",
     "has_teacher",
+    "may_fall_back",
     "mesh_shape",
     "policy_samples",
     "recorded",
     "reward_weights",
     "run_directory",
     "source",
+    "stores_teacher",
     "takes_readings",
     "teacher_samples",
+    "votes_per_prompt",
 ]

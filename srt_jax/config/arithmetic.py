@@ -37,6 +37,16 @@ def has_teacher(config: ConfigDict) -> bool:
     return config.labels.source == "ema"
 
 
+def may_fall_back(config: ConfigDict) -> bool:
+    """Does an alarm of the guard replace the votes of the policy by those of a frozen teacher?"""
+    return config.guard.action == "teacher"
+
+
+def stores_teacher(config: ConfigDict) -> bool:
+    """Do the weights of a teacher need memory, from the start or after an alarm?"""
+    return has_teacher(config) or may_fall_back(config)
+
+
 def takes_readings(config: ConfigDict) -> bool:
     """Does the guard compare the policy with votes of the base at evaluations?"""
     return config.guard.action != "off" and config.guard.votes > 0

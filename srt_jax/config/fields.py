@@ -252,7 +252,8 @@ FIELDS = dict(
     ),
     guard=dict(
         # The reaction to a collapse, which is found without answers (docs/collapse.md).
-        action=one_of("off", "warn", "stop"),
+        # teacher: the run returns to the chosen checkpoint, whose votes are its labels from then on.
+        action=one_of("off", "warn", "stop", "teacher"),
         votes=not_negative(64),  # The base's votes on each evaluation prompt (0: only signs in the metrics of steps).
     ),
     levels=tuple_of(dict),  # Consecutive runs, each from the previous weights: dicts of a name and changed fields.

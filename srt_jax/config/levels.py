@@ -24,10 +24,10 @@ def level_configs(config: ConfigDict) -> list[ConfigDict]:
         level = config.copy_and_resolve_references()
         level.levels = ()
         _overlay(level, changes, f"levels.{name}")
-        if level.guard.action == "stop":
+        if level.guard.action in ("stop", "teacher"):  # teacher ends it at the second alarm
             raise ConfigError(
-                f"guard.action is 'stop' in level {name!r}, but the next level would start from the weights that are "
-                "left behind: set it to 'warn'."
+                f"guard.action is {level.guard.action!r} in level {name!r}, but the next level would start from the "
+                "weights that are left behind: set it to 'warn'."
             )
         level.name = f"{config.name}/{name}"
         if configs:

@@ -11,7 +11,14 @@ from ml_collections import ConfigDict
 
 from srt_jax.config import functions
 from srt_jax.config.allowed import rules
-from srt_jax.config.arithmetic import evaluations, has_teacher, mesh_shape, reward_weights, takes_readings
+from srt_jax.config.arithmetic import (
+    evaluations,
+    has_teacher,
+    may_fall_back,
+    mesh_shape,
+    reward_weights,
+    takes_readings,
+)
 from srt_jax.config.fields import CONFIDENCES, FIELDS, MEAN, SHAPES, SOURCE, VALIDATION
 from srt_jax.config.types import check_types
 from srt_jax.errors import ConfigError
@@ -314,6 +321,16 @@ def _validate_stop(c: ConfigDict) -> None:
 
 
 def _validate_guard(c: ConfigDict) -> None:
+    _require(
+        not may_fall_back(c) or c.labels.source == "vote",
+        f"guard.action is 'teacher', which replaces votes by those of a frozen teacher, but labels.source is "
+        f"{c.labels.source!r}: set it to 'vote', or guard.action to 'stop'.",
+    )
+    _require(
+        not may_fall_back(c) or c.rollout.sampler == "jax",
+        "guard.action is 'teacher', whose teacher samples in this process, but rollout.sampler is 'vllm': set it to "
+        "'jax', or guard.action to 'stop'.",
+    )
     if not takes_readings(c):
         return
     _require(

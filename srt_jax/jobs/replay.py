@@ -8,6 +8,7 @@ a line per step. The exit status is 1 if a metric differs.
 """
 
 import pathlib
+from collections.abc import Mapping
 
 from absl import flags
 
@@ -25,8 +26,12 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
 
     Raises ConfigError if a step was not recorded, or if the update does not fit into the memory of this machine.
     """
+    import jax
+    import jax.numpy as jnp
+
     from srt_jax.config.resolve import on_this_machine
     from srt_jax.run import budget, recording
+    from srt_jax.run.fallback import with_step
     from srt_jax.run.metrics_log import read_metrics
     from srt_jax.run.prepare import prepare
     from srt_jax.run.setup import compile_learner, load_initial
@@ -44,17 +49,32 @@ def replay(directory: pathlib.Path, steps: int | None = None) -> dict[int, dict[
     initial = load_initial(config, prepared)
     state, differing = initial.state, {}
     learner = compile_learner(config, prepared, initial, state)
+    alarm, chosen = returned(records)
+    kept = None
     with learner.grader:
         for step in range(1, last + 1):
+            if step - 1 == chosen and last > alarm:
+                kept = jax.tree.map(jnp.copy, state)
+            if step - 1 == alarm:
+                state = with_step(kept, alarm)
             path = recording.rollouts_path(directory, step, recording.RECORDED)
             if not path.exists() or step not in records:
                 raise ConfigError(f"{path} does not exist: only a run with log.rollouts_every=1 can be replayed.")
             collected = recording.read(path, problems, learner.grading)
-            if learner.confidence:
+            if learner.confidence and step <= alarm:
                 collected = reward_confidence(learner, state, collected, step)
             state, values = learn(learner, state, collected, step)
             differing[step] = compare(records[step], {name: v for name, v in values.items() if name in known})
     return differing
+
+
+def returned(records: Mapping[int, dict]) -> tuple[int, int]:
+    """(a, c) of a run that the guard returned to the state of step c after step a. (last step, 0) if it did not.
+
+    records: those of metrics.jsonl by step.
+    """
+    labelled = [step for step, record in records.items() if "guard/teacher" in record]
+    return (min(labelled) - 1, int(records[min(labelled)]["guard/teacher"])) if labelled else (max(records), 0)
 
 
 def compare(recorded: dict, replayed: dict) -> dict[str, tuple]:

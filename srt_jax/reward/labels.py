@@ -21,7 +21,7 @@ class LabelSettings:
     match: how an answer is compared with a label from a vote or a file. None: in the same way as votes are compared.
     labelled_fraction: with `mixed`, the share of the problems whose known answer is used, drawn by (seed, id).
         0: Problem.labelled decides.
-    filed: {problem id: label}, read from a label file, or with `ema` the teacher's votes in a step.
+    filed: {problem id: label}, read from a label file, or a teacher's votes in a step.
     overlong_buffer, max_response_tokens, drop_truncated: how the length of a response counts, in tokens (rewards.py).
     trained_samples: only this many samples of each prompt, the first ones, are trained on. All samples vote.
         0: all are trained on.
@@ -66,6 +66,16 @@ class LabelSettings:
             label=functions.label_function(c.source),
             reward=functions.reward_function(config.reward.shape),
         )
+
+    def by_teacher(self, labels: Mapping[str, str]) -> "LabelSettings":
+        """The settings with a teacher's labels, {problem id: label}.
+
+        If the source is not `ema`, the guard has replaced the policy's votes by those of a frozen teacher. The reward
+        is then the agreement with its labels, whatever it was before.
+        """
+        if self.source == "ema":
+            return dataclasses.replace(self, filed=labels)
+        return dataclasses.replace(self, source="file", filed=labels, shape="agreement", mixture={}, reward=None)
 
     def source_of(self, problem: Problem) -> str:
         """The source of this problem's label. `mixed` means ground_truth for some problems and vote for the others."""

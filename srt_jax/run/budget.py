@@ -8,7 +8,7 @@ split into calls, and another split may round differently.
 import jax
 from ml_collections import ConfigDict
 
-from srt_jax.config import has_teacher, mesh_shape, policy_samples, teacher_samples
+from srt_jax.config import has_teacher, mesh_shape, policy_samples, stores_teacher, teacher_samples
 from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import attention, lora, memory
 from srt_jax.model.config import ModelConfig
@@ -36,7 +36,7 @@ def resident(config: ConfigDict, model: ModelConfig, training: bool) -> dict[str
         found["optimizer"] = 2 * memory.SIZES[config.optimizer.moments_dtype] * (small or share)
         if (config.rl.kl_coef or config.eval.kl) and not small:
             found["reference"] = memory.SIZES[config.model.reference_dtype] * share
-        if has_teacher(config):
+        if stores_teacher(config):
             found["teacher"] = memory.FLOAT * (small or share)
     return found
 
@@ -150,12 +150,12 @@ def check(config: ConfigDict, model: ModelConfig, samples: bool = True) -> None:
     try:
         kinds, there = step(config, model, samples), available()
     except RolloutError:
-        if has_teacher(config):
+        if stores_teacher(config):
             raise _no_room_for_teacher(config, model) from None
         raise
     if there is None or total(kinds) <= TOLERANCE * there:
         return
-    if has_teacher(config):
+    if stores_teacher(config):
         raise _no_room_for_teacher(config, model)
     parts = ", ".join(f"{kind} {_gb(size)}" for kind, size in kinds.items())
     raise ConfigError(
@@ -168,9 +168,13 @@ def check(config: ConfigDict, model: ModelConfig, samples: bool = True) -> None:
 def _no_room_for_teacher(config: ConfigDict, model: ModelConfig) -> ConfigError:
     """The error of a run that does not fit and has a teacher, by itself or because of it."""
     kinds = resident(config, model, training=True)
+    if has_teacher(config):
+        cause, remedy = "labels.source is 'ema'", "labels.source to 'vote'"
+    else:
+        cause, remedy = "guard.action is 'teacher'", "guard.action to 'stop'"
     return ConfigError(
-        f"labels.source is 'ema', whose teacher takes {_gb(kinds['teacher'])} GB of the {_gb(sum(kinds.values()))} GB "
-        f"that stay in memory, and with sampling and update a step does not fit in the {_gb(available() or 0.0)} GB of "
-        "each device: set model.lora.rank, whose teacher is a second set of adapters, use more devices with mesh.fsdp, "
-        "or set labels.source to 'vote'."
+        f"{cause}, whose teacher takes {_gb(kinds['teacher'])} GB of the {_gb(sum(kinds.values()))} GB that stay in "
+        f"memory, and with sampling and update a step does not fit in the {_gb(available() or 0.0)} GB of each device: "
+        "set model.lora.rank, whose teacher is a second set of adapters, use more devices with mesh.fsdp, or set "
+        f"{remedy}."
     )

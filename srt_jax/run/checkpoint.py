@@ -137,6 +137,16 @@ class Checkpoints:
         except Exception as e:  # orbax raises errors of the file system, of tensorstore and of its threads
             raise self._failure(step, e) from e
 
+    def check(self, step: int, use: str) -> None:
+        """Raises CheckpointError if the checkpoint of a step is damaged or missing. use: a clause with its purpose."""
+        path = self._directory / str(step)
+        fault = find_fault(path) if path.is_dir() else "it is missing"
+        if fault:
+            raise CheckpointError(
+                f"the checkpoint of step {step} in {self._directory}, {use}, is not whole ({fault}): restore it from a "
+                f"copy, or delete {self._directory.parent} to start again."
+            )
+
     def record(self, step: int) -> dict:
         """The JSON record of a checkpoint."""
         return read_record(self._directory / str(step))

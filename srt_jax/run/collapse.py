@@ -156,6 +156,24 @@ class Choice:
     rule: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Fallback:
+    """The return of a run to a checkpoint after the alarm of step `step` (run/fallback.py).
+
+    chosen: the step of the checkpoint, whose votes are the labels from step + 1 on. 0: the initial weights. rule: why
+    it was chosen.
+    """
+
+    step: int
+    chosen: int
+    rule: str
+    alarm: str
+
+    def undoes(self, step: int) -> bool:
+        """Was this step made after the chosen checkpoint and before the return to it?"""
+        return self.chosen < step <= self.step
+
+
 @dataclasses.dataclass
 class Detector:
     """Applies the rule to a run. Its state depends only on the calls of `update` and `read`: repeat them to resume.

@@ -106,13 +106,15 @@ def is_alike(metrics: dict[str, float], config: ConfigDict) -> bool:
     return metrics["label/labelled"] == 0 or metrics["label/pseudo_reward"] in rewards
 
 
-def collapse_warning(alarm: str, ends: bool) -> str:
-    """The warning for an alarm of collapse.Detector; ends: whether the run ends."""
-    remedy = (
-        "The run ends here (guard.action)."
-        if ends
-        else "Compare the rollouts of this step with those of the first steps (rollouts/). guard.action='stop' "
-        "ends such a run; a higher rl.kl_coef or a lower optimizer.learning_rate makes a collapse less likely."
+def collapse_warning(alarm: str, action: str) -> str:
+    """The warning for an alarm of collapse.Detector. action: guard.action."""
+    remedy = {
+        "stop": "The run ends here (guard.action).",
+        "teacher": "The run returns to the chosen checkpoint, or ends if it has done so before (guard.action).",
+    }.get(
+        action,
+        "Compare the rollouts of this step with those of the first steps (rollouts/). guard.action='stop' "
+        "ends such a run; a higher rl.kl_coef or a lower optimizer.learning_rate makes a collapse less likely.",
     )
     return f"the vote seems to collapse, although the pseudo-reward looks good: {alarm} {remedy}"
 
@@ -145,7 +147,7 @@ class Diagnosis:
             if self.alike >= STEPS_ALIKE and "parse" not in self.said:  # otherwise that is the reason
                 found["alike"] = alike_warning(metrics, config)
         if alarm:
-            found["collapse"] = collapse_warning(alarm, config.guard.action == "stop")
+            found["collapse"] = collapse_warning(alarm, config.guard.action)
         new = {kind: text for kind, text in found.items() if text and kind not in self.said}
         self.said |= new.keys()
         return list(new.values())

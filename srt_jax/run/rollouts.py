@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import policy_samples, teacher_samples
+from srt_jax.config import policy_samples, votes_per_prompt
 from srt_jax.data.base import Problem
 from srt_jax.data.batching import refill_order
 from srt_jax.grading import answers as extraction
@@ -45,7 +45,7 @@ class Grading:
 
     def with_labels(self, labels: Mapping[str, str]) -> "Grading":
         """The grading of the policy's samples by a teacher's labels, {problem id: label}."""
-        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, filed=labels))
+        return dataclasses.replace(self, settings=self.settings.by_teacher(labels))
 
     def __call__(
         self,
@@ -188,7 +188,7 @@ def collect(
         problems, prompts = [prepared.problems[i] for i in chosen], [prepared.prompts[i] for i in chosen]
         draw = functools.partial(draw_step, config, problems, prompts, step=step, advanced=advanced)
         if teacher:
-            votes = draw(teacher, grading.by_vote(), "teacher", teacher_samples(config))
+            votes = draw(teacher, grading.by_vote(), "teacher", votes_per_prompt(b))
             part = draw(sampler, grading.with_labels(labels_of(votes)), "train", policy_samples(config))
             part = part.labelled_by(votes)
         else:

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from srt_jax.config import describe, fingerprint_fields, has_teacher, reward_weights, takes_readings
+from srt_jax.config import describe, fingerprint_fields, reward_weights, stores_teacher, takes_readings
 from srt_jax.config.fields import CONFIDENCES
 from srt_jax.config.records import is_recorded, resolved
 from srt_jax.errors import CheckpointError
@@ -26,7 +27,7 @@ from srt_jax.rollout.sampler import Sampler
 from srt_jax.run import budget, metrics_log, timing
 from srt_jax.run.anchor import Anchor
 from srt_jax.run.checkpoint import Checkpoints
-from srt_jax.run.collapse import Detector, Reading
+from srt_jax.run.collapse import Detector, Fallback, Reading
 from srt_jax.run.diagnosis import Diagnosis
 from srt_jax.run.identity import Difference, check_same_run, record_changes
 from srt_jax.run.interrupt import Signals
@@ -58,9 +59,12 @@ class Learner:
         """The policy's parameters, without a copy."""
         return lora.join(state.params, self.reference)
 
-    def teacher(self, state: TrainState) -> Any:
-        """The parameters of the teacher whose votes are the labels, without a copy. Needs labels.source = ema."""
-        return lora.join(teacher_of(state), self.reference)
+    def teacher(self, state: TrainState, frozen: Any = None) -> Any:
+        """The parameters of the teacher whose votes are the labels, without a copy.
+
+        frozen: the trained parameters of a frozen teacher. None: the state's EMA teacher (labels.source = ema).
+        """
+        return lora.join(teacher_of(state) if frozen is None else frozen, self.reference)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Run:
     identity: dict  # a checkpoint of another identity is refused
     learner: Learner
     sampler: Sampler
-    teacher: Sampler | None  # samples from the teacher's weights; None without a teacher
+    teacher: Sampler | None  # samples from the teacher's weights; None if the run never has a teacher
     log: metrics_log.RunLog | metrics_log.NoLog
     checkpoints: Checkpoints
 
@@ -91,6 +95,8 @@ class RunState:
     pace: timing.Pace
     compilations: timing.CompilationCounter
     watchdog: Watchdog
+    fallback: Fallback | None = None  # the return to a checkpoint after an alarm of the guard; None before it
+    frozen: Any = None  # the trained parameters of that checkpoint, which are the teacher's; None before it
     anchor: Anchor | None = None  # the base's votes; None before they are drawn, or if the guard takes no readings
     anchor_checksum: str | None = None  # of the votes that the checkpoint records
     unlogged: dict[str, float] | None = None  # metrics of `step` that are not in the log yet
@@ -118,10 +124,19 @@ def begin(
     weights = load_initial(config, prepared)
     state = weights.state
     # Before the compilation, so that the sampler refuses impossible settings early.
+    recorded = record.get("guard", {})
+    fallback = Fallback(**recorded["fallback"]) if "fallback" in recorded else None
     samplers = [
         open_sampler(config, prepared.model, weights.graphdef, weights.mesh, directory, training=True)
-        for _ in range(1 + has_teacher(config))
+        for _ in range(1 + (stores_teacher(config) or fallback is not None))
     ]
+    frozen = None
+    if fallback:
+        if fallback.chosen:
+            use = f"whose votes are the labels from step {fallback.step + 1} on (guard.action)"
+            processes.from_first(lambda: checkpoints.check(fallback.chosen, use))
+            state = checkpoints.restore(state, fallback.chosen)
+        frozen = jax.tree.map(jnp.copy, state.params)
     if start:
         state = checkpoints.restore(state, start)
         logger.info(f"resuming from step {start} of {config.steps} in {directory}")
@@ -132,11 +147,8 @@ def begin(
     log.introduce(config)
     sampler, teacher = (*samplers, None)[:2]
     run = Run(config, prepared, directory, identity, learner, sampler, teacher, log, checkpoints)
-    diagnosis = Diagnosis(config, prepared.model.tokenizer.convert_ids_to_tokens(list(prepared.model.stop_ids)))
-    metrics = processes.from_first(lambda: metrics_log.read_metrics(directory))
-    recorded = record.get("guard", {})
     readings = recorded.get("readings", []) if takes_readings(config) else []
-    detector = detector_so_far(metrics, readings, diagnosis)
+    detector, diagnosis = judgement_so_far(run, [Reading.from_json(row) for row in readings], fallback)
     watchdog = Watchdog(directory, config.stop.hang_seconds, start, sampler_patience(config), jax.process_index())
     now = RunState(
         step=start,
@@ -149,21 +161,32 @@ def begin(
         pace=pace(config, record),
         compilations=timing.CompilationCounter(),
         watchdog=watchdog,
+        fallback=fallback,
+        frozen=frozen,
     )
     processes.from_first(lambda: note_start(config, directory, start, changes))
     return run, now
 
 
-def detector_so_far(metrics: Sequence[dict], readings: Sequence[dict], diagnosis: Diagnosis) -> Detector:
-    """The detector after these records of metrics.jsonl and readings. Warnings of that time are not given again."""
-    detector, by_step = Detector(), {record["step"]: record for record in metrics}
-    read = {row["step"]: Reading.from_json(row) for row in readings}
+def judgement_so_far(
+    run: Run, readings: Sequence[Reading], fallback: Fallback | None = None
+) -> tuple[Detector, Diagnosis]:
+    """The detector and the diagnosis after all records of metrics.jsonl and these readings.
+
+    Warnings of that time are not given again. The detector does not see the steps that a fallback undid.
+    """
+    model = run.prepared.model
+    diagnosis = Diagnosis(run.config, model.tokenizer.convert_ids_to_tokens(list(model.stop_ids)))
+    records = processes.from_first(lambda: metrics_log.read_metrics(run.directory))
+    detector, by_step = Detector(), {record["step"]: record for record in records}
+    read = {reading.step: reading for reading in readings}
     for step in sorted(by_step | read):
+        undone = fallback is not None and fallback.undoes(step)
         if step in by_step:
-            diagnosis.update(by_step[step], detector.update(by_step[step]))
+            diagnosis.update(by_step[step], None if undone else detector.update(by_step[step]))
         if step in read:
             diagnosis.update({}, detector.read(read[step]))
-    return detector
+    return detector, diagnosis
 
 
 def note_start(config: ConfigDict, directory: pathlib.Path, step: int, changes: Sequence[Difference]) -> None:

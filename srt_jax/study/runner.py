@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 import srt_jax
-from srt_jax.config import policy_samples, run_directory, teacher_samples
+from srt_jax.config import policy_samples, run_directory, votes_per_prompt
 from srt_jax.config.levels import level_configs
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError
@@ -56,7 +56,7 @@ def make_runs(study: Study, path: pathlib.Path, shard: tuple[int, int] = (0, 1))
         before = cpu_seconds()
         records = records_of(run.config)
         prompts = run.config.batch.prompts_per_step
-        drawn = prompts * policy_samples(run.config), prompts * teacher_samples(run.config)
+        drawn = prompts * policy_samples(run.config), prompts * votes_per_prompt(run.config.batch)
         found = table.rows_of_run(records, drawn[0], run.teacher_responses, drawn[1])
         about: dict[str, str | float] = {
             "key": run.key,

@@ -31,7 +31,8 @@ def rows_of_run(
     A row also has the means of the training metrics since the previous evaluation. sequences: number of responses
     sampled from the policy in a step. teacher_responses: number of responses sampled from a teacher before the run.
     Their mean length is taken to be that of the initial model's responses in the first evaluation, and their tokens
-    count from the start. teacher_sequences: number of responses sampled from an EMA teacher in a step.
+    count from the start. teacher_sequences: number of responses sampled from a teacher in
+    a step that has one.
     """
     rows, tokens, seconds, pending = [], 0.0, 0.0, []
     for record in records:
