@@ -4,6 +4,7 @@
     python -m srt_jax study studies/rival.py --quick      the file's smaller version, with its own table
     python -m srt_jax study studies/rival.py --report     only the report, from the table
     python -m srt_jax study studies/rival.py --dry_run    lists the missing runs
+    python -m srt_jax study studies/rival.py --arms=votes only the runs of this arm; --settings=A,B works alike
     python -m srt_jax study studies/rival.py --shard=2/8  every eighth run from the third on, e.g. in a SLURM array
 
 Each finished run adds its rows to studies/results/NAME.csv. The same command resumes a study that was stopped; another
@@ -31,6 +32,11 @@ def shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def names(text: str) -> tuple[str, ...]:
+    """The names in `A,B`."""
+    return tuple(filter(None, text.split(",")))
+
+
 def study(options) -> int:
     """Makes the runs, judges the claims and writes the report. Returns the exit status."""
     from srt_jax.study import report, runner
@@ -40,12 +46,12 @@ def study(options) -> int:
     results = options.results
     path = results / f"{found.name}.csv"
     if options.dry_run:
-        todo = runner.missing(found, path)
+        todo = runner.missing(found, path, options.arms, options.settings)
         print("\n".join(f"missing: {run.name}" for run in todo) or f"{path} has all runs.")
         return 0
     if not options.report:
         runtime.start(found.config.mesh.cpu_devices)
-        runner.make_runs(found, path, options.shard)
+        runner.make_runs(found, path, options.shard, options.arms, options.settings)
     rows = runner.rows_of(found, path)
     if not rows:
         return cli.complain(f"{path} has no run of this study: leave out --report to make them.")
@@ -70,6 +76,8 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="make no run")
     parser.add_argument("--dry_run", action="store_true", help="name the missing runs and make none")
     parser.add_argument("--shard", type=shard, default=(0, 1), help="I/N: only every N-th run from the I-th on")
+    parser.add_argument("--arms", type=names, default=(), help="A,B: only the runs of these arms")
+    parser.add_argument("--settings", type=names, default=(), help="A,B: only the runs in these settings")
     parser.add_argument(
         "--results", type=pathlib.Path, default=pathlib.Path("studies/results"), help="folder of tables and reports"
     )

@@ -251,7 +251,7 @@ class Detector:
 
     def _decide(self) -> str | None:
         anchored = bool(self.readings) and self.readings[-1].is_anchored
-        self.alarm = self._fall() or (None if anchored else _one_answer(self.top) or _kl_jump(self.kl))
+        self.alarm = self._fall() or (None if anchored else _one_answer(self.top) or kl_jump(self.kl))
         return self.alarm
 
     def _fall(self) -> str | None:
@@ -277,7 +277,7 @@ def _one_answer(top: Sequence[float]) -> str | None:
     return f"{now:.0%} of the prompts have the same winning answer, {usual:.0%} at first (label/top_answer_share)."
 
 
-def _kl_jump(kl: Sequence[float]) -> str | None:
+def kl_jump(kl: Sequence[float]) -> str | None:
     """Alarm if the KL to the initial model left its usual level."""
     if len(kl) <= WINDOW:
         return None

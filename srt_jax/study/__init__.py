@@ -5,5 +5,6 @@ A study is a Python file with `get_study(quick)`; `python -m srt_jax study FILE`
 
 from srt_jax.study.rules import Claim
 from srt_jax.study.spec import Arm, Need, Study, load
+from srt_jax.study.stops import Bars
 
-__all__ = ["Arm", "Claim", "Need", "Study", "load"]
+__all__ = ["Arm", "Bars", "Claim", "Need", "Study", "load"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from srt_jax.figures import panels
 from srt_jax.files import replaced_file
-from srt_jax.study import rules, table
+from srt_jax.study import rules, stops, table
 from srt_jax.study.rules import Claim, Curve
 from srt_jax.study.runner import commits
 from srt_jax.study.spec import Study, planned
@@ -37,6 +37,7 @@ def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str)
         f"+- is the standard deviation over seeds.{cpu_time(rows)}",
         "## Claims" if study.claims else "",
         claims_table(study, rows),
+        f"## Stops without labels\n\n{stops.markdown(rows, study.column, study.bars)}" if study.bars else "",
         "## Arms",
         arms_table(study, rows),
         f"## Survival\n\n{survival_table(study, rows)}",

@@ -13,6 +13,7 @@ from srt_jax.config import base, fingerprint_fields, source
 from srt_jax.errors import ConfigError
 from srt_jax.files import shown
 from srt_jax.study.rules import Claim
+from srt_jax.study.stops import Bars
 
 RUNS = pathlib.Path("runs/studies")  # the folder for the runs of all studies
 Fields = Mapping[str, object]  # {"rl.kl_coef": 0.0}: fields of the config by dotted name
@@ -66,6 +67,7 @@ class Study:
         arm's fields, the arm's by_run.
     needs(setting, seed): files that the run needs.
     column: the column of the table that the report shows and the claims judge, unless a claim names another one.
+    bars: the thresholds for stops without labels, in a study whose runs have a guard (stops.py).
     text: the study file's docstring, for the report.
     """
 
@@ -78,6 +80,7 @@ class Study:
     by_run: Callable[[str, int], Fields] = nothing
     needs: Callable[[str, int], Iterable[Need]] = nothing
     claims: Sequence[Claim] = ()
+    bars: Bars | None = None
     text: str = ""
 
 

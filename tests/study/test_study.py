@@ -352,10 +352,24 @@ def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as done:
         job.main()
     assert done.value.code == 0 and capsys.readouterr().out == "missing: a-seed0\nmissing: a-seed1\n"
+    monkeypatch.setattr(sys, "argv", ["study", str(path), "--dry_run", "--arms=b", f"--results={tmp_path}"])
+    with pytest.raises(SystemExit) as done:
+        job.main()
+    assert done.value.code == 2 and "has no arm 'b': give some of a." in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["study", str(path), "--shard=3/3"])
     with pytest.raises(SystemExit) as done:
         job.main()
     assert done.value.code == 2 and "'3/3' is no shard" in capsys.readouterr().err
+
+
+def test_only_some_arms_and_settings(study, trained, tmp_path):
+    path = tmp_path / "table.csv"
+    study = dataclasses.replace(study, settings={"one": {}, "two": {}})
+    runner.make_runs(study, path, arms=["high"], settings=["two"])
+    assert sorted(trained) == [f"high-two-seed{seed}" for seed in range(3)]
+    assert len(runner.missing(study, path)) == 9 and len(runner.missing(study, path, settings=["two"])) == 3
+    with pytest.raises(ConfigError, match=r"^study test has no setting 'three': give some of one, two\.$"):
+        runner.make_runs(study, path, settings=["three"])
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "studies").glob("*.py")), ids=lambda path: path.stem)
