@@ -32,8 +32,9 @@ Run = tuple[str, str, int]  # (arm, setting, seed)
 class Bars:
     """The thresholds of the two bars, which a study file sets before its runs.
 
-    kept: see above. collapses: of at least `runs` collapsed runs of at least `arms` arms, whose T_c differ by a factor of `spread`, the
+    collapses: of at least `runs` collapsed runs of at least `arms` arms, whose T_c differ by a factor of `spread`, the
         guard keeps a share of at least `share`, and the best fixed step a share that is lower by at least `margin`.
+        kept: see above.
     healthy: of at least `runs` runs that end within rules.FALL of their peak, no alarm costs more than `cost`, the
         last value minus the accuracy at the stop.
     kl: the column with the KL to the initial model. teacher: the arm with labels of the frozen base. mirrors: pairs of
