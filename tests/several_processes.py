@@ -14,17 +14,23 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def variables_of(processes: int, coordinator: str, index: int) -> dict[str, str]:
+    """The environment variables of one of several processes on the CPU, without those that it inherits."""
+    flags = os.environ.get("XLA_FLAGS", "").replace("--xla_cpu_use_fusion_emitters=false", "")  # tests/conftest.py
+    variables = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "XLA_FLAGS": flags}
+    if processes > 1:
+        variables |= {"JAX_COORDINATOR_ADDRESS": coordinator, "JAX_NUM_PROCESSES": str(processes)}
+    return variables | {"JAX_PROCESS_ID": str(index)}
+
+
 def start(processes: int, command: Sequence[str], **variables: str) -> list[subprocess.Popen]:
     """Starts the command in so many processes on the CPU; variables: further ones of the environment."""
-    flags = os.environ.get("XLA_FLAGS", "").replace("--xla_cpu_use_fusion_emitters=false", "")  # tests/conftest.py
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "XLA_FLAGS": flags} | variables
-    if processes > 1:
-        environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
+    coordinator = f"localhost:{free_port()}"
     return [
         subprocess.Popen(
             list(command),
             cwd=REPOSITORY,
-            env=environment | {"JAX_PROCESS_ID": str(i)},
+            env=os.environ | variables_of(processes, coordinator, i) | variables,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -264,15 +264,34 @@ def vllm_base(*servers):
 
 
 def test_addresses_of_servers_are_checked_before_anything_is_loaded():
-    validate(vllm_base("http://127.0.0.1:8000", "https://host/", "http://[::1]:80"))
+    validate(vllm_base("http://127.0.0.1:8000", "https://localhost/", "http://[::1]:80"))
     for url in ("127.0.0.1:8000", "http://host:8000x", "http://host:99999", "http://", "ftp://host", "http://a/v1", ""):
         with pytest.raises(ConfigError, match=r"rollout\.servers has .*: give addresses like 'http://127.0.0.1:8000'"):
             validate(vllm_base(url))
     with pytest.raises(ConfigError, match="has an address twice: name each server once"):
-        validate(vllm_base("http://host:1", "http://host:1/"))
+        validate(vllm_base("http://127.0.0.1:1", "http://127.0.0.1:1/"))
     config = vllm_base()
     config.rollout.prompt_buckets = (1,)  # the jax sampler's, which does not sample
     validate(config)
+
+
+def test_servers_on_other_hosts_need_permission_because_everybody_could_load_weights_into_them():
+    for url in ("http://node-2:8000", "http://10.0.0.2:8000", "http://[2001:db8::1]:80"):
+        with pytest.raises(ConfigError, match=r"guards only the endpoints below /v1.*tunnel.*rollout\.allow_unauthent"):
+            validate(vllm_base("http://127.0.0.1:8000", url))
+        config = vllm_base(url)
+        config.rollout.allow_unauthenticated = True
+        validate(config)
+
+
+def test_each_server_has_the_gpus_of_its_copies_and_parts():
+    config = vllm_base()
+    v = config.rollout.vllm
+    v.num_servers, v.tensor_parallel, v.data_parallel, v.gpus = 2, 2, 1, (4, 5, 6, 7)
+    validate(config)
+    v.data_parallel = 2
+    with pytest.raises(ConfigError, match=r"give the 8 GPUs of rollout.vllm.num_servers=2 x tensor_parallel=2 x data"):
+        validate(config)
 
 
 def test_a_run_may_go_on_at_other_servers_and_another_limit_but_not_in_another_dtype():

@@ -73,7 +73,7 @@ def fingerprint_fields(config: ConfigDict) -> dict:
     del fields["eval"]["kl"]
     # The servers and the limit on differences of log-probs may change, but not the servers' dtype.
     fields["rollout"]["vllm"] = {"dtype": config.rollout.vllm.dtype}
-    for where in ("servers", "max_logprob_gap"):
+    for where in ("servers", "allow_unauthenticated", "max_logprob_gap"):
         del fields["rollout"][where]
     del fields["stop"]["hang_seconds"]
     return fields

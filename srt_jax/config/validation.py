@@ -5,6 +5,7 @@ field.
 """
 
 import importlib.util
+import ipaddress
 import urllib.parse
 
 from ml_collections import ConfigDict
@@ -198,10 +199,20 @@ def _validate_servers(c: ConfigDict) -> None:
         len({url.rstrip("/") for url in servers}) == len(servers),
         f"rollout.servers is {servers}, which has an address twice: name each server once.",
     )
+    for url in servers:
+        host = urllib.parse.urlsplit(url).hostname
+        _require(
+            _is_loopback(host) or c.rollout.allow_unauthenticated,
+            f"rollout.servers has {url!r}, another host, but vLLM's key guards only the endpoints below /v1, so "
+            "everybody who reaches that port can load other weights: use a tunnel (ssh -L), or set "
+            "rollout.allow_unauthenticated to True in a network that you trust.",
+        )
+    v = c.rollout.vllm
+    wanted = v.num_servers * v.tensor_parallel * v.data_parallel
     _require(
-        len(gpus) in (0, c.rollout.vllm.num_servers),
-        f"rollout.vllm.gpus is {gpus}: give a GPU for each of the {c.rollout.vllm.num_servers} "
-        "rollout.vllm.num_servers, or ().",
+        len(gpus) in (0, wanted),
+        f"rollout.vllm.gpus is {gpus}: give the {wanted} GPUs of rollout.vllm.num_servers={v.num_servers} x "
+        f"tensor_parallel={v.tensor_parallel} x data_parallel={v.data_parallel}, or ().",
     )
     _require(len(set(gpus)) == len(gpus), f"rollout.vllm.gpus is {gpus}, which has a GPU twice: name each once.")
 
@@ -423,6 +434,14 @@ def validate_devices(config: ConfigDict, num_devices: int, trains: bool = True) 
             f"{field} is {_get(config, field)}, which the {rows} data x fsdp shards do not divide: "
             f"choose a multiple of {rows}.",
         )
+
+
+def _is_loopback(host: str) -> bool:
+    """Tells whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_server_url(url: str) -> bool:

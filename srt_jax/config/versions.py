@@ -11,7 +11,7 @@ import dataclasses
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
-FORMAT = 10
+FORMAT = 11
 # Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
@@ -57,6 +57,13 @@ CHANGES = {
         },
     ),
     10: Change(added={"reward.mixture": {}}),
+    11: Change(
+        added={
+            "rollout.allow_unauthenticated": True,  # older versions accepted servers on any host
+            "rollout.vllm.tensor_parallel": 1,
+            "rollout.vllm.data_parallel": 1,
+        }
+    ),
 }
 
 

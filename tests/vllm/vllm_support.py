@@ -1,6 +1,7 @@
 """Servers for tests, and samplers that attach to them."""
 
 import contextlib
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from srt_jax.rollout.vllm.sampler import VLLMSampler
 from srt_jax.run.loading import load_weights, open_mesh
 from srt_jax.run.prepare import read_model
 from tests.helpers import REPOSITORY, small_config
+from tests.several_processes import start
 
 PYTHON = REPOSITORY / ".venv-vllm" / "bin" / "python"
 MAX_MODEL_LEN = 28  # of small_config
@@ -49,6 +51,35 @@ def vllm_config(model, out, name, servers=(), steps=3):
     config.rollout.sampler, config.rollout.servers = "vllm", tuple(servers)
     config.rollout.max_logprob_gap = 1e-4
     return config
+
+
+CONFIG_OF_RUN = """
+import pathlib
+import sys
+
+sys.path.append("tests/vllm")
+from vllm_support import vllm_config
+
+
+def get_config():
+    config = vllm_config(pathlib.Path({model!r}), pathlib.Path({out!r}), "run", [{url!r}], steps=2)
+    config.mesh.fsdp, config.mesh.tensor = 4, 2  # fsdp reaches over both processes
+    config.checkpoint.every, config.rollout.vllm.keep, config.rollout.vllm.max_restarts = 1, 10, 0
+    return config
+"""
+
+
+def config_of_run(model, out, url):
+    """The config file of a run of two steps with rollouts from the server."""
+    config = out / "config.py"
+    config.write_text(CONFIG_OF_RUN.format(model=str(model), out=str(out), url=url))
+    return config
+
+
+def begin(model, out, url, processes, *arguments):
+    """Starts such a run in so many processes, with further arguments."""
+    config, devices = config_of_run(model, out, url), f"--config.mesh.cpu_devices={8 // processes}"
+    return start(processes, [sys.executable, "-m", "srt_jax.main", f"--config={config}", devices, *arguments])
 
 
 def open_vllm_sampler(config):

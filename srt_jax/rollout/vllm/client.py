@@ -137,6 +137,7 @@ def call(
     seconds: float = BASE_SECONDS,
     json: dict | None = None,
     params: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
     answers_json: bool = True,
 ) -> dict:
     """The JSON answer of an endpoint, {} if it is empty. Raises RolloutError for a refusal, else ServerFailedError.
@@ -145,7 +146,7 @@ def call(
     """
     try:
         with httpx2.Client(timeout=seconds, trust_env=False, verify=_tls()) as client:
-            response = client.request(method, url + path, json=json, params=params)
+            response = client.request(method, url + path, json=json, params=params, headers=headers)
             if answers_json:
                 return _read(response)
             _check_status(response)
@@ -159,13 +160,16 @@ def complete(url: str, request: dict, seconds: float = BASE_SECONDS) -> dict:
     return call(url, "POST", "/v1/completions", seconds=seconds, json=request)
 
 
-def score(url: str, sequences: np.ndarray, seconds: float, model: str) -> np.ndarray:
+def score(url: str, sequences: np.ndarray, seconds: float, model: str, copy: int | None = None) -> np.ndarray:
     """log p of tokens 1 ... of each sequence, given those before: [B, S] -> [B, S - 1], at temperature 1.
 
+    copy: the copy of the model that must score them, in a server with several (rollout.vllm.data_parallel).
     Raises ServerFailedError if the answer does not contain them, and RolloutError if another model answers.
     """
     request = completion(sequences[0], 1, Sampling(1), 0, (), model)
-    answer = complete(url, request | {"prompt": sequences.tolist(), "prompt_logprobs": 0}, seconds)
+    request |= {"prompt": sequences.tolist(), "prompt_logprobs": 0}
+    headers = {} if copy is None else {"X-data-parallel-rank": str(copy)}
+    answer = call(url, "POST", "/v1/completions", seconds=seconds, json=request, headers=headers)
     check_model(url, answer, model)
     try:
         choices = sorted(answer["choices"], key=lambda c: c["index"])

@@ -3,8 +3,8 @@
     python -m srt_jax.rollout.vllm.command MODEL_DIR [--port=8000] [--dtype=auto] [--gpu=0] ...
 
 This command runs a server in the foreground, with its own interpreter, for trainers that name it in rollout.servers
-(launch/vllm_server.sh). Servers listen on the loopback device only, because their endpoints for weights need no
-password.
+(launch/vllm_server.sh). Servers listen on the loopback device, because vLLM's key guards only the endpoints below /v1,
+not those that load weights. Another --host needs --allow_unauthenticated.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from srt_jax.errors import ServerSetupError
 
@@ -45,6 +46,9 @@ class Settings:
     memory_fraction: float = 0.9
     threads: int = 0  # threads of a CPU server; 0: all cores
     max_lora_rank: int = 0  # the largest rank of adapters, one that vLLM accepts (`adapter_ranks`); 0: no adapters
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+    host: str = HOST  # the address on which the server listens
     max_loras: int = 3  # adapters in memory at a time: the current one, the next, and one of a step ahead
 
 
@@ -76,7 +80,7 @@ def command(settings: Settings, kind: str, model: str | os.PathLike[str], port: 
     flags: dict[str, object] = {
         "--model": model,
         "--served-model-name": MODEL_NAME,
-        "--host": HOST,
+        "--host": settings.host,
         "--port": port,
         "--seed": seed,
         "--dtype": settings.dtype,
@@ -84,6 +88,10 @@ def command(settings: Settings, kind: str, model: str | os.PathLike[str], port: 
         "--generation-config": "vllm",  # otherwise fields that a request lacks get the model's own top_p, top_k, ...
         "--logprobs-mode": "processed_logprobs",  # log-probs after the temperature is applied
     }
+    if settings.tensor_parallel > 1:
+        flags["--tensor-parallel-size"] = settings.tensor_parallel
+    if settings.data_parallel > 1:
+        flags["--data-parallel-size"] = settings.data_parallel
     if settings.max_model_len:
         flags["--max-model-len"] = settings.max_model_len
     if settings.max_lora_rank:
@@ -109,9 +117,12 @@ def command(settings: Settings, kind: str, model: str | os.PathLike[str], port: 
 
 
 def environment(
-    settings: Settings, kind: str, gpu: int | None = None, temporary: pathlib.Path | None = None
+    settings: Settings, kind: str, gpus: Sequence[int] = (), temporary: pathlib.Path | None = None
 ) -> dict[str, str]:
-    """The environment variables of a server. temporary: the folder for its sockets and other temporary files."""
+    """The environment variables of a server. temporary: the folder for its sockets and other temporary files.
+
+    gpus: the GPUs that it may use; () means all that this process may use.
+    """
     dropped = ("JAX_", "XLA_", "PYTHON", "VIRTUAL_ENV")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     variables |= {
@@ -126,8 +137,8 @@ def environment(
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(settings.threads or os.cpu_count()),
             # The engine's process does the model's work itself: one process less to start. Otherwise vLLM starts a
-            # worker on CPUs, to bind it to cores, which `nobind` turns off.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            # worker on CPUs, to bind it to cores, which `nobind` turns off. Several copies need processes of their own.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(settings.data_parallel > 1)),
             # Each server has a temporary folder of its own, and would compile C++ headers there for four seconds.
             "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
         }
@@ -136,17 +147,17 @@ def environment(
         variables = {"TORCHINDUCTOR_CACHE_DIR": cache} | variables | {"TMPDIR": str(temporary)}
     if settings.max_lora_rank:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # the endpoints that load adapters
-    if gpu is not None:
-        variables["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    if gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     return variables
 
 
-def port_is_free(port: int) -> bool:
+def port_is_free(port: int, host: str = HOST) -> bool:
     """Tells whether the port is free now."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            s.bind((HOST, port))
+            s.bind((host, port))
         except OSError:
             return False
     return True
@@ -157,6 +168,11 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind((HOST, 0))
         return s.getsockname()[1]
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The numbers of a list with commas between them. Raises ValueError."""
+    return tuple(int(part) for part in text.split(","))
 
 
 def main() -> None:
@@ -175,12 +191,24 @@ def main() -> None:
     parser.add_argument(
         "--max_lora_rank", type=int, default=0, help="for runs with model.lora: their rank or more; 0: no adapters"
     )
-    parser.add_argument("--gpu", type=int, help="number of the GPU to use")
+    parser.add_argument("--gpu", type=numbers, default=(), help="the GPU to use, or several with commas between them")
+    parser.add_argument("--tensor_parallel", type=int, default=1, help="GPUs that share one copy of the model")
+    parser.add_argument("--data_parallel", type=int, default=1, help="copies of the model behind this address")
+    parser.add_argument("--host", default=HOST, help="the address to listen on, e.g. 0.0.0.0 for trainers elsewhere")
+    parser.add_argument(
+        "--allow_unauthenticated", action="store_true", help="listen on another address than this machine's own"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if not (pathlib.Path(args.model) / "config.json").exists():
         parser.error(f"{args.model} is no Hugging Face model directory: it has no config.json.")
-    if not port_is_free(args.port):
+    if args.host != HOST and not args.allow_unauthenticated:
+        parser.error(
+            f"--host is {args.host}, but vLLM's key guards only the endpoints below /v1, so everybody who reaches the "
+            "port can load other weights: leave it out and use a tunnel (ssh -L), or give --allow_unauthenticated in a "
+            "network that you trust."
+        )
+    if not port_is_free(args.port, args.host):
         parser.error(f"port {args.port} is in use: give another one by --port, or stop the program that uses it.")
     try:
         kind = package(sys.executable)
@@ -201,9 +229,13 @@ def main() -> None:
         args.max_sequences,
         args.memory_fraction,
         max_lora_rank=largest,
+        tensor_parallel=args.tensor_parallel,
+        data_parallel=args.data_parallel,
+        host=args.host,
     )
     line = command(settings, kind, args.model, args.port, args.seed)
-    print(f"rollout.servers=['http://{HOST}:{args.port}'] is where a trainer finds it", flush=True)
+    name = socket.gethostname() if args.host in ("0.0.0.0", "::") else args.host
+    print(f"rollout.servers=['http://{name}:{args.port}'] is where a trainer finds it", flush=True)
     os.execve(line[0], line, environment(settings, kind, args.gpu))
 
 

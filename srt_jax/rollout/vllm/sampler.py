@@ -77,7 +77,7 @@ class VLLMSampler:
         self._published: vllm_export.Published | None = None
         self._sequences: Any = None
         self._expected: np.ndarray | None = None
-        self._probed = {}  # by server: tensors' checksum, trainer's and server's log-probs of the last probe
+        self._probed = {}  # by server and copy: tensors' checksum, trainer's and server's log-probs of the last probe
         self._spared = collections.Counter()
         self._under_way, self._closed = [], threading.Event()
         self.report = {}
@@ -191,6 +191,12 @@ class VLLMSampler:
                 if server.answers():  # otherwise it may still be starting; the first load waits for it
                     self._check(server)
             return servers
+        heads, parts = self._model.config.num_heads, settings.tensor_parallel
+        if heads % parts:
+            raise ConfigError(
+                f"rollout.vllm.tensor_parallel is {parts}, which does not divide the {heads} attention heads of the "
+                "model: choose a divisor."
+            )
         shared = Settings(
             settings.python,
             self._delivery.dtype,
@@ -199,19 +205,22 @@ class VLLMSampler:
             settings.memory_fraction,
             max(1, (os.cpu_count() or 1) // settings.num_servers),
             self._delivery.max_lora_rank,
-            2 + self._config.rollout.steps_ahead,
+            settings.tensor_parallel,
+            settings.data_parallel,
+            max_loras=2 + self._config.rollout.steps_ahead,
         )
-        gpus = settings.gpus or [None] * settings.num_servers
+        each = settings.tensor_parallel * settings.data_parallel
+        gpus = [settings.gpus[i * each : (i + 1) * each] for i in range(settings.num_servers)]
         servers = [
             vllm_server.Server(
-                f"vLLM server {i}", shared, run_directory / "vllm" / f"server_{i}.log", **limits, gpu=gpus[i], seed=i
+                f"vLLM server {i}", shared, run_directory / "vllm" / f"server_{i}.log", **limits, gpus=gpus[i], seed=i
             )
             for i in range(settings.num_servers)
         ]
         if len(servers) > 1 and not settings.gpus and servers[0].kind == "vllm":
             raise ConfigError(
                 f"rollout.vllm.gpus is (), so that all {len(servers)} rollout.vllm.num_servers would "
-                "take the first GPU: give a GPU for each, e.g. (4, 5)."
+                "take the same GPUs: give those of each, e.g. (4, 5)."
             )
         return servers
 
@@ -351,7 +360,7 @@ class VLLMSampler:
             waits=waits,
             recover=lambda server, reason: self._submit(self._recover, server, reason),
             seconds=vllm_client.BASE_SECONDS + settings.seconds_per_token * sampling.max_tokens,
-            concurrency=max(1, math.ceil(OVERCOMMIT * settings.max_sequences / n)),
+            concurrency=max(1, math.ceil(OVERCOMMIT * settings.max_sequences * settings.data_parallel / n)),
         )
 
     def _recover(self, server: Server | Attached, reason: Exception) -> None:
@@ -386,7 +395,16 @@ class VLLMSampler:
         return np.resize(sampled, (rows, length)).astype(np.int32)
 
     def _probe(self, server: Server | Attached) -> tuple[float, float]:
-        """(mean, max) |log-prob difference| between server and trainer.
+        """(mean, max) |log-prob difference| between server and trainer, of the worst copy of the model in the server.
+
+        Raises RolloutError as `_probe_copy`.
+        """
+        copies = self._config.rollout.vllm.data_parallel
+        gaps = [self._probe_copy(server, copy) for copy in (range(copies) if copies > 1 else [None])]
+        return max(mean for mean, _ in gaps), max(largest for _, largest in gaps)
+
+    def _probe_copy(self, server: Server | Attached, copy: int | None) -> tuple[float, float]:
+        """`_probe` of one copy; None: of the only one.
 
         Raises RolloutError if it is too large, or if the server's log-probs are unchanged after the weights changed.
         """
@@ -396,6 +414,7 @@ class VLLMSampler:
             sequences,
             vllm_client.BASE_SECONDS + self._config.rollout.vllm.seconds_per_token * sequences.shape[1],
             self._published.version.name,
+            copy,
         )
         gap, limit = np.abs(found - expected), self._config.rollout.max_logprob_gap
         if not gap.mean() <= limit:
@@ -405,7 +424,8 @@ class VLLMSampler:
                 f"{gap.mean():.4f}, and rollout.max_logprob_gap is {limit}; look in its log for another model, another "
                 "dtype or a failed reload."
             )
-        tensors, expected_before, found_before = self._probed.get(server.name, (self._published.tensors, None, None))
+        key, unknown = (server.name, copy), (self._published.tensors, None, None)
+        tensors, expected_before, found_before = self._probed.get(key, unknown)
         # An update may be too small for the limit above. But if it changed most of the trainer's log-probs, it must
         # change at least one of the server's hundreds.
         if (
@@ -417,7 +437,7 @@ class VLLMSampler:
                 f"{server.name} still serves the weights before those of step {self._published.step}: its log-probs of "
                 "the probe's tokens are the same to the last bit; look for a failed reload in its log."
             )
-        self._probed[server.name] = self._published.tensors, expected, found
+        self._probed[key] = self._published.tensors, expected, found
         return float(gap.mean()), float(gap.max())
 
 

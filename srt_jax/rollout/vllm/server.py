@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from srt_jax.errors import ConfigError, ModelError, RolloutError, ServerGivenUpError, ServerSetupError
 from srt_jax.log import logger
@@ -39,14 +39,14 @@ class Server:
         *,
         start_seconds: float,
         max_restarts: int,
-        gpu: int | None = None,
+        gpus: Sequence[int] = (),
         seed: int = 0,
         choose_port: Callable[[], int] = free_port,
     ) -> None:
         self.name, self.log, self.url = name, log, ""
         self.process: subprocess.Popen | None = None
         self._record = log.parent / ".none"  # lists what the server leaves on this machine if it is killed
-        self._settings, self._gpu, self._seed, self._choose_port = settings, gpu, seed, choose_port
+        self._settings, self._gpus, self._seed, self._choose_port = settings, gpus, seed, choose_port
         self._start_seconds, self._max_restarts, self._restarts = start_seconds, max_restarts, 0
         try:
             self.kind = package(settings.python)
@@ -73,7 +73,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(self._settings, self.kind, self._gpu, temporary),
+                env=environment(self._settings, self.kind, self._gpus, temporary),
                 pass_fds=[lock],  # the guard inherits the lock
                 start_new_session=True,
             )
