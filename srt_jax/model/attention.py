@@ -13,10 +13,11 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from srt_jax.errors import ModelError
+from srt_jax.model import gradients
 from srt_jax.model.sharding import ROWS
 
-MASKED = -1e30  # finite, because the softmax of a row of -inf would be NaN
 PLATFORMS = {"gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu", "cpu": "cpu"}
+MASKED = -1e30  # finite, because the softmax of a row of -inf would be NaN
 LANES = 128  # width of a TPU's vector registers; splash and cuDNN get lengths that are multiples of it
 
 
@@ -82,6 +83,27 @@ def causal(
     )
 
 
+@jax.custom_vjp
+def masked_softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
+    """Softmax over the last axis of the scores where `visible`. Each row must have a visible score.
+
+    The backward pass stores its result p only: d scores = p (d p - sum of p d p), which is 0 where p is 0.
+    """
+    return jax.nn.softmax(jnp.where(visible, scores, MASKED), -1)
+
+
+def _softmax_forward(scores: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:
+    p = masked_softmax(scores, visible)
+    return p, p
+
+
+def _softmax_backward(p: jax.Array, by_p: jax.Array) -> tuple[jax.Array, None]:
+    return p * (by_p - jnp.sum(p * by_p, -1, keepdims=True)), None
+
+
+masked_softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
 def xla(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     """Attention in plain XLA with all scores in memory, for CPUs and short sequences.
 
@@ -98,17 +120,12 @@ def xla(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = N
     visible = jnp.tile(jnp.tril(jnp.ones((S, S), bool)), (G, 1))  # [G * S, S]
     if segments is not None:
         visible &= jnp.repeat(jnp.tile(_together(segments), (1, G, 1)), K, 0)  # [B * K, G * S, S]
-    weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), -1).astype(v.dtype)
+    weights = masked_softmax(scores, visible).astype(v.dtype)
     out = jnp.einsum("bst,bth->bsh", weights, v)
     return out.reshape(B, K, G, S, H).transpose(0, 3, 1, 2, 4).reshape(B, S, N, H)
 
 
-# jax.checkpoint cannot be used here, because the policy of the layer around it would overrule it.
-xla_again = jax.custom_vjp(xla)
-xla_again.defvjp(
-    lambda *inputs: (xla(*inputs), inputs),
-    lambda inputs, by_out: (*jax.vjp(functools.partial(xla, segments=inputs[3]), *inputs[:3])[1](by_out), None),
-)
+xla_again = gradients.recomputed(xla)
 
 
 def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None) -> jax.Array:

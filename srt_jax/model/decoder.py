@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
-from srt_jax.model import attention, lora, sharding
+from srt_jax.model import attention, gradients, lora, sharding
 from srt_jax.model.config import ModelConfig, inverse_frequencies
 
 UNROLL_BELOW = 10_000_000  # parameters
@@ -51,7 +51,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = gradients.product(x, self.kernel[...].astype(x.dtype))
         y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         return y if self.lora_a is None else y + lora.apply(x, self.lora_a[...], self.lora_b[...], self.lora_scale)
 
@@ -119,7 +119,7 @@ class Layer(nnx.Module):
         """Adds the attention output [..., S, N, H] and the feed-forward block to the residual stream x [..., S, D]."""
         x = sharding.by_row(x + self.o(attended.reshape(*x.shape[:-1], -1)), self.mesh)
         h = self.mlp_norm(x)
-        h = sharding.by_row(jax.nn.silu(self.gate(h)) * self.up(h), self.mesh, "tensor")
+        h = sharding.by_row(gradients.swiglu(self.gate(h), self.up(h)), self.mesh, "tensor")
         return sharding.by_row(x + self.down(h), self.mesh)
 
 

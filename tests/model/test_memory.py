@@ -95,7 +95,7 @@ def test_remat_changes_neither_loss_nor_gradients():
 @pytest.mark.slow
 def test_each_remat_takes_less_memory_than_the_one_before():
     sizes = [temporaries(remat=remat) for remat in REMATS]
-    assert all(before > 1.3 * after for before, after in itertools.pairwise(sizes)), sizes
+    assert all(before > 1.2 * after for before, after in itertools.pairwise(sizes)), sizes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
