@@ -57,16 +57,14 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm over the last axis, computed in float32 (https://arxiv.org/abs/1910.07467)."""
+    """Root-mean-square norm over the last axis."""
 
     def __init__(self, features: int, eps: float) -> None:
         self.scale = nnx.Param(jnp.ones(features))
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + self.eps)
-        return (x32 * self.scale[...]).astype(x.dtype)
+        return gradients.rms_norm(x, self.scale[...], self.eps)
 
 
 def rotate(x: jax.Array, positions: jax.Array, frequencies: jax.Array) -> jax.Array:
