@@ -111,7 +111,7 @@ def update(model: ModelConfig, dtype: str, at: Update) -> float:
     scores = _shared(model.num_heads, at.tensor) * at.length if at.kernel == "xla" else 0
     D, F = model.hidden_size, model.intermediate_size / at.tensor
     qkv = (_shared(model.num_heads, at.tensor) + 2 * _shared(model.num_kv_heads, at.tensor)) * model.head_dim
-    everything = 2 * qkv + 7 * D + 3 * F  # numbers per token in the forward pass of a layer, without scores
+    everything = qkv + 5 * D + 3 * F  # numbers per token in the forward pass of a layer, without scores
     kept = {"full": D, "dots": D + qkv + 2 * F, "attention": everything, "none": everything + scores}[at.remat]
     one_layer = 10 * D + 6 * F + 3 * scores
     gathered = 2 * size * model.num_params / at.tensor / model.num_layers if at.fsdp > 1 else 0
