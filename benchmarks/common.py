@@ -2,12 +2,14 @@
 
 import pathlib
 import resource
-import time
 
 import jax
 
 from srt_jax.model import attention, decoder, weights
 from srt_jax.model.config import ModelConfig, model_shape
+from srt_jax.runtime.measure import seconds_of
+
+__all__ = ["choose_kernel", "load_model", "peak_bytes", "seconds_of"]
 
 
 def load_model(model: str, mesh, dtype: str, remat: str = "none", kernel: str = "xla", seed: int = 0):
@@ -20,16 +22,6 @@ def load_model(model: str, mesh, dtype: str, remat: str = "none", kernel: str = 
 def choose_kernel(name: str, dtype: str, config: ModelConfig) -> str:
     """The attention kernel that a run would choose on this machine."""
     return attention.choose(name, jax.devices()[0].platform, dtype, config.head_dim)
-
-
-def seconds_of(call, repeats: int, warmup: int = 1) -> list[float]:
-    """Sorted wall-clock seconds of `repeats` calls, after `warmup` calls. The call must wait for its results."""
-    seconds = []
-    for _ in range(warmup + repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds[warmup:])
 
 
 def peak_bytes() -> int:

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -24,7 +23,6 @@ import types
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13", "flax", "optax")
 FLAGS = "--xla_gpu_deterministic_ops=true"
 WORKERS = 4  # threads that compile
 
@@ -96,16 +94,15 @@ class Setting:
 
 def device(setting: Setting, record: Record) -> None:
     """Reports the machine, and measures its matrix products and copies against the peaks."""
-    record.figures(
-        python=platform.python_version(),
-        driver=nvidia_smi("driver_version"),
-        versions={name: found for name in PACKAGES if (found := version(name))},
-    )
-    in_use = nvidia_smi("memory.used")
     import jax
 
     from srt_jax import runtime
     from srt_jax.runtime import hardware, xla_flags
+    from srt_jax.runtime.measure import peaks
+    from srt_jax.runtime.versions import installed, nvidia_smi
+
+    record.figures(python=platform.python_version(), versions=installed())
+    in_use = nvidia_smi("memory.used")
 
     runtime.start()
     found = jax.devices()[0]
@@ -136,42 +133,9 @@ def device(setting: Setting, record: Record) -> None:
         )
 
 
-def version(package: str) -> str | None:
-    """The installed version of a package; None if it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def nvidia_smi(query: str) -> str | None:
-    """The answer of nvidia-smi to a query; None if it fails."""
-    try:
-        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def gb(size: float) -> str:
     """A size as text, in GB, or in kB for the models of a rehearsal."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e3:.0f} kB"
-
-
-def peaks(size: int, copied_bytes: int) -> tuple[float, float]:
-    """(FLOP/s of a size x size bfloat16 product, bytes/s of a copy), each the best of ten."""
-    import jax
-    import jax.numpy as jnp
-    from common import seconds_of
-
-    def best(call, x):
-        return seconds_of(lambda: call(x).block_until_ready(), 10)[0]
-
-    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)  # random, because zeros run faster
-    return (
-        2 * size**3 / best(jax.jit(lambda x: x @ x), x),
-        2 * copied_bytes / best(jax.jit(lambda x: x + 1), jnp.zeros(copied_bytes // 4)),
-    )
 
 
 def attention(setting: Setting, record: Record) -> None:
@@ -180,6 +144,7 @@ def attention(setting: Setting, record: Record) -> None:
 
     from srt_jax import runtime
     from srt_jax.model import attention
+    from srt_jax.model.parity import attention_inputs, compile_errors
 
     runtime.start()
     lengths = (20,) if setting.rehearse else (4096, 128, 500, 1024)
@@ -200,60 +165,16 @@ def attention(setting: Setting, record: Record) -> None:
                 compare_attention(record, what, future.result(), cases[what][1])
 
 
-def attention_inputs(B: int, S: int, N: int, K: int, H: int, packed: bool) -> tuple:
-    """q, k, v, the gradient of the output, and None or segments [B, S]."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    keys = jax.random.split(jax.random.key(0), 4)
-    q, by_out = (jax.random.normal(key, (B, S, N, H), jnp.bfloat16) for key in keys[:2])
-    k, v = (jax.random.normal(key, (B, S, K, H), jnp.bfloat16) for key in keys[2:])
-    segments = None
-    if packed:  # three sequences and padding, with different borders in every row
-        borders = np.array([[S // 5 + b, S // 2 + 3 * b, S - S // 8 - b] for b in range(B)])
-        segments = (np.arange(S) >= borders[..., None]).sum(1).astype(np.int32)
-        segments[segments == 3] = -1
-    return q, k, v, by_out, segments
-
-
-def compile_errors(kernel: str, inputs: tuple):
-    """Compiles `attention_errors`."""
-    import jax
-
-    return jax.jit(functools.partial(attention_errors, kernel)).lower(*inputs).compile()
-
-
 def compare_attention(record: Record, what: str, program, inputs: tuple) -> None:
     """Checks the errors of the output (with and without gradients) and of the gradients against XLA's in bfloat16."""
     import jax
-    import numpy as np
 
-    found, usual = jax.device_get(program(*inputs))
-    limits = np.maximum(2 * usual, 0.01)
-    shown = [" ".join(f"{x:.4f}" for x in values) for values in (found, limits)]
-    record.row(f"{what}: error of score, out, dq, dk, dv", shown[0], f"<= {shown[1]}", ok=bool((found <= limits).all()))
+    from srt_jax.model.parity import PASSES, limits
 
-
-def attention_errors(kernel: str, q, k, v, by_out, segments):
-    """Relative errors [5] of the kernel and [5] of XLA in bfloat16, for score, output, dq, dk and dv."""
-    import jax
-    import jax.numpy as jnp
-
-    from srt_jax.model import attention
-
-    def passes(name, dtype):
-        inputs = [x.astype(dtype) for x in (q, k, v)]
-        attend = functools.partial(attention.causal, segments=segments, name=name)
-        out, pull = jax.vjp(attend, *inputs)
-        return [x.astype(jnp.float32) for x in (attend(*inputs), out, *pull(by_out.astype(dtype)))]
-
-    with jax.default_matmul_precision("highest"):
-        exact = passes("xla", jnp.float32)
-    return [
-        jnp.stack([jnp.linalg.norm(x - y) / jnp.linalg.norm(y) for x, y in zip(passes(name, jnp.bfloat16), exact)])
-        for name in (kernel, "xla")
-    ]
+    found, plain = jax.device_get(program(*inputs))
+    shown = [" ".join(f"{x:.4f}" for x in values) for values in (found, limits(plain))]
+    right = bool((found <= limits(plain)).all())
+    record.row(f"{what}: error of {', '.join(PASSES)}", shown[0], f"<= {shown[1]}", ok=right)
 
 
 def precision(setting: Setting, record: Record) -> None:

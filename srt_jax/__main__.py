@@ -7,6 +7,7 @@ import sys
 from srt_jax.run import interrupt
 
 JOBS = {
+    "check": ("srt_jax.jobs.check", "check this machine: is it complete, right and fast?"),
     "train": ("srt_jax.main", "train a model: one experiment of configs/"),
     "evaluate": ("srt_jax.jobs.evaluate", "avg@k, maj@k and pass@k of a model or a run"),
     "label": ("srt_jax.jobs.label", "write pseudo-labels by a frozen model's votes"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srt_jax.model import attention
+from srt_jax.model import attention, parity
 from srt_jax.runtime import hardware, xla_flags
 from tests.helpers import REPOSITORY
 
@@ -155,9 +155,9 @@ def test_a_wrong_attention_kernel_is_found(session, parts, tmp_path, monkeypatch
         return out * 1.05 if wrong == "output" else out
 
     monkeypatch.setattr(attention, "cudnn", kernel)
-    inputs = parts.attention_inputs(2, 24, 4, 2, 16, packed)
+    inputs = parity.attention_inputs(2, 24, 4, 2, 16, packed)
     record = parts.Record(tmp_path / "record", 10.0)
-    parts.compare_attention(record, "kernel", parts.compile_errors("cudnn", inputs), inputs)
+    parts.compare_attention(record, "kernel", parity.compile_errors("cudnn", inputs), inputs)
     assert session.result("attention", tmp_path / "record", 0, "", 1.0)["status"] == ("failed" if wrong else "ok")
 
 

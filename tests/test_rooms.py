@@ -30,7 +30,7 @@ ARROWS = {
     "study": "config data figures levels run train",
     "cli": "config experiments",
     "main": "cli config data levels run runtime train",
-    "jobs": "cli config data figures grading model plan reward rollout run runtime study train",
+    "jobs": "cli config data figures grading miniature model plan reward rl rollout run runtime study train",
 }
 
 

@@ -6,6 +6,7 @@ Peaks are dense bfloat16 (no sparsity). `memory` is the part that a program can 
 import dataclasses
 import os
 import pathlib
+import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,15 @@ def machine_memory() -> float:
         except (OSError, ValueError):  # the other version, or "max"
             continue
     return float(min(found))
+
+
+def available_memory() -> float:
+    """Bytes of main memory that programs can still take, or those of `machine_memory` if that is less."""
+    meminfo = pathlib.Path("/proc/meminfo")
+    if not meminfo.exists():
+        return machine_memory()
+    kibibytes = re.search(r"^MemAvailable: +(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    return min(machine_memory(), float(kibibytes[1]) * 1024 if kibibytes else machine_memory())
 
 
 def device_memory(device, local_devices: int) -> float | None:

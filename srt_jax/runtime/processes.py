@@ -63,6 +63,17 @@ def any_of(flag: bool) -> bool:
     return flag if decides_alone() else bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
+def gather(value: Any) -> list:
+    """The values of all processes, in their order, in all of them."""
+    if decides_alone():
+        return [value]
+    data = pickle.dumps(value)
+    size = int(multihost_utils.process_allgather(np.int32(len(data))).max())
+    padded = np.zeros(size, np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    return [pickle.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
+
+
 # ---- the protocol of led_by_first: messages of fixed shape, and at the end the result or an exception as bytes
 
 
