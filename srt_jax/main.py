@@ -27,6 +27,7 @@ from srt_jax.config.paths import expand_paths, run_directory
 from srt_jax.config.validation import validate
 from srt_jax.data.prompts import import_without_torch
 from srt_jax.log import others_to_file, write
+from srt_jax.run import parent
 from srt_jax.run.identity import check_allowed
 
 
@@ -40,9 +41,15 @@ def main(argv) -> int:
     config.log.profile |= flags.FLAGS.profile
     validate(config)
     check_allowed(flags.FLAGS.allow_change)
+    parent.obey()
+    if parent.needed() and not flags.FLAGS.dry_run:
+        return parent.watch(run_directory(expand_paths(config)), config.stop.peer_seconds, config.stop.join_seconds)
     if not functions.named(config):
         import_without_torch()
-    runtime.start(config.mesh.cpu_devices)
+    place = runtime.start(
+        config.mesh.cpu_devices, peer_seconds=config.stop.peer_seconds, join_seconds=config.stop.join_seconds
+    )
+    parent.report_joined(place)
     if flags.FLAGS.dry_run:
         os.environ["HF_HUB_OFFLINE"] = "1"  # The hub's client reads it when it is first imported.
         from srt_jax.run.dry_run import dry_run
@@ -79,4 +86,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool("take_over", False, "Start although a trainer on another host used the folder just now.")
     flags.DEFINE_list("allow_change", [], "Fields that may change when a run is resumed, with commas between them.")
     flags.DEFINE_bool("dry_run", False, "Check config, data, tokenizer and model; print a report; run nothing.")
-    cli.run(main)
+    parent.leave_at_once(lambda: cli.run(main))

@@ -252,6 +252,9 @@ FIELDS = dict(
         patience=not_negative(0),  # The run ends after this many evaluations without a better score (0: never).
         validation_fraction=below_one(0.0),  # This share of the training problems becomes the set `validation`.
         hang_seconds=not_negative(600.0),  # A longer time without progress ends the run (0: never; run/watchdog.py).
+        # One of several processes that gives no sign of life for this long ends the run (run/parent.py).
+        peer_seconds=positive(30.0),
+        join_seconds=positive(50.0),  # One of several processes that starts this much later than another ends the run.
     ),
     guard=dict(
         # The reaction to a collapse, which is found without answers (docs/collapse.md).

@@ -45,6 +45,10 @@ def resolved(config: ConfigDict) -> str:
     return json.dumps({"format": FORMAT, **as_json(config)}, indent=2, sort_keys=True) + "\n"
 
 
+# Fields of `stop` that bound faults, and never change a result.
+LIMITS = ("hang_seconds", "peer_seconds", "join_seconds")
+
+
 def is_recorded(config: ConfigDict, directory: pathlib.Path) -> bool:
     """Tells whether a run folder records the same config, apart from fields that a finished run does not use."""
     try:
@@ -54,7 +58,8 @@ def is_recorded(config: ConfigDict, directory: pathlib.Path) -> bool:
         return False
     for fields in (here, there):
         fields.pop("checkpoint", None)
-        fields.get("stop", {}).pop("hang_seconds", None)
+        for limit in LIMITS:
+            fields.get("stop", {}).pop(limit, None)
     return there == here
 
 
@@ -75,7 +80,8 @@ def fingerprint_fields(config: ConfigDict) -> dict:
     fields["rollout"]["vllm"] = {"dtype": config.rollout.vllm.dtype}
     for where in ("servers", "allow_unauthenticated", "max_logprob_gap"):
         del fields["rollout"][where]
-    del fields["stop"]["hang_seconds"]
+    for limit in LIMITS:
+        del fields["stop"][limit]
     return fields
 
 

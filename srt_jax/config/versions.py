@@ -11,7 +11,7 @@ import dataclasses
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
-FORMAT = 11
+FORMAT = 12
 # Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
@@ -64,6 +64,7 @@ CHANGES = {
             "rollout.vllm.data_parallel": 1,
         }
     ),
+    12: Change(added={"stop.peer_seconds": 30.0, "stop.join_seconds": 50.0}),
 }
 
 

@@ -1,24 +1,33 @@
 """Settings that JAX needs before it computes anything, and its profiler."""
 
 import contextlib
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
+from typing import Any
 
 import jax
 
-from srt_jax.errors import ConfigError
 from srt_jax.log import console
 from srt_jax.runtime import compile_cache, xla_flags
+from srt_jax.runtime.place import Place, place_of
 
+# The parents (run/parent.py) end a run with a better message than JAX, which does it so many seconds later.
+JAX_PEER_SECONDS, JAX_JOIN_SECONDS = 10, 300
 TRACED = (3, 5)  # first and last traced step; earlier steps compile
 
 
-def start(cpu_devices: int = 0, dtype: str = "bfloat16") -> None:
+def start(
+    cpu_devices: int = 0,
+    dtype: str = "bfloat16",
+    peer_seconds: float | None = None,
+    join_seconds: float | None = None,
+) -> Place | None:
     """Starts JAX: sets XLA's flags, caches compiled programs on disk, and joins the other processes of the run.
 
     cpu_devices: simulated devices on the CPU (0: one). dtype: the compute dtype; `resolve.on_this_machine` sets that of
     a config, which is known only when JAX runs. The cache is $JAX_COMPILATION_CACHE_DIR, by default cache/xla in the
-    current folder.
+    current folder. peer_seconds, join_seconds and the result: see `join_processes`.
     """
     xla_flags.apply()
     keep_precision(dtype)
@@ -27,7 +36,7 @@ def start(cpu_devices: int = 0, dtype: str = "bfloat16") -> None:
     compile_cache.repair(cache)
     if cpu_devices:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
-    join_processes(os.environ)
+    return join_processes(os.environ, peer_seconds, join_seconds)
 
 
 def keep_precision(dtype: str) -> None:
@@ -36,50 +45,40 @@ def keep_precision(dtype: str) -> None:
     jax.config.update("jax_default_matmul_precision", "highest" if dtype == "float32" else None)
 
 
-def join_processes(environment) -> None:
-    """Joins the processes of a run if the environment has one of these settings:
-
-    - JAX_COORDINATOR_ADDRESS (host:port of process 0) with JAX_NUM_PROCESSES and JAX_PROCESS_ID;
-    - more than one task of a SLURM step (srun), or more than one TPU_WORKER_HOSTNAMES: JAX reads the rest from there;
-    - SRT_PROCESSES=auto: JAX finds everything by itself, as on Cloud TPU pods.
+def join_processes(
+    environment: MutableMapping[str, str], peer_seconds: float | None = None, join_seconds: float | None = None
+) -> Place | None:
+    """Joins the processes of a run if it has several (`place_of`). Returns the place of this one in the run, or None.
 
     They connect to each other without the proxy that the environment may name for downloads. The first one prints all
-    messages, the others print only warnings (srt_jax/log.py). Raises ConfigError if a variable is missing or is no
-    number.
+    messages, the others print only warnings (srt_jax/log.py). peer_seconds, join_seconds: the fields of `stop`, None
+    for JAX's own limits. If a process gives no sign of life for peer_seconds, JAX ends all others. Raises ConfigError
+    if a variable is missing or is no number.
     """
     # gRPC would use http_proxy to reach the first process. An empty grpc_proxy has priority and means no proxy.
     environment.setdefault("grpc_proxy", "")
     jax.config.update("jax_check_proxy_envs", False)  # its warning says to unset the variables
-    if environment.get("JAX_COORDINATOR_ADDRESS"):
-        count, index = (_number(environment, name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+    if (place := place_of(environment)) is None:
+        return None
+    limits: dict[str, Any] = {}
+    if peer_seconds is not None:
+        limits["heartbeat_timeout_seconds"] = math.ceil(peer_seconds) + JAX_PEER_SECONDS
+    if join_seconds is not None:
+        limits["initialization_timeout"] = math.ceil(join_seconds) + JAX_JOIN_SECONDS
+    if place.address:
         # One process per host with all its devices; JAX's default under SLURM is one process per device.
         jax.distributed.initialize(
-            environment["JAX_COORDINATOR_ADDRESS"], count, index, cluster_detection_method="deactivate"
+            place.address, place.count, place.index, cluster_detection_method="deactivate", **limits
         )
-    elif (
-        int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-        or environment.get("SRT_PROCESSES") == "auto"
-    ):
-        jax.distributed.initialize()
     else:
-        return
+        jax.distributed.initialize(**limits)
     console.process = jax.process_index()
+    return Place(jax.process_index(), jax.process_count(), place.address)
 
 
 def is_first_process() -> bool:
     """Tells whether this process prints and writes files for all processes."""
     return jax.process_index() == 0
-
-
-def _number(environment, name: str) -> int:
-    value = environment.get(name, "")
-    if not value.isdigit():
-        raise ConfigError(
-            f"JAX_COORDINATOR_ADDRESS is set, but {name} is {value!r}: set it to a number in every "
-            "process, or unset JAX_COORDINATOR_ADDRESS."
-        )
-    return int(value)
 
 
 def profiled(steps: Iterable[int], directory, enabled: bool = True) -> Iterator[int]:

@@ -1,0 +1,357 @@
+"""A run of several processes ends everywhere if one of its processes dies, with a sentence that names that process.
+
+Each trainer has a parent: the process that the user or the scheduler starts. It starts the same command again as its
+child, the trainer, which holds the accelerators. A trainer cannot report the death of another one: it waits in a
+collective until JAX's coordination service ends it from C++ with a stack of C++ functions.
+
+The parents share no network. Each one renews <run>/processes/K.json every second. The parent of process 0 reads the
+records of all others, and these read only its record, where it names the process that is gone. A process is gone if
+
+- its record says how its trainer ended, and this was no success;
+- its record was not renewed for stop.peer_seconds: the parent or its host died, or the network file system is away;
+- it has no record stop.join_seconds after this process started.
+
+A parent also ends its trainer if it was suspended for stop.peer_seconds. Then the parent of every other process prints
+the sentence and the command that resumes the run, kills its trainer, and exits with status 75. vLLM servers end with
+their trainer (rollout/vllm/guard.py). A trainer ends with its parent. JAX's own limits are a second line: they apply
+where the parents do not see a fault.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import pathlib
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+
+from srt_jax.files import parse_json
+from srt_jax.log import write
+from srt_jax.run import interrupt
+from srt_jax.run.watchdog import STATUS
+from srt_jax.runtime.place import Place, place_of
+
+VARIABLE = "SRT_PARENT"  # in the environment of a trainer: the parent's process id and a pipe to it
+POLL = 1.0  # seconds between two looks
+GRACE = 20.0  # seconds in which a trainer must end by itself, if another one has ended in an orderly way
+FAILED = 70  # EX_SOFTWARE in sysexits.h: the status of a trainer with an uncaught exception
+BLAME = 10.0  # seconds in which the death of another process must show, after this one's trainer has failed
+START = 60.0  # seconds in which a trainer must have imported its modules
+SIZE = 1024  # bytes of a record, which is rewritten in place: a full disk must not look like a death
+DONE = "done"  # the value of `ended` in a record after a success
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def needed(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tells whether this process must become a parent: the run has several processes, and it has none yet."""
+    return place_of(environ) is not None and VARIABLE not in environ
+
+
+def obey(environ: Mapping[str, str] = os.environ) -> None:
+    """In a trainer: from now on it is killed when its parent dies. Does nothing without a parent."""
+    if VARIABLE not in environ:
+        return
+    parent = int(environ[VARIABLE].split(":")[0])
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(STATUS)
+
+
+def leave_at_once(run: Callable[[], object], environ: Mapping[str, str] = os.environ) -> None:
+    """Calls run(). In a trainer with a parent, wrong input and uncaught exceptions then end the process at once.
+
+    An ordinary exit would wait for the other processes in JAX's shutdown, and these wait in a collective.
+    """
+    try:
+        run()
+    except BaseException as e:
+        status = e.code if isinstance(e, SystemExit) else FAILED
+        if VARIABLE not in environ or status not in (2, FAILED):
+            raise
+        if status == FAILED:
+            traceback.print_exc()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may be gone
+                stream.flush()
+        os._exit(status)
+
+
+def report_joined(place: Place | None, environ: Mapping[str, str] = os.environ) -> None:
+    """In a trainer: tells the parent that all processes have joined, and which one this is."""
+    if VARIABLE in environ:
+        with contextlib.suppress(OSError):
+            os.write(int(environ[VARIABLE].split(":")[1]), f"{place.index} {place.count}\n".encode())
+
+
+def watch(folder: pathlib.Path, peer_seconds: float, join_seconds: float) -> int:
+    """Starts the trainer, watches it and the other processes, and returns the exit status of this process.
+
+    folder: the run folder, which all processes share. peer_seconds, join_seconds: the fields of `stop`.
+    """
+    with Trainer() as trainer:
+        watched = _Watched(trainer, folder / "processes", peer_seconds, join_seconds)
+        while (status := trainer.wait(POLL)) is None:
+            if sentence := watched.look():
+                trainer.kill()
+                return watched.end(sentence)
+        return watched.ended(status)
+
+
+class Trainer:
+    """The child process, with this process's streams, as a context manager. Signals to this process go on to it."""
+
+    def __init__(self) -> None:
+        self._pipe, theirs = os.pipe()
+        os.set_blocking(self._pipe, False)
+        self._process = subprocess.Popen(
+            [sys.executable, *sys.orig_argv[1:]],
+            env=os.environ | {VARIABLE: f"{os.getpid()}:{theirs}"},
+            pass_fds=[theirs],
+        )
+        os.close(theirs)
+        self.pid = self._process.pid
+        self.suspended = 0.0  # seconds for which it has been suspended
+
+    def __enter__(self) -> "Trainer":
+        self._handlers = {s: signal.signal(s, self._forward) for s in interrupt.watched()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        os.close(self._pipe)
+
+    def _forward(self, number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit status (negative: minus the number of a signal) if the trainer ends within the time, else None."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.suspended = self.suspended + seconds if self._is_suspended() else 0.0
+            return None
+
+    def kill(self) -> None:
+        """Ends the trainer, if it has not ended, and waits for its end."""
+        self._process.kill()
+        self._process.wait()
+
+    def joined(self) -> Place | None:
+        """The trainer's place in the run, when all processes have joined; None before that, and if it was read."""
+        with contextlib.suppress(BlockingIOError):
+            if line := os.read(self._pipe, 100).split():
+                return Place(int(line[0]), int(line[1]), "")
+        return None
+
+    def _is_suspended(self) -> bool:
+        with contextlib.suppress(OSError):  # it has just ended, or there is no /proc
+            return pathlib.Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b") ")[2][:1] in (b"T", b"t")
+        return False
+
+
+class Record:
+    """<run>/processes/K.json, as written by the parent of process K."""
+
+    def __init__(self, folder: pathlib.Path, index: int, pid: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{index}.json"
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._fields: dict = {"id": secrets.token_hex(4), "host": socket.gethostname(), "pid": pid, "beat": 0}
+        self.renew()
+
+    def renew(self, **fields: str) -> None:
+        """Renews the sign of life, and changes these fields. ended: how the trainer ended. verdict: who is gone."""
+        self._fields = self._fields | fields | {"beat": self._fields["beat"] + 1}
+        with contextlib.suppress(OSError):  # the others decide whether this host is gone
+            os.pwrite(self._descriptor, json.dumps(self._fields).encode().ljust(SIZE), 0)
+            os.fsync(self._descriptor)
+
+    def remove(self) -> None:
+        """Removes the record, and the folder with the last one."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+            self._path.parent.rmdir()
+
+
+class Peer:
+    """Another process of the run, as its record shows it."""
+
+    def __init__(self, folder: pathlib.Path, index: int):
+        self.index = index
+        self._path = folder / f"{index}.json"
+        self._first: dict | None = None  # the record at the first look, perhaps of an earlier start of the run
+        self._last: dict = {}
+        self.seen, self.done, self.silent = False, False, 0.0
+
+    def look(self, seconds: float) -> None:
+        """Reads the record. seconds: since the last look."""
+        self.silent += seconds
+        try:
+            record = parse_json(self._path.read_bytes())
+        except FileNotFoundError:
+            self._first = self._first or {}
+            self.done |= self.seen  # removed after a success
+            return
+        except (OSError, ValueError):  # for a moment, or for good: then it becomes silent
+            return
+        if self._first is None:
+            self._first = self._last = record
+        elif record != self._last:
+            self._last, self.silent, self.seen = record, 0.0, True
+            self.done |= record.get("ended") == DONE
+
+    def verdict(self) -> str | None:
+        """The process that this one has found gone, in words; None if it has found none."""
+        return self._last.get("verdict") if self.seen else None
+
+    def ended(self) -> str | None:
+        """The end of its trainer in words, if others must end for that reason."""
+        ended = self._last.get("ended") if self.seen else None
+        return f"{self.name()} {ended}" if ended and ended != DONE else None
+
+    def orderly(self) -> bool:
+        """Tells whether its trainer ended by itself, with an exit status."""
+        return "status" in str(self._last.get("ended"))
+
+    def name(self) -> str:
+        """The process in words, with its host if that is known."""
+        host = self._last.get("host") if self.seen else None
+        return f"process {self.index}" + (f" on {host}" if host else "")
+
+
+class _Watched:
+    """The view of one parent on its trainer and on the other processes."""
+
+    def __init__(self, trainer: Trainer, folder: pathlib.Path, peer_seconds: float, join_seconds: float):
+        self._trainer, self._folder = trainer, folder
+        self._peer_seconds, self._join_seconds = peer_seconds, join_seconds
+        self._started = self._before = time.monotonic()
+        self._running = 0.0  # seconds without those in which this process was suspended
+        self._place, self._joined = place_of(os.environ), False
+        self._record: Record | None = None
+        self._peers: list[Peer] = []
+        self._waiting = 0.0  # seconds of GRACE so far
+        self._register()
+
+    def _register(self) -> None:
+        if self._record or self._place.index is None:
+            return
+        self._record = Record(self._folder, self._place.index, self._trainer.pid)
+        others = range(1, self._place.count) if self._place.index == 0 else (0,)
+        self._peers = [Peer(self._folder, index) for index in others]
+
+    def look(self) -> str | None:
+        """Renews the record and looks at all others. Returns the sentence with which this process must end, or None."""
+        now = time.monotonic()
+        # A process that was suspended with its trainer has missed the signs of life of the others.
+        passed, self._before = min(now - self._before, 2 * POLL), now
+        self._running += passed
+        if joined := self._trainer.joined():
+            self._place, self._joined = dataclasses.replace(self._place, index=joined.index, count=joined.count), True
+            self._register()
+        if self._record is None:
+            return None
+        self._record.renew()
+        for peer in self._peers:
+            peer.look(passed)
+        if self._trainer.suspended > self._peer_seconds:
+            ended = f"was suspended for {self._peer_seconds:.0f} s"
+            self._record.renew(ended=ended)
+            return f"process {self._place.index} on {socket.gethostname()} {ended}"
+        return self._gone(passed) or self._not_joined()
+
+    def _gone(self, passed: float) -> str | None:
+        """The process that is gone, in words. One that ended in an orderly way leaves this trainer some time."""
+        faults = sorted(self._faults(), key=lambda fault: fault[1])
+        if faults:
+            sentence, orderly = faults[0]
+            self._waiting += passed
+            if not orderly or self._waiting > GRACE:
+                return sentence
+        return None
+
+    def _faults(self) -> Iterator[tuple[str, bool]]:
+        """(sentence, whether it ended in an orderly way) for each process that is gone, or that process 0 names."""
+        for peer in self._peers:
+            if verdict := peer.verdict():
+                yield verdict, False
+            elif ended := peer.ended():
+                yield ended, peer.orderly()
+            elif peer.done:
+                continue
+            elif peer.seen and peer.silent > self._peer_seconds:
+                yield f"{peer.name()} gave no sign of life for {self._peer_seconds:.0f} s", False
+            elif not peer.seen and self._running > self._join_seconds:
+                yield (
+                    f"{peer.name()} has not started within {self._join_seconds:.0f} s (stop.join_seconds), or does not "
+                    f"share {self._folder.parent}",
+                    False,
+                )
+
+    def _not_joined(self) -> str | None:
+        if self._joined or self._running < self._join_seconds + START:
+            return None
+        return (
+            f"the trainer of process {self._place.index} on {socket.gethostname()} has not reached process 0"
+            f"{' at ' + self._place.address if self._place.address else ''}, although its parent runs: is this port "
+            "open between the hosts"
+        )
+
+    def ended(self, status: int) -> int:
+        """After the end of this trainer: prints a sentence unless it was a success. Returns the exit status."""
+        if self._record is None:
+            return status if status >= 0 else STATUS
+        if status == 0:
+            self._record.renew(ended=DONE)
+            self._record.remove()
+            return 0
+        how = f"ended with status {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
+        if status in (FAILED, -signal.SIGABRT) and (fault := self._fault_of_another()):
+            return self.end(fault)
+        self._record.renew(ended=how)
+        if status > 0:  # the trainer has printed its reason
+            return 1 if status == FAILED else status
+        self._say(f"process {self._place.index} on {socket.gethostname()} {how}")
+        return STATUS
+
+    def _fault_of_another(self) -> str | None:
+        """After this trainer failed: the process whose death was the reason, in words; None if none is found.
+
+        Gloo and NCCL fail at once, but the death shows a little later in the records.
+        """
+        deadline = time.monotonic() + BLAME
+        while time.monotonic() < deadline:
+            self._record.renew()
+            for peer in self._peers:
+                peer.look(POLL / 4)
+            faults = sorted(self._faults(), key=lambda fault: fault[1])
+            if faults:
+                sentence, orderly = faults[0]
+                return None if orderly else sentence
+            time.sleep(POLL / 4)
+        return None
+
+    def end(self, sentence: str) -> int:
+        """Prints why this process ends. Process 0 also tells the others. Returns the exit status."""
+        self._record.renew(verdict=sentence)
+        self._say(sentence)
+        return STATUS
+
+    def _say(self, sentence: str) -> None:
+        prefix = f"process {self._place.index}: " if self._place.index else ""
+        how = (
+            f"start all processes again to resume it from its last checkpoint, this one by {shlex.join(sys.orig_argv)}"
+        )
+        write(f"\n{prefix}the run ends: {sentence}; {how}", sys.stderr)
