@@ -136,6 +136,18 @@ def test_a_killed_trainer_ends_the_others(tmp_path, victim):
         assert text.rstrip().endswith(" ".join(map(str, (PEER_SECONDS, JOIN_SECONDS))))  # the command
 
 
+def test_process_0_passes_on_what_it_finds(tmp_path):
+    """Process 1 reads no record but that of process 0, and still names process 2."""
+    started = start_waiting(tmp_path, 3)
+    with ending(started):
+        pids = trainers(tmp_path, started)
+        os.kill(pids[2], signal.SIGKILL)
+        ends = list(map(end_of, started))
+        assert all(map(is_gone, pids))
+    for status, said in ends:
+        assert status == STATUS and re.search(r"the run ends: process 2 on \S+ was killed by SIGKILL; ", said)
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_parent_ends_all(tmp_path, victim):
     """As if its host had lost power: nothing reports the death, so the others wait for peer_seconds."""
@@ -274,16 +286,11 @@ def test_a_run_continues_after_each_of_its_processes_was_killed(miniature, tmp_p
             wait_for(lambda begun=begun: (directory / "metrics.jsonl").exists() and last_step() >= begun, started)
             record = json.loads((directory / "processes" / f"{victim}.json").read_text())
             os.kill(record["pid"], signal.SIGKILL)
-            ends = list(map(end_of, started))
-        for status, said in ends:
-            assert status == STATUS and f"process {victim} on " in said and "was killed by SIGKILL; start all" in said
+            (printed, _), *_ = ends = [process.communicate(timeout=60) for process in started]
+        assert [process.returncode for process in started] == [STATUS, STATUS]
+        for _, said in ends:
+            assert f"process {victim} on " in said and "was killed by SIGKILL; start all" in said
+        assert not resumed or f"resuming from step {resumed} of 1000" in printed
         step, damaged = Checkpoints(directory).newest_whole()
         assert step > resumed and not damaged
         resumed = step
-    started = start([*command, f"--config.steps={resumed + 1}"], 2)
-    with ending(started):
-        printed = [process.communicate(timeout=240) for process in started]
-    assert [process.returncode for process in started] == [0, 0], printed
-    assert f"resuming from step {resumed} of {resumed + 1}" in printed[0][0]
-    assert json.loads((directory / "summary.json").read_text())["steps"] == resumed + 1
-    assert not (directory / "processes").exists()
