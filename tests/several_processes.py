@@ -23,8 +23,13 @@ def variables_of(processes: int, coordinator: str, index: int) -> dict[str, str]
     return variables | {"JAX_PROCESS_ID": str(index)}
 
 
-def start(processes: int, command: Sequence[str], **variables: str) -> list[subprocess.Popen]:
-    """Starts the command in so many processes on the CPU; variables: further ones of the environment."""
+def start(
+    processes: int, command: Sequence[str], indices: Sequence[int] | None = None, **variables: str
+) -> list[subprocess.Popen]:
+    """Starts the command in so many processes on the CPU; variables: further ones of the environment.
+
+    indices: only these processes of the run start.
+    """
     coordinator = f"localhost:{free_port()}"
     return [
         subprocess.Popen(
@@ -35,7 +40,7 @@ def start(processes: int, command: Sequence[str], **variables: str) -> list[subp
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        for i in range(processes)
+        for i in (range(processes) if indices is None else indices)
     ]
 
 

@@ -12,12 +12,12 @@ import time
 
 import pytest
 
-from srt_jax.rollout.vllm.command import free_port
 from srt_jax.run import parent
 from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.watchdog import STATUS
 from srt_jax.runtime.place import Place, place_of
-from tests.helpers import REPOSITORY, SMALL_RUN
+from tests.helpers import SMALL_RUN
+from tests.several_processes import start
 
 PEER_SECONDS, JOIN_SECONDS = 6.0, 8.0
 
@@ -48,31 +48,9 @@ parent.leave_at_once(lambda: sys.exit(interrupt.run(work, "stopped")))
 """
 
 
-def start(command: list[str], count: int, indices=None) -> list[subprocess.Popen]:
-    """Starts these processes of a run of `count` processes on CPUs."""
-    flags = os.environ.get("XLA_FLAGS", "").replace("--xla_cpu_use_fusion_emitters=false", "")  # tests/conftest.py
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "HF_HUB_OFFLINE": "1",
-        "XLA_FLAGS": flags,
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
-        "JAX_NUM_PROCESSES": str(count),
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, *command],
-            cwd=REPOSITORY,
-            env=environment | {"JAX_PROCESS_ID": str(index)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for index in (range(count) if indices is None else indices)
-    ]
-
-
 def start_waiting(folder: pathlib.Path, count: int = 2, indices=None, more: tuple[str, ...] = ()):
-    return start(["-c", WAITS, str(folder), str(PEER_SECONDS), str(JOIN_SECONDS), *more], count, indices)
+    command = [sys.executable, "-c", WAITS, str(folder), str(PEER_SECONDS), str(JOIN_SECONDS), *more]
+    return start(count, command, indices)
 
 
 def trainers(folder: pathlib.Path, started: list[subprocess.Popen]) -> list[int]:
@@ -267,7 +245,7 @@ def test_a_run_continues_after_each_of_its_processes_was_killed(miniature, tmp_p
     """The real trainer, with a checkpoint after every step."""
     out = tmp_path / "runs"
     command = [
-        *("-m", "srt_jax.main", *SMALL_RUN, f"--config.out={out}", "--config.name=run"),
+        *(sys.executable, "-m", "srt_jax.main", *SMALL_RUN, f"--config.out={out}", "--config.name=run"),
         *(f"--config.model.path={miniature}", f"--config.data.path={miniature}/train.jsonl"),
         *("--config.checkpoint.every=1", "--config.mesh.cpu_devices=2", "--config.mesh.fsdp=4"),
         f"--config.stop.peer_seconds={PEER_SECONDS}",
@@ -280,7 +258,7 @@ def test_a_run_continues_after_each_of_its_processes_was_killed(miniature, tmp_p
 
     resumed = 0
     for victim in (1, 0):
-        started = start([*command, "--config.steps=1000"], 2)
+        started = start(2, [*command, "--config.steps=1000"])
         with ending(started):
             begun = last_step() + 3
             wait_for(lambda begun=begun: (directory / "metrics.jsonl").exists() and last_step() >= begun, started)
