@@ -61,7 +61,7 @@ keep() {
             "$@" &
             child=$!
             wait "$child" || true
-            sleep 5
+            sleep "${RESTART_SECONDS:-5}"
         done
     ) &
     pids+=($!)

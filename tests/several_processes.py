@@ -1,6 +1,7 @@
 """Starts a command as several processes of one run, as on several hosts."""
 
 import os
+import pathlib
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -59,3 +60,11 @@ def finish(started: list[subprocess.Popen], status: int = 0, seconds: float = 60
 def lines(said: str) -> list[str]:
     """The lines of a process's stdout, without those of gloo, which connects the processes."""
     return [line for line in said.splitlines() if "[Gloo]" not in line]
+
+
+def is_gone(pid: int) -> bool:
+    """Tells whether a process has ended; one that nobody has waited for yet counts as ended."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] in (b"Z", b"X")
+    except OSError:
+        return True

@@ -4,10 +4,12 @@ import getpass
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 
 from tests.helpers import REPOSITORY
+from tests.several_processes import is_gone
 
 GPUS = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
 SLURM = {"SLURM_SUBMIT_DIR": ".", "SLURM_JOB_NODELIST": "n1,n2", "SLURM_JOB_ID": "20007", "SLURM_GPUS_ON_NODE": "2"}
@@ -165,3 +167,54 @@ def test_the_image_s_environments_count_as_complete():
     assert wanted + '$(sha256sum "$file")"' in (REPOSITORY / "launch" / "environment.sh").read_text()
     for file, folder in (("requirements.txt", ".venv"), ("requirements-vllm.txt", ".venv-vllm")):
         assert f'echo "$(python --version) $(sha256sum {file})" >{folder}/installed' in text
+
+
+SHIM = """#!/usr/bin/env bash
+case "$*" in
+    --version) echo "Python 3.11.0" ;;
+    *vllm_server.sh*) echo $$ >>"$LOG/servers"; exec sleep 0.1 ;;  # a server that ends soon
+    *srt_jax.main*) until [ "$(wc -l <"$LOG/servers")" -ge 4 ]; do sleep 0.1; done; echo "$@" >"$LOG/trainer"; exit 3 ;;
+    *" -L "*) echo $$ >>"$LOG/tunnels"; exec sleep 1000 ;;
+esac
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A copy of launch/ beside programs of these names that only take notes: (project folder, environment)."""
+    project, programs = tmp_path / "project", tmp_path / "bin"
+    shutil.copytree(REPOSITORY / "launch", project / "launch")
+    for folder in (programs, project / ".venv" / "bin", project / ".venv-vllm"):
+        folder.mkdir(parents=True)
+    for file in ("requirements.txt", "requirements-vllm.txt", "requirements-vllm-cpu.txt"):
+        shutil.copy(REPOSITORY / file, project)
+    sums = [
+        subprocess.run(["sha256sum", file], cwd=project, capture_output=True, text=True, check=True).stdout
+        for file in ("requirements-vllm.txt", "requirements-vllm-cpu.txt")
+    ]
+    (project / ".venv-vllm" / "installed").write_text("".join(f"Python 3.11.0 {line}" for line in sums))
+    for program in (programs / "srun", programs / "ssh", programs / "python3.11", project / ".venv" / "bin" / "python"):
+        program.write_text(SHIM)
+        program.chmod(0o755)
+    given = os.environ | SLURM | {"PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(tmp_path)}
+    return project, given | {"SLURM_SUBMIT_DIR": str(project)}
+
+
+def test_a_slurm_job_restarts_its_servers_and_stops_them_at_the_end(cluster, tmp_path):
+    project, environment = cluster
+    command = ["bash", "launch/slurm.sh", "--serve_nodes=1", "--model=m", "--config=c"]
+    started = subprocess.Popen(
+        command, cwd=project, env=environment | {"RESTART_SECONDS": "0.2"}, text=True, stderr=subprocess.PIPE
+    )
+    _, errors = started.communicate(timeout=120)
+    assert started.returncode == 3, errors  # that of the trainer
+    assert (
+        "--config.rollout.servers=('http://127.0.0.1:20008','http://127.0.0.1:20009',)"
+        in (tmp_path / "trainer").read_text()
+    )
+    tunnels = (tmp_path / "tunnels").read_text().split()
+    assert len(tunnels) == 2
+    count = len((tmp_path / "servers").read_text().split())
+    time.sleep(1.0)
+    assert len((tmp_path / "servers").read_text().split()) == count  # none is started again
+    assert all(is_gone(int(pid)) for pid in tunnels)

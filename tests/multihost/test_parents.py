@@ -17,7 +17,7 @@ from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.watchdog import STATUS
 from srt_jax.runtime.place import Place, place_of
 from tests.helpers import SMALL_RUN
-from tests.several_processes import start
+from tests.several_processes import is_gone, start
 
 PEER_SECONDS, JOIN_SECONDS = 6.0, 8.0
 
@@ -82,14 +82,6 @@ def ending(started: list[subprocess.Popen]):
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.communicate()
-
-
-def is_gone(pid: int) -> bool:
-    """Tells whether a process has ended; one that nobody has waited for yet counts as ended."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] in (b"Z", b"X")
-    except OSError:
-        return True
 
 
 def end_of(process: subprocess.Popen, seconds: float = 60.0) -> tuple[int, str]:
