@@ -172,7 +172,7 @@ def test_two_processes_with_a_wrong_plug_in_and_no_vllm(tmp_path):
     assert "jax-cuda13-plugin 0.9.0 does not match jaxlib" in printed
     assert "jax-cuda13-plugin is 0.9.0 in process 0 and 0.9.1 in process 1" in printed
     assert f"wrong  vLLM: rollout.vllm.python is '{tmp_path}/none', which does not run" in printed
-    for line in ("devices: 2 x cpu in 2 processes", "ok     all-gather: ", "ok     update: ", "ok     attention xla: "):
+    for line in ("devices: 4 x cpu in 2 processes", "ok     all-gather: ", "ok     update: ", "ok     attention xla: "):
         assert line in printed
     assert "Error" not in printed
     assert printed.splitlines()[-1].startswith("verdict: not ready; wrong: versions, vLLM")
