@@ -404,7 +404,7 @@ def _served(settings: ConfigDict, kind: str, dtype: str, folder: pathlib.Path) -
         folder / "server.log",
         start_seconds=SERVER_SECONDS,
         max_restarts=0,
-        gpu=settings.gpus[0] if settings.gpus else None,
+        gpus=settings.gpus[:1],
     )
     write("a vLLM server starts, which takes about half a minute ...", sys.stderr)
     start = time.monotonic()
