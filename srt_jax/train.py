@@ -356,7 +356,7 @@ def teacher_metrics(now: RunState, collected: Collected) -> dict[str, float]:
         "teacher/vote_share": float(np.mean([graded.vote.share for graded in votes.graded])),
         "teacher/true_reward": float(known.mean()) if known.size else measures.NAN,
         "teacher/response_tokens": float(votes.rollouts.lengths.mean()),
-        **({"guard/teacher": now.fallback.chosen} if now.fallback else {}),
+        **({"teacher/step": now.fallback.chosen} if now.fallback else {}),
     }
 
 

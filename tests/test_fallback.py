@@ -83,8 +83,8 @@ def test_the_run_returns_to_the_chosen_checkpoint_whose_votes_are_the_labels(str
     assert found["evals"]["4"] == found["evals"]["1"] != found["evals"]["3"]
     assert found["chosen"]["step"] == 6  # the last reading is high
     records = read_metrics(folder)
-    assert [r["step"] for r in records if "guard/teacher" in r] == [5, 6]
-    assert all(r["guard/teacher"] == 1 and "teacher/vote_share" in r for r in records[5:])
+    assert [r["step"] for r in records if "teacher/step" in r] == [5, 6]
+    assert all(r["teacher/step"] == 1 and "teacher/vote_share" in r for r in records[5:])
     assert [r["guard/falls"] for r in records] == [0, 0, 1, 2, 3, 0, 0]
     assert 1 in Checkpoints(folder).steps()  # the teacher's weights stay
     assert any("returns to the chosen checkpoint" in r.get("warning", "") for r in records)

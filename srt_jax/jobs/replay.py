@@ -73,8 +73,8 @@ def returned(records: Mapping[int, dict]) -> tuple[int, int]:
 
     records: those of metrics.jsonl by step.
     """
-    labelled = [step for step, record in records.items() if "guard/teacher" in record]
-    return (min(labelled) - 1, int(records[min(labelled)]["guard/teacher"])) if labelled else (max(records), 0)
+    labelled = [step for step, record in records.items() if "teacher/step" in record]
+    return (min(labelled) - 1, int(records[min(labelled)]["teacher/step"])) if labelled else (max(records), 0)
 
 
 def compare(recorded: dict, replayed: dict) -> dict[str, tuple]:

@@ -44,7 +44,7 @@ TAGS = {
     "teacher/vote_share": "votes of the winner / the samples of the teacher (labels.source ema, guard.action teacher)",
     "teacher/true_reward": "share of the teacher's samples that are right",
     "teacher/response_tokens": "mean length of the teacher's responses",
-    "guard/teacher": "step of the checkpoint whose votes label the prompts; missing before the guard returns to it",
+    "teacher/step": "step of the checkpoint whose votes label the prompts; missing before the guard returns to it",
     "guard/agreement": "share of samples that equal the base's majority, on evaluation prompts of which it was sure",
     "guard/information": "H(answer) - H(answer | prompt) on the evaluation prompts, nats",
     "guard/falls": "readings in a row below the peak by more than chance; 3 raise an alarm (srt_jax/run/collapse.py)",

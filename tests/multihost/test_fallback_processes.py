@@ -34,7 +34,7 @@ def test_two_processes_return_as_one_does(miniature, tmp_path, monkeypatch):
         found[processes] = json.loads((folder / "summary.json").read_text()), read_metrics(folder)
     (one, records), (two, others) = found[1], found[2]
     assert one["fallback"] == two["fallback"] and one["fallback"]["step"] == 3
-    assert [r["step"] for r in others if "guard/teacher" in r] == [4, 5]
+    assert [r["step"] for r in others if "teacher/step" in r] == [4, 5]
     for record, other in zip(records, others, strict=True):
         for tag in ("guard/agreement", "label/pseudo_reward", "teacher/vote_share"):
             assert other.get(tag) == pytest.approx(record.get(tag), abs=0.03), (record["step"], tag)

@@ -362,6 +362,13 @@ def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert done.value.code == 2 and "'3/3' is no shard" in capsys.readouterr().err
 
 
+def test_a_step_after_a_return_of_the_guard_is_no_evaluation():
+    step = {"step": 7, "rollout/response_tokens": 3.0, "teacher/response_tokens": 2.0, "teacher/step": 5.0}
+    assert table.rows_of_run([step], 16, 0, 32) == []
+    evaluated = step | {"step": 8, COLUMN: 0.5}
+    assert table.rows_of_run([step, evaluated], 16, 0, 32)[0]["tokens"] == 2 * (16 * 3 + 32 * 2)
+
+
 def test_only_some_arms_and_settings(study, trained, tmp_path):
     path = tmp_path / "table.csv"
     study = dataclasses.replace(study, settings={"one": {}, "two": {}})
