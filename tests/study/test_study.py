@@ -365,7 +365,7 @@ def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
 def test_a_step_after_a_return_of_the_guard_is_no_evaluation():
     step = {"step": 7, "rollout/response_tokens": 3.0, "teacher/response_tokens": 2.0, "teacher/step": 5.0}
     assert table.rows_of_run([step], 16, 0, 32) == []
-    evaluated = step | {"step": 8, COLUMN: 0.5}
+    evaluated = step | {"step": 8, COLUMN: 0.5, "eval/heldout/response_tokens": 3.0}
     assert table.rows_of_run([step, evaluated], 16, 0, 32)[0]["tokens"] == 2 * (16 * 3 + 32 * 2)
 
 
