@@ -93,6 +93,7 @@ fi
 
 export JAX_COORDINATOR_ADDRESS="${nodes[0]}:$port" JAX_NUM_PROCESSES="${#training[@]}"
 [ -z "$dry_run" ] || echo "export JAX_COORDINATOR_ADDRESS=$JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES=$JAX_NUM_PROCESSES"
+# Not --kill-on-bad-exit: the processes end each other, and say why.
 # shellcheck disable=SC2016
 trainer=(srun --overlap --kill-on-bad-exit=0 --nodes="${#training[@]}" --ntasks-per-node=1
     --nodelist="$(IFS=,; echo "${training[*]}")"

@@ -92,13 +92,14 @@ def report_joined(place: Place | None, environ: Mapping[str, str] = os.environ) 
             os.write(int(environ[VARIABLE].split(":")[1]), f"{place.index} {place.count}\n".encode())
 
 
-def watch(folder: pathlib.Path, peer_seconds: float, join_seconds: float) -> int:
+def watch(folder: pathlib.Path, peer_seconds: float, join_seconds: float, start_seconds: float = START) -> int:
     """Starts the trainer, watches it and the other processes, and returns the exit status of this process.
 
-    folder: the run folder, which all processes share. peer_seconds, join_seconds: the fields of `stop`.
+    folder: the run folder, which all processes share. peer_seconds, join_seconds: the fields of `stop`. start_seconds:
+    time for the imports of a trainer, before it joins the others.
     """
     with Trainer() as trainer:
-        watched = _Watched(trainer, folder / "processes", peer_seconds, join_seconds)
+        watched = _Watched(trainer, folder / "processes", peer_seconds, join_seconds, start_seconds)
         while (status := trainer.wait(POLL)) is None:
             if sentence := watched.look():
                 trainer.kill()
@@ -234,9 +235,11 @@ class Peer:
 class _Watched:
     """The view of one parent on its trainer and on the other processes."""
 
-    def __init__(self, trainer: Trainer, folder: pathlib.Path, peer_seconds: float, join_seconds: float):
+    def __init__(
+        self, trainer: Trainer, folder: pathlib.Path, peer_seconds: float, join_seconds: float, start_seconds: float
+    ):
         self._trainer, self._folder = trainer, folder
-        self._peer_seconds, self._join_seconds = peer_seconds, join_seconds
+        self._peer_seconds, self._join_seconds, self._start_seconds = peer_seconds, join_seconds, start_seconds
         self._started = self._before = time.monotonic()
         self._running = 0.0  # seconds without those in which this process was suspended
         self._place, self._joined = place_of(os.environ), False
@@ -301,12 +304,13 @@ class _Watched:
                 )
 
     def _not_joined(self) -> str | None:
-        if self._joined or self._running < self._join_seconds + START:
+        limit = self._join_seconds + self._start_seconds
+        if self._joined or self._running < limit:
             return None
+        where = self._place.address or "process 0"
         return (
-            f"the trainer of process {self._place.index} on {socket.gethostname()} has not reached process 0"
-            f"{' at ' + self._place.address if self._place.address else ''}, although its parent runs: is this port "
-            "open between the hosts"
+            f"the trainers have not come together at {where} within {limit:.0f} s, although their parents run (is this "
+            "port open between the hosts?)"
         )
 
     def ended(self, status: int) -> int:

@@ -30,7 +30,7 @@ from srt_jax.run import interrupt, parent
 folder, peer_seconds, join_seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 parent.obey()
 if parent.needed():
-    sys.exit(parent.watch(folder, peer_seconds, join_seconds))
+    sys.exit(parent.watch(folder, peer_seconds, join_seconds, *map(float, sys.argv[6:])))
 (folder / "started").mkdir(exist_ok=True)
 import os
 place = runtime.start(1, peer_seconds=peer_seconds, join_seconds=join_seconds)
@@ -163,6 +163,17 @@ def test_a_process_that_never_comes_is_named(tmp_path, missing):
         status, said = end_of(started)
     assert status == STATUS
     assert re.search(rf"process {missing} has not started within 8 s \(stop\.join_seconds\), or does not share ", said)
+
+
+def test_a_port_that_is_blocked(tmp_path):
+    """The parents see each other, but the second trainer looks for the first one at a port where nobody answers."""
+    more = ("", "", "4")  # seconds for the start of a trainer
+    started = [*start_waiting(tmp_path, indices=(0,), more=more), *start_waiting(tmp_path, indices=(1,), more=more)]
+    with ending(started):
+        ends = list(map(end_of, started))
+    for status, said in ends:
+        assert status == STATUS
+        assert re.search(r"the trainers have not come together at localhost:\d+ within 12 s, although their ", said)
 
 
 def test_a_trainer_that_refuses_its_input_ends_the_others(tmp_path):
