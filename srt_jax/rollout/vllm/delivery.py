@@ -66,7 +66,7 @@ class Delivery(Protocol):
         """Makes a server sample from an export. Raises ServerFailedError or RolloutError."""
 
     def withdraw(self, url: str) -> None:
-        """Removes what this run leaves in a server that continues to run. Raises ServerFailedError or RolloutError."""
+        """Removes this run's adapters from a server that continues to run. Raises ServerFailedError or RolloutError."""
 
 
 def choose(config: ConfigDict, model: InitialModel, exports: pathlib.Path, config_hash: str) -> Delivery:

@@ -1,10 +1,10 @@
-"""Runs a vLLM server until the process that started it ends, and removes what the server leaves on this machine.
+"""Runs a vLLM server until the process that started it ends, and then removes the server's files from this machine.
 
     python guard.py PARENT_PID RECORD COMMAND ...
 
 The guard and the command form a new process group. When the command or the parent ends (also by kill -9), the guard
 kills the whole group. A killed server leaves sockets in its temporary folder and segments of up to 250 MB in /dev/shm.
-The record is a file that lists them. The guard holds an flock on it, removes what it lists, and at last removes it. If
+The record is a file that lists them. The guard has an flock on it, removes the listed files, and at last the record. If
 the guard was killed, too, the next start of the run does the same. Needs only the standard library.
 """
 
@@ -74,7 +74,7 @@ def new_record(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, int]:
 
 
 def remove_old(folder: pathlib.Path) -> None:
-    """Removes what killed servers left according to the records in `folder`, unless their guard still runs."""
+    """Removes the files of killed servers by the records in `folder`, unless their guard still runs."""
     for record in folder.glob(".srt-vllm-*"):
         with contextlib.suppress(OSError), open(record, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

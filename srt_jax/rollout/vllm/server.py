@@ -19,7 +19,7 @@ from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.command import HOST, Settings, command, environment, free_port, package
 
 GUARD = pathlib.Path(guard.__file__)
-STOP_SECONDS = 4.0  # in which a server must end after SIGTERM; nothing in it is worth a longer wait
+STOP_SECONDS = 4.0  # A server has this long to end after SIGTERM. It has no state to save.
 PORT_TRIES = 3
 OTHER_MODEL = "start it with the model of this run (model.path)"
 COMPARED = 20  # log-probs per token, vLLM's limit; two would not suffice, because they may be equal
@@ -45,7 +45,7 @@ class Server:
     ) -> None:
         self.name, self.log, self.url = name, log, ""
         self.process: subprocess.Popen | None = None
-        self._record = log.parent / ".none"  # lists what the server leaves on this machine if it is killed
+        self._record = log.parent / ".none"  # lists the files that a killed server leaves
         self._settings, self._gpus, self._seed, self._choose_port = settings, gpus, seed, choose_port
         self._start_seconds, self._max_restarts, self._restarts = start_seconds, max_restarts, 0
         try:
