@@ -6,15 +6,18 @@ import signal
 import jax
 import numpy as np
 import pytest
-from vllm_support import PYTHON, START_SECONDS, open_vllm_sampler, vllm_config
+from safetensors.numpy import load_file
+from vllm_support import PYTHON, START_SECONDS, begin, open_vllm_sampler, vllm_config
 
 from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import lora, peft, weights
 from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.rollout.vllm import client as vllm_client
 from srt_jax.rollout.vllm import delivery
+from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.run.metrics_log import read_metrics
 from srt_jax.train import train
+from tests.several_processes import finish
 
 RANK = 5  # vLLM accepts 8
 PROMPTS = [[3 + p % 9, 13, 3 + p // 9] for p in range(8)]
@@ -144,3 +147,20 @@ def test_a_server_that_is_killed_gets_the_adapter_again(own):
     assert server._restarts == 1 and found.version == 7
     assert list(vllm_client.adapters(server.url)) == [sampler._published.version.name]
     assert (found.tokens == want.tokens).all(-1).mean() > 0.9
+
+
+def test_two_processes_train_adapters_with_one_server(own, miniature, tmp_path):
+    url = own[0]._servers[0].url
+    finish(begin(miniature, tmp_path, url, 2, f"--config.model.lora.rank={RANK}", "--config.eval.sets={}"))
+    directory = tmp_path / "run"
+    records = read_metrics(directory)
+    assert [record["step"] for record in records] == [0, 1, 2]
+    assert [record["rollout/weights_version"] for record in records[1:]] == [0, 1]
+    assert max(record["publish/probe_gap_max"] for record in records[1:]) < 1e-4
+    assert max(record["update/logprob_gap_max"] for record in records[1:]) < 1e-4
+    assert vllm_export.verify(directory / "weights/step_000002")["step"] == 2
+    served, final = (load_file(directory / f / peft.WEIGHTS) for f in ("weights/step_000002", "final"))
+    assert served.keys() == final.keys() and min(np.abs(v).max() for v in final.values()) > 0
+    for name, value in final.items():
+        np.testing.assert_array_equal(served[name], value, err_msg=name)
+    assert not [path for path in vllm_client.adapters(url).values() if path.startswith(str(tmp_path))]
