@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.helpers import REPOSITORY
-from tests.several_processes import finish, free_port, lines, start
+from tests.several_processes import check_in_one_process, finish, free_port, lines, start
 
 CONFIG = """
 import pathlib
@@ -155,6 +155,16 @@ def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_goes_on_in_one(
     assert f"mesh.cpu_devices: 4 until step {step}, then 8" in said
     assert [r["step"] for r in records(directory)] == list(range(step + 2))
     assert json.loads((directory / "summary.json").read_text())["steps"] == step + 1
+
+
+@pytest.mark.long
+def test_a_run_of_two_processes_goes_on_in_four(miniature, tmp_path):
+    run(miniature, tmp_path, 2)
+    said, *others = run(miniature, tmp_path, 4, "--config.steps=2", "--allow_change=mesh.cpu_devices")
+    assert "resuming from step 1 of 2" in said[0] and "mesh.cpu_devices: 4 until step 1, then 2" in said[0]
+    assert len(others) == 3 and not any("resuming" in text for text, _ in others)
+    assert [r["step"] for r in records(tmp_path / "run")] == [0, 1, 2]
+    check_in_one_process(tmp_path / "run", 2)
 
 
 def test_adapters_are_trained_and_exported_as_in_one_process(miniature, tmp_path):

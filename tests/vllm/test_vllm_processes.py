@@ -1,6 +1,5 @@
 """Two trainer processes and a real server: the first speaks to it, both get the same rollouts and the same errors."""
 
-import json
 import re
 import signal
 import sys
@@ -13,7 +12,7 @@ from vllm_support import begin
 
 from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.run.metrics_log import read_metrics
-from tests.several_processes import finish, lines, start
+from tests.several_processes import check_in_one_process, finish, lines, start
 
 SAMPLE = """
 import hashlib, pathlib, sys
@@ -95,15 +94,6 @@ def test_both_processes_get_the_same_rollouts_and_errors(server, miniature, tmp_
     assert "closed" in said["closed:"]
 
 
-REPLAY = """
-import json, pathlib, sys
-from srt_jax import runtime
-runtime.start(8)
-from srt_jax.jobs.replay import replay
-print(json.dumps(replay(pathlib.Path(sys.argv[1]))))
-"""
-
-
 def wait_for_steps(directory, steps, started, seconds=240):
     """Waits until so many steps are logged."""
     deadline = time.monotonic() + seconds
@@ -140,13 +130,7 @@ def test_a_run_of_two_processes_stops_resumes_and_equals_one(server, miniature, 
     for name, value in final.items():
         np.testing.assert_array_equal(last[name], value, err_msg=name)
     # One process makes the same updates of the recorded rollouts.
-    ((said, _),) = finish(start(1, [sys.executable, "-c", REPLAY, str(directory)]))
-    replayed = json.loads(said.splitlines()[-1])
-    assert len(replayed) == step + 1
-    for at, differing in replayed.items():
-        for name, (ours, its) in differing.items():
-            atol = 1e-4 if "logprob_gap" in name else 1e-6  # these are rounding errors themselves
-            np.testing.assert_allclose(its, ours, rtol=1e-5 * int(at), atol=atol, err_msg=f"step {at}: {name}")
+    check_in_one_process(directory, step + 1)
 
 
 def test_a_dead_server_ends_both_processes_while_they_sample_ahead(server, miniature, tmp_path):
