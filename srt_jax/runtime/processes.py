@@ -48,7 +48,9 @@ def from_first(compute: Callable[[], Any]) -> Any:
 
 
 def led_by_first(compute: Callable[[Report], Any], advanced: Report) -> Any:
-    """Like `from_first`, for work that takes long, so that each process can stop it and sees its progress.
+    """Like `from_first`, for long work, so that each process can stop it and sees its progress.
+
+    Its messages also keep the processes connected: gloo, for CPUs, gives up a message that is 30 minutes late.
 
     compute(report) calls report(share, tokens) about every second, in its own thread. At each call every process calls
     advanced(share, tokens). If that raises in one process, `compute` ends and all processes raise the exception.
