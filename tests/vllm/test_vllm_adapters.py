@@ -149,6 +149,7 @@ def test_a_server_that_is_killed_gets_the_adapter_again(own):
     assert (found.tokens == want.tokens).all(-1).mean() > 0.9
 
 
+@pytest.mark.long
 def test_two_processes_train_adapters_with_one_server(own, miniature, tmp_path):
     url = own[0]._servers[0].url
     finish(begin(miniature, tmp_path, url, 2, f"--config.model.lora.rank={RANK}", "--config.eval.sets={}"))
