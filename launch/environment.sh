@@ -2,7 +2,7 @@
 # Functions for the other scripts. make_environment [REQUIREMENTS FILE ...] makes .venv, the trainer's environment.
 # make_vllm_environment makes .venv-vllm for the rollout servers; if vLLM cannot be installed, it prints one line and
 # fails. Both install again only when a requirements file or the Python version has changed. `run COMMAND ...` runs a
-# command. With dry_run=yes all of these print the command, or what they would install, and do nothing.
+# command. With dry_run=yes all of these print the command, or what they would install, and change no file.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 dry_run="${dry_run:-}" value="" rest=()
@@ -14,6 +14,12 @@ run() {
     else
         "$@"
     fi
+}
+
+# set_variables NAME=VALUE ...: exports them, also in a dry run, because later commands depend on them.
+set_variables() {
+    export "${@?}"
+    [ -z "$dry_run" ] || echo "export $*"
 }
 
 # The last command of a script: replaces the shell, so that signals reach the command itself.
@@ -60,13 +66,13 @@ make_environment() {
         echo "error: $python is older than Python 3.11; set PYTHON to a newer one." >&2
         exit 2
     }
-    if [ -x .venv/bin/python ] && [ "$(.venv/bin/python --version)" != "$("$python" --version)" ]; then
-        echo "making .venv again, because it has another Python version"
-        "$python" -m venv --clear .venv
-    fi
     if [ -n "$dry_run" ]; then
         echo "# makes .venv with ${files[*]}, unless it is there"
         return 0
+    fi
+    if [ -x .venv/bin/python ] && [ "$(.venv/bin/python --version)" != "$("$python" --version)" ]; then
+        echo "making .venv again, because it has another Python version"
+        "$python" -m venv --clear .venv
     fi
     for file in "${files[@]}"; do
         wanted="$("$python" --version) $(sha256sum "$file")"

@@ -22,7 +22,7 @@ case $device in
         [ $# -ge 1 ] || set -- configs/quickstart.py --config.out=runs/h200_node_cpu
         make_environment
         make_vllm_environment
-        export JAX_PLATFORMS=cpu
+        set_variables JAX_PLATFORMS=cpu
         run .venv/bin/python -m srt_jax pretrain --out=cache/miniature
         settings=(--config.mesh.cpu_devices=2 --config.mesh.fsdp=2 --config.rollout.vllm.num_servers=1
             --config.rollout.vllm.memory_fraction=1)
@@ -42,14 +42,11 @@ case $device in
         make_environment
         make_vllm_environment
         install_accelerator gpu
-        CUDA_VISIBLE_DEVICES="$(IFS=,; echo "${gpus[*]:0:train}")"
-        export CUDA_VISIBLE_DEVICES
+        set_variables CUDA_VISIBLE_DEVICES="$(IFS=,; echo "${gpus[*]:0:train}")"
         settings=(--config.mesh.fsdp="$train" --config.rollout.vllm.num_servers="$((${#gpus[@]} - train))"
             --config.rollout.vllm.gpus="($(IFS=,; echo "${gpus[*]:train}"),)")
         ;;
     *) refuse "--device=$device is not known: leave it out for GPUs, or give --device=cpu." ;;
 esac
-[ -z "$dry_run" ] || [ "$device" = cpu ] || echo "export CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES"
-[ -z "$dry_run" ] || [ "$device" = gpu ] || echo "export JAX_PLATFORMS=cpu"
 run_last .venv/bin/python -m srt_jax.main --config="$1" "${settings[@]}" --config.rollout.sampler=vllm \
     --config.rollout.vllm.weights_directory="$weights" "${@:2}"

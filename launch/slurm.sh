@@ -34,6 +34,8 @@ done
 if [ "$serve_gpus" -gt 0 ] || [ "$serve_nodes" -gt 0 ]; then
     [ -n "$model" ] || refuse "vLLM servers need --model=DIR, the Hugging Face directory of model.path."
     [ "$serve_gpus" -eq 0 ] || [ "$serve_nodes" -eq 0 ] || refuse "give one of --serve_gpus and --serve_nodes."
+    [[ $gpus =~ ^[1-9][0-9]*$ ]] ||
+        refuse "vLLM servers need GPUs, but SLURM_GPUS_ON_NODE is ${SLURM_GPUS_ON_NODE:-not set}: give --gpus-per-node=N to sbatch."
     [ "$serve_gpus" -lt "$gpus" ] || refuse "--serve_gpus=$serve_gpus leaves none of the $gpus GPUs of a node to train."
     [ "$serve_nodes" -lt "${#nodes[@]}" ] || refuse "--serve_nodes=$serve_nodes leaves none of ${#nodes[@]} nodes to train."
     make_vllm_environment
@@ -67,6 +69,9 @@ keep() {
     pids+=($!)
 }
 
+# srun sets these in each step, CUDA_VISIBLE_DEVICES to all GPUs of the job. So the step's own shell sets them again.
+# shellcheck disable=SC2016
+variables='JAX_PROCESS_ID="$SLURM_PROCID"'
 urls=() served=$port
 serve() { # NODE GPU
     served=$((served + 1))
@@ -79,9 +84,7 @@ if [ "$serve_gpus" -gt 0 ]; then
     for node in "${nodes[@]}"; do
         for ((gpu = gpus - serve_gpus; gpu < gpus; gpu++)); do serve "$node" "$gpu"; done
     done
-    CUDA_VISIBLE_DEVICES="$(seq -s, 0 $((gpus - serve_gpus - 1)))"
-    export CUDA_VISIBLE_DEVICES
-    [ -z "$dry_run" ] || echo "export CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES"
+    variables+=" CUDA_VISIBLE_DEVICES=$(seq -s, 0 $((gpus - serve_gpus - 1)))"
 elif [ "$serve_nodes" -gt 0 ]; then
     for node in "${nodes[@]: -serve_nodes}"; do
         for ((gpu = 0; gpu < gpus; gpu++)); do serve "$node" "$gpu"; done
@@ -91,13 +94,11 @@ if [ ${#urls[@]} -gt 0 ]; then
     set -- "$@" --config.rollout.sampler=vllm --config.rollout.servers="($(IFS=,; echo "${urls[*]}"),)"
 fi
 
-export JAX_COORDINATOR_ADDRESS="${nodes[0]}:$port" JAX_NUM_PROCESSES="${#training[@]}"
-[ -z "$dry_run" ] || echo "export JAX_COORDINATOR_ADDRESS=$JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES=$JAX_NUM_PROCESSES"
+set_variables JAX_COORDINATOR_ADDRESS="${nodes[0]}:$port" JAX_NUM_PROCESSES="${#training[@]}"
 # Not --kill-on-bad-exit: the processes end each other, and say why.
-# shellcheck disable=SC2016
 trainer=(srun --overlap --kill-on-bad-exit=0 --nodes="${#training[@]}" --ntasks-per-node=1
     --nodelist="$(IFS=,; echo "${training[*]}")"
-    bash -c 'JAX_PROCESS_ID="$SLURM_PROCID" exec .venv/bin/python -m srt_jax.main "$@"' srt "$@")
+    bash -c "$variables"' exec .venv/bin/python -m srt_jax.main "$@"' srt "$@")
 if [ ${#pids[@]} -eq 0 ]; then
     run_last "${trainer[@]}" # exec, because the signal must reach Python itself
 else

@@ -11,6 +11,5 @@ set -- "${rest[@]}"
 option config "$@" || refuse "give --config=FILE, e.g. launch/tpu_pod.sh --config=configs/srt.py"
 make_environment
 install_accelerator tpu
-export SRT_PROCESSES=auto
-[ -z "$dry_run" ] || echo "export SRT_PROCESSES=auto"
+set_variables SRT_PROCESSES=auto
 run_last .venv/bin/python -m srt_jax.main "$@"
