@@ -3,20 +3,17 @@
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
+from srt_jax.rollout.vllm.command import free_port
+from srt_jax.run.metrics_log import read_metrics
 from tests.helpers import REPOSITORY
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
 
 
 def variables_of(processes: int, coordinator: str, index: int) -> dict[str, str]:
@@ -59,6 +56,20 @@ def finish(started: list[subprocess.Popen], status: int = 0, seconds: float = 60
     for process, (_, errors) in zip(started, printed):
         assert process.returncode == status, errors[-3000:]
     return printed
+
+
+def wait_for_steps(directory: pathlib.Path, steps: int, started: list[subprocess.Popen], seconds: float = 240) -> None:
+    """Waits until the run in this folder has logged so many steps, or until one of its processes has ended."""
+    deadline = time.monotonic() + seconds
+    while all(process.poll() is None for process in started):
+        if (directory / "metrics.jsonl").exists() and len(read_metrics(directory)) > steps:
+            return
+        if time.monotonic() > deadline:
+            for process in started:
+                process.kill()
+            printed = "\n".join(text[-3000:] for process in started for text in process.communicate())
+            pytest.fail(f"{directory} has not logged {steps} steps after {seconds} s:\n{printed}")
+        time.sleep(0.1)
 
 
 def lines(said: str) -> list[str]:

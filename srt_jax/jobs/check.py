@@ -4,15 +4,17 @@
     python -m srt_jax check --config=configs/srt.py    with the folder, mesh, dtype and vLLM settings of a config
 
 Each line is one fact: `ok`, `slow` with a remedy, `wrong` with a remedy, or `note`. The last line is the verdict. The
-exit status is 0 if nothing is wrong. It takes less than a minute on two CPU cores, about half of it for a vLLM server.
+exit status is 0 if nothing is wrong. It takes about a minute on one busy CPU core, two thirds of it for a vLLM server.
 Started in several processes like a run (docs/operations.md), it also compares their versions, and times collectives
-over all of their devices. It writes only temporary files.
+over all of their devices. It writes only temporary files, and keeps only the log of a vLLM server that does not start.
 """
 
 import dataclasses
+import errno
 import os
 import pathlib
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -43,6 +45,7 @@ SLOW_SHARE = 0.5  # of the peaks of a chip's data sheet
 SCARCE = 2 * GB  # bytes of memory
 DRIVERS = {"jax-cuda13-plugin": 580, "jax-cuda12-plugin": 525}  # the oldest driver of each plug-in, by JAX's guide
 SERVER_SECONDS = 300.0  # a vLLM server that does not answer by then is wrong
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the errors of a full disk and of a full quota
 SERVED_GAP = 0.05  # mean |log-prob difference| of server and trainer, above that of bfloat16 rounding
 REQUIREMENTS = {"gpu": "requirements-cuda.txt", "tpu": "requirements-tpu.txt"}
 
@@ -82,7 +85,8 @@ def judge_versions(by_process: Sequence[Mapping[str, str]]) -> list[Finding]:
             )
     for name, least in DRIVERS.items():
         driver = here.get("driver", "")
-        if name in here and driver and int(driver.split(".")[0]) < least:
+        major = driver.partition(".")[0]
+        if name in here and major.isdigit() and int(major) < least:
             found.append(
                 Finding(
                     WRONG,
@@ -156,38 +160,67 @@ def judge_host_memory(total: float, available: float) -> Finding:
     return Finding(OK, "host memory", text)
 
 
-def judge_peaks(flops: float, bandwidth: float, chip: hardware.Chip | None) -> Finding:
+def judge_peaks(flops: float, bandwidth: float, chip: hardware.Chip | None, platform: str) -> Finding:
     """The measured FLOP/s of a bfloat16 product and bytes/s of a copy, beside the peaks of the chip."""
     text = f"matrix product {flops / 1e12:.3g} TFLOP/s, copy {bandwidth / GB:.3g} GB/s"
     if not chip:
         return Finding(NOTE, "arithmetic", f"{text}; the peaks of this device are not known")
     text += f", of {chip.flops / 1e12:.0f} and {chip.bandwidth / GB:.0f} in the data sheet"
     if min(flops / chip.flops, bandwidth / chip.bandwidth) < SLOW_SHARE:
-        return Finding(SLOW, "arithmetic", text, "look for other programs, a power limit or heat with nvidia-smi -q")
+        advice = {"gpu": "look for other programs, a power limit or heat with nvidia-smi -q"}
+        return Finding(SLOW, "arithmetic", text, advice.get(platform, "end other programs that use the chip"))
     return Finding(OK, "arithmetic", text)
 
 
 def judge_attention(name: str, shape: str, errors: np.ndarray, plain: np.ndarray) -> Finding:
     """errors, plain [5]: relative errors of a kernel and of plain XLA in bfloat16 (parity.attention_errors)."""
-    text = f"relative error of {', '.join(parity.PASSES)} at most {errors.max():.4f}, {shape}"
-    if not (errors <= parity.limits(plain)).all():
-        text += f", above {parity.limits(plain)[errors.argmax()]:.4f}"
+    limits = parity.limits(plain)
+    if not (errors <= limits).all():
+        worst = (errors / limits).argmax()
+        text = f"relative error of {parity.PASSES[worst]} {errors[worst]:.4f}, above {limits[worst]:.4f}, {shape}"
         return Finding(WRONG, f"attention {name}", text, "set model.attention='xla', and report this device")
+    text = f"relative error of {', '.join(parity.PASSES)} at most {errors.max():.4f}, {shape}"
     return Finding(OK, f"attention {name}", text)
 
 
-def judge_disk(what: str, folder: pathlib.Path, written: float, read: float, free: float, slow: float) -> Finding:
-    """Bytes/s of a disk, its free bytes, and the bytes/s below which writing is slow."""
-    text = f"{folder}: {written / GB:.2f} GB/s written, {read / GB:.2f} GB/s read, {free / GB:.0f} GB free"
-    if written < slow:
-        seconds = 91 * GB / written
+def judge_disk(folder: pathlib.Path, written: float, read: float, free: float) -> Finding:
+    """Bytes/s of the disk of the run folder, and its free bytes."""
+    text = f"{folder}: {_speeds(written, read, free)}"
+    if written < SLOW_DISK:
         return Finding(
             SLOW,
-            what,
-            f"{text}; a checkpoint of a 7B model (91 GB) takes {seconds:.0f} s",
+            "disk",
+            f"{text}; a checkpoint of a 7B model (91 GB) takes {91 * GB / written:.0f} s",
             "set config.out to a faster disk, or checkpoint.every to more steps",
         )
-    return Finding(OK, what, text)
+    return Finding(OK, "disk", text)
+
+
+def judge_ram_disk(folder: pathlib.Path, written: float, read: float, free: float) -> Finding:
+    """Bytes/s of the RAM disk, and its free bytes."""
+    text = f"{folder}: {_speeds(written, read, free)}"
+    if written < SLOW_RAM:
+        return Finding(
+            SLOW,
+            "RAM disk",
+            f"{text}; the weights of a 7B model for vLLM (15 GB) take {15 * GB / written:.0f} s",
+            "end other programs, or set rollout.vllm.weights_directory to a faster disk",
+        )
+    return Finding(OK, "RAM disk", text)
+
+
+def _speeds(written: float, read: float, free: float) -> str:
+    return f"{written / GB:.2f} GB/s written, {read / GB:.2f} GB/s read, {free / GB:.0f} GB free"
+
+
+def judge_unwritable(what: str, folder: pathlib.Path, error: OSError) -> Finding:
+    """A folder on the disk or the RAM disk that cannot be written."""
+    if error.errno in FULL:
+        advice = "free some space there"
+    else:
+        field = "config.out" if what == "disk" else "rollout.vllm.weights_directory"
+        advice = f"set {field} to a folder that you may write"
+    return Finding(WRONG, what, f"{folder} cannot be written ({error.strerror})", advice)
 
 
 def judge_collective(name: str, bandwidth: float, right: bool, platform: str, devices: int) -> Finding:
@@ -196,7 +229,11 @@ def judge_collective(name: str, bandwidth: float, right: bool, platform: str, de
     if not right:
         return Finding(WRONG, name, f"{text}, with a wrong result", "exclude this machine, and report it")
     if platform != "cpu" and bandwidth < SLOW_LINK:
-        return Finding(SLOW, name, text, "look for a missing NVLink or InfiniBand with NCCL_DEBUG=INFO")
+        advice = {
+            "gpu": "look for a missing NVLink or InfiniBand with NCCL_DEBUG=INFO",
+            "tpu": "end other programs on the slice, or create it again",
+        }
+        return Finding(SLOW, name, text, advice.get(platform, "report this device"))
     return Finding(OK, name, text)
 
 
@@ -238,17 +275,18 @@ def check_versions() -> list[Finding]:
 
 def accelerators() -> dict[str, str]:
     """The accelerators that the operating system shows, by platform."""
-    gpus = len((versions.nvidia_smi("name") or "").splitlines())
-    tpus = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
-    return ({"gpu": f"{gpus} NVIDIA GPU{'s' if gpus > 1 else ''}"} if gpus else {}) | (
-        {"tpu": f"{len(tpus)} TPU devices"} if tpus and versions.version("libtpu") else {}
-    )
+    counts = {"gpu": len((versions.nvidia_smi("name") or "").splitlines()), "tpu": hardware.tpu_chips()}
+    names = {"gpu": "NVIDIA GPU", "tpu": "TPU chip"}
+    return {kind: f"{count} {names[kind]}{'s' if count > 1 else ''}" for kind, count in counts.items() if count}
 
 
 def gpu_memory_in_use() -> float:
-    """Bytes in use on the fullest of the GPUs that JAX may see, in the moment before JAX takes its share."""
+    """Bytes in use on the fullest of the GPUs that JAX may see, in the moment before JAX takes its share.
+
+    GPUs that share the memory of the host answer "[N/A]" and count as 0.
+    """
     used = versions.nvidia_smi("memory.used", os.environ.get("CUDA_VISIBLE_DEVICES", "")) or ""
-    return max((float(row.split()[0]) * 2**20 for row in used.splitlines()), default=0.0)
+    return max((float(row) * 2**20 for row in re.findall(r"^(\d+) MiB", used, re.MULTILINE)), default=0.0)
 
 
 def check_devices(in_use: float) -> Iterator[Finding]:
@@ -263,7 +301,7 @@ def check_devices(in_use: float) -> Iterator[Finding]:
     yield judge_device_memory(limit, in_use, chip.memory if chip and device.platform == "gpu" else None)
     yield judge_host_memory(hardware.machine_memory(), hardware.available_memory())
     small = device.platform == "cpu"
-    yield judge_peaks(*measure.peaks(*((512, 2**26) if small else (8192, 2**31))), chip)
+    yield judge_peaks(*measure.peaks(*((512, 2**26) if small else (8192, 2**31))), chip, device.platform)
 
 
 def check_attention() -> Iterator[Finding]:
@@ -281,9 +319,9 @@ def check_disks(out: pathlib.Path, ram: pathlib.Path = pathlib.Path("/dev/shm"))
     """The disk of the run folder, and the RAM disk if there is one."""
     folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
     written: dict[str, float] = {}
-    for what, place, size, slow in (
-        ("disk", folder, DISK_BYTES, SLOW_DISK),
-        ("RAM disk", ram, RAM_BYTES, SLOW_RAM),
+    for what, place, size, judge in (
+        ("disk", folder, DISK_BYTES, judge_disk),
+        ("RAM disk", ram, RAM_BYTES, judge_ram_disk),
     ):
         if not place.is_dir():
             yield Finding(NOTE, what, f"there is no {place}")
@@ -291,12 +329,11 @@ def check_disks(out: pathlib.Path, ram: pathlib.Path = pathlib.Path("/dev/shm"))
         space = os.statvfs(place)
         free = space.f_bavail * space.f_frsize
         try:
-            speeds = measure.disk(place, min(size, free // 4))
+            speeds = measure.disk(place, max(1, min(size, free // 4)))
         except OSError as e:
-            advice = "set config.out to a folder that you may write" if what == "disk" else "free some space there"
-            yield Finding(WRONG, what, f"{place} cannot be written ({e.strerror})", advice)
+            yield judge_unwritable(what, place, e)
             continue
-        yield judge_disk(what, place, *speeds, free, slow)
+        yield judge(place, *speeds, free)
         written[what] = speeds[0]
     if written.get("RAM disk", 0.0) > 2 * written.get("disk", 0.0):
         yield Finding(NOTE, "vLLM weights", f"set rollout.vllm.weights_directory={ram}/srt_jax, the faster disk")
@@ -314,7 +351,7 @@ def check_collectives(mesh) -> Iterator[Finding]:
 
 
 def check_update(mesh, dtype: str) -> Iterator[Finding]:
-    """Two updates of a small model with random weights; the second one is timed."""
+    """Three updates of a small model with random weights; the last one is timed."""
     from srt_jax.miniature import task
     from srt_jax.rl.collate import Layout, collate
     from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
@@ -353,6 +390,7 @@ def check_update(mesh, dtype: str) -> Iterator[Finding]:
 
 def check_vllm(config: ConfigDict, dtype: str) -> Iterator[Finding]:
     """The servers of rollout.servers, or one that this check starts. Only the first process does it."""
+    from srt_jax.rollout.vllm.client import ServerFailedError
     from srt_jax.rollout.vllm.command import package
     from srt_jax.rollout.vllm.server import Attached
 
@@ -374,8 +412,15 @@ def check_vllm(config: ConfigDict, dtype: str) -> Iterator[Finding]:
         needed = config.rollout.sampler == "vllm"
         yield Finding(WRONG if needed else NOTE, "vLLM", str(e).removesuffix("."))
         return
-    with tempfile.TemporaryDirectory(prefix="srt-check-") as folder:
-        yield judge_server(*_served(settings, kind, dtype, pathlib.Path(folder)))
+    folder, failed = pathlib.Path(tempfile.mkdtemp(prefix="srt-check-")), False
+    try:
+        yield judge_server(*_served(settings, kind, dtype, folder))
+    except ServerFailedError as e:
+        failed = True
+        yield Finding(WRONG, "vLLM", str(e).removesuffix("."))
+    finally:
+        if not failed:  # the finding names the log
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _served(settings: ConfigDict, kind: str, dtype: str, folder: pathlib.Path) -> tuple[float, float]:
@@ -395,7 +440,8 @@ def _served(settings: ConfigDict, kind: str, dtype: str, folder: pathlib.Path) -
     kernel = attention.choose("auto", mesh.devices.flat[0].platform, dtype, shape.head_dim)
     graphdef, params = decoder.create(shape, 0, mesh, dtype, "none", kernel)
     task.tokenizer().save_pretrained(folder / "tokenizer")
-    weights.save(folder / "model", params, task.HF_CONFIG, dtype, tokenizer_from=folder / "tokenizer")
+    with processes.alone():  # the other processes do not call this function
+        weights.save(folder / "model", params, task.HF_CONFIG, dtype, tokenizer_from=folder / "tokenizer")
     # JAX has taken most of the memory of each GPU by now. This server needs very little.
     fraction = 0.05 if kind == "vllm" else 1
     server = Server(

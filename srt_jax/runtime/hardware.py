@@ -44,6 +44,26 @@ KINDS = (
 )
 
 
+# PCI devices of TPUs: vendor, and devices by jax/_src/hardware_utils.py. A network card or a disk of Google's virtual
+# machines has the same vendor.
+GOOGLE = "0x1ae0"
+TPUS = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
+
+
+def tpu_chips(root: pathlib.Path = pathlib.Path("/")) -> int:
+    """The number of TPU chips that the operating system shows, also without libtpu. root: of its file system."""
+
+    def read(file: pathlib.Path) -> str:
+        try:
+            return file.read_text().strip()
+        except OSError:
+            return ""
+
+    cards = (root / "sys/bus/pci/devices").glob("*")
+    on_bus = sum(read(card / "vendor") == GOOGLE and read(card / "device") in TPUS for card in cards)
+    return max(on_bus, len(list((root / "dev").glob("accel[0-9]*"))))
+
+
 def chip_of(device_kind: str) -> Chip | None:
     """The chip with this `jax.Device.device_kind`; None for CPUs and unknown chips."""
     return next((CHIPS[name] for kind, name in KINDS if kind in device_kind), None)

@@ -7,14 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.helpers import REPOSITORY
-from tests.several_processes import check_in_one_process, finish, free_port, lines, start
+from srt_jax.rollout.vllm.command import free_port
+from tests.several_processes import check_in_one_process, finish, lines, start, wait_for_steps
 
 CONFIG = """
 import pathlib
@@ -59,32 +58,13 @@ with Progress(2, "piece") as progress:
 
 
 @pytest.mark.timeout(330)
-def test_processes_join_past_a_proxy():
+def test_processes_join_past_a_proxy(monkeypatch):
     """Clusters name one for downloads; nothing answers at this one's port, and nothing needs to."""
-    proxy = f"http://localhost:{free_port()}"
-    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    environment |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy)
-    environment |= {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
-    }
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", JOIN],
-            cwd=REPOSITORY,
-            env=environment | {"JAX_PROCESS_ID": str(i)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for i in range(2)
-    ]
-    try:
-        printed = [process.communicate(timeout=300) for process in started]
-    finally:
-        for process in started:
-            process.kill()
+    for name in [name for name in os.environ if "proxy" in name.lower()]:
+        monkeypatch.delenv(name)
+    names = "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"
+    proxies = dict.fromkeys(names, f"http://localhost:{free_port()}")
+    printed = finish(start(2, [sys.executable, "-c", JOIN], **proxies), seconds=300)
     assert printed[0][0] == "joined 2\n" and printed[0][1].startswith("warning: look at this\npiece 1/2")
     assert printed[1] == ("", "process 1: warning: look at this\n")
 
@@ -139,9 +119,7 @@ def test_the_exported_weights_are_those_of_one_process(runs):
 def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_goes_on_in_one(runs, miniature):
     directory, out = runs[1], runs[1].parent
     two = begin(miniature, out, 2, "--config.steps=400")
-    deadline = time.monotonic() + 300
-    while len(records(directory)) < 4 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for_steps(directory, 3, two, seconds=300)
     two[1].send_signal(signal.SIGTERM)
     (said, errors), (_, errors_of_second) = finish(two, status=1)
     assert "resuming from step 1 of 400" in said

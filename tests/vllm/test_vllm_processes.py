@@ -3,7 +3,6 @@
 import re
 import signal
 import sys
-import time
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -12,7 +11,7 @@ from vllm_support import begin
 
 from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.run.metrics_log import read_metrics
-from tests.several_processes import check_in_one_process, finish, lines, start
+from tests.several_processes import check_in_one_process, finish, lines, start, wait_for_steps
 
 SAMPLE = """
 import hashlib, pathlib, sys
@@ -92,15 +91,6 @@ def test_both_processes_get_the_same_rollouts_and_errors(server, miniature, tmp_
     assert said["stopped:"] == "process 1 stops"  # its exception reaches the first, which ends the sampling
     assert "does not take the weights of step 2" in said["export:"]
     assert "closed" in said["closed:"]
-
-
-def wait_for_steps(directory, steps, started, seconds=240):
-    """Waits until so many steps are logged."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and all(process.poll() is None for process in started):
-        if (directory / "metrics.jsonl").exists() and len(read_metrics(directory)) > steps:
-            return
-        time.sleep(0.1)
 
 
 def stopped_at(printed) -> int:
