@@ -105,6 +105,15 @@ def test_a_teacher_is_planned_beside_the_optimizer(directory, fsdp_plan):
     assert found["teacher"] == found["parameters"] and found["optimizer"] == there["optimizer"]
 
 
+def test_a_teacher_of_the_guard_is_planned_beside_the_update(directory, fsdp_plan):
+    config = small(directory, fsdp=8, cpu_devices=8)
+    config.guard.action = "teacher"
+    found = programs.plan(config, CPU, search=False, progress=print)["bytes_per_device"]
+    there = fsdp_plan["bytes_per_device"]
+    assert found["teacher"] == found["parameters"] == there["parameters"]
+    assert found["total"] == there["total"] + found["teacher"]
+
+
 def test_adapters_are_planned_with_one_frozen_model_in_16_bits(directory):
     config = small(directory, fsdp=8, cpu_devices=8)
     config.model.lora.rank, config.model.dtype = 16, "bfloat16"

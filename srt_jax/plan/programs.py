@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import has_teacher, mesh_shape, policy_samples, teacher_samples
+from srt_jax.config import has_teacher, may_fall_back, mesh_shape, policy_samples, teacher_samples
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate_devices
 from srt_jax.model import flops
@@ -145,12 +145,14 @@ def _compile_update(config, model, where, devices, progress, remat: str, microba
     config = config.copy_and_resolve_references()
     config.model.remat, config.batch.microbatch_sequences = remat, microbatch
     lowered, argument_bytes = lower_update(config, model, devices)
+    # The teacher of guard.action = teacher is no argument of the update, but stays in memory beside it.
+    beside = {"teacher": argument_bytes["parameters"]} if may_fall_back(config) else {}
     b = config.batch
     # With packing the number of micro-batches depends on data. It is largest if every sequence fills a row.
     most = b.prompts_per_step * b.samples_per_prompt // b.minibatches_per_step // microbatch
     trips = (lambda program, loop: most) if b.packing else None
     what = f"update, remat={remat}, micro-batches of {microbatch}"
-    return _compile(lowered, argument_bytes, {}, where, progress, what, trips)
+    return _compile(lowered, argument_bytes, beside, where, progress, what, trips)
 
 
 def lower_update(config: ConfigDict, model: ModelConfig, devices):
