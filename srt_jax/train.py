@@ -447,7 +447,7 @@ def ends_at_alarm(run: Run, now: RunState) -> bool:
 def end_reason(run: Run, now: RunState) -> str | None:
     """Returns why the run ends now (signs of a collapse, or evaluations without progress), or None."""
     stop = run.config.stop
-    if now.detector.alarm and (ends_at_alarm(run, now) or may_fall_back(run.config)):  # nothing to return to is left
+    if now.detector.alarm and run.config.guard.action in ("stop", "teacher"):  # a fallback would have cleared the alarm
         return now.detector.alarm
     if should_stop(list(scores(run.config, now.evals).items()), stop.patience):
         return f"the last {stop.patience} evaluations brought nothing better than the ones before."
@@ -625,7 +625,7 @@ def finish(run: Run, now: RunState) -> dict:
     now.watchdog.progress("export")
     export(run, now.train_state, "final")
     run.checkpoints.wait()
-    kept = [0, *run.checkpoints.steps(), now.step]
+    kept = [0, *processes.from_first(run.checkpoints.steps), now.step]  # a shared file system may be late elsewhere
     best, choice = best_step(scores(config, now.evals), kept), now.detector.choice(now.step, kept)
     folders = {0: initial_weights(config) or config.model.path, now.step: "final"}
     for name, step in (("best", best), ("chosen", choice.step)):

@@ -112,7 +112,7 @@ class Checkpoints:
         if self._writing and self._writing[0] == step:
             return
         self.wait()
-        if step in self.steps():
+        if processes.from_first(lambda: step in self.steps()):  # on a shared file system the others may not see it yet
             return
         copy = None
         try:

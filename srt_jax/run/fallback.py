@@ -20,7 +20,7 @@ from srt_jax.rollout.sampler import Sampler
 from srt_jax.run.collapse import Fallback
 from srt_jax.run.loading import load_weights
 from srt_jax.run.setup import Run, RunState, judgement_so_far
-from srt_jax.runtime import processes
+from srt_jax.runtime import is_first_process, processes
 
 
 def voting_teacher(run: Run, now: RunState) -> Sampler | None:
@@ -35,7 +35,8 @@ def fall_back(run: Run, now: RunState) -> None:
     Raises CheckpointError if the chosen checkpoint is damaged.
     """
     run.checkpoints.wait()
-    choice = now.detector.choice(now.step, [0, *run.checkpoints.steps()])
+    # The first process decides, because a shared file system may show each process other checkpoints for a while.
+    choice = processes.from_first(lambda: now.detector.choice(now.step, [0, *run.checkpoints.steps()]))
     if choice.step == now.step or now.detector.alarm is None:
         return
     if choice.step:
@@ -49,7 +50,8 @@ def fall_back(run: Run, now: RunState) -> None:
     if str(now.step) in now.evals:  # its checkpoint has the chosen weights now
         now.evals[str(now.step)] = now.evals.get(str(choice.step), {})
     run.log.text("guard", describe(fallback), now.step)
-    logger.warning(describe(fallback))
+    if is_first_process():
+        logger.warning(describe(fallback))
 
 
 def describe(fallback: Fallback) -> str:

@@ -29,7 +29,9 @@ def test_two_processes_return_as_one_does(miniature, tmp_path, monkeypatch):
     monkeypatch.setattr(test_processes, "CONFIG", CONFIG)
     found = {}
     for processes in (1, 2):
-        test_processes.run(miniature, tmp_path / str(processes), processes)
+        printed = test_processes.run(miniature, tmp_path / str(processes), processes)
+        warned = ["warning: after step 3 the run returns to" in errors for _, errors in printed]
+        assert warned == [True, False][:processes]
         folder = tmp_path / str(processes) / "run"
         found[processes] = json.loads((folder / "summary.json").read_text()), read_metrics(folder)
     (one, records), (two, others) = found[1], found[2]
