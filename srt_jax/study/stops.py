@@ -32,25 +32,27 @@ Run = tuple[str, str, int]  # (arm, setting, seed)
 class Bars:
     """The thresholds of the two bars, which a study file sets before its runs.
 
-    collapses: of at least `runs` collapsed runs of at least `arms` arms, whose T_c differ by a factor of `spread`, the
-        guard keeps a share of at least `share`, and the best fixed step a share that is lower by at least `margin`.
-        kept: see above.
-    healthy: of at least `runs` runs that end within rules.FALL of their peak, no alarm costs more than `cost`, the
-        last value minus the accuracy at the stop.
-    kl: the column with the KL to the initial model. teacher: the arm with labels of the frozen base. mirrors: pairs of
-        settings that differ in the known answers only.
+    The bar `collapses` holds if the guard keeps at least the share `share` of the collapsed runs, and the best fixed
+    step keeps a share that is lower by at least `margin`. There must be at least `runs` collapsed runs of at least
+    `arms` arms, and their T_c must differ by a factor of at least `spread`.
+
+    The bar `healthy` holds if no alarm costs more than `cost` in the runs that end within rules.FALL of their peak.
+    The cost is the last value minus the accuracy at the stop. There must be at least `runs` such runs.
+
+    kl: the column with the KL to the initial model. teacher: the arm with labels of the frozen base. kept: see the top
+    of this module. mirrors: pairs of settings that differ in the known answers only.
     """
 
     kl: str
     teacher: str
-    kept: float = 0.95
-    share: float = 0.9
-    margin: float = 0.2
-    runs: int = 20
-    arms: int = 4
-    spread: float = 3.0
-    cost: float = 0.03
-    mirrors: Sequence[tuple[str, str]] = ()
+    kept: float
+    share: float
+    margin: float
+    runs: int
+    arms: int
+    spread: float
+    cost: float
+    mirrors: Sequence[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +170,8 @@ def judge_collapses(runs: Mapping[Run, Stopped], bars: Bars) -> tuple[str, str]:
     low, high = interval(count, len(fallen)) if fallen else (0.0, 1.0)
     sentence = (
         f"the guard keeps {bars.kept:.0%} of the top in {count} of {len(fallen)} collapsed runs (95% interval of the "
-        f"share: {low:.2f} to {high:.2f}), the best fixed step in a share of {fixed:.2f}; {len(arms)} arms, T_c spread "
-        f"{spread:.1f}"
+        f"share: {low:.2f} to {high:.2f}), the best fixed step in a share of {fixed:.2f}; arms: {len(arms)}, "
+        f"T_c spread: {spread:.1f}"
     )
     if len(fallen) < bars.runs or len(arms) < bars.arms or spread < bars.spread:
         return "undecided", sentence

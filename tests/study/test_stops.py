@@ -9,7 +9,18 @@ from srt_jax.run.collapse import Detector, Reading
 from srt_jax.study import stops
 from srt_jax.study.stops import Bars, Stopped
 
-BARS = Bars(kl="kl", teacher="frozen", mirrors=(("rival", "mirror"),))
+BARS = Bars(
+    kl="kl",
+    teacher="frozen",
+    kept=0.95,
+    share=0.9,
+    margin=0.2,
+    runs=20,
+    arms=4,
+    spread=3.0,
+    cost=0.03,
+    mirrors=(("rival", "mirror"),),
+)
 STEPS = [5 * i for i in range(25)]
 
 
