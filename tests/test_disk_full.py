@@ -42,7 +42,7 @@ steps = [json.loads(line)["step"] for line in records.read_text().splitlines() i
 for name in list(flags.FLAGS):
     if name.startswith("config") or name in ("profile", "take_over", "dry_run"):
         delattr(flags.FLAGS, name)
-runtime.start = lambda *_: None  # JAX runs
+runtime.start = lambda *_, **__: None  # JAX runs
 subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
 sys.argv.append(f"--config.steps={max(steps, default=0) + 2}")
 print("then", train(), file=sys.stderr, flush=True)

@@ -214,10 +214,11 @@ def test_an_implicit_transfer_to_the_devices_ends_the_loop(miniature, tmp_path, 
 
 def test_an_implicit_transfer_ends_the_thread_that_samples_one_step_ahead(monkeypatch):
     learner = SimpleNamespace(grading=None)
-    run = SimpleNamespace(config=None, prepared=None, sampler=None, teacher=None, learner=learner)
+    config = SimpleNamespace(labels=SimpleNamespace(source="vote"))
+    run = SimpleNamespace(config=config, prepared=None, sampler=None, teacher=None, learner=learner)
     monkeypatch.setattr(train_module, "collect", careless)
     with ThreadPoolExecutor(1) as thread, pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
-        thread.submit(train_module.collect_step, run, None, 1).result()
+        thread.submit(train_module.collect_step, run, SimpleNamespace(fallback=None), 1).result()
 
 
 def test_the_reference_model_has_its_own_dtype(miniature, tmp_path):

@@ -395,7 +395,7 @@ QUICKSTART = "--config=configs/quickstart.py"
 def command(monkeypatch, capsys, tmp_path):
     """command(job, *arguments) -> (exit status, stdout, stderr) of python -m srt_jax JOB."""
     assert cli.app  # Its flags exist before a command defines more.
-    monkeypatch.setattr(runtime, "start", lambda *_: None)  # the test's process has its devices already
+    monkeypatch.setattr(runtime, "start", lambda *_, **__: None)  # the test's process has its devices already
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(REPOSITORY)
 

@@ -22,7 +22,7 @@ def get_config():
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_two_processes_return_as_one_does(miniature, tmp_path, monkeypatch):
     """The rate is too high, so that three evaluations fall at once. Sums over devices have another order."""
