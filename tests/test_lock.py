@@ -51,6 +51,13 @@ def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_folder_of_a_refused_run_stays_while_the_parents_of_its_processes_use_it(tmp_path):
+    (tmp_path / "run/processes").mkdir(parents=True)
+    with lock.locked(tmp_path / "run"):
+        pass
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["processes"]
+
+
 def test_the_command_refuses_a_second_trainer(tmp_path):
     first = hold(tmp_path / "small")
     command = [sys.executable, "-m", "srt_jax.main", "--config=configs/quickstart.py", f"--config.out={tmp_path}"]

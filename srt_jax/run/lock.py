@@ -45,9 +45,11 @@ def locked(directory: pathlib.Path, take_over: bool = False) -> Iterator[None]:
             beat.join()
             if _holder(descriptor) == name:
                 os.ftruncate(descriptor, 0)
-            if list(directory.iterdir()) == [path]:  # the run was refused before it wrote anything
+            # The run was refused before it wrote anything. The parents remove `processes` last (run/parent.py).
+            if {path} == {*directory.iterdir()} - {directory / "processes"}:
                 path.unlink()
-                directory.rmdir()
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
     finally:
         os.close(descriptor)
 

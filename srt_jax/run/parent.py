@@ -9,41 +9,47 @@ records of all others, and these read only its record, where it names the proces
 
 - its record says how its trainer ended, and this was no success;
 - its record was not renewed for stop.peer_seconds: the parent or its host died, or the network file system is away;
-- it has no record stop.join_seconds after this process started.
+- it has no record stop.join_seconds after this process started, and its trainer has not joined the others.
 
 A parent also ends its trainer if it was suspended for stop.peer_seconds. Then the parent of every other process prints
 the sentence and the command that resumes the run, kills its trainer, and exits with status 75. vLLM servers end with
 their trainer (rollout/vllm/guard.py). A trainer ends with its parent. JAX's own limits are a second line: they apply
 where the parents do not see a fault.
+
+A second start in the folder of a run that works must not harm that run. Its trainer is refused by the folder's lock
+(run/lock.py), and that takes some seconds. Until then its parent does not write: the parent of the first start has an
+`fcntl` lock on the record. On a file system without locks both write, so readers follow the start that they saw first.
 """
 
 import contextlib
 import ctypes
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
 import secrets
-import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from srt_jax.files import parse_json
+from srt_jax.files import read_json_object
 from srt_jax.log import write
 from srt_jax.run import interrupt
 from srt_jax.run.watchdog import STATUS
-from srt_jax.runtime.place import Place, place_of
+from srt_jax.runtime.place import Place, command_line, place_of
 
 VARIABLE = "SRT_PARENT"  # in the environment of a trainer: the parent's process id and a pipe to it
 POLL = 1.0  # seconds between two looks
 GRACE = 20.0  # seconds in which a trainer must end by itself, if another one has ended in an orderly way
-FAILED = 70  # EX_SOFTWARE in sysexits.h: the status of a trainer with an uncaught exception
-BLAME = 10.0  # seconds in which the death of another process must show, after this one's trainer has failed
+SETTLE = 5.0  # seconds in which the ends of other processes must show, after this one's trainer has refused its input
+FAILED = 70  # EX_SOFTWARE in sysexits.h: the status of a trainer with an uncaught exception; its parent's status is 1
+FAILURE = "ended with status 1"  # the value of `ended` in a record after an uncaught exception
+BLAME = 10.0  # seconds in which the end of another trainer must show, after this one's trainer has failed
 START = 60.0  # seconds in which a trainer must have imported its modules
 SIZE = 1024  # bytes of a record, which is rewritten in place: a full disk must not look like a death
 DONE = "done"  # the value of `ended` in a record after a success
@@ -92,14 +98,20 @@ def report_joined(place: Place | None, environ: Mapping[str, str] = os.environ) 
             os.write(int(environ[VARIABLE].split(":")[1]), f"{place.index} {place.count}\n".encode())
 
 
-def watch(folder: pathlib.Path, peer_seconds: float, join_seconds: float, start_seconds: float = START) -> int:
+def watch(
+    folder: pathlib.Path,
+    peer_seconds: float,
+    join_seconds: float,
+    start_seconds: float = START,
+    blame_seconds: float = BLAME,
+) -> int:
     """Starts the trainer, watches it and the other processes, and returns the exit status of this process.
 
     folder: the run folder, which all processes share. peer_seconds, join_seconds: the fields of `stop`. start_seconds:
-    time for the imports of a trainer, before it joins the others.
+    time for the imports of a trainer, before it joins the others. blame_seconds: see BLAME.
     """
     with Trainer() as trainer:
-        watched = _Watched(trainer, folder / "processes", peer_seconds, join_seconds, start_seconds)
+        watched = _Watched(trainer, folder / "processes", peer_seconds, join_seconds, start_seconds, blame_seconds)
         while (status := trainer.wait(POLL)) is None:
             if sentence := watched.look():
                 trainer.kill()
@@ -121,6 +133,7 @@ class Trainer:
         os.close(theirs)
         self.pid = self._process.pid
         self.suspended = 0.0  # seconds for which it has been suspended
+        self.signals = 0  # number of signals to this process
 
     def __enter__(self) -> "Trainer":
         self._handlers = {s: signal.signal(s, self._forward) for s in interrupt.watched()}
@@ -133,6 +146,7 @@ class Trainer:
         os.close(self._pipe)
 
     def _forward(self, number: int, _: object) -> None:
+        self.signals += 1
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
@@ -163,12 +177,19 @@ class Trainer:
 
 
 class Record:
-    """<run>/processes/K.json, as written by the parent of process K."""
+    """<run>/processes/K.json, as written by the parent of process K.
 
-    def __init__(self, folder: pathlib.Path, index: int, pid: int):
+    It is not written while the parent of another start of process K has it locked.
+    """
+
+    def __init__(self, folder: pathlib.Path, index: int, pid: int, count: int = 1):
+        """Raises OSError. count: number of processes of the run."""
         folder.mkdir(parents=True, exist_ok=True)
+        # NFS clients remember for up to a minute that a file is missing, so the records of all processes exist.
+        for i in {*range(count), index}:
+            (folder / f"{i}.json").touch()
         self._path = folder / f"{index}.json"
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor: int | None = None
         self._fields: dict = {"id": secrets.token_hex(4), "host": socket.gethostname(), "pid": pid, "beat": 0}
         self.renew()
 
@@ -176,14 +197,35 @@ class Record:
         """Renews the sign of life, and changes these fields. ended: how the trainer ended. verdict: who is gone."""
         self._fields = self._fields | fields | {"beat": self._fields["beat"] + 1}
         with contextlib.suppress(OSError):  # the others decide whether this host is gone
-            os.pwrite(self._descriptor, json.dumps(self._fields).encode().ljust(SIZE), 0)
-            os.fsync(self._descriptor)
+            if self._descriptor is None:
+                self._descriptor = self._lock()
+            if self._descriptor is not None:
+                os.pwrite(self._descriptor, json.dumps(self._fields).encode().ljust(SIZE), 0)
+                os.fsync(self._descriptor)
+
+    def is_ours(self) -> bool:
+        """Tells whether this process writes the record."""
+        return self._descriptor is not None
+
+    def _lock(self) -> int | None:
+        """Opens and locks the record. Returns None if another process has it locked. Raises OSError."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:  # a file system without locks
+            pass
+        return descriptor
 
     def remove(self) -> None:
-        """Removes the record, and the folder with the last one."""
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-            self._path.parent.rmdir()
+        """Removes the record, with the last one also the folder, and the run folder if nothing else is in it."""
+        if self.is_ours():
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+                self._path.parent.rmdir()
+                self._path.parent.parent.rmdir()
 
 
 class Peer:
@@ -192,24 +234,23 @@ class Peer:
     def __init__(self, folder: pathlib.Path, index: int):
         self.index = index
         self._path = folder / f"{index}.json"
-        self._first: dict | None = None  # the record at the first look, perhaps of an earlier start of the run
-        self._last: dict = {}
+        self._looked = False
+        self._last: dict = {}  # at the first look perhaps the record of an earlier start of the run
         self.seen, self.done, self.silent = False, False, 0.0
 
     def look(self, seconds: float) -> None:
         """Reads the record. seconds: since the last look."""
         self.silent += seconds
         try:
-            record = parse_json(self._path.read_bytes())
+            record = read_json_object(self._path)
         except FileNotFoundError:
-            self._first = self._first or {}
+            record = {}
             self.done |= self.seen  # removed after a success
+        except (OSError, ValueError):  # empty before its first renewal, or unreadable: then it becomes silent
             return
-        except (OSError, ValueError):  # for a moment, or for good: then it becomes silent
-            return
-        if self._first is None:
-            self._first = self._last = record
-        elif record != self._last:
+        if not self._looked:
+            self._looked, self._last = True, record
+        elif record and record != self._last and (not self.seen or record.get("id") == self._last.get("id")):
             self._last, self.silent, self.seen = record, 0.0, True
             self.done |= record.get("ended") == DONE
 
@@ -226,6 +267,10 @@ class Peer:
         """Tells whether its trainer ended by itself, with an exit status."""
         return "status" in str(self._last.get("ended"))
 
+    def over(self) -> bool:
+        """Tells whether the process has ended, or ends now, for a known reason."""
+        return self.done or self.ended() is not None or self.verdict() is not None
+
     def name(self) -> str:
         """The process in words, with its host if that is known."""
         host = self._last.get("host") if self.seen else None
@@ -236,10 +281,17 @@ class _Watched:
     """The view of one parent on its trainer and on the other processes."""
 
     def __init__(
-        self, trainer: Trainer, folder: pathlib.Path, peer_seconds: float, join_seconds: float, start_seconds: float
+        self,
+        trainer: Trainer,
+        folder: pathlib.Path,
+        peer_seconds: float,
+        join_seconds: float,
+        start_seconds: float,
+        blame_seconds: float,
     ):
         self._trainer, self._folder = trainer, folder
         self._peer_seconds, self._join_seconds, self._start_seconds = peer_seconds, join_seconds, start_seconds
+        self._blame_seconds = blame_seconds
         self._started = self._before = time.monotonic()
         self._running = 0.0  # seconds without those in which this process was suspended
         self._place, self._joined = place_of(os.environ), False
@@ -251,29 +303,41 @@ class _Watched:
     def _register(self) -> None:
         if self._record or self._place.index is None:
             return
-        self._record = Record(self._folder, self._place.index, self._trainer.pid)
+        self._record = Record(self._folder, self._place.index, self._trainer.pid, self._place.count)
         others = range(1, self._place.count) if self._place.index == 0 else (0,)
         self._peers = [Peer(self._folder, index) for index in others]
 
     def look(self) -> str | None:
         """Renews the record and looks at all others. Returns the sentence with which this process must end, or None."""
-        now = time.monotonic()
-        # A process that was suspended with its trainer has missed the signs of life of the others.
-        passed, self._before = min(now - self._before, 2 * POLL), now
-        self._running += passed
-        if joined := self._trainer.joined():
-            self._place, self._joined = dataclasses.replace(self._place, index=joined.index, count=joined.count), True
-            self._register()
+        passed = self._passed()
+        self._look_at_peers(passed)
         if self._record is None:
             return None
-        self._record.renew()
-        for peer in self._peers:
-            peer.look(passed)
         if self._trainer.suspended > self._peer_seconds:
             ended = f"was suspended for {self._peer_seconds:.0f} s"
             self._record.renew(ended=ended)
             return f"process {self._place.index} on {socket.gethostname()} {ended}"
         return self._gone(passed) or self._not_joined()
+
+    def _passed(self) -> float:
+        """Seconds since the last call, without those in which this process was suspended."""
+        now = time.monotonic()
+        # A process that was suspended with its trainer has missed the signs of life of the others.
+        passed, self._before = min(now - self._before, 2 * POLL), now
+        self._running += passed
+        return passed
+
+    def _look_at_peers(self, passed: float) -> None:
+        """Renews the record and reads all others. Notes that all trainers have joined."""
+        if joined := self._trainer.joined():
+            self._place, self._joined = dataclasses.replace(self._place, index=joined.index, count=joined.count), True
+            self._register()
+            for peer in self._peers:
+                peer.silent = 0.0  # from now on all must give signs of life
+        if self._record is not None:
+            self._record.renew()
+            for peer in self._peers:
+                peer.look(passed)
 
     def _gone(self, passed: float) -> str | None:
         """The process that is gone, in words. One that ended in an orderly way leaves this trainer some time."""
@@ -283,6 +347,8 @@ class _Watched:
             self._waiting += passed
             if not orderly or self._waiting > GRACE:
                 return sentence
+        else:
+            self._waiting = 0.0
         return None
 
     def _faults(self) -> Iterator[tuple[str, bool]]:
@@ -296,7 +362,10 @@ class _Watched:
                 continue
             elif peer.seen and peer.silent > self._peer_seconds:
                 yield f"{peer.name()} gave no sign of life for {self._peer_seconds:.0f} s", False
-            elif not peer.seen and self._running > self._join_seconds:
+            elif self._joined and peer.silent > self._peer_seconds:
+                silent = f"gave no sign of life for {self._peer_seconds:.0f} s"
+                yield f"{peer.name()} {silent}, or does not share {self._folder.parent}", False
+            elif not peer.seen and not self._joined and self._running > self._join_seconds:
                 yield (
                     f"{peer.name()} has not started within {self._join_seconds:.0f} s (stop.join_seconds), or does not "
                     f"share {self._folder.parent}",
@@ -315,35 +384,71 @@ class _Watched:
 
     def ended(self, status: int) -> int:
         """After the end of this trainer: prints a sentence unless it was a success. Returns the exit status."""
+        own = STATUS if status < 0 else 1 if status == FAILED else status
         if self._record is None:
-            return status if status >= 0 else STATUS
+            return own
         if status == 0:
             self._record.renew(ended=DONE)
             self._record.remove()
             return 0
-        how = f"ended with status {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
-        if status in (FAILED, -signal.SIGABRT) and (fault := self._fault_of_another()):
+        if status in (FAILED, -signal.SIGABRT) and (fault := self._fault_of_another(status)):
             return self.end(fault)
+        how = f"ended with status {own}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
         self._record.renew(ended=how)
-        if status > 0:  # the trainer has printed its reason
-            return 1 if status == FAILED else status
-        self._say(f"process {self._place.index} on {socket.gethostname()} {how}")
-        return STATUS
+        if status < 0:  # otherwise the trainer has printed its reason
+            self._say(f"process {self._place.index} on {socket.gethostname()} {how}")
+        if own == 2 and (fault := self._after_refusal()):
+            return self.end(fault)
+        return own
 
-    def _fault_of_another(self) -> str | None:
-        """After this trainer failed: the process whose death was the reason, in words; None if none is found.
+    def _fault_of_another(self, status: int) -> str | None:
+        """After this trainer failed: the process whose end was the reason, in words; None if none is found.
 
-        Gloo and NCCL fail at once, but the death shows a little later in the records.
+        Gloo and NCCL fail at once. The end of a trainer shows in the records some seconds later, and that of a parent
+        after peer_seconds. A signal ends the search.
         """
-        deadline = time.monotonic() + BLAME
-        while time.monotonic() < deadline:
-            self._record.renew()
-            for peer in self._peers:
-                peer.look(POLL / 4)
+        waited, signals = 0.0, self._trainer.signals
+        while waited < self._peer_seconds + self._blame_seconds and self._trainer.signals == signals:
+            passed = self._passed()
+            waited += passed
+            self._look_at_peers(passed)
             faults = sorted(self._faults(), key=lambda fault: fault[1])
             if faults:
-                sentence, orderly = faults[0]
-                return None if orderly else sentence
+                sentence, _ = faults[0]
+                # If both trainers failed, both have printed a traceback, and nobody knows which failed first.
+                return None if status == FAILED and sentence.endswith(FAILURE) else sentence
+            if waited > self._blame_seconds and self._sees_all_alive():
+                return None
+            time.sleep(POLL / 4)
+        return None
+
+    def _sees_all_alive(self) -> bool:
+        """Tells whether all other parents live, as far as they have started. Process 0 alone sees more than one."""
+        started = [peer for peer in self._peers if peer.seen or self._joined]
+        alive = all(peer.silent < self._blame_seconds / 2 for peer in started)
+        return alive and (self._place.index == 0 or self._place.count == 2)
+
+    def _after_refusal(self) -> str | None:
+        """After status 2: the process whose death was the reason, in words; None if none is found.
+
+        A death can look like wrong input: a checkpoint that several processes write fails if one dies. Otherwise,
+        removes the record if the processes that read it end, too. If one of them continues, a record that is gone would
+        look like a success. A signal ends the wait.
+        """
+        waited, signals = 0.0, self._trainer.signals
+        this = f"process {self._place.index} on {socket.gethostname()} "
+        while waited < self._peer_seconds + SETTLE and self._record.is_ours() and self._trainer.signals == signals:
+            passed = self._passed()
+            waited += passed
+            self._look_at_peers(passed)
+            for sentence, orderly in self._faults():
+                if not orderly and not sentence.startswith(this):
+                    return sentence
+            if all(peer.over() for peer in self._peers):
+                self._record.remove()
+                return None
+            if waited > SETTLE and self._sees_all_alive():
+                return None
             time.sleep(POLL / 4)
         return None
 
@@ -355,7 +460,12 @@ class _Watched:
 
     def _say(self, sentence: str) -> None:
         prefix = f"process {self._place.index}: " if self._place.index else ""
-        how = (
-            f"start all processes again to resume it from its last checkpoint, this one by {shlex.join(sys.orig_argv)}"
-        )
-        write(f"\n{prefix}the run ends: {sentence}; {how}", sys.stderr)
+        write(f"\n{prefix}the run ends: {sentence}; {how_to_resume(os.environ, sys.orig_argv)}", sys.stderr)
+
+
+def how_to_resume(environ: Mapping[str, str], command: Sequence[str]) -> str:
+    """The sentence that says how to resume the run; command: that of this process."""
+    if "SLURM_JOB_ID" in environ:
+        return "submit the SLURM job again to resume it from its last checkpoint"
+    again = "start all processes again to resume it from its last checkpoint"
+    return f"{again}, this one by {command_line(environ, command)}"

@@ -14,7 +14,6 @@ import contextlib
 import faulthandler
 import os
 import pathlib
-import shlex
 import signal
 import statistics
 import sys
@@ -25,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from srt_jax.run.progress import duration
+from srt_jax.runtime.place import command_line
 
 STATUS = 75  # EX_TEMPFAIL in sysexits.h: the same command may succeed
 MEDIANS = 10  # a step may take this many times the median
@@ -148,7 +148,7 @@ class Watchdog:
             state = rescue()
         except Exception as e:  # whatever hangs may also fail
             state = f"the state could not be saved ({type(e).__name__}: {e})"
-        self._say(f"stopped: {state}; this command resumes the run: {shlex.join(sys.orig_argv)}")
+        self._say(f"stopped: {state}; this command resumes the run: {command_line(os.environ, sys.orig_argv)}")
 
     def _say(self, text: str) -> None:
         with contextlib.suppress(OSError):  # the reader of a pipe may be gone

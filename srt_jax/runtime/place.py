@@ -1,7 +1,8 @@
-"""Which process of a run this is, by the variables of the environment. Needs no JAX."""
+"""Which process of a run this is, by the variables of the environment. Uses no JAX."""
 
 import dataclasses
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 
 from srt_jax.errors import ConfigError
 
@@ -22,26 +23,47 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
     - more than one task of a SLURM step (srun), or more than one TPU_WORKER_HOSTNAMES;
     - SRT_PROCESSES=auto: JAX finds everything by itself, as on Cloud TPU pods.
 
-    Raises ConfigError if a variable is missing or is no number.
+    Raises ConfigError if one of these variables is missing, is no number, or is too large.
     """
     if address := environment.get("JAX_COORDINATOR_ADDRESS"):
-        count, index = (_number(environment, name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-        return Place(index, count, address)
-    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environment:
-        return Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"]), "")
+        return _place(environment, ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"), "JAX_COORDINATOR_ADDRESS", address)
+    tasks = "SLURM_STEP_NUM_TASKS"
+    if environment.get(tasks) and "SLURM_PROCID" in environment and _number(environment, tasks, tasks) > 1:
+        return _place(environment, (tasks, "SLURM_PROCID"), tasks, "")
     workers = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    if len(workers) > 1 and environment.get("TPU_WORKER_ID", "").isdigit():
+    if len(workers) > 1 and environment.get("TPU_WORKER_ID", "").isdecimal():
         return Place(int(environment["TPU_WORKER_ID"]), len(workers), "")
     if len(workers) > 1 or environment.get("SRT_PROCESSES") == "auto":
         return Place(None, None, "")
     return None
 
 
-def _number(environment, name: str) -> int:
-    value = environment.get(name, "")
-    if not value.isdigit():
+def command_line(environment: Mapping[str, str], command: Sequence[str]) -> str:
+    """The command for a shell, with the assignments before it that a start by hand needs."""
+    names = ["SRT_PROCESSES"]
+    if environment.get("JAX_COORDINATOR_ADDRESS"):
+        names = ["JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", *names]
+    assignments = [f"{name}={shlex.quote(environment[name])}" for name in names if environment.get(name)]
+    return " ".join([*assignments, shlex.join(command)])
+
+
+def _place(environment: Mapping[str, str], names: tuple[str, str], switch: str, address: str) -> Place:
+    """The place by the variables for the number of processes and for the index. Raises ConfigError.
+
+    switch: the variable that makes this process one of several.
+    """
+    count, index = (_number(environment, name, switch) for name in names)
+    if index >= count:
         raise ConfigError(
-            f"JAX_COORDINATOR_ADDRESS is set, but {name} is {value!r}: set it to a number in every "
-            "process, or unset JAX_COORDINATOR_ADDRESS."
+            f"{names[1]} is {index}, but {names[0]} is {count}: number the processes of a run from 0 to {count - 1}."
+        )
+    return Place(index, count, address)
+
+
+def _number(environment: Mapping[str, str], name: str, switch: str) -> int:
+    value = environment.get(name, "")
+    if not (value.isascii() and value.isdecimal()):
+        raise ConfigError(
+            f"{name} is {value!r}: set it to a number in every process, or unset {switch} if this is the only process."
         )
     return int(value)
