@@ -145,6 +145,7 @@ def test_a_run_of_two_processes_goes_on_in_four(miniature, tmp_path):
     check_in_one_process(tmp_path / "run", 2)
 
 
+@pytest.mark.long
 def test_adapters_are_trained_and_exported_as_in_one_process(miniature, tmp_path):
     exported = []
     for processes in (1, 2):

@@ -5,6 +5,7 @@ import signal
 import sys
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 from vllm_proxy import Proxy
 from vllm_support import begin
@@ -123,6 +124,7 @@ def test_a_run_of_two_processes_stops_resumes_and_equals_one(server, miniature, 
     check_in_one_process(directory, step + 1)
 
 
+@pytest.mark.long
 def test_a_dead_server_ends_both_processes_while_they_sample_ahead(server, miniature, tmp_path):
     directory, proxy = tmp_path / "run", Proxy(server.url)
     ahead = "--config.rollout.steps_ahead=1", "--config.rl.tis_cap=2.0", "--config.rollout.old_logprobs=trainer"
