@@ -16,9 +16,10 @@ the sentence and the command that resumes the run, kills its trainer, and exits 
 their trainer (rollout/vllm/guard.py). A trainer ends with its parent. JAX's own limits are a second line: they apply
 where the parents do not see a fault.
 
-A second start in the folder of a run that works must not harm that run. Its trainer is refused by the folder's lock
-(run/lock.py), and that takes some seconds. Until then its parent does not write: the parent of the first start has an
-`fcntl` lock on the record. On a file system without locks both write, so readers follow the start that they saw first.
+A second start in the folder of a run that works must not harm that run. Each parent has an `fcntl` lock on its record.
+If another one has it, the second start is refused before its trainer starts: JAX ends a run if one of its processes
+joins twice. If JAX finds the numbers of the processes, the folder's lock (run/lock.py) refuses the trainer. Until then
+its parent does not write. On a file system without locks both write, so readers follow the start that they saw first.
 """
 
 import contextlib
@@ -37,6 +38,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from srt_jax.errors import FolderInUseError
 from srt_jax.files import read_json_object
 from srt_jax.log import write
 from srt_jax.run import interrupt
@@ -108,8 +110,10 @@ def watch(
     """Starts the trainer, watches it and the other processes, and returns the exit status of this process.
 
     folder: the run folder, which all processes share. peer_seconds, join_seconds: the fields of `stop`. start_seconds:
-    time for the imports of a trainer, before it joins the others. blame_seconds: see BLAME.
+    time for the imports of a trainer, before it joins the others. blame_seconds: see BLAME. Raises FolderInUseError if
+    the parent of another start of this process works in the folder.
     """
+    check_not_started(folder, place_of(os.environ))
     with Trainer() as trainer:
         watched = _Watched(trainer, folder / "processes", peer_seconds, join_seconds, start_seconds, blame_seconds)
         while (status := trainer.wait(POLL)) is None:
@@ -117,6 +121,26 @@ def watch(
                 trainer.kill()
                 return watched.end(sentence)
         return watched.ended(status)
+
+
+def check_not_started(folder: pathlib.Path, place: Place | None) -> None:
+    """Raises FolderInUseError if the parent of another start of this process works in the run folder."""
+    if place is None or place.index is None:
+        return
+    path = folder / "processes" / f"{place.index}.json"
+    try:
+        with open(path, "rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        record = {}
+        with contextlib.suppress(OSError, ValueError):
+            record = read_json_object(path)
+        raise FolderInUseError(
+            f"{folder} is used by process {record.get('pid')} on {record.get('host')}, which is process {place.index} "
+            "of a run: wait for it or stop it, or give this run another config.name."
+        ) from None
+    except OSError:  # the first start, or a file system without locks
+        pass
 
 
 class Trainer:

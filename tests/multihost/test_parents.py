@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from srt_jax.errors import ConfigError
+from srt_jax.errors import ConfigError, FolderInUseError
 from srt_jax.run import parent
 from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.watchdog import STATUS
@@ -258,18 +258,23 @@ def test_records_of_an_earlier_start_are_ignored(tmp_path):
 
 
 def test_a_second_start_does_not_write_the_record_of_a_run_that_works(tmp_path):
-    first, peer = parent.Record(tmp_path, 0, 1), parent.Peer(tmp_path, 0)
+    folder = tmp_path / "processes"
+    parent.check_not_started(tmp_path, Place(0, 2, "h:1"))
+    first, peer = parent.Record(folder, 0, 1), parent.Peer(folder, 0)
     peer.look(1.0)
     first.renew()
-    second = parent.Record(tmp_path, 0, 2)
+    second = parent.Record(folder, 0, 2)
     second.renew(ended="was killed by SIGKILL", verdict="process 3 on h was killed by SIGKILL")
     second.remove()
     peer.look(1.0)
     assert (second.is_ours(), peer.seen, peer.done, peer.ended(), peer.verdict()) == (False, True, False, None, None)
-    assert json.loads((tmp_path / "0.json").read_text())["pid"] == 1
+    assert json.loads((folder / "0.json").read_text())["pid"] == 1
+    with pytest.raises(FolderInUseError, match=r"is used by process 1 on \S+, which is process 0 of a run: wait"):
+        parent.check_not_started(tmp_path, Place(0, 2, "h:1"))
     os.close(first._descriptor)  # as at the end of the first process
+    parent.check_not_started(tmp_path, Place(0, 2, "h:1"))
     second.renew()
-    assert second.is_ours() and json.loads((tmp_path / "0.json").read_text())["pid"] == 2
+    assert second.is_ours() and json.loads((folder / "0.json").read_text())["pid"] == 2
 
 
 def test_a_second_start_is_ignored_on_a_file_system_without_locks(tmp_path):
