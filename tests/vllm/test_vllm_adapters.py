@@ -135,7 +135,9 @@ def test_merged_models_are_served_where_adapters_cannot_be(server, miniature, tm
 def test_a_server_that_is_killed_gets_the_adapter_again(own):
     sampler, params = own
     sampler.load(moved(params, 7), 7)
-    want = sampler.generate(PROMPTS, 4, Sampling(18), SEEDS)
+    prompts = PROMPTS * 16  # so many that the first answer comes long before the last
+    seeds = problem_seeds(0, "train", 1, [str(p) for p in range(len(prompts))])
+    want = sampler.generate(prompts, 4, Sampling(18), seeds)
     server = sampler._servers[0]
     killed = []
 
@@ -143,7 +145,7 @@ def test_a_server_that_is_killed_gets_the_adapter_again(own):
         if not killed:
             killed.append(os.killpg(server.process.pid, signal.SIGKILL))
 
-    found = sampler.generate(PROMPTS, 4, Sampling(18), SEEDS, strike)
+    found = sampler.generate(prompts, 4, Sampling(18), seeds, strike)
     assert server._restarts == 1 and found.version == 7
     assert list(vllm_client.adapters(server.url)) == [sampler._published.version.name]
     assert (found.tokens == want.tokens).all(-1).mean() > 0.9
