@@ -1,11 +1,12 @@
-"""A pretrained model on its own votes: it rises, and at 16 times the learning rate it collapses.
+"""A pretrained model on its own votes and on known answers, at a low and at a high learning rate.
 
-SmolLM2-135M-Instruct adds numbers of one or two digits, as in examples/real_model. A step has 4 prompts and 8 samples
-of each. The 32 held-out problems are not among the 1,024 training problems. The lower learning rate comes from an
-earlier run. At four times that rate one run of four steps (seed 100) did not collapse, so the higher rate is 16 times
-the lower one. The thresholds were committed before the runs.
+SmolLM2-135M-Instruct adds two numbers from 1 to 20, with the config of examples/real_model: 16 prompts a step, 4
+samples of each. None of the 64 held-out sums is trained on. The study expects that votes help at the low rate and ruin
+the model at the high rate, at which known answers still help. Runs with seed 100, which is not reported, chose the
+prompt, the problems, the size of a step and the high rate. The thresholds were committed before the runs.
 
-The guard sees no answers and only reports. It should choose a checkpoint whose accuracy is above that of the base.
+The guard sees no answers. In the arm `votes_high` it only reports. In `teacher_high` it returns to the checkpoint that
+it chooses, and the run goes on with the votes of that checkpoint as labels.
 """
 
 import pathlib
@@ -19,44 +20,42 @@ import real_config  # noqa: E402
 
 from srt_jax.study import Arm, Claim, Need, Study  # noqa: E402
 
-STEPS = 6
-PROMPTS, HELDOUT = 4, 32  # half of the example's, for two busy cores
-HIGH = {"optimizer.learning_rate": 8e-5}  # 16 times real_config.RATE
+STEPS = 8
+HIGH = {"optimizer.learning_rate": real_config.HIGH_RATE}
 TRUTH = {"labels.source": "ground_truth"}
 
 
 def get_study(quick: bool) -> Study:
     """2 seeds. quick: one seed, which decides no claim."""
     config, guarded = (real_config.get_config(labels) for labels in ("votes", "guard"))
-    guarded.guard.action, guarded.guard.votes = "warn", 8
     for one in (config, guarded):
         one.steps, one.checkpoint.every, one.log.rollouts_every = STEPS, 1000, 1000
-        one.batch.prompts_per_step = one.rollout.prompts_per_call = PROMPTS
-        one.eval.sets.heldout.limit = HELDOUT
     return Study(
         name="real_model",
         config=config,
         arms={
             "votes": Arm(),
-            "votes_8e-5": Arm(HIGH, config=guarded),
-            "ground_truth_8e-5": Arm(HIGH | TRUTH),
+            "votes_high": Arm(HIGH | {"guard.action": "warn"}, config=guarded),
+            "ground_truth_high": Arm(HIGH | TRUTH),
+            "teacher_high": Arm(HIGH | {"guard.action": "teacher"}, config=guarded),
         },
         seeds=range(1 if quick else 2),
         column=f"eval/heldout/avg@{config.eval.samples}",
         needs=lambda *_: (Need(real_config.MODEL, get_model),),
         claims=(
-            claim("votes rise", "votes raise the accuracy", "votes"),
-            claim("votes collapse", "at 16 times the rate they lower it", "votes_8e-5", sign=-1),
-            claim("pseudo-reward", "while the pseudo-reward rises", "votes_8e-5", "label/pseudo_reward"),
-            claim("one answer", "and prompts get the same answer", "votes_8e-5", "label/same_answer", threshold=0.3),
-            claim("ground truth rises", "ground truth raises it at this rate, too", "ground_truth_8e-5"),
+            claim("votes rise", "votes at the low rate raise the accuracy", "votes"),
+            claim("votes collapse", "at the high rate they end below the start", "votes_high", sign=-1),
+            claim("pseudo-reward", "while the pseudo-reward rises", "votes_high", "label/pseudo_reward"),
+            claim("ground truth rises", "known answers raise the accuracy at this rate", "ground_truth_high"),
+            claim("labels decide", "and end above the votes", "ground_truth_high", against="votes_high", threshold=0.1),
+            claim("rescue", "after a return the accuracy ends above the votes", "teacher_high", against="votes_high"),
         ),
     )
 
 
-def claim(name: str, sentence: str, arm: str, column: str = "", threshold: float = 0.05, sign: int = 1) -> Claim:
-    """A claim about the change of an arm between its start and the last step. column: "" for the accuracy."""
-    return Claim(name, sentence, arm, column=column, step=STEPS, threshold=threshold, sign=sign)
+def claim(name: str, sentence: str, arm: str, column: str = "", threshold: float = 0.05, **fields) -> Claim:
+    """A claim about the last step of an arm, compared with its start or with another arm. column: "" for accuracy."""
+    return Claim(name, sentence, arm, column=column, step=STEPS, threshold=threshold, **fields)
 
 
 def get_model(folder: pathlib.Path) -> None:

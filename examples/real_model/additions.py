@@ -1,46 +1,33 @@
-"""Sums of two numbers with one or two digits, from Reasoning Gym. Training and held-out problems are disjoint.
+"""Sums of two numbers from 1 to 20. Training and held-out problems are disjoint, in either order of the two numbers.
 
-Reasoning Gym draws with replacement, so two of its seeds share problems. Here one draw is split: of its different sums
-the first HELDOUT are held out. 3 + 8 and 8 + 3 are one sum, and the example in the prompt (7 + 25) is none of them.
-Half of Reasoning Gym's draws have numbers up to 10, and there are only 66 such sums. So 30 of the 64 held-out sums have
-no larger number, but only 36 of the 1,024 training sums.
+There are 210 such sums. The first HELDOUT of a fixed random order are held out. The others are the training problems,
+each in both orders: 3 + 8 and 8 + 3. The example in the prompt (7 + 25) is none of them.
 """
 
-import reasoning_gym
+import itertools
+import random
 
-HELDOUT, TRAIN = 64, 1024
-EXAMPLE = ("25", "7")  # in the prompt of real_config.py
-TASK = {
-    "min_terms": 2,
-    "max_terms": 2,
-    "min_digits": 1,
-    "max_digits": 2,
-    "operators": ["+"],
-    "allow_parentheses": False,
-    "allow_negation": False,
-}
+LARGEST, HELDOUT = 20, 64
 
 
 def heldout(source: dict) -> list[dict]:
     """The held-out problems, with answers."""
-    return draw()[:HELDOUT]
+    return [problem(*pair) for pair in shuffled()[:HELDOUT]]
 
 
 def train(source: dict) -> list[dict]:
     """The training problems. Their answers serve labels.source=ground_truth and the metrics, but not the votes."""
-    return draw()[HELDOUT:]
+    pairs = shuffled()[HELDOUT:]
+    return [problem(*pair) for a, b in pairs for pair in dict.fromkeys([(a, b), (b, a)])]
 
 
-def draw() -> list[dict]:
-    """HELDOUT + TRAIN problems with different sums, the one of the example left out."""
-    drawn = reasoning_gym.create_dataset("basic_arithmetic", **TASK, seed=0, size=4 * (HELDOUT + TRAIN))
-    rows = {}
-    for row in drawn:
-        rows.setdefault(terms(row["question"]), {"problem": row["question"], "answer": row["answer"]})
-    rows.pop(EXAMPLE, None)
-    return list(rows.values())[: HELDOUT + TRAIN]
+def shuffled() -> list[tuple[int, int]]:
+    """All sums, a <= b, in a random order that is always the same."""
+    pairs = list(itertools.combinations_with_replacement(range(1, LARGEST + 1), 2))
+    random.Random(0).shuffle(pairs)
+    return pairs
 
 
-def terms(question: str) -> tuple[str, ...]:
-    """The numbers of `Calculate 7 + 25.`, sorted as text."""
-    return tuple(sorted(question.removeprefix("Calculate ").removesuffix(".").split(" + ")))
+def problem(a: int, b: int) -> dict:
+    """The problem `3 + 8` and its answer."""
+    return {"problem": f"{a} + {b}", "answer": str(a + b)}

@@ -1,18 +1,17 @@
 r"""SmolLM2-135M-Instruct learns to add from its own majority votes, on a laptop.
 
-srt train --config=real_config.py:votes            labels by majority vote
-srt train --config=real_config.py:votes,8e-5       a learning rate that is too high for any labels
-srt train --config=real_config.py:guard,8e-5       the same, but the guard ends the run when it sees that it collapses
-srt train --config=real_config.py:ground_truth     labels from the answers
+srt train --config=real_config.py:votes              labels by majority vote
+srt train --config=real_config.py:votes,4e-5         a learning rate at which votes ruin the model
+srt train --config=real_config.py:guard,4e-5         the same, but the guard ends the run when it sees that it collapses
+srt train --config=real_config.py:ground_truth,4e-5  the same rate with labels from the answers
 """
 
 from srt_jax.config import base, source
 
 MODEL = "cache/smollm2"
 RATE = 5e-6
-TEMPLATE = (
-    "Question: Calculate 7 + 25.\nAnswer: The final answer is 32.\n\nQuestion: {problem}\nAnswer: The final answer is"
-)
+HIGH_RATE = 4e-5  # votes fall at this rate, known answers do not
+TEMPLATE = "7 + 25 = 32\n{problem} ="
 LABELS = {"votes": "vote", "guard": "vote", "ground_truth": "ground_truth"}
 
 
@@ -20,7 +19,7 @@ def get_config(arguments: str = "votes"):
     """LABELS,RATE, where LABELS is votes, guard or ground_truth, and RATE is the learning rate."""
     labels, _, rate = arguments.partition(",")
     config = base()
-    config.name, config.out, config.steps = f"{labels}-{float(rate or RATE):.0e}", "runs/real_model", 20
+    config.name, config.out, config.steps = f"{labels}-{float(rate or RATE):.0e}", "runs/real_model", 8
     config.model.path, config.model.dtype, config.model.remat = MODEL, "float32", "none"
     config.labels.source, config.optimizer.learning_rate = LABELS[labels], float(rate or RATE)
     config.data = source(kind="additions:train")
@@ -28,10 +27,10 @@ def get_config(arguments: str = "votes"):
         config.eval.sets.heldout = source(kind="additions:heldout")
     config.prompts.template, config.prompts.plain_template, config.prompts.instruction = "plain", TEMPLATE, ""
     config.answer.style, config.answer.pattern = "regex", r"^\s*(-?\d+)"  # the prompt ends before the number
-    config.batch.prompts_per_step, config.batch.samples_per_prompt = 8, 8
-    config.batch.max_prompt_tokens, config.batch.max_response_tokens = 42, 8
-    config.batch.length_buckets, config.batch.microbatch_sequences = (50,), 8
-    config.rollout.prompts_per_call, config.rollout.prompt_buckets = 8, (42,)
+    config.batch.prompts_per_step, config.batch.samples_per_prompt = 16, 4
+    config.batch.max_prompt_tokens, config.batch.max_response_tokens = 17, 4
+    config.batch.length_buckets, config.batch.microbatch_sequences = (21,), 32
+    config.rollout.prompts_per_call, config.rollout.prompt_buckets = 16, (17,)
     config.rl.kl_coef = 0.0  # without a KL penalty there is no reference model in memory
     config.eval.every, config.eval.samples = 2, 4
     if labels == "guard":
