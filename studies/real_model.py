@@ -5,8 +5,7 @@ samples of each. None of the 64 held-out sums is trained on. The study expects t
 the model at the high rate, at which known answers still help. Runs with seed 100, which is not reported, chose the
 prompt, the problems, the size of a step and the high rate. The thresholds were committed before the runs.
 
-The guard sees no answers. In the arm `votes_high` it only reports. In `teacher_high` it returns to the checkpoint that
-it chooses, and the run goes on with the votes of that checkpoint as labels.
+The guard of the arm `votes_high` sees no answers and only reports.
 """
 
 import pathlib
@@ -20,7 +19,7 @@ import real_config  # noqa: E402
 
 from srt_jax.study import Arm, Claim, Need, Study  # noqa: E402
 
-STEPS = 8
+STEPS = 6
 HIGH = {"optimizer.learning_rate": real_config.HIGH_RATE}
 TRUTH = {"labels.source": "ground_truth"}
 
@@ -37,7 +36,6 @@ def get_study(quick: bool) -> Study:
             "votes": Arm(),
             "votes_high": Arm(HIGH | {"guard.action": "warn"}, config=guarded),
             "ground_truth_high": Arm(HIGH | TRUTH),
-            "teacher_high": Arm(HIGH | {"guard.action": "teacher"}, config=guarded),
         },
         seeds=range(1 if quick else 2),
         column=f"eval/heldout/avg@{config.eval.samples}",
@@ -48,7 +46,6 @@ def get_study(quick: bool) -> Study:
             claim("pseudo-reward", "while the pseudo-reward rises", "votes_high", "label/pseudo_reward"),
             claim("ground truth rises", "known answers raise the accuracy at this rate", "ground_truth_high"),
             claim("labels decide", "and end above the votes", "ground_truth_high", against="votes_high", threshold=0.1),
-            claim("rescue", "after a return the accuracy ends above the votes", "teacher_high", against="votes_high"),
         ),
     )
 
