@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from srt_jax import cli, runtime
+from srt_jax import cli
 from srt_jax.config import functions
 from srt_jax.config.paths import expand_paths, run_directory
 from srt_jax.config.validation import validate
@@ -43,13 +43,11 @@ def main(argv) -> int:
     check_allowed(flags.FLAGS.allow_change)
     parent.obey()
     if parent.needed() and not flags.FLAGS.dry_run:
-        return parent.watch(run_directory(expand_paths(config)), config.stop.peer_seconds, config.stop.join_seconds)
+        job = parent.training(run_directory(expand_paths(config)))
+        return parent.watch(job, config.stop.peer_seconds, config.stop.join_seconds)
     if not functions.named(config):
         import_without_torch()
-    place = runtime.start(
-        config.mesh.cpu_devices, peer_seconds=config.stop.peer_seconds, join_seconds=config.stop.join_seconds
-    )
-    parent.report_joined(place)
+    parent.join(config)
     if flags.FLAGS.dry_run:
         os.environ["HF_HUB_OFFLINE"] = "1"  # The hub's client reads it when it is first imported.
         from srt_jax.run.dry_run import dry_run

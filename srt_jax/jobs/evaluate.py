@@ -11,7 +11,8 @@ number of positions; with --max_tokens only that of the prompts. --data replaces
 Parquet file with the columns problem and answer; --prompt_column and --answer_column name others. A call of the sampler
 is cut to the memory (docs/operations.md). The job prints a line for each set and, at the end, one JSON object. --out
 also writes every response with its answer and grade. Ctrl-C ends the job within seconds with status 130, and --out is
-not written.
+not written. Several processes give the result of one. They must all see the folder of --out, without --out the config's
+run folder. If one of them dies, the others end (run/parent.py).
 
 --temperatures compares temperatures by AVG, the mean of pass@1, pass@8 and pass@32, each a mean over the sets. SePT
 chooses the base model's temperature in this way. At temperature 0 there is one sample, and so only pass@1.
@@ -27,13 +28,13 @@ from ml_collections import ConfigDict
 
 from srt_jax import cli, runtime
 from srt_jax.config import base, recorded, run_directory, source
-from srt_jax.config.paths import initial_weights
+from srt_jax.config.paths import expand_paths, initial_weights
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.validation import validate
 from srt_jax.errors import ConfigError, DataError
 from srt_jax.files import check_output_file, write_jsonl
 from srt_jax.log import logger
-from srt_jax.run import interrupt
+from srt_jax.run import interrupt, parent
 
 AVERAGED = (1, 8, 32)  # AVG is the mean of pass@k for these k
 
@@ -260,8 +261,13 @@ def main(argv) -> int:
     if given.out:
         check_output_file(given.out)
     temperatures = parse_temperatures(given.temperatures)
-    runtime.start(config.mesh.cpu_devices)
     out = pathlib.Path(given.out) if given.out else None
+    parent.obey()
+    if parent.needed():
+        path = out or run_directory(expand_paths(config)) / "evaluate"
+        job = parent.Job(path, path.with_name(f"{path.name}.processes"), "to evaluate again", "give another --out")
+        return parent.watch(job, config.stop.peer_seconds, config.stop.join_seconds)
+    parent.join(config)
     return interrupt.run(
         lambda: show(
             config,
@@ -298,4 +304,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("samples", None, "Samples of each problem: eval.samples.")
     flags.DEFINE_integer("max_tokens", None, "Tokens of a response: batch.max_response_tokens.")
     cli.define_path("out", "JSONL file for the responses.")
-    cli.run(main)
+    parent.leave_at_once(lambda: cli.run(main))

@@ -7,7 +7,8 @@ model.path means its base with this adapter. The problems are the config's data.
 labels.path=labels.jsonl a run trains on these labels. srt subset and curriculum.path read the scores. The first line
 has the provenance. The others have {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts,
 parse_rate, n}; pass_rate and label_correct are null if no answer is known. After a kill the same command continues
-from <out>.partial. Several processes, which must all see the folder of <out>, write the same file as one.
+from <out>.partial. Several processes, which must all see the folder of <out>, write the same file as one. If one of
+them dies, the others end (run/parent.py).
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from srt_jax.errors import DataError
 from srt_jax.files import check_output_file
 from srt_jax.log import logger
 from srt_jax.reward.rewards import Graded
-from srt_jax.run import interrupt
+from srt_jax.run import interrupt, parent
 from srt_jax.run.progress import Progress, SamplerProgress
 
 BATCH = 64  # problems that are sampled together; their rows are then written at once
@@ -239,10 +240,16 @@ def main(argv) -> int:
         return cli.complain(f"--samples is {given.samples}: it must be at least 1.")
     validate(given.config)
     check_output_file(given.out)
-    runtime.start(given.config.mesh.cpu_devices)
+    out, stop = pathlib.Path(given.out), given.config.stop
+    parent.obey()
+    if parent.needed():
+        records = out.with_name(f"{out.name}.processes")
+        job = parent.Job(out, records, "to continue after the last complete batch", "give another --out")
+        return parent.watch(job, stop.peer_seconds, stop.join_seconds)
+    parent.join(given.config)
 
     def work() -> int:
-        summary = label(given.config, pathlib.Path(given.out), given.samples)
+        summary = label(given.config, out, given.samples)
         if runtime.is_first_process():
             print(json.dumps({"out": given.out, **summary}))
         return 0
@@ -254,4 +261,4 @@ if __name__ == "__main__":
     cli.define_config("Experiment: its model labels its data. A file or a shipped name.")
     cli.define_path("out", "The label file.")
     flags.DEFINE_integer("samples", 32, "Samples of each problem, all of which vote.")
-    cli.run(main)
+    parent.leave_at_once(lambda: cli.run(main))

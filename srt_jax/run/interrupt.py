@@ -135,12 +135,16 @@ class Signals:
 def run(work, message: str) -> int:
     """Runs work() and returns its exit status. After a signal, prints `message` and ends the process with status 130.
 
-    An orderly end of Python would wait for programs that XLA's threads still run, and could crash in them.
+    An orderly end of Python would wait for programs that XLA's threads still run, and could crash in them. If several
+    processes get the signal, collectives of the slower ones fail, so an exception after the signal is no fault.
     """
+    signals = Signals(message, leave=True)
     try:
-        with Signals(message, leave=True):
+        with signals:
             return work()
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as e:
+        if not (signals.requested or isinstance(e, KeyboardInterrupt)):
+            raise
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may be gone
                 stream.flush()

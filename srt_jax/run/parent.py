@@ -1,17 +1,20 @@
-"""A run of several processes ends everywhere if one of its processes dies, with a sentence that names that process.
+"""If one process of a run, of `srt label` or of `srt evaluate` dies, all others end and name that process.
 
 Each trainer has a parent: the process that the user or the scheduler starts. It starts the same command again as its
-child, the trainer, which holds the accelerators. A trainer cannot report the death of another one: it waits in a
-collective until JAX's coordination service ends it from C++ with a stack of C++ functions.
+child, the trainer, which holds the accelerators and does the work, be it training, labels or an evaluation. A trainer
+cannot report the death of another one: it waits in a collective until JAX's coordination service ends it from C++ with
+a stack of C++ functions.
 
-The parents share no network. Each one renews <run>/processes/K.json every second. The parent of process 0 reads the
-records of all others, and these read only its record, where it names the process that is gone. A process is gone if
+The parents share no network. Each one renews <run>/processes/K.json every second (`Job.records`). The parent of process
+0 reads the records of all others, and these read only its record, where it names the process that is gone. A process is
+gone if
 
 - its record says how its trainer ended, and this was no success;
 - its record was not renewed for stop.peer_seconds: the parent or its host died, or the network file system is away;
 - it has no record stop.join_seconds after this process started, and its trainer has not joined the others.
 
-A parent also ends its trainer if it was suspended for stop.peer_seconds. Then the parent of every other process prints
+A trainer that a signal interrupts saves nothing more (status 130), so the others end at once. A parent also ends its
+trainer if it was suspended for stop.peer_seconds. Then the parent of every other process prints
 the sentence and the command that resumes the run, kills its trainer, and exits with status 75. vLLM servers end with
 their trainer (rollout/vllm/guard.py). A trainer ends with its parent. JAX's own limits are a second line: they apply
 where the parents do not see a fault.
@@ -38,6 +41,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from ml_collections import ConfigDict
+
+from srt_jax import runtime
 from srt_jax.errors import FolderInUseError
 from srt_jax.files import read_json_object
 from srt_jax.log import write
@@ -51,6 +57,7 @@ GRACE = 20.0  # seconds in which a trainer must end by itself, if another one ha
 SETTLE = 5.0  # seconds in which the ends of other processes must show, after this one's trainer has refused its input
 FAILED = 70  # EX_SOFTWARE in sysexits.h: the status of a trainer with an uncaught exception; its parent's status is 1
 FAILURE = "ended with status 1"  # the value of `ended` in a record after an uncaught exception
+INTERRUPTED = "was interrupted by a signal"  # the value of `ended` after status 130
 BLAME = 10.0  # seconds in which the end of another trainer must show, after this one's trainer has failed
 START = 60.0  # seconds in which a trainer must have imported its modules
 SIZE = 1024  # bytes of a record, which is rewritten in place: a full disk must not look like a death
@@ -79,29 +86,65 @@ def leave_at_once(run: Callable[[], object], environ: Mapping[str, str] = os.env
 
     An ordinary exit would wait for the other processes in JAX's shutdown, and these wait in a collective.
     """
+    if VARIABLE not in environ:
+        run()
+        return
     try:
         run()
-    except BaseException as e:
-        status = e.code if isinstance(e, SystemExit) else FAILED
-        if VARIABLE not in environ or status not in (2, FAILED):
+        return
+    except SystemExit as e:
+        if e.code != 2:
             raise
-        if status == FAILED:
-            traceback.print_exc()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may be gone
-                stream.flush()
-        os._exit(status)
+        status = 2
+    except (Exception, KeyboardInterrupt):
+        traceback.print_exc()
+        status = FAILED
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may be gone
+            stream.flush()
+    os._exit(status)
 
 
-def report_joined(place: Place | None, environ: Mapping[str, str] = os.environ) -> None:
-    """In a trainer: tells the parent that all processes have joined, and which one this is."""
+def join(config: ConfigDict, environ: Mapping[str, str] = os.environ) -> None:
+    """Starts JAX for a job with this config, and joins its other processes. In a trainer, tells its parent about it."""
+    stop = config.stop
+    place = runtime.start(config.mesh.cpu_devices, peer_seconds=stop.peer_seconds, join_seconds=stop.join_seconds)
     if VARIABLE in environ:
-        with contextlib.suppress(OSError):
-            os.write(int(environ[VARIABLE].split(":")[1]), f"{place.index} {place.count}\n".encode())
+        report_joined(place, environ)
+
+
+def report_joined(place: Place, environ: Mapping[str, str] = os.environ) -> None:
+    """In a trainer: tells the parent that all processes have joined, and which one this is."""
+    with contextlib.suppress(OSError):
+        os.write(int(environ[VARIABLE].split(":")[1]), f"{place.index} {place.count}\n".encode())
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The work that several processes share, as the parents describe it.
+
+    path: the run folder, or the output file. records: the folder of the records, in a folder that all processes share.
+    again: the purpose of a new start, in words. apart: the remedy if another start of the job uses the same path.
+    """
+
+    path: pathlib.Path
+    records: pathlib.Path
+    again: str
+    apart: str
+
+
+def training(directory: pathlib.Path) -> Job:
+    """The job that trains in a run folder."""
+    return Job(
+        directory,
+        directory / "processes",
+        "to resume it from its last checkpoint",
+        "give this run another config.name",
+    )
 
 
 def watch(
-    folder: pathlib.Path,
+    job: Job,
     peer_seconds: float,
     join_seconds: float,
     start_seconds: float = START,
@@ -109,13 +152,13 @@ def watch(
 ) -> int:
     """Starts the trainer, watches it and the other processes, and returns the exit status of this process.
 
-    folder: the run folder, which all processes share. peer_seconds, join_seconds: the fields of `stop`. start_seconds:
-    time for the imports of a trainer, before it joins the others. blame_seconds: see BLAME. Raises FolderInUseError if
-    the parent of another start of this process works in the folder.
+    peer_seconds, join_seconds: the fields of `stop`. start_seconds: time for the imports of a trainer, before it joins
+    the others. blame_seconds: see BLAME. Raises FolderInUseError if the parent of another start of this process works
+    on the same path.
     """
-    check_not_started(folder, place_of(os.environ))
+    check_not_started(job, place_of(os.environ))
     with Trainer() as trainer:
-        watched = _Watched(trainer, folder / "processes", peer_seconds, join_seconds, start_seconds, blame_seconds)
+        watched = _Watched(trainer, job, peer_seconds, join_seconds, start_seconds, blame_seconds)
         while (status := trainer.wait(POLL)) is None:
             if sentence := watched.look():
                 trainer.kill()
@@ -123,11 +166,11 @@ def watch(
         return watched.ended(status)
 
 
-def check_not_started(folder: pathlib.Path, place: Place | None) -> None:
-    """Raises FolderInUseError if the parent of another start of this process works in the run folder."""
+def check_not_started(job: Job, place: Place | None) -> None:
+    """Raises FolderInUseError if the parent of another start of this process works on the same path."""
     if place is None or place.index is None:
         return
-    path = folder / "processes" / f"{place.index}.json"
+    path = job.records / f"{place.index}.json"
     try:
         with open(path, "rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,8 +179,8 @@ def check_not_started(folder: pathlib.Path, place: Place | None) -> None:
         with contextlib.suppress(OSError, ValueError):
             record = read_json_object(path)
         raise FolderInUseError(
-            f"{folder} is used by process {record.get('pid')} on {record.get('host')}, which is process {place.index} "
-            "of a run: wait for it or stop it, or give this run another config.name."
+            f"{job.path} is used by process {record.get('pid')} on {record.get('host')}, which is process "
+            f"{place.index} of another start: wait for it or stop it, or {job.apart}."
         ) from None
     except OSError:  # the first start, or a file system without locks
         pass
@@ -160,6 +203,8 @@ class Trainer:
         self.signals = 0  # number of signals to this process
 
     def __enter__(self) -> "Trainer":
+        # Another reader of signals (run/interrupt.py) would end this process before its trainer has saved.
+        self._wakeup = signal.set_wakeup_fd(-1)
         self._handlers = {s: signal.signal(s, self._forward) for s in interrupt.watched()}
         return self
 
@@ -167,6 +212,7 @@ class Trainer:
         self.kill()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
         os.close(self._pipe)
 
     def _forward(self, number: int, _: object) -> None:
@@ -201,7 +247,7 @@ class Trainer:
 
 
 class Record:
-    """<run>/processes/K.json, as written by the parent of process K.
+    """The record K.json of process K, written by its parent.
 
     It is not written while the parent of another start of process K has it locked.
     """
@@ -244,7 +290,7 @@ class Record:
         return descriptor
 
     def remove(self) -> None:
-        """Removes the record, with the last one also the folder, and the run folder if nothing else is in it."""
+        """Removes the record, with the last one also its folder, and the folder around it if nothing else is in it."""
         if self.is_ours():
             with contextlib.suppress(OSError):
                 self._path.unlink()
@@ -291,6 +337,10 @@ class Peer:
         """Tells whether its trainer ended by itself, with an exit status."""
         return "status" in str(self._last.get("ended"))
 
+    def interrupted(self) -> bool:
+        """Tells whether a signal interrupted its trainer."""
+        return self._last.get("ended") == INTERRUPTED
+
     def over(self) -> bool:
         """Tells whether the process has ended, or ends now, for a known reason."""
         return self.done or self.ended() is not None or self.verdict() is not None
@@ -307,13 +357,13 @@ class _Watched:
     def __init__(
         self,
         trainer: Trainer,
-        folder: pathlib.Path,
+        job: Job,
         peer_seconds: float,
         join_seconds: float,
         start_seconds: float,
         blame_seconds: float,
     ):
-        self._trainer, self._folder = trainer, folder
+        self._trainer, self._job = trainer, job
         self._peer_seconds, self._join_seconds, self._start_seconds = peer_seconds, join_seconds, start_seconds
         self._blame_seconds = blame_seconds
         self._started = self._before = time.monotonic()
@@ -327,9 +377,9 @@ class _Watched:
     def _register(self) -> None:
         if self._record or self._place.index is None:
             return
-        self._record = Record(self._folder, self._place.index, self._trainer.pid, self._place.count)
+        self._record = Record(self._job.records, self._place.index, self._trainer.pid, self._place.count)
         others = range(1, self._place.count) if self._place.index == 0 else (0,)
-        self._peers = [Peer(self._folder, index) for index in others]
+        self._peers = [Peer(self._job.records, index) for index in others]
 
     def look(self) -> str | None:
         """Renews the record and looks at all others. Returns the sentence with which this process must end, or None."""
@@ -364,36 +414,43 @@ class _Watched:
                 peer.look(passed)
 
     def _gone(self, passed: float) -> str | None:
-        """The process that is gone, in words. One that ended in an orderly way leaves this trainer some time."""
-        faults = sorted(self._faults(), key=lambda fault: fault[1])
-        if faults:
-            sentence, orderly = faults[0]
+        """The process that is gone, in words, when this trainer has had its time to end by itself."""
+        if faults := self._faults():
+            sentence, grace = faults[0]
             self._waiting += passed
-            if not orderly or self._waiting > GRACE:
+            if self._waiting > grace:
                 return sentence
         else:
             self._waiting = 0.0
         return None
 
-    def _faults(self) -> Iterator[tuple[str, bool]]:
-        """(sentence, whether it ended in an orderly way) for each process that is gone, or that process 0 names."""
+    def _faults(self) -> list[tuple[str, float]]:
+        """(sentence, seconds) for each process that is gone, or that process 0 names, in the order of the seconds.
+
+        seconds: the time in which this process's trainer may end by itself.
+        """
+        return sorted(self._find_faults(), key=lambda fault: fault[1])
+
+    def _find_faults(self) -> Iterator[tuple[str, float]]:
         for peer in self._peers:
             if verdict := peer.verdict():
-                yield verdict, False
+                yield verdict, 0.0
             elif ended := peer.ended():
-                yield ended, peer.orderly()
+                # Launchers send a signal to all processes, and then each one ends with its own sentence.
+                interrupted = peer.interrupted() and self._trainer.signals > 0
+                yield ended, GRACE if peer.orderly() or interrupted else 0.0
             elif peer.done:
                 continue
             elif peer.seen and peer.silent > self._peer_seconds:
-                yield f"{peer.name()} gave no sign of life for {self._peer_seconds:.0f} s", False
+                yield f"{peer.name()} gave no sign of life for {self._peer_seconds:.0f} s", 0.0
             elif self._joined and peer.silent > self._peer_seconds:
                 silent = f"gave no sign of life for {self._peer_seconds:.0f} s"
-                yield f"{peer.name()} {silent}, or does not share {self._folder.parent}", False
+                yield f"{peer.name()} {silent}, or does not share {self._job.records.parent}", 0.0
             elif not peer.seen and not self._joined and self._running > self._join_seconds:
                 yield (
                     f"{peer.name()} has not started within {self._join_seconds:.0f} s (stop.join_seconds), or does not "
-                    f"share {self._folder.parent}",
-                    False,
+                    f"share {self._job.records.parent}",
+                    0.0,
                 )
 
     def _not_joined(self) -> str | None:
@@ -418,6 +475,7 @@ class _Watched:
         if status in (FAILED, -signal.SIGABRT) and (fault := self._fault_of_another(status)):
             return self.end(fault)
         how = f"ended with status {own}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
+        how = INTERRUPTED if status == interrupt.STATUS else how
         self._record.renew(ended=how)
         if status < 0:  # otherwise the trainer has printed its reason
             self._say(f"process {self._place.index} on {socket.gethostname()} {how}")
@@ -436,8 +494,7 @@ class _Watched:
             passed = self._passed()
             waited += passed
             self._look_at_peers(passed)
-            faults = sorted(self._faults(), key=lambda fault: fault[1])
-            if faults:
+            if faults := self._faults():
                 sentence, _ = faults[0]
                 # If both trainers failed, both have printed a traceback, and nobody knows which failed first.
                 return None if status == FAILED and sentence.endswith(FAILURE) else sentence
@@ -465,8 +522,8 @@ class _Watched:
             passed = self._passed()
             waited += passed
             self._look_at_peers(passed)
-            for sentence, orderly in self._faults():
-                if not orderly and not sentence.startswith(this):
+            for sentence, grace in self._faults():
+                if not grace and not sentence.startswith(this):
                     return sentence
             if all(peer.over() for peer in self._peers):
                 self._record.remove()
@@ -484,12 +541,11 @@ class _Watched:
 
     def _say(self, sentence: str) -> None:
         prefix = f"process {self._place.index}: " if self._place.index else ""
-        write(f"\n{prefix}the run ends: {sentence}; {how_to_resume(os.environ, sys.orig_argv)}", sys.stderr)
+        write(f"\n{prefix}the run ends: {sentence}; {how_to_resume(self._job, os.environ, sys.orig_argv)}", sys.stderr)
 
 
-def how_to_resume(environ: Mapping[str, str], command: Sequence[str]) -> str:
-    """The sentence that says how to resume the run; command: that of this process."""
+def how_to_resume(job: Job, environ: Mapping[str, str], command: Sequence[str]) -> str:
+    """The sentence that says how to resume the job; command: that of this process."""
     if "SLURM_JOB_ID" in environ:
-        return "submit the SLURM job again to resume it from its last checkpoint"
-    again = "start all processes again to resume it from its last checkpoint"
-    return f"{again}, this one by {command_line(environ, command)}"
+        return f"submit the SLURM job again {job.again}"
+    return f"start all processes again {job.again}, this one by {command_line(environ, command)}"

@@ -34,7 +34,9 @@ from srt_jax.run import interrupt, parent
 folder, (peer_seconds, join_seconds, *more) = pathlib.Path(sys.argv[1]), map(float, sys.argv[2:6])
 parent.obey()
 if parent.needed():
-    sys.exit(parent.watch(folder, peer_seconds, join_seconds, *more))
+    job = parent.training(folder)
+    # As below the command `srt`, which reads signals in a thread.
+    sys.exit(interrupt.run(lambda: parent.watch(job, peer_seconds, join_seconds, *more), "the parent has stopped"))
 (folder / "started").mkdir(exist_ok=True)
 import os
 place = runtime.start(1, peer_seconds=peer_seconds, join_seconds=join_seconds)
@@ -59,7 +61,7 @@ import json, os, pathlib, sys, time
 from srt_jax.run import parent
 folder = pathlib.Path(sys.argv[1])
 if parent.needed():
-    sys.exit(parent.watch(folder, 60, 120))
+    sys.exit(parent.watch(parent.training(folder), 60, 120))
 parent.obey()
 (folder.parent / os.environ["JAX_PROCESS_ID"]).touch()
 def ready(index):
@@ -236,9 +238,25 @@ def test_a_signal_to_a_parent_reaches_its_trainer(tmp_path):
     with ending(started):
         trainers(tmp_path, started)
         started[1].send_signal(signal.SIGTERM)
-        (status, _), (other_status, said) = map(end_of, started)
-    assert other_status == 130 and "stopped" in said and "the run ends" not in said
-    assert status != 0
+        (status, said), (other_status, other_said) = map(end_of, started)
+    assert other_status == 130 and "\nstopped\n" in other_said and "the run ends" not in other_said
+    assert "\nthe parent has stopped\n" not in said + other_said
+    assert status == STATUS and re.search(
+        r"the run ends: process 1 on \S+ was interrupted by a signal; start all", said
+    )
+
+
+def test_a_signal_to_all_processes_ends_each_with_its_own_sentence(tmp_path):
+    """As launchers do. The collectives of the slower trainer may fail before it reads the signal."""
+    started = start_waiting(tmp_path)
+    with ending(started):
+        trainers(tmp_path, started)
+        for process in started:
+            process.send_signal(signal.SIGINT)
+        ends = list(map(end_of, started))
+    for status, said in ends:
+        assert status == 130 and "\nstopped\n" in said, said
+        assert "the run ends" not in said and "Traceback" not in said, said
 
 
 def test_records_of_an_earlier_start_are_ignored(tmp_path):
@@ -255,11 +273,15 @@ def test_records_of_an_earlier_start_are_ignored(tmp_path):
     new.renew(ended="ended with status 2")
     peer.look(1.0)
     assert peer.orderly() and re.fullmatch(r"process 0 on \S+ ended with status 2", peer.ended())
+    new.renew(ended=parent.INTERRUPTED)
+    peer.look(1.0)
+    assert peer.interrupted() and not peer.orderly()
 
 
 def test_a_second_start_does_not_write_the_record_of_a_run_that_works(tmp_path):
     folder = tmp_path / "processes"
-    parent.check_not_started(tmp_path, Place(0, 2, "h:1"))
+    job = parent.training(tmp_path)
+    parent.check_not_started(job, Place(0, 2, "h:1"))
     first, peer = parent.Record(folder, 0, 1), parent.Peer(folder, 0)
     peer.look(1.0)
     first.renew()
@@ -269,10 +291,12 @@ def test_a_second_start_does_not_write_the_record_of_a_run_that_works(tmp_path):
     peer.look(1.0)
     assert (second.is_ours(), peer.seen, peer.done, peer.ended(), peer.verdict()) == (False, True, False, None, None)
     assert json.loads((folder / "0.json").read_text())["pid"] == 1
-    with pytest.raises(FolderInUseError, match=r"is used by process 1 on \S+, which is process 0 of a run: wait"):
-        parent.check_not_started(tmp_path, Place(0, 2, "h:1"))
+    with pytest.raises(
+        FolderInUseError, match=r"is used by process 1 on \S+, which is process 0 of another start: wait"
+    ):
+        parent.check_not_started(job, Place(0, 2, "h:1"))
     os.close(first._descriptor)  # as at the end of the first process
-    parent.check_not_started(tmp_path, Place(0, 2, "h:1"))
+    parent.check_not_started(job, Place(0, 2, "h:1"))
     second.renew()
     assert second.is_ours() and json.loads((folder / "0.json").read_text())["pid"] == 2
 
@@ -310,16 +334,19 @@ def test_a_record_without_content_is_no_sign_of_life(tmp_path, content):
 
 
 def test_the_sentence_names_the_command_that_resumes_the_run():
-    command, again = ["python", "a b"], "start all processes again to resume it from its last checkpoint, this one by "
+    command, job = ["python", "a b"], parent.training(pathlib.Path("run"))
+    again = "start all processes again to resume it from its last checkpoint, this one by "
     variables = {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
-    assert parent.how_to_resume({}, command) == f"{again}python 'a b'"
-    assert parent.how_to_resume({"JAX_PROCESS_ID": "0", "SRT_PROCESSES": "auto"}, command) == (
+    assert parent.how_to_resume(job, {}, command) == f"{again}python 'a b'"
+    assert parent.how_to_resume(job, {"JAX_PROCESS_ID": "0", "SRT_PROCESSES": "auto"}, command) == (
         f"{again}SRT_PROCESSES=auto python 'a b'"
     )
-    assert parent.how_to_resume(variables, command) == (
+    assert parent.how_to_resume(job, variables, command) == (
         f"{again}JAX_COORDINATOR_ADDRESS=h:1 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 python 'a b'"
     )
-    assert parent.how_to_resume(variables | {"SLURM_JOB_ID": "7"}, command).startswith("submit the SLURM job again ")
+    assert parent.how_to_resume(job, variables | {"SLURM_JOB_ID": "7"}, command).startswith(
+        "submit the SLURM job again "
+    )
 
 
 def test_a_record_that_is_removed_belongs_to_a_process_that_is_done(tmp_path):
