@@ -62,10 +62,20 @@ def least(model: str, topology: str, chips: int) -> list[str]:
     return paper(model, topology, VLLM, f"--config.mesh.fsdp={chips}", f"--microbatch={chips}")
 
 
+def two_nodes(model: str, microbatch: int, *fields: str) -> list[str]:
+    """The update on two nodes, with this micro-batch. Without a search."""
+    return paper(model, "h200:16", VLLM, f"--microbatch={microbatch}", *fields)
+
+
+NO_REMAT = "--config.model.remat=none"
 ONE_NODE = {"h100:1": 1, "h200:1": 1, "h200:8": 8, "v5e:2x4": 8, "v6e:2x2": 4}  # chips
 CASES = {
     "7B h200:8": paper("qwen25_math_7b", "h200:8", VLLM),
     "14B h200:8": paper("qwen3_14b", "h200:8", VLLM),
+    "7B h200:16": two_nodes("qwen25_math_7b", 64),
+    "7B h200:16, no remat": two_nodes("qwen25_math_7b", 64, NO_REMAT),
+    "14B h200:16": two_nodes("qwen3_14b", 32),
+    "14B h200:16, no remat": two_nodes("qwen3_14b", 32, NO_REMAT),
     "7B h200:4": lightest("qwen25_math_7b", "h200:4", 4, 4),
     "14B h200:4": lightest("qwen3_14b", "h200:4", 4, 4),
     "4B h200:1": lightest("qwen3_4b", "h200:1", 1, 1),
