@@ -163,16 +163,16 @@ def test_the_error_above_its_limit_is_named_beside_a_larger_one_that_passes():
 
 def test_a_slow_disk_and_a_slow_ram_disk():
     folder, ram = pathlib.Path("/mnt/nfs"), pathlib.Path("/dev/shm")
-    assert lines(check.judge_disk(folder, 0.05e9, 0.1e9, 2e12)) == (
+    assert lines(check.judge_disk(check.DISK, folder, 0.05e9, 0.1e9, 2e12)) == (
         "slow   disk: /mnt/nfs: 0.05 GB/s written, 0.10 GB/s read, 2000 GB free; a checkpoint of a 7B model (91 GB) "
         "takes 1820 s: set config.out to a faster disk, or checkpoint.every to more steps"
     )
-    assert check.judge_disk(folder, 0.5e9, 0.1e9, 2e12).level == check.OK
-    assert lines(check.judge_ram_disk(ram, 0.5e9, 2e9, 64e9)) == (
+    assert check.judge_disk(check.DISK, folder, 0.5e9, 0.1e9, 2e12).level == check.OK
+    assert lines(check.judge_disk(check.RAM_DISK, ram, 0.5e9, 2e9, 64e9)) == (
         "slow   RAM disk: /dev/shm: 0.50 GB/s written, 2.00 GB/s read, 64 GB free; the weights of a 7B model for vLLM "
         "(15 GB) take 30 s: end other programs, or set rollout.vllm.weights_directory to a faster disk"
     )
-    assert check.judge_ram_disk(ram, 2e9, 2e9, 64e9).level == check.OK
+    assert check.judge_disk(check.RAM_DISK, ram, 2e9, 2e9, 64e9).level == check.OK
 
 
 def test_disks_that_cannot_be_written_and_that_are_missing(tmp_path):
@@ -212,7 +212,7 @@ def test_the_space_that_is_left_for_root_does_not_count(tmp_path, monkeypatch):
     found = list(check.check_disks(tmp_path, tmp_path / "no_ram_disk"))
     assert found[0].level in (check.OK, check.SLOW) and "0 GB free" in found[0].found
     error = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-    assert check.judge_unwritable("disk", tmp_path, error).advice == "free some space there"
+    assert check.judge_unwritable(check.DISK, tmp_path, error).advice == "free some space there"
 
 
 def test_a_disk_is_measured_and_left_as_it_was(tmp_path):

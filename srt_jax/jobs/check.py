@@ -38,8 +38,6 @@ from srt_jax.runtime import hardware, is_first_process, measure, processes, vers
 
 LEVELS = OK, SLOW, WRONG, NOTE = "ok", "slow", "wrong", "note"
 GB = 1e9
-DISK_BYTES, RAM_BYTES = 256 * 2**20, 512 * 2**20  # written to a disk and to a RAM disk
-SLOW_DISK, SLOW_RAM = 0.2 * GB, 1 * GB  # bytes/s; a checkpoint of a 7B model has 91 GB
 SLOW_LINK = 20 * GB  # bytes/s of a collective between accelerators, less than PCIe 5 has
 SLOW_SHARE = 0.5  # of the peaks of a chip's data sheet
 SCARCE = 2 * GB  # bytes of memory
@@ -183,44 +181,54 @@ def judge_attention(name: str, shape: str, errors: np.ndarray, plain: np.ndarray
     return Finding(OK, f"attention {name}", text)
 
 
-def judge_disk(folder: pathlib.Path, written: float, read: float, free: float) -> Finding:
-    """Bytes/s of the disk of the run folder, and its free bytes."""
-    text = f"{folder}: {_speeds(written, read, free)}"
-    if written < SLOW_DISK:
-        return Finding(
-            SLOW,
-            "disk",
-            f"{text}; a checkpoint of a 7B model (91 GB) takes {91 * GB / written:.0f} s",
-            "set config.out to a faster disk, or checkpoint.every to more steps",
-        )
-    return Finding(OK, "disk", text)
+@dataclasses.dataclass(frozen=True)
+class Disk:
+    """A kind of disk. size: bytes that the check writes. slow: bytes/s. field: of the config, for another folder.
+
+    load: bytes of what a 7B model writes there; takes: the words before its seconds. advice: if the disk is slow.
+    """
+
+    what: str
+    size: int
+    slow: float
+    load: float
+    takes: str
+    advice: str
+    field: str
 
 
-def judge_ram_disk(folder: pathlib.Path, written: float, read: float, free: float) -> Finding:
-    """Bytes/s of the RAM disk, and its free bytes."""
-    text = f"{folder}: {_speeds(written, read, free)}"
-    if written < SLOW_RAM:
-        return Finding(
-            SLOW,
-            "RAM disk",
-            f"{text}; the weights of a 7B model for vLLM (15 GB) take {15 * GB / written:.0f} s",
-            "end other programs, or set rollout.vllm.weights_directory to a faster disk",
-        )
-    return Finding(OK, "RAM disk", text)
+DISK = Disk(
+    "disk",
+    256 * 2**20,
+    0.2 * GB,
+    91 * GB,
+    "a checkpoint of a 7B model (91 GB) takes",
+    "set config.out to a faster disk, or checkpoint.every to more steps",
+    "config.out",
+)
+RAM_DISK = Disk(
+    "RAM disk",
+    512 * 2**20,
+    1 * GB,
+    15 * GB,
+    "the weights of a 7B model for vLLM (15 GB) take",
+    "end other programs, or set rollout.vllm.weights_directory to a faster disk",
+    "rollout.vllm.weights_directory",
+)
 
 
-def _speeds(written: float, read: float, free: float) -> str:
-    return f"{written / GB:.2f} GB/s written, {read / GB:.2f} GB/s read, {free / GB:.0f} GB free"
+def judge_disk(disk: Disk, folder: pathlib.Path, written: float, read: float, free: float) -> Finding:
+    """Bytes/s of the disk of this folder, and its free bytes."""
+    text = f"{folder}: {written / GB:.2f} GB/s written, {read / GB:.2f} GB/s read, {free / GB:.0f} GB free"
+    if written < disk.slow:
+        return Finding(SLOW, disk.what, f"{text}; {disk.takes} {disk.load / written:.0f} s", disk.advice)
+    return Finding(OK, disk.what, text)
 
 
-def judge_unwritable(what: str, folder: pathlib.Path, error: OSError) -> Finding:
-    """A folder on the disk or the RAM disk that cannot be written."""
-    if error.errno in FULL:
-        advice = "free some space there"
-    else:
-        field = "config.out" if what == "disk" else "rollout.vllm.weights_directory"
-        advice = f"set {field} to a folder that you may write"
-    return Finding(WRONG, what, f"{folder} cannot be written ({error.strerror})", advice)
+def judge_unwritable(disk: Disk, folder: pathlib.Path, error: OSError) -> Finding:
+    """A folder that cannot be written."""
+    advice = "free some space there" if error.errno in FULL else f"set {disk.field} to a folder that you may write"
+    return Finding(WRONG, disk.what, f"{folder} cannot be written ({error.strerror})", advice)
 
 
 def judge_collective(name: str, bandwidth: float, right: bool, platform: str, devices: int) -> Finding:
@@ -319,23 +327,20 @@ def check_disks(out: pathlib.Path, ram: pathlib.Path = pathlib.Path("/dev/shm"))
     """The disk of the run folder, and the RAM disk if there is one."""
     folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
     written: dict[str, float] = {}
-    for what, place, size, judge in (
-        ("disk", folder, DISK_BYTES, judge_disk),
-        ("RAM disk", ram, RAM_BYTES, judge_ram_disk),
-    ):
+    for disk, place in ((DISK, folder), (RAM_DISK, ram)):
         if not place.is_dir():
-            yield Finding(NOTE, what, f"there is no {place}")
+            yield Finding(NOTE, disk.what, f"there is no {place}")
             continue
         space = os.statvfs(place)
         free = space.f_bavail * space.f_frsize
         try:
-            speeds = measure.disk(place, max(1, min(size, free // 4)))
+            speeds = measure.disk(place, max(1, min(disk.size, free // 4)))
         except OSError as e:
-            yield judge_unwritable(what, place, e)
+            yield judge_unwritable(disk, place, e)
             continue
-        yield judge(place, *speeds, free)
-        written[what] = speeds[0]
-    if written.get("RAM disk", 0.0) > 2 * written.get("disk", 0.0):
+        yield judge_disk(disk, place, *speeds, free)
+        written[disk.what] = speeds[0]
+    if written.get(RAM_DISK.what, 0.0) > 2 * written.get(DISK.what, 0.0):
         yield Finding(NOTE, "vLLM weights", f"set rollout.vllm.weights_directory={ram}/srt_jax, the faster disk")
 
 

@@ -140,24 +140,6 @@ class VLLMSampler:
 
         return processes.led_by_first(draw, advanced or (lambda *_: None))
 
-    def _draw(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        sampling: Sampling,
-        seeds: Sequence[int] | np.ndarray,
-        counted: "_Counted",
-    ) -> Rollouts:
-        tokens = np.zeros((len(prompts), n, sampling.max_tokens), np.int32)
-        logprobs = np.zeros(tokens.shape, np.float32)
-        lengths, stopped = np.zeros(tokens.shape[:2], np.int32), np.zeros(tokens.shape[:2], bool)
-        version = self._published.step
-        for p, responses in enumerate(self._ask(prompts, n, sampling, seeds, counted)):
-            for i, (ids, values) in enumerate(zip(responses.tokens, responses.logprobs)):
-                tokens[p, i, : len(ids)], logprobs[p, i, : len(ids)], lengths[p, i] = ids, values, len(ids)
-            stopped[p] = responses.stopped
-        return Rollouts([list(p) for p in prompts], tokens, lengths, logprobs, stopped, version)
-
     def close(self) -> None:
         """Stops the servers that were started here, and removes exports outside of the run folder.
 
@@ -332,36 +314,45 @@ class VLLMSampler:
 
     # ---- samples
 
-    def _ask(
+    def _draw(
         self,
         prompts: Sequence[Sequence[int]],
         n: int,
         sampling: Sampling,
         seeds: Sequence[int] | np.ndarray,
         counted: "_Counted",
-    ) -> list:
+    ) -> Rollouts:
+        """`generate`, in the process that speaks to the servers."""
+        published, settings = self._published, self._config.rollout.vllm
         requests = [
-            vllm_client.completion(prompt, n, sampling, seed, self._model.stop_ids, self._published.version.name)
+            vllm_client.completion(prompt, n, sampling, seed, self._model.stop_ids, published.version.name)
             for prompt, seed in zip(prompts, seeds)
         ]
-        settings = self._config.rollout.vllm
 
         def waits() -> None:
             if self._closed.is_set():
                 raise RolloutError("the sampler was closed while it sampled.")
             counted.report()
 
-        return vllm_client.sample(
+        answers = vllm_client.sample(
             self._servers,
             requests,
             n,
-            version=self._published.version,
+            version=published.version,
             finished=counted.finished,
             waits=waits,
             recover=lambda server, reason: self._submit(self._recover, server, reason),
             seconds=vllm_client.BASE_SECONDS + settings.seconds_per_token * sampling.max_tokens,
             concurrency=max(1, math.ceil(OVERCOMMIT * settings.max_sequences * settings.data_parallel / n)),
         )
+        tokens = np.zeros((len(prompts), n, sampling.max_tokens), np.int32)
+        logprobs = np.zeros(tokens.shape, np.float32)
+        lengths, stopped = np.zeros(tokens.shape[:2], np.int32), np.zeros(tokens.shape[:2], bool)
+        for p, responses in enumerate(answers):
+            for i, (ids, values) in enumerate(zip(responses.tokens, responses.logprobs)):
+                tokens[p, i, : len(ids)], logprobs[p, i, : len(ids)], lengths[p, i] = ids, values, len(ids)
+            stopped[p] = responses.stopped
+        return Rollouts([list(p) for p in prompts], tokens, lengths, logprobs, stopped, published.step)
 
     def _recover(self, server: Server | Attached, reason: Exception) -> None:
         """Makes a server ready to sample again after a failed request. Raises RolloutError if that fails."""
