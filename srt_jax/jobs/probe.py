@@ -12,6 +12,7 @@ problems with answers.
 
 import json
 import math
+import os
 import pathlib
 
 from absl import flags
@@ -25,6 +26,7 @@ from srt_jax.config.validation import check_untruncated, validate
 from srt_jax.jobs.evaluate import evaluation_config
 from srt_jax.log import logger
 from srt_jax.run import interrupt
+from srt_jax.runtime.place import check_alone
 
 SAMPLES = 64  # per problem and model
 
@@ -113,6 +115,7 @@ def main(argv) -> int:
         return cli.complain("there is nothing to probe: give --data=problems.jsonl, or a config with eval.sets.")
     validate(config)
     check_untruncated(config)
+    check_alone(os.environ, "srt probe")
     runtime.start(config.mesh.cpu_devices)
 
     def show() -> int:

@@ -7,12 +7,14 @@
     python -m srt_jax study studies/rival.py --arms=votes only the runs of this arm; --settings=A,B works alike
     python -m srt_jax study studies/rival.py --shard=2/8  every eighth run from the third on, e.g. in a SLURM array
 
+Shards on several hosts share the current folder and write the same table as one process.
 Each finished run adds its rows to studies/results/NAME.csv. The same command resumes a study that was stopped; another
 machine needs only that table. The report is studies/results/NAME.md with NAME.png, and its table is also written to
 runs/studies/NAME/table.parquet. docs/laboratory.md explains study files and rules.
 """
 
 import argparse
+import os
 import pathlib
 import re
 import sys
@@ -21,6 +23,7 @@ from srt_jax import cli, runtime
 from srt_jax.errors import TrainingStoppedError, UserError
 from srt_jax.files import check_output_folder, write_file
 from srt_jax.run import interrupt
+from srt_jax.runtime.place import check_alone
 from srt_jax.study import load
 
 
@@ -50,6 +53,7 @@ def study(options) -> int:
         print("\n".join(f"missing: {run.name}" for run in todo) or f"{path} has all runs.")
         return 0
     if not options.report:
+        check_alone(os.environ, "srt study", "give each process its own runs by --shard={index}/{count}")
         runtime.start(found.config.mesh.cpu_devices)
         runner.make_runs(found, path, options.shard, options.arms, options.settings)
     rows = runner.rows_of(found, path)

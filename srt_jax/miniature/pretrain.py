@@ -22,10 +22,11 @@ import numpy as np
 
 from srt_jax import runtime
 from srt_jax.config import expanded
-from srt_jax.errors import TrainingStoppedError
+from srt_jax.errors import ConfigError, TrainingStoppedError
 from srt_jax.files import check_output_folder, read_json_object
 from srt_jax.log import logger
 from srt_jax.miniature import bases, task
+from srt_jax.runtime.place import check_alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +190,10 @@ def main() -> None:
         check_output_folder(out)
     except OSError as e:
         parser.error(f"--out={out} cannot be made ({e}): choose another folder.")
+    try:
+        check_alone(os.environ, "srt pretrain")
+    except ConfigError as e:
+        parser.error(str(e))
     runtime.start(cpu_devices=2)
     base = bases.BASES[options.base]
     try:

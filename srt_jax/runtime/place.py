@@ -38,6 +38,24 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
     return None
 
 
+SWITCHES = ("JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NUM_TASKS", "TPU_WORKER_HOSTNAMES", "SRT_PROCESSES")
+
+
+def check_alone(environment: Mapping[str, str], job: str, remedy: str = "") -> None:
+    """Raises ConfigError if this process is one of several, for a job that runs in one process.
+
+    job: its name. remedy: a clause about another way to use several processes; it may contain {index} and {count}.
+    """
+    if (place := place_of(environment)) is None:
+        return
+    index, count = ("K", "N") if place.index is None else (place.index, place.count)
+    switch = next(name for name in SWITCHES if environment.get(name))
+    raise ConfigError(
+        f"{job} runs in one process, but {switch} makes this process {index} of {count}: unset it"
+        + (f", and {remedy.format(index=index, count=count)}." if remedy else ".")
+    )
+
+
 def command_line(environment: Mapping[str, str], command: Sequence[str]) -> str:
     """The command for a shell, with the assignments before it that a start by hand needs."""
     names = ["SRT_PROCESSES"]
