@@ -1,12 +1,13 @@
-"""Settings that JAX needs before it computes anything, and its profiler."""
+"""Settings that JAX needs before it computes anything, and its profiler.
+
+The functions import JAX, which takes most of a second. A parent (run/parent.py) and a config with a mistake do without.
+"""
 
 import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
-
-import jax
 
 from srt_jax.log import console
 from srt_jax.runtime import compile_cache, xla_flags
@@ -29,6 +30,8 @@ def start(
     a config, which is known only when JAX runs. The cache is $JAX_COMPILATION_CACHE_DIR, by default cache/xla in the
     current folder. peer_seconds, join_seconds and the result: see `join_processes`.
     """
+    import jax
+
     xla_flags.apply()
     keep_precision(dtype)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", "cache/xla")
@@ -41,6 +44,8 @@ def start(
 
 def keep_precision(dtype: str) -> None:
     """Makes products of float32 matrices exact: by default they run in TF32 on GPUs and in bfloat16 on TPUs."""
+    import jax
+
     # bfloat16 needs no setting, and TPU kernels refuse bfloat16 with this one.
     jax.config.update("jax_default_matmul_precision", "highest" if dtype == "float32" else None)
 
@@ -55,6 +60,8 @@ def join_processes(
     for JAX's own limits. If a process gives no sign of life for peer_seconds, JAX ends all others. Raises ConfigError
     if a variable is missing or is no number.
     """
+    import jax
+
     # gRPC would use http_proxy to reach the first process. An empty grpc_proxy has priority and means no proxy.
     environment.setdefault("grpc_proxy", "")
     jax.config.update("jax_check_proxy_envs", False)  # its warning says to unset the variables
@@ -78,6 +85,8 @@ def join_processes(
 
 def is_first_process() -> bool:
     """Tells whether this process prints and writes files for all processes."""
+    import jax
+
     return jax.process_index() == 0
 
 
@@ -86,6 +95,8 @@ def profiled(steps: Iterable[int], directory, enabled: bool = True) -> Iterator[
 
     for step in profiled(range(start + 1, last + 1), run_directory, config.log.profile):
     """
+    import jax
+
     with contextlib.ExitStack() as trace:
         for turn, step in enumerate(steps, 1):
             if enabled and turn == TRACED[0]:

@@ -28,9 +28,8 @@ START_SECONDS, BLAME_SECONDS = 60, 2  # to name a dead parent, PEER_SECONDS must
 # A trainer that only joins the others and waits in collectives, below a parent.
 WAITS = """
 import pathlib, sys, time
-import numpy as np
-from srt_jax import runtime
 from srt_jax.run import interrupt, parent
+assert "jax" not in sys.modules  # a parent starts without it
 folder, (peer_seconds, join_seconds, *more) = pathlib.Path(sys.argv[1]), map(float, sys.argv[2:6])
 parent.obey()
 if parent.needed():
@@ -39,6 +38,8 @@ if parent.needed():
     sys.exit(interrupt.run(lambda: parent.watch(job, peer_seconds, join_seconds, *more), "the parent has stopped"))
 (folder / "started").mkdir(exist_ok=True)
 import os
+import numpy as np
+from srt_jax import runtime
 place = runtime.start(1, peer_seconds=peer_seconds, join_seconds=join_seconds)
 parent.report_joined(place)
 from jax.experimental import multihost_utils
