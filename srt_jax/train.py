@@ -100,7 +100,8 @@ def train(config: ConfigDict, allowed: Sequence[str] = ()) -> dict:
             save(run, now)
             raise TrainingStoppedError(f"{e} {how_to_resume(run, now)}") from e
         except ConfigError as e:  # a user's function failed, or a server has other settings
-            if now.step in (0, *run.checkpoints.steps()):  # there is nothing to save
+            # There is nothing to save. The other processes may not see a new checkpoint yet.
+            if now.step == 0 or processes.from_first(lambda: now.step in run.checkpoints.steps()):
                 raise
             save(run, now)
             raise TrainingStoppedError(f"{e} {how_to_resume(run, now)}") from e
