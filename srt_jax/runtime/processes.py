@@ -60,6 +60,14 @@ def led_by_first(compute: Callable[[Report], Any], advanced: Report) -> Any:
     return _lead(compute, advanced) if is_first_process() else _follow(advanced)
 
 
+def report_together(advanced: Report, share: float, tokens: int) -> None:
+    """Calls advanced(share, tokens) in every process, alone. If it raises in one of them, all raise the exception."""
+    if decides_alone():
+        advanced(share, tokens)
+    else:
+        _exchange(True, _exception_in(advanced, share, tokens), share, tokens)
+
+
 def any_of(flag: bool) -> bool:
     """Tells whether the flag is true in any process."""
     return flag if decides_alone() else bool(multihost_utils.process_allgather(np.asarray(flag)).any())

@@ -116,6 +116,51 @@ def test_the_exported_weights_are_those_of_one_process(runs):
         np.testing.assert_allclose(two[name], one[name], atol=1e-5, err_msg=name)
 
 
+SAMPLE = """
+import pathlib, sys
+from srt_jax import runtime
+runtime.start(1)
+import jax
+import numpy as np
+from srt_jax.rollout.jax import sampler as module
+from srt_jax.rollout.sampler import Sampling
+from srt_jax.run.loading import load_weights, open_mesh, open_sampler
+from srt_jax.run.prepare import read_model
+from tests.helpers import small_config
+module.PIECE_STEPS = 2
+config = small_config(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), "run", 1)
+model, mesh = read_model(config), open_mesh(config)
+graphdef, params = load_weights(config, model, mesh)
+sampler = open_sampler(config, model, graphdef, mesh, pathlib.Path(sys.argv[2]))
+sampler.load(params, 0)
+pieces = []
+
+
+def draw(advanced):
+    rollouts = sampler.generate([[3 + p, 13, 5] for p in range(8)], 4, Sampling(18), np.arange(8), None, advanced)
+    return rollouts.tokens.sum()
+
+
+def stop(share, tokens):
+    pieces.append(share)
+    if jax.process_index() == 1 and len(pieces) == 3:
+        raise ValueError("process 1 stops")
+
+
+whole = draw(lambda *_: None)
+try:
+    draw(stop)
+except ValueError as e:
+    print("stopped:", e, len(pieces))
+print(bool(draw(lambda *_: None) == whole))
+"""
+
+
+def test_one_process_stops_the_sampling_of_both_between_two_pieces(miniature, tmp_path):
+    said = finish(start(2, [sys.executable, "-c", SAMPLE, str(miniature), str(tmp_path)]), seconds=240)
+    assert [lines(out) for out, _ in said] == [["stopped: process 1 stops 3", "True"]] * 2
+
+
 def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_goes_on_in_one(runs, miniature):
     directory, out = runs[1], runs[1].parent
     two = begin(miniature, out, 2, "--config.steps=400")

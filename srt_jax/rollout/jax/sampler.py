@@ -32,7 +32,7 @@ from srt_jax.rollout.jax.decoding import compute_copy
 from srt_jax.rollout.jax.prompts import Prompts
 from srt_jax.rollout.jax.sampling import compiled
 from srt_jax.rollout.sampler import Advanced, Finished, Rollouts, Sampling
-from srt_jax.runtime import programs
+from srt_jax.runtime import processes, programs
 
 PIECE_SECONDS = 1.0  # the duration of a piece; several processes use PIECE_STEPS instead
 PIECE_STEPS = 256
@@ -217,8 +217,8 @@ class JaxSampler:
             def report(
                 done: float, sampled: int, before: tuple[float, int] = (share, tokens), part: float = part
             ) -> None:
-                if advanced:
-                    advanced(before[0] + part * done, before[1] + sampled)
+                if advanced:  # all processes make the same pieces, so that all of them can stop after one
+                    processes.report_together(advanced, before[0] + part * done, before[1] + sampled)
 
             rows = self._rows(prompts, seeds, n, bucket, cut, indices, first)
             *results, steps = self._call(bucket, cut, rows, sampling, report)
