@@ -125,6 +125,17 @@ def test_a_run_of_two_processes_stops_resumes_and_equals_one(server, miniature, 
 
 
 @pytest.mark.long
+def test_four_trainers_and_a_server(server, miniature, tmp_path):
+    said, *others = finish(begin(miniature, tmp_path, server.url, 4))
+    assert "final holds the model" in said[0] and not any("final holds" in text for text, _ in others)
+    records = [record for record in read_metrics(tmp_path / "run") if record["step"]]
+    assert [record["rollout/weights_version"] for record in records] == [0, 1]
+    assert max(record["publish/probe_gap_max"] for record in records) < 1e-4
+    assert max(record["update/logprob_gap_max"] for record in records) < 1e-4
+    check_in_one_process(tmp_path / "run", 2)
+
+
+@pytest.mark.long
 def test_a_dead_server_ends_both_processes_while_they_sample_ahead(server, miniature, tmp_path):
     directory, proxy = tmp_path / "run", Proxy(server.url)
     ahead = "--config.rollout.steps_ahead=1", "--config.rl.tis_cap=2.0", "--config.rollout.old_logprobs=trainer"
