@@ -58,7 +58,9 @@ def ends_after(started: list[subprocess.Popen], act) -> list[tuple[int, str]]:
         act()
         begun = time.monotonic()
         ends = [end_of(process) for process in started]
-    assert time.monotonic() - begun < 60, ends
+        seconds = time.monotonic() - begun
+    print(f"all have ended after {seconds:.1f} s")
+    assert seconds < 60, ends
     return ends
 
 
