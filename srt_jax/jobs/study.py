@@ -49,7 +49,7 @@ def study(options) -> int:
     results = options.results
     path = results / f"{found.name}.csv"
     if options.dry_run:
-        todo = runner.missing(found, path, options.arms, options.settings)
+        todo = runner.missing(found, path, options.shard, options.arms, options.settings)
         print("\n".join(f"missing: {run.name}" for run in todo) or f"{path} has all runs.")
         return 0
     if not options.report:

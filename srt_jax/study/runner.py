@@ -26,11 +26,16 @@ from srt_jax.study.spec import Need, PlannedRun, Study, planned
 
 
 def missing(
-    study: Study, path: pathlib.Path, arms: Sequence[str] = (), settings: Sequence[str] = ()
+    study: Study,
+    path: pathlib.Path,
+    shard: tuple[int, int] = (0, 1),
+    arms: Sequence[str] = (),
+    settings: Sequence[str] = (),
 ) -> list[PlannedRun]:
     """The planned runs of a study that have no rows in the table at `path`.
 
-    arms, settings: only these; (): all. Raises ConfigError if the study does not have one of them.
+    shard (i, N): only the planned runs i, i + N, i + 2N, ..., counted from 0. arms, settings: only these; (): all.
+    Raises ConfigError if the study does not have one of them.
     """
     for kind, known, wanted in (("arm", study.arms, arms), ("setting", study.settings, settings)):
         for name in wanted:
@@ -39,7 +44,7 @@ def missing(
     done = {(row["key"], row["arm"], row.get("setting", ""), row["seed"]) for row in table.read(path)}
     return [
         run
-        for run in planned(study)
+        for run in planned(study)[shard[0] :: shard[1]]
         if (run.key, run.arm, run.setting, run.seed) not in done
         and run.arm in (arms or study.arms)
         and run.setting in (settings or study.settings)
@@ -61,12 +66,11 @@ def make_runs(
 ) -> None:
     """Makes the missing runs of a shard and adds their rows to the table at `path`.
 
-    shard (i, N): the planned runs i, i + N, i + 2N, ..., counted from 0. arms, settings: as for `missing`. All configs
-    are checked before the first run. Raises ConfigError if a config is wrong or a needed job fails, DataError if the
-    table is damaged, and TrainingStoppedError if a signal stops a run. The next call continues that run.
+    shard, arms, settings: as for `missing`. All configs are checked before the first run. Raises ConfigError if a
+    config is wrong or a needed job fails, DataError if the table is damaged, and TrainingStoppedError if a signal stops
+    a run. The next call continues that run.
     """
-    mine = {(run.arm, run.setting, run.seed) for run in planned(study)[shard[0] :: shard[1]]}
-    runs = [run for run in missing(study, path, arms, settings) if (run.arm, run.setting, run.seed) in mine]
+    runs = missing(study, path, shard, arms, settings)
     for run in runs:
         validate(run.config)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # cache small programs, too

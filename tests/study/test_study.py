@@ -352,6 +352,11 @@ def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as done:
         job.main()
     assert done.value.code == 0 and capsys.readouterr().out == "missing: a-seed0\nmissing: a-seed1\n"
+    sharded = ["study", str(path), "--quick", "--dry_run", "--shard=1/2", f"--results={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", sharded)
+    with pytest.raises(SystemExit) as done:
+        job.main()
+    assert done.value.code == 0 and capsys.readouterr().out == "missing: a-seed1\n"
     monkeypatch.setattr(sys, "argv", ["study", str(path), "--dry_run", "--arms=b", f"--results={tmp_path}"])
     with pytest.raises(SystemExit) as done:
         job.main()
