@@ -60,17 +60,17 @@ def update(
     return {"old": (once + beside) * old, "reference": once * reference, "gradient": gradient * epochs}
 
 
-def recomputed(config: ModelConfig, lengths: Lengths, remat: str, kernel: str, one_chunk: bool) -> float:
+def recomputed(config: ModelConfig, lengths: Lengths, remat: str, kernel: str, keeps_logits: bool) -> float:
     """FLOPs that the gradient's backward pass recomputes, over all devices. `update` does not include them.
 
-    The head recomputes its logits unless one chunk covers a micro-batch (model/logprobs.py). remat "full" recomputes
-    the layers, "dots" recomputes attention, "attention" recomputes attention if the kernel is "xla" (the other kernels
-    never store scores), and "none" recomputes nothing.
+    keeps_logits: whether the head stores the logits of a micro-batch (model/logprobs.py). Otherwise it recomputes them.
+    remat "full" recomputes the layers, "dots" recomputes attention, "attention" recomputes attention if the kernel is
+    "xla" (the other kernels never store scores), and "none" recomputes nothing.
     """
     products = 2 * config.num_layers * layer_weights(config) * float(np.sum(lengths))
     attention = layers(config, lengths) - products
     again = {"none": 0.0, "attention": attention * (kernel == "xla"), "dots": attention, "full": attention + products}
-    return again[remat] + (0.0 if one_chunk else head(config, float(np.sum(lengths))))
+    return again[remat] + (0.0 if keeps_logits else head(config, float(np.sum(lengths))))
 
 
 def sampling(config: ModelConfig, prompt_lengths: Lengths, response_lengths: Lengths) -> float:

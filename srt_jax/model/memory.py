@@ -77,7 +77,7 @@ def _prefill(model: ModelConfig, dtype: str, call: Call) -> float:
 class Update:
     """The part of an update that one device computes.
 
-    rows: sequences of a micro-batch; length: tokens of each; head_tokens: tokens that the head computes at a time;
+    rows: sequences of a micro-batch; length: tokens of each; head_tokens: model.head_chunk_tokens;
     remat: model.remat; kernel: attention kernel; many: whether a step makes several updates; moments: dtype of AdamW's
     moments; adapters: number of trained parameters on the device if the model is frozen, else 0; teacher: whether the
     state has an EMA teacher.
@@ -100,7 +100,8 @@ class Update:
 def update(model: ModelConfig, dtype: str, at: Update) -> float:
     """Peak bytes of an update without parameters, optimizer and reference: gradients, activations, logits.
 
-    Gradients take three times the memory of the parameters: their sum, those of one micro-batch, and AdamW's update.
+    Gradients take twice the memory of the parameters: their sum, and those of one micro-batch. AdamW's update takes it
+    once more when the activations are no longer needed.
     Several updates run in a loop, which stores most of the parameters and moments once more: 2.5 times the parameters
     with XLA on a CPU, and once more for the parameters of an EMA teacher.
     """
@@ -116,7 +117,8 @@ def update(model: ModelConfig, dtype: str, at: Update) -> float:
     one_layer = 10 * D + 6 * F + 3 * scores
     gathered = 2 * size * model.num_params / at.tensor / model.num_layers if at.fsdp > 1 else 0
     logits = FLOAT * min(tokens, at.head_tokens) * model.vocab_size / at.tensor
-    return copies * parameters + gathered + size * tokens * (model.num_layers * kept + one_layer) + logits
+    activations = gathered + size * tokens * (model.num_layers * kept + one_layer) + logits
+    return (copies - 1) * parameters + max(parameters, activations)
 
 
 def _shared(heads: int, tensor: int) -> float:

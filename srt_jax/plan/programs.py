@@ -290,8 +290,8 @@ def report(config: ConfigDict, model: ModelConfig, where, candidate: tuple[str, 
         lora.num_params(adapters, model) if adapters else 0,
     )
     rows_per_device = microbatch // (config.mesh.data * config.mesh.fsdp)
-    one_chunk = rows_per_device * (lengths[0] - 1) <= settings.head_chunk_tokens
-    again = flops.recomputed(model, lengths, remat, kernel_of(config, model, where), one_chunk)
+    keeps_logits = rows_per_device * (lengths[0] - 1) <= settings.head_chunk_tokens
+    again = flops.recomputed(model, lengths, remat, kernel_of(config, model, where), keeps_logits)
     again *= settings.epochs_per_step
     required = sum(passes.values()) / where.num_devices
     executed = required + again / where.num_devices

@@ -357,10 +357,9 @@ class Passes:
         values. They are never used, because that token belongs to a prompt.
         """
         model = nnx.merge(self.graphdef, params)
-        rows_per_device = micro.tokens.shape[0] // sharding.num_row_shards(self.mesh)
-        chunk = max(1, self.config.head_chunk_tokens // rows_per_device)
+        limit = self.config.head_chunk_tokens
         hidden = model(micro.tokens, micro.rollout if self.config.layout.packing else None)
-        values = function(hidden[:, :-1], model.head_weights(), micro.tokens[:, 1:], temperature, chunk, self.mesh)
+        values = function(hidden[:, :-1], model.head_weights(), micro.tokens[:, 1:], temperature, limit, self.mesh)
         return tuple(jnp.pad(v, ((0, 0), (1, 0))) for v in values)
 
 

@@ -287,8 +287,8 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch)
     small = model_shape("SmolLM2-135M")
     monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 8e9)
     assert budget.report(config, small) == (
-        "memory: a step takes about 3.9 GB of the 8.0 GB here on each device (weights 0.5, optimizer 1.1, reference "
-        "0.5, update 1.7)"
+        "memory: a step takes about 3.8 GB of the 8.0 GB here on each device (weights 0.5, optimizer 1.1, reference "
+        "0.5, update 1.6)"
     )
 
 

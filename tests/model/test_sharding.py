@@ -17,7 +17,7 @@ from srt_jax.model.paths import flat_paths
 from tests.helpers import fast_cases
 
 # No two of these numbers, nor their halves, are alike: a dimension of the compiled program tells what it is.
-B, S, D, F, V, L = 8, 20, 32, 56, 88, 3
+B, S, D, F, V, L = 8, 20, 32, 56, 640, 3
 MESHES = fast_cases([(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)], (2, 2, 2))
 
 

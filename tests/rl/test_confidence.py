@@ -72,9 +72,9 @@ def test_scores_are_those_of_the_update_and_the_self_certainty():
     hidden, head = rng.normal(size=(2, 5, 6)).astype(np.float32), 2 * rng.normal(size=(17, 6)).astype(np.float32)
     targets = rng.integers(0, 17, (2, 5)).astype(np.int32)
     log_p = log_softmax(hidden.astype(np.float64) @ head.T / 0.7)
-    for chunk in (2, 5):
-        *found, certainty = token_scores(hidden, head, targets, 0.7, chunk)
-        for ours, theirs in zip(found, token_logprobs(hidden, head, targets, 0.7, chunk)):
+    for limit in (2, 10):
+        *found, certainty = token_scores(hidden, head, targets, 0.7, limit)
+        for ours, theirs in zip(found, token_logprobs(hidden, head, targets, 0.7, limit)):
             np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_allclose(certainty, -log_p.mean(-1), rtol=1e-5)
 

@@ -107,7 +107,7 @@ def test_the_base_is_bit_for_bit_the_same_after_20_steps(dtype):
 VARIANTS = {
     "recomputed layers": dict(remat="full"),
     "packed rows": dict(layout=Layout(P, N, 2, (16,), packing=True)),
-    "micro-batches of 1, log-probs in chunks": dict(micro=1, head_chunk_tokens=5),
+    "micro-batches of 1, logits recomputed": dict(micro=1, head_chunk_tokens=5),
     "data=2 x fsdp=2 x tensor=2": dict(mesh_shape=(2, 2, 2), micro=8, remat="full"),
     "fsdp=8": dict(mesh_shape=(1, 8, 1), micro=8),
 }

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from srt_jax.model import logprobs as logprobs_module
 from srt_jax.model import sharding
 from srt_jax.model.logprobs import token_logprobs
 
-B, S, D, V = 3, 11, 6, 17
+B, S, D, V = 3, 11, 6, 300
+LIMITS = [1, 20, B * S, 4096]  # from B * S on, the forward pass keeps its logits
+
+
+@pytest.fixture(params=[2**20, 1], ids=["as few blocks as the limit allows", "blocks of 128, 128 and 44"], autouse=True)
+def blocks(request, monkeypatch):
+    monkeypatch.setattr(logprobs_module, "CPU_LOGITS", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +40,9 @@ def reference(hidden, head, targets, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("chunk", [1, 3, 7, S, 64])
-def test_values(case, chunk, temperature):
-    found = jax.jit(functools.partial(token_logprobs, temperature=temperature, chunk=chunk))(*case)
+@pytest.mark.parametrize("limit", LIMITS)
+def test_values(case, limit, temperature):
+    found = jax.jit(functools.partial(token_logprobs, temperature=temperature, limit=limit))(*case)
     for ours, expected in zip(found, reference(*case, temperature)):
         assert ours.shape == (B, S)
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
@@ -52,14 +59,14 @@ def numeric_free_gradient(case, temperature, weights, entropy_weights):
     return by_logits @ head, np.einsum("bsv,bsd->vd", by_logits, hidden)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, S])
-def test_gradients_of_log_probs_and_entropy(case, chunk):
+@pytest.mark.parametrize("limit", LIMITS)
+def test_gradients_of_log_probs_and_entropy(case, limit):
     hidden, head, targets = case
     rng = np.random.default_rng(1)
     weights, entropy_weights = rng.normal(size=(2, B, S))
 
     def scalar(hidden, head):
-        logprobs, entropy = token_logprobs(hidden, head, targets, 0.7, chunk)
+        logprobs, entropy = token_logprobs(hidden, head, targets, 0.7, limit)
         return (weights * logprobs + entropy_weights * entropy).sum()
 
     found = jax.jit(jax.grad(scalar, (0, 1)))(hidden, head)
@@ -67,10 +74,10 @@ def test_gradients_of_log_probs_and_entropy(case, chunk):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=5e-5)
 
 
-@pytest.mark.parametrize("size", [V, 18])
-@pytest.mark.parametrize("chunk", [3, S])
-def test_devices_share_rows_features_and_vocabulary(case, size, chunk):
-    """17 tokens are not divided by two, 18 are; 6 features are, by 2 of fsdp."""
+@pytest.mark.parametrize("size", [V - 1, V])
+@pytest.mark.parametrize("limit", [1, S])
+def test_devices_share_rows_features_and_vocabulary(case, size, limit):
+    """299 tokens are not divided by two, 300 are; 6 features are, by 2 of fsdp."""
     mesh = sharding.make_mesh(2, 2, 2, devices=jax.devices()[:8])
     hidden, head, targets = (np.concatenate([x, x]) for x in case)
     hidden, targets, head = hidden[:4], targets[:4], head[:size]
@@ -78,7 +85,7 @@ def test_devices_share_rows_features_and_vocabulary(case, size, chunk):
 
     def results(hidden, head, mesh):
         def scalar(hidden, head):
-            logprobs, entropy = token_logprobs(hidden, head, targets, 0.7, chunk, mesh)
+            logprobs, entropy = token_logprobs(hidden, head, targets, 0.7, limit, mesh)
             return (weights * logprobs + entropy_weights * entropy).sum(), (logprobs, entropy)
 
         return jax.value_and_grad(scalar, (0, 1), has_aux=True)(hidden, head)
@@ -127,11 +134,12 @@ def shapes_within(jaxpr):
             yield from shapes_within(inner)
 
 
-def test_no_logits_of_the_whole_batch_are_ever_held():
-    """Neither in the traced program nor in the compiled one; memory grows with the vocabulary by a chunk only."""
-    b, s, d, chunk = 8, 128, 16, 8
+def test_no_logits_of_the_whole_batch_are_ever_in_memory(monkeypatch):
+    """Neither in the traced program nor in the compiled one. The limit alone decides, as on GPUs and TPUs."""
+    monkeypatch.setattr(logprobs_module, "CPU_LOGITS", 2**40)
+    b, s, d, limit = 8, 128, 16, 128
 
-    def lowered(v):
+    def traced(v):
         shapes = [
             jax.ShapeDtypeStruct((b, s, d), jnp.float32),
             jax.ShapeDtypeStruct((v, d), jnp.float32),
@@ -139,15 +147,24 @@ def test_no_logits_of_the_whole_batch_are_ever_held():
         ]
         return jax.jit(
             jax.value_and_grad(
-                lambda hidden, head, targets: token_logprobs(hidden, head, targets, 1.0, chunk)[0].sum(), (0, 1)
+                lambda hidden, head, targets: token_logprobs(hidden, head, targets, 1.0, limit)[0].sum(), (0, 1)
             )
         ).trace(*shapes)
 
-    small, large = lowered(500), lowered(1000)
+    small, large = traced(2048), traced(4096)
     sizes = [math.prod(shape) for shape in shapes_within(large.jaxpr)]
-    assert b * chunk * 1000 in sizes and max(sizes) < b * s * 1000 / 4
-    small, large = (traced.lower().compile() for traced in (small, large))
+    assert limit * 4096 in sizes and max(sizes) < b * s * 4096 / 4
+    small, large = (program.lower().compile() for program in (small, large))
     sizes = [math.prod(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]", large.as_text())]
-    assert b * chunk * 1000 in sizes and max(sizes) < b * s * 1000 / 4
-    held = [compiled.memory_analysis().temp_size_in_bytes for compiled in (small, large)]
-    assert (held[1] - held[0]) / 4 / 500 < 4 * (b * chunk + d) < b * s / 3
+    assert limit * 4096 in sizes and max(sizes) < b * s * 4096 / 4
+    temporary = [program.memory_analysis().temp_size_in_bytes for program in (small, large)]
+    assert (temporary[1] - temporary[0]) / 4 / 2048 < 4 * (limit + d) < b * s
+
+
+def test_a_block_fits_the_caches_of_a_cpu():
+    """If more positions than the limit are computed, the logits of one block are the largest array."""
+    n, v = 1024, 5000
+    shapes = jnp.ones((1, n, 4)), jnp.ones((v, 4)), jnp.zeros((1, n), jnp.int32)
+    jaxpr = jax.make_jaxpr(lambda *x: token_logprobs(*x, 1.0, n - 1)[0])(*shapes).jaxpr
+    block = max(logprobs_module.LANES, logprobs_module.CPU_LOGITS // n)
+    assert max(math.prod(shape) for shape in shapes_within(jaxpr)) == n * block < n * v

@@ -182,7 +182,7 @@ VARIANTS = {
     "micro-batches of 1, in buckets": dict(micro=1, buckets=(6, 10, 16)),
     "one micro-batch, recomputed attention": dict(micro=16, remat="attention"),
     "two buckets": dict(buckets=(8, 16)),
-    "a wider bucket, log-probs in chunks": dict(buckets=(23,), head_chunk_tokens=28),
+    "a wider bucket, logits recomputed": dict(buckets=(23,), head_chunk_tokens=28),
     "recomputed layers": dict(remat="full"),
     "all but matrix products recomputed": dict(remat="dots"),
     "data=8": dict(mesh_shape=(8, 1, 1), micro=8),
