@@ -22,30 +22,30 @@ LIMIT = 60  # seconds in which all others must end
 
 
 def begin(model, out: pathlib.Path, processes: int, steps: int, indices=None) -> list[subprocess.Popen]:
-    """Starts or resumes the run in so many processes, with eight devices in all."""
+    """Starts or resumes the run in so many processes, with four devices in all."""
     command = [
         *(sys.executable, "-m", "srt_jax.main", *SMALL_RUN, f"--config.out={out}", "--config.name=run"),
-        *(f"--config.model.path={model}", f"--config.data.path={model}/train.jsonl", "--config.mesh.fsdp=8"),
-        *("--config.checkpoint.every=1", f"--config.mesh.cpu_devices={8 // processes}"),
+        *(f"--config.model.path={model}", f"--config.data.path={model}/train.jsonl", "--config.mesh.fsdp=4"),
+        *("--config.checkpoint.every=1", f"--config.mesh.cpu_devices={4 // processes}"),
         *("--allow_change=mesh.cpu_devices", f"--config.steps={steps}"),
     ]
     return start(processes, command, indices)
 
 
-def ends_of_others(started: list[subprocess.Popen], victim: int, sentence: str) -> list[float]:
-    """Seconds until each process but the victim has ended, with this sentence and the command that resumes the run."""
-    begun, seconds = time.monotonic(), []
+def check_ends(started: list[subprocess.Popen], victim: int, sentence: str) -> str:
+    """All processes but the victim end within LIMIT, and say why. Returns what the first one prints."""
+    begun, printed = time.monotonic(), ""
     for index, process in enumerate(started):
         if index != victim:
-            status, said = end_of(process)
-            seconds.append(round(time.monotonic() - begun, 1))
-            assert status == STATUS, said
+            text, said = process.communicate(timeout=2 * LIMIT)
+            seconds, printed = time.monotonic() - begun, printed or text
+            assert process.returncode == STATUS, said
             assert re.search(rf"the run ends: process {victim}( on \S+)? {sentence}.*JAX_PROCESS_ID={index} ", said), (
                 said
             )
-    print(f"process {victim} {sentence}: {seconds} s")
-    assert max(seconds) < LIMIT
-    return seconds
+    print(f"process {victim} {sentence}: all others have ended after {seconds:.1f} s")
+    assert seconds < LIMIT
+    return printed
 
 
 @pytest.mark.long
@@ -54,30 +54,31 @@ def test_each_of_four_dies_in_turn_and_the_run_continues_on_four_two_and_one(min
     directory, step = tmp_path / "run", 0
     silent = r"gave no sign of life for 30 s[;,]"
     faults = [  # (victim, whether its parent gets the signal, its trainer, the signal, the sentence of the others)
-        (0, False, True, signal.SIGKILL, "was killed by SIGKILL;"),
-        (1, True, False, signal.SIGKILL, silent),
-        (2, False, True, signal.SIGKILL, "was killed by SIGKILL;"),
-        (3, True, False, signal.SIGKILL, silent),
-        (1, True, True, signal.SIGSTOP, silent),
         (0, True, False, signal.SIGKILL, silent),
+        (1, False, True, signal.SIGKILL, "was killed by SIGKILL;"),
+        (2, True, False, signal.SIGKILL, silent),
+        (3, False, True, signal.SIGKILL, "was killed by SIGKILL;"),
+        (1, True, True, signal.SIGSTOP, silent),
     ]
     for victim, to_parent, to_trainer, number, sentence in faults:
+        logged = len(read_metrics(directory)) if step else 0  # perhaps more than the steps of the newest checkpoint
         started = begin(miniature, tmp_path, 4, 1000)
         with ending(started):
-            wait_for_steps(directory, step + 1, started)
+            wait_for_steps(directory, logged + 1, started)
             pids = [json.loads((directory / "processes" / f"{i}.json").read_text())["pid"] for i in range(4)]
             for pid in [started[victim].pid] * to_parent + [pids[victim]] * to_trainer:
                 os.kill(pid, number)
-            ends_of_others(started, victim, sentence)
+            printed = check_ends(started, victim, sentence)
+            assert not step or f"resuming from step {step} of 1000" in printed
             assert all(is_gone(pid) for i, pid in enumerate(pids) if i != victim or number == signal.SIGKILL)
         newest, damaged = Checkpoints(directory).newest_whole()
         assert newest > step and not damaged
         step = newest
-    for processes in (4, 2, 1):
+    for processes in (2, 1):
         printed = finish(begin(miniature, tmp_path, processes, step + 1))
         assert f"resuming from step {step} of {step + 1}" in printed[0][0]
         step += 1
-    assert [record["step"] for record in read_metrics(directory)] == list(range(step + 1))
+    assert [record["step"] for record in read_metrics(directory) if record["step"]] == list(range(1, step + 1))
 
 
 @pytest.mark.long

@@ -411,7 +411,7 @@ def test_a_run_continues_after_each_of_its_processes_was_killed(miniature, tmp_p
     command = [
         *(sys.executable, "-m", "srt_jax.main", *SMALL_RUN, f"--config.out={out}", "--config.name=run"),
         *(f"--config.model.path={miniature}", f"--config.data.path={miniature}/train.jsonl"),
-        *("--config.checkpoint.every=1", "--config.mesh.cpu_devices=2", "--config.mesh.fsdp=4"),
+        *("--config.checkpoint.every=1", "--config.mesh.cpu_devices=1", "--config.mesh.fsdp=2"),
         f"--config.stop.peer_seconds={LONG_PEER_SECONDS}",
     ]
     directory = out / "run"

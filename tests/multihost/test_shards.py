@@ -51,6 +51,7 @@ def rows_of(folder: pathlib.Path) -> dict[tuple, dict]:
     return {(row["arm"], row["seed"], row["step"]): row for row in rows}
 
 
+@pytest.mark.slow
 def test_two_shards_write_the_table_and_the_report_of_one_process(untrained, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
