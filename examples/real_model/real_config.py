@@ -10,7 +10,7 @@ from srt_jax.config import base, source
 
 MODEL = "cache/smollm2"
 RATE = 5e-6
-HIGH_RATE = 4e-5  # votes fall at this rate, known answers do not
+HIGH_RATE = 4e-5  # votes fall at this rate in two of two runs, known answers in one of two
 TEMPLATE = "7 + 25 = 32\n{problem} ="
 LABELS = {"votes": "vote", "guard": "vote", "ground_truth": "ground_truth"}
 
