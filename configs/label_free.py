@@ -9,7 +9,9 @@ PAPER     Each method is from a paper of its own, with SRT's batch and learning 
           negative_entropy RENT's, with GRPO and the KL in the loss, as in these papers. The controls random, format
           and brevity show what a model gains without any information about the answers. co_rewarding_ii_like labels
           with the votes of an EMA teacher at the constant rate 0.01 of M-GRPO; Co-rewarding-II lowers its rate by a
-          cosine, and its teacher is also the reference of the KL. om_grpo_like has OM-GRPO's mask and soft votes,
+          cosine, and its teacher is also the reference of the KL. co_rewarding_i reads the paraphrases in
+          data.paraphrases, which another model has to write. It has the KL and the comparison of texts of the
+          released script; half of SRT's 16 prompts are paraphrases. om_grpo_like has OM-GRPO's mask and soft votes,
           without its rewards for the format and for contrasts. certain_votes mixes the vote with Intuitor's
           reward; its weights are ours. wrong_labels is a control: the label is the most frequent wrong answer.
 """
@@ -30,8 +32,17 @@ METHODS = {
         "reward.mixture": {"agreement": 1.0, "self_certainty": 0.5},
     },
     "om_grpo_like": {**GRPO, "reward.shape": "soft_vote", "rl.mask_answer": True},
+    "co_rewarding_i": {
+        **GRPO,
+        "labels.source": "paraphrase",
+        "data.paraphrases": "runs/paraphrases.jsonl",
+        "vote.match": "string",
+        "reward.match": "string",
+        "rl.kl_coef": 0.005,
+    },
     "co_rewarding_ii_like": {**GRPO, "labels.source": "ema", "labels.ema_rate": 0.01},
 }
+TINY = {"co_rewarding_i": {"data.paraphrases": "cache/miniature/paraphrases.jsonl"}}
 
 
 def get_config(arguments: str = "soft_vote"):
@@ -39,4 +50,4 @@ def get_config(arguments: str = "soft_vote"):
     method, _, rest = arguments.partition(",")
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}: give one of {', '.join(METHODS)}.")
-    return experiment(method, rest, METHODS[method])
+    return experiment(method, rest, METHODS[method], tiny=TINY.get(method))

@@ -115,7 +115,7 @@ def test_a_stop_during_grading_does_not_wait_for_it(of_a_user):
 
     class Endless:
         def __init__(self, grader):
-            self.grader = grader
+            self.grader, self.settings = grader, LabelSettings()
 
         def __call__(self, *_):
             called.append(1)

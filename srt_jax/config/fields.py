@@ -64,6 +64,7 @@ SOURCE = dict(
     level_column="level",
     duplicates=one_of("refuse", "first"),  # Rows with the same id are an error, or the first of equal rows is kept.
     labelled_column="",  # labels.source mixed: this column says (true, false) whether training may use the answer.
+    paraphrases="",  # labels.source paraphrase: a JSONL file of {id, paraphrase} for training problems.
     levels=tuple_of(str, int),  # Only problems of these levels are read (empty: all).
     # set
     name="",  # A name in srt_jax/data/sets.py.
@@ -160,8 +161,9 @@ FIELDS = dict(
     labels=dict(
         # vote is SRT, ground_truth is RLVR, mixed takes some answers and votes on the rest, none is for SePT and EM-FT.
         # ema is the vote of a teacher that follows the policy, wrong is a control with wrong answers only.
+        # paraphrase lets a problem and its paraphrase label each other.
         # A function labels one prompt (srt_jax/reward/functions.py).
-        source=one_of_or_function("vote", "ground_truth", "file", "mixed", "none", "ema", "wrong"),
+        source=one_of_or_function("vote", "ground_truth", "file", "mixed", "none", "ema", "wrong", "paraphrase"),
         path="",  # file: a JSONL file of {id, label}, as srt label writes it.
         ema_rate=share(0.01),  # ema: teacher <- (1 - ema_rate) teacher + ema_rate policy, after each update.
         threshold=share(0.0),  # A label needs at least this vote share: its votes / all responses that vote.

@@ -14,7 +14,7 @@ PATHS = (
     "rollout.vllm.weights_directory",
     "rollout.vllm.python",
 )
-SOURCE_PATHS = ("path", "root")
+SOURCE_PATHS = ("path", "root", "paraphrases")
 
 
 def run_directory(config: ConfigDict) -> pathlib.Path:

@@ -231,6 +231,7 @@ def _validate_labels(c: ConfigDict) -> None:
         c.labels.source == "none" or c.rl.objective == "policy_gradient",
         f"rl.objective is {c.rl.objective!r}, which uses no reward: set labels.source to 'none'.",
     )
+    _validate_paraphrases(c)
     _validate_mixture(c)
     _require(
         c.labels.source == "vote" or c.reward.shape == "agreement" or functions.is_function(c.reward.shape),
@@ -252,6 +253,37 @@ def _validate_labels(c: ConfigDict) -> None:
         f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: "
         "set it to 0.",
     )
+
+
+def _validate_paraphrases(c: ConfigDict) -> None:
+    """Pairs of a problem and its paraphrase, which label each other."""
+    for name, judge in c.eval.sets.items():
+        _require(
+            not judge.paraphrases,
+            f"eval.sets.{name}.paraphrases is {judge.paraphrases!r}, but evaluations read no paraphrases: leave it "
+            "empty.",
+        )
+    pairs = c.labels.source == "paraphrase"
+    _require(
+        pairs or not c.data.paraphrases,
+        f"data.paraphrases is {c.data.paraphrases!r}, but labels.source is {c.labels.source!r}, which reads no "
+        "paraphrases: set labels.source to 'paraphrase', or leave data.paraphrases empty.",
+    )
+    _require(
+        not pairs or c.data.paraphrases,
+        "labels.source is 'paraphrase', but data.paraphrases is empty: name a file of {id, paraphrase}.",
+    )
+    _require(
+        not pairs or c.batch.prompts_per_step % 2 == 0,
+        f"batch.prompts_per_step is {c.batch.prompts_per_step}, but labels.source is 'paraphrase', and half of the "
+        "prompts of a step are paraphrases: give an even number.",
+    )
+    for field, value in (("batch.resample_rounds", c.batch.resample_rounds), ("curriculum.path", c.curriculum.path)):
+        _require(
+            not pairs or not value,
+            f"{field} is {value!r}, which chooses single problems, but labels.source is 'paraphrase', which needs "
+            f"pairs: set {field} to {value.__class__()!r}.",
+        )
 
 
 def _validate_mixture(c: ConfigDict) -> None:

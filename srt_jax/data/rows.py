@@ -91,7 +91,7 @@ def _problem(path: Path, place: str, row: dict, columns: dict[str, str]) -> tupl
             found = f"no column {columns['prompt']!r} (it has {', '.join(map(repr, row)) or 'no columns'})"
             remedy = "add it, or set `prompt_column`"
         raise DataError(f"{place} has {found}; {remedy}.")
-    _refuse_half_characters(place, prompt, columns["prompt"])
+    refuse_half_characters(place, prompt, columns["prompt"])
     scalars = {role: _text(place, row, columns[role]) for role in ("id", "answer", "level")}
     hashed = scalars["id"] is None
     problem = Problem(
@@ -151,11 +151,11 @@ def _text(place: str, row: dict, column: str) -> str | None:
             "write a string or a number there, or name another column."
         )
     if isinstance(value, str):
-        _refuse_half_characters(place, value, column)
+        refuse_half_characters(place, value, column)
     return str(value)
 
 
-def _refuse_half_characters(place: str, text: str, column: str) -> None:
+def refuse_half_characters(place: str, text: str, column: str) -> None:
     """Raises DataError for half of a surrogate pair. JSON can contain one, but tokenizers and UTF-8 files refuse it."""
     if not text.isascii() and (half := next((c for c in text if 0xD800 <= ord(c) <= 0xDFFF), None)):
         raise DataError(

@@ -183,6 +183,21 @@ def problem_files(base: Base) -> dict[str, str]:
     return files
 
 
+def paraphrases(base: Base) -> str:
+    """JSON lines {problem, paraphrase} for all training problems: the same sum with its terms in another order.
+
+    No paraphrase is a held-out problem. A sum of equal terms has no other order and is its own paraphrase.
+    """
+    heldout, train = problem_sets(base)
+    known = set(map(tuple, heldout))
+    rows = []
+    for terms in train:
+        turned = [terms[k:] + terms[:k] for k in range(1, len(terms))]
+        found = next((t for t in turned if t != terms and tuple(t) not in known), terms)
+        rows.append({"problem": task.problem_text(terms), "paraphrase": task.problem_text(found)})
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def mirrored(base: Base, sums: Sequence[Sequence[int]]) -> str:
     """The sums as JSON lines. The known answer of a problem with a rival is the rival."""
     rows = [json.loads(line) for line in task.jsonl(sums).splitlines()]

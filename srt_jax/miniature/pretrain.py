@@ -23,10 +23,12 @@ import numpy as np
 from srt_jax import runtime
 from srt_jax.config import expanded
 from srt_jax.errors import ConfigError, TrainingStoppedError
-from srt_jax.files import check_output_folder, read_json_object
+from srt_jax.files import check_output_folder, read_json_object, write_file
 from srt_jax.log import logger
 from srt_jax.miniature import bases, task
 from srt_jax.runtime.place import check_alone
+
+PARAPHRASES = "paraphrases.jsonl"  # of the training problems, for labels.source = paraphrase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["
     key = recipe_key(recipe, base)
     if made_by(out) == key:
         logger.info(f"{out} already has the base model of this recipe: using it.")
+        if not (out / PARAPHRASES).exists():  # an older version wrote none
+            write_file(out / PARAPHRASES, bases.paraphrases(base))
         return
 
     import jax.numpy as jnp
@@ -87,6 +91,7 @@ def pretrain(out: pathlib.Path, recipe: Recipe, base: bases.Base = bases.BASES["
             )
 
     extra = bases.problem_files(base) | {
+        PARAPHRASES: bases.paraphrases(base),
         "generation_config.json": json.dumps({"eos_token_id": 1, "pad_token_id": 0}),
         "recipe.json": json.dumps(
             {"key": key, "base": base.name, **dataclasses.asdict(recipe), "made_with": environment()}, indent=2

@@ -16,12 +16,12 @@ from srt_jax.reward.votes import Vote
 class LabelSettings:
     """The settings of labels and rewards. The defaults, a vote and the plain agreement with it, are for evaluations.
 
-    source: vote | ground_truth | file | mixed | none | ema | wrong, or the MODULE:FUNCTION of `label`.
+    source: vote | ground_truth | file | mixed | none | ema | wrong | paraphrase, or the MODULE:FUNCTION of `label`.
     threshold: a vote whose share is lower gives no label. The share lies in [0, 1].
     match: how an answer is compared with a label from a vote or a file. None: in the same way as votes are compared.
     labelled_fraction: with `mixed`, the share of the problems whose known answer is used, drawn by (seed, id).
         0: Problem.labelled decides.
-    filed: {problem id: label}, read from a label file, or a teacher's votes in a step.
+    filed: {problem id: label}, read from a label file, or the votes of a teacher or of the paraphrases in a step.
     overlong_buffer, max_response_tokens, drop_truncated: how the length of a response counts, in tokens (rewards.py).
     trained_samples: only this many samples of each prompt, the first ones, are trained on. All samples vote.
         0: all are trained on.
@@ -67,13 +67,14 @@ class LabelSettings:
             reward=functions.reward_function(config.reward.shape),
         )
 
-    def by_teacher(self, labels: Mapping[str, str]) -> "LabelSettings":
-        """The settings with a teacher's labels, {problem id: label}.
+    def by_others(self, labels: Mapping[str, str]) -> "LabelSettings":
+        """The settings with labels from other samples than a problem's own, {problem id: label}.
 
-        If the source is not `ema`, the guard has replaced the policy's votes by those of a frozen teacher. The reward
-        is then the agreement with its labels, whatever it was before.
+        They are the votes of a teacher or of the paraphrases. If the source is neither of these, the guard has replaced
+        the policy's votes by those of a frozen teacher. The reward is then the agreement with its labels, whatever it
+        was before.
         """
-        if self.source == "ema":
+        if self.source in BY_OTHERS:
             return dataclasses.replace(self, filed=labels)
         return dataclasses.replace(self, source="file", filed=labels, shape="agreement", mixture={}, reward=None)
 
@@ -89,6 +90,7 @@ class LabelSettings:
 
 
 BY_VOTE = LabelSettings()  # for evaluations
+BY_OTHERS = ("ema", "paraphrase")  # sources whose votes come from other samples of the same step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,7 @@ SOURCES = {
     "vote": lambda problem, vote, settings, wrong: vote.label,
     "ground_truth": lambda problem, vote, settings, wrong: problem.answer,
     "file": lambda problem, vote, settings, wrong: settings.filed.get(problem.id),
-    "ema": lambda problem, vote, settings, wrong: settings.filed.get(problem.id),
+    **{source: lambda problem, vote, settings, wrong: settings.filed.get(problem.id) for source in BY_OTHERS},
     "wrong": lambda problem, vote, settings, wrong: wrong(),
     "none": lambda problem, vote, settings, wrong: None,
 }

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from srt_jax.config import VALIDATION, functions, run_directory
-from srt_jax.data import label_file, overlap
+from srt_jax.data import label_file, overlap, paraphrases
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import Problem, fingerprint
 from srt_jax.data.batching import batch_indices
@@ -87,6 +87,9 @@ def prepare(config: ConfigDict) -> Prepared:
         eval_sets.insert(0, EvalSet(VALIDATION, *_where(validation, problems, prompts)))
         problems, prompts = _where([not held for held in validation], problems, prompts)
         report.append(f"eval.sets.{VALIDATION}: {len(held_out)} held-out training problems")
+    if config.labels.source == "paraphrase":
+        problems, prompts, pairs = with_paraphrases(config, problems, prompts, model.tokenizer)
+        report.append(pairs)
     report += [overlap.report(f"overlap: eval.sets.{s.name}", problems, s.problems) for s in eval_sets]
     indices = _order(config, problems)
     indices(0)  # raises if there are too few problems
@@ -145,11 +148,29 @@ def _where(mask: list[bool], *lists):
     return tuple([x for x, wanted in zip(values, mask) if wanted] for values in lists)
 
 
+def with_paraphrases(
+    config: ConfigDict, problems: list[Problem], prompts: list[list[int]], tokenizer
+) -> tuple[list[Problem], list[list[int]], str]:
+    """(problems and paraphrases in turn, their prompt tokens, a line to print). Raises DataError.
+
+    A pair whose paraphrase is too long is dropped, as in the released code of Co-rewarding-I.
+    """
+    path, given = config.data.paraphrases, len(problems)
+    others = paraphrases.paraphrased(problems, path)
+    others, encoded, filtered = encode(others, tokenizer, config.prompts, config.batch.max_prompt_tokens)
+    kept = {problem.id for problem in others}
+    problems, prompts = _where([p.id + paraphrases.ENDING in kept for p in problems], problems, prompts)
+    pairs, tokens = zip(problems, others, strict=True), zip(prompts, encoded, strict=True)
+    line = f"data.paraphrases: {path}: {filtered}; {len(problems)} of {given} pairs"
+    return [p for pair in pairs for p in pair], [ids for pair in tokens for ids in pair], line
+
+
 def _order(config: ConfigDict, problems: list[Problem]) -> Callable[[int], np.ndarray]:
     """The function that maps the number of a batch to the indices of its problems."""
     if config.curriculum.path:
         return Curriculum.of(config, problems).indices
-    return functools.partial(batch_indices, len(problems), config.batch.prompts_per_step, config.seed)
+    draw = paraphrases.pair_indices if config.labels.source == "paraphrase" else batch_indices
+    return functools.partial(draw, len(problems), config.batch.prompts_per_step, config.seed)
 
 
 def read_model(config: ConfigDict) -> Model:

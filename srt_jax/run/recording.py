@@ -15,6 +15,7 @@ import numpy as np
 
 from srt_jax import files
 from srt_jax.data.base import Problem
+from srt_jax.reward.labels import BY_OTHERS
 from srt_jax.rollout.sampler import ARRAYS, Rollouts
 from srt_jax.run.rollouts import Collected, Grading
 
@@ -35,13 +36,13 @@ def write_rows(directory: pathlib.Path, step: int, rows: list[dict]) -> None:
 
 
 def write(directory: pathlib.Path, step: int, collected: Collected) -> None:
-    """Writes token ids, log-probs, problem ids, the labelled flags, and a teacher's labels.
+    """Writes token ids, log-probs, problem ids, the labelled flags, and the labels of a teacher or of paraphrases.
 
     Equal rollouts give equal bytes.
     """
     rollouts = collected.rollouts
     labels: dict[str, Any] = {}
-    if collected.teacher:
+    if collected.teacher or collected.graded[0].label.source in BY_OTHERS:
         labels["labels"] = np.array([json.dumps(graded.label.text) for graded in collected.graded])
     path = rollouts_path(directory, step, RECORDED)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def read(path: pathlib.Path, problems: Mapping[str, Problem], grading: Grading) 
         version=int(arrays["version"]),
     )
     chosen = [problems[id] for id in arrays["ids"].tolist()]
-    if "labels" in arrays:  # a teacher's, whose samples are not recorded
+    if "labels" in arrays:  # those of a teacher, whose samples are not recorded, or of paraphrases
         labels = zip(arrays["ids"].tolist(), map(json.loads, arrays["labels"].tolist()), strict=True)
         grading = grading.with_labels({id: label for id, label in labels if label is not None})
     rows = zip(chosen, rollouts.prompts, rollouts.responses(), rollouts.stopped, strict=True)

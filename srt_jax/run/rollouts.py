@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from srt_jax.config import policy_samples, votes_per_prompt
 from srt_jax.data.base import Problem
 from srt_jax.data.batching import refill_order
+from srt_jax.data.paraphrases import partner
 from srt_jax.grading import answers as extraction
 from srt_jax.grading.grader import Grader
 from srt_jax.reward import rewards
@@ -40,12 +41,12 @@ class Grading:
     settings: LabelSettings = BY_VOTE
 
     def by_vote(self) -> "Grading":
-        """The grading of a teacher's samples, which only vote."""
+        """The grading of samples that only vote."""
         return dataclasses.replace(self, settings=LabelSettings(threshold=self.settings.threshold))
 
     def with_labels(self, labels: Mapping[str, str]) -> "Grading":
-        """The grading of the policy's samples by a teacher's labels, {problem id: label}."""
-        return dataclasses.replace(self, settings=self.settings.by_teacher(labels))
+        """The grading of the policy's samples by the votes of a teacher or of paraphrases, {problem id: label}."""
+        return dataclasses.replace(self, settings=self.settings.by_others(labels))
 
     def __call__(
         self,
@@ -135,22 +136,34 @@ def sample_and_grade(
 
     `advanced` is passed to the sampler, and called every second while the last prompts are graded. An exception in it,
     or a signal, ends sampling and grading. With several processes all of them sample, but only the first one grades:
-    grading has time limits, so results could differ.
+    grading has time limits, so results could differ. With labels.source = paraphrase the problems are pairs, which are
+    graded twice: for their votes, and by the votes of their partners.
     """
     started = time.perf_counter()
     pending: dict[int, Future] = {}
     thread = ThreadPoolExecutor(1)  # one: the grader's own workers are its parallelism
+    pairs = grading.settings.source == "paraphrase"
+    first = grading.by_vote() if pairs else grading
 
     def finished(p, responses, stopped):
-        pending[p] = thread.submit(grading, problems[p], prompts[p], responses, stopped)
+        pending[p] = thread.submit(first, problems[p], prompts[p], responses, stopped)
+
+    def results() -> list[Graded]:
+        while _unfinished(pending.values()):
+            if advanced:
+                advanced(1.0, int(rollouts.lengths.sum()))
+        return processes.from_first(lambda: [pending[p].result() for p in range(len(problems))])
 
     try:
         rollouts = sampler.generate(prompts, n, sampling, seeds, finished if is_first_process() else None, advanced)
         sampled = time.perf_counter()
-        while _unfinished(pending.values()):
-            if advanced:
-                advanced(1.0, int(rollouts.lengths.sum()))
-        graded = processes.from_first(lambda: [pending[p].result() for p in range(len(problems))])
+        graded = results()
+        if pairs:
+            again = grading.with_labels(labels_of(problems, exchanged(graded)))
+            if is_first_process():
+                rows = enumerate(zip(problems, prompts, rollouts.responses(), rollouts.stopped, strict=True))
+                pending |= {p: thread.submit(again, *row) for p, row in rows}
+            graded = results()
     except BaseException:
         thread.shutdown(wait=False, cancel_futures=True)
         with grading.grader.abandoned():  # a function of the user may take longer, and is not waited for
@@ -189,7 +202,8 @@ def collect(
         draw = functools.partial(draw_step, config, problems, prompts, step=step, advanced=advanced)
         if teacher:
             votes = draw(teacher, grading.by_vote(), "teacher", votes_per_prompt(b))
-            part = draw(sampler, grading.with_labels(labels_of(votes)), "train", policy_samples(config))
+            labels = labels_of(votes.problems, votes.graded)
+            part = draw(sampler, grading.with_labels(labels), "train", policy_samples(config))
             part = part.labelled_by(votes)
         else:
             part = draw(sampler, grading, "train", policy_samples(config))
@@ -216,10 +230,15 @@ def draw_step(
     return sample_and_grade(sampler, grading, problems, prompts, n, sampling_at(config, step), seeds, advanced)
 
 
-def labels_of(votes: Collected) -> dict[str, str]:
-    """{problem id: label} by the votes on these problems. A problem whose vote gives no label is left out."""
-    pairs = zip(votes.problems, votes.graded, strict=True)
+def labels_of(problems: Sequence[Problem], votes: Sequence[Graded]) -> dict[str, str]:
+    """{problem id: label} by these votes, one for each problem. A problem whose vote gives no label is left out."""
+    pairs = zip(problems, votes, strict=True)
     return {problem.id: graded.vote.label for problem, graded in pairs if graded.vote.label is not None}
+
+
+def exchanged(votes: Sequence[Graded]) -> list[Graded]:
+    """The votes on a list of pairs, with the two of each pair exchanged (Co-rewarding-I, arXiv 2508.00410)."""
+    return [votes[partner(p)] for p in range(len(votes))]
 
 
 def draws(config: ConfigDict, prepared: Prepared, step: int) -> Iterator[np.ndarray]:

@@ -1,0 +1,78 @@
+"""Paraphrases of problems, from JSON lines {id, paraphrase}, for labels.source = paraphrase.
+
+A line may have the problem's text as `problem` instead of `id`, for problems whose rows have no id. Training reads
+pairs: a problem, and after it a second problem with the text of the paraphrase.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from srt_jax.data.base import Problem
+from srt_jax.data.batching import batch_indices
+from srt_jax.data.rows import prompt_id, refuse_half_characters
+from srt_jax.errors import DataError
+from srt_jax.files import read_jsonl, shown
+
+ENDING = "/paraphrase"  # after the id of a problem: the id of its paraphrase
+
+
+def read(path: str | Path) -> dict[str, str]:
+    """{problem id: paraphrase}. Raises DataError for a missing file, a bad line, or a second line of one problem."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(
+            f"data.paraphrases {path} does not exist: write one line {{id, paraphrase}} for each problem. Those of the "
+            "miniature are made by python -m srt_jax pretrain."
+        )
+    found: dict[str, str] = {}
+    for number, row in read_jsonl(path):
+        where = f"{path} line {number}"
+        id, text = _id(row, where), row.get("paraphrase")
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{where} has paraphrase {shown(text)}: give a text that is not blank.")
+        refuse_half_characters(where, text, "paraphrase")
+        if id in found:
+            raise DataError(f"{where} has a second paraphrase of {shown(id)}: keep one line for each problem.")
+        found[id] = text
+    return found
+
+
+def _id(row: dict, where: str) -> str:
+    if isinstance(row.get("id"), str):
+        return row["id"]
+    if "id" not in row and isinstance(row.get("problem"), str):
+        return prompt_id(row["problem"])
+    raise DataError(f"{where} has id {shown(row.get('id'))}: give the problem's id, or its text as `problem`.")
+
+
+def paraphrased(problems: Sequence[Problem], path: str | Path) -> list[Problem]:
+    """The paraphrase of each problem as a problem, in the same order, with the same known answer.
+
+    Raises DataError if one is missing, and for the errors of `read`.
+    """
+    texts = read(path)
+    without = [problem.id for problem in problems if problem.id not in texts]
+    if without:
+        raise DataError(
+            f"{path} has no paraphrase of {len(without)} of {len(problems)} problems (the first has the id "
+            f"{shown(without[0])}): add one line {{id, paraphrase}} for each of them, or remove them from the data."
+        )
+    return [dataclasses.replace(p, id=p.id + ENDING, prompt=texts[p.id]) for p in problems]
+
+
+def pair_indices(num_problems: int, prompts_per_step: int, seed: int, step: int) -> np.ndarray:
+    """Indices into a list of pairs for step `step` (from 0): int64 [prompts_per_step], both of a pair side by side.
+
+    num_problems: the length of the list, with the paraphrases. Both numbers are even. The pairs have the order of
+    `batch_indices`, which documents the error.
+    """
+    first = 2 * batch_indices(num_problems // 2, prompts_per_step // 2, seed, step)
+    return np.stack([first, first + 1], axis=1).ravel()
+
+
+def partner(position: int) -> int:
+    """The position of the other problem of a pair, in a list of pairs."""
+    return position ^ 1
