@@ -38,9 +38,13 @@ def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str)
         "## Claims" if study.claims else "",
         claims_table(study, rows),
         f"## Stops without labels\n\n{stops.markdown(rows, study.column, study.bars)}" if study.bars else "",
+        f"A dot is a run; the line is {study.bars.kept:.0%} of the top.\n\n![stops]({stops_figure(figure)})"
+        if study.bars
+        else "",
         "## Arms",
         arms_table(study, rows),
         f"## Survival\n\n{survival_table(study, rows)}",
+        "A line is the mean of an arm's seeds, and its band goes from the lowest seed to the highest.",
         f"![curves]({figure})",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -215,6 +219,48 @@ def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     panels.save(figure, path, dpi=65, colours=256)  # it is committed
+    plt.close(figure)
+
+
+def stops_figure(figure: str) -> str:
+    """The name of the figure of the stops, beside that of the curves."""
+    return f"{figure.removesuffix('.png')}-stops.png"
+
+
+def draw_stops(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
+    """Draws the accuracy at each rule's stop as a share of the run's top: a panel per rule, a line per arm and setting.
+
+    Each dot is a run. The vertical line is the share that a run must have to count as kept. Draws nothing if no run has
+    readings of the guard.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = stops.stopped_runs(rows, study.column, study.bars)
+    if not found:
+        return
+    names = list(dict.fromkeys((arm, setting) for arm, setting, _ in found))[::-1]
+    size = 2.4 * len(stops.SHOWN) + 2.5, 0.28 * len(names) + 1.4
+    figure, axes = plt.subplots(1, len(stops.SHOWN), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    kinds = {"collapsed": ("C3", "C3"), "fallen": ("none", "C3"), "healthy": ("none", "C0")}
+    for axis, rule in zip(axes[0], stops.SHOWN):
+        axis.axvline(study.bars.kept, color="gray", linewidth=1)
+        for kind, (face, edge) in kinds.items():
+            dots = [
+                (run.value(rule) / stops.top(run.truth), names.index((arm, setting)))
+                for (arm, setting, _), run in found.items()
+                if run.kind == kind
+            ]
+            x, y = zip(*dots) if dots else ((), ())
+            axis.scatter(x, y, s=22, facecolors=face, edgecolors=edge, label=kind)
+        axis.set(title=rule, xlabel="accuracy at the stop / top", xlim=(-0.03, 1.15))
+        axis.grid(alpha=0.3)
+    axes[0][0].set_yticks(range(len(names)), [f"{arm} {setting}".replace("_", " ") for arm, setting in names])
+    axes[0][0].set_ylim(-0.6, len(names) - 0.4)
+    panels.legend(figure, *axes[0][0].get_legend_handles_labels())
+    panels.save(figure, path, dpi=80, colours=256)  # it is committed
     plt.close(figure)
 
 

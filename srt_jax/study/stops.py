@@ -93,6 +93,11 @@ class Stopped:
         """Does the run end within rules.FALL of its peak?"""
         return self.collapse_time is None and rules.drop(self.truth) <= rules.FALL
 
+    @property
+    def kind(self) -> str:
+        """`collapsed`, `healthy`, or `fallen` for a run that is neither."""
+        return "collapsed" if self.collapse_time is not None else "healthy" if self.is_healthy else "fallen"
+
 
 def top(truth: Curve) -> float:
     """The peak, or the start if that is higher: a run that falls at once has a low mean of five evaluations."""
@@ -207,25 +212,52 @@ def mirrored(runs: Mapping[Run, Stopped], bars: Bars) -> str:
     return f"The guard decides alike in {equal} of {len(pairs)} pairs. Mean regret over a pair: {costs}."
 
 
+def others(runs: Mapping[Run, Stopped]) -> str:
+    """A sentence on the best fixed step, and one on the runs that count for neither bar."""
+    step = next(iter(runs.values())).stops["fixed"]
+    neither = [s for s in runs.values() if s.kind == "fallen"]
+    alarms = sum(s.alarm is not None for s in neither)
+    return (
+        f"The best fixed step of the collapsed runs is {step:g}. {len(neither)} of {len(runs)} runs fall from their "
+        f"peak without a collapse and count for neither bar; the guard gives an alarm in {alarms} of them, and its "
+        f"mean regret there is {mean_regret(neither, 'guard')} ({mean_regret(neither, 'last')} at the last step)."
+    )
+
+
 def mean_regret(runs: Sequence[Stopped], rule: str) -> str:
     """The mean regret of a rule as text, "-" if it is unknown."""
     known = [regret for run in runs if not np.isnan(regret := run.regret(rule))]
     return f"{np.mean(known):+.3f}" if known else "-"
 
 
+DEFINITIONS = f"""\
+A run collapses at T_c, the first step at which a mean of {rules.WINDOW} evaluations is more than {rules.FALL} below the
+start. The top of a run is its highest mean of {rules.WINDOW} evaluations, or the start if that is higher. The regret of
+a rule is the top minus the accuracy at its stop. That accuracy is a single evaluation, so a regret may be negative. A
+run is healthy if it does not collapse and its last mean is within {rules.FALL} of its peak. The intervals treat runs as
+independent. Runs of one seed share their base model, so the intervals are too narrow.
+
+| rule | stop |
+|---|---|
+| last | the last step |
+| fixed | the step that keeps most of the collapsed runs, the same for all runs, chosen with the known answers |
+| kl | the newest evaluation before the KL to the initial model jumps |
+| guard | the checkpoint that the guard chooses at its alarm, or at the end if there is no alarm |
+| teacher | no stop: the last accuracy of a run with the same seed and labels of the frozen base |"""
+
+
 def markdown(rows: Sequence[table.Row], column: str, bars: Bars) -> str:
-    """The section of the report: the bars with their verdicts, and a table with one row per arm and setting."""
+    """The section of the report: definitions, the verdicts on the bars, and a table with a row per arm and setting."""
     runs = stopped_runs(rows, column, bars)
     if not runs:
         return "No run with readings of the guard is finished yet."
-    lines = ["| bar | | verdict |", "|---|---|---|"]
+    lines = [DEFINITIONS, "", "| bar | | verdict |", "|---|---|---|"]
     for name, (verdict, sentence) in {
         "collapses": judge_collapses(runs, bars),
         "healthy": judge_healthy(runs, bars),
     }.items():
         lines.append(f"| {name} | {sentence} | **{verdict}** |")
-    step = next(iter(runs.values())).stops["fixed"]
-    lines += ["", *filter(None, [mirrored(runs, bars)]), f"The best fixed step of the collapsed runs is {step:g}.", ""]
+    lines += ["", *filter(None, [mirrored(runs, bars)]), others(runs), ""]
     head = ["arm", "setting", "runs", "collapsed", "alarms (step)", *(f"regret, {rule}" for rule in SHOWN)]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for arm, setting in dict.fromkeys((arm, setting) for arm, setting, _ in runs):

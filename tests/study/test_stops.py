@@ -1,12 +1,13 @@
 """Stops without labels: the step of each rule from a study's table, their regret, and the verdicts on the bars."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from srt_jax.run.collapse import Detector, Reading
-from srt_jax.study import stops
+from srt_jax.study import report, stops
 from srt_jax.study.stops import Bars, Stopped
 
 BARS = Bars(
@@ -160,3 +161,33 @@ def test_the_report_of_a_table():
     # The agreement has its first peak at step 0, and the best fixed step is the first of the peak.
     assert found.stops == {"last": 120, "kl": 120, "guard": 0, "fixed": 35} and found.teacher == 0.5
     assert f"step of the collapsed runs is {found.stops['fixed']:g}." in text
+    assert " 0 of 8 runs fall from their peak without a collapse" in text
+
+
+def test_runs_that_fall_without_a_collapse_are_counted_apart():
+    kept = Stopped(rise_and_fall(10, end=0.5), {"last": 120, "fixed": 60, "guard": 50}, 80)
+    runs = {("votes", "a", 0): kept, **collapsed()}
+    assert [run.kind for run in runs.values()] == ["fallen", *["collapsed"] * 20]
+    sentence = stops.others(runs)
+    assert "1 of 21 runs fall from their peak without a collapse and count for neither bar" in sentence
+    assert "an alarm in 1 of them, and its mean regret there is +0.000 (+0.300 at the last step)" in sentence
+
+
+def test_the_figure_has_a_dot_for_each_run_and_rule(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    rows = []
+    for seed, end in enumerate((0.05, 0.5, 0.8)):
+        truth = rise_and_fall(8, end)
+        rows += rows_of("votes", "a", seed, truth, [0.5] * 25, [0.0] * 25, [0.01] * 25)
+    drawn, close = {}, plt.close
+
+    def read(figure):
+        for axis in figure.axes:
+            drawn[axis.get_title()] = {dots.get_label(): len(dots.get_offsets()) for dots in axis.collections}
+        close(figure)
+
+    monkeypatch.setattr(plt, "close", read)
+    report.draw_stops(SimpleNamespace(column="truth", bars=BARS), rows, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+    assert drawn["guard"] == drawn["last"] == {"collapsed": 1, "fallen": 1, "healthy": 1}
