@@ -28,6 +28,7 @@ def falling(model, out, name, **changes):
     config = small_config(model, out, name, STEPS)
     config.eval.every = config.checkpoint.keep = 1
     config.guard.action, config.guard.votes, config.optimizer.learning_rate = "teacher", 8, 2e-3
+    config.optimizer.schedule, config.optimizer.schedule_steps = "linear", STEPS
     config.update_from_flattened_dict(changes)
     return config
 
@@ -90,6 +91,11 @@ def test_the_run_returns_to_the_chosen_checkpoint_whose_votes_are_the_labels(str
     assert any("returns to the chosen checkpoint" in r.get("warning", "") for r in records)
     # The policy of step 5 is the one that made step 2: its loss has the KL of weights after one update.
     assert records[5]["update/kl"] < records[4]["update/kl"]
+
+
+def test_the_learning_rate_goes_on_from_the_chosen_step(straight):
+    rates = [record["update/learning_rate"] for record in read_metrics(straight[1])[1:]]
+    np.testing.assert_allclose(rates, [2e-3 * (1 - done / STEPS) for done in (0, 1, 2, 3, 1, 2)], rtol=1e-6)
 
 
 def test_replay_makes_the_same_updates(straight):

@@ -47,7 +47,7 @@ class Anchor:
         return [confident(row["majority"], row["lead"]) for row in self.rows if row["set"] == name]
 
     def describe(self) -> str:
-        """One line for the log: on how many prompts the base is sure, and what follows."""
+        """One line for the log: the number of prompts of which the base is sure, and the signals that are left."""
         sure = sum(confident(row["majority"], row["lead"]) is not None for row in self.rows)
         line = f"guard: the base's majority leads by {CONFIDENT} or more on {sure} of {len(self.rows)} prompts"
         if sure >= FEWEST:
