@@ -147,6 +147,17 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         summary.summarise([four, finished(tmp_path / "other", {"mmlu": 0.5}, {"mmlu": 0.5})])
 
 
+def test_a_return_of_the_guard_is_a_line_of_every_panel_and_of_the_table(tmp_path, monkeypatch):
+    folders = [finished(tmp_path / name, {"held": 0.5}, {"held": 0.6}) for name in ("votes", "guarded")]
+    whole = json.loads((folders[1] / "summary.json").read_text())
+    (folders[1] / "summary.json").write_text(json.dumps({**whole, "fallback": {"step": 40, "chosen": 15}}))
+    found = summary.summarise(folders)
+    assert "fallback" not in found["runs"]["votes"] and found["runs"]["guarded"]["fallback"]["chosen"] == 15
+    assert summary.table(found).splitlines()[-1] == "guarded: the guard returned from step 40 to step 15"
+    for panel in curves(monkeypatch, folders, tmp_path / "figure.png").values():
+        assert [points for points in panel.values() if points == [(40, 0), (40, 1)]]
+
+
 def test_without_answers_the_training_curves_are_drawn(tmp_path, monkeypatch):
     run = finished(tmp_path / "run", {}, {}, unanswered=["unknown"])
     assert list(curves(monkeypatch, [run], tmp_path / "figure.png")) == ["pseudo-reward", "label accuracy"]

@@ -86,6 +86,7 @@ def draw_curves(path: pathlib.Path, panels: Sequence[Panel], groups: Sequence[Gr
     """Panels over the steps with one curve per group: the mean of its seeds, and a band from the lowest to the highest.
 
     A dashed line shows the step at which a run ended early, and a dotted one the evaluation that was kept as the best.
+    A dash-dotted line shows the step after which the guard returned to an earlier checkpoint.
     """
     with sheet(path, len(panels)) as (figure, axes):
         for axis, panel in zip(axes, panels):
@@ -99,7 +100,8 @@ def draw_curves(path: pathlib.Path, panels: Sequence[Panel], groups: Sequence[Gr
                 axis.text(0.5, 0.5, "not measured", ha="center", va="center", color="gray", transform=axis.transAxes)
                 axis.set(xticks=[], yticks=[])
         stops = [stop_lines(axes, group, position) for position, group in enumerate(groups)]
-        add_legend(figure, axes, groups, any(stops))
+        returns = [return_lines(axes, group, position) for position, group in enumerate(groups)]
+        add_legend(figure, axes, groups, any(stops), any(returns))
 
 
 def draw_group(axis, curves: Sequence[Points], label: str | None, position: int, dots: bool, second=False) -> None:
@@ -126,7 +128,16 @@ def stop_lines(axes: Sequence, group: Group, position: int) -> bool:
     return bool(stopped)
 
 
-def add_legend(figure, axes: Sequence, groups: Sequence[Group], stopped: bool) -> None:
+def return_lines(axes: Sequence, group: Group, position: int) -> bool:
+    """Marks in all panels where the guard returned runs of a group (guard.action). Returns whether it returned one."""
+    found = [run.summary["fallback"] for run in group.runs if run.summary.get("fallback")]
+    for fallback in found:
+        for axis in axes:
+            axis.axvline(fallback["step"], color=style(position)["color"], linestyle="-.", linewidth=1, alpha=0.8)
+    return bool(found)
+
+
+def add_legend(figure, axes: Sequence, groups: Sequence[Group], stopped: bool, returned: bool = False) -> None:
     """The legend under the panels, with what bands and vertical lines mean if there are any."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -137,6 +148,9 @@ def add_legend(figure, axes: Sequence, groups: Sequence[Group], stopped: bool) -
     if stopped:
         lines = [Line2D([], [], color="gray", linestyle=dash, linewidth=1) for dash in ("--", ":")]
         handles, labels = [*handles, *lines], [*labels, "the run ended early", "its best evaluation, which is kept"]
+    if returned:
+        handles = [*handles, Line2D([], [], color="gray", linestyle="-.", linewidth=1)]
+        labels = [*labels, "the guard returned to an earlier checkpoint"]
     legend(figure, handles, labels)
 
 

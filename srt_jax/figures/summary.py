@@ -14,7 +14,8 @@ def summarise(runs: Sequence[pathlib.Path]) -> dict:
 
     k: samples of a problem. sets: those with answers that all runs have, without the held-out training problems.
     base: metrics by set, for each different base. runs: for each name the metrics by set of the `last` and the `best`
-    step, the `step` of the latter, and the number of `steps`. seconds: by run and phase. versions: by run and package.
+    step, the `step` of the latter, the number of `steps`, and the `fallback` if the guard returned. seconds: by run and
+    phase. versions: by run and package.
     """
     names = names_of(runs)
     summaries = dict(zip(names, map(read_summary, runs)))
@@ -31,6 +32,7 @@ def summarise(runs: Sequence[pathlib.Path]) -> dict:
                 "last": evaluations(s["last"], sets),
                 "steps": s["steps"],
                 "best": {"step": s["best"].get("step"), **evaluations(s["best"], sets)} if s["best"] else {},
+                **({"fallback": s["fallback"]} if s.get("fallback") else {}),
             }
             for name, s in summaries.items()
         },
@@ -93,7 +95,8 @@ def common_sets(summaries: dict[str, dict]) -> list[str]:
 def table(summary: dict) -> str:
     """The summary as text. Base and runs have a row for each set and one for the mean.
 
-    The columns are avg, maj and pass at k of the last step, and the avg of the best step.
+    The columns are avg, maj and pass at k of the last step, and the avg of the best step. A line below says where the
+    guard returned a run to an earlier checkpoint.
     """
     k, several = summary["k"], len(all_sets(summary)) > 1
     if k is None:
@@ -120,6 +123,9 @@ def table(summary: dict) -> str:
             )
     if len(summary["sets"]) > 1:
         lines.append(f"\n{MEAN}: over {', '.join(summary['sets'])}")
+    for name, run in summary["runs"].items():
+        if fallback := run.get("fallback"):
+            lines.append(f"\n{name}: the guard returned from step {fallback['step']} to step {fallback['chosen']}")
     return "\n".join(lines)
 
 
