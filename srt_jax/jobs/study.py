@@ -9,8 +9,8 @@
 
 Shards on several hosts share the current folder and write the same table as one process.
 Each finished run adds its rows to studies/results/NAME.csv. The same command resumes a study that was stopped; another
-machine needs only that table. The report is studies/results/NAME.md with NAME.png, and its table is also written to
-runs/studies/NAME/table.parquet. docs/laboratory.md explains study files and rules.
+machine needs only that table. The report is studies/results/NAME.md with NAME.png, and NAME-stops.png for stops without
+labels. Its table is also written to runs/studies/NAME/table.parquet. docs/laboratory.md explains study files and rules.
 """
 
 import argparse
