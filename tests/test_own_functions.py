@@ -90,7 +90,7 @@ def test_a_function_of_the_user_s_folder_passes_the_checks(field, name, module):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("rl.advantage", "nowhere:f", "no module 'nowhere': put nowhere.py beside the config file"),
+        ("rl.advantage", "nowhere:f", "no module 'nowhere': give the config file beside nowhere.py by --config"),
         ("reward.shape", "broken:f", "importing broken fails .ModuleNotFoundError: No module named 'nothing_of_that"),
         ("labels.source", "my_functions:lst", "has no function 'lst': it has problems, last, brief, signs"),
         ("rl.advantage", "my_functions:NOT_A_FUNCTION", "has no function 'NOT_A_FUNCTION'"),

@@ -48,8 +48,8 @@ def find(field: str, value: str) -> None:
     _search_current_folder()
     if module not in sys.modules and importlib.util.find_spec(module) is None:
         raise ConfigError(
-            f"{field} is {value!r}, but there is no module {module!r}: put {module}.py beside the config file or into "
-            "the current folder, or correct the name."
+            f"{field} is {value!r}, but there is no module {module!r}: give the config file beside {module}.py by "
+            f"--config, put {module}.py into the current folder, or correct the name."
         )
 
 
