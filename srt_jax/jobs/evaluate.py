@@ -50,7 +50,7 @@ def evaluation_config(
 ) -> ConfigDict:
     """The config of the evaluation. For a run it is the run's own, with its final weights.
 
-    The other arguments are the flags of these names, None if not given; columns: prompt_column and answer_column.
+    The other arguments are the flags of these names, or None. columns: prompt_column and answer_column.
     Raises ModelError for an adapter that cannot be read.
     """
     from srt_jax.run import exports
@@ -124,7 +124,8 @@ def evaluate_model(
 ) -> dict:
     """{temperature: {set: metrics}} of config.model.path on the config's evaluation sets. Writes responses to `out`.
 
-    temperatures: those to compare (0 has one sample); empty: only eval.temperature. max_tokens, given: as in `shorten`.
+    temperatures: the temperatures to compare. Without them the sets are sampled at eval.temperature. max_tokens, given:
+    see `shorten`.
     """
     from srt_jax.grading.grader import Grader
     from srt_jax.model.config import ModelConfig, read_hf_config
@@ -239,7 +240,7 @@ def sweep_table(found: dict[float, dict]) -> str:
 
 
 def main(argv) -> int:
-    """Evaluates, prints the table and the JSON line; 2 for a mistake in the input."""
+    """Evaluates, and prints the table and the JSON line. Returns 0, or 2 for a mistake in the input."""
     given = flags.FLAGS
     if len(argv) > 1 or not given.model:
         return cli.complain("give --model=DIRECTORY, and no other bare arguments.")

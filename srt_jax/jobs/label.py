@@ -103,9 +103,9 @@ def sampling_dtype(config: ConfigDict) -> str:
 
 
 def begin(out: pathlib.Path, partial: pathlib.Path, provenance: dict) -> int | None:
-    """The number of rows that an earlier call wrote in whole batches; 0 if there are none. Makes or cuts `partial`.
+    """Makes or cuts `partial`. Returns the number of rows in it, which an earlier call wrote in whole batches.
 
-    None: the label file is complete. Raises DataError or FormatError for files of other settings or versions.
+    Returns None if the label file is complete. Raises DataError or FormatError for files of other settings or versions.
     """
     if out.exists():
         check_provenance(out, label_file.read(out)[0], provenance)
@@ -232,7 +232,7 @@ def summarise(path: pathlib.Path) -> dict:
 
 
 def main(argv) -> int:
-    """Labels, and prints the summary as the last line; 2 for a mistake in the input, 130 where it was interrupted."""
+    """Writes the labels, and prints the summary as the last line. Returns 0, or 2 for a mistake in the input."""
     given = flags.FLAGS
     if len(argv) > 1 or not given.config or not given.out:
         return cli.complain("give --config=configs/X.py and --out=FILE, and no bare arguments.")

@@ -51,7 +51,7 @@ TPUS = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
 
 
 def tpu_chips(root: pathlib.Path = pathlib.Path("/")) -> int:
-    """The number of TPU chips that the operating system shows, also without libtpu. root: of its file system."""
+    """The number of TPU chips that the operating system shows, even without libtpu. root: root of its files."""
 
     def read(file: pathlib.Path) -> str:
         try:
@@ -81,7 +81,7 @@ def machine_memory() -> float:
 
 
 def available_memory() -> float:
-    """Bytes of main memory that programs can still take, or those of `machine_memory` if that is less."""
+    """Bytes of main memory that programs can still take, or `machine_memory()` if that is less."""
     meminfo = pathlib.Path("/proc/meminfo")
     if not meminfo.exists():
         return machine_memory()

@@ -71,10 +71,10 @@ def _finished(call: Callable[[jax.Array], jax.Array], x: jax.Array) -> None:
 
 
 def disk(folder: pathlib.Path, size: int, limit: float = 3.0) -> tuple[float, float]:
-    """(bytes/s written and flushed, bytes/s read) of one file in a folder, which is removed again.
+    """(bytes/s written and flushed, bytes/s read) of one temporary file in a folder.
 
-    size: bytes, at least 1, rounded up to whole chunks; limit: seconds after which writing stops. Reading bypasses the
-    page cache where the file system permits it. Raises OSError if the folder cannot be written.
+    size: bytes, at least 1, rounded up to whole chunks. limit: seconds after which writing or reading stops. Reading
+    bypasses the page cache where the file system permits it. Raises OSError if the folder cannot be written.
     """
     data, written = os.urandom(CHUNK), 0
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -33,7 +33,7 @@ def installed() -> dict[str, str]:
 
 
 def nvidia_smi(query: str, gpus: str = "") -> str | None:
-    """The answer of nvidia-smi to a query, one line for each GPU; None if it fails. gpus: only these, as `0,1`."""
+    """The answer of nvidia-smi, with a line for each GPU, or None if it fails. gpus: a selection such as `0,1`."""
     try:
         command = ["nvidia-smi", *([f"--id={gpus}"] if gpus else []), f"--query-gpu={query}", "--format=csv,noheader"]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
