@@ -221,7 +221,7 @@ def test_labels_of_two_processes_are_those_of_one(miniature, tmp_path):
         summaries.append(json.loads(printed[0][0].splitlines()[-1]) | {"out": ""})
         files.append(out.read_bytes())
     assert files[0] == files[1] and files[0].count(b"\n") == 73 and summaries[0] == summaries[1]
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob("*.processes"))
 
 
 def test_an_evaluation_by_two_processes_is_that_of_one(miniature, tmp_path):
@@ -232,7 +232,7 @@ def test_an_evaluation_by_two_processes_is_that_of_one(miniature, tmp_path):
         assert not any(lines(said) for said, _ in printed[1:])
         found.append(json.loads(printed[0][0].splitlines()[-1]))
         rows.append([json.loads(line) for line in out.read_text().splitlines()])
-    assert found[0] == found[1] and len(rows[0]) == 8 * 8
+    assert found[0] == found[1] and len(rows[0]) == 8 * 8 and not list(tmp_path.glob("*.processes"))
     logprobs = [[row.pop("logprob") for row in written] for written in rows]
     np.testing.assert_allclose(*logprobs, atol=1e-4)
     assert rows[0] == rows[1]
