@@ -50,10 +50,10 @@ def token_logprobs(
     """log p(target) and entropy of the distribution at each position.
 
     hidden [B, S, D], head [V, D], targets [B, S]. Logits are divided by `temperature` first, as in the sampler; the
-    temperature gets no gradient. The logits in memory are at most those of `limit` positions per device, but not fewer
-    than 128 of each position. Matrix products run in hidden's dtype and accumulate in float32. The gradient of head has
-    head's dtype. On a mesh every device computes its rows and its part of the vocabulary, and the gradient of head is
-    summed over the devices once.
+    temperature gets no gradient. The logits of a block and their gradient together take no more memory of a device than
+    the logits of `limit` positions, but a block has at least 128 tokens of the vocabulary. Matrix products run in
+    hidden's dtype and accumulate in float32. The gradient of head has head's dtype. On a mesh every device computes its
+    rows and its part of the vocabulary, and the gradient of head is summed over the devices once.
     Returns (logprobs [B, S], entropy [B, S]), float32.
     """
     layout = _layout(head, targets, limit, mesh)
@@ -89,7 +89,7 @@ def _layout(head: jax.Array, targets: jax.Array, limit: int, mesh: Mesh | None) 
     sizes = dict(mesh.shape) if mesh else {}
     positions = targets.size // math.prod(sizes.get(axis, 1) for axis in ROWS)
     vocabulary = head.shape[0] // sizes.get(axes[0], 1)
-    logits = limit * vocabulary
+    logits = limit * vocabulary if positions <= limit else limit * vocabulary // 2
     if (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu":
         logits = min(logits, CPU_LOGITS)
     block = max(1, logits // positions // LANES) * LANES
