@@ -130,6 +130,13 @@ def test_a_collapse_is_said_once_whether_or_not_it_ends_the_run():
         assert "KL to the initial model jumped" in texts[0]
 
 
+def test_a_run_on_known_answers_is_not_told_about_votes():
+    detector, d = Detector(), diagnosis(**{"labels.source": "ground_truth"})
+    (text,) = [text for metrics in records("late") for text in d.update(metrics, detector.update(metrics))]
+    assert text.startswith("signs of a collapse, although the labels are known answers: the KL to the initial model ")
+    assert "vote" not in text and "lower optimizer.learning_rate" in text
+
+
 def test_a_healthy_run_is_left_alone():
     detector, d = Detector(), diagnosis()
     for metrics in [*records("healthy"), *([WELL] * 50)]:

@@ -106,8 +106,13 @@ def is_alike(metrics: dict[str, float], config: ConfigDict) -> bool:
     return metrics["label/labelled"] == 0 or metrics["label/pseudo_reward"] in rewards
 
 
-def collapse_warning(alarm: str, action: str) -> str:
-    """The warning for an alarm of collapse.Detector. action: guard.action."""
+def collapse_warning(alarm: str, action: str, source: str) -> str:
+    """The warning for an alarm of collapse.Detector. action: guard.action. source: labels.source."""
+    if source == "ground_truth" and action in ("off", "warn"):
+        return (
+            f"signs of a collapse, although the labels are known answers: {alarm} Such a run often recovers; a lower "
+            "optimizer.learning_rate makes it steadier."
+        )
     remedy = {
         "stop": "The run ends here (guard.action).",
         "teacher": "The run returns to the chosen checkpoint, or ends if it has done so before (guard.action).",
@@ -147,7 +152,7 @@ class Diagnosis:
             if self.alike >= STEPS_ALIKE and "parse" not in self.said:  # otherwise that is the reason
                 found["alike"] = alike_warning(metrics, config)
         if alarm:
-            found["collapse"] = collapse_warning(alarm, config.guard.action)
+            found["collapse"] = collapse_warning(alarm, config.guard.action, config.labels.source)
         new = {kind: text for kind, text in found.items() if text and kind not in self.said}
         self.said |= new.keys()
         return list(new.values())
