@@ -50,10 +50,11 @@ def token_logprobs(
     """log p(target) and entropy of the distribution at each position.
 
     hidden [B, S, D], head [V, D], targets [B, S]. Logits are divided by `temperature` first, as in the sampler; the
-    temperature gets no gradient. The logits of a block and their gradient together take no more memory of a device than
-    the logits of `limit` positions, but a block has at least 128 tokens of the vocabulary. Matrix products run in
-    hidden's dtype and accumulate in float32. The gradient of head has head's dtype. On a mesh every device computes its
-    rows and its part of the vocabulary, and the gradient of head is summed over the devices once.
+    temperature gets no gradient. A device with at most `limit` positions keeps their logits for the backward pass.
+    Otherwise the logits of a block and their gradient together take no more memory than the logits of `limit`
+    positions, but a block has at least 128 tokens of the vocabulary. Matrix products run in hidden's dtype and
+    accumulate in float32. The gradient of head has head's dtype. On a mesh every device computes its rows and its part
+    of the vocabulary, and the gradient of head is summed over the devices once.
     Returns (logprobs [B, S], entropy [B, S]), float32.
     """
     layout = _layout(head, targets, limit, mesh)
@@ -81,19 +82,26 @@ def token_scores(
     return logprobs, entropy, certainty
 
 
-def _layout(head: jax.Array, targets: jax.Array, limit: int, mesh: Mesh | None) -> Layout:
-    if mesh is None or mesh.size == 1:
-        mesh, axes = None, (None, None)
-    else:
-        axes = fit(mesh, ("tensor", "fsdp"), head.shape)
-    sizes = dict(mesh.shape) if mesh else {}
-    positions = targets.size // math.prod(sizes.get(axis, 1) for axis in ROWS)
-    vocabulary = head.shape[0] // sizes.get(axes[0], 1)
-    logits = limit * vocabulary if positions <= limit else limit * vocabulary // 2
-    if (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu":
+def blocks(positions: int, vocabulary: int, limit: int, platform: str) -> tuple[int, bool]:
+    """(vocabulary per block, whether the forward pass keeps its logits for the backward pass), on one device.
+
+    vocabulary: the device's part of it. platform: of the jax.Device. `token_logprobs` explains the limit.
+    """
+    keep = positions <= limit
+    logits = limit * vocabulary if keep else limit * vocabulary // 2
+    if platform == "cpu":
         logits = min(logits, CPU_LOGITS)
-    block = max(1, logits // positions // LANES) * LANES
-    return Layout(min(block, vocabulary), positions <= limit, mesh, *axes)
+    return min(max(1, logits // positions // LANES) * LANES, vocabulary), keep
+
+
+def _layout(head: jax.Array, targets: jax.Array, limit: int, mesh: Mesh | None) -> Layout:
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    if mesh is None or mesh.size == 1:
+        return Layout(*blocks(targets.size, head.shape[0], limit, platform), None, None, None)
+    axes = fit(mesh, ("tensor", "fsdp"), head.shape)
+    positions = targets.size // math.prod(mesh.shape[axis] for axis in ROWS)
+    vocabulary = head.shape[0] // (mesh.shape[axes[0]] if axes[0] else 1)
+    return Layout(*blocks(positions, vocabulary, limit, platform), mesh, *axes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -155,7 +163,7 @@ def _backward(layout: Layout, residuals: tuple[jax.Array, ...], gradients: tuple
         temperature: jax.Array,
         entropy: jax.Array,
         log_total: jax.Array,
-        kept: tuple | None,
+        kept: tuple,
         by_logprob: jax.Array,
         by_entropy: jax.Array,
     ) -> tuple:

@@ -6,6 +6,7 @@ product in float32, so they store a second copy of its operands. Other platforms
 
 import dataclasses
 
+from srt_jax.model import logprobs
 from srt_jax.model.config import ModelConfig
 
 FLOAT = 4  # bytes of a float32
@@ -116,7 +117,9 @@ def update(model: ModelConfig, dtype: str, at: Update) -> float:
     kept = {"full": D, "dots": D + qkv + 2 * F, "attention": everything, "none": everything + scores}[at.remat]
     one_layer = 10 * D + 6 * F + 3 * scores
     gathered = 2 * size * model.num_params / at.tensor / model.num_layers if at.fsdp > 1 else 0
-    logits = FLOAT * min(tokens, at.head_tokens) * model.vocab_size / at.tensor
+    vocabulary = model.vocab_size // at.tensor
+    block, keeps_logits = logprobs.blocks(tokens, vocabulary, at.head_tokens, at.platform)
+    logits = FLOAT * tokens * (vocabulary if keeps_logits else block) + size * tokens * block  # and a block's gradient
     activations = gathered + size * tokens * (model.num_layers * kept + one_layer) + logits
     return (copies - 1) * parameters + max(parameters, activations)
 

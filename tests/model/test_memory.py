@@ -25,7 +25,7 @@ from srt_jax.run import budget
 from srt_jax.runtime import hardware
 from tests.helpers import fast_cases
 
-S, D, L, CHUNK_TOKENS = 128, 64, 6, 64
+S, D, L, HEAD_TOKENS = 128, 64, 6, 64
 REMATS = ("none", "attention", "dots", "full")
 
 
@@ -46,9 +46,7 @@ def loss_of(remat="full", rows=4, dtype="float32"):
 
     def loss(params, tokens):
         model = nnx.merge(graphdef, params)
-        logprobs, _ = token_logprobs(
-            model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], 1.0, CHUNK_TOKENS // rows
-        )
+        logprobs, _ = token_logprobs(model(tokens)[:, :-1], model.head_weights(), tokens[:, 1:], 1.0, HEAD_TOKENS)
         return (logprobs * jnp.cos(jnp.arange(S - 1.0))).sum()
 
     return loss, shapes, jax.ShapeDtypeStruct((rows, S), jnp.int32)

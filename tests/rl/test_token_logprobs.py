@@ -1,6 +1,7 @@
 import functools
 import math
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -168,3 +169,13 @@ def test_a_block_fits_the_caches_of_a_cpu():
     jaxpr = jax.make_jaxpr(lambda *x: token_logprobs(*x, 1.0, n - 1)[0])(*shapes).jaxpr
     block = max(logprobs_module.LANES, logprobs_module.CPU_LOGITS // n)
     assert max(math.prod(shape) for shape in shapes_within(jaxpr)) == n * block < n * v
+
+
+def test_a_plan_for_one_accelerator_has_its_block_and_not_that_of_a_cpu():
+    """The platform is that of the mesh, also if the mesh has one device only, as in a plan."""
+    device = types.SimpleNamespace(platform="gpu")
+    mesh = types.SimpleNamespace(size=1, devices=np.array([device]))
+    head, targets = jax.ShapeDtypeStruct((150_000, 64), jnp.float32), jax.ShapeDtypeStruct((4, 4096), jnp.int32)
+    layout = logprobs_module._layout(head, targets, 4096, mesh)
+    assert (layout.block, layout.keep) == (150_000 // 8 // 128 * 128, False)
+    assert logprobs_module.blocks(16_384, 150_000, 4096, "cpu")[0] < layout.block
