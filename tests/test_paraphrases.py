@@ -155,7 +155,7 @@ def test_a_pair_whose_paraphrase_is_too_long_is_dropped_and_reported(untrained, 
         ([{"id": "a", "paraphrase": "x"}], r"no paraphrase of 1 of 2 problems \(the first has the id 'b'\): add one"),
         ([{"id": "a", "paraphrase": " "}], r"line 1 has paraphrase ' ': give a text that is not blank"),
         ([{"id": "a"}], r"line 1 has paraphrase None: give a text"),
-        ([{"id": 1, "paraphrase": "x"}], r"line 1 has id 1: give the problem's id, or its text as `problem`"),
+        ([{"id": 1.5, "paraphrase": "x"}], r"line 1 has id 1\.5: give the problem's id, or its text as `problem`"),
         ([{"paraphrase": "x"}], r"line 1 has id None: give the problem's id"),
         ([{"id": "a", "paraphrase": "\ud800"}], r"half of a surrogate pair"),
         ([{"id": "a", "paraphrase": "x"}] * 2, r"line 2 has a second paraphrase of 'a': keep one line"),
@@ -165,6 +165,24 @@ def test_a_wrong_file_of_pairs_is_refused_in_one_sentence(rows, message, tmp_pat
     problems = [Problem("a", "1+1", "2", "test"), Problem("b", "1+2", "3", "test")]
     with pytest.raises(DataError, match=message):
         paraphrases.paraphrased(problems, write(tmp_path / "pairs.jsonl", *rows))
+
+
+def test_an_id_may_be_a_number_as_in_the_data_or_null(tmp_path):
+    rows = [{"id": 12, "paraphrase": "x"}, {"id": None, "problem": "1+2", "paraphrase": "y"}]
+    assert paraphrases.read(write(tmp_path / "pairs.jsonl", *rows)) == {"12": "x", prompt_id("1+2"): "y"}
+
+
+def test_an_id_that_could_be_that_of_a_paraphrase_is_refused(tmp_path):
+    problem = Problem("a" + paraphrases.ENDING, "1+1", "2", "test")
+    with pytest.raises(DataError, match=r"the id 'a/paraphrase', .*: give the problem another id"):
+        paraphrases.paraphrased([problem], write(tmp_path / "pairs.jsonl", {"id": problem.id, "paraphrase": "x"}))
+
+
+def test_too_few_pairs_for_a_step_are_counted():
+    with pytest.raises(
+        DataError, match=r"^batch\.prompts_per_step is 20, which needs 10 .* are 9: set it between 2 and 18"
+    ):
+        paraphrases.pair_indices(18, 20, 0, 0)
 
 
 def test_a_missing_file_of_pairs_is_named(tmp_path):

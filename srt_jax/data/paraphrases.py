@@ -41,9 +41,10 @@ def read(path: str | Path) -> dict[str, str]:
 
 
 def _id(row: dict, where: str) -> str:
-    if isinstance(row.get("id"), str):
-        return row["id"]
-    if "id" not in row and isinstance(row.get("problem"), str):
+    id = row.get("id")
+    if isinstance(id, str) or type(id) is int:  # a number is text in the data, too
+        return str(id)
+    if id is None and isinstance(row.get("problem"), str):
         return prompt_id(row["problem"])
     raise DataError(f"{where} has id {shown(row.get('id'))}: give the problem's id, or its text as `problem`.")
 
@@ -51,9 +52,14 @@ def _id(row: dict, where: str) -> str:
 def paraphrased(problems: Sequence[Problem], path: str | Path) -> list[Problem]:
     """The paraphrase of each problem as a problem, in the same order, with the same known answer.
 
-    Raises DataError if one is missing, and for the errors of `read`.
+    Raises DataError if one is missing, if an id could be that of a paraphrase, and for the errors of `read`.
     """
     texts = read(path)
+    if taken := [problem.id for problem in problems if problem.id.endswith(ENDING)]:
+        raise DataError(
+            f"the data has the id {shown(taken[0])}, and with labels.source 'paraphrase' ids that end with {ENDING!r} "
+            "are those of paraphrases: give the problem another id."
+        )
     without = [problem.id for problem in problems if problem.id not in texts]
     if without:
         raise DataError(
@@ -67,8 +73,14 @@ def pair_indices(num_problems: int, prompts_per_step: int, seed: int, step: int)
     """Indices into a list of pairs for step `step` (from 0): int64 [prompts_per_step], both of a pair side by side.
 
     num_problems: the length of the list, with the paraphrases. Both numbers are even. The pairs have the order of
-    `batch_indices`, which documents the error.
+    `batch_indices`. Raises DataError if a step needs more pairs than there are.
     """
+    if not 2 <= prompts_per_step <= num_problems:
+        raise DataError(
+            f"batch.prompts_per_step is {prompts_per_step}, which needs {prompts_per_step // 2} problems with their "
+            f"paraphrases, but there are {num_problems // 2}: set it between 2 and {num_problems}, or give more "
+            "problems."
+        )
     first = 2 * batch_indices(num_problems // 2, prompts_per_step // 2, seed, step)
     return np.stack([first, first + 1], axis=1).ravel()
 
