@@ -108,19 +108,19 @@ def is_alike(metrics: dict[str, float], config: ConfigDict) -> bool:
 
 def collapse_warning(alarm: str, action: str, source: str) -> str:
     """The warning for an alarm of collapse.Detector. action: guard.action. source: labels.source."""
-    if source == "ground_truth" and action in ("off", "warn"):
-        return (
-            f"signs of a collapse, although the labels are known answers: {alarm} Such a run often recovers; a lower "
-            "optimizer.learning_rate makes it steadier."
-        )
+    known = source == "ground_truth"
     remedy = {
         "stop": "The run ends here (guard.action).",
         "teacher": "The run returns to the chosen checkpoint, or ends if it has done so before (guard.action).",
     }.get(
         action,
-        "Compare the rollouts of this step with those of the first steps (rollouts/). guard.action='stop' "
+        "Such a run may recover; a lower optimizer.learning_rate makes it steadier."
+        if known
+        else "Compare the rollouts of this step with those of the first steps (rollouts/). guard.action='stop' "
         "ends such a run; a higher rl.kl_coef or a lower optimizer.learning_rate makes a collapse less likely.",
     )
+    if known:
+        return f"signs of a collapse, although the labels are known answers: {alarm} {remedy}"
     return f"the vote seems to collapse, although the pseudo-reward looks good: {alarm} {remedy}"
 
 
