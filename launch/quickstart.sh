@@ -21,6 +21,11 @@ make_environment
 
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 .venv/bin/python -m srt_jax pretrain --out=cache/miniature
+if [ $# -gt 0 ]; then # an argument that one of the runs refuses is refused before the first one
+    for arm in "${arms[@]}"; do
+        .venv/bin/python -m srt_jax.main --config="configs/quickstart.py:$arm" --config.out="$out" "$@" --dry_run >/dev/null
+    done
+fi
 runs=()
 for arm in "${arms[@]}"; do
     .venv/bin/python -m srt_jax.main --config="configs/quickstart.py:$arm" --config.out="$out" "$@"
