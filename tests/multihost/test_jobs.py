@@ -74,9 +74,17 @@ def test_labels_survive_a_kill_and_a_signal(miniature, tmp_path):
 
     started = begin(*arguments)
     wait_for_batches(1, started)
+    trainers = [trainer_of(records, index) for index in range(2)]
+    for trainer in trainers:  # otherwise they might end before the second start is refused
+        os.kill(trainer, signal.SIGSTOP)
     for status, said in finish(begin(*arguments), status=2):
         assert not status and re.search(rf"{out} is used by process \d+ on .* or give another --out\.", said)
-    ends = ends_after(started, lambda: os.kill(trainer_of(records, 1), signal.SIGKILL))
+
+    def kill_one() -> None:
+        os.kill(trainers[1], signal.SIGKILL)
+        os.kill(trainers[0], signal.SIGCONT)
+
+    ends = ends_after(started, kill_one)
     for index, (status, said) in enumerate(ends):
         assert status == STATUS, said
         again = "was killed by SIGKILL; start all processes again to continue after the last complete batch, this one"
@@ -99,7 +107,7 @@ def test_labels_survive_a_kill_and_a_signal(miniature, tmp_path):
 
 
 def test_a_signal_to_one_process_ends_an_evaluation(miniature, tmp_path):
-    """Without --out the records are in the run folder, which is removed again."""
+    """Without --out the records are beside the results of the run."""
     started = begin("evaluate", miniature, tmp_path, f"--model={miniature}")
     wait_until_joined(started)
     (status, said), (other_status, other_said) = ends_after(started, lambda: started[1].send_signal(signal.SIGTERM))
