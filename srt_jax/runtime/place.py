@@ -49,7 +49,8 @@ def check_alone(environment: Mapping[str, str], job: str, remedy: str = "") -> N
     if (place := place_of(environment)) is None:
         return
     index, count = ("K", "N") if place.index is None else (place.index, place.count)
-    switch = next(name for name in SWITCHES if environment.get(name))
+    in_effect = (name for name in SWITCHES if place_of({**environment, name: ""}) != place)
+    switch = next(in_effect, SWITCHES[-1])  # The last one has no effect of its own beside several TPU_WORKER_HOSTNAMES.
     raise ConfigError(
         f"{job} runs in one process, but {switch} makes this process {index} of {count}: unset it"
         + (f", and {remedy.format(index=index, count=count)}." if remedy else ".")
