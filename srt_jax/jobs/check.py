@@ -183,9 +183,10 @@ def judge_attention(name: str, shape: str, errors: np.ndarray, plain: np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Disk:
-    """A kind of disk. size: bytes that the check writes. slow: bytes/s. field: of the config, for another folder.
+    """A kind of disk. The check writes `size` bytes, and calls a disk of less than `slow` bytes/s slow.
 
-    load: bytes of what a 7B model writes there; takes: the words before its seconds. advice: if the disk is slow.
+    field: the config field that names another folder. load: the bytes that a run of a 7B model writes there at a time.
+    takes: the words before the seconds that this needs. advice: the advice for a slow disk.
     """
 
     what: str

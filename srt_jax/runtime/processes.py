@@ -61,7 +61,10 @@ def led_by_first(compute: Callable[[Report], Any], advanced: Report) -> Any:
 
 
 def report_together(advanced: Report, share: float, tokens: int) -> None:
-    """Calls advanced(share, tokens) in every process, alone. If it raises in one of them, all raise the exception."""
+    """Calls advanced(share, tokens) in every process. If it raises in one of them, all raise the exception.
+
+    The function must not communicate with other processes.
+    """
     if decides_alone():
         advanced(share, tokens)
     else:
