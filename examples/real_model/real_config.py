@@ -4,6 +4,9 @@ srt train --config=real_config.py:votes              labels by majority vote
 srt train --config=real_config.py:votes,4e-5         a learning rate at which votes ruin the model
 srt train --config=real_config.py:guard,4e-5         the same, but the guard ends the run when it sees that it collapses
 srt train --config=real_config.py:ground_truth,4e-5  the same rate with labels from the answers
+
+TIME    134 s of CPU time for six steps with three evaluations; 2026-11-27, Intel Xeon
+MEMORY  9 GB
 """
 
 from srt_jax.config import base, source
