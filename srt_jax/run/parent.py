@@ -345,6 +345,10 @@ class Peer:
         """Tells whether the process has ended, or ends now, for a known reason."""
         return self.done or self.ended() is not None or self.verdict() is not None
 
+    def has_left(self) -> bool:
+        """Tells whether its parent has ended, too."""
+        return self.done or (self.ended() is not None and self.silent > SETTLE)
+
     def name(self) -> str:
         """The process in words, with its host if that is known."""
         host = self._last.get("host") if self.seen else None
@@ -514,18 +518,20 @@ class _Watched:
 
         A death can look like wrong input: a checkpoint that several processes write fails if one dies. Otherwise,
         removes the record if the processes that read it end, too. If one of them continues, a record that is gone would
-        look like a success. A signal ends the wait.
+        look like a success. Process 0, which alone sees all others, may still find a dead one, so the others wait until
+        it has left. A signal ends the wait.
         """
         waited, signals = 0.0, self._trainer.signals
         this = f"process {self._place.index} on {socket.gethostname()} "
-        while waited < self._peer_seconds + SETTLE and self._record.is_ours() and self._trainer.signals == signals:
+        limit = self._peer_seconds + self._blame_seconds
+        while waited < limit and self._record.is_ours() and self._trainer.signals == signals:
             passed = self._passed()
             waited += passed
             self._look_at_peers(passed)
             for sentence, grace in self._faults():
                 if not grace and not sentence.startswith(this):
                     return sentence
-            if all(peer.over() for peer in self._peers):
+            if all(peer.over() if self._place.index == 0 else peer.has_left() for peer in self._peers):
                 self._record.remove()
                 return None
             if waited > SETTLE and self._sees_all_alive():

@@ -234,6 +234,43 @@ def test_a_death_that_looks_like_wrong_input(tmp_path):
         assert status == STATUS and re.search(r"the run ends: process 1 on \S+ was killed by SIGKILL; ", said)
 
 
+# A trainer of three. The first two end with status 2 as soon as the file `dead` exists, as if a checkpoint had failed.
+REFUSE = """
+import os, pathlib, sys, time
+from srt_jax.run import parent
+folder = pathlib.Path(sys.argv[1])
+if parent.needed():
+    sys.exit(parent.watch(parent.training(folder), float(sys.argv[2]), 120))
+parent.obey()
+(folder.parent / os.environ["JAX_PROCESS_ID"]).touch()
+while os.environ["JAX_PROCESS_ID"] == "2" or not (folder.parent / "dead").exists():
+    time.sleep(0.1)
+sys.exit(2)
+"""
+
+
+def test_a_dead_parent_among_three_is_named_although_the_other_trainers_end_with_status_2(tmp_path):
+    """Process 0 alone sees process 2, and finds it silent after PEER_SECONDS. Process 1 waits for that."""
+    folder = tmp_path / "run"
+    started = start(3, [sys.executable, "-c", REFUSE, str(folder), str(PEER_SECONDS)])
+    with ending(started):
+        wait_for(lambda: all((tmp_path / str(index)).exists() for index in range(3)), started)
+        wait_for(lambda: all(beats(folder, index) > 5 for index in range(3)), started)
+        started[2].kill()
+        (tmp_path / "dead").touch()
+        for process in started[:2]:
+            status, said = end_of(process)
+            assert status == STATUS
+            assert re.search(rf"the run ends: process 2 on \S+ gave no sign of life for {PEER_SECONDS} s;", said), said
+
+
+def beats(folder: pathlib.Path, index: int) -> int:
+    """The number of signs of life in a parent's record, 0 before the first one."""
+    path = folder / "processes" / f"{index}.json"
+    text = path.read_text().strip() if path.exists() else ""
+    return json.loads(text)["beat"] if text else 0
+
+
 def test_a_signal_to_a_parent_reaches_its_trainer(tmp_path):
     started = start_waiting(tmp_path)
     with ending(started):
