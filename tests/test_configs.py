@@ -36,7 +36,7 @@ VARIANTS = load("sept_variants").VARIANTS
 METHODS = sorted(file.stem for file in CONFIGS.glob("*.py"))
 FIGURES = load("figures").FIGURES
 ARGUMENTS = {
-    "quickstart": [*load("quickstart").LABELS],
+    "quickstart": [*load("quickstart").ARMS],
     "srt": [
         "",
         "tiny",
