@@ -88,9 +88,7 @@ FIELDS = dict(
         reference_dtype=one_of("float32", "bfloat16"),
         attention=one_of("auto", "xla", "cudnn", "splash"),  # auto is cudnn on GPUs, splash on TPUs, xla on CPUs.
         remat=one_of("full", "attention", "dots", "none"),  # The backward pass recomputes these activations.
-        head_chunk_tokens=positive(
-            4096
-        ),  # The logits in memory take about as much of a device as those of so many tokens.
+        head_chunk_tokens=positive(4096),  # A device has about as many logits in memory as so many tokens have.
         lora=dict(  # Low-rank adapters in place of the model's own weights, with PEFT's meaning (docs/lora.md).
             rank=not_negative(0),  # 0 trains the model itself.
             alpha=positive(32.0),  # The adapters' output is multiplied by alpha / rank.

@@ -1,4 +1,4 @@
-"""Where rules without labels would have stopped the runs of a study, and what each stop costs in accuracy.
+"""Finds where rules without labels would have stopped the runs of a study, and the accuracy that each stop costs.
 
 The runs only warn (guard.action=warn), so that one run serves all rules. The stops are computed from its rows of the
 study's table:
