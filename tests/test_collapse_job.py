@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from srt_jax.grading.answers import Format
-from srt_jax.jobs.collapse import Dump, base_votes, fields_of, graded_steps, judge, main, read_dump, rows_of
+from srt_jax.jobs.collapse import Dump, base_votes, describe, fields_of, graded_steps, judge, main, read_dump, rows_of
 
 STEPS = range(0, 110, 10)
 PROMPTS = 12
@@ -37,7 +37,12 @@ def verl(step, prompt, response, score):
 
 
 def trl(step, prompt, response, score):
-    return {"step": step, "prompt": [{"role": "user", "content": prompt}], "completion": response, "advantage": score}
+    return {
+        "step": str(step),
+        "prompt": [{"role": "user", "content": prompt}],
+        "completion": response,
+        "advantage": score,
+    }
 
 
 def own(step, prompt, response, score):
@@ -90,12 +95,52 @@ def test_signals_that_are_missing_are_named(tmp_path, grader):
     apart = {step: {f"{step} {prompt}": g for prompt, g in graded.items()} for step, graded in steps.items()}
     verdict = judge(apart, {}, grader)
     assert verdict.note.startswith("0 prompts are in all steps") and verdict.note.endswith("each step decides")
-    assert verdict.step is None and verdict.choice.step == 100  # eleven steps are too few
+    assert verdict.step is None
+    assert describe(verdict).endswith("verdict: undecided. An alarm needs at least 13 steps, and there are 11.")
     longer = {step: apart[min(step, 100)] for step in range(0, 160, 10)}
     verdict = judge(longer, {}, grader)
     assert verdict.step == 120 and "have the same winning answer" in verdict.alarm and verdict.choice.step == 90
     healthy = {step: graded for step, graded in steps.items() if step <= 50}
     assert judge(healthy, {}, grader).step is None and judge(healthy, {}, grader).choice.step == 50
+    few = {step: healthy[step] for step in (0, 10, 20)}
+    assert describe(judge(few, {}, grader)).endswith("undecided. An alarm needs at least 4 steps, and there are 3.")
+
+
+def test_a_half_written_dump_is_named(tmp_path, grader):
+    steps = graded_steps(read_dump(sorted(write(tmp_path).glob("step_*")), Format()), grader)
+    cut = steps | {100: dict(list(steps[100].items())[:3])}
+    note = judge(cut, {}, grader).note
+    assert note.startswith("3 prompts are in all steps (step 100 has 3, others up to 12: leave out an incomplete dump)")
+
+
+def test_a_base_is_not_sure_of_a_prompt_with_few_responses(tmp_path, grader):
+    """The majority of one response is that response, with a lead of 1."""
+    dump = read_dump(sorted(write(tmp_path).glob("step_*")), Format())
+    steps = graded_steps(dump, grader)
+    for count, sure in ((1, 0), (7, 0), (8, 12)):
+        base = read_dump([tmp_path / "base.jsonl"], Format(), 0)
+        few = {prompt: [str(100 + i)] * count for i, prompt in enumerate(base.answers[0])}
+        votes = base_votes(Dump({0: few}, {}, collections.Counter()), grader)
+        note = judge(steps, votes, grader).note
+        assert f"the base is sure of {sure}" in note
+        assert ("(12 with fewer than 8 responses, which show nothing)" in note) == (sure == 0)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_step_whose_responses_gave_the_votes_is_not_judged(copied, tmp_path, capsys):
+    """Its agreement would be that of a majority with itself, so a run that keeps its accuracy would fall."""
+    write(tmp_path)
+    probe = tmp_path / "step_0.jsonl"
+    if copied:
+        probe = tmp_path / "copy.jsonl"
+        probe.write_bytes((tmp_path / "step_0.jsonl").read_bytes())
+    arguments = ["--probe", str(probe), "--out", str(tmp_path / "c.png")]
+    assert main(["--rollouts", f"{tmp_path}/step_[012]*.jsonl", *arguments]) == 0
+    printed, messages = capsys.readouterr()
+    assert "the responses of step 0 are those of --probe, so this step is not judged." in messages
+    assert printed.splitlines()[1].split()[0] == "0" and "undecided. An alarm needs at least 4 steps" in printed
+    assert main(["--rollouts", f"{tmp_path}/step_0.jsonl", *arguments]) == 2
+    assert "has only the responses of --probe: give the dumps of other steps." in capsys.readouterr().err
 
 
 def test_dumps_of_training_have_different_prompts_in_each_step(tmp_path, grader):
@@ -122,6 +167,11 @@ def test_dumps_of_training_have_different_prompts_in_each_step(tmp_path, grader)
         ("dump.jsonl", {}, "without a step"),
         ("dump.jsonl", {"step": 2.5}, "without a step"),
         ("dump.jsonl", {"step": 10**400}, "without a step"),
+        ("dump.jsonl", {"step": "12"}, (12, None)),  # as TRL writes it
+        ("dump.jsonl", {"step": " 12 "}, (12, None)),
+        ("dump.jsonl", {"step": "last"}, "without a step"),
+        ("dump.jsonl", {"step": "9" * 5000}, "without a step"),
+        ("dump.jsonl", {"step": True}, "without a step"),
         ("step_7.jsonl", {"score": 10**400}, (7, None)),
         ("step_7.jsonl", {"score": float("nan")}, (7, None)),
     ],
@@ -161,24 +211,62 @@ def test_the_command_prints_the_signals_and_the_verdict_and_counts_damaged_rows(
     )
 
 
+ANSWER = json.dumps(verl(1, "p", "so \\boxed{3}", 1.0)) + "\n"
+
+
 @pytest.mark.parametrize(
-    ("files", "message"),
+    ("files", "arguments", "message"),
     [
-        ({}, r"--rollouts=.*step_\*\.jsonl matches no file: give the dumps"),
-        ({"step_1.jsonl": ""}, r"step_1\.jsonl has no response \(they are empty\): give JSON lines with a prompt"),
+        ({}, (), r"--rollouts=.*step_\*\.jsonl matches no file: give the dumps"),
+        ({"step_1.jsonl": ANSWER}, ("--rollouts", "none*.jsonl"), r"--rollouts=none\*\.jsonl matches no file"),
+        ({"step_1.jsonl": ANSWER}, ("--rollouts", ""), r"--rollouts= matches no file"),
+        ({"step_1.jsonl": ANSWER}, ("--rollouts", "."), r"--rollouts=\. is a folder: give its files, e\.g\. '\./\*"),
+        ({"step_1.jsonl": ANSWER}, ("--probe", "none.jsonl"), r"--probe=none\.jsonl is no file: name the file with"),
+        ({"step_1.jsonl": ANSWER}, ("--probe", ""), r"--probe= is no file"),
+        ({"step_1.jsonl": ANSWER}, ("--probe", "."), r"--probe=\. is no file"),
+        ({"step_1.jsonl": ANSWER, "b.jsonl": ""}, ("--probe", "b.jsonl"), r"--probe: b\.jsonl has no response that"),
+        ({"step_1.jsonl": ANSWER}, ("--style", "box"), r"--style is 'box'; use one of boxed"),
+        ({"step_1.jsonl": ANSWER}, ("--style", "regex"), r"--pattern is '' with 0 groups; put one group around"),
+        ({"step_1.jsonl": ANSWER}, ("--style", "json", "--field", ""), r"--field is empty; style json needs"),
+        ({"step_1.jsonl": ANSWER}, ("--style", "hash"), r"no response with an answer in the style 'hash': set --style"),
+        ({"step_1.jsonl": ""}, (), r"step_1\.jsonl has no response that can be used \(they are empty\): give JSON l"),
+        ({"step_1.jsonl": "[" + ANSWER.strip() + "]"}, (), r"\(1 that are no JSON object\): give JSON lines"),
         (
             {"step_1.jsonl": "{\n", "step_2.jsonl": "3\n"},
-            r"and the other files have no response \(1 that are no JSON, 1",
+            (),
+            r"and the other files have no response that can be used \(1 that are no JSON, 1",
+        ),
+        (
+            {"step_.jsonl": ANSWER.replace('"step": 1', '"step": null')},
+            (),
+            r"\(1 without a step\): .* and a step \(in `step`, or as the last number of the file's name\)",
         ),
     ],
 )
-def test_dumps_without_responses_are_refused_in_one_sentence(files, message, tmp_path, capsys):
+def test_what_cannot_be_judged_is_refused_in_one_sentence(files, arguments, message, tmp_path, monkeypatch, capsys):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert main(["--rollouts", f"{tmp_path}/step_*.jsonl", "--out", f"{tmp_path}/c.png"]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert main(["--rollouts", f"{tmp_path}/step_*.jsonl", "--out", f"{tmp_path}/c.png", *arguments]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ") and re.search(message, error)
+    assert error.startswith("error: ") and error.endswith(".") and re.search(message, error), error
     assert not (tmp_path / "c.png").exists()
+
+
+def test_other_columns_of_a_parquet_file_are_not_read(tmp_path):
+    """They may have values that Python has not."""
+    path = tmp_path / "completions_00007.parquet"
+    odd = {"day": pyarrow.array([10**7], pyarrow.date32()), "time": pyarrow.array([1], pyarrow.timestamp("ns"))}
+    text = {name: pyarrow.array(["x"]) for name in ("prompt", "completion")}
+    parquet.write_table(pyarrow.table({**odd, **text}), path)
+    assert [fields_of(row, path) for row in rows_of(path)] == [(7, "x", "x", None)]
+    parquet.write_table(pyarrow.table(odd), path)
+    assert list(rows_of(path)) == ["in a damaged Parquet file"]
+    wrong = pyarrow.array([b"\xff"], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"prompt": wrong, "completion": wrong}), path)
+    assert list(rows_of(path)) == ["in a damaged Parquet file"]
+    parquet.write_table(pyarrow.table({"prompt": pyarrow.array([None, "x"]), "completion": ["x", None]}), path)
+    assert [fields_of(row, path) for row in rows_of(path)] == ["without a prompt", "without a response"]
 
 
 def test_hostile_files_cost_bounded_memory_and_raise_nothing(tmp_path, monkeypatch):
@@ -190,6 +278,9 @@ def test_hostile_files_cost_bounded_memory_and_raise_nothing(tmp_path, monkeypat
     cut = tmp_path / "2.jsonl.gz"
     cut.write_bytes(gzip.compress(json.dumps({"a": list(range(999))}).encode() + b"\n")[:-20])
     assert list(rows_of(cut))[-1] == "in a damaged end of a compressed file"
+    plain = tmp_path / "4.jsonl.gz"
+    plain.write_text("{}")
+    assert list(rows_of(plain)) == ["in a damaged end of a compressed file"]
     damaged = tmp_path / "3.parquet"
     damaged.write_bytes(b"PAR1 no")
     assert list(rows_of(damaged)) == ["in a damaged Parquet file"]
@@ -202,4 +293,8 @@ def test_fields_of_rows(tmp_path):
     long = fields_of({"prompt": "p", "completion": "x" * (1 << 20) + "end"}, path)
     assert long[2].endswith("end") and len(long[2]) == 1 << 18
     assert fields_of({"prompt": [{"role": "user"}], "completion": "r"}, path) == "without a prompt"
+    parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "p"}]}]
+    assert fields_of({"prompt": parts, "completion": "r"}, path) == (12, "p", "r", None)
+    only_image = [{"role": "user", "content": [{"type": "image"}]}]
+    assert fields_of({"prompt": only_image, "completion": "r"}, path) == "without a prompt"
     assert isinstance(read_dump([write(tmp_path / "a", steps=[0]) / "step_0.jsonl"], Format()), Dump)

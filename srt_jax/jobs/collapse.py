@@ -8,9 +8,10 @@ Each row is one response. Its prompt is in `input`, `prompt` or `problem`, its t
 srt_jax write them. The step is in `step`, else it is the last number in the file's name. Files are JSON lines,
 compressed or not, or Parquet. Known answers are not read; a `score` is averaged and shown, and decides nothing.
 
---probe names rows of the base model on the same prompts, with 64 responses each if possible: they give the anchored
-agreement. Dumps of a validation set fit best, because the rule then compares the same prompts in all steps. Prints a
-row of signals for each step and the verdict, and writes a figure.
+--probe names rows of the base model on the same prompts, with 64 responses each if possible and at least 8: they give
+the anchored agreement. A step whose responses are those of the probe is not judged. Dumps of a validation set fit best,
+because the rule then compares the same prompts in all steps. Prints a row of signals for each step and the verdict, and
+writes a figure.
 """
 
 import argparse
@@ -28,9 +29,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from srt_jax.config import expanded
+from srt_jax.config.validation import LEAST_READINGS, LEAST_VOTES
 from srt_jax.data.base import Problem
 from srt_jax.errors import DataError, UserError
-from srt_jax.files import check_output_file, parse_json
+from srt_jax.files import check_output_file, naming, parse_json
 from srt_jax.grading.answers import BOXES, Format, extract, opens_reasoning
 from srt_jax.grading.grader import Grader
 from srt_jax.log import logger
@@ -40,6 +42,7 @@ from srt_jax.run import anchor
 from srt_jax.run.anchor import Anchor
 from srt_jax.run.collapse import (
     AGREEMENT_LOST,
+    BASELINE,
     CONFIDENT,
     FEWEST,
     IN_A_ROW,
@@ -54,6 +57,7 @@ from srt_jax.run.progress import Progress
 
 PROMPTS = ("input", "prompt", "problem")
 RESPONSES = ("output", "completion", "response")
+READ = {*PROMPTS, *RESPONSES, "step", "score"}
 LONGEST_LINE = 1 << 24  # bytes; a longer line is left out
 LONGEST_RESPONSE = 1 << 18  # characters; of a longer response only the end is read, where the answer is
 LARGEST = 1 << 53  # steps and scores; larger ones have no exact float
@@ -86,16 +90,20 @@ class Dump:
 # ---- reading
 
 
-def read_dump(paths: Sequence[pathlib.Path], form: Format, default_step: int | None = None) -> Dump:
-    """Reads the rows of all files. A row that cannot be read is left out and counted. Raises DataError if none can.
+def read_dump(
+    paths: Sequence[pathlib.Path], form: Format, default_step: int | None = None, field: str = "--rollouts"
+) -> Dump:
+    """Reads the rows of all files. A row that cannot be read is left out and counted.
 
-    default_step: the step of rows without one. None: they are left out.
+    default_step: the step of rows without one. None: they are left out. field: for messages. Raises DataError if no row
+    can be read, or if no response has an answer: then nothing could be told about the run.
     """
     dump = Dump(collections.defaultdict(lambda: collections.defaultdict(list)), collections.defaultdict(list),
                 collections.Counter())  # fmt: skip
     with Progress(len(paths), "file") as progress:
         for number, path in enumerate(paths, 1):
-            for row in rows_of(path):
+            count = 0
+            for count, row in enumerate(rows_of(path), 1):
                 if isinstance(row, str) or isinstance(row := fields_of(row, path, default_step), str):
                     dump.left_out[row] += 1
                     continue
@@ -104,13 +112,18 @@ def read_dump(paths: Sequence[pathlib.Path], form: Format, default_step: int | N
                 dump.answers[step][prompt].append(found.text if found else None)
                 if score is not None:
                     dump.scores[step].append(score)
+            if not count:
+                logger.warning(f"{field}: {path} is empty.")
             progress.update(number, "")
+    files = f"{field}: {paths[0]}{' and the other files have' if len(paths) > 1 else ' has'} no response"
     if not dump.answers:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dump.left_out.items()) or "they are empty"
         raise DataError(
-            f"{paths[0]}{' and the other files have' if len(paths) > 1 else ' has'} no response ({reasons}): give JSON "
-            f"lines with a prompt ({', '.join(PROMPTS)}) and a response ({', '.join(RESPONSES)})."
+            f"{files} that can be used ({reasons}): give JSON lines or Parquet with a prompt ({', '.join(PROMPTS)}), a "
+            f"response ({', '.join(RESPONSES)}) and a step (in `step`, or as the last number of the file's name)."
         )
+    if not any(answer for step in dump.answers.values() for answers in step.values() for answer in answers):
+        raise DataError(f"{files} with an answer in the style {form.style!r}: set --style to that of the responses.")
     return dump
 
 
@@ -119,18 +132,19 @@ def rows_of(path: pathlib.Path) -> Iterator[dict | str]:
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
         return
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            while line := file.readline(LONGEST_LINE):
-                whole = line.endswith(b"\n") or len(line) < LONGEST_LINE
-                while not line.endswith(b"\n") and len(line) == LONGEST_LINE:
-                    line = file.readline(LONGEST_LINE)
-                if not whole:
-                    yield "with a line that is too long"
-                elif line.strip():
-                    yield _object(line)
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        yield "in a damaged end of a compressed file"
+    with naming(path):
+        try:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                while line := file.readline(LONGEST_LINE):
+                    whole = line.endswith(b"\n") or len(line) < LONGEST_LINE
+                    while not line.endswith(b"\n") and len(line) == LONGEST_LINE:
+                        line = file.readline(LONGEST_LINE)
+                    if not whole:
+                        yield "with a line that is too long"
+                    elif line.strip():
+                        yield _object(line)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            yield "in a damaged end of a compressed file"
 
 
 def _object(line: bytes) -> dict | str:
@@ -147,9 +161,11 @@ def _parquet_rows(path: pathlib.Path) -> Iterator[dict | str]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(1024):
+            # Values of other columns, such as dates, may have no equivalent in Python.
+            columns = [name for name in file.schema_arrow.names if name in READ]
+            for batch in file.iter_batches(1024, columns=columns or None):
                 yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError):
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError):
         yield "in a damaged Parquet file"
 
 
@@ -161,13 +177,20 @@ def fields_of(
     response = next((text for name in RESPONSES if (text := as_text(row.get(name))) is not None), None)
     if prompt is None or response is None:
         return f"without a {'prompt' if prompt is None else 'response'}"
-    step, score = as_number(row.get("step")), as_number(row.get("score"))
-    if step is None or isinstance(row["step"], bool):
+    step, score = as_step(row.get("step")), as_number(row.get("score"))
+    if step is None:
         numbers = re.findall(r"\d+", SUFFIXES.sub("", path.name))
         step = int(numbers[-1][-9:]) if numbers else default_step
     if step is None or step != int(step):
         return "without a step"
     return int(step), prompt, response[-LONGEST_RESPONSE:], score
+
+
+def as_step(value) -> float | None:
+    """A step as a float, also if it is written as a text, as TRL does; else None."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,15}\s*", value):
+        value = int(value)
+    return None if isinstance(value, bool) else as_number(value)
 
 
 def as_number(value) -> float | None:
@@ -181,9 +204,16 @@ def as_text(value) -> str | None:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(m, dict) for m in value):
-        contents = [m.get("content") for m in value]
-        return "\n".join(contents) if all(isinstance(text, str) for text in contents) else None
+        contents = [_content(m.get("content")) for m in value]
+        return None if None in contents else "\n".join(filter(None, contents))
     return None
+
+
+def _content(value) -> str | None:
+    """The content of a message: a text, or the texts in a list of parts. Parts such as images have none."""
+    parts = value if isinstance(value, list) else []
+    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return value if isinstance(value, str) else "\n".join(texts) if texts else None
 
 
 # ---- signals
@@ -220,7 +250,10 @@ def signals(graded: Mapping[str, Graded], majorities: Mapping[str, str | None], 
 
 
 def base_votes(dump: Dump | None, grader: Grader) -> dict[str, dict]:
-    """{prompt: the base's majority, its lead and its share}, from the probe. The steps of its rows do not matter."""
+    """{prompt: the base's majority, its lead, its share, the number of votes}. The steps of the probe do not matter.
+
+    Fewer than LEAST_VOTES votes have the lead 0: of one vote, the majority always has all.
+    """
     answers: dict[str, list] = collections.defaultdict(list)
     for of_step in dump.answers.values() if dump else ():
         for prompt, found in of_step.items():
@@ -229,21 +262,39 @@ def base_votes(dump: Dump | None, grader: Grader) -> dict[str, dict]:
     return {
         prompt: {
             "majority": vote.label,
-            "lead": measures.margin(vote.counts, len(answers[prompt])),
+            "lead": measures.margin(vote.counts, len(answers[prompt])) if len(answers[prompt]) >= LEAST_VOTES else 0.0,
             "share": vote.share,
+            "votes": len(answers[prompt]),
         }
         for prompt, vote in votes.items()
     }
 
 
+def steps_of_probe(dump: Dump, probe: Dump | None) -> list[int]:
+    """The steps whose answers are the probe's, in the same order.
+
+    The rule needs other samples than those of the votes: a majority agrees better with the samples that it comes from.
+    """
+    if probe is None or len(probe.answers) != 1:
+        return []
+    (votes,) = probe.answers.values()
+    varied = any(len(set(answers)) > 1 for answers in votes.values())  # else other samples may be equal, too
+    return sorted(step for step, answers in dump.answers.items() if varied and answers == votes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The verdict of the rule. step: that of the first alarm, None without one. note: which signals could be used."""
+    """The verdict of the rule. step: that of the first alarm, None without one. note: which signals could be used.
+
+    least: with fewer steps there cannot be an alarm, and `steps` is the number of them.
+    """
 
     step: int | None
     alarm: str | None
     choice: Choice
     note: str
+    steps: int
+    least: int
 
 
 def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], grader: Grader) -> Verdict:
@@ -254,8 +305,12 @@ def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], gra
     unknown = {"majority": None, "lead": 0.0}
     base = Anchor([{"set": "", "id": prompt, **votes.get(prompt, unknown)} for prompt in common])
     sure = sum(majority is not None for majority in base.majorities(""))
-    known = sum(prompt in votes for prompt in common)
-    note = f"{len(common)} prompts are in all steps, {known} of them in the probe, and the base is sure of {sure}"
+    known = [votes[prompt]["votes"] for prompt in common if prompt in votes]
+    note = f"{len(common)} prompts are in all steps{incomplete(steps)}, {len(known)} of them in the probe"
+    if few := sum(count < LEAST_VOTES for count in known):
+        note += f" ({few} with fewer than {LEAST_VOTES} responses, which show nothing)"
+    note += f", and the base is sure of {sure}"
+    size = len(steps), LEAST_READINGS if len(common) >= FEWEST else BASELINE + WINDOW
     if sure < FEWEST:
         left = "the answer information" if len(common) >= FEWEST else "the most common answer of each step"
         note += f": fewer than {FEWEST}, so the anchored agreement is off, and {left} decides"
@@ -267,12 +322,19 @@ def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], gra
             reading = anchor.take_reading(step, base, {"": [graded[prompt] for prompt in common]}, grader)
             alarm = detector.read(reading)
         if alarm and detector.falls():
-            return Verdict(step, alarm, detector.choice(step), note)
+            return Verdict(step, alarm, detector.choice(step), note, *size)
         if alarm:
             numbers = [n for n in steps if n <= step]
             before = Choice(numbers[-WINDOW - 1], f"the last one before the {WINDOW} steps of the alarm")
-            return Verdict(step, alarm, before, note)
-    return Verdict(None, None, detector.choice(last), note)
+            return Verdict(step, alarm, before, note, *size)
+    return Verdict(None, None, detector.choice(last), note, *size)
+
+
+def incomplete(steps: Mapping[int, dict[str, Graded]]) -> str:
+    """Names the step with the fewest prompts, if others have more: its dump may be half-written."""
+    fewest, most = min(steps, key=lambda step: len(steps[step])), max(map(len, steps.values()))
+    count = len(steps[fewest])
+    return "" if count == most else f" (step {fewest} has {count}, others up to {most}: leave out an incomplete dump)"
 
 
 def judge_apart(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], grader: Grader) -> Verdict | None:
@@ -293,13 +355,13 @@ def judge_apart(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict
         f"the steps have different prompts, and the base is sure of at least {min(map(len, values))} of each: "
         "the agreement is compared with the base's own"
     )
-    numbers, flags = list(steps), fallen_apart(values, AGREEMENT_LOST)
+    numbers, flags, size = list(steps), fallen_apart(values, AGREEMENT_LOST), (len(steps), LEAST_READINGS)
     for k in range(IN_A_ROW - 1, len(flags)):
         if flags[k - IN_A_ROW + 1 : k + 1].all():
             peak = numbers[highest([v.mean() for v in values], peaks_apart(values[: k + 1])[-1])]
             alarm = f"the agreement with the base's majority, minus the base's own, fell since step {peak}."
-            return Verdict(numbers[k], alarm, Choice(peak, "the step with the highest such agreement"), note)
-    return Verdict(None, None, Choice(numbers[-1], "the last step: its agreement has not fallen"), note)
+            return Verdict(numbers[k], alarm, Choice(peak, "the step with the highest such agreement"), note, *size)
+    return Verdict(None, None, Choice(numbers[-1], "the last step: its agreement has not fallen"), note, *size)
 
 
 # ---- output
@@ -346,6 +408,11 @@ def draw(path: pathlib.Path, rows: Sequence[Mapping[str, float]], verdict: Verdi
 
 def describe(verdict: Verdict) -> str:
     """The verdict as text."""
+    if verdict.step is None and verdict.steps < verdict.least:
+        return (
+            f"{verdict.note}.\nverdict: undecided. An alarm needs at least {verdict.least} steps, and there "
+            f"{'is' if verdict.steps == 1 else 'are'} {verdict.steps}."
+        )
     if verdict.step is None:
         return f"{verdict.note}.\nverdict: no sign of a collapse. Use the checkpoint of step {verdict.choice.step}."
     return (
@@ -363,16 +430,42 @@ def report_left_out(dump: Dump, what: str) -> None:
         logger.warning(f"{what}: {left_out} of {total + left_out} rows are left out: {reasons}.")
 
 
+def rollout_files(patterns: Sequence[str]) -> list[pathlib.Path]:
+    """The files that the patterns match, sorted by name. Raises DataError for a pattern that matches none."""
+    found = set()
+    for pattern in patterns:
+        # The shell may have expanded the pattern, and a name may have brackets.
+        names = [pattern] if pathlib.Path(pattern).exists() else glob.glob(pattern, recursive=True)
+        files = {path for path in map(pathlib.Path, names) if not path.is_dir()}
+        if pattern and names and not files:
+            raise DataError(f"--rollouts={pattern} is a folder: give its files, e.g. '{pattern.rstrip('/')}/*.jsonl'.")
+        if not pattern or not files:
+            raise DataError(f"--rollouts={pattern} matches no file: give the dumps, in quotes if it has a *.")
+        found |= files
+    return sorted(found)
+
+
 def run(options: argparse.Namespace, form: Format) -> Verdict:
-    """Reads, judges, prints and draws. Raises DataError for files without rows."""
-    paths = sorted({pathlib.Path(path) for pattern in options.rollouts for path in glob.glob(pattern)})
-    if not paths:
-        raise DataError(f"--rollouts={options.rollouts[0]} matches no file: give the dumps, in quotes if it has a *.")
+    """Reads, judges, prints and draws. Raises DataError for files that are missing or have nothing to judge."""
+    paths = rollout_files(options.rollouts)
+    if options.probe is not None and not pathlib.Path(options.probe).is_file():
+        raise DataError(f"--probe={options.probe} is no file: name the file with the base's rows, or leave it out.")
     dump = read_dump(paths, form)
     report_left_out(dump, "--rollouts")
-    probe = read_dump([pathlib.Path(options.probe)], form, default_step=0) if options.probe else None
-    if probe:
+    probe = None
+    if options.probe is not None:
+        probe = read_dump([pathlib.Path(options.probe)], form, default_step=0, field="--probe")
         report_left_out(probe, "--probe")
+        if len(probe.answers) > 1:
+            logger.warning(
+                f"--probe: {options.probe} has {len(probe.answers)} steps, and all of them count as the base."
+            )
+    if own := steps_of_probe(dump, probe):
+        logger.warning(f"the responses of step {own[0]} are those of --probe, so this step is not judged.")
+        if len(own) == len(dump.answers):
+            raise DataError(
+                f"--rollouts={options.rollouts[0]} has only the responses of --probe: give the dumps of other steps."
+            )
     with Grader(workers=options.workers) as grader:
         votes = base_votes(probe, grader)
         majorities = {prompt: anchor.confident(vote["majority"], vote["lead"]) for prompt, vote in votes.items()}
@@ -381,7 +474,7 @@ def run(options: argparse.Namespace, form: Format) -> Verdict:
         for step, graded in steps.items():
             scores = {"score": float(np.mean(dump.scores[step]))} if dump.scores.get(step) else {}
             rows.append({"step": step, **signals(graded, majorities, grader), **scores})
-        verdict = judge(steps, votes, grader)
+        verdict = judge({step: graded for step, graded in steps.items() if step not in own}, votes, grader)
     print(table(rows))
     print(describe(verdict))
     draw(pathlib.Path(options.out), rows, verdict)
@@ -412,9 +505,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--workers is {options.workers}: it must be at least 1")
     try:
         form = Format(options.style, options.boxes, options.field, options.pattern)
+    except ValueError as error:
+        print(f"error: --{error}.", file=sys.stderr)
+        return 2
+    try:
         check_output_file(options.out)
         run(options, form)
-    except (UserError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
