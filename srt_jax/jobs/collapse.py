@@ -102,8 +102,9 @@ def read_dump(
                 collections.Counter())  # fmt: skip
     with Progress(len(paths), "file") as progress:
         for number, path in enumerate(paths, 1):
-            count = 0
-            for count, row in enumerate(rows_of(path), 1):
+            is_empty = True
+            for row in rows_of(path):
+                is_empty = False
                 if isinstance(row, str) or isinstance(row := fields_of(row, path, default_step), str):
                     dump.left_out[row] += 1
                     continue
@@ -112,7 +113,7 @@ def read_dump(
                 dump.answers[step][prompt].append(found.text if found else None)
                 if score is not None:
                     dump.scores[step].append(score)
-            if not count:
+            if is_empty:
                 logger.warning(f"{field}: {path} is empty.")
             progress.update(number, "")
     files = f"{field}: {paths[0]}{' and the other files have' if len(paths) > 1 else ' has'} no response"
