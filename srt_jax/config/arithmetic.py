@@ -67,6 +67,16 @@ def policy_samples(config: ConfigDict) -> int:
     return config.batch.samples_per_prompt if has_teacher(config) else votes_per_prompt(config.batch)
 
 
+def prompts_per_call(config: ConfigDict) -> int:
+    """Prompts in a compiled call of the in-process sampler.
+
+    Static batching decodes empty rows like full ones, so its calls have no more prompts than a step. Evaluations use
+    the same calls: the shape of a call must not depend on how many prompts there are, because it affects rounding.
+    """
+    most = config.rollout.prompts_per_call
+    return most if config.rollout.slots else min(most, config.batch.prompts_per_step)
+
+
 def mesh_shape(mesh: ConfigDict, num_devices: int) -> tuple[int, int, int] | None:
     """(data, fsdp, tensor) for `num_devices` devices; None if the config's mesh does not fit that number."""
     data, fsdp, tensor = mesh.data, mesh.fsdp, mesh.tensor

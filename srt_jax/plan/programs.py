@@ -13,7 +13,14 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import has_teacher, may_fall_back, mesh_shape, policy_samples, teacher_samples
+from srt_jax.config import (
+    has_teacher,
+    may_fall_back,
+    mesh_shape,
+    policy_samples,
+    prompts_per_call,
+    teacher_samples,
+)
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate_devices
 from srt_jax.model import flops
@@ -340,7 +347,7 @@ def sampler_report(config: ConfigDict, model: ModelConfig, where, devices, resid
     """Figures of sampling a step's rollouts in this process; every response has the longest length.
 
     Optimizer, reference and teacher stay in memory meanwhile (`resident`: bytes of the update). One compiled call
-    serves rollout.prompts_per_call prompts, or as many samples as fit. A step makes as many calls as its prompts need,
+    serves `prompts_per_call` prompts, or as many samples as fit. A step makes as many calls as its prompts need,
     and with a teacher as many more as the teacher's samples need.
     """
     from srt_jax.run.rollouts import sampling_at
@@ -422,7 +429,7 @@ def lower_sampler(config: ConfigDict, model: ModelConfig, devices, n: int, sampl
     parameters = bytes_per_device(params)
     rollout = config.rollout
     sampler = JaxSampler(
-        graphdef, mesh, [0], rollout.prompt_buckets, rollout.prompts_per_call, rollout.slots, memory_bytes - parameters
+        graphdef, mesh, [0], rollout.prompt_buckets, prompts_per_call(config), rollout.slots, memory_bytes - parameters
     )
     cut, programs = sampler.lower(params, n, sampling)
     return cut, programs, parameters

@@ -5,6 +5,7 @@ import pathlib
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from srt_jax.config import prompts_per_call
 from srt_jax.model import attention, lora, peft, sharding, weights
 from srt_jax.model.lora import LoRA
 from srt_jax.rollout.jax.sampler import JaxSampler
@@ -68,7 +69,7 @@ def open_sampler(
         mesh,
         model.stop_ids,
         r.prompt_buckets,
-        r.prompts_per_call,
+        prompts_per_call(config),
         r.slots,
         budget.sampler_memory(config, model.config, training),
     )
