@@ -19,6 +19,7 @@ from srt_jax.run.anchor import Anchor
 from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.collapse import IN_A_ROW, Reading
 from srt_jax.run.metrics_log import read_metrics
+from srt_jax.run.prepare import guard_line
 from srt_jax.train import train
 from tests.helpers import REPOSITORY, small_config
 
@@ -99,6 +100,22 @@ def test_a_guard_needs_prompts_and_samples_that_differ(tmp_path):
     config.guard.votes = 7
     with pytest.raises(ConfigError, match=r"^guard\.votes is 7: so few votes do not show .*; give at least 8, or 0\."):
         validate(config)
+
+
+def test_too_few_evaluation_prompts_for_a_reading_are_refused_before_the_run(tmp_path):
+    config = small_config(tmp_path, tmp_path, "x", 3)
+    config.guard.action, config.guard.votes = "warn", 8
+
+    def sets(*sizes):
+        return [EvalSet(str(i), [], [[1]] * size) for i, size in enumerate(sizes)]
+
+    assert "8 votes of the base on each of 8 evaluation prompts" in guard_line(config, sets(5, 3))[0]
+    with pytest.raises(
+        ConfigError, match=r"^guard\.action is 'warn', but the evaluation sets have 7 prompts, and the .*8"
+    ):
+        guard_line(config, sets(4, 3))
+    config.guard.votes = 0
+    assert guard_line(config, sets(4, 3)) == ["guard: warn at signs of a collapse, from the metrics of steps"]
 
 
 def test_a_level_does_not_start_from_weights_that_the_guard_left(tmp_path):

@@ -19,12 +19,14 @@ from srt_jax.config.arithmetic import (
     mesh_shape,
     reward_weights,
     takes_readings,
+    votes_per_prompt,
 )
 from srt_jax.config.fields import CONFIDENCES, FIELDS, MEAN, SHAPES, SOURCE, VALIDATION
 from srt_jax.config.types import check_types
 from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import Format
 
+VOTED = ("agreement", "soft_vote", "empo", "scrl_like", "restrain_like", "minority_penalty")  # rewards by the vote
 ACROSS_PROMPTS = ("reinforce", "reinforce_baseline", "reinforce_pp")  # These have no baseline for each prompt.
 LEAST_VOTES = 8  # of the base on a prompt, for the guard
 LEAST_READINGS = 4  # an alarm of the guard needs a peak and three fallen readings (run/collapse.py)
@@ -227,6 +229,20 @@ def _validate_labels(c: ConfigDict) -> None:
         c.labels.source != "file" or c.labels.path,
         "labels.source is 'file', but labels.path is empty: name a file that srt label wrote.",
     )
+    for field, source in (("labels.path", "file"), ("labels.labelled_fraction", "mixed")):
+        value = _get(c, field)
+        _require(
+            not value or c.labels.source == source,
+            f"{field} is {value!r}, but labels.source is {c.labels.source!r}, which does not use it: set labels.source "
+            f"to {source!r}, or {field} to {type(value)()!r}.",
+        )
+    _require(
+        c.labels.source not in ("vote", "mixed")
+        or votes_per_prompt(c.batch) > 1
+        or not any(name in VOTED for name in reward_weights(c.reward)),
+        f"batch.samples_per_prompt is {c.batch.samples_per_prompt}, and a single sample always agrees with its own "
+        "vote: give more, or set batch.votes_per_prompt.",
+    )
     _require(
         c.labels.source == "none" or c.rl.objective == "policy_gradient",
         f"rl.objective is {c.rl.objective!r}, which uses no reward: set labels.source to 'none'.",
@@ -298,6 +314,11 @@ def _validate_mixture(c: ConfigDict) -> None:
         c.reward.shape == "agreement",
         f"reward.mixture is {mixture}, but reward.shape is {c.reward.shape!r}: put it into the mixture, and leave "
         "reward.shape at 'agreement'.",
+    )
+    _require(
+        c.batch.samples_per_prompt > 1,
+        f"batch.samples_per_prompt is {c.batch.samples_per_prompt}, but reward.mixture compares the samples of a "
+        "prompt: give at least 2.",
     )
     for name, weight in mixture.items():
         _require(

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import VALIDATION, functions, run_directory
+from srt_jax.config import VALIDATION, functions, run_directory, takes_readings
 from srt_jax.data import label_file, overlap, paraphrases
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import Problem, fingerprint
@@ -32,6 +32,7 @@ from srt_jax.reward import labels
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.rl import advantages
 from srt_jax.run import budget
+from srt_jax.run.collapse import FEWEST
 from srt_jax.run.stop_tokens import skip_when_decoded, stop_ids
 
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
@@ -130,8 +131,13 @@ def adapters_line(config: ConfigDict, model: ModelConfig) -> list[str]:
 
 
 def guard_line(config: ConfigDict, eval_sets: list[EvalSet]) -> list[str]:
-    """A line about the guard, unless it is off."""
+    """A line about the guard, unless it is off. Raises ConfigError if no reading could decide."""
     action, votes, prompts = config.guard.action, config.guard.votes, sum(len(s.prompts) for s in eval_sets)
+    if takes_readings(config) and prompts < FEWEST:
+        raise ConfigError(
+            f"guard.action is {action!r}, but the evaluation sets have {prompts} prompts, and the guard needs at least "
+            f"{FEWEST}: add problems to eval.sets, or set guard.votes to 0."
+        )
     if action == "off":
         return []
     reads = f"{votes} votes of the base on each of {prompts} evaluation prompts" if votes else "the metrics of steps"

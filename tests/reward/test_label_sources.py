@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from srt_jax.config import base
+from srt_jax.config.validation import validate
 from srt_jax.data.base import Problem
-from srt_jax.errors import DataError
+from srt_jax.errors import ConfigError, DataError
 from srt_jax.grading.grader import Grader
 from srt_jax.reward import labels, rewards
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.reward.measures import metrics
 from tests.helpers import graded_together
+from tests.test_config_fields import valid_config
 
 PROBLEMS = [
     Problem("a", "?", "0.5", "test"),
@@ -118,6 +120,26 @@ def test_mistakes_in_a_label_file_are_one_sentence(tmp_path, rows, message):
     path = write_labels(tmp_path / "labels.jsonl", *rows)
     with pytest.raises(DataError, match=message):
         LabelSettings.of(config_of(path, threshold=0.5))
+
+
+SOURCES = ("vote", "ground_truth", "file", "mixed", "ema", "wrong")
+
+
+@pytest.mark.parametrize(("field", "value", "user"), [("path", "f.jsonl", "file"), ("labelled_fraction", 0.1, "mixed")])
+def test_a_field_of_another_source_is_refused(field, value, user):
+    """Otherwise a run that names a teacher's labels, but not their source, trains on votes."""
+    for source in SOURCES:
+        config = valid_config()
+        config.labels.path = "f.jsonl" if source == "file" else ""
+        config.labels.source, config.labels[field] = source, value
+        if source == user:
+            validate(config)
+            continue
+        message = (
+            rf"^labels\.{field} is '?{value}'?, but labels\.source is '{source}', which does not use it: set labels"
+        )
+        with pytest.raises(ConfigError, match=message):
+            validate(config)
 
 
 def test_a_label_file_must_exist_and_be_whole(tmp_path):

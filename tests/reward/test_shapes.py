@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from srt_jax.config import base, fields
-from srt_jax.config.validation import validate
+from srt_jax.config.validation import VOTED, validate
 from srt_jax.data.base import Problem
 from srt_jax.errors import ConfigError
 from srt_jax.reward.labels import LabelSettings
@@ -174,6 +174,22 @@ def test_a_shape_needs_votes():
     assert LabelSettings.of(config).shape == "empo" and LabelSettings.of(base()).shape == "agreement"
 
 
+@pytest.mark.parametrize("shape", [*fields.SHAPES, *fields.CONFIDENCES])
+def test_the_vote_of_one_sample_is_refused_for_each_shape_that_reads_it(shape):
+    config = valid_config()
+    config.batch.samples_per_prompt = config.batch.microbatch_sequences = 1
+    config.rl.advantage, config.reward.shape = "reinforce", shape
+    if shape in ("random", "format", "brevity", *fields.CONFIDENCES):
+        assert shape not in VOTED
+        validate(config)
+        return
+    message = r"^batch\.samples_per_prompt is 1, and a single sample always agrees with its own vote: give more, or set"
+    with pytest.raises(ConfigError, match=message):
+        validate(config)
+    config.batch.votes_per_prompt = 8
+    validate(config)
+
+
 MIXTURE = {"agreement": 1.0, "brevity": -0.5, "scrl_like": 0.25, "mean_logprob": 2.0}
 
 
@@ -234,6 +250,20 @@ def test_a_mixture_needs_a_label_only_for_rewards_that_read_answers(grader):
         (
             {"reward.mixture": {"mean_logprob": 1, "self_certainty": 1}, "labels.source": "ground_truth"},
             r"which does not use the labels of labels\.source 'ground_truth': add 'agreement'",
+        ),
+        (
+            {"reward.mixture": {"agreement": 1, "empo": float("nan")}},
+            r"^reward\.mixture\.empo is nan: it must be a finite number",
+        ),
+        (
+            {
+                "reward.mixture": {"agreement": 1, "empo": -1},
+                "batch.samples_per_prompt": 1,
+                "batch.votes_per_prompt": 8,
+                "batch.microbatch_sequences": 1,
+                "rl.advantage": "reinforce",
+            },
+            r"^batch\.samples_per_prompt is 1, but reward\.mixture compares the samples of a prompt: give at least 2",
         ),
         (
             {"reward.mixture": {"agreement": 1, "self_certainty": 1}, "batch.resample_rounds": 1},
