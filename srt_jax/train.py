@@ -77,6 +77,7 @@ def train(config: ConfigDict, allowed: Sequence[str] = ()) -> dict:
     run, now = begin(config, prepare(config), directory, allowed)
     # These close in reverse order: the sampler before the thread, which may be sampling and must not wait for the end.
     with (
+        contextlib.closing(now.compilations),
         contextlib.closing(run.log),
         contextlib.closing(run.checkpoints),
         run.learner.grader,

@@ -129,11 +129,14 @@ def test_phases_add_up_and_start_over():
 def test_compilations_are_counted():
     counter = timing.CompilationCounter()
     function = jax.jit(lambda x: x * 3 + 1)
-    x = jnp.ones(7)
+    x, y = jnp.ones(7), jnp.ones(8)
     before = counter.count
     function(x).block_until_ready()
     assert counter.count == before + 1
     function(x).block_until_ready()
+    assert counter.count == before + 1
+    counter.close()
+    function(y).block_until_ready()
     assert counter.count == before + 1
 
 

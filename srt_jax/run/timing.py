@@ -11,14 +11,18 @@ RECENT = 20  # number of steps in the mean: response lengths change over a run
 
 
 class CompilationCounter:
-    """Counts the XLA compilations of this process from its creation on. After warm-up there must be none."""
+    """Counts the XLA compilations of this process until it is closed. After warm-up there must be none."""
 
     def __init__(self):
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_) -> None:
-        del seconds
+    def close(self) -> None:
+        """Stops counting. JAX would keep the counter, and call it, until the process ends."""
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        del duration_secs
         self.count += event == "/jax/core/compile/backend_compile_duration"
 
 

@@ -1,4 +1,5 @@
 import collections
+import contextlib
 import functools
 
 import jax
@@ -455,13 +456,14 @@ def test_new_parameters_change_the_rollouts_and_the_version():
 def test_nothing_compiles_after_compile(no_shared_programs):
     expected = generate()
     graphdef, params = decoder()
-    by, counter = JaxSampler(graphdef, mesh_of(), STOPS, (8, 4), 4), CompilationCounter()
-    by.load(place(params, mesh_of()), 0)
-    by.compile(PROMPTS, 3, Sampling(T, 1.0))
-    made = counter.count
-    assert made >= 2  # one program for each prompt bucket
-    assert same(generate(by=by), expected)
-    generate(PROMPTS[:3], temperature=0.5, seeds=seeds_of(PROMPTS[:3], step=9), by=by)
+    by = JaxSampler(graphdef, mesh_of(), STOPS, (8, 4), 4)
+    with contextlib.closing(CompilationCounter()) as counter:
+        by.load(place(params, mesh_of()), 0)
+        by.compile(PROMPTS, 3, Sampling(T, 1.0))
+        made = counter.count
+        assert made >= 2  # one program for each prompt bucket
+        assert same(generate(by=by), expected)
+        generate(PROMPTS[:3], temperature=0.5, seeds=seeds_of(PROMPTS[:3], step=9), by=by)
     assert counter.count == made
 
 

@@ -1,5 +1,6 @@
 """Slot refill: the same samples as decoding all together, in fewer steps, without traffic between shards."""
 
+import contextlib
 import functools
 import re
 
@@ -118,8 +119,8 @@ def test_slots_that_do_not_divide_are_refused():
 def test_temperature_changes_without_compiling():
     by, expected = sampler(5, (1, 1, 1), 4), generate(5)[0]
     by.generate(PROMPTS, 6, Sampling(T, 0.9), SEEDS)
-    counter = CompilationCounter()
-    hot = by.generate(PROMPTS, 6, Sampling(T, 1.3), SEEDS)
+    with contextlib.closing(CompilationCounter()) as counter:
+        hot = by.generate(PROMPTS, 6, Sampling(T, 1.3), SEEDS)
     assert counter.count == 0
     assert_same(hot, sampler(0, (1, 1, 1), 4).generate(PROMPTS, 6, Sampling(T, 1.3), SEEDS))
     assert not np.array_equal(hot.tokens, expected.tokens)
