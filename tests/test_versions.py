@@ -12,7 +12,7 @@ import pytest
 
 from srt_jax.config import base, fingerprint_fields, recorded, source
 from srt_jax.config import versions as config_versions
-from srt_jax.config.records import as_json, is_recorded, resolved
+from srt_jax.config.records import MAY_CHANGE, WITHOUT_EFFECT, as_json, is_recorded, resolved
 from srt_jax.config.versions import FORMAT, Change, migrated
 from srt_jax.data import label_file
 from srt_jax.errors import CheckpointError, DataError, FormatError
@@ -81,6 +81,39 @@ def test_a_config_is_written_with_its_format_and_read_again(tmp_path):
     (tmp_path / "config.json").write_text(resolved(config))
     assert json.loads((tmp_path / "config.json").read_text())["format"] == FORMAT
     assert is_recorded(config, tmp_path) and as_json(recorded(tmp_path)) == as_json(config)
+
+
+WITHOUT_EFFECT_CHANGED = {
+    "checkpoint.keep": 9,
+    "stop.hang_seconds": 9.0,
+    "stop.peer_seconds": 9.0,
+    "stop.join_seconds": 9.0,
+}
+MAY_CHANGE_CHANGED = {
+    "out": "x",
+    "name": "x",
+    "log.shown": 9,
+    "grader.timeout": 9.0,
+    "model.lora.merged": True,
+    "eval.kl": True,
+    "rollout.vllm.keep": 9,
+    "rollout.servers": ("http://h:1",),
+    "rollout.allow_unauthenticated": True,
+    "rollout.max_logprob_gap": 9.0,
+}
+
+
+def test_fields_without_effect_change_no_finished_run_and_those_that_may_change_no_identity(tmp_path):
+    changed = {**WITHOUT_EFFECT_CHANGED, **MAY_CHANGE_CHANGED}
+    listed = [*WITHOUT_EFFECT, *MAY_CHANGE]
+    assert [name for name, field in zip(listed, changed, strict=True) if not f"{field}.".startswith(f"{name}.")] == []
+    (tmp_path / "config.json").write_text(resolved(base()))
+    for field, value in changed.items():
+        config = base()
+        config.update_from_flattened_dict({field: value})
+        assert as_json(config) != as_json(base())
+        assert is_recorded(config, tmp_path) is (field in WITHOUT_EFFECT_CHANGED), field
+        assert fingerprint_fields(config) == fingerprint_fields(base()), field
 
 
 def test_a_folder_of_a_newer_version_is_refused(tmp_path):

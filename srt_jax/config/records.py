@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
@@ -45,44 +45,53 @@ def resolved(config: ConfigDict) -> str:
     return json.dumps({"format": FORMAT, **as_json(config)}, indent=2, sort_keys=True) + "\n"
 
 
-# Fields of `stop` that bound faults, and never change a result.
-LIMITS = ("hang_seconds", "peer_seconds", "join_seconds")
+# Fields that never change a result.
+WITHOUT_EFFECT = ("checkpoint", "stop.hang_seconds", "stop.peer_seconds", "stop.join_seconds")
+# Further fields that may change when a run is resumed.
+MAY_CHANGE = (
+    "out",
+    "name",
+    "log",
+    "grader",
+    "model.lora.merged",  # exports only
+    "eval.kl",
+    "rollout.vllm",  # but not the servers' dtype
+    "rollout.servers",
+    "rollout.allow_unauthenticated",
+    "rollout.max_logprob_gap",
+)
 
 
 def is_recorded(config: ConfigDict, directory: pathlib.Path) -> bool:
-    """Tells whether a run folder records the same config, apart from fields that a finished run does not use."""
+    """Tells whether a run folder records the same config, apart from the fields WITHOUT_EFFECT."""
     try:
         here, there = as_json(config), read_json_object(directory / "config.json")
         there = migrated(there, here, directory)
     except (OSError, ValueError, FormatError):  # the file is missing, damaged or of another version
         return False
-    for fields in (here, there):
-        fields.pop("checkpoint", None)
-        for limit in LIMITS:
-            fields.get("stop", {}).pop(limit, None)
-    return there == here
+    return _without(there, WITHOUT_EFFECT) == _without(here, WITHOUT_EFFECT)
 
 
 def fingerprint_fields(config: ConfigDict) -> dict:
     """The fields that must not change when a run is resumed.
 
-    Names, logs, checkpoints, limits of the grader and the measurement of the KL may change. The number of steps may
-    change only if the learning rate does not depend on it.
+    The number of steps may change only if the learning rate does not depend on it.
     """
-    fields = as_json(config)
-    for shown in ("out", "name", "log", "checkpoint", "grader"):
-        del fields[shown]
+    fields = _without(as_json(config), (*WITHOUT_EFFECT, *MAY_CHANGE))
     if config.optimizer.schedule == "constant" or config.optimizer.schedule_steps:
         del fields["steps"]
-    del fields["model"]["lora"]["merged"]  # exports only
-    del fields["eval"]["kl"]
-    # The servers and the limit on differences of log-probs may change, but not the servers' dtype.
     fields["rollout"]["vllm"] = {"dtype": config.rollout.vllm.dtype}
-    for where in ("servers", "allow_unauthenticated", "max_logprob_gap"):
-        del fields["rollout"][where]
-    for limit in LIMITS:
-        del fields["stop"][limit]
     return fields
+
+
+def _without(fields: dict, names: Sequence[str]) -> dict:
+    """The fields without those of these dotted names. A damaged config.json may lack some of them."""
+    rest = {key: value for key, value in fields.items() if key not in names}
+    for name in names:
+        section, _, inner = name.partition(".")
+        if inner and isinstance(rest.get(section), dict):
+            rest[section] = _without(rest[section], (inner,))
+    return rest
 
 
 def differing_fields(there: dict, here: dict) -> list[str]:
