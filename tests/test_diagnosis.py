@@ -150,6 +150,18 @@ def test_fed_the_log_again_it_does_not_repeat_itself():
     assert d.said == {"collapse"} and d.update({}, "again") == []
 
 
+def test_a_style_that_fitted_truncated_responses_is_not_named_again_after_a_resume():
+    """The responses, which decided between this warning and the one about their length, are not in the log."""
+    cut = {**WELL, "label/parse_rate": 0.0, "rollout/truncated": 0.9}
+    before, after, other = diagnosis(), diagnosis(), diagnosis()
+    said = before.update(cut, responses=lambda: [WRITTEN["hash"]])
+    assert len(said) == 2 and "answer.style='hash' would find one" in said[0]
+    after.repeat({"step": 1, **cut, "warning": "\n".join(said)})
+    assert after.said == before.said and after.update(cut, responses=lambda: [WRITTEN["hash"]]) == []
+    other.repeat({"step": 1, **cut, "warning": said[1]})
+    assert other.said == {"cut"}
+
+
 def test_a_real_run_with_the_wrong_answer_style_says_so_once(miniature, tmp_path, capfd):
     config = small_config(miniature, tmp_path, name="wrong", steps=1)
     config.answer.style = "hash"

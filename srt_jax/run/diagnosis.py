@@ -20,6 +20,7 @@ TRUNCATED = 0.5
 FITS = 0.5
 # This many steps in a row without a difference between rewards. One alone can be chance if a step has few prompts.
 STEPS_ALIKE = 3
+PARSE_START = "answer.style="  # of a warning that no answer is found
 # These advantages compare a response only with the other responses to its prompt.
 WITHIN_PROMPT = ("rloo", "grpo", "dr_grpo", "reinforce_pp_baseline")
 
@@ -49,7 +50,7 @@ def parse_warning(parse_rate: float, truncated: float, style: str, responses: Re
     if not parse_rate < PARSE_RATE:
         return None
     found = f"only {parse_rate:.0%} of the responses" if parse_rate else "none of the responses"
-    problem = f"answer.style={style!r} finds an answer in {found}"
+    problem = f"{PARSE_START}{style!r} finds an answer in {found}"
     if other := fitting_style(responses(), style):
         return f"{problem}; answer.style={other[0]!r} would find one in {other[1]:.0%}: set it."
     if truncated > TRUNCATED:
@@ -126,7 +127,7 @@ def collapse_warning(alarm: str, action: str, source: str) -> str:
 
 @dataclasses.dataclass
 class Diagnosis:
-    """The warnings of a run, each kind once. Its state depends only on the calls of `update`: repeat them to resume."""
+    """The warnings of a run, each kind once. To resume a run, `repeat` its records."""
 
     config: ConfigDict
     stop_tokens: Sequence[str]
@@ -156,6 +157,12 @@ class Diagnosis:
         new = {kind: text for kind, text in found.items() if text and kind not in self.said}
         self.said |= new.keys()
         return list(new.values())
+
+    def repeat(self, record: dict, alarm: str | None = None) -> None:
+        """Repeats the updates of a record of metrics.jsonl. Its warnings tell what its responses, now gone, led to."""
+        self.update(record, alarm)
+        if any(line.startswith(PARSE_START) for line in record.get("warning", "").splitlines()):
+            self.said.add("parse")
 
 
 def _pairs(metrics: dict[str, float]) -> list[tuple[float, float]]:

@@ -183,7 +183,7 @@ def judgement_so_far(
     for step in sorted(by_step | read):
         undone = fallback is not None and fallback.undoes(step)
         if step in by_step:
-            diagnosis.update(by_step[step], None if undone else detector.update(by_step[step]))
+            diagnosis.repeat(by_step[step], None if undone else detector.update(by_step[step]))
         if step in read:
             diagnosis.update({}, detector.read(read[step]))
     return detector, diagnosis
