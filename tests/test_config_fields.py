@@ -1,5 +1,6 @@
 """The table of config fields: its rules, its comments, and the code that acts on each choice."""
 
+import inspect
 import io
 import pathlib
 import re
@@ -13,6 +14,7 @@ from srt_jax.config.validation import ACROSS_PROMPTS, validate
 from srt_jax.data.problems import LOADERS
 from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import BOXES, STYLES
+from srt_jax.grading.grader import Grader
 from srt_jax.model.decoder import KEPT
 from srt_jax.reward.labels import SOURCES
 from srt_jax.reward.shapes import SHAPES
@@ -52,6 +54,11 @@ def test_the_choices_of_a_field_are_those_that_the_code_knows(field, known):
 def test_each_advantage_has_its_baseline_within_a_prompt_or_not():
     """Checks of a config and warnings of a run depend on it."""
     assert {*WITHIN_PROMPT} ^ {*ACROSS_PROMPTS} == {*RULES["rl.advantage"].choices}
+
+
+def test_the_comment_on_the_time_limit_of_a_proof_names_that_of_all_proofs():
+    budget = inspect.signature(Grader).parameters["budget"].default
+    assert f"but {budget:g} s after the first one" in pathlib.Path(fields.__file__).read_text()
 
 
 @pytest.mark.parametrize("field", RULES)

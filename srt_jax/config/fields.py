@@ -185,7 +185,8 @@ FIELDS = dict(
     ),
     grader=dict(
         workers=positive(2),  # Processes that compare answers.
-        timeout=positive(5.0),  # A comparison may take this many seconds.
+        # A comparison may take this many seconds, but 3 s after the first one of a prompt no further one begins.
+        timeout=positive(5.0),
     ),
     rl=dict(
         objective=one_of("policy_gradient", "cross_entropy", "entropy"),  # SePT has cross_entropy, EM-FT entropy.

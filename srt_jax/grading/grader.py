@@ -44,7 +44,8 @@ class Grader:
     timeout: seconds for one proof or one comparison of math-verify.
     memory_mb: address space of a worker, in MiB.
     cache_path: JSONL file of proofs. It is read at the start and appended to. Several runs may share it.
-    budget: seconds for all proofs in one call of `groups`. `grade` has this budget in each of two rounds.
+    budget: seconds after which one call of `groups` starts no further proof. A proof that runs then still has its
+      `timeout`, which may be longer. `grade` has this budget in each of two rounds.
     truth: how `grade` compares with known answers: "verify", or "math_verify" for that package, which must be
       installed and runs in isolated workers.
     """

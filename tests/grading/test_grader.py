@@ -211,6 +211,13 @@ def test_the_budget_ends_a_call():
     pool.close()
 
 
+def test_a_proof_may_take_longer_than_the_budget_after_which_no_other_begins():
+    pool = Pool(size=1, memory_mb=1024)
+    assert pool.run([ENDLESS, EASY, EASY], timeout=1.5, budget=0.2) == [None, SKIPPED, SKIPPED]
+    assert (pool.counts["timeouts"], pool.counts["skipped"]) == (1, 2)
+    pool.close()
+
+
 @pytest.mark.parametrize("memory_mb", [40, 44, 48])
 def test_memory_is_limited_and_a_crash_is_counted(memory_mb):
     pool = Pool(size=1, memory_mb=memory_mb)  # enough for the interpreter, not for sympy
