@@ -232,7 +232,7 @@ def anchor_guard(run: Run, now: RunState) -> None:
             now.anchor = anchor.draw(config, sets, run.sampler, vote_grading(run), functools.partial(sampled, now))
             drawn = now.anchor
             processes.from_first(lambda: anchor.write(directory, drawn, identity))
-        run.learner.grader.metrics()  # step 1 counts its own rollouts only
+        run.learner.grader.metrics()  # resets the counters: step 1 counts its own rollouts only
     now.anchor_checksum = now.anchor.checksum
     logger.info(now.anchor.describe())
 
@@ -254,7 +254,7 @@ def evaluate_first(run: Run, now: RunState) -> None:
 def collect_step(run: Run, now: RunState, step: int) -> Collected:
     """The graded rollouts of a step. Raises StopRequestedError if a signal requests a stop meanwhile."""
     with transfer_guard():  # JAX keeps this setting by thread, and this may be another thread than the loop's
-        return collect(
+        collected = collect(
             run.config,
             run.prepared,
             run.sampler,
@@ -263,6 +263,8 @@ def collect_step(run: Run, now: RunState, step: int) -> Collected:
             functools.partial(sampled, now),
             voting_teacher(run, now),
         )
+    # Now, because with rollout.steps_ahead the loop logs a step while the next one is collected.
+    return dataclasses.replace(collected, workers=run.learner.grader.metrics())
 
 
 def collect_ahead(run: Run, now: RunState, step: int) -> Collected | None:
@@ -364,7 +366,7 @@ def teacher_metrics(now: RunState, collected: Collected) -> dict[str, float]:
 
 def speed_metrics(run: Run, now: RunState, collected: Collected) -> dict[str, float]:
     """The metrics of a step that depend on the clock or on the grader's workers."""
-    workers = {f"workers/{name}": value for name, value in run.learner.grader.metrics().items()}
+    workers = {f"workers/{name}": value for name, value in collected.workers.items()}
     return {tag: value for tag, value in workers.items() if tag in metrics.TAGS} | {
         "rollout/tokens_per_second": collected.tokens / collected.seconds["sample"],
         "update/mfu": update_mfu(run.learner, collected, now.phases.seconds["update"]),
@@ -490,7 +492,7 @@ def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
             graded[name] = collected.graded
         if now.anchor:
             values |= take_reading(run, now, graded)
-    run.learner.grader.metrics()  # a step counts its own rollouts only, as it does after a resume
+    run.learner.grader.metrics()  # resets the counters: a step counts its own rollouts only, as it does after a resume
     values |= metrics.mean_over_sets(values)
     now.evals[str(now.step)] = values
     return values

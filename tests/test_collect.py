@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import pathlib
 import threading
 from fractions import Fraction
 from types import SimpleNamespace
@@ -22,12 +23,12 @@ from srt_jax.run.rollouts import (
     Grading,
     _most_informative,
     answer_format,
-    collect,
     draws,
     sample_and_grade,
     temperature_at,
 )
-from srt_jax.train import train
+from srt_jax.run.watchdog import Watchdog
+from srt_jax.train import collect_step, train
 from tests.helpers import small_config
 
 
@@ -154,10 +155,13 @@ class Answers:
 
 
 def collected(steps=(1,), **batch):
-    """The rollouts of steps on 40 problems, with the samples of `Answers`. Two of four samples are trained on."""
+    """The rollouts of steps on 40 problems, with the samples of `Answers`. Two of four samples are trained on.
+
+    All steps are collected before the first one is returned, as with rollout.steps_ahead.
+    """
     config = base()
     config.batch.update(dict(prompts_per_step=4, samples_per_prompt=2, votes_per_prompt=4, resample_rounds=9, **batch))
-    problems = [Problem(str(i), "?", None, "test") for i in range(40)]
+    problems = [Problem(str(i), "?", "1", "test") for i in range(40)]
     prepared = SimpleNamespace(
         problems=problems,
         prompts=[[1]] * 40,
@@ -165,7 +169,10 @@ def collected(steps=(1,), **batch):
     )
     with Grader(workers=1) as grader:
         grading = Grading(Answers(), answer_format(config), grader, LabelSettings.of(config))
-        return [collect(config, prepared, Sampled(), grading, step) for step in steps]
+        learner = SimpleNamespace(grading=grading, grader=grader)
+        run = SimpleNamespace(config=config, prepared=prepared, sampler=Sampled(), teacher=None, learner=learner)
+        now = SimpleNamespace(watchdog=Watchdog(pathlib.Path(), 0), stop=None, fallback=None)
+        return [collect_step(run, now, step) for step in steps]
 
 
 def test_only_prompts_whose_trained_samples_differ_are_informative():
@@ -174,6 +181,11 @@ def test_only_prompts_whose_trained_samples_differ_are_informative():
     assert found.rounds == 3  # a third of the prompts is of the kind
     assert metrics(found.graded)["label/informative"] == 1
     assert metrics(found.graded)["label/pseudo_reward"] == 0.5
+
+
+def test_a_step_has_the_counters_of_its_own_rollouts():
+    for found in collected(steps=(1, 2)):  # of each prompt four answers, the majority's and the label
+        assert found.workers["graded"] == 4 * 6 * found.rounds and found.workers["seconds"] > 0
 
 
 def test_mini_batches_get_equally_many_informative_prompts():

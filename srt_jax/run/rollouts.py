@@ -68,7 +68,8 @@ class Collected:
 
     seconds: of the phases `sample` and `grade`, the teacher's included. rounds: the number of prompt batches that were
     sampled. teacher: the teacher's rollouts of the same problems, whose votes are the labels; None without a teacher,
-    and in a replay.
+    and in a replay. workers: the grader's counters (`Grader.metrics`) while these rollouts of a step were collected; {}
+    outside of a run's steps.
     """
 
     problems: list[Problem]
@@ -77,6 +78,7 @@ class Collected:
     seconds: dict[str, float]
     rounds: int = 1
     teacher: "Collected | None" = None
+    workers: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
