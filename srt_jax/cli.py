@@ -14,10 +14,9 @@ from srt_jax.config import expanded
 from srt_jax.config.types import USERS_OWN, check_types
 from srt_jax.errors import ConfigError, UserError
 from srt_jax.experiments import shipped
-from srt_jax.files import shown
+from srt_jax.files import FULL, shown
 from srt_jax.log import write
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 WRONG_PATH = (
     errno.EACCES,
     errno.EPERM,
@@ -83,7 +82,7 @@ def _guarded(main, argv) -> int:
         if e.errno in FULL:
             return complain(
                 f"{e.filename or 'a file'} could not be written ({e.strerror}): free some space, or change "
-                "the output folder; the last checkpoint is complete."
+                "the output folder; what was complete before is unchanged.",
             )
         if e.errno in WRONG_PATH:
             return complain(

@@ -21,6 +21,14 @@ from srt_jax.errors import DataError
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>partial|old)-(?P<pid>\d+)")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors write it at the start of a file
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the errors of a full disk and of a full quota
+
+
+def says_full(error: BaseException) -> bool:
+    """Tells whether an error says that a disk or a quota is full. Libraries wrap the system's error, with its words."""
+    return any(os.strerror(number) in str(error) for number in FULL)
+
+
 # ---- read
 
 

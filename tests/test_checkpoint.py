@@ -1,6 +1,8 @@
 """Checkpoints: which are kept, which are trusted, and which runs may resume from them."""
 
+import errno
 import json
+import os
 import shutil
 
 import jax.numpy as jnp
@@ -82,6 +84,25 @@ def test_a_save_in_the_background_has_the_values_of_its_call(tmp_path):
     for step in range(1, 6):
         x = np.asarray(again.restore({"x": jnp.zeros(1 << 20)}, step)["x"])
         assert (x == step).all() and again.record(step) == {"seen": list(range(1, step + 1))}
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "free some space"),
+        (ValueError("Error writing b\n[OS error 28: ENOSPC No space left on device]"), "free some space"),
+        (RuntimeError("Gloo: Connection closed by peer [::1]:7"), "remove the cause"),
+    ],
+)
+def test_the_remedy_fits_the_cause(error, remedy, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Checkpoints, "_begin", fail)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"x": jnp.zeros(3)}, {})
+    with pytest.raises(CheckpointError, match=rf"could not be written to .*\): {remedy} and start the run again\. It "):
+        checkpoints.close()
 
 
 def largest(folder):

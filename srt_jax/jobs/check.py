@@ -10,7 +10,6 @@ over all of their devices. It writes only temporary files, and keeps only the lo
 """
 
 import dataclasses
-import errno
 import os
 import pathlib
 import re
@@ -30,6 +29,7 @@ from srt_jax.config import base
 from srt_jax.config.paths import expand_paths
 from srt_jax.config.validation import validate
 from srt_jax.errors import ServerSetupError, UserError
+from srt_jax.files import FULL
 from srt_jax.log import write
 from srt_jax.model import attention, decoder, parity, sharding, weights
 from srt_jax.model.config import ModelConfig, model_shape
@@ -43,7 +43,6 @@ SLOW_SHARE = 0.5  # of the peaks of a chip's data sheet
 SCARCE = 2 * GB  # bytes of memory
 DRIVERS = {"jax-cuda13-plugin": 580, "jax-cuda12-plugin": 525}  # the oldest driver of each plug-in, by JAX's guide
 SERVER_SECONDS = 300.0  # a vLLM server that does not answer by then is wrong
-FULL = (errno.ENOSPC, errno.EDQUOT)  # the errors of a full disk and of a full quota
 SERVED_GAP = 0.05  # mean |log-prob difference| of server and trainer, above that of bfloat16 rounding
 REQUIREMENTS = {"gpu": "requirements-cuda.txt", "tpu": "requirements-tpu.txt"}
 

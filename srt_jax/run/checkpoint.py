@@ -22,7 +22,7 @@ import jax
 import xxhash
 
 from srt_jax.errors import CheckpointError
-from srt_jax.files import flush, read_json_object, remove
+from srt_jax.files import flush, read_json_object, remove, says_full
 from srt_jax.runtime import is_first_process, processes
 
 CHECKSUMS = "checksums.json"
@@ -207,9 +207,11 @@ class Checkpoints:
         if is_first_process():
             shutil.rmtree(self._directory / PARTIAL, ignore_errors=True)
         reason = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)[:200]
+        # The cause may be a connection to another process, which is gone. Then the parents name that process.
+        remedy = "free some space" if says_full(e) else "remove the cause"
         before = self.steps()
         return CheckpointError(
-            f"the checkpoint of step {step} could not be written to {self._directory} ({reason}): free some space and "
+            f"the checkpoint of step {step} could not be written to {self._directory} ({reason}): {remedy} and "
             f"start the run again. It resumes from {f'step {before[-1]}' if before else 'its start'}."
         )
 

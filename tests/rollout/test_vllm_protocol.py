@@ -382,5 +382,5 @@ def test_an_interrupted_run_does_not_wait_for_the_samples_of_the_next_step(minia
 
 def test_a_folder_that_takes_no_exports_is_named(opened, tmp_path):
     pathlib.Path(tmp_path / "weights").write_text("a file")
-    with running() as servers, pytest.raises(RolloutError, match=r"does not take the weights of step 0 .*free some"):
+    with running() as servers, pytest.raises(RolloutError, match=r"does not take the weights of .*: name another"):
         opened(servers, tmp_path).load(params(), 0)

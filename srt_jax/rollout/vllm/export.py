@@ -23,7 +23,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from srt_jax.errors import ExportError
-from srt_jax.files import remove_leftovers
+from srt_jax.files import remove_leftovers, says_full
 from srt_jax.model import peft, weights
 from srt_jax.model.lora import LoRA
 from srt_jax.rollout.vllm.client import INITIAL_LABEL, Version
@@ -110,9 +110,10 @@ def _publish(
         size = write(path, functools.partial(_write_manifest, step=step, config_hash=config_hash))
         manifest = processes.from_first(lambda: json.loads((path / MANIFEST).read_text()))
     except OSError as e:
+        remedy = "free some space there, or name" if says_full(e) else "name"
         raise ExportError(
-            f"{directory} does not take the weights of step {step} ({e.strerror or e}): free some space "
-            "there, or name another folder by rollout.vllm.weights_directory."
+            f"{directory} does not take the weights of step {step} ({e.strerror or e}): {remedy} another folder by "
+            "rollout.vllm.weights_directory."
         ) from e
     label = f"{step}-{manifest['xxh3_64']}"
     if base_directory:
