@@ -38,7 +38,7 @@ class FormatError(UserError, RuntimeError):
 
 
 class FolderInUseError(UserError, RuntimeError):
-    """A run folder in which another trainer works."""
+    """A run folder in which another trainer works, or a label file that another job writes."""
 
 
 class RolloutError(UserError, RuntimeError):

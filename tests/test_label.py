@@ -14,7 +14,7 @@ import pytest
 from srt_jax.data import label_file
 from srt_jax.data import problems as problem_sources
 from srt_jax.data.base import Problem
-from srt_jax.errors import DataError
+from srt_jax.errors import DataError, FolderInUseError
 from srt_jax.grading.grader import Grader
 from srt_jax.jobs import label as label_module
 from srt_jax.jobs.label import label
@@ -167,6 +167,24 @@ def test_a_file_begun_with_another_seed_is_not_gone_on_with(labelled, tmp_path):
     with pytest.raises(DataError, match=r"differ in seed \(0 there, 1 here\)"):
         label(other, tmp_path / "labels.jsonl", SAMPLES)
     assert partial.exists() and not (tmp_path / "labels.jsonl").exists()
+
+
+def test_a_second_job_with_the_same_file_is_refused(labelled, tmp_path):
+    """It would write rows twice, and a resumed job counts rows."""
+    config, expected, summary = labelled
+    out, partial = tmp_path / "labels.jsonl", tmp_path / "labels.jsonl.partial"
+    kept = expected.read_bytes().splitlines(keepends=True)[: 1 + label_module.BATCH]
+    partial.write_bytes(b"".join(kept))
+    refused = pytest.raises(
+        FolderInUseError, match=rf"^{out} is written by another srt label: wait .* another --out\.$"
+    )
+    with label_module.only_writer(partial, out), refused:
+        label(config, out, SAMPLES)
+    assert partial.read_bytes() == b"".join(kept) and not out.exists()
+    out.write_bytes(expected.read_bytes())
+    partial.unlink()
+    assert label(config, out, SAMPLES) == summary
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_file_killed_in_its_first_line_starts_again(tmp_path):

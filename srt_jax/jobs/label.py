@@ -7,16 +7,18 @@ model.path means its base with this adapter. The problems are the config's data.
 labels.path=labels.jsonl a run trains on these labels. srt subset and curriculum.path read the scores. The first line
 has the provenance. The others have {id, label, vote_share, vote_share_parsed, tie, pass_rate, label_correct, counts,
 parse_rate, n}; pass_rate and label_correct are null if no answer is known. After a kill the same command continues
-from <out>.partial. Several processes, which must all see the folder of <out>, write the same file as one. If one of
-them dies, the others end (run/parent.py).
+from <out>.partial, which one job at a time may write. Several processes, which must all see the folder of <out>, write
+the same file as one. If one of them dies, the others end (run/parent.py).
 """
 
 import contextlib
+import fcntl
 import functools
 import importlib.metadata
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
@@ -30,7 +32,7 @@ from srt_jax.config.validation import validate
 from srt_jax.config.versions import FORMAT, migrated
 from srt_jax.data import label_file
 from srt_jax.data.base import Problem, fingerprint
-from srt_jax.errors import DataError
+from srt_jax.errors import DataError, FolderInUseError
 from srt_jax.files import check_output_file
 from srt_jax.log import logger
 from srt_jax.reward.rewards import Graded
@@ -85,15 +87,44 @@ def label(config: ConfigDict, out: pathlib.Path, samples: int) -> dict:
         )
     )
     partial = out.with_name(f"{out.name}.partial")
-    done = processes.from_first(lambda: begin(out, partial, provenance))
-    if done is None:
-        logger.info(f"{out} is complete: nothing to do.")
-        return processes.from_first(lambda: summarise(out))
-    if done:
-        logger.info(f"resuming after {done} of {len(problems)} problems")
-    if done < len(problems):
-        sample_rows(config, model, problems, prompts, samples, partial, done)
-    return processes.from_first(lambda: complete(partial, out))
+    with contextlib.ExitStack() as stack:
+        processes.from_first(lambda: stack.enter_context(only_writer(partial, out)))
+        done = processes.from_first(lambda: begin(out, partial, provenance))
+        if done is None:
+            logger.info(f"{out} is complete: nothing to do.")
+            return processes.from_first(lambda: summarise(out))
+        if done:
+            logger.info(f"resuming after {done} of {len(problems)} problems")
+        if done < len(problems):
+            sample_rows(config, model, problems, prompts, samples, partial, done)
+        return processes.from_first(lambda: complete(partial, out))
+
+
+@contextlib.contextmanager
+def only_writer(partial: pathlib.Path, out: pathlib.Path) -> Iterator[None]:
+    """Locks `partial` during the block. The kernel releases the lock when this process ends, however it ends.
+
+    Two jobs would add the same rows, and a resumed one, which counts rows, would leave out as many problems. Raises
+    FolderInUseError if another job has the lock.
+    """
+    if out.exists():  # then nothing is written
+        yield
+        return
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUseError(
+                f"{out} is written by another srt label: wait for it or stop it, or give another --out."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            if partial.exists() and not partial.stat().st_size:  # another job has completed `out` meanwhile
+                partial.unlink()
 
 
 def sampling_dtype(config: ConfigDict) -> str:
@@ -112,7 +143,6 @@ def begin(out: pathlib.Path, partial: pathlib.Path, provenance: dict) -> int | N
         return None
     lines = partial.read_bytes().splitlines(keepends=True) if partial.exists() else []
     if not lines or not lines[0].endswith(b"\n"):
-        partial.parent.mkdir(parents=True, exist_ok=True)
         append(partial, [{"provenance": provenance}], mode="wb")
         return 0
     check_provenance(partial, json.loads(lines[0])["provenance"], provenance)
