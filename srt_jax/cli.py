@@ -12,7 +12,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from srt_jax.config import expanded
 from srt_jax.config.types import USERS_OWN, check_types
-from srt_jax.errors import ConfigError, UserError
+from srt_jax.errors import ConfigError, UserError, is_left_to_first
 from srt_jax.experiments import shipped
 from srt_jax.files import FULL, shown
 from srt_jax.log import write
@@ -33,7 +33,10 @@ flags.disclaim_key_flags()  # flags that define_path defines are shown in the --
 
 
 def run(main) -> None:
-    """Runs a job's main(argv) and exits with the status that it returns; prints user errors as one sentence."""
+    """Runs a job's main(argv) and exits with the status that it returns; prints user errors as one sentence.
+
+    Of an error that all processes of a run raise, only the first process prints the sentence.
+    """
     logging.set_verbosity(logging.WARNING)  # otherwise orbax and jax report every file and backend
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
 
@@ -77,19 +80,25 @@ def _guarded(main, argv) -> int:
     try:
         return main(argv)
     except UserError as e:
-        return complain(str(e))
+        return _complain_once(e, str(e))
     except OSError as e:
         if e.errno in FULL:
-            return complain(
+            return _complain_once(
+                e,
                 f"{e.filename or 'a file'} could not be written ({e.strerror}): free some space, or change "
                 "the output folder; what was complete before is unchanged.",
             )
         if e.errno in WRONG_PATH:
-            return complain(
+            return _complain_once(
+                e,
                 f"{e.filename or 'a file'} cannot be read or written ({e.strerror}): correct the path or "
-                "its permissions."
+                "its permissions.",
             )
         raise
+
+
+def _complain_once(error: Exception, message: str) -> int:
+    return 2 if is_left_to_first(error) else complain(message)
 
 
 def _parse(argv):

@@ -63,3 +63,14 @@ class FiguresError(UserError, ValueError):
 
 class TrainingStoppedError(UserError, RuntimeError):
     """A run ended before its last step. The message says why, what was saved and how to resume. Exit status 1."""
+
+
+def raised_by_all(error: Exception, is_first: bool) -> Exception:
+    """Notes that all processes of a run raise this error, so that only the first one prints it. Returns the error."""
+    vars(error)["left_to_first"] = not is_first
+    return error
+
+
+def is_left_to_first(error: BaseException | None) -> bool:
+    """Tells whether the first process prints this error, or the one that follows from the same cause there."""
+    return error is not None and (vars(error).get("left_to_first", False) or is_left_to_first(error.__cause__))

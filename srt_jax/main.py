@@ -54,7 +54,7 @@ def main(argv) -> int:
 
         dry_run(config, flags.FLAGS.allow_change)
         return 0
-    from srt_jax.errors import TrainingStoppedError
+    from srt_jax.errors import TrainingStoppedError, is_left_to_first
     from srt_jax.levels import train_levels
     from srt_jax.run.lock import locked
     from srt_jax.runtime import is_first_process, processes
@@ -70,7 +70,8 @@ def main(argv) -> int:
                     others_to_file(directory / "libraries.log")
                 (train_levels if config.levels else train)(config, flags.FLAGS.allow_change)
         except TrainingStoppedError as e:
-            write(str(e), sys.stderr)
+            if not is_left_to_first(e):
+                write(str(e), sys.stderr)
             return 1
         return 0
 

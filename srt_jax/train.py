@@ -29,7 +29,7 @@ from srt_jax.config import (
 from srt_jax.config.paths import initial_weights, weights_field
 from srt_jax.config.resolve import on_this_machine
 from srt_jax.config.versions import FORMAT
-from srt_jax.errors import ConfigError, RolloutError, TrainingStoppedError
+from srt_jax.errors import ConfigError, RolloutError, TrainingStoppedError, raised_by_all
 from srt_jax.files import write_json
 from srt_jax.log import logger
 from srt_jax.model import flops, lora
@@ -96,7 +96,7 @@ def train(config: ConfigDict, allowed: Sequence[str] = ()) -> dict:
                 train_loop(run, now, thread)
         except StopRequestedError:
             save(run, now)
-            raise TrainingStoppedError(f"stopped. {how_to_resume(run, now)}") from None
+            raise stopped(f"stopped. {how_to_resume(run, now)}") from None
         except RolloutError as e:
             save(run, now)
             raise TrainingStoppedError(f"{e} {how_to_resume(run, now)}") from e
@@ -140,7 +140,7 @@ def train_loop(run: Run, now: RunState, thread: ThreadPoolExecutor) -> None:
         # Evaluate, log, save, stop.
         finish_step(run, now, values, collected, stopping)
         if stopping and step < config.steps:
-            raise TrainingStoppedError(f"stopped. {how_to_resume(run, now)}")
+            raise stopped(f"stopped. {how_to_resume(run, now)}")
 
 
 def transfer_guard() -> contextlib.AbstractContextManager:
@@ -342,7 +342,7 @@ def check_finite(run: Run, now: RunState, step: int, values: dict, collected: Co
     save(run, now)
     export(run, now.train_state, "last_good")
     field = weights_field(run.config)
-    raise TrainingStoppedError(
+    raise stopped(
         f"the gradient of step {step} is not finite (loss {values['update/loss']:.3g}, gradient norm "
         f"{values['update/grad_norm']:.3g}); the state before it is saved in {run.directory}: look at "
         f"{recording.rollouts_path(run.directory, step, recording.ROWS)}, then start a new run with a lower "
@@ -574,6 +574,11 @@ def score(values: dict[str, float], config: ConfigDict) -> float | None:
     avg = f"avg@{config.eval.samples}"
     found = {name: of[avg] for name, of in metrics.by_set(values).items() if avg in of and name != MEAN}
     return found.get(VALIDATION, float(np.mean(list(found.values()))) if found else None)
+
+
+def stopped(message: str) -> Exception:
+    """The error of a run that all its processes stop at the same step."""
+    return raised_by_all(TrainingStoppedError(message), is_first_process())
 
 
 def how_to_resume(run: Run, now: RunState) -> str:

@@ -22,6 +22,29 @@ def test_every_user_error_becomes_one_sentence_and_status_2(error, capsys):
     assert capsys.readouterr().err == "error: data.path is 'x': correct it.\n"
 
 
+@pytest.mark.parametrize("error", [errors.ConfigError("x is 1: set it."), OSError(28, "No space left on device", "f")])
+def test_an_error_that_all_processes_raise_is_printed_by_the_first_one(error, capsys):
+    def job(_):
+        try:
+            raise error
+        except Exception as e:
+            raise errors.CheckpointError("it follows from that one.") from e
+
+    for is_first in (True, False):
+        errors.raised_by_all(error, is_first)
+        assert cli._guarded(job, []) == 2
+        assert capsys.readouterr().err == "error: it follows from that one.\n" * is_first
+
+    def other(_):
+        try:
+            raise error
+        except Exception:
+            raise errors.CheckpointError("this process alone has it.") from None
+
+    assert cli._guarded(other, []) == 2
+    assert capsys.readouterr().err == "error: this process alone has it.\n"
+
+
 def test_a_defect_keeps_its_traceback():
     def job(_):
         raise ValueError("a defect")

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from srt_jax.errors import raised_by_all
 from srt_jax.runtime import is_first_process
 
 CHUNK, LARGE_CHUNK = 1 << 16, 1 << 22  # bytes of one broadcast; each shape compiles once
@@ -42,7 +43,8 @@ def alone() -> Iterator[None]:
 def from_first(compute: Callable[[], Any]) -> Any:
     """Calls `compute()` in the first process only, alone, and returns its result in all of them.
 
-    If it raises, all processes raise the same exception; RuntimeError if pickle cannot copy it.
+    If it raises, all processes raise the same exception, and the command line prints it once (errors.raised_by_all);
+    RuntimeError if pickle cannot copy it.
     """
     return led_by_first(lambda _: compute(), lambda *_: None)
 
@@ -147,7 +149,8 @@ def _exchange(goes_on: bool, error: Exception | None, share: float, number: int)
     if messages[:, 1].any():
         source = int(np.argmax(messages[:, 1] > 0))
         received = _broadcast(copy if source == jax.process_index() else b"", int(messages[source, 1]), source)
-        raise error if source == jax.process_index() else pickle.loads(received)
+        agreed = error if error is not None and source == jax.process_index() else pickle.loads(received)
+        raise raised_by_all(agreed, is_first_process())
     goes_on, _, parts, *words = messages[0].tolist()
     return bool(goes_on), parts / PARTS, words[0] * WORD + words[1]
 

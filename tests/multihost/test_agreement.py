@@ -9,7 +9,7 @@ import numpy as np
 from srt_jax import runtime
 runtime.start(2)
 import jax
-from srt_jax.errors import ConfigError
+from srt_jax.errors import ConfigError, is_left_to_first
 from srt_jax.runtime import processes
 
 me = jax.process_index()
@@ -19,6 +19,7 @@ def outcome(call):
     try:
         print("result", call(), flush=True)
     except Exception as e:
+        assert is_left_to_first(e) == (me != 0)
         print(type(e).__name__, e, flush=True)
 
 
