@@ -266,7 +266,8 @@ def main(argv) -> int:
     parent.obey()
     if parent.needed():
         path = out or run_directory(expand_paths(config)) / "evaluate"
-        job = parent.Job(path, path.with_name(f"{path.name}.processes"), "to evaluate again", "give another --out")
+        records = path.with_name(f"{path.name}.processes")
+        job = parent.Job("the evaluation", path, records, "to evaluate again", "give another --out")
         return parent.watch(job, config.stop.peer_seconds, config.stop.join_seconds)
     parent.join(config)
     return interrupt.run(

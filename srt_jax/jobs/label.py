@@ -273,8 +273,13 @@ def main(argv) -> int:
     out, stop = pathlib.Path(given.out), given.config.stop
     parent.obey()
     if parent.needed():
-        records = out.with_name(f"{out.name}.processes")
-        job = parent.Job(out, records, "to continue after the last complete batch", "give another --out")
+        job = parent.Job(
+            "the labelling",
+            out,
+            out.with_name(f"{out.name}.processes"),
+            "to continue after the last complete batch",
+            "give another --out",
+        )
         return parent.watch(job, stop.peer_seconds, stop.join_seconds)
     parent.join(given.config)
 

@@ -123,11 +123,13 @@ def report_joined(place: Place, environ: Mapping[str, str] = os.environ) -> None
 class Job:
     """The work that several processes share, as the parents describe it.
 
-    path: the run folder, or the output file. records: the folder of the records, in a folder that all processes share.
-    again: the purpose of a new start, in words. apart: the remedy if another start of the job uses the same path.
+    name: what ends if a process dies, in words. path: the run folder, or the output file. records: the folder of the
+    records, in a folder that all processes share. again: the purpose of a new start, in words. apart: the remedy if
+    another start of the job uses the same path.
     """
 
     path: pathlib.Path
+    name: str
     records: pathlib.Path
     again: str
     apart: str
@@ -137,6 +139,7 @@ def training(directory: pathlib.Path) -> Job:
     """The job that trains in a run folder."""
     return Job(
         directory,
+        "the run",
         directory / "processes",
         "to resume it from its last checkpoint",
         "give this run another config.name",
@@ -547,7 +550,8 @@ class _Watched:
 
     def _say(self, sentence: str) -> None:
         prefix = f"process {self._place.index}: " if self._place.index else ""
-        write(f"\n{prefix}the run ends: {sentence}; {how_to_resume(self._job, os.environ, sys.orig_argv)}", sys.stderr)
+        again = how_to_resume(self._job, os.environ, sys.orig_argv)
+        write(f"\n{prefix}{self._job.name} ends: {sentence}; {again}", sys.stderr)
 
 
 def how_to_resume(job: Job, environ: Mapping[str, str], command: Sequence[str]) -> str:

@@ -89,15 +89,17 @@ def test_labels_survive_a_kill_and_a_signal(miniature, tmp_path):
         assert status == STATUS, said
         again = "was killed by SIGKILL; start all processes again to continue after the last complete batch, this one"
         assert re.search(
-            rf"the run ends: process 1 on \S+ {again} by .*JAX_PROCESS_ID={index} \S+ -m srt_jax label", said
+            rf"the labelling ends: process 1 on \S+ {again} by .*JAX_PROCESS_ID={index} \S+ -m srt_jax label", said
         )
 
     rows = partial.read_bytes().count(b"\n") - 1
     started = begin(*arguments)
     wait_for_batches(rows // BATCH + 1, started)
     (status, said), (other_status, other_said) = ends_after(started, lambda: started[0].send_signal(signal.SIGINT))
-    assert status == 130 and "interrupted. The same command resumes" in said and "the run ends" not in said
-    assert other_status == STATUS and re.search(r"the run ends: process 0 on \S+ was interrupted by a ", other_said)
+    assert status == 130 and "interrupted. The same command resumes" in said and " ends: " not in said
+    assert other_status == STATUS and re.search(
+        r"the labelling ends: process 0 on \S+ was interrupted by a ", other_said
+    )
 
     config = small_config(miniature, tmp_path, "run", 1)
     config.mesh.fsdp, config.data.limit = 4, LIMIT
@@ -112,7 +114,8 @@ def test_a_signal_to_one_process_ends_an_evaluation(miniature, tmp_path):
     wait_until_joined(started)
     (status, said), (other_status, other_said) = ends_after(started, lambda: started[1].send_signal(signal.SIGTERM))
     assert other_status == 130 and "interrupted: nothing is written" in other_said
-    assert status == STATUS and re.search(r"process 1 on \S+ was interrupted .* again to evaluate again, this ", said)
+    sentence = r"the evaluation ends: process 1 on \S+ was interrupted .* again to evaluate again, this "
+    assert status == STATUS and re.search(sentence, said)
 
 
 @pytest.mark.long
