@@ -58,6 +58,7 @@ SETTLE = 5.0  # seconds in which the ends of other processes must show, after th
 FAILED = 70  # EX_SOFTWARE in sysexits.h: the status of a trainer with an uncaught exception; its parent's status is 1
 FAILURE = "ended with status 1"  # the value of `ended` in a record after an uncaught exception
 INTERRUPTED = "was interrupted by a signal"  # the value of `ended` after status 130
+TIDY = 2.0  # seconds in which others still read the records: those that wait for a reason of their status 2
 BLAME = 10.0  # seconds in which the end of another trainer must show, after this one's trainer has failed
 START = 60.0  # seconds in which a trainer must have imported its modules
 SIZE = 1024  # bytes of a record, which is rewritten in place: a full disk must not look like a death
@@ -128,8 +129,8 @@ class Job:
     another start of the job uses the same path.
     """
 
-    path: pathlib.Path
     name: str
+    path: pathlib.Path
     records: pathlib.Path
     again: str
     apart: str
@@ -138,8 +139,8 @@ class Job:
 def training(directory: pathlib.Path) -> Job:
     """The job that trains in a run folder."""
     return Job(
-        directory,
         "the run",
+        directory,
         directory / "processes",
         "to resume it from its last checkpoint",
         "give this run another config.name",
@@ -162,11 +163,9 @@ def watch(
     check_not_started(job, place_of(os.environ))
     with Trainer() as trainer:
         watched = _Watched(trainer, job, peer_seconds, join_seconds, start_seconds, blame_seconds)
-        while (status := trainer.wait(POLL)) is None:
-            if sentence := watched.look():
-                trainer.kill()
-                return watched.end(sentence)
-        return watched.ended(status)
+        status = watched.until_the_end()
+        watched.tidy()
+        return status
 
 
 def check_not_started(job: Job, place: Place | None) -> None:
@@ -292,6 +291,22 @@ class Record:
             pass
         return descriptor
 
+    def all_over(self) -> bool:
+        """Tells whether there are records, and each of them says how its process ends, or is empty: it never began."""
+        folder = self._path.parent
+        try:
+            records = [read_json_object(path) for path in folder.glob("*.json") if path.stat().st_size]
+        except (OSError, ValueError):  # one is being removed or written
+            return False
+        return folder.is_dir() and all("ended" in record or "verdict" in record for record in records)
+
+    def remove_all(self) -> None:
+        """Removes the records of all processes, and their folder."""
+        with contextlib.suppress(OSError):
+            for path in self._path.parent.glob("*.json"):
+                path.unlink(missing_ok=True)
+            self._path.parent.rmdir()
+
     def remove(self) -> None:
         """Removes the record, with the last one also its folder, and the folder around it if nothing else is in it."""
         if self.is_ours():
@@ -387,6 +402,24 @@ class _Watched:
         self._record = Record(self._job.records, self._place.index, self._trainer.pid, self._place.count)
         others = range(1, self._place.count) if self._place.index == 0 else (0,)
         self._peers = [Peer(self._job.records, index) for index in others]
+
+    def until_the_end(self) -> int:
+        """Watches until this process must end. Returns its exit status."""
+        while (status := self._trainer.wait(POLL)) is None:
+            if sentence := self.look():
+                self._trainer.kill()
+                return self.end(sentence)
+        return self.ended(status)
+
+    def tidy(self) -> None:
+        """Removes all records if every process has said how it ends, so that the last one to say it removes them.
+
+        A process that vanished without a word may come back and look for the reason in the others' records.
+        """
+        if self._record and self._record.is_ours() and self._record.all_over():
+            time.sleep(TIDY)
+            if self._record.all_over():
+                self._record.remove_all()
 
     def look(self) -> str | None:
         """Renews the record and looks at all others. Returns the sentence with which this process must end, or None."""

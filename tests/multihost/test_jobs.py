@@ -91,6 +91,7 @@ def test_labels_survive_a_kill_and_a_signal(miniature, tmp_path):
         assert re.search(
             rf"the labelling ends: process 1 on \S+ {again} by .*JAX_PROCESS_ID={index} \S+ -m srt_jax label", said
         )
+    assert not records.exists()
 
     rows = partial.read_bytes().count(b"\n") - 1
     started = begin(*arguments)
@@ -106,6 +107,10 @@ def test_labels_survive_a_kill_and_a_signal(miniature, tmp_path):
     assert label(config, out, SAMPLES)["problems"] == LIMIT
     label(config, tmp_path / "whole.jsonl", SAMPLES)
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+    (_, said), (_, other_said) = finish(begin(*arguments, "--samples=3"), status=2)
+    assert f"error: {out} has labels that differ in samples" in said and "error: " not in other_said
+    assert not records.exists()
 
 
 def test_a_signal_to_one_process_ends_an_evaluation(miniature, tmp_path):

@@ -232,6 +232,7 @@ def test_a_death_that_looks_like_wrong_input(tmp_path):
         ends = list(map(end_of, started))
     for status, said in ends:
         assert status == STATUS and re.search(r"the run ends: process 1 on \S+ was killed by SIGKILL; ", said)
+    assert not (tmp_path / "run/processes").exists()
 
 
 # A trainer of three. The first two end with status 2 as soon as the file `dead` exists, as if a checkpoint had failed.
@@ -352,6 +353,17 @@ def test_a_second_start_is_ignored_on_a_file_system_without_locks(tmp_path):
     first.renew()
     peer.look(1.0)
     assert (peer.ended(), peer.verdict(), peer.silent) == (None, None, 0.0)
+
+
+def test_the_records_of_a_failure_stay_only_if_a_process_vanished_without_a_word(tmp_path):
+    folder = tmp_path / "processes"
+    first, second = (parent.Record(folder, index, 1, count=3) for index in (0, 1))
+    first.renew(verdict="process 1 on h was killed by SIGKILL")
+    assert not first.all_over()
+    second.renew(ended="was killed by SIGKILL")
+    assert first.all_over()  # process 2 never began
+    first.remove_all()
+    assert not folder.exists() and not first.all_over()
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", "null"])
