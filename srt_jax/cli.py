@@ -15,7 +15,7 @@ from srt_jax.config.types import USERS_OWN, check_types
 from srt_jax.errors import ConfigError, UserError, is_left_to_first
 from srt_jax.experiments import shipped
 from srt_jax.files import FULL, shown
-from srt_jax.log import write
+from srt_jax.log import drop, write
 
 WRONG_PATH = (
     errno.EACCES,
@@ -122,6 +122,11 @@ def _parse(argv):
         sys.exit(
             complain(f"there is no config field {where!r}: srt_jax/config/fields.py lists and explains all fields.")
         )
+    except SystemExit as e:  # absl has printed --help, and exits with status 1
+        sys.exit(0 if e.code == 1 else e.code)
+    except BrokenPipeError:  # nobody reads --help to its end
+        drop(sys.stdout)
+        sys.exit(0)
     except OSError as e:
         sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))
     except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as e:

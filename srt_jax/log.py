@@ -23,9 +23,14 @@ def write(text: str, stream: TextIO, end: str = "\n") -> None:
     try:
         print(text, end=end, file=stream, flush=True)
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        drop(stream)
+
+
+def drop(stream: TextIO) -> None:
+    """Drops all later text of a stream whose reader has closed the pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class Line(Protocol):

@@ -80,6 +80,14 @@ def test_a_refusal_whose_reader_is_gone_has_its_status():
     assert process.wait(timeout=60) == 2
 
 
+@pytest.mark.parametrize("job", ["train", "study"])  # absl prints the help of one, argparse that of the other
+def test_a_help_whose_reader_is_gone_is_no_error(job):
+    command = [sys.executable, "-m", "srt_jax", job, "--help"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == ("", 0)
+
+
 def test_a_reader_that_goes_away_ends_no_work():
     script = (
         "import sys\nfrom srt_jax.log import logger\nfrom srt_jax.run.progress import Progress\n"
