@@ -4,6 +4,7 @@ import difflib
 import runpy
 import sys
 
+from srt_jax.log import write
 from srt_jax.run import interrupt
 
 JOBS = {
@@ -31,8 +32,8 @@ def main() -> None:
     """Runs the job that the first argument names, with the other arguments. The exit status is 2 if there is none."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print("usage: srt JOB [OPTIONS], srt JOB --help\n")
-        print("\n".join(f"  {name:<10} {what}" for name, (_, what) in JOBS.items()))
+        jobs = "\n".join(f"  {name:<10} {what}" for name, (_, what) in JOBS.items())
+        write(f"usage: srt JOB [OPTIONS], srt JOB --help\n\n{jobs}", sys.stdout)
         sys.exit(0 if arguments else 2)
     if arguments[0] not in JOBS:
         near = difflib.get_close_matches(arguments[0], JOBS, 1)

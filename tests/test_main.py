@@ -149,7 +149,8 @@ def test_a_tilde_is_the_home_directory_in_fields_and_flags(miniature, tmp_path, 
 
 def test_help_names_the_flags():
     done = run("--help")
-    assert done.returncode == 0 and "--config" in done.stdout and "--[no]dry_run" in done.stdout and "--config.batch" in done.stdout
+    assert done.returncode == 0
+    assert "--config" in done.stdout and "--[no]dry_run" in done.stdout and "--config.batch" in done.stdout
 
 
 @pytest.mark.parametrize(
