@@ -138,15 +138,21 @@ def test_a_stopped_run_of_pairs_goes_on_bit_for_bit_and_is_replayed(run, untrain
 def test_a_pair_whose_paraphrase_is_too_long_is_dropped_and_reported(untrained, tmp_path):
     rows = [json.loads(line) for line in (untrained / "train.jsonl").read_text().splitlines()][:10]
     short = [{"problem": row["problem"], "paraphrase": "0+" + row["problem"]} for row in rows]
-    short[3]["paraphrase"] = "0+" * 9 + "1"
+    short[3]["paraphrase"], short[4]["paraphrase"] = "0+" * 9 + "1", rows[4]["problem"]
     path = write(tmp_path / "pairs.jsonl", *short)
     changes = {"data.paraphrases": str(path), "data.limit": 10, "batch.max_prompt_tokens": 12}
     prepared = prepare(pair_config(untrained, tmp_path, **changes, **{"rollout.prompt_buckets": (12,)}))
     assert len(prepared.problems) == len(prepared.prompts) == 18
     ids = [problem.id for problem in prepared.problems]
     assert [id + paraphrases.ENDING for id in ids[::2]] == ids[1::2] and prompt_id(rows[3]["problem"]) not in ids
-    assert [line for line in prepared.report if "9 of 10 pairs" in line]
+    assert [line for line in prepared.report if line.endswith("9 of 10 pairs, 1 of them with the same text twice")]
     assert all(problem.answer == other.answer for problem, other in zip(*[iter(prepared.problems)] * 2))
+    write(path, *({**row, "paraphrase": "0+" * 9 + "1"} for row in short))
+    config = pair_config(untrained, tmp_path, **changes, **{"rollout.prompt_buckets": (12,)})
+    with pytest.raises(
+        DataError, match=r"^data\.paraphrases .*pairs\.jsonl: all 10 prompts are longer than max_prompt_"
+    ):
+        prepare(config)
 
 
 @pytest.mark.parametrize(
@@ -159,12 +165,32 @@ def test_a_pair_whose_paraphrase_is_too_long_is_dropped_and_reported(untrained, 
         ([{"paraphrase": "x"}], r"line 1 has id None: give the problem's id"),
         ([{"id": "a", "paraphrase": "\ud800"}], r"half of a surrogate pair"),
         ([{"id": "a", "paraphrase": "x"}] * 2, r"line 2 has a second paraphrase of 'a': keep one line"),
+        (
+            [{"id": "a", "paraphrase": "x", "answer": 2.0}, {"id": "b", "paraphrase": "y", "answer": "4"}],
+            r"line 2 has the answer '4', but its problem has '3', and a paraphrase .*: correct one of them, or leave",
+        ),
+        (
+            [{"id": "a", "paraphrase": "1+1"}, {"id": "b", "paraphrase": "1+2"}],
+            r"repeats the text of each problem as its paraphrase: give other texts\.$",
+        ),
     ],
 )
 def test_a_wrong_file_of_pairs_is_refused_in_one_sentence(rows, message, tmp_path):
     problems = [Problem("a", "1+1", "2", "test"), Problem("b", "1+2", "3", "test")]
     with pytest.raises(DataError, match=message):
         paraphrases.paraphrased(problems, write(tmp_path / "pairs.jsonl", *rows))
+
+
+def test_an_answer_of_a_line_is_compared_with_the_known_one_if_there_are_two(tmp_path):
+    problems = [Problem("a", "1+1", "1/2", "test"), Problem("b", "1+2", None, "test"), Problem("c", "?", "5", "test")]
+    rows = [
+        {"id": "a", "paraphrase": "x", "answer": r"so \boxed{0.5}"},
+        {"id": "b", "paraphrase": "y", "answer": "7"},
+        {"id": "c", "paraphrase": "?", "answer": None},
+    ]
+    others = paraphrases.paraphrased(problems, write(tmp_path / "pairs.jsonl", *rows))
+    assert [(p.prompt, p.answer) for p in others] == [("x", "1/2"), ("y", None), ("?", "5")]
+    assert paraphrases.repeated(problems, others) == 1
 
 
 def test_an_id_may_be_a_number_as_in_the_data_or_null(tmp_path):
@@ -188,6 +214,8 @@ def test_too_few_pairs_for_a_step_are_counted():
 def test_a_missing_file_of_pairs_is_named(tmp_path):
     with pytest.raises(DataError, match=r"^data\.paraphrases .*none\.jsonl does not exist: write one line"):
         paraphrases.read(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match=r"^data\.paraphrases .* is a folder: write one line .* to a file\."):
+        paraphrases.read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -163,11 +163,16 @@ def with_paraphrases(
     """
     path, given = config.data.paraphrases, len(problems)
     others = paraphrases.paraphrased(problems, path)
-    others, encoded, filtered = encode(others, tokenizer, config.prompts, config.batch.max_prompt_tokens)
+    try:
+        others, encoded, filtered = encode(others, tokenizer, config.prompts, config.batch.max_prompt_tokens)
+    except DataError as e:
+        raise DataError(f"data.paraphrases {path}: {e}") from None
     kept = {problem.id for problem in others}
     problems, prompts = _where([p.id + paraphrases.ENDING in kept for p in problems], problems, prompts)
     pairs, tokens = zip(problems, others, strict=True), zip(prompts, encoded, strict=True)
     line = f"data.paraphrases: {path}: {filtered}; {len(problems)} of {given} pairs"
+    if same := paraphrases.repeated(problems, others):
+        line += f", {same} of them with the same text twice"
     return [p for pair in pairs for p in pair], [ids for pair in tokens for ids in pair], line
 
 
