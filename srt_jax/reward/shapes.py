@@ -55,8 +55,9 @@ def soft_vote(s: Samples) -> np.ndarray:
 def empo(s: Samples) -> np.ndarray:
     """Soft votes, but 0 for a prompt whose n answers all differ: the entropy of its answers is then log n.
 
-    EMPO (https://arxiv.org/abs/2504.05812), rewards.py of QingyangZhang/EMPO@c5eccd4. Its other training script has no
-    such gate.
+    EMPO (https://arxiv.org/abs/2504.05812), rewards.py of QingyangZhang/EMPO@c5eccd4. There, each response without an
+    answer is an answer of its own, so the reward is also 0 if no two of the others agree. Here these get 1 / n. Its
+    other training script has no such gate.
     """
     return np.zeros(len(s.share)) if len(s.counts) == len(s.share) else s.share
 
@@ -65,7 +66,8 @@ def scrl_like(s: Samples) -> np.ndarray:
     """1 for the majority if it leads clearly, -1 for rare answers and for responses without one, else 0.
 
     SCRL (https://arxiv.org/abs/2603.19880) also requires that the tokens of a rare answer have a high entropy. That
-    condition is missing here.
+    condition is missing here. There, the lead must be larger than SCRL_MARGIN, and a rare majority gets -1 like other
+    rare answers. Here it gets 0.
     """
     clear = s.share.max() >= SCRL_SHARE and s.lead >= SCRL_MARGIN
     return np.where(s.agreement > 0, float(clear), -(s.share < SCRL_RARE).astype(float))

@@ -1,6 +1,7 @@
 """Each shape of the reward against a reference that counts the answers by itself."""
 
 import collections
+import hashlib
 import math
 import statistics
 
@@ -74,6 +75,42 @@ def format(answers, winner, counts, lengths):
 @reference
 def brevity(answers, winner, counts, lengths):
     return [1 - length / LIMIT for length in lengths]
+
+
+def released_empo(answers):
+    """EMPO at c5eccd4: each response without an answer is a cluster of its own, and gets 0."""
+    clusters = collections.Counter(a if a else f"none {i}" for i, a in enumerate(answers))
+    entropy = -sum(c / len(answers) * math.log(c / len(answers)) for c in clusters.values())
+    gate = entropy < math.log(len(answers)) - 1e-9
+    return [clusters[a] / len(answers) if a and gate else 0.0 for a in answers]
+
+
+def released_scrl(answers):
+    """SCRL at 06535a1 in its binary form, for tokens of equal entropy: every rare answer is a negative one."""
+    n, counts = len(answers), collections.Counter(a for a in answers if a)
+    (label, first), (_, second) = [*counts.most_common(2), ("", 0), ("", 0)][:2]
+    label = label if first / n >= 0.375 and first / n - second / n > 0.125 else None
+    return [-1.0 if not a or (a != label and counts[a] / n < 0.125) else float(a == label) for a in answers]
+
+
+@pytest.mark.parametrize(("shape", "released"), [("empo", released_empo), ("scrl_like", released_scrl)])
+def test_a_shape_differs_from_the_released_code_where_its_page_says_so(shape, released, grader):
+    rng, differing = np.random.default_rng(3), 0
+    for k in range(300):
+        different = 2 + k % 100
+        texts, chances = [*map(str, range(different)), None], [0.85 / different] * different + [0.15]
+        answers = rng.choice(texts, 16, p=chances).tolist()
+        first, second = sorted([0, 0, *collections.Counter(a for a in answers if a).values()])[:-3:-1]
+        if not first:
+            continue
+        found = grade(Problem("p", "?", None, "test"), answers, grader, settings(shape), [1] * 16).rewards.tolist()
+        if shape == "empo":
+            expected = first == 1 and None in answers
+        else:
+            expected = first == 1 or (first >= 6 and first - second == 2)
+        assert (found != released(answers)) == expected, answers
+        differing += expected
+    assert 20 < differing < 150
 
 
 def cases():
@@ -152,6 +189,8 @@ def test_random_rewards_are_fair_coins_of_seed_problem_and_sample(grader):
         return grade(Problem(id, "?", None, "t"), ["1"] * 1000, grader, settings("random", seed=seed)).rewards
 
     one = coins("a", 0)
+    digests = [hashlib.blake2b(f"0/coin/a/{i}".encode(), digest_size=8).digest() for i in range(1000)]
+    np.testing.assert_array_equal(one, [float(digest[0] < 128) for digest in digests])  # by the first bit
     np.testing.assert_array_equal(one, coins("a", 0))
     assert set(one.tolist()) == {0.0, 1.0} and abs(one.mean() - 0.5) < 0.05
     for other in (coins("b", 0), coins("a", 1)):

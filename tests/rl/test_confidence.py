@@ -64,7 +64,7 @@ def test_a_confidence_is_its_equation(expected, case):
     found = function(place(params, mesh), batch)
     assert found.keys() == {*names}
     for name, values in found.items():
-        np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(values, expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_scores_are_those_of_the_update_and_the_self_certainty():
