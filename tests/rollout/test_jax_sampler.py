@@ -455,6 +455,7 @@ def test_new_parameters_change_the_rollouts_and_the_version():
 
 def test_nothing_compiles_after_compile(no_shared_programs):
     expected = generate()
+    programs._programs.clear()
     graphdef, params = decoder()
     by = JaxSampler(graphdef, mesh_of(), STOPS, (8, 4), 4)
     with contextlib.closing(CompilationCounter()) as counter:
