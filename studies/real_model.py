@@ -2,8 +2,11 @@
 
 SmolLM2-135M-Instruct adds two numbers from 1 to 20, with the config of examples/real_model: 16 prompts a step, 4
 samples of each. None of the 64 held-out sums is trained on. The study expects that votes help at the low rate and ruin
-the model at the high rate, at which known answers still help. Runs with seed 100, which is not reported, chose the
-prompt, the problems, the size of a step and the high rate. The thresholds were committed before the runs.
+the model at the high rate, at which known answers help. Runs with seed 100, which is not reported, chose the prompt,
+the problems, the size of a step and the high rate. The thresholds were committed before the runs.
+
+The first version of this study had 6 steps and a high rate of 4e-5, at which known answers ruined one of two runs
+(docs/results.md). Its claims are the same.
 
 The guard of the arm `votes_high` sees no answers and only reports.
 """
@@ -19,16 +22,16 @@ import real_config  # noqa: E402
 
 from srt_jax.study import Arm, Claim, Need, Study  # noqa: E402
 
-STEPS = 6
+STEPS = 12
 HIGH = {"optimizer.learning_rate": real_config.HIGH_RATE}
 TRUTH = {"labels.source": "ground_truth"}
 
 
 def get_study(quick: bool) -> Study:
-    """2 seeds. quick: one seed, which decides no claim."""
+    """3 seeds. quick: one seed, which decides no claim."""
     config, guarded = (real_config.get_config(labels) for labels in ("votes", "guard"))
     for one in (config, guarded):
-        one.steps, one.checkpoint.every, one.log.rollouts_every = STEPS, 1000, 1000
+        one.steps, one.eval.every, one.checkpoint.every, one.log.rollouts_every = STEPS, 2, 1000, 1000
     return Study(
         name="real_model",
         config=config,
@@ -37,7 +40,7 @@ def get_study(quick: bool) -> Study:
             "votes_high": Arm(HIGH | {"guard.action": "warn"}, config=guarded),
             "ground_truth_high": Arm(HIGH | TRUTH),
         },
-        seeds=range(1 if quick else 2),
+        seeds=range(1 if quick else 3),
         column=f"eval/heldout/avg@{config.eval.samples}",
         needs=lambda *_: (Need(real_config.MODEL, get_model),),
         claims=(

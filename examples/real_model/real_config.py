@@ -1,9 +1,9 @@
 r"""SmolLM2-135M-Instruct learns to add from its own majority votes, on a laptop.
 
 srt train --config=real_config.py:votes              labels by majority vote
-srt train --config=real_config.py:votes,4e-5         a learning rate at which votes ruin the model
-srt train --config=real_config.py:guard,4e-5         the same, but the guard ends the run when it sees that it collapses
-srt train --config=real_config.py:ground_truth,4e-5  the same rate with labels from the answers
+srt train --config=real_config.py:votes,2e-5         a learning rate at which votes ruin the model
+srt train --config=real_config.py:guard,2e-5         the same, but the guard ends the run when it sees that it collapses
+srt train --config=real_config.py:ground_truth,2e-5  the same rate with labels from the answers
 
 TIME    134 s of CPU time for six steps with three evaluations; 2026-11-27, Intel Xeon
 MEMORY  9 GB
@@ -13,7 +13,7 @@ from srt_jax.config import base, source
 
 MODEL = "cache/smollm2"
 RATE = 5e-6
-HIGH_RATE = 4e-5  # votes fall at this rate in two of two runs, known answers in one of two
+HIGH_RATE = 2e-5  # a rate at which votes ruin the model and known answers do not
 TEMPLATE = "7 + 25 = 32\n{problem} ="
 LABELS = {"votes": "vote", "guard": "vote", "ground_truth": "ground_truth"}
 
@@ -22,7 +22,7 @@ def get_config(arguments: str = "votes"):
     """LABELS,RATE, where LABELS is votes, guard or ground_truth, and RATE is the learning rate."""
     labels, _, rate = arguments.partition(",")
     config = base()
-    config.name, config.out, config.steps = f"{labels}-{float(rate or RATE):.0e}", "runs/real_model", 8
+    config.name, config.out, config.steps = f"{labels}-{float(rate or RATE):.0e}", "runs/real_model", 12
     config.model.path, config.model.dtype, config.model.remat = MODEL, "float32", "none"
     config.labels.source, config.optimizer.learning_rate = LABELS[labels], float(rate or RATE)
     config.data = source(kind="additions:train")
