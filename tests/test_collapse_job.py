@@ -191,6 +191,12 @@ def test_a_sign_in_the_steps_does_not_choose_a_collapsed_step(grader):
     assert "have the same winning answer" in verdict.alarm and verdict.choice.step < 12
 
 
+@pytest.mark.parametrize("end", ["<|im_end|>", "<|eot_id|>\n", "</s>", "<eos><pad><pad>", "<pad>" * 5000, ""])
+def test_special_tokens_at_the_end_are_no_part_of_an_answer(end):
+    for text in ("#### 5", "the answer is <b>5</b>", "<|im_start|> 5 <|x y|>", "a</s>b", ""):
+        assert fields_of({"input": "p", "output": text + end, "step": 1}, pathlib.Path("x"))[2] == text
+
+
 DAMAGE = '{"input": "x", "outp\n[1]\n\n{"input": "x"}\n{"output": "y"}\n\xff\n{"input": {"a": 1}, "output": "y"}\n'
 
 

@@ -61,6 +61,9 @@ READ = {*PROMPTS, *RESPONSES, "step", "score"}
 LONGEST_LINE = 1 << 24  # bytes; a longer line is left out
 LONGEST_RESPONSE = 1 << 18  # characters; of a longer response only the end is read, where the answer is
 LARGEST = 1 << 53  # steps and scores; larger ones have no exact float
+# A special token at the end of a response: style hash would take it for a part of the answer.
+END = re.compile(r"(<\|[^<>|\s]{1,30}\|>|</s>|<eos>|<pad>|<end_of_turn>)\s*\Z")
+END_LENGTH = 64  # characters in which END is searched
 SUFFIXES = re.compile(r"(\.(jsonl?|gz|parquet))*$")
 COLUMNS = (
     "step",
@@ -184,7 +187,15 @@ def fields_of(
         step = int(numbers[-1][-9:]) if numbers else default_step
     if step is None or step != int(step):
         return "without a step"
-    return int(step), prompt, response[-LONGEST_RESPONSE:], score
+    return int(step), prompt, without_end(response[-LONGEST_RESPONSE:]), score
+
+
+def without_end(response: str) -> str:
+    """The response without special tokens at its end."""
+    end = len(response)
+    while found := END.search(response, max(0, end - END_LENGTH), end):
+        end = found.start()
+    return response[:end]
 
 
 def as_step(value) -> float | None:
