@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -54,12 +55,23 @@ def test_each_run_learns_the_votes_of_the_other_one(miniature, tmp_path):
     assert provenance["model"] == str(tmp_path / "a/final")
 
 
-def test_wrong_arguments_are_one_sentence():
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--rounds=0", r"--rounds, --steps and --samples must be at least 1: raise them\."),
+        ("--out=file", r"--out=file cannot be made \(File exists\): name another folder\."),
+        ("--out=file/x", r"--out=file/x cannot be made \(Not a directory\): name another folder\."),
+        ("--rounds=x", "argument --rounds: invalid int value: 'x'"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(argument, message, tmp_path):
+    (tmp_path / "file").touch()
     done = subprocess.run(
-        [sys.executable, REPOSITORY / "examples/peers/peers.py", "--rounds=0"],
+        [sys.executable, REPOSITORY / "examples/peers/peers.py", argument],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 2
-    assert done.stderr.endswith("error: --rounds, --steps and --samples must be at least 1: raise them.\n")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search(f"error: {message}\n$", done.stderr)

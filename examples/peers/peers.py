@@ -75,7 +75,10 @@ def main() -> None:
     options, others = parser.parse_known_args()
     if min(options.rounds, options.steps, options.samples) < 1:
         parser.error("--rounds, --steps and --samples must be at least 1: raise them.")
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out={options.out} cannot be made ({error.strerror}): name another folder.")
     for number in range(options.rounds):
         if not is_trained(options.out, number):
             play_round(options, number, others)
