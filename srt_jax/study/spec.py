@@ -138,7 +138,8 @@ def flat(fields: Mapping, prefix: str = "") -> dict[str, object]:
 def planned(study: Study) -> list[PlannedRun]:
     """All runs of a study, sorted by shape, and within a shape by seed, so that the first pairs are complete early.
 
-    Raises ConfigError if an arm or a setting names a field that does not exist.
+    Raises ConfigError if an arm or a setting names a field that does not exist, or if steps of arms are compared
+    (`bars`) that make unequal numbers of updates.
     """
     runs = []
     for seed in study.seeds:
@@ -159,8 +160,28 @@ def planned(study: Study) -> list[PlannedRun]:
                 run = PlannedRun(name, setting, seed, config, needs, responses)
                 config.name = f"{run.name}-{run.key[:8]}"  # the key does not depend on the name
                 runs.append(run)
+    if study.bars:
+        check_updates(study.name, runs)
     shapes = list(dict.fromkeys(run.shape for run in runs))
     return sorted(runs, key=lambda run: shapes.index(run.shape))
+
+
+def check_updates(name: str, runs: Iterable[PlannedRun]) -> None:
+    """Raises ConfigError if two runs of one setting make different numbers of optimizer updates. name: the study's."""
+    first: dict[str, PlannedRun] = {}
+    for run in runs:
+        other = first.setdefault(run.setting, run)
+        if updates(run.config) != updates(other.config):
+            raise ConfigError(
+                f"study {name}: arm {run.arm!r} makes {updates(run.config)} updates and arm {other.arm!r} "
+                f"{updates(other.config)} in the setting {run.setting!r}, but bars compare arms by step: give them "
+                "equal steps, batch.minibatches_per_step and batch.epochs_per_step."
+            )
+
+
+def updates(config: ConfigDict) -> int:
+    """The number of optimizer updates of a run."""
+    return config.steps * config.batch.minibatches_per_step * config.batch.epochs_per_step
 
 
 def change(config: ConfigDict, fields: Fields) -> None:

@@ -20,6 +20,7 @@ from srt_jax.miniature import bases
 from srt_jax.runtime import programs
 from srt_jax.study import Arm, Claim, Need, Study, load, report, runner, spec, table
 from srt_jax.study.spec import planned
+from srt_jax.study.stops import Bars
 from tests.helpers import REPOSITORY, small_config
 
 COLUMN = "eval/heldout/avg@4"
@@ -117,6 +118,22 @@ def test_an_arm_may_have_its_own_config_and_more_evaluation_sets(study):
     assert (run.config.rl.clip_low, run.config.rl.kl_coef, run.config.model.path) == (0.1, 0.5, "base-0")
     assert {*run.config.eval.sets} == {"heldout"} and {*low.config.eval.sets} == {"heldout", "second"}
     assert spec.own_fields(low.config).items() >= second.items() and low.key != run.key
+
+
+@pytest.mark.parametrize(
+    "fields", [{"steps": 30}, {"batch.minibatches_per_step": 2}, {"batch.epochs_per_step": 2}], ids=str
+)
+def test_arms_of_unequal_updates_are_refused_where_their_steps_are_compared(study, fields):
+    unequal = dataclasses.replace(study, arms={"low": Arm(), "more": Arm(fields)})
+    assert len(planned(unequal)) == 6
+    bars = Bars("eval/heldout/kl", "low", 0.95, 0.9, 0.2, 20, 4, 3.0, 0.03, ())
+    assert len(planned(dataclasses.replace(study, bars=bars))) == 6
+    with pytest.raises(
+        ConfigError, match=r"^study test: arm 'more' makes \d\d updates and arm 'low' 20 .*: give them eq"
+    ):
+        planned(dataclasses.replace(unequal, bars=bars))
+    apart = {"a": {"steps": 10}, "b": {"steps": 30}}  # settings are not compared
+    assert len(planned(dataclasses.replace(study, settings=apart, bars=bars))) == 12
 
 
 def test_rows_of_a_run():
