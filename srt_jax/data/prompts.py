@@ -106,7 +106,7 @@ def import_without_torch() -> None:
 
     Until the process ends, transformers then has no models. A function of the user might need one.
     """
-    if "torch" in sys.modules:
+    if {"torch", "transformers"} & {*sys.modules}:  # transformers, once imported, knows that PyTorch is installed
         return
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:

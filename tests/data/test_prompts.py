@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import ml_collections
 import pytest
@@ -221,3 +223,10 @@ def test_real_problems(data_dir, make_tokenizer):
         problem.id for problem in rows if len(problem.prompt) + frame > 800
     }
     assert 0 < report.dropped < 50 and prompts._SHOWN_IDS == len(report.dropped_ids)
+
+
+@pytest.mark.slow
+def test_a_module_of_the_user_may_have_imported_transformers_before():
+    """transformers then looks for PyTorch no more, and would fail if it were hidden only now."""
+    code = "import transformers; from srt_jax.data.prompts import import_without_torch as hide; hide(); "
+    subprocess.run([sys.executable, "-c", code + "from transformers import AutoTokenizer"], check=True)
