@@ -10,13 +10,20 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from srt_jax.config import expanded
+from srt_jax.config import base, expanded
 from srt_jax.config.types import USERS_OWN, check_types
 from srt_jax.errors import ConfigError, UserError, is_left_to_first
 from srt_jax.experiments import shipped
 from srt_jax.files import FULL, shown
 from srt_jax.log import drop, write
 
+LONG = 60  # characters of a wrong value that a message shows
+WANTED = {  # by the type of a field; a bool is an int, too
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    ConfigDict: "a dict, e.g. \"{'a': 1}\"",
+}
 WRONG_PATH = (
     errno.EACCES,
     errno.EPERM,
@@ -136,6 +143,8 @@ def _parse(argv):
                     f"--{field.group(1)} changes a config: give the config before it, e.g. --config=configs/srt.py."
                 )
             )
+        if (field := re.search(r"flag --config\.([\w.]+)=", str(e))) and (wanted := _wanted(field.group(1))):
+            sys.exit(complain(f"--config.{_given(argv, field.group(1))} cannot be read: give {wanted}."))
         reason = " ".join(re.split(r"\w+Error: ", str(e))[-1].split()) or type(e).__name__
         sys.exit(complain(f"the command line cannot be used: {reason}"))
     except Exception as e:  # a config file is a program, so it can raise anything
@@ -145,6 +154,26 @@ def _parse(argv):
                 f"the config file fails at {where.filename}:{where.lineno} ({type(e).__name__}: {e}): correct it there."
             )
         )
+
+
+def _given(argv, field: str) -> str:
+    """FIELD=VALUE as the command line has it, with the end of a long value left out."""
+    for argument, following in zip(argv, [*argv[1:], ""]):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == f"config.{field}":
+            value = value if equals else following
+            return f"{field}={value[:LONG]}{'...' * (len(value) > LONG)}"
+    return field
+
+
+def _wanted(field: str) -> str | None:
+    """A value that a command line may give to a field, in words; None if there is no such field."""
+    default = base()
+    for name in field.split("."):
+        if not isinstance(default, ConfigDict) or name not in default:
+            return None
+        default = default[name]
+    return next((words for kind, words in WANTED.items() if isinstance(default, kind)), None)
 
 
 def _names_config(argv) -> bool:

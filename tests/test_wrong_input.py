@@ -596,6 +596,26 @@ def test_a_wrong_command_line(job, arguments, command, miniature):
 
 
 @pytest.mark.parametrize(
+    ("argument", "remedy"),
+    [
+        ("reward.mixture=agreement", "a dict, e.g. \"{'a': 1}\""),
+        ("reward.mixture={'agreement': float('nan')}", "a dict, e.g. \"{'a': 1}\""),
+        ("rl.mask_answer=yes", "True or False"),
+        ("batch.samples_per_prompt=4.5", "a whole number"),
+        ("labels.threshold=half", "a number"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_shown_with_what_may_be_given(argument, remedy, command):
+    status, _, err = command("train", QUICKSTART, "--dry_run", f"--config.{argument}")
+    assert (status, err) == (2, f"error: --config.{argument} cannot be read: give {remedy}.\n")
+    apart = f"--config.{argument}".split("=", 1)
+    if remedy != "True or False":  # a flag of this kind has no value apart
+        assert command("train", QUICKSTART, "--dry_run", *apart)[2] == err
+    long = argument + "x" * 100
+    assert "xxx... cannot be read" in command("train", QUICKSTART, f"--config.{long}")[2]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "def get_config():\n    return None\n",
