@@ -42,7 +42,7 @@ from srt_jax.run import anchor, board, exports, metrics, recording, timing
 from srt_jax.run.checkpoint import best_step
 from srt_jax.run.collapse import should_stop
 from srt_jax.run.evaluation import evaluate_all, evaluation_samples, rollout_rows
-from srt_jax.run.fallback import fall_back, voting_teacher
+from srt_jax.run.fallback import choosable, fall_back, voting_teacher
 from srt_jax.run.interrupt import Signals
 from srt_jax.run.prepare import prepare
 from srt_jax.run.probe import answer_tokens, kl_metrics
@@ -634,8 +634,9 @@ def finish(run: Run, now: RunState) -> dict:
     now.watchdog.progress("export")
     export(run, now.train_state, "final")
     run.checkpoints.wait()
-    kept = [0, *processes.from_first(run.checkpoints.steps), now.step]  # a shared file system may be late elsewhere
-    best, choice = best_step(scores(config, now.evals), kept), now.detector.choice(now.step, kept)
+    # A shared file system may be late in other processes.
+    best = best_step(scores(config, now.evals), [0, *processes.from_first(run.checkpoints.steps), now.step])
+    choice = now.detector.choice(now.step, [0, *processes.from_first(lambda: choosable(run, now)), now.step])
     folders = {0: initial_weights(config) or config.model.path, now.step: "final"}
     for name, step in (("best", best), ("chosen", choice.step)):
         if step is not None and step not in folders:

@@ -14,10 +14,11 @@ from srt_jax.data.base import Problem
 from srt_jax.data.prompts import EvalSet
 from srt_jax.errors import CheckpointError, ConfigError
 from srt_jax.reward.rewards import grade
-from srt_jax.run import anchor
+from srt_jax.run import anchor, collapse
 from srt_jax.run.anchor import Anchor
-from srt_jax.run.checkpoint import Checkpoints
-from srt_jax.run.collapse import IN_A_ROW, Reading
+from srt_jax.run.checkpoint import Checkpoints, retained
+from srt_jax.run.collapse import IN_A_ROW, Detector, Reading
+from srt_jax.run.fallback import kept_without_answers
 from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.prepare import guard_line
 from srt_jax.train import train
@@ -194,6 +195,43 @@ def test_the_chosen_checkpoint_stays_and_is_exported_beside_the_best_one(untrain
     assert Checkpoints(tmp_path / "ring").steps() == [1, 2, 3]
     exported = [(tmp_path / "ring" / name / "model.safetensors").read_bytes() for name in ("chosen", "best", "final")]
     assert len(set(exported)) == 3
+
+
+@pytest.mark.parametrize("readings", [True, False])
+def test_the_checkpoint_of_the_best_known_answers_is_not_there_for_the_guard(readings):
+    """It stays in a run with answers only, so a choice among all checkpoints would depend on the answers."""
+    rng, extra, chosen = np.random.default_rng(0), 0, set()
+    for _ in range(30):
+        every, saved, keep = rng.integers(1, 5), rng.integers(1, 5), int(rng.integers(1, 4))
+        detector, known, blind, scores = Detector(), set(), set(), {}
+        for step in range(40):
+            detector.update({"label/top_answer_share": 0.1 if step < 30 else 0.9})
+            if step % every == 0:
+                scores[step] = rng.random()
+                if readings:
+                    detector.read(Reading(step, rng.random(7), rng.random(8)))
+            for _ in ("before it is saved", "after"):
+                found = kept_without_answers(sorted(known), detector, keep, None)
+                assert found == blind
+                assert detector.choice(step, [0, *found]) == detector.choice(step, [0, *blind])
+                extra += detector.choice(step, [0, *known]) != detector.choice(step, [0, *found])
+                if step and (step % every == 0 or step % saved == 0):
+                    known = retained({*known, step}, scores, keep, detector.needed())
+                    blind = retained({*blind, step}, {}, keep, detector.needed())
+            chosen.add(detector.choice(step, [0, *blind]).step)
+    assert extra and len(chosen) > 10  # the checkpoint of the best answers would be chosen at times
+
+
+@pytest.mark.slow
+def test_after_a_sign_in_the_steps_a_run_with_answers_chooses_as_one_without(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(collapse, "_one_answer", lambda top: "one answer." if len(top) >= 6 else None)
+    monkeypatch.setattr(train_module, "scores", lambda config, evals: {int(step): int(step == "2") for step in evals})
+    config = small_config(untrained, tmp_path, "sign", steps=6)
+    config.eval.every = config.checkpoint.keep = 1
+    config.guard.action, config.guard.votes = "warn", 0
+    summary = train(config)
+    assert Checkpoints(tmp_path / "sign").steps() == [2, 6]
+    assert summary["best"]["step"] == 2 and summary["chosen"]["step"] == 0
 
 
 def without_answers(model, folder):

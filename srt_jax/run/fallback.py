@@ -7,6 +7,7 @@ continue with step a + 1. The checkpoint of step a stores the restored state, an
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ from srt_jax.log import logger
 from srt_jax.model import lora, sharding
 from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state
 from srt_jax.rollout.sampler import Sampler
-from srt_jax.run.collapse import Fallback
+from srt_jax.run.checkpoint import retained
+from srt_jax.run.collapse import Detector, Fallback
 from srt_jax.run.loading import load_weights
 from srt_jax.run.setup import Run, RunState, judgement_so_far
 from srt_jax.runtime import is_first_process, processes
@@ -36,7 +38,7 @@ def fall_back(run: Run, now: RunState) -> None:
     """
     run.checkpoints.wait()
     # The first process decides, because a shared file system may show each process other checkpoints for a while.
-    choice = processes.from_first(lambda: now.detector.choice(now.step, [0, *run.checkpoints.steps()]))
+    choice = processes.from_first(lambda: now.detector.choice(now.step, [0, *choosable(run, now)]))
     if choice.step == now.step or now.detector.alarm is None:
         return
     if choice.step:
@@ -52,6 +54,21 @@ def fall_back(run: Run, now: RunState) -> None:
     run.log.text("guard", describe(fallback), now.step)
     if is_first_process():
         logger.warning(describe(fallback))
+
+
+def choosable(run: Run, now: RunState) -> set[int]:
+    """The steps with a checkpoint that the guard may choose."""
+    return kept_without_answers(run.checkpoints.steps(), now.detector, run.config.checkpoint.keep, now.fallback)
+
+
+def kept_without_answers(steps: Sequence[int], detector: Detector, keep: int, fallback: Fallback | None) -> set[int]:
+    """Those of `steps` that would have a checkpoint if no answer was known: without the best one by known answers.
+
+    Otherwise a choice would depend on the answers. keep: checkpoint.keep. The steps were retained when the newest one
+    was saved, with the readings of that time.
+    """
+    then = Detector(readings=[reading for reading in detector.readings if reading.step <= max(steps, default=0)])
+    return retained(steps, {}, keep, then.needed() | ({fallback.chosen} if fallback else set()))
 
 
 def describe(fallback: Fallback) -> str:
