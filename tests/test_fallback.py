@@ -10,9 +10,10 @@ from srt_jax.config.levels import level_configs
 from srt_jax.config.validation import validate
 from srt_jax.errors import CheckpointError, ConfigError
 from srt_jax.jobs.replay import replay
-from srt_jax.run import anchor, budget
+from srt_jax.run import anchor, budget, collapse
 from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.collapse import Fallback, Reading
+from srt_jax.run.fallback import undone
 from srt_jax.run.metrics_log import read_metrics
 from srt_jax.train import train
 from tests.helpers import fast_cases, small_config
@@ -91,6 +92,36 @@ def test_the_run_returns_to_the_chosen_checkpoint_whose_votes_are_the_labels(str
     assert any("returns to the chosen checkpoint" in r.get("warning", "") for r in records)
     # The policy of step 5 is the one that made step 2: its loss has the KL of weights after one update.
     assert records[5]["update/kl"] < records[4]["update/kl"]
+
+
+def test_after_a_return_no_checkpoint_of_an_undone_step_may_be_chosen():
+    """The checkpoint of the step of the alarm has the restored weights."""
+    assert undone(range(12), Fallback(8, 3, "", "")) == {4, 5, 6, 7}
+    assert undone(range(12), Fallback(8, 0, "", "")) == {1, 2, 3, 4, 5, 6, 7}
+    assert undone(range(12), None) == set()
+
+
+@pytest.mark.slow
+def test_a_sign_in_the_steps_after_a_return_does_not_choose_an_undone_step(untrained, tmp_path, readings, monkeypatch):
+    """The return is from step 4 to step 1, and the sign comes at step 6: the newest step before it would be 3."""
+    readings |= FROM_1
+
+    def one_answer(top):
+        return "one answer." if len(top) >= 3 and readings.get("low") else None
+
+    monkeypatch.setattr(collapse, "_one_answer", one_answer)
+    monkeypatch.setattr(collapse.Reading, "is_anchored", property(lambda self: not readings.get("low")))
+    fall_back = train_module.fall_back
+
+    def then_low(run, now):
+        fall_back(run, now)
+        readings["low"] = True
+
+    monkeypatch.setattr(train_module, "fall_back", then_low)
+    summary = train(falling(untrained, tmp_path, "run", **{"checkpoint.keep": 6}))
+    assert summary["fallback"]["step"] == 4 and summary["ended_early"] == "one answer." and summary["steps"] == 6
+    assert Checkpoints(tmp_path / "run").steps() == [1, 2, 3, 4, 5, 6]
+    assert summary["chosen"]["step"] == 1
 
 
 def test_the_learning_rate_goes_on_from_the_chosen_step(straight):

@@ -7,7 +7,7 @@ continue with step a + 1. The checkpoint of step a stores the restored state, an
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +57,14 @@ def fall_back(run: Run, now: RunState) -> None:
 
 
 def choosable(run: Run, now: RunState) -> set[int]:
-    """The steps with a checkpoint that the guard may choose."""
-    return kept_without_answers(run.checkpoints.steps(), now.detector, run.config.checkpoint.keep, now.fallback)
+    """The steps with a checkpoint that the guard may choose: none that a fallback undid."""
+    found = kept_without_answers(run.checkpoints.steps(), now.detector, run.config.checkpoint.keep, now.fallback)
+    return found - undone(found, now.fallback)
+
+
+def undone(steps: Iterable[int], fallback: Fallback | None) -> set[int]:
+    """Those of `steps` that a fallback undid. The checkpoint of the step of the alarm has the restored weights."""
+    return {step for step in steps if fallback and fallback.undoes(step) and step != fallback.step}
 
 
 def kept_without_answers(steps: Sequence[int], detector: Detector, keep: int, fallback: Fallback | None) -> set[int]:
