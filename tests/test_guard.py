@@ -85,7 +85,10 @@ def test_a_guard_needs_prompts_and_samples_that_differ(tmp_path):
     config.guard.action = "stop"
     with pytest.raises(ConfigError, match=r"^eval\.temperature is 0, .* but guard\.action is 'stop': set a temp"):
         validate(config)
-    config.eval.temperature = 1.0
+    config.eval.temperature, config.eval.top_k = 1.0, 1
+    with pytest.raises(ConfigError, match=r"^eval\.top_k is 1, so all votes .* guard\.action is 'stop': set it to -1"):
+        validate(config)
+    config.eval.top_k = -1
     validate(config)
     with config.eval.unlocked():
         del config.eval.sets["heldout"]

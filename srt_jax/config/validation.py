@@ -414,6 +414,11 @@ def _validate_guard(c: ConfigDict) -> None:
         f"{c.guard.action!r}: set a temperature above 0, or guard.votes to 0.",
     )
     _require(
+        c.eval.top_k != 1,
+        f"eval.top_k is 1, so all votes of the base would be equal, but guard.action is {c.guard.action!r}: set it to "
+        "-1, or guard.votes to 0.",
+    )
+    _require(
         evaluations(c) >= LEAST_READINGS,
         f"guard.action is {c.guard.action!r}, whose alarm needs {LEAST_READINGS} evaluations, but {c.steps} steps with "
         f"eval.every={c.eval.every} have {evaluations(c)}: lower eval.every, or set guard.votes to 0.",
