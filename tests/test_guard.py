@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from srt_jax import train as train_module
-from srt_jax.config import source
 from srt_jax.config.levels import level_configs
 from srt_jax.config.validation import LEAST_READINGS, validate
 from srt_jax.data.base import Problem
@@ -22,7 +21,7 @@ from srt_jax.run.fallback import kept_without_answers
 from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.prepare import guard_line
 from srt_jax.train import train
-from tests.helpers import REPOSITORY, small_config
+from tests.helpers import small_config
 
 
 def row(id, majority, lead, name="a"):
@@ -260,21 +259,24 @@ def test_blind_and_resumed_without_any_answer_every_decision_and_every_bit_is_th
     assert state(tmp_path / "blind") == state(stopped)
 
 
-@pytest.mark.slow
-def test_mirror_the_decisions_are_the_same_whichever_of_two_rival_answers_is_right(tmp_path):
+def with_rivals(model, folder):
+    """A copy of a model's folder with other known answers: the rival of x is |x - 10|."""
+    shutil.copytree(model, folder)
+    for path in (folder / "train.jsonl", folder / "heldout.jsonl"):
+        rows = map(json.loads, path.read_text().splitlines())
+        rivals = (row | {"answer": str(abs(int(row["answer"]) - 10))} for row in rows)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rivals))
+    return folder
+
+
+def test_mirror_the_decisions_are_the_same_whichever_of_two_rival_answers_is_right(stopped, miniature, tmp_path):
     """No rule without labels can be right on both kinds of data."""
-    base = REPOSITORY / "cache/rival"
-    if not (base / "train_mirror.jsonl").exists():
-        pytest.skip("cache/rival is not there: python -m srt_jax pretrain --base=rival makes it")
-    found = {}
-    for kind in ("", "_mirror"):
-        config = guarded(base, tmp_path, f"rival{kind}", steps=4)
-        config.data.path = str(base / f"train{kind}.jsonl")
-        config.eval.sets.heldout = source(path=str(base / f"heldout{kind}.jsonl"), limit=32)
-        train(config)
-        found[kind] = tmp_path / config.name
-    assert decisions(found[""]) == decisions(found["_mirror"])
-    assert state(found[""]) == state(found["_mirror"])
+    config = guarded(miniature, tmp_path, "mirror")
+    data = with_rivals(miniature, tmp_path / "data")
+    config.data.path, config.eval.sets.heldout.path = str(data / "train.jsonl"), str(data / "heldout.jsonl")
+    train(config)
+    assert decisions(tmp_path / "mirror") == decisions(stopped)
+    assert state(tmp_path / "mirror") == state(stopped)
     tags = ("eval/heldout/avg@4", "label/true_reward", "label/label_accuracy")
-    truths = [[[record.get(tag) for tag in tags] for record in read_metrics(folder)] for folder in found.values()]
-    assert truths[0] != truths[1]  # the known answers differ
+    truths = [[[record.get(tag) for tag in tags] for record in read_metrics(f)] for f in (tmp_path / "mirror", stopped)]
+    assert truths[0] != truths[1] and truths[0][0][0] < truths[1][0][0]  # the known answers differ
