@@ -143,6 +143,18 @@ def test_a_step_whose_responses_gave_the_votes_is_not_judged(copied, tmp_path, c
     assert "has only the responses of --probe: give the dumps of other steps." in capsys.readouterr().err
 
 
+def test_rows_of_the_probe_are_no_samples_of_a_step(tmp_path, capsys):
+    """The pattern may match its file, whose rows have a step of their own."""
+    write(tmp_path, steps=range(0, 60, 10))
+    arguments = ["--probe", str(tmp_path / "base.jsonl"), "--out", str(tmp_path / "c.png")]
+    printed = {}
+    for pattern in ("step_*.jsonl", "*.jsonl"):
+        assert main(["--rollouts", str(tmp_path / pattern), *arguments]) == 0
+        printed[pattern] = capsys.readouterr().out
+    assert printed["*.jsonl"] == printed["step_*.jsonl"]
+    assert printed["*.jsonl"].splitlines()[1].split()[:3] == ["0", "12", "96"]
+
+
 def test_dumps_of_training_have_different_prompts_in_each_step(tmp_path, grader):
     """The base's votes on all of them are in the probe."""
     dump = read_dump(sorted(write(tmp_path).glob("step_*")), Format())

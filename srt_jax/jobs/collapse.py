@@ -457,13 +457,21 @@ def rollout_files(patterns: Sequence[str]) -> list[pathlib.Path]:
     return sorted(found)
 
 
+def read_rollouts(paths: Sequence[pathlib.Path], probe_path: str | None, probe: Dump | None, form: Format) -> Dump:
+    """The rows of all files. If the probe's file is one of them, its rows are no further samples of another's step."""
+    others = [path for path in paths if probe_path is None or not path.samefile(probe_path)]
+    dump = read_dump(others or paths, form)
+    if probe and len(others) < len(paths):
+        for step in probe.answers.keys() - dump.answers.keys():
+            dump.answers[step], dump.scores[step] = probe.answers[step], probe.scores[step]
+    return dump
+
+
 def run(options: argparse.Namespace, form: Format) -> Verdict:
     """Reads, judges, prints and draws. Raises DataError for files that are missing or have nothing to judge."""
     paths = rollout_files(options.rollouts)
     if options.probe is not None and not pathlib.Path(options.probe).is_file():
         raise DataError(f"--probe={options.probe} is no file: name the file with the base's rows, or leave it out.")
-    dump = read_dump(paths, form)
-    report_left_out(dump, "--rollouts")
     probe = None
     if options.probe is not None:
         probe = read_dump([pathlib.Path(options.probe)], form, default_step=0, field="--probe")
@@ -472,6 +480,8 @@ def run(options: argparse.Namespace, form: Format) -> Verdict:
             logger.warning(
                 f"--probe: {options.probe} has {len(probe.answers)} steps, and all of them count as the base."
             )
+    dump = read_rollouts(paths, options.probe, probe, form)
+    report_left_out(dump, "--rollouts")
     if own := steps_of_probe(dump, probe):
         logger.warning(f"the responses of step {own[0]} are those of --probe, so this step is not judged.")
         if len(own) == len(dump.answers):
