@@ -20,7 +20,8 @@ def read(path: str | Path) -> tuple[dict, dict[str, dict]]:
     """(provenance, {problem id: row}) of a label file. Raises DataError, or FormatError for a newer version."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"the label file {path} does not exist: write it with python -m srt_jax label.")
+        fault = "is a folder: name the file in it, or write one" if path.is_dir() else "does not exist: write it"
+        raise DataError(f"the label file {path} {fault} with python -m srt_jax label.")
     provenance, rows = {}, {}
     for number, row in read_jsonl(path):
         if not rows and isinstance(row.get("provenance"), dict):

@@ -145,6 +145,8 @@ def test_a_field_of_another_source_is_refused(field, value, user):
 def test_a_label_file_must_exist_and_be_whole(tmp_path):
     with pytest.raises(DataError, match=r"does not exist: write it with python -m srt_jax label"):
         LabelSettings.of(config_of(str(tmp_path / "none")))
+    with pytest.raises(DataError, match=r"the label file .* is a folder: name the file in it, or write one with"):
+        LabelSettings.of(config_of(str(tmp_path)))
     (tmp_path / "half").write_text('{"id": "a", "label": "1"}\n{"id": "b", "la')
     with pytest.raises(DataError, match="line 2 is the last one and looks half-written"):
         LabelSettings.of(config_of(str(tmp_path / "half")))
