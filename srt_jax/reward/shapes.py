@@ -12,7 +12,7 @@ import numpy as np
 
 # SCRL's script (https://arxiv.org/abs/2603.19880, Jasper-Yan/SCRL@06535a1); the paper has 0.5, 0.15 and 0.15.
 SCRL_SHARE = 0.375  # the majority needs at least this share of the votes
-SCRL_MARGIN = 0.125  # and this lead over the second answer
+SCRL_MARGIN = 0.125  # and a larger lead over the second answer
 SCRL_RARE = 0.125  # an answer with a smaller share is a negative one
 RESTRAIN_WIDTH = 0.5  # ours: the paper weights shares with a Gaussian whose width we could not read
 
@@ -53,24 +53,23 @@ def soft_vote(s: Samples) -> np.ndarray:
 
 
 def empo(s: Samples) -> np.ndarray:
-    """Soft votes, but 0 for a prompt whose n answers all differ: the entropy of its answers is then log n.
+    """Soft votes, but 0 for a prompt where no two samples have the same answer.
 
-    EMPO (https://arxiv.org/abs/2504.05812), rewards.py of QingyangZhang/EMPO@c5eccd4. There, each response without an
-    answer is an answer of its own, so the reward is also 0 if no two of the others agree. Here these get 1 / n. Its
-    other training script has no such gate.
+    EMPO (https://arxiv.org/abs/2504.05812), rewards.py of QingyangZhang/EMPO@c5eccd4: the entropy of the answers is
+    then log n, because a response without an answer counts as an answer of its own. Its other training script has no
+    such gate.
     """
-    return np.zeros(len(s.share)) if len(s.counts) == len(s.share) else s.share
+    return s.share if s.counts.max(initial=0) > 1 else np.zeros(len(s.share))
 
 
 def scrl_like(s: Samples) -> np.ndarray:
     """1 for the majority if it leads clearly, -1 for rare answers and for responses without one, else 0.
 
     SCRL (https://arxiv.org/abs/2603.19880) also requires that the tokens of a rare answer have a high entropy. That
-    condition is missing here. There, the lead must be larger than SCRL_MARGIN, and a rare majority gets -1 like other
-    rare answers. Here it gets 0.
+    condition is missing here.
     """
-    clear = s.share.max() >= SCRL_SHARE and s.lead >= SCRL_MARGIN
-    return np.where(s.agreement > 0, float(clear), -(s.share < SCRL_RARE).astype(float))
+    clear = s.share.max() >= SCRL_SHARE and s.lead > SCRL_MARGIN
+    return np.where(s.share < SCRL_RARE, -1.0, np.where(s.agreement > 0, float(clear), 0.0))
 
 
 def restrain_like(s: Samples) -> np.ndarray:
