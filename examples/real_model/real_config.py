@@ -5,7 +5,7 @@ srt train --config=real_config.py:votes,2e-5         a learning rate at which vo
 srt train --config=real_config.py:guard,2e-5         the same, but the guard ends the run when it sees that it collapses
 srt train --config=real_config.py:ground_truth,2e-5  the same rate with labels from the answers
 
-TIME    134 s of CPU time for six steps with three evaluations; 2026-11-27, Intel Xeon
+TIME    158 to 182 s of CPU time for twelve steps with seven evaluations; 2026-11-27, AMD EPYC
 MEMORY  9 GB
 """
 
