@@ -5,8 +5,10 @@ samples of each. None of the 64 held-out sums is trained on. The study expects t
 the model at the high rate, at which known answers help. Runs with seed 100, which is not reported, chose the prompt,
 the problems, the size of a step and the high rate. The thresholds were committed before the runs.
 
-The first version of this study had 6 steps and a high rate of 4e-5, at which known answers ruined one of two runs
-(docs/results.md). Its claims are the same.
+The first version of this study had 6 steps, the seeds 0 and 1, and a high rate of 4e-5, at which known answers ruined
+one of two runs (docs/results.md). Its claims and thresholds are the same, but were about step 6. So not all runs are
+fresh tests. In `votes`, the seeds 0 and 1 repeat runs whose first six steps were known; only seed 2 is fresh. In the
+other two arms all runs are new, but their rate was lowered after the seeds 0 and 1 had been seen at 4e-5.
 
 The guard of the arm `votes_high` sees no answers and only reports.
 """
