@@ -203,7 +203,9 @@ def test_a_sign_in_the_steps_does_not_choose_a_collapsed_step(grader):
     assert "have the same winning answer" in verdict.alarm and verdict.choice.step < 12
 
 
-@pytest.mark.parametrize("end", ["<|im_end|>", "<|eot_id|>\n", "</s>", "<eos><pad><pad>", "<pad>" * 5000, ""])
+@pytest.mark.parametrize(
+    "end", ["<|im_end|>", "<|eot_id|>\n", "</s>", "<eos><pad><pad>", "<pad>" * 5000, "<｜end▁of▁sentence｜>", ""]
+)
 def test_special_tokens_at_the_end_are_no_part_of_an_answer(end):
     for text in ("#### 5", "the answer is <b>5</b>", "<|im_start|> 5 <|x y|>", "a</s>b", ""):
         assert fields_of({"input": "p", "output": text + end, "step": 1}, pathlib.Path("x"))[2] == text
@@ -278,8 +280,9 @@ def test_other_columns_of_a_parquet_file_are_not_read(tmp_path):
     text = {name: pyarrow.array(["x"]) for name in ("prompt", "completion")}
     parquet.write_table(pyarrow.table({**odd, **text}), path)
     assert [fields_of(row, path) for row in rows_of(path)] == [(7, "x", "x", None)]
-    parquet.write_table(pyarrow.table(odd), path)
-    assert list(rows_of(path)) == ["in a damaged Parquet file"]
+    for column, missing in (({}, "prompt"), ({"completion": ["x"]}, "prompt"), ({"input": ["x"]}, "response")):
+        parquet.write_table(pyarrow.table(odd | column), path)
+        assert list(rows_of(path)) == [f"in a Parquet file without a column for the {missing}"]
     wrong = pyarrow.array([b"\xff"], pyarrow.binary()).view(pyarrow.string())
     parquet.write_table(pyarrow.table({"prompt": wrong, "completion": wrong}), path)
     assert list(rows_of(path)) == ["in a damaged Parquet file"]
@@ -316,3 +319,6 @@ def test_fields_of_rows(tmp_path):
     only_image = [{"role": "user", "content": [{"type": "image"}]}]
     assert fields_of({"prompt": only_image, "completion": "r"}, path) == "without a prompt"
     assert isinstance(read_dump([write(tmp_path / "a", steps=[0]) / "step_0.jsonl"], Format()), Dump)
+    for content in ([{"type": "image"}], None):
+        beside = [{"role": "user", "content": content}, {"role": "user", "content": "p"}]
+        assert fields_of({"prompt": beside, "completion": "r"}, path) == (12, "p", "r", None)

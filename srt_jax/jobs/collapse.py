@@ -61,8 +61,9 @@ READ = {*PROMPTS, *RESPONSES, "step", "score"}
 LONGEST_LINE = 1 << 24  # bytes; a longer line is left out
 LONGEST_RESPONSE = 1 << 18  # characters; of a longer response only the end is read, where the answer is
 LARGEST = 1 << 53  # steps and scores; larger ones have no exact float
-# A special token at the end of a response: style hash would take it for a part of the answer.
-END = re.compile(r"(<\|[^<>|\s]{1,30}\|>|</s>|<eos>|<pad>|<end_of_turn>)\s*\Z")
+# A special token at the end of a response: style hash would take it for a part of the answer. DeepSeek's have
+# full-width bars.
+END = re.compile(r"(<[|｜][^<>|｜\s]{1,30}[|｜]>|</s>|<eos>|<pad>|<end_of_turn>)\s*\Z")
 END_LENGTH = 64  # characters in which END is searched
 SUFFIXES = re.compile(r"(\.(jsonl?|gz|parquet))*$")
 COLUMNS = (
@@ -167,7 +168,11 @@ def _parquet_rows(path: pathlib.Path) -> Iterator[dict | str]:
         with parquet.ParquetFile(path) as file:
             # Values of other columns, such as dates, may have no equivalent in Python.
             columns = [name for name in file.schema_arrow.names if name in READ]
-            for batch in file.iter_batches(1024, columns=columns or None):
+            for field, names in (("prompt", PROMPTS), ("response", RESPONSES)):
+                if not set(names) & set(columns):
+                    yield f"in a Parquet file without a column for the {field}"
+                    return
+            for batch in file.iter_batches(1024, columns=columns):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError):
         yield "in a damaged Parquet file"
@@ -212,12 +217,12 @@ def as_number(value) -> float | None:
 
 
 def as_text(value) -> str | None:
-    """A text, or the contents of a list of chat messages, which TRL writes for conversations; else None."""
+    """A text, or the texts in a list of chat messages, which TRL writes for conversations; else None."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(m, dict) for m in value):
-        contents = [_content(m.get("content")) for m in value]
-        return None if None in contents else "\n".join(filter(None, contents))
+        texts = [text for m in value if (text := _content(m.get("content"))) is not None]
+        return "\n".join(filter(None, texts)) if texts else None
     return None
 
 
