@@ -348,10 +348,14 @@ def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], gra
 
 
 def incomplete(steps: Mapping[int, dict[str, Graded]]) -> str:
-    """Names the step with the fewest prompts, if others have more: its dump may be half-written."""
+    """Names the step with the fewest prompts, if another has these and more: its dump may be half-written.
+
+    Steps of training have different prompts, and those with fewer are complete.
+    """
     fewest, most = min(steps, key=lambda step: len(steps[step])), max(map(len, steps.values()))
-    count = len(steps[fewest])
-    return "" if count == most else f" (step {fewest} has {count}, others up to {most}: leave out an incomplete dump)"
+    if not any(steps[fewest].keys() < graded.keys() for graded in steps.values()):
+        return ""
+    return f" (step {fewest} has {len(steps[fewest])}, others up to {most}: leave out an incomplete dump)"
 
 
 def judge_apart(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], grader: Grader) -> Verdict | None:
