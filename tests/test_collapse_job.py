@@ -3,8 +3,10 @@
 import collections
 import gzip
 import json
+import os
 import pathlib
 import re
+import threading
 
 import numpy as np
 import pyarrow
@@ -111,6 +113,8 @@ def test_a_half_written_dump_is_named(tmp_path, grader):
     cut = steps | {100: dict(list(steps[100].items())[:3])}
     note = judge(cut, {}, grader).note
     assert note.startswith("3 prompts are in all steps (step 100 has 3, others up to 12: leave out an incomplete dump)")
+    other = steps | {100: {f"other {prompt}": g for prompt, g in list(steps[100].items())[:3]}}  # as in training
+    assert judge(other, {}, grader).note.startswith("0 prompts are in all steps, ")
 
 
 def test_a_base_is_not_sure_of_a_prompt_with_few_responses(tmp_path, grader):
@@ -141,6 +145,44 @@ def test_a_step_whose_responses_gave_the_votes_is_not_judged(copied, tmp_path, c
     assert printed.splitlines()[1].split()[0] == "0" and "undecided. An alarm needs at least 4 steps" in printed
     assert main(["--rollouts", f"{tmp_path}/step_0.jsonl", *arguments]) == 2
     assert "has only the responses of --probe: give the dumps of other steps." in capsys.readouterr().err
+
+
+def test_no_step_of_a_probe_with_several_steps_is_judged(tmp_path, capsys):
+    write(tmp_path)
+    probe = tmp_path / "probe.jsonl"
+    probe.write_bytes(b"".join((tmp_path / f"step_{step}.jsonl").read_bytes() for step in (0, 10)))
+    arguments = ["--rollouts", f"{tmp_path}/step_*.jsonl", "--out", str(tmp_path / "c.png")]
+    assert main([*arguments, "--probe", str(probe)]) == 0
+    messages = capsys.readouterr().err
+    assert f"--probe: {probe} has 2 steps, and all of them count as the base." in messages
+    assert "the responses of steps 0, 10 are those of --probe, so these steps are not judged." in messages
+
+
+def test_a_probe_of_greedy_responses_is_refused(tmp_path, capsys):
+    """They are one vote, and the base would look sure of every prompt."""
+    write(tmp_path)
+    probe, refusal = tmp_path / "greedy.jsonl", "all responses to each prompt are the same text"
+    arguments = ["--rollouts", f"{tmp_path}/step_*.jsonl", "--out", str(tmp_path / "c.png"), "--probe", str(probe)]
+    greedy = [verl(0, f"problem {i}", f"so \\boxed{{{100 + i}}}", 1.0) for i in range(PROMPTS)]
+    sampled = verl(0, "problem 0", "thus \\boxed{100}", 1.0)  # the same answer in another text
+    for responses, code in ((greedy * 8, 2), (greedy, 0), ([*greedy * 8, sampled], 0)):
+        probe.write_text("".join(json.dumps(row) + "\n" for row in responses))
+        assert main(arguments) == code
+        assert (refusal in capsys.readouterr().err) == (code == 2)
+
+
+def test_a_probe_may_come_from_a_pipe(tmp_path, capsys):
+    """As in --probe <(zcat base.jsonl.gz)."""
+    write(tmp_path)
+    arguments = ["--rollouts", f"{tmp_path}/step_*.jsonl", "--out", str(tmp_path / "c.png"), "--probe"]
+    assert main([*arguments, str(tmp_path / "base.jsonl")]) == 0
+    expected, pipe = capsys.readouterr().out, tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes((tmp_path / "base.jsonl").read_bytes()), daemon=True)
+    writer.start()
+    assert main([*arguments, str(pipe)]) == 0
+    assert capsys.readouterr().out == expected
+    writer.join()
 
 
 def test_rows_of_the_probe_are_no_samples_of_a_step(tmp_path, capsys):
@@ -248,7 +290,16 @@ ANSWER = json.dumps(verl(1, "p", "so \\boxed{3}", 1.0)) + "\n"
         ({"step_1.jsonl": ANSWER}, ("--style", "box"), r"--style is 'box'; use one of boxed"),
         ({"step_1.jsonl": ANSWER}, ("--style", "regex"), r"--pattern is '' with 0 groups; put one group around"),
         ({"step_1.jsonl": ANSWER}, ("--style", "json", "--field", ""), r"--field is empty; style json needs"),
-        ({"step_1.jsonl": ANSWER}, ("--style", "hash"), r"no response with an answer in the style 'hash': set --style"),
+        (
+            {"step_1.jsonl": ANSWER},
+            ("--style", "hash"),
+            r"no response with an answer in the style 'hash': set --style to that of the responses\.$",
+        ),
+        (
+            {"step_1.jsonl": ANSWER, "b.jsonl": ANSWER.replace("boxed", "")},
+            ("--probe", "b.jsonl"),
+            r"--probe: b\.jsonl has no response with an answer .*: set --style to .*, or leave --probe out\.$",
+        ),
         ({"step_1.jsonl": ""}, (), r"step_1\.jsonl has no response that can be used \(they are empty\): give JSON l"),
         ({"step_1.jsonl": "[" + ANSWER.strip() + "]"}, (), r"\(1 that are no JSON object\): give JSON lines"),
         (
@@ -318,7 +369,7 @@ def test_fields_of_rows(tmp_path):
     assert fields_of({"prompt": parts, "completion": "r"}, path) == (12, "p", "r", None)
     only_image = [{"role": "user", "content": [{"type": "image"}]}]
     assert fields_of({"prompt": only_image, "completion": "r"}, path) == "without a prompt"
-    assert isinstance(read_dump([write(tmp_path / "a", steps=[0]) / "step_0.jsonl"], Format()), Dump)
     for content in ([{"type": "image"}], None):
         beside = [{"role": "user", "content": content}, {"role": "user", "content": "p"}]
         assert fields_of({"prompt": beside, "completion": "r"}, path) == (12, "p", "r", None)
+    assert isinstance(read_dump([write(tmp_path / "a", steps=[0]) / "step_0.jsonl"], Format()), Dump)

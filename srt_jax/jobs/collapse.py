@@ -83,12 +83,13 @@ COLUMNS = (
 class Dump:
     """The answers in a dump. answers: {step: {prompt: its answers}}. scores: {step: the scores of its rows}.
 
-    left_out: the number of rows that could not be read, by reason.
+    left_out: the number of rows that could not be read, by reason. varied: whether two responses to a prompt differ.
     """
 
     answers: dict[int, dict[str, list[str | None]]]
     scores: dict[int, list[float]]
     left_out: collections.Counter
+    varied: bool = False
 
 
 # ---- reading
@@ -104,6 +105,7 @@ def read_dump(
     """
     dump = Dump(collections.defaultdict(lambda: collections.defaultdict(list)), collections.defaultdict(list),
                 collections.Counter())  # fmt: skip
+    first: dict[str, int] = {}  # {prompt: the hash of its first response}, until two responses to a prompt differ
     with Progress(len(paths), "file") as progress:
         for number, path in enumerate(paths, 1):
             is_empty = True
@@ -115,6 +117,7 @@ def read_dump(
                 step, prompt, response, score = row
                 found = extract(response, form, opens_reasoning(prompt[-200:]))
                 dump.answers[step][prompt].append(found.text if found else None)
+                dump.varied = dump.varied or first.setdefault(prompt, hash(response)) != hash(response)
                 if score is not None:
                     dump.scores[step].append(score)
             if is_empty:
@@ -128,7 +131,10 @@ def read_dump(
             f"response ({', '.join(RESPONSES)}) and a step (in `step`, or as the last number of the file's name)."
         )
     if not any(answer for step in dump.answers.values() for answers in step.values() for answer in answers):
-        raise DataError(f"{files} with an answer in the style {form.style!r}: set --style to that of the responses.")
+        without = ", or leave --probe out" if field == "--probe" else ""  # some bases write no answers
+        raise DataError(
+            f"{files} with an answer in the style {form.style!r}: set --style to that of the responses{without}."
+        )
     return dump
 
 
@@ -288,15 +294,14 @@ def base_votes(dump: Dump | None, grader: Grader) -> dict[str, dict]:
 
 
 def steps_of_probe(dump: Dump, probe: Dump | None) -> list[int]:
-    """The steps whose answers are the probe's, in the same order.
+    """The steps whose answers are those of a step of the probe, in the same order.
 
     The rule needs other samples than those of the votes: a majority agrees better with the samples that it comes from.
     """
-    if probe is None or len(probe.answers) != 1:
-        return []
-    (votes,) = probe.answers.values()
-    varied = any(len(set(answers)) > 1 for answers in votes.values())  # else other samples may be equal, too
-    return sorted(step for step, answers in dump.answers.items() if varied and answers == votes)
+    base = probe.answers.values() if probe else ()
+    # Other samples may have equal answers, too, if all answers to each prompt are equal.
+    varied = [votes for votes in base if any(len(set(answers)) > 1 for answers in votes.values())]
+    return sorted(step for step, answers in dump.answers.items() if answers in varied)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -476,23 +481,37 @@ def read_rollouts(paths: Sequence[pathlib.Path], probe_path: str | None, probe: 
     return dump
 
 
+def read_probe(path: str, form: Format) -> Dump:
+    """The base's rows. Raises DataError if there are none, or if several responses are a single vote."""
+    if not pathlib.Path(path).exists() or pathlib.Path(path).is_dir():  # a pipe will do
+        raise DataError(f"--probe={path} is no file: name the file with the base's rows, or leave it out.")
+    probe = read_dump([pathlib.Path(path)], form, default_step=0, field="--probe")
+    report_left_out(probe, "--probe")
+    counts: collections.Counter = collections.Counter()
+    for answers in probe.answers.values():
+        counts.update({prompt: len(found) for prompt, found in answers.items()})
+    if not probe.varied and min(counts.values()) > 1:
+        raise DataError(
+            f"--probe: in {path} all responses to each prompt are the same text, as greedy samples are, and count as "
+            "one vote: sample them at a temperature above 0, or leave --probe out."
+        )
+    if len(probe.answers) > 1:
+        logger.warning(f"--probe: {path} has {len(probe.answers)} steps, and all of them count as the base.")
+    return probe
+
+
 def run(options: argparse.Namespace, form: Format) -> Verdict:
     """Reads, judges, prints and draws. Raises DataError for files that are missing or have nothing to judge."""
     paths = rollout_files(options.rollouts)
-    if options.probe is not None and not pathlib.Path(options.probe).is_file():
-        raise DataError(f"--probe={options.probe} is no file: name the file with the base's rows, or leave it out.")
-    probe = None
-    if options.probe is not None:
-        probe = read_dump([pathlib.Path(options.probe)], form, default_step=0, field="--probe")
-        report_left_out(probe, "--probe")
-        if len(probe.answers) > 1:
-            logger.warning(
-                f"--probe: {options.probe} has {len(probe.answers)} steps, and all of them count as the base."
-            )
+    probe = None if options.probe is None else read_probe(options.probe, form)
     dump = read_rollouts(paths, options.probe, probe, form)
     report_left_out(dump, "--rollouts")
     if own := steps_of_probe(dump, probe):
-        logger.warning(f"the responses of step {own[0]} are those of --probe, so this step is not judged.")
+        several = len(own) > 1
+        logger.warning(
+            f"the responses of step{'s' * several} {', '.join(map(str, own))} are those of --probe, so "
+            f"{'these steps are' if several else 'this step is'} not judged."
+        )
         if len(own) == len(dump.answers):
             raise DataError(
                 f"--rollouts={options.rollouts[0]} has only the responses of --probe: give the dumps of other steps."
