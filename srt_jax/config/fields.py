@@ -185,7 +185,7 @@ FIELDS = dict(
     ),
     grader=dict(
         workers=positive(2),  # Processes that compare answers.
-        # A comparison may take this many seconds, but 3 s after the first one of a prompt no further one begins.
+        # A comparison may take this many seconds, but 3 s after the first one of a prompt starts, no other one starts.
         timeout=positive(5.0),
     ),
     rl=dict(

@@ -58,7 +58,8 @@ SETTLE = 5.0  # seconds in which the ends of other processes must show, after th
 FAILED = 70  # EX_SOFTWARE in sysexits.h: the status of a trainer with an uncaught exception; its parent's status is 1
 FAILURE = "ended with status 1"  # the value of `ended` in a record after an uncaught exception
 INTERRUPTED = "was interrupted by a signal"  # the value of `ended` after status 130
-TIDY = 2.0  # seconds in which others still read the records: those that wait for a reason of their status 2
+# Seconds before the records are removed. Processes that ended with status 2 still read them, to find the reason.
+TIDY = 2.0
 BLAME = 10.0  # seconds in which the end of another trainer must show, after this one's trainer has failed
 START = 60.0  # seconds in which a trainer must have imported its modules
 SIZE = 1024  # bytes of a record, which is rewritten in place: a full disk must not look like a death
