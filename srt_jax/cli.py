@@ -129,8 +129,10 @@ def _parse(argv):
         sys.exit(
             complain(f"there is no config field {where!r}: srt_jax/config/fields.py lists and explains all fields.")
         )
-    except SystemExit as e:  # absl has printed --help, and exits with status 1
-        sys.exit(0 if e.code == 1 else e.code)
+    except SystemExit as e:
+        if e.code == 1 and any(re.match(r"--?(help|h$|\?$)", argument) for argument in argv):  # absl has printed --help
+            sys.exit(0)
+        sys.exit(complain(f"the config file ends the program ({shown(e.code)}): let it return a config."))
     except BrokenPipeError:  # nobody reads --help to its end
         drop(sys.stdout)
         sys.exit(0)

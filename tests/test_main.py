@@ -58,6 +58,14 @@ def test_wrong_commands(arguments):
     assert done.stderr.strip().count("\n") == 0, done.stderr
 
 
+@pytest.mark.parametrize(("status", "shown"), [("1", "1"), ("0", "0"), ("'no GPU here'", "'no GPU here'")])
+def test_a_config_file_that_ends_the_program_is_wrong_input(tmp_path, status, shown):
+    (tmp_path / "ends.py").write_text(f"import sys\n\n\ndef get_config():\n    sys.exit({status})\n")
+    done = run(f"--config={tmp_path}/ends.py")
+    assert done.returncode == 2
+    assert done.stderr == f"error: the config file ends the program ({shown}): let it return a config.\n"
+
+
 def test_dry_run_prints_the_arithmetic_and_runs_nothing(miniature, tmp_path):
     started = time.monotonic()
     done = run(QUICKSTART, f"--config.out={tmp_path}", "--dry_run")
