@@ -8,7 +8,7 @@ import tokenize
 
 import pytest
 
-from srt_jax.config import base, fields, prompts_per_call, source
+from srt_jax.config import base, fields, source
 from srt_jax.config.allowed import rules
 from srt_jax.config.validation import ACROSS_PROMPTS, validate
 from srt_jax.data.problems import LOADERS
@@ -86,11 +86,3 @@ def test_a_comment_on_a_field_is_one_sentence_and_lists_no_choices():
     assert len(sentences) > 100 and set(comments) - set(sentences) <= {"# jsonl and parquet", "# set", "# gym"}
     for comment in sentences:
         assert not re.search(r"\. [A-Z]| \| ", comment), comment
-
-
-@pytest.mark.parametrize("slots, wanted, step, prompts", [(0, 16, 4, 4), (0, 16, 64, 16), (8, 16, 4, 16)])
-def test_a_call_without_slots_has_no_more_prompts_than_a_step(slots, wanted, step, prompts):
-    """It decodes empty rows like full ones."""
-    config = base()
-    config.rollout.slots, config.rollout.prompts_per_call, config.batch.prompts_per_step = slots, wanted, step
-    assert prompts_per_call(config) == prompts

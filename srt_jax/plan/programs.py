@@ -13,14 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import (
-    has_teacher,
-    may_fall_back,
-    mesh_shape,
-    policy_samples,
-    prompts_per_call,
-    teacher_samples,
-)
+from srt_jax.config import has_teacher, may_fall_back, mesh_shape, policy_samples, teacher_samples
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate_devices
 from srt_jax.model import flops
@@ -429,7 +422,14 @@ def lower_sampler(config: ConfigDict, model: ModelConfig, devices, n: int, sampl
     parameters = bytes_per_device(params)
     rollout = config.rollout
     sampler = JaxSampler(
-        graphdef, mesh, [0], rollout.prompt_buckets, prompts_per_call(config), rollout.slots, memory_bytes - parameters
+        graphdef,
+        mesh,
+        [0],
+        rollout.prompt_buckets,
+        rollout.prompts_per_call,
+        rollout.slots,
+        memory_bytes - parameters,
+        config.batch.prompts_per_step,
     )
     cut, programs = sampler.lower(params, n, sampling)
     return cut, programs, parameters

@@ -5,7 +5,6 @@ import pathlib
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from srt_jax.config import prompts_per_call
 from srt_jax.model import attention, lora, peft, sharding, weights
 from srt_jax.model.lora import LoRA
 from srt_jax.rollout.jax.sampler import JaxSampler
@@ -69,7 +68,8 @@ def open_sampler(
         mesh,
         model.stop_ids,
         r.prompt_buckets,
-        prompts_per_call(config),
+        r.prompts_per_call,
         r.slots,
         budget.sampler_memory(config, model.config, training),
+        config.batch.prompts_per_step,
     )

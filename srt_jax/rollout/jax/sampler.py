@@ -88,6 +88,11 @@ class Cut:
                 yield dataclasses.replace(one, **{field: -(-getattr(one, field) // parts)})
 
 
+def prompts_in_call(prompts_per_call: int, num_slots: int, num_prompts: int) -> int:
+    """Prompts of a call for a step of num_prompts. Static batching decodes empty rows like full ones: it has none."""
+    return prompts_per_call if num_slots else min(prompts_per_call, num_prompts)
+
+
 def largest_cut(whole: Cut, bytes_of: Callable[[Cut], float], memory_bytes: float | None) -> Cut:
     """The first of `whole.smaller()` whose bytes_of(cut) fit in memory_bytes. Raises RolloutError if none fits."""
     if memory_bytes is None:
@@ -147,8 +152,9 @@ class Program:
 class JaxSampler:
     """Samples from the trainer's own parameters. `load` stores a reference and copies nothing.
 
-    A call has at most prompts_per_call prompts, and num_slots (0: all) sequences decode at a time. There are fewer if
-    the arrays of a call, without the parameters, would need more than `memory_bytes` of a device (None: no limit).
+    A call has room for prompts_per_call prompts, and num_slots (0: all) sequences decode at a time. There are fewer if
+    the arrays of a call, without the parameters, would need more than `memory_bytes` of a device (None: no limit). A
+    `generate` of exactly prompts_per_step prompts, a training step, has calls without empty rows (`prompts_in_call`).
     """
 
     def __init__(
@@ -160,12 +166,14 @@ class JaxSampler:
         prompts_per_call: int,
         num_slots: int = 0,
         memory_bytes: float | None = None,
+        prompts_per_step: int = 0,
     ) -> None:
         self._graphdef, self._mesh = graphdef, mesh
         self._stop_ids = tuple(int(i) for i in stop_ids)
         # With slots all caches have the same length, so that all prompts can share one queue.
         self._buckets = sorted(prompt_buckets)[-1 if num_slots else 0 :]
         self._prompts_per_call, self._num_slots, self._memory_bytes = prompts_per_call, num_slots, memory_bytes
+        self._prompts_per_step = prompts_per_step
         shards = sharding.num_row_shards(mesh)
         if num_slots % shards:
             raise ValueError(
@@ -189,7 +197,7 @@ class JaxSampler:
     def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
         """Compiles the programs for the prompts' buckets. `generate` compiles those that are missing."""
         for bucket in self._by_bucket(prompts):
-            self._program(bucket, self.cut(bucket, n, sampling), sampling)
+            self._program(bucket, self.cut(bucket, n, sampling, len(prompts)), sampling)
 
     def generate(
         self,
@@ -285,18 +293,22 @@ class JaxSampler:
     def _calls(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> Iterator[tuple]:
         """Yields (bucket, cut, prompt indices, first sample) of every call. Calls for equal prompts are consecutive."""
         for bucket, indices in self._by_bucket(prompts).items():
-            cut = self.cut(bucket, n, sampling)
+            cut = self.cut(bucket, n, sampling, len(prompts))
             for start in range(0, len(indices), cut.prompts):
                 for first in range(0, n, cut.samples):
                     yield bucket, cut, indices[start : start + cut.prompts], first
 
-    def cut(self, bucket: int, n: int, sampling: Sampling) -> Cut:
+    def cut(self, bucket: int, n: int, sampling: Sampling, num_prompts: int) -> Cut:
         """The largest call that fits in memory. Raises RolloutError if not even one sample of one prompt fits.
 
-        It depends on the config and on `memory_bytes`, but not on the memory that is free at the moment: another shape
-        may round differently.
+        num_prompts: those of the whole `generate`, in all buckets. The shape depends on the config, on `memory_bytes`,
+        and on whether they are a step's prompts, but not on the memory that is free at the moment: another shape may
+        round differently.
         """
-        whole = Cut(self._prompts_per_call, n, self._num_slots, sharding.num_row_shards(self._mesh))
+        prompts = self._prompts_per_call
+        if self._prompts_per_step and num_prompts == self._prompts_per_step:
+            prompts = prompts_in_call(prompts, self._num_slots, num_prompts)
+        whole = Cut(prompts, n, self._num_slots, sharding.num_row_shards(self._mesh))
         return largest_cut(whole, lambda cut: self.bytes_of(cut, bucket, sampling), self._memory_bytes)
 
     def bytes_of(self, cut: Cut, bucket: int, sampling: Sampling) -> float:
@@ -353,12 +365,12 @@ class JaxSampler:
         return self._programs[key]
 
     def lower(self, params: nnx.State, n: int, sampling: Sampling) -> tuple[Cut, list[jax.stages.Lowered]]:
-        """The call for the longest prompts, and its programs `begin` and `advance`, to compile ahead of time.
+        """The call for a step's longest prompts, and its programs `begin` and `advance`, to compile ahead of time.
 
         params: abstract parameters with shardings.
         """
         self._params = params
-        cut = self.cut(self._buckets[-1], n, sampling)
+        cut = self.cut(self._buckets[-1], n, sampling, self._prompts_per_step)
         return cut, self._lower(params, self._buckets[-1], cut, compiled(sampling))[:2]
 
     def _lower(self, params: nnx.State, bucket: int, cut: Cut, sampling: Sampling) -> list[jax.stages.Lowered]:
