@@ -54,6 +54,13 @@ def test_the_ring_keeps_the_chosen_checkpoint_if_it_is_there():
     assert retained([2, 3], {}, 1, needed={1}) == {3}
 
 
+def test_the_checkpoint_of_a_stop_stays_only_as_the_newest():
+    kept = set()
+    for step, expected in ((10, {10}), (20, {10, 20}), (21, {10, 20, 21}), (22, {10, 20, 22}), (30, {20, 30})):
+        kept = retained({*kept, step}, {}, 2, is_planned=lambda step: step % 10 == 0)
+        assert kept == expected
+
+
 def test_of_equal_scores_the_later_step_is_chosen():
     scores = {1: 0.5, 2: 0.9, 3: 0.9, 4: 0.1}
     assert best_step(scores, [0, 3, 4]) == 3

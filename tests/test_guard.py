@@ -200,12 +200,13 @@ def test_the_chosen_checkpoint_stays_and_is_exported_beside_the_best_one(untrain
 
 
 @pytest.mark.parametrize("readings", [True, False])
-def test_the_checkpoint_of_the_best_known_answers_is_not_there_for_the_guard(readings):
-    """It stays in a run with answers only, so a choice among all checkpoints would depend on the answers."""
+def test_the_guard_sees_neither_the_best_checkpoint_by_answers_nor_that_of_a_stop(readings):
+    """Only a run with answers or with stops has these, so a choice among all checkpoints would depend on them."""
     rng, extra, chosen = np.random.default_rng(0), 0, set()
     for _ in range(30):
         every, saved, keep = rng.integers(1, 5), rng.integers(1, 5), int(rng.integers(1, 4))
         detector, known, blind, scores = Detector(), set(), set(), {}
+        is_planned = lambda step, every=every, saved=saved: step % every == 0 or step % saved == 0  # noqa: E731
         for step in range(40):
             detector.update({"label/top_answer_share": 0.1 if step < 30 else 0.9})
             if step % every == 0:
@@ -213,13 +214,14 @@ def test_the_checkpoint_of_the_best_known_answers_is_not_there_for_the_guard(rea
                 if readings:
                     detector.read(Reading(step, rng.random(7), rng.random(8)))
             for _ in ("before it is saved", "after"):
-                found = kept_without_answers(sorted(known), detector, keep, None)
+                found = kept_without_answers(sorted(known), detector, keep, None, is_planned)
                 assert found == blind
                 assert detector.choice(step, [0, *found]) == detector.choice(step, [0, *blind])
                 extra += detector.choice(step, [0, *known]) != detector.choice(step, [0, *found])
-                if step and (step % every == 0 or step % saved == 0):
-                    known = retained({*known, step}, scores, keep, detector.needed())
-                    blind = retained({*blind, step}, {}, keep, detector.needed())
+                if step and (is_planned(step) or rng.random() < 0.2):  # a stop also saves a checkpoint
+                    known = retained({*known, step}, scores, keep, detector.needed(), is_planned)
+                if step and is_planned(step):
+                    blind = retained({*blind, step}, {}, keep, detector.needed(), is_planned)
             chosen.add(detector.choice(step, [0, *blind]).step)
     assert extra and len(chosen) > 10  # the checkpoint of the best answers would be chosen at times
 

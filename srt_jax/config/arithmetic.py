@@ -67,14 +67,9 @@ def policy_samples(config: ConfigDict) -> int:
     return config.batch.samples_per_prompt if has_teacher(config) else votes_per_prompt(config.batch)
 
 
-def prompts_per_call(config: ConfigDict) -> int:
-    """Prompts in a compiled call of the in-process sampler.
-
-    Static batching decodes empty rows like full ones, so its calls have no more prompts than a step. Evaluations use
-    the same calls: the shape of a call must not depend on how many prompts there are, because it affects rounding.
-    """
-    most = config.rollout.prompts_per_call
-    return most if config.rollout.slots else min(most, config.batch.prompts_per_step)
+def plans_checkpoint(config: ConfigDict, step: int) -> bool:
+    """Tells whether the config asks for a checkpoint after this step. A signal and the end of a run ask for others."""
+    return step % config.checkpoint.every == 0 or step % config.eval.every == 0
 
 
 def mesh_shape(mesh: ConfigDict, num_devices: int) -> tuple[int, int, int] | None:

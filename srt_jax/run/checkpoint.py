@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -36,18 +36,31 @@ def best_step(scores: Mapping[int, float], kept: Iterable[int]) -> int | None:
     return max(scores.keys() & set(kept), key=lambda step: (scores[step], step), default=None)
 
 
-def retained(steps: Iterable[int], scores: Mapping[int, float], keep: int, needed: Iterable[int] = ()) -> set[int]:
-    """The steps whose checkpoints stay: the `keep` newest, the one with the best score, and the `needed` ones."""
-    newest = sorted(steps)[-keep:]
-    return {*newest, best_step(scores, steps) or newest[-1], *({*needed} & {*steps})} if newest else set()
+def retained(
+    steps: Iterable[int],
+    scores: Mapping[int, float],
+    keep: int,
+    needed: Iterable[int] = (),
+    is_planned: Callable[[int], bool] = lambda step: True,
+) -> set[int]:
+    """The steps whose checkpoints stay: the newest, the `keep` newest planned ones, the best, and the `needed` ones.
+
+    is_planned: tells whether the config asks for a checkpoint after a step. Others, such as that of a stop, stay only
+    while they are the newest. So a run that was stopped keeps the checkpoints of one that was not.
+    """
+    steps = sorted(steps)
+    planned = [step for step in steps if is_planned(step)][-keep:]
+    return {steps[-1], *planned, best_step(scores, steps) or steps[-1], *({*needed} & {*steps})} if steps else set()
 
 
 class Checkpoints:
     """The checkpoints of a run. With several processes each calls the same methods in the same order."""
 
-    def __init__(self, run_directory: pathlib.Path, keep: int = 3):
+    def __init__(
+        self, run_directory: pathlib.Path, keep: int = 3, is_planned: Callable[[int], bool] = lambda step: True
+    ):
         self._directory = (run_directory / "checkpoints").absolute()
-        self._keep = keep
+        self._keep, self._is_planned = keep, is_planned
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: tuple[int, Future] | None = None
 
@@ -197,7 +210,7 @@ class Checkpoints:
         (self._directory / NEWEST).write_text(f"{step}\n")
         flush(self._directory)
         steps = self.steps()
-        for old in set(steps) - retained(steps, scores, self._keep, needed):
+        for old in set(steps) - retained(steps, scores, self._keep, needed, self._is_planned):
             gone = self._directory / DELETED
             remove(gone)
             (self._directory / str(old)).rename(gone)  # first, because a partly deleted checkpoint must not look whole

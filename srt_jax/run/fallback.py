@@ -7,13 +7,14 @@ continue with step a + 1. The checkpoint of step a stores the restored state, an
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srt_jax.config import has_teacher
+from srt_jax.config import has_teacher, plans_checkpoint
 from srt_jax.log import logger
 from srt_jax.model import lora, sharding
 from srt_jax.rl.optimizer import TrainState, experiment_optimizer, init_state
@@ -58,7 +59,9 @@ def fall_back(run: Run, now: RunState) -> None:
 
 def choosable(run: Run, now: RunState) -> set[int]:
     """The steps with a checkpoint that the guard may choose: none that a fallback undid."""
-    found = kept_without_answers(run.checkpoints.steps(), now.detector, run.config.checkpoint.keep, now.fallback)
+    steps, keep = run.checkpoints.steps(), run.config.checkpoint.keep
+    is_planned = functools.partial(plans_checkpoint, run.config)
+    found = kept_without_answers(steps, now.detector, keep, now.fallback, is_planned)
     return found - undone(found, now.fallback)
 
 
@@ -67,14 +70,22 @@ def undone(steps: Iterable[int], fallback: Fallback | None) -> set[int]:
     return {step for step in steps if fallback and fallback.undoes(step) and step != fallback.step}
 
 
-def kept_without_answers(steps: Sequence[int], detector: Detector, keep: int, fallback: Fallback | None) -> set[int]:
-    """Those of `steps` that would have a checkpoint if no answer was known: without the best one by known answers.
+def kept_without_answers(
+    steps: Iterable[int],
+    detector: Detector,
+    keep: int,
+    fallback: Fallback | None,
+    is_planned: Callable[[int], bool] = lambda step: True,
+) -> set[int]:
+    """Those of `steps` that would have a checkpoint if no answer was known and the run had not been stopped.
 
-    Otherwise a choice would depend on the answers. keep: checkpoint.keep. The steps were retained when the newest one
-    was saved, with the readings of that time.
+    The best one by known answers is left out, and those that only a stop saved. Otherwise a choice would depend on the
+    answers or on stops. keep: checkpoint.keep. The steps were retained when the newest one was saved, with the readings
+    of that time.
     """
-    then = Detector(readings=[reading for reading in detector.readings if reading.step <= max(steps, default=0)])
-    return retained(steps, {}, keep, then.needed() | ({fallback.chosen} if fallback else set()))
+    planned = [step for step in steps if is_planned(step)]
+    then = Detector(readings=[reading for reading in detector.readings if reading.step <= max(planned, default=0)])
+    return retained(planned, {}, keep, then.needed() | ({fallback.chosen} if fallback else set()))
 
 
 def describe(fallback: Fallback) -> str:

@@ -1,6 +1,7 @@
 """Starts a run. From then on `Run` is fixed, and `RunState` changes from step to step."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,14 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from srt_jax.config import describe, fingerprint_fields, reward_weights, stores_teacher, takes_readings
+from srt_jax.config import (
+    describe,
+    fingerprint_fields,
+    plans_checkpoint,
+    reward_weights,
+    stores_teacher,
+    takes_readings,
+)
 from srt_jax.config.fields import CONFIDENCES
 from srt_jax.config.records import is_recorded, resolved
 from srt_jax.errors import CheckpointError
@@ -112,7 +120,7 @@ def begin(
     allowed: fields that may differ from those of the checkpoint (run/identity.py).
     Raises CheckpointError, ConfigError or RolloutError.
     """
-    checkpoints = Checkpoints(directory, config.checkpoint.keep)
+    checkpoints = Checkpoints(directory, config.checkpoint.keep, functools.partial(plans_checkpoint, config))
     start = step_to_go_on_from(checkpoints, directory, config.checkpoint.every)
     identity = {"config": fingerprint_fields(config), **prepared.identity}
     record = checkpoints.record(start) if start else {"identity": identity, "evals": {}, "seconds": {}}
