@@ -45,7 +45,7 @@ def resolved(config: ConfigDict) -> str:
     return json.dumps({"format": FORMAT, **as_json(config)}, indent=2, sort_keys=True) + "\n"
 
 
-# Fields that never change a result.
+# Fields that never change a step. `checkpoint` decides among which steps the guard may choose.
 WITHOUT_EFFECT = ("checkpoint", "stop.hang_seconds", "stop.peer_seconds", "stop.join_seconds")
 # Further fields that may change when a run is resumed.
 MAY_CHANGE = (
