@@ -1,5 +1,6 @@
 """Pseudo-labels by the miniature: the content of a row. A job that is killed and resumed writes the same file."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -185,6 +186,25 @@ def test_a_second_job_with_the_same_file_is_refused(labelled, tmp_path):
     partial.unlink()
     assert label(config, out, SAMPLES) == summary
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_job_that_opened_the_file_before_another_removed_it_locks_the_new_one(tmp_path, monkeypatch):
+    """A lock on the removed file would keep no other job away."""
+    out, partial, take = tmp_path / "labels.jsonl", tmp_path / "labels.jsonl.partial", fcntl.flock
+
+    def removed_first(file, how):
+        monkeypatch.setattr(fcntl, "flock", take)
+        partial.unlink()
+        take(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with (
+        label_module.only_writer(partial, out),
+        pytest.raises(FolderInUseError),
+        label_module.only_writer(partial, out),
+    ):
+        raise AssertionError("two jobs write one file")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_killed_in_its_first_line_starts_again(tmp_path):

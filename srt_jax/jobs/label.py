@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 from absl import flags
@@ -111,20 +112,32 @@ def only_writer(partial: pathlib.Path, out: pathlib.Path) -> Iterator[None]:
         yield
         return
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderInUseError(
-                f"{out} is written by another srt label: wait for it or stop it, or give another --out."
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+    with _locked(partial, out):
         try:
             yield
         finally:
             if partial.exists() and not partial.stat().st_size:  # another job has completed `out` meanwhile
                 partial.unlink()
+
+
+def _locked(partial: pathlib.Path, out: pathlib.Path) -> BinaryIO:
+    """The file of this name, open and locked. Raises FolderInUseError."""
+    while True:
+        file = partial.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise FolderInUseError(
+                f"{out} is written by another srt label: wait for it or stop it, or give another --out."
+            ) from None
+        except OSError:  # a file system without locks
+            return file
+        # Between the two calls another job may have removed or renamed the file. Then no other job would see this lock.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(partial.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()
 
 
 def sampling_dtype(config: ConfigDict) -> str:
