@@ -22,7 +22,7 @@ WANTED = {  # by the type of a field; a bool is an int, too
     bool: "True or False",
     int: "a whole number",
     float: "a number",
-    ConfigDict: "a dict, e.g. \"{'a': 1}\"",
+    ConfigDict: "a dict in quotes, \"{'KEY': VALUE}\"",
 }
 WRONG_PATH = (
     errno.EACCES,

@@ -598,8 +598,9 @@ def test_a_wrong_command_line(job, arguments, command, miniature):
 @pytest.mark.parametrize(
     ("argument", "remedy"),
     [
-        ("reward.mixture=agreement", "a dict, e.g. \"{'a': 1}\""),
-        ("reward.mixture={'agreement': float('nan')}", "a dict, e.g. \"{'a': 1}\""),
+        ("reward.mixture=agreement", "a dict in quotes, \"{'KEY': VALUE}\""),
+        ("reward.mixture={'agreement': float('nan')}", "a dict in quotes, \"{'KEY': VALUE}\""),
+        ("eval.sets=5", "a dict in quotes, \"{'KEY': VALUE}\""),
         ("rl.mask_answer=yes", "True or False"),
         ("batch.samples_per_prompt=4.5", "a whole number"),
         ("labels.threshold=half", "a number"),
