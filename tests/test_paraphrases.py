@@ -167,7 +167,8 @@ def test_a_pair_whose_paraphrase_is_too_long_is_dropped_and_reported(untrained, 
         ([{"id": "a", "paraphrase": "x"}] * 2, r"line 2 has a second paraphrase of 'a': keep one line"),
         (
             [{"id": "a", "paraphrase": "x", "answer": 2.0}, {"id": "b", "paraphrase": "y", "answer": "4"}],
-            r"line 2 has the answer '4', but its problem has '3', and a paraphrase .*: correct one of them, or leave",
+            r"line 2 has the answer '4', but its problem has '3', and a paraphrase .*: correct one of them, write both "
+            r"in the same form, or leave `answer` out\.$",
         ),
         (
             [{"id": "a", "paraphrase": "1+1"}, {"id": "b", "paraphrase": "1+2"}],
@@ -183,13 +184,15 @@ def test_a_wrong_file_of_pairs_is_refused_in_one_sentence(rows, message, tmp_pat
 
 def test_an_answer_of_a_line_is_compared_with_the_known_one_if_there_are_two(tmp_path):
     problems = [Problem("a", "1+1", "1/2", "test"), Problem("b", "1+2", None, "test"), Problem("c", "?", "5", "test")]
+    problems.append(Problem("d", "1+3", "4", "test"))
     rows = [
         {"id": "a", "paraphrase": "x", "answer": r"so \boxed{0.5}"},
         {"id": "b", "paraphrase": "y", "answer": "7"},
         {"id": "c", "paraphrase": "?", "answer": None},
+        {"id": "d", "paraphrase": "z", "answer": ""},
     ]
     others = paraphrases.paraphrased(problems, write(tmp_path / "pairs.jsonl", *rows))
-    assert [(p.prompt, p.answer) for p in others] == [("x", "1/2"), ("y", None), ("?", "5")]
+    assert [(p.prompt, p.answer) for p in others] == [("x", "1/2"), ("y", None), ("?", "5"), ("z", "4")]
     assert paraphrases.repeated(problems, others) == 1
 
 

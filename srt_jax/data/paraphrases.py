@@ -1,8 +1,9 @@
 """Paraphrases of problems, from JSON lines {id, paraphrase}, for labels.source = paraphrase.
 
 A line may have the problem's text as `problem` instead of `id`, for problems whose rows have no id. It may have an
-`answer`, which must equal the known one: a paraphrase does not change it. Training reads pairs: a problem, and after it
-a second problem with the text of the paraphrase.
+`answer`, which must equal the known one, because a paraphrase does not change it. Their canonical forms are compared
+(grading/canonical.py), in which 0.5 equals 1/2 and not 50%: write both in the same form. An empty answer counts as
+missing. Training reads pairs: a problem, and after it a second problem with the text of the paraphrase.
 """
 
 import dataclasses
@@ -79,10 +80,11 @@ def paraphrased(problems: Sequence[Problem], path: str | Path) -> list[Problem]:
     for problem in problems:
         where, row = rows[problem.id]
         answer = row.get("answer")
-        if answer is not None and problem.answer is not None and not _equal(answer, problem.answer):
+        if answer not in (None, "") and problem.answer is not None and not _equal(answer, problem.answer):
             raise DataError(
                 f"{where} has the answer {shown(answer)}, but its problem has {shown(problem.answer)}, and a "
-                "paraphrase does not change the answer: correct one of them, or leave `answer` out."
+                "paraphrase does not change the answer: correct one of them, write both in the same form, or leave "
+                "`answer` out."
             )
     others = [dataclasses.replace(p, id=p.id + ENDING, prompt=rows[p.id][1]["paraphrase"]) for p in problems]
     if problems and repeated(problems, others) == len(problems):
