@@ -9,6 +9,7 @@ import pytest
 from srt_jax import train as train_module
 from srt_jax.config.levels import level_configs
 from srt_jax.config.validation import LEAST_READINGS, validate
+from srt_jax.config.versions import FORMAT
 from srt_jax.data.base import Problem
 from srt_jax.data.prompts import EvalSet
 from srt_jax.errors import CheckpointError, ConfigError
@@ -18,6 +19,7 @@ from srt_jax.run.anchor import Anchor
 from srt_jax.run.checkpoint import Checkpoints, retained
 from srt_jax.run.collapse import IN_A_ROW, Detector, Reading
 from srt_jax.run.fallback import kept_without_answers
+from srt_jax.run.identity import check_same_run
 from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.prepare import guard_line
 from srt_jax.train import train
@@ -113,11 +115,14 @@ def test_too_few_evaluation_prompts_for_a_reading_are_refused_before_the_run(tmp
         return [EvalSet(str(i), [], [[1]] * size) for i, size in enumerate(sizes)]
 
     assert "8 votes of the base on each of 8 evaluation prompts" in guard_line(config, sets(5, 3))[0]
-    with pytest.raises(
-        ConfigError, match=r"^guard\.action is 'warn', but the evaluation sets have 7 prompts, and the .*8"
-    ):
+    message = (
+        r"^guard\.action is 'warn', but the evaluation sets have 7 prompts, and the .*8: .* with --allow_change=guard"
+    )
+    with pytest.raises(ConfigError, match=message):
         guard_line(config, sets(4, 3))
-    config.guard.votes = 0
+    there, config.guard.votes = {"config": config.to_dict()}, 0
+    found = check_same_run({"identity": there, "format": FORMAT}, {"config": config.to_dict()}, "run", ["guard"])
+    assert [name for name, _, _ in found] == ["guard.votes"]
     assert guard_line(config, sets(4, 3)) == ["guard: warn at signs of a collapse, from the metrics of steps"]
 
 

@@ -234,7 +234,7 @@ def _validate_labels(c: ConfigDict) -> None:
         _require(
             not value or c.labels.source == source,
             f"{field} is {value!r}, but labels.source is {c.labels.source!r}, which does not use it: set labels.source "
-            f"to {source!r}, or {field} to {type(value)()!r}.",
+            f"to {source!r}, or {field} to {type(value)()!r}, and resume an older run with --allow_change=labels.",
         )
     _require(
         c.labels.source not in ("vote", "mixed")

@@ -136,7 +136,8 @@ def guard_line(config: ConfigDict, eval_sets: list[EvalSet]) -> list[str]:
     if takes_readings(config) and prompts < FEWEST:
         raise ConfigError(
             f"guard.action is {action!r}, but the evaluation sets have {prompts} prompts, and the guard needs at least "
-            f"{FEWEST}: add problems to eval.sets, or set guard.votes to 0."
+            f"{FEWEST}: add problems to eval.sets, or set guard.votes to 0, and resume an older run with "
+            "--allow_change=guard."
         )
     if action == "off":
         return []

@@ -9,12 +9,14 @@ import pytest
 
 from srt_jax.config import base
 from srt_jax.config.validation import validate
+from srt_jax.config.versions import FORMAT
 from srt_jax.data.base import Problem
 from srt_jax.errors import ConfigError, DataError
 from srt_jax.grading.grader import Grader
 from srt_jax.reward import labels, rewards
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.reward.measures import metrics
+from srt_jax.run.identity import check_same_run
 from tests.helpers import graded_together
 from tests.test_config_fields import valid_config
 
@@ -137,9 +139,14 @@ def test_a_field_of_another_source_is_refused(field, value, user):
             continue
         message = (
             rf"^labels\.{field} is '?{value}'?, but labels\.source is '{source}', which does not use it: set labels"
+            r".*, and resume an older run with --allow_change=labels\.$"
         )
         with pytest.raises(ConfigError, match=message):
             validate(config)
+        there = {"config": config.to_dict()}
+        config.labels[field] = type(value)()
+        found = check_same_run({"identity": there, "format": FORMAT}, {"config": config.to_dict()}, "run", ["labels"])
+        assert [name for name, _, _ in found] == [f"labels.{field}"]
 
 
 def test_a_label_file_must_exist_and_be_whole(tmp_path):
