@@ -15,7 +15,7 @@ from srt_jax.jobs.label import BATCH, label
 from srt_jax.run.watchdog import STATUS
 from tests.helpers import small_config
 from tests.multihost.test_parents import end_of, ending, wait_for
-from tests.several_processes import finish, start
+from tests.several_processes import finish, is_of_gloo, start
 
 CONFIG = """
 import pathlib
@@ -47,7 +47,7 @@ def trainer_of(records: pathlib.Path, index: int) -> int:
 
 def wait_until_joined(started: list[subprocess.Popen]) -> None:
     """Waits for a message of the first trainer, which prints none before all have joined."""
-    while "[Gloo]" in (line := started[0].stdout.readline()):
+    while is_of_gloo(line := started[0].stdout.readline()):
         pass
     assert line, end_of(started[0])
 

@@ -107,7 +107,7 @@ def test_a_label_names_the_step_and_the_weights(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ExportError, match=r"file does not take the weights of step 1 \(.+\): free some space there"):
+    with pytest.raises(ExportError, match=r"file does not take the weights of step 1 \(.+\): name another folder"):
         export(tmp_path / "file", 1)
 
 
