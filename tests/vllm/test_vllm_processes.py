@@ -144,7 +144,7 @@ def test_a_dead_server_ends_both_processes_while_they_sample_ahead(server, minia
     proxy.close()
     printed = finish(two, status=1)
     step = stopped_at(printed)
-    assert all(f"{proxy.url} failed too often" in errors for _, errors in printed)
+    assert f"{proxy.url} failed too often" in printed[0][1]
     # The run goes on in one process, with the server itself.
     fields = f"--config.steps={step + 1}", "--allow_change=mesh.cpu_devices", *ahead
     ((said, _),) = finish(begin(miniature, tmp_path, server.url, 1, *fields))
