@@ -58,11 +58,11 @@ keep() {
         return
     fi
     (
-        trap 'kill "$child" 2>/dev/null; exit' TERM
+        # The signal may come before `child=$!` would have run, so the trap asks for the job.
+        trap 'kill $(jobs -p) 2>/dev/null; exit' TERM
         while true; do
             "$@" &
-            child=$!
-            wait "$child" || true
+            wait $! || true
             sleep "${RESTART_SECONDS:-5}"
         done
     ) &
