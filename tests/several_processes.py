@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -80,6 +80,14 @@ def lines(said: str) -> list[str]:
 def is_of_gloo(line: str) -> bool:
     """Its threads write at the same time, so a line may be a part of one."""
     return "[Gloo]" in line or "peer ranks" in line
+
+
+def are_gone(pids: Iterable[int], seconds: float = 10.0) -> bool:
+    """Tells whether these processes end within the time. A process closes its files shortly before it is gone."""
+    deadline = time.monotonic() + seconds
+    while not (gone := all(map(is_gone, pids))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return gone
 
 
 def is_gone(pid: int) -> bool:

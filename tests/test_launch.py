@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.helpers import REPOSITORY
-from tests.several_processes import is_gone
+from tests.several_processes import are_gone
 
 GPUS = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
 SLURM = {"SLURM_SUBMIT_DIR": ".", "SLURM_JOB_NODELIST": "n1,n2", "SLURM_JOB_ID": "20007", "SLURM_GPUS_ON_NODE": "2"}
@@ -247,4 +247,4 @@ def test_a_slurm_job_restarts_its_servers_and_stops_them_at_the_end(cluster, tmp
     )
     tunnels = (tmp_path / "tunnels").read_text().split()
     assert len(tunnels) == 2
-    assert all(is_gone(int(pid)) for pid in tunnels)
+    assert are_gone([int(pid) for pid in tunnels])

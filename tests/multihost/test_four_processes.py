@@ -16,7 +16,7 @@ from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.watchdog import STATUS
 from tests.helpers import SMALL_RUN
 from tests.multihost.test_parents import end_of, ending, wait_for
-from tests.several_processes import finish, is_gone, start
+from tests.several_processes import are_gone, finish, start
 
 LIMIT = 60  # seconds in which all others must end
 
@@ -69,7 +69,7 @@ def test_each_of_four_dies_in_turn_and_the_run_continues_on_four_two_and_one(min
                 os.kill(pid, number)
             printed = check_ends(started, victim, sentence)
             assert not step or f"resuming from step {step} of 1000" in printed
-            assert all(is_gone(pid) for i, pid in enumerate(pids) if i != victim or number == signal.SIGKILL)
+            assert are_gone([pid for i, pid in enumerate(pids) if i != victim or number == signal.SIGKILL])
         newest, damaged = Checkpoints(directory).newest_whole()
         assert newest > step and not damaged
         step = newest

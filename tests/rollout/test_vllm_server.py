@@ -18,6 +18,7 @@ from srt_jax.rollout.vllm import server as vllm_server
 from srt_jax.rollout.vllm.client import ServerFailedError
 from srt_jax.rollout.vllm.command import Settings, command, environment
 from tests.helpers import REPOSITORY
+from tests.several_processes import are_gone, is_gone
 
 # A worker that heeds nothing but SIGKILL, in the server's process group; its number is on the first line of the log.
 STUBBORN = """
@@ -62,10 +63,6 @@ def make(monkeypatch, tmp_path):
         made.stop(0)
 
 
-def is_alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
 def words_of(server) -> list[str]:
     deadline = time.monotonic() + 60
     while "worker" not in server._tail():
@@ -95,10 +92,10 @@ def test_stopping_ends_the_whole_group_even_without_its_guard(make):
         server = make(STUBBORN)
         server.start("model")
         worker = worker_of(server)
-        assert is_alive(worker)
+        assert not is_gone(worker)
         strike(server.process.pid)
         server.stop(0.2)
-        assert not is_alive(worker)
+        assert are_gone([worker])
         server.stop(0.2)  # nothing is left to do
 
 
@@ -126,7 +123,7 @@ with open({str(tmp_path / "pid")!r}, "w") as file:
             start_new_session=True,
         )
     assert guard.wait(60) == -signal.SIGKILL
-    assert not is_alive(int((tmp_path / "pid").read_text()))
+    assert are_gone([int((tmp_path / "pid").read_text())])
 
 
 def test_what_a_killed_server_leaves_on_the_machine_goes_with_its_guard(make):
