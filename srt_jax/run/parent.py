@@ -57,6 +57,8 @@ GRACE = 20.0  # seconds in which a trainer must end by itself, if another one ha
 SETTLE = 5.0  # seconds in which the ends of other processes must show, after this one's trainer has refused its input
 FAILED = 70  # EX_SOFTWARE in sysexits.h: the status of a trainer with an uncaught exception; its parent's status is 1
 FAILURE = "ended with status 1"  # the value of `ended` in a record after an uncaught exception
+# A trainer whose collective fails may end by one of these, when threads of XLA still run.
+CRASHES = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 INTERRUPTED = "was interrupted by a signal"  # the value of `ended` after status 130
 # Seconds before the records are removed. Processes that ended with status 2 still read them, to find the reason.
 TIDY = 2.0
@@ -513,7 +515,7 @@ class _Watched:
             self._record.renew(ended=DONE)
             self._record.remove()
             return 0
-        if status in (FAILED, -signal.SIGABRT) and (fault := self._fault_of_another(status)):
+        if status in (FAILED, *CRASHES) and (fault := self._fault_of_another(status)):
             return self.end(fault)
         how = f"ended with status {own}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
         how = INTERRUPTED if status == interrupt.STATUS else how
@@ -528,10 +530,13 @@ class _Watched:
         """After this trainer failed: the process whose end was the reason, in words; None if none is found.
 
         Gloo and NCCL fail at once. The end of a trainer shows in the records some seconds later, and that of a parent
-        after peer_seconds. A signal ends the search.
+        after peer_seconds. A signal ends the search. After a wrong access to memory it is short: this trainer is then
+        rather the reason than the victim, and the others must find its end in the time that they search.
         """
         waited, signals = 0.0, self._trainer.signals
-        while waited < self._peer_seconds + self._blame_seconds and self._trainer.signals == signals:
+        own = status in (-signal.SIGSEGV, -signal.SIGBUS)
+        limit = self._blame_seconds / 2 if own else self._peer_seconds + self._blame_seconds
+        while waited < limit and self._trainer.signals == signals:
             passed = self._passed()
             waited += passed
             self._look_at_peers(passed)

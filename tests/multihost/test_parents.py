@@ -55,8 +55,8 @@ parent.leave_at_once(lambda: sys.exit(interrupt.run(work, "stopped")))
 """
 
 
-# A trainer that ends with a status when the parents of two processes have seen each other, and both trainers run. 9 is
-# for a kill.
+# A trainer that ends with a status when the parents of two processes have seen each other, and both trainers run. A
+# negative status is for a signal.
 ENDS = """
 import json, os, pathlib, sys, time
 from srt_jax.run import parent
@@ -72,7 +72,7 @@ def ready(index):
 while not (ready(0) and ready(1)):
     time.sleep(0.1)
 status = int(sys.argv[2:][int(os.environ["JAX_PROCESS_ID"])])
-os.kill(os.getpid(), 9) if status == 9 else sys.exit(status)
+os.kill(os.getpid(), -status) if status < 0 else sys.exit(status)
 """
 
 
@@ -228,12 +228,35 @@ def test_a_run_whose_processes_all_refuse_their_input_leaves_no_folder(tmp_path)
 
 def test_a_death_that_looks_like_wrong_input(tmp_path):
     """A checkpoint that two processes write fails with status 2 if one of them is killed."""
-    started = start(2, [sys.executable, "-c", ENDS, str(tmp_path / "run"), "2", "9"])
+    started = start(2, [sys.executable, "-c", ENDS, str(tmp_path / "run"), "2", "-9"])
     with ending(started):
         ends = list(map(end_of, started))
     for status, said in ends:
         assert status == STATUS and re.search(r"the run ends: process 1 on \S+ was killed by SIGKILL; ", said)
     assert not (tmp_path / "run/processes").exists()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_crash_after_the_death_of_another_names_the_other(tmp_path, victim):
+    """XLA's threads may read memory that is gone when a collective fails."""
+    statuses = ["-11", "-11"]
+    statuses[victim] = "-9"
+    started = start(2, [sys.executable, "-c", ENDS, str(tmp_path / "run"), *statuses])
+    with ending(started):
+        ends = list(map(end_of, started))
+    for status, said in ends:
+        assert status == STATUS
+        assert re.search(rf"the run ends: process {victim} on \S+ was killed by SIGKILL; ", said), said
+
+
+def test_a_crash_of_a_process_is_its_own_fault(tmp_path):
+    """The other one's collective fails."""
+    started = start(2, [sys.executable, "-c", ENDS, str(tmp_path / "run"), "70", "-11"])
+    with ending(started):
+        ends = list(map(end_of, started))
+    for status, said in ends:
+        assert status == STATUS
+        assert re.search(r"the run ends: process 1 on \S+ was killed by SIGSEGV; ", said), said
 
 
 # A trainer of three. The first two end with status 2 as soon as the file `dead` exists, as if a checkpoint had failed.
