@@ -13,7 +13,9 @@ PAPER     Each method is from a paper of its own, with SRT's batch and learning 
           data.paraphrases, which another model has to write. It has the KL and the comparison of texts of the
           released script; half of SRT's 16 prompts are paraphrases. om_grpo_like has OM-GRPO's mask and soft votes,
           without its rewards for the format and for contrasts. certain_votes mixes the vote with Intuitor's
-          reward; its weights are ours. wrong_labels is a control: the label is the most frequent wrong answer.
+          reward; its weights are ours. restrain_offset_like adds RESTRAIN's penalty for prompts without a clear
+          majority to restrain_like; its two constants are ours. wrong_labels is a control: the label is the most
+          frequent wrong answer.
 """
 
 from srt_jax.experiments import experiment
@@ -21,6 +23,12 @@ from srt_jax.experiments import experiment
 GRPO = {"rl.advantage": "grpo", "rl.kl_in": "loss"}
 METHODS = {
     **{shape: {"reward.shape": shape} for shape in ("soft_vote", "empo", "scrl_like", "restrain_like")},
+    "restrain_offset_like": {
+        "reward.shape": "restrain_like",
+        "labels.threshold": 0.3,
+        "labels.unlabelled": "penalty",
+        "labels.penalty": 0.1,
+    },
     "minority_penalty": {"reward.shape": "minority_penalty", "rl.advantage": "reinforce"},  # a baseline undoes it
     **{control: {"reward.shape": control} for control in ("random", "format", "brevity")},
     "wrong_labels": {"labels.source": "wrong"},
@@ -42,7 +50,10 @@ METHODS = {
     },
     "co_rewarding_ii_like": {**GRPO, "labels.source": "ema", "labels.ema_rate": 0.01},
 }
-TINY = {"co_rewarding_i": {"data.paraphrases": "cache/miniature/paraphrases.jsonl"}}
+TINY = {
+    "co_rewarding_i": {"data.paraphrases": "cache/miniature/paraphrases.jsonl"},
+    "restrain_offset_like": {"labels.threshold": 0.4},  # the miniature's first vote shares are about 0.4
+}
 
 
 def get_config(arguments: str = "soft_vote"):

@@ -24,7 +24,8 @@ from srt_jax.miniature.bases import TRAIN
 from srt_jax.study import Arm, Bars, Study
 
 CLAIMS = runpy.run_path(str(pathlib.Path(__file__).with_name("claims.py")))
-LATER = ("co_rewarding_i",)  # methods that were added after the first run of this study, and are not part of it
+# Methods that were added after the first run of this study, and are not part of it.
+LATER = ("co_rewarding_i", "restrain_offset_like")
 METHODS = {name: fields for name, fields in load("label_free").METHODS.items() if name not in LATER}
 BASES = ("attractor", "scatter", "rival")
 RATES = {"high": 8e-4, "low": 2e-4}

@@ -106,6 +106,7 @@ def test_rewards_that_are_all_alike_are_said_after_some_steps(changed, remedy):
         ({"rl.advantage": "reinforce_pp"}, 0.0, True),
         ({"rl.advantage": "reinforce"}, 1.0, False),
         ({"rl.advantage": "reinforce"}, 0.0, True),
+        ({"labels.unlabelled": "penalty", "labels.penalty": 0.1}, 0.5, True),
         ({"rl.objective": "cross_entropy", "labels.source": "none"}, 1.0, False),
         ({"rl.objective": "entropy"}, 1.0, False),
     ],
@@ -114,6 +115,12 @@ def test_only_where_alike_rewards_teach_nothing(fields, reward, said):
     d = diagnosis(**fields)
     dull = {**WELL, "label/informative": 0.0, "label/pseudo_reward": reward}
     assert bool([text for _ in range(STEPS_ALIKE) for text in d.update(dull)]) is said
+
+
+def test_prompts_without_a_label_teach_if_they_are_penalised():
+    d = diagnosis(**{"labels.unlabelled": "penalty", "labels.penalty": 0.1})
+    dull = {**WELL, "label/informative": 0.0, "label/labelled": 0.5}
+    assert not [text for _ in range(STEPS_ALIKE) for text in d.update(dull)]
 
 
 def test_missing_answers_explain_alike_rewards():

@@ -251,6 +251,8 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
             "reinforce_pp",
             "batch.resample_rounds is 3, but rl.advantage 'reinforce_pp' also learns",
         ),
+        ("labels.unlabelled", "penalty", "labels.penalty is 0.0 and labels.unlabelled 'penalty': give a positive"),
+        ("labels.penalty", 0.2, "labels.penalty is 0.2 and labels.unlabelled 'discard': give a positive"),
         ("steps", 0, "steps is 0: it must be at least 1"),
     ],
 )
@@ -263,6 +265,29 @@ def test_validate_names_field_value_and_remedy(field, value, message):
     with (config[section] if section else config).unlocked() as part:
         part[leaf] = value
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"labels.source": "file", "labels.path": "x"},
+            "with labels.source 'file' a missing label does not mean a low",
+        ),
+        (
+            {"batch.resample_rounds": 3},
+            "batch.resample_rounds is 3, but labels.unlabelled 'penalty' learns from prompts",
+        ),
+    ],
+)
+def test_a_penalty_without_a_label_needs_votes(fields, message):
+    config = base()
+    config.name, config.model.path = "x", "y"
+    config.labels.unlabelled, config.labels.penalty = "penalty", 0.1
+    validate(config)
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(ConfigError, match=message):
         validate(config)
 
 

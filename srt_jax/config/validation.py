@@ -345,6 +345,19 @@ def _validate_mixture(c: ConfigDict) -> None:
     )
 
 
+def _validate_penalty(c: ConfigDict) -> None:
+    _require(
+        c.labels.source in ("vote", "ema", "mixed"),
+        f"labels.unlabelled is 'penalty', but with labels.source {c.labels.source!r} a missing label does not mean a "
+        "low vote share: set labels.source to 'vote', 'ema' or 'mixed', or unlabelled to 'discard'.",
+    )
+    _require(
+        c.batch.resample_rounds == 0,
+        f"batch.resample_rounds is {c.batch.resample_rounds}, but labels.unlabelled 'penalty' learns from prompts "
+        "without a label, which would be replaced: set it to 0, or unlabelled to 'discard'.",
+    )
+
+
 def _validate_learning(c: ConfigDict) -> None:
     _require(
         c.rl.objective == "policy_gradient" or c.rl.kl_coef == 0 or c.rl.kl_in == "loss",
@@ -356,6 +369,13 @@ def _validate_learning(c: ConfigDict) -> None:
         f"batch.resample_rounds is {c.batch.resample_rounds}, but rl.advantage {c.rl.advantage!r} also learns from "
         "prompts whose rewards agree: set it to 0, or choose another advantage.",
     )
+    _require(
+        (c.labels.penalty > 0) == (c.labels.unlabelled == "penalty"),
+        f"labels.penalty is {c.labels.penalty} and labels.unlabelled {c.labels.unlabelled!r}: give a positive penalty "
+        "with 'penalty', and 0 otherwise.",
+    )
+    if c.labels.unlabelled == "penalty":
+        _validate_penalty(c)
     _require(
         not c.curriculum.path or c.curriculum.steps >= 1,
         f"curriculum.steps is {c.curriculum.steps}: give the steps over which the share of hard problems changes.",

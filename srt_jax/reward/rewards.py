@@ -32,7 +32,7 @@ class Graded:
         reward.mixture it is the weighted sum of standardised rewards.
     rewards [n] float32: agreement + penalty for length. The update trains on them.
     kept [n] bool: does the response count in the loss?
-    labelled: False if the prompt has no label. The loss discards such a prompt.
+    labelled: False if the prompt has no label. labels.unlabelled says what the loss does with such a prompt.
     trained: only this many samples, the first ones, are trained on.
     true_rewards [n] float32: 1 if the answer agrees with the known one, else 0.
     majority_correct, label_correct: 1 if the winner of the vote is right, if the label is right, else 0.

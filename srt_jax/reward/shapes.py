@@ -76,8 +76,8 @@ def restrain_like(s: Samples) -> np.ndarray:
     """r_i = w(share of the sample's answer), where w is a Gaussian around 1, normalised over the prompt's answers.
 
     RESTRAIN (https://arxiv.org/abs/2510.02172) takes each answer as a label of weight w. With one update per step and
-    an advantage that is linear in the rewards, that is this reward. Its penalty for prompts without a consensus and its
-    prompt weights from the frozen base are missing here.
+    an advantage that is linear in the rewards, that is this reward. Its penalty for prompts without a consensus is
+    labels.unlabelled=penalty. Its prompt weights from the frozen base are missing.
     """
 
     def weight(share: np.ndarray) -> np.ndarray:

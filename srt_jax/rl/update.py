@@ -6,7 +6,7 @@
 
 The old log-probs, the reference's log-probs and the advantages are computed once, before the first update of the step.
 With one update per step the ratio is 1 and needs no old log-probs. Their forward pass is then left out, unless the KL
-in the reward needs it. Prompts without a label have weight zero everywhere, unless `unlabelled` is zero_advantage.
+in the reward needs it. Prompts without a label have weight zero everywhere, unless `unlabelled` says otherwise.
 With mask_answer the loss leaves out the tokens of answers. If no token of a mini-batch counts, its update is not made.
 If a loss or gradient of the step is not finite, the state is returned unchanged, its step number included.
 """
@@ -54,6 +54,7 @@ class UpdateConfig:
     loss_aggregation: str = "token-mean"
     loss_scale: float = 0.0  # used by seq-mean-token-sum-norm only
     unlabelled: str = "discard"
+    penalty: float = 0.0  # positive with unlabelled = penalty, else 0
     old_logprobs: str = "trainer"
     mask_answer: bool = False
     head_chunk_tokens: int = 4096
@@ -80,6 +81,7 @@ class UpdateConfig:
             epochs_per_step=config.batch.epochs_per_step,
             loss_scale=config.rl.loss_scale or config.batch.max_response_tokens,
             unlabelled=config.labels.unlabelled,
+            penalty=config.labels.penalty,
             old_logprobs=config.rollout.old_logprobs,
             head_chunk_tokens=config.model.head_chunk_tokens,
             **{name: config.rl[name] for name in rl},
@@ -196,7 +198,8 @@ def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_refer
 
     old, of_reference: log-probs [M, m, S] of the policy before the step and of the reference, or None.
     """
-    labelled = batch.labelled if config.objective == "policy_gradient" else jnp.ones_like(batch.labelled)
+    all_count = config.objective != "policy_gradient" or config.unlabelled == "penalty"
+    labelled = jnp.ones_like(batch.labelled) if all_count else batch.labelled
     trained = labelled[:, None] & batch.kept  # [P, n]
     counted = batch.kept if config.unlabelled == "zero_advantage" else trained
     tokens = microbatches.to_prompts(batch.learned.astype(jnp.int32), batch)
@@ -243,10 +246,13 @@ def _token_advantages(
     # The reward of an unlabelled prompt may be NaN, and NaN * 0 is NaN: so this is `where` and not a product.
     rewards = jnp.where(batch.labelled[:, None], batch.rewards, 0.0)
     returns = rewards - config.kl_coef * microbatches.to_prompts(kl, batch)
+    labelled = jnp.broadcast_to(batch.labelled[:, None], trained.shape)
     if config.advantage == "reinforce_pp":
         values = advantages.returns_to_come(microbatches.to_tokens(rewards, batch), kl, config.kl_coef, batch.rollout)
     else:
-        values = microbatches.to_tokens(advantages.per_rollout(config.advantage)(returns, trained), batch)
+        values = microbatches.to_tokens(advantages.per_rollout(config.advantage)(returns, trained & labelled), batch)
+    if config.unlabelled == "penalty":
+        values = jnp.where(microbatches.to_tokens(labelled, batch), values, -config.penalty)
     if config.advantage in advantages.WHITENED:
         values = advantages.whiten(values, mask)
     return returns, values * mask

@@ -101,6 +101,8 @@ def is_alike(metrics: dict[str, float], config: ConfigDict) -> bool:
     """Tells whether the rewards of a step give no gradient with the advantage of the config."""
     if config.rl.objective != "policy_gradient" or config.labels.source == "none" or metrics["label/informative"] > 0:
         return False
+    if config.labels.unlabelled == "penalty" and metrics["label/labelled"] < 1:
+        return False
     if config.rl.advantage in WITHIN_PROMPT:
         return True
     rewards = (0,) if config.rl.advantage == "reinforce" else (0, 1)

@@ -91,7 +91,7 @@ def literal_advantages(config, data, kl, trained):
         p, i = divmod(b, N)
         others = [returns[p, j] for j in range(N) if j != i]
         mean, deviation = np.mean(returns[p]), np.std(returns[p], ddof=1)
-        used = [returns[divmod(c, N)] for c in range(P * N) if trained[c]]
+        used = [returns[divmod(c, N)] for c in range(P * N) if trained[c] and data.labelled[c // N]]
         out[b] = {
             "rloo": returns[p, i] - np.mean(others),
             "grpo": (returns[p, i] - mean) / (deviation + 1e-6),
@@ -104,6 +104,8 @@ def literal_advantages(config, data, kl, trained):
         if config.advantage == "reinforce_pp":
             reward = np.nan_to_num(data.rewards[p, i]) * data.labelled[p]
             out[b] = [reward - config.kl_coef * kl[b, t:].sum() for t in range(mask.shape[1])]
+        if config.unlabelled == "penalty" and not data.labelled[p]:
+            out[b] = -config.penalty
     if config.advantage.startswith("reinforce_pp"):
         chosen = out[mask & trained[:, None]]
         out = (out - chosen.mean()) / np.sqrt(chosen.var() + 1e-8)
@@ -114,7 +116,8 @@ def literal_step(config, data):
     """{path: parameters} after all updates of the step, and the expected metrics."""
     graphdef, params = decoder()
     mask = data.mask()
-    labelled = data.labelled if config.objective == "policy_gradient" else np.ones(P, bool)
+    discards = config.objective == "policy_gradient" and config.unlabelled != "penalty"
+    labelled = data.labelled if discards else np.ones(P, bool)
     trained = np.repeat(labelled, N) & data.kept.reshape(-1)
     counted = data.kept.reshape(-1) if config.unlabelled == "zero_advantage" else trained
     old, _ = direct_logprobs(graphdef, params, data.tokens, 1.0)
@@ -198,6 +201,13 @@ STEPS = {
     "PPO with the sampler's log-probs as old ones": dict(minibatches_per_step=2, kl_coef=KL, old_logprobs="sampler"),
     "truncated importance sampling": dict(tis_cap=1.2, kl_coef=0.0),
     "entropy bonus, zero advantage without label": dict(entropy_coef=0.1, unlabelled="zero_advantage", kl_coef=KL),
+    "rloo, penalty without label": dict(unlabelled="penalty", penalty=0.7, kl_coef=KL),
+    "reinforce with baseline, penalty without label": dict(
+        advantage="reinforce_baseline", unlabelled="penalty", penalty=0.7, kl_coef=KL
+    ),
+    "reinforce++, penalty without label": dict(
+        advantage="reinforce_pp", unlabelled="penalty", penalty=0.7, kl="k1", kl_coef=KL
+    ),
     "cross-entropy": dict(objective="cross_entropy", kl_coef=0.0),
     "answers masked, KL in the reward": dict(mask_answer=True, kl_coef=KL, loss_aggregation="seq-mean-token-mean"),
     "answers masked, KL in the loss, reinforce++, two updates": dict(
@@ -211,6 +221,7 @@ FAST = (
     "answers masked, KL in the reward",
     "grpo with KL k3 in the loss",
     "reinforce++",
+    "rloo, penalty without label",
     "PPO over mini-batches and epochs, clip higher",
 )
 
