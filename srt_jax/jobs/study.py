@@ -61,7 +61,8 @@ def study(options) -> int:
         return cli.complain(f"{path} has no run of this study: leave out --report to make them.")
     report.draw(found, rows, results / f"{found.name}.png")
     if found.bars:
-        report.draw_stops(found, rows, results / report.stops_figure(f"{found.name}.png"))
+        report.draw_stops(found, rows, results / report.beside(f"{found.name}.png", "stops"))
+        report.draw_runs(found, rows, results / report.beside(f"{found.name}.png", "runs"))
     command = f"python -m srt_jax study {options.file}" + " --quick" * options.quick
     write_file(results / f"{found.name}.md", report.markdown(found, rows, command, f"{found.name}.png"))
     report.write_parquet(rows, RUNS / found.name / "table.parquet")

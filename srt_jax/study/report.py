@@ -3,6 +3,7 @@
 import importlib.metadata
 import math
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -38,7 +39,10 @@ def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str)
         "## Claims" if study.claims else "",
         claims_table(study, rows),
         f"## Stops without labels\n\n{stops.markdown(rows, study.column, study.bars)}" if study.bars else "",
-        f"A dot is a run; the line is {study.bars.kept:.0%} of the top.\n\n![stops]({stops_figure(figure)})"
+        f"A dot is a run; the line is {study.bars.kept:.0%} of the top.\n\n![stops]({beside(figure, 'stops')})"
+        if study.bars
+        else "",
+        f"A line is a run, and its dot the checkpoint that the guard chooses.\n\n![runs]({beside(figure, 'runs')})"
         if study.bars
         else "",
         "## Arms",
@@ -222,9 +226,50 @@ def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def stops_figure(figure: str) -> str:
-    """The name of the figure of the stops, beside that of the curves."""
-    return f"{figure.removesuffix('.png')}-stops.png"
+def beside(figure: str, name: str) -> str:
+    """The file name of another figure of the study, from that of the curves."""
+    return f"{figure.removesuffix('.png')}-{name}.png"
+
+
+KINDS = {"collapsed": "C3", "fallen": "C1", "healthy": "C0"}  # colours of the runs of each kind
+
+
+def draw_runs(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
+    """Draws each run's accuracy with a dot at the checkpoint that the guard chooses: a panel per arm and setting.
+
+    The colour shows the kind of the run. Draws nothing if no run has readings of the guard.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = stops.stopped_runs(rows, study.column, study.bars)
+    if not found:
+        return
+    arms = [arm for arm in study.arms if any(run[0] == arm for run in found)]
+    settings = [setting for setting in study.settings if any(run[1] == setting for run in found)]
+    size = 1.7 * len(settings) + 1.5, 0.95 * len(arms) + 1.0
+    shape = len(arms), len(settings)
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained")
+    for (arm, setting, _), run in found.items():
+        axis, colour = axes[arms.index(arm)][settings.index(setting)], KINDS[run.kind]
+        axis.plot(*zip(*run.truth), color=colour, linewidth=0.8)
+        axis.scatter(run.stops["guard"], run.value("guard"), color=colour, s=10, zorder=3)
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.set_ylim(panels.SHARES)
+        if not axis.has_data():
+            axis.text(0.5, 0.5, "no run", transform=axis.transAxes, ha="center", va="center", color="gray")
+    for axis, setting in zip(axes[0], settings):
+        axis.set_title(setting.replace("_", " "), fontsize="medium")
+    for axis, arm in zip(axes[:, 0], arms):
+        axis.set_ylabel(textwrap.fill(arm.replace("_", " "), 14), rotation=0, ha="right", va="center")
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    panels.legend(figure, [plt.Line2D([], [], color=colour) for colour in KINDS.values()], list(KINDS))
+    panels.save(figure, path, dpi=65, colours=256)  # it is committed
+    plt.close(figure)
 
 
 def draw_stops(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
@@ -244,17 +289,17 @@ def draw_stops(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> N
     names = list(dict.fromkeys((arm, setting) for arm, setting, _ in found))[::-1]
     size = 2.4 * len(stops.SHOWN) + 2.5, 0.28 * len(names) + 1.4
     figure, axes = plt.subplots(1, len(stops.SHOWN), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    kinds = {"collapsed": ("C3", "C3"), "fallen": ("none", "C3"), "healthy": ("none", "C0")}
     for axis, rule in zip(axes[0], stops.SHOWN):
         axis.axvline(study.bars.kept, color="gray", linewidth=1)
-        for kind, (face, edge) in kinds.items():
+        for kind, colour in KINDS.items():
             dots = [
                 (run.value(rule) / stops.top(run.truth), names.index((arm, setting)))
                 for (arm, setting, _), run in found.items()
                 if run.kind == kind
             ]
             x, y = zip(*dots) if dots else ((), ())
-            axis.scatter(x, y, s=22, facecolors=face, edgecolors=edge, label=kind)
+            face = colour if kind == "collapsed" else "none"
+            axis.scatter(x, y, s=22, facecolors=face, edgecolors=colour, label=kind)
         axis.set(title=rule, xlabel="accuracy at the stop / top", xlim=(-0.03, 1.15))
         axis.grid(alpha=0.3)
     axes[0][0].set_yticks(range(len(names)), [f"{arm} {setting}".replace("_", " ") for arm, setting in names])

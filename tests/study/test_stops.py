@@ -173,6 +173,28 @@ def test_runs_that_fall_without_a_collapse_are_counted_apart():
     assert "an alarm in 1 of them, and its mean regret there is +0.000 (+0.300 at the last step)" in sentence
 
 
+def test_the_figure_of_runs_has_a_line_and_a_dot_for_each_run(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    rows, drawn, close = [], {}, plt.close
+    for arm, setting, seed, end in [("votes", "x", 0, 0.05), ("votes", "x", 1, 0.8), ("other", "y", 0, 0.5)]:
+        rows += rows_of(arm, setting, seed, rise_and_fall(8, end), [0.5] * 25, [0.0] * 25, [0.01] * 25)
+
+    def read(figure):
+        for i, axis in enumerate(figure.axes):
+            colours = [line.get_color() for line in axis.lines]
+            drawn[i // 2, i % 2] = colours, sum(len(dots.get_offsets()) for dots in axis.collections)
+        close(figure)
+
+    monkeypatch.setattr(plt, "close", read)
+    study = SimpleNamespace(column="truth", bars=BARS, arms=["votes", "unused", "other"], settings=["x", "y", "z"])
+    report.draw_runs(study, rows, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+    kinds = report.KINDS
+    assert drawn[0, 0] == ([kinds["collapsed"], kinds["healthy"]], 2) and drawn[0, 1] == ([], 0)
+    assert drawn[1, 0] == ([], 0) and drawn[1, 1] == ([kinds["fallen"]], 1)
+
+
 def test_the_figure_has_a_dot_for_each_run_and_rule(tmp_path, monkeypatch):
     import matplotlib.pyplot as plt
 
