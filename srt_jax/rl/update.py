@@ -206,7 +206,8 @@ def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_refer
     weights, denominators = losses.row_weights(
         (tokens * counted).reshape(config.layout.minibatches_per_step, -1), config.loss_aggregation, config.loss_scale
     )
-    weights = (weights / jnp.maximum(denominators, 1)[:, None]).reshape(trained.shape)
+    # A denominator may lie between 0 and 1, because seq-mean-token-sum-norm multiplies by loss_scale.
+    weights = (weights / jnp.where(denominators > 0, denominators, 1)[:, None]).reshape(trained.shape)
     mask = microbatches.to_tokens(trained, batch).astype(jnp.float32)
     learned = mask if batch.answer is None else mask * batch.learned
     sequences = jnp.maximum(trained.sum(), 1)

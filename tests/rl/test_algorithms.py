@@ -198,6 +198,9 @@ STEPS = {
         loss_aggregation="seq-mean-token-sum-norm",
         loss_scale=5.5,
     ),
+    "token sums over a constant so small that the denominator is below 1": dict(
+        loss_aggregation="seq-mean-token-sum-norm", loss_scale=0.05, kl_coef=0.0
+    ),
     "PPO with the sampler's log-probs as old ones": dict(minibatches_per_step=2, kl_coef=KL, old_logprobs="sampler"),
     "truncated importance sampling": dict(tis_cap=1.2, kl_coef=0.0),
     "entropy bonus, zero advantage without label": dict(entropy_coef=0.1, unlabelled="zero_advantage", kl_coef=KL),
@@ -222,6 +225,7 @@ FAST = (
     "grpo with KL k3 in the loss",
     "reinforce++",
     "rloo, penalty without label",
+    "token sums over a constant so small that the denominator is below 1",
     "PPO over mini-batches and epochs, clip higher",
 )
 
