@@ -6,7 +6,7 @@
 
 The old log-probs, the reference's log-probs and the advantages are computed once, before the first update of the step.
 With one update per step the ratio is 1 and needs no old log-probs. Their forward pass is then left out, unless the KL
-in the reward needs it. Prompts without a label have weight zero everywhere, unless `unlabelled` says otherwise.
+in the reward needs it. `Masks` says where prompts without a label count: with the default settings nowhere.
 With mask_answer the loss leaves out the tokens of answers. If no token of a mini-batch counts, its update is not made.
 If a loss or gradient of the step is not finite, the state is returned unchanged, its step number included.
 """
@@ -110,22 +110,69 @@ class UpdateConfig:
 
 
 @flax.struct.dataclass
-class Rows:
-    """The token arrays that the loss reads, all [M, m, S]. An array that the config does not need is None.
+class LossInputs:
+    """The token arrays that the loss reads, all [M, m, S]. An array that is not needed is None.
 
-    weights: the weight of each response token in the loss divided by the denominator, 0 elsewhere. trained: 1.0 on the
-    response tokens that are trained on, 0.0 elsewhere. old_logprobs: log-probs of the policy before the step, from the
-    trainer or the sampler. reference_logprobs: log-probs of the initial weights.
+    tokens, rollout, sampler_logprobs: as in Batch. weights: the weight of each response token in the loss divided by
+    the denominator, 0 elsewhere. trained: 1.0 on the response tokens that are trained on, 0.0 elsewhere. old_logprobs:
+    log-probs of the policy before the step, from the trainer or the sampler. reference_logprobs: log-probs of the
+    initial weights.
     """
 
     tokens: jax.Array
-    rollout: jax.Array
-    sampler_logprobs: jax.Array
-    weights: jax.Array
+    rollout: jax.Array | None = None
+    sampler_logprobs: jax.Array | None = None
+    weights: jax.Array | None = None
+    trained: jax.Array | None = None
+    advantages: jax.Array | None = None
+    old_logprobs: jax.Array | None = None
+    reference_logprobs: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Masks:
+    """Which prompts and rollouts of a step count where. Bool arrays.
+
+    prompts [P]: a KL in the reward is part of the returns of their rollouts.
+    trained [P, n]: the rollouts that get an advantage, or the loss of another objective, and a KL in the loss.
+    weighted [P, n]: the rollouts whose tokens count in the denominator of the loss and in the metrics of tokens.
+
+    All three have the rollouts of a prompt with a label. For a prompt without one they depend on the settings:
+
+        objective        labels.unlabelled  prompts  trained  weighted
+        policy_gradient  discard            no       no       no
+        policy_gradient  zero_advantage     no       no       yes
+        policy_gradient  penalty            yes      yes      yes
+        any other        any                yes      yes      yes
+
+    A rollout that is not kept is neither trained nor weighted. Its return counts in the baseline of the others.
+    """
+
+    prompts: jax.Array
     trained: jax.Array
-    advantages: Any
-    old_logprobs: Any
-    reference_logprobs: Any
+    weighted: jax.Array
+
+    @classmethod
+    def of(cls, config: UpdateConfig, batch: Batch) -> "Masks":
+        """The masks of a batch."""
+        all_prompts = config.objective != "policy_gradient" or config.unlabelled == "penalty"
+        prompts = jnp.ones_like(batch.labelled) if all_prompts else batch.labelled
+        trained = prompts[:, None] & batch.kept
+        return cls(prompts, trained, weighted=batch.kept if config.unlabelled == "zero_advantage" else trained)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepInputs:
+    """What all updates of a step read.
+
+    denominators [K]: of the mini-batches' losses, 0 where no token counts. sequences: the number of trained sequences,
+    at least 1. metrics: those of the rewards.
+    """
+
+    loss_inputs: LossInputs
+    denominators: jax.Array
+    sequences: jax.Array
+    metrics: dict[str, jax.Array]
 
 
 def make_update(
@@ -161,15 +208,15 @@ def make_update(
         if config.scores_reference:
             initial = dataclasses.replace(passes, graphdef=lora.base_graphdef(graphdef, policy))
             of_reference = initial.score(reference, batch)
-        rows, denominators, sequences, metrics = _prepare(config, batch, old, of_reference)
+        step = _prepare(config, batch, old, of_reference)
 
         def one(u: Any, carry: tuple) -> tuple:
             current, sums = carry
             minibatch = u % layout.minibatches_per_step
-            grads, measured = passes.gradients(current.params, reference, rows, batch, minibatch)
+            grads, measured = passes.gradients(current.params, reference, step.loss_inputs, batch, minibatch)
             grad_norm = optax.tree.norm(grads)
             finite = jnp.isfinite(grad_norm) & jnp.isfinite(measured["loss"])
-            keep = finite & (denominators[minibatch] > 0)
+            keep = finite & (step.denominators[minibatch] > 0)
             updates, opt_state = optimizer.update(grads, current.opt_state, current.params)
             new = TrainState(optax.apply_updates(current.params, updates), opt_state, current.step)
             new = jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, current)
@@ -181,7 +228,7 @@ def make_update(
         new, sums = jax.lax.fori_loop(0, config.updates_per_step, one, carry) if many else one(0, carry)
         finite = sums["not_finite"] == 0
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state).replace(step=state.step + finite)
-        metrics |= _measured_metrics(config, rows, sequences, sums)
+        metrics = step.metrics | _measured_metrics(config, step, sums)
         metrics["finite"] = finite
         if not lora.has_adapters(state.params):  # a sampler adds the product of two adapters, and rounds neither alone
             metrics["weights_moved_bf16"] = _moved_bf16(state.params, new.params)
@@ -193,51 +240,50 @@ def make_update(
     return jax.jit(update, donate_argnums=0, out_shardings=(state_sharding, sharding.replicated(mesh)))
 
 
-def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_reference: jax.Array | None) -> tuple:
-    """(rows, denominators [K] of the mini-batches' losses, number of trained sequences, metrics of the rewards).
-
-    old, of_reference: log-probs [M, m, S] of the policy before the step and of the reference, or None.
-    """
-    all_count = config.objective != "policy_gradient" or config.unlabelled == "penalty"
-    labelled = jnp.ones_like(batch.labelled) if all_count else batch.labelled
-    trained = labelled[:, None] & batch.kept  # [P, n]
-    counted = batch.kept if config.unlabelled == "zero_advantage" else trained
-    tokens = microbatches.to_prompts(batch.learned.astype(jnp.int32), batch)
-    weights, denominators = losses.row_weights(
-        (tokens * counted).reshape(config.layout.minibatches_per_step, -1), config.loss_aggregation, config.loss_scale
-    )
-    # A denominator may lie between 0 and 1, because seq-mean-token-sum-norm multiplies by loss_scale.
-    weights = (weights / jnp.where(denominators > 0, denominators, 1)[:, None]).reshape(trained.shape)
-    mask = microbatches.to_tokens(trained, batch).astype(jnp.float32)
-    learned = mask if batch.answer is None else mask * batch.learned
-    sequences = jnp.maximum(trained.sum(), 1)
-    metrics, kl = {}, jnp.zeros_like(mask)
+def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_reference: jax.Array | None) -> StepInputs:
+    """old, of_reference: log-probs [M, m, S] of the policy before the step and of the reference, or None."""
+    masks = Masks.of(config, batch)
+    weights, denominators = _weights(config, batch, masks)
+    response = microbatches.to_tokens(masks.trained, batch).astype(jnp.float32)  # 1.0 in trained rollouts, else 0.0
+    trained = response if batch.answer is None else response * batch.learned
+    sequences = jnp.maximum(masks.trained.sum(), 1)
+    metrics, kl = {}, jnp.zeros_like(response)
     if batch.answer is not None:
-        metrics["masked"] = 1 - learned.sum() / jnp.maximum(mask.sum(), 1)
+        metrics["masked"] = 1 - trained.sum() / jnp.maximum(response.sum(), 1)
     if config.kl_in_reward:
         # Rollouts outside the loss need their KL, too, because their returns count in the baseline of the others.
-        rewarded = microbatches.to_tokens(jnp.broadcast_to(labelled[:, None], trained.shape), batch)
-        kl = jnp.where(rewarded, losses.KL_ESTIMATES[config.kl](old, of_reference), 0.0)
-        total = (kl * mask).sum()
-        metrics |= {"kl": total / jnp.maximum(mask.sum(), 1), "kl_per_sequence": total / sequences}
+        in_return = microbatches.to_tokens(jnp.broadcast_to(masks.prompts[:, None], masks.trained.shape), batch)
+        kl = jnp.where(in_return, losses.KL_ESTIMATES[config.kl](old, of_reference), 0.0)
+        total = (kl * response).sum()
+        metrics |= {"kl": total / jnp.maximum(response.sum(), 1), "kl_per_sequence": total / sequences}
     per_token = None
     if config.objective == "policy_gradient":
-        returns, per_token = _token_advantages(config, batch, trained, kl, learned)
+        returns, per_token = _token_advantages(config, batch, masks.trained, kl, trained)
         metrics |= {
-            "return": (returns * trained).sum() / sequences,
-            "advantage_abs": jnp.abs(per_token).sum() / jnp.maximum(learned.sum(), 1),
+            "return": (returns * masks.trained).sum() / sequences,
+            "advantage_abs": jnp.abs(per_token).sum() / jnp.maximum(trained.sum(), 1),
         }
-    rows = Rows(
-        batch.tokens,
-        batch.rollout,
-        batch.sampler_logprobs,
-        jnp.where(batch.learned, microbatches.to_tokens(weights, batch), 0),
-        learned,
-        per_token,
-        old if config.updates_per_step > 1 else None,
-        of_reference if config.kl_in == "loss" else None,
+    inputs = LossInputs(
+        tokens=batch.tokens,
+        rollout=batch.rollout,
+        sampler_logprobs=batch.sampler_logprobs,
+        weights=jnp.where(batch.learned, microbatches.to_tokens(weights, batch), 0),
+        trained=trained,
+        advantages=per_token,
+        old_logprobs=old if config.updates_per_step > 1 else None,
+        reference_logprobs=of_reference if config.kl_in == "loss" else None,
     )
-    return rows, denominators, sequences, metrics
+    return StepInputs(inputs, denominators, sequences, metrics)
+
+
+def _weights(config: UpdateConfig, batch: Batch, masks: Masks) -> tuple[jax.Array, jax.Array]:
+    """(the weights [P, n] of the rollouts' tokens divided by the denominators, the denominators [K])."""
+    tokens = microbatches.to_prompts(batch.learned.astype(jnp.int32), batch)
+    by_minibatch = (tokens * masks.weighted).reshape(config.layout.minibatches_per_step, -1)
+    weights, denominators = losses.row_weights(by_minibatch, config.loss_aggregation, config.loss_scale)
+    # A denominator may lie between 0 and 1, because seq-mean-token-sum-norm multiplies by loss_scale.
+    weights = weights / jnp.where(denominators > 0, denominators, 1)[:, None]
+    return weights.reshape(masks.weighted.shape), denominators
 
 
 def _token_advantages(
@@ -259,10 +305,11 @@ def _token_advantages(
     return returns, values * mask
 
 
-def _measured_metrics(config: UpdateConfig, rows: Rows, sequences: jax.Array, sums: dict) -> dict:
+def _measured_metrics(config: UpdateConfig, step: StepInputs, sums: dict) -> dict:
     """The metrics of a step, from the sums over its updates: means per update, per token and per sequence."""
-    tokens = jnp.maximum((rows.weights > 0).sum(), 1) * config.epochs_per_step
-    trained = jnp.maximum(rows.trained.sum(), 1) * config.epochs_per_step
+    inputs, sequences = step.loss_inputs, step.sequences
+    tokens = jnp.maximum((inputs.weights > 0).sum(), 1) * config.epochs_per_step
+    trained = jnp.maximum(inputs.trained.sum(), 1) * config.epochs_per_step
     metrics = {name: sums[name] / config.updates_per_step for name in ("loss", "grad_norm", "updated")}
     metrics |= {
         "entropy": sums["entropy"] / tokens,
@@ -271,9 +318,9 @@ def _measured_metrics(config: UpdateConfig, rows: Rows, sequences: jax.Array, su
         "logprob_gap_k3": sums["gap_k3"] / tokens,
         "logprob_gap_outside": sums["gap_outside"] / tokens,
     }
-    if rows.reference_logprobs is not None:
+    if inputs.reference_logprobs is not None:
         metrics |= {"kl": sums["kl"] / trained, "kl_per_sequence": sums["kl"] / sequences / config.epochs_per_step}
-    if rows.old_logprobs is not None and config.objective == "policy_gradient":
+    if inputs.old_logprobs is not None and config.objective == "policy_gradient":
         metrics["clip_fraction"] = sums["clipped"] / trained
         if config.dual_clip:
             metrics["dual_clip_fraction"] = sums["dual_clipped"] / trained
@@ -317,10 +364,10 @@ class Passes:
         function: token_logprobs, or another one of its signature.
         """
         layout = self.config.layout
-        arrays = Rows(batch.tokens, batch.rollout, *(None,) * 6)
+        inputs = LossInputs(tokens=batch.tokens, rollout=batch.rollout)
 
         def body(scores: tuple, i: jax.Array, length: int) -> tuple:
-            micro = microbatches.cut(arrays, i, length, self.mesh)
+            micro = microbatches.cut(inputs, i, length, self.mesh)
             found = self._of_tokens(function, params, micro, batch.temperature)
             return tuple(microbatches.put(score, i, part) for score, part in zip(scores, found))
 
@@ -332,20 +379,20 @@ class Passes:
         )
 
     def gradients(
-        self, params: nnx.State, frozen: nnx.State | None, rows: Rows, batch: Batch, minibatch: jax.Array
+        self, params: nnx.State, frozen: nnx.State | None, inputs: LossInputs, batch: Batch, minibatch: jax.Array
     ) -> tuple[nnx.State, dict[str, jax.Array]]:
         """(float32 gradients of `params`, {measurement: scalar}), summed over the micro-batches of a mini-batch.
 
         frozen: the base, if `params` are adapters.
         """
 
-        def loss_of(params: nnx.State, micro: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def loss_of(params: nnx.State, micro: LossInputs) -> tuple[jax.Array, dict[str, jax.Array]]:
             values = self._of_tokens(token_logprobs, lora.join(params, frozen), micro, batch.temperature)
             return loss(self.config, micro, *values)
 
         def body(carry: tuple, i: jax.Array, length: int) -> Any:
             grads, sums = carry
-            micro = microbatches.cut(rows, i, length, self.mesh)
+            micro = microbatches.cut(inputs, i, length, self.mesh)
             (_, measured), new = jax.value_and_grad(loss_of, has_aux=True)(params, micro)
             # Without this constraint XLA may keep the accumulated gradients replicated.
             grads = jax.lax.with_sharding_constraint(jax.tree.map(jnp.add, grads, new), self.shardings)
@@ -356,7 +403,7 @@ class Passes:
         return microbatches.fold(body, (zeros, sums), batch.counts, self.config.layout, minibatch)
 
     def _of_tokens(
-        self, function: Callable, params: nnx.State, micro: Rows, temperature: jax.Array
+        self, function: Callable, params: nnx.State, micro: LossInputs, temperature: jax.Array
     ) -> tuple[jax.Array, ...]:
         """The results of `function`, each [m, S]. Position s has the values of token s given the tokens before it.
 
@@ -371,7 +418,7 @@ class Passes:
 
 
 def loss(
-    config: UpdateConfig, micro: Rows, new: jax.Array, entropy: jax.Array
+    config: UpdateConfig, micro: LossInputs, new: jax.Array, entropy: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(the loss of a micro-batch, a dict with the keys MEASURED), from the policy's log-probs and entropy [m, S]."""
     trained, counted = micro.trained, micro.weights > 0

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from srt_jax.model.logprobs import token_logprobs
-from srt_jax.rl.update import Rows, UpdateConfig, loss
+from srt_jax.rl.update import LossInputs, UpdateConfig, loss
 from tests.tiny_decoder import decoder, flat
 
 V, STOP, PROMPT, LONGEST = 8, 0, (3, 5), 3
@@ -54,8 +54,13 @@ def gradients():
 
     def expected(params, tau_s, tau_t):
         probability = jnp.exp((logprobs(params, tau_s)[0] * inside).sum(1))
-        rows = Rows(tokens, None, jnp.zeros(tokens.shape), probability[:, None] * inside, inside, None, None, None)
-        gradient = jax.grad(lambda p: loss(CROSS_ENTROPY, rows, *logprobs(p, tau_t))[0])(params)
+        inputs = LossInputs(
+            tokens=tokens,
+            sampler_logprobs=jnp.zeros(tokens.shape),
+            weights=probability[:, None] * inside,
+            trained=inside,
+        )
+        gradient = jax.grad(lambda p: loss(CROSS_ENTROPY, inputs, *logprobs(p, tau_t))[0])(params)
         return gradient, probability.sum()
 
     return jax.jit(expected)
@@ -94,12 +99,12 @@ def train_to_the_optimum(logits, tau_s, tau_t):
     hidden = jnp.eye(contexts)[:, None].repeat(vocabulary, 1)  # [contexts, V, contexts]
     targets = jnp.tile(jnp.arange(vocabulary), (contexts, 1))
     ones = jnp.ones(targets.shape)
-    rows = Rows(targets, None, jnp.zeros(targets.shape), ones, ones, None, None, None)
+    inputs = LossInputs(tokens=targets, sampler_logprobs=jnp.zeros(targets.shape), weights=ones, trained=ones)
 
     def objective(table):
         new, entropy = token_logprobs(hidden, table.T, targets, tau_t)
         # Each token of a row stands for a sample: its weight in the mean is how often it is drawn.
-        return loss(CROSS_ENTROPY, rows, new * sampled, entropy)[0]
+        return loss(CROSS_ENTROPY, inputs, new * sampled, entropy)[0]
 
     descend = jax.jit(lambda table: jax.lax.fori_loop(0, 20_000, lambda _, t: t - 2.0 * jax.grad(objective)(t), table))
     return descend(logits)
