@@ -25,6 +25,7 @@ from srt_jax.run.rollouts import (
     answer_format,
     draws,
     sample_and_grade,
+    sampling_at,
     temperature_at,
 )
 from srt_jax.run.watchdog import Watchdog
@@ -186,6 +187,14 @@ def test_only_prompts_whose_trained_samples_differ_are_informative():
 def test_a_step_has_the_counters_of_its_own_rollouts():
     for found in collected(steps=(1, 2)):  # of each prompt four answers, the majority's and the label
         assert found.workers["graded"] == 4 * 6 * found.rounds and found.workers["seconds"] > 0
+
+
+@pytest.mark.parametrize(("room", "slots", "expected"), [(16, 0, 4), (2, 0, 2), (16, 8, 16)])
+def test_the_calls_of_a_step_have_no_empty_rows(room, slots, expected):
+    """With slots a call has a queue, and needs no rows of its own for each prompt."""
+    config = base()
+    config.batch.prompts_per_step, config.rollout.prompts_per_call, config.rollout.slots = 4, room, slots
+    assert sampling_at(config, 1).prompts_per_call == expected
 
 
 def test_mini_batches_get_equally_many_informative_prompts():

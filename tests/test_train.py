@@ -23,6 +23,7 @@ from srt_jax.errors import CheckpointError, ConfigError, RolloutError, TrainingS
 from srt_jax.jobs.replay import replay
 from srt_jax.model import weights
 from srt_jax.reward import rewards
+from srt_jax.rollout.jax.sampler import JaxSampler
 from srt_jax.run.checkpoint import Checkpoints
 from srt_jax.run.metrics import describe_tag
 from srt_jax.run.metrics_log import read_metrics
@@ -191,13 +192,30 @@ def test_an_extended_run_that_is_interrupted_goes_on(miniature, tmp_path, monkey
 
 
 def test_nothing_compiles_once_the_loop_is_warm(miniature, tmp_path):
-    """Prompts of two lengths, an evaluation and a checkpoint in every step."""
+    """Prompts of two lengths, an evaluation and a checkpoint in every step. A call could have more prompts."""
     config = small_config(miniature, tmp_path, name="warm", steps=4)
+    config.rollout.prompts_per_call = 2 * config.batch.prompts_per_step
     config.rollout.prompt_buckets, config.batch.length_buckets = (8, 10), (20, 28)
     config.eval.every = config.checkpoint.every = 1
     train(config)
     found = [record["time/compilations"] for record in read_metrics(tmp_path / "warm")[1:]]
     assert found[1:] == [found[1]] * 3
+
+
+def test_the_sampler_compiles_no_program_after_the_first_draw(miniature, tmp_path, monkeypatch):
+    """A step has 8 prompts in two buckets, and a call room for 16. Calls of evaluations have 16."""
+    calls = []
+    for name in ("_lower", "generate"):
+        method = getattr(JaxSampler, name)
+        monkeypatch.setattr(
+            JaxSampler, name, lambda *a, name=name, method=method, **k: calls.append(name) or method(*a, **k)
+        )
+    config = small_config(miniature, tmp_path, name="ahead", steps=2)
+    config.rollout.prompts_per_call, config.rollout.prompt_buckets = 16, (8, 10)
+    config.batch.max_response_tokens = 15  # no other test compiles such programs
+    config.eval.every = 1
+    train(config)
+    assert calls.index("generate") == calls.count("_lower") == 4, calls
 
 
 def careless(*_):

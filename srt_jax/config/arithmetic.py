@@ -67,6 +67,15 @@ def policy_samples(config: ConfigDict) -> int:
     return config.batch.samples_per_prompt if has_teacher(config) else votes_per_prompt(config.batch)
 
 
+def prompts_per_call(config: ConfigDict) -> int:
+    """The prompts in a call of the in-process sampler in training.
+
+    Static batching decodes empty rows like full ones, so a call has no more rows than a step has prompts.
+    """
+    r = config.rollout
+    return r.prompts_per_call if r.slots else min(r.prompts_per_call, config.batch.prompts_per_step)
+
+
 def plans_checkpoint(config: ConfigDict, step: int) -> bool:
     """Tells whether the config asks for a checkpoint after this step. A signal and the end of a run ask for others."""
     return step % config.checkpoint.every == 0 or step % config.eval.every == 0

@@ -429,7 +429,6 @@ def lower_sampler(config: ConfigDict, model: ModelConfig, devices, n: int, sampl
         rollout.prompts_per_call,
         rollout.slots,
         memory_bytes - parameters,
-        config.batch.prompts_per_step,
     )
     cut, programs = sampler.lower(params, n, sampling)
     return cut, programs, parameters

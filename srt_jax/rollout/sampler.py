@@ -21,6 +21,7 @@ class Sampling:
     temperature: float = 1.0  # 0: the most likely token
     top_p: float = 1.0
     top_k: int = -1  # -1: all
+    prompts_per_call: int = 0  # The in-process sampler has at most this many in a call (0: its own limit).
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ split into calls, and another split may round differently.
 import jax
 from ml_collections import ConfigDict
 
-from srt_jax.config import has_teacher, mesh_shape, policy_samples, stores_teacher, teacher_samples
+from srt_jax.config import has_teacher, mesh_shape, policy_samples, prompts_per_call, stores_teacher, teacher_samples
 from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import attention, lora, memory
 from srt_jax.model.config import ModelConfig
@@ -82,8 +82,7 @@ def step(config: ConfigDict, model: ModelConfig, samples: bool = True) -> dict[s
     kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
     if samples and config.rollout.sampler == "jax":
         n = max(policy_samples(config), teacher_samples(config))
-        prompts = jax_sampler.prompts_in_call(config.rollout.prompts_per_call, config.rollout.slots, b.prompts_per_step)
-        whole = jax_sampler.Cut(prompts, n, config.rollout.slots, shards)
+        whole = jax_sampler.Cut(prompts_per_call(config), n, config.rollout.slots, shards)
 
         def call(cut):
             return sum(

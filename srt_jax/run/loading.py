@@ -71,5 +71,4 @@ def open_sampler(
         r.prompts_per_call,
         r.slots,
         budget.sampler_memory(config, model.config, training),
-        config.batch.prompts_per_step,
     )

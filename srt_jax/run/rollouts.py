@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 import numpy as np
 from ml_collections import ConfigDict
 
-from srt_jax.config import policy_samples, votes_per_prompt
+from srt_jax.config import policy_samples, prompts_per_call, votes_per_prompt
 from srt_jax.data.base import Problem
 from srt_jax.data.batching import refill_order
 from srt_jax.data.paraphrases import partner
@@ -266,7 +266,8 @@ def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
 
 def sampling_at(config: ConfigDict, step: int) -> Sampling:
     """The sampling settings of a step."""
-    return Sampling(config.batch.max_response_tokens, temperature_at(config, step))
+    limit = prompts_per_call(config)
+    return Sampling(config.batch.max_response_tokens, temperature_at(config, step), prompts_per_call=limit)
 
 
 def temperature_at(config: ConfigDict, step: int) -> float:

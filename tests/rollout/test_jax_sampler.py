@@ -332,30 +332,31 @@ def test_how_the_work_is_cut_into_calls_does_not_matter(cut):
     bucket = 8 if cut.slots else 4
     by, reported = limited(needed(cut, bucket), slots=4 if cut.slots else 0), []
     found, expected = generate(SHORT, n=6, by=by), generate(SHORT, n=6)
-    assert by.cut(bucket, 6, Sampling(T), len(SHORT)) == cut
+    assert by.cut(bucket, 6, Sampling(T)) == cut
     assert np.array_equal(found.tokens, expected.tokens) and np.array_equal(found.stopped, expected.stopped)
     assert np.abs(found.logprobs - expected.logprobs).max() < 1e-5
     by.generate(SHORT, 6, Sampling(T), seeds_of(SHORT), lambda p, responses, _: reported.append((p, len(responses))))
     assert sorted(reported) == [(p, 6) for p in range(len(SHORT))]
 
 
-def test_the_calls_of_a_training_step_have_no_empty_rows():
-    """A step has 3 prompts here, and a call room for 8. Other numbers of prompts share one shape and its rounding."""
+def test_a_draw_may_limit_the_prompts_of_a_call():
+    """A step of 3 prompts has no empty rows, although a call has room for 8."""
     graphdef, params = decoder()
-    mesh, sampling = mesh_of(1, 1, 1), Sampling(T)
-    for slots, in_a_step in ((0, 3), (2, 8)):
-        by = JaxSampler(graphdef, mesh, STOPS, (8, 4), 8, slots, prompts_per_step=3)
-        by.load(place(params, mesh), 0)
-        assert [by.cut(8, 2, sampling, P).prompts for P in (1, 3, 4, 9)] == [8, in_a_step, 8, 8]
-        found, expected = generate(SHORT[:3], n=2, by=by), generate(SHORT[:3], n=2)
-        assert np.array_equal(found.tokens, expected.tokens)
+    mesh = mesh_of(1, 1, 1)
+    by = JaxSampler(graphdef, mesh, STOPS, (8, 4), 8)
+    by.load(place(params, mesh), 0)
+    limits = {limit: by.cut(8, 2, Sampling(T, prompts_per_call=limit)).prompts for limit in (0, 3, 8, 9)}
+    assert limits == {0: 8, 3: 3, 8: 8, 9: 8}
+    seeds = seeds_of(SHORT)
+    found = by.generate(SHORT, 2, Sampling(T, prompts_per_call=3), seeds)
+    assert np.array_equal(found.tokens, by.generate(SHORT, 2, Sampling(T), seeds).tokens)
 
 
 def test_a_cut_is_the_largest_that_fits_on_a_mesh_too():
-    whole = sampler((2, 2, 2)).cut(8, 40, Sampling(T), 4)
+    whole = sampler((2, 2, 2)).cut(8, 40, Sampling(T))
     assert whole == Cut(4, 40, 0, 4)
     by = limited(sampler((2, 2, 2)).bytes_of(whole, 8, Sampling(T)) - 1, mesh_shape=(2, 2, 2))
-    assert by.cut(8, 40, Sampling(T), 4) == Cut(2, 40, 0, 4)
+    assert by.cut(8, 40, Sampling(T)) == Cut(2, 40, 0, 4)
     one = generate(SHORT, n=6, by=limited(needed(Cut(1, 1, 0, 1), 4), mesh_shape=(2, 1, 1)))
     assert np.array_equal(one.tokens, generate(SHORT, n=6).tokens)
 

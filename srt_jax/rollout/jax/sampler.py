@@ -88,11 +88,6 @@ class Cut:
                 yield dataclasses.replace(one, **{field: -(-getattr(one, field) // parts)})
 
 
-def prompts_in_call(prompts_per_call: int, num_slots: int, num_prompts: int) -> int:
-    """Prompts of a call for a step of num_prompts. Static batching decodes empty rows like full ones: it has none."""
-    return prompts_per_call if num_slots else min(prompts_per_call, num_prompts)
-
-
 def largest_cut(whole: Cut, bytes_of: Callable[[Cut], float], memory_bytes: float | None) -> Cut:
     """The first of `whole.smaller()` whose bytes_of(cut) fit in memory_bytes. Raises RolloutError if none fits."""
     if memory_bytes is None:
@@ -153,8 +148,8 @@ class JaxSampler:
     """Samples from the trainer's own parameters. `load` stores a reference and copies nothing.
 
     A call has room for prompts_per_call prompts, and num_slots (0: all) sequences decode at a time. There are fewer if
-    the arrays of a call, without the parameters, would need more than `memory_bytes` of a device (None: no limit). A
-    `generate` of exactly prompts_per_step prompts, a training step, has calls without empty rows (`prompts_in_call`).
+    the arrays of a call, without the parameters, would need more than `memory_bytes` of a device (None: no limit), or
+    if the settings of the draw say so (Sampling.prompts_per_call).
     """
 
     def __init__(
@@ -166,14 +161,12 @@ class JaxSampler:
         prompts_per_call: int,
         num_slots: int = 0,
         memory_bytes: float | None = None,
-        prompts_per_step: int = 0,
     ) -> None:
         self._graphdef, self._mesh = graphdef, mesh
         self._stop_ids = tuple(int(i) for i in stop_ids)
         # With slots all caches have the same length, so that all prompts can share one queue.
         self._buckets = sorted(prompt_buckets)[-1 if num_slots else 0 :]
         self._prompts_per_call, self._num_slots, self._memory_bytes = prompts_per_call, num_slots, memory_bytes
-        self._prompts_per_step = prompts_per_step
         shards = sharding.num_row_shards(mesh)
         if num_slots % shards:
             raise ValueError(
@@ -197,7 +190,7 @@ class JaxSampler:
     def compile(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> None:
         """Compiles the programs for the prompts' buckets. `generate` compiles those that are missing."""
         for bucket in self._by_bucket(prompts):
-            self._program(bucket, self.cut(bucket, n, sampling, len(prompts)), sampling)
+            self._program(bucket, self.cut(bucket, n, sampling), sampling)
 
     def generate(
         self,
@@ -293,21 +286,18 @@ class JaxSampler:
     def _calls(self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling) -> Iterator[tuple]:
         """Yields (bucket, cut, prompt indices, first sample) of every call. Calls for equal prompts are consecutive."""
         for bucket, indices in self._by_bucket(prompts).items():
-            cut = self.cut(bucket, n, sampling, len(prompts))
+            cut = self.cut(bucket, n, sampling)
             for start in range(0, len(indices), cut.prompts):
                 for first in range(0, n, cut.samples):
                     yield bucket, cut, indices[start : start + cut.prompts], first
 
-    def cut(self, bucket: int, n: int, sampling: Sampling, num_prompts: int) -> Cut:
+    def cut(self, bucket: int, n: int, sampling: Sampling) -> Cut:
         """The largest call that fits in memory. Raises RolloutError if not even one sample of one prompt fits.
 
-        num_prompts: those of the whole `generate`, in all buckets. The shape depends on the config, on `memory_bytes`,
-        and on whether they are a step's prompts, but not on the memory that is free at the moment: another shape may
-        round differently.
+        The shape depends on these settings and on `memory_bytes`, but neither on the prompts nor on the memory that is
+        free at the moment: another shape may round differently.
         """
-        prompts = self._prompts_per_call
-        if self._prompts_per_step and num_prompts == self._prompts_per_step:
-            prompts = prompts_in_call(prompts, self._num_slots, num_prompts)
+        prompts = min(self._prompts_per_call, sampling.prompts_per_call or self._prompts_per_call)
         whole = Cut(prompts, n, self._num_slots, sharding.num_row_shards(self._mesh))
         return largest_cut(whole, lambda cut: self.bytes_of(cut, bucket, sampling), self._memory_bytes)
 
@@ -370,7 +360,7 @@ class JaxSampler:
         params: abstract parameters with shardings.
         """
         self._params = params
-        cut = self.cut(self._buckets[-1], n, sampling, self._prompts_per_step)
+        cut = self.cut(self._buckets[-1], n, sampling)
         return cut, self._lower(params, self._buckets[-1], cut, compiled(sampling))[:2]
 
     def _lower(self, params: nnx.State, bucket: int, cut: Cut, sampling: Sampling) -> list[jax.stages.Lowered]:

@@ -13,7 +13,7 @@ BLOCKS = 128  # The tensor axis of a mesh divides it, so that each device has wh
 
 def compiled(sampling: Sampling) -> Sampling:
     """The settings that a compiled program depends on. Programs take a temperature above 0 as an argument."""
-    return dataclasses.replace(sampling, temperature=float(sampling.temperature > 0))
+    return dataclasses.replace(sampling, temperature=float(sampling.temperature > 0), prompts_per_call=0)
 
 
 def sample_keys(seeds: jax.Array, first: jax.Array, n: int) -> jax.Array:
