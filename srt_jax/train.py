@@ -159,8 +159,9 @@ def learn(
     It is a pure function, except that it donates the state. `srt replay` calls it with recorded rollouts.
     """
     config, rollouts = learner.config, collected.trained()[0]
-    masked = answer_tokens(rollouts, learner.grading.tokenizer, learner.grading.form) if config.rl.mask_answer else None
-    batch = to_batch(learner, collected, step, masked)
+    grading = learner.grading
+    answer_mask = answer_tokens(rollouts, grading.tokenizer, grading.form) if config.rl.mask_answer else None
+    batch = to_batch(learner, collected, step, answer_mask)
     train_state, update_metrics = learner.update(train_state, learner.reference, batch)
     values = {f"update/{name}": value for name, value in jax.device_get(update_metrics).items()}
     return train_state, measures.metrics(collected.graded) | values | {
@@ -183,11 +184,13 @@ def reward_confidence(learner: Learner, train_state: TrainState, collected: Coll
     return dataclasses.replace(collected, graded=graded)
 
 
-def to_batch(learner: Learner, collected: Collected, step: int, masked: np.ndarray | None = None) -> Batch:
-    """The batch of a step, on the devices. masked [P, n, T] bool: True on the tokens that the loss leaves out."""
+def to_batch(learner: Learner, collected: Collected, step: int, answer_mask: np.ndarray | None = None) -> Batch:
+    """The batch of a step, on the devices. answer_mask [P, n, T] bool: True on the tokens that the loss leaves out."""
     rollouts, rewards, labelled, kept = collected.trained()
     temperature = learner.config.rl.temperature or temperature_at(learner.config, step)
-    return collate(rollouts, rewards, labelled, learner.update_config.layout, learner.mesh, temperature, kept, masked)
+    return collate(
+        rollouts, rewards, labelled, learner.update_config.layout, learner.mesh, temperature, kept, answer_mask
+    )
 
 
 # ---- the sampler

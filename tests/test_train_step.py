@@ -203,7 +203,7 @@ LOST = {
     },
     "the rewards": lambda step, given: {"rewards": given["rewards"][::-1]},
 }
-ARGUMENTS = ("rollouts", "rewards", "labelled", "layout", "mesh", "temperature", "kept", "answer")
+ARGUMENTS = ("rollouts", "rewards", "labelled", "layout", "mesh", "temperature", "kept", "answer_mask")
 
 
 def assert_differs(found, expected):

@@ -90,11 +90,11 @@ class Recorded:
     rewards: np.ndarray
     labelled: np.ndarray
     kept: np.ndarray
-    answer: np.ndarray | None = None  # [B, S]: tokens that the loss leaves out
+    answer_mask: np.ndarray | None = None  # [B, S]: tokens that the loss leaves out
 
-    def learned(self):
+    def loss_tokens(self):
         """[B, S]: may the loss count the token?"""
-        return self.mask() if self.answer is None else self.mask() & ~self.answer
+        return self.mask() if self.answer_mask is None else self.mask() & ~self.answer_mask
 
     def mask(self):
         """[B, S]: is the token part of the response?"""
@@ -126,7 +126,7 @@ class Recorded:
             layout,
             temperature,
             self.kept,
-            None if self.answer is None else responses(self.answer),
+            None if self.answer_mask is None else responses(self.answer_mask),
         )
         return batch.replace(
             tokens=np.where(batch.rollout < 0, np.resize(self.tokens, batch.tokens.shape), batch.tokens)

@@ -86,7 +86,7 @@ class Batch:
         rollout           int32, p * n + i on the tokens of sample i of prompt p, -1 on padding
         response          bool, True on the tokens of a response, its stop token included
         sampler_logprobs  float32, the sampler's log-probs of the response tokens, 0 elsewhere
-        answer            bool, True on the tokens of answers, which the loss leaves out; None if it leaves out none
+        answer_mask       bool, True on the tokens of answers, which the loss leaves out; None if it leaves out none
 
     The other arrays are replicated on every device.
 
@@ -107,12 +107,12 @@ class Batch:
     kept: Leaf
     counts: Leaf
     temperature: Leaf
-    answer: Leaf = None
+    answer_mask: Leaf = None
 
     @property
-    def learned(self) -> Leaf:
+    def loss_tokens(self) -> Leaf:
         """[M, m, S] bool: True on the response tokens that the loss may count."""
-        return self.response if self.answer is None else self.response & ~self.answer
+        return self.response if self.answer_mask is None else self.response & ~self.answer_mask
 
 
 def collate(
@@ -123,16 +123,16 @@ def collate(
     mesh: Mesh,
     temperature: float = 1.0,
     kept: np.ndarray | None = None,
-    answer: np.ndarray | None = None,
+    answer_mask: np.ndarray | None = None,
 ) -> Batch:
     """The batch on the mesh, from rollouts of P prompts x n samples, rewards [P, n], labelled [P] and kept [P, n].
 
-    answer [P, n, T] bool: True on the response tokens that the loss leaves out. By default all rollouts are kept, and
-    no token is left out. Raises ValueError if a sequence is longer than the last bucket, or if P and n are
-    not those of the layout.
+    answer_mask [P, n, T] bool: True on the response tokens that the loss leaves out. By default all rollouts are kept,
+    and no token is left out. Raises ValueError if a sequence is longer than the last bucket, or if P and n are not
+    those of the layout.
     """
-    batch = assemble(rollouts, rewards, labelled, layout, temperature, kept, answer)
-    return sharding.place(batch, batch_sharding(mesh, answer is not None))
+    batch = assemble(rollouts, rewards, labelled, layout, temperature, kept, answer_mask)
+    return sharding.place(batch, batch_sharding(mesh, answer_mask is not None))
 
 
 def assemble(
@@ -142,7 +142,7 @@ def assemble(
     layout: Layout,
     temperature: float = 1.0,
     kept: np.ndarray | None = None,
-    answer: np.ndarray | None = None,
+    answer_mask: np.ndarray | None = None,
 ) -> Batch:
     """The batch as NumPy arrays. Mini-batch k has the k-th part of the prompts. Raises ValueError as `collate` does."""
     prompts, n, _ = rollouts.tokens.shape
@@ -156,7 +156,7 @@ def assemble(
     rows, starts, counts = arrange(lengths.reshape(-1), layout)
     tokens, logprobs = np.zeros((prompts * n, shape[2]), np.int32), np.zeros((prompts * n, shape[2]), np.float32)
     rollout, response = np.full(tokens.shape, -1, np.int32), np.zeros(tokens.shape, bool)
-    left_out = np.zeros(tokens.shape, bool)
+    mask = np.zeros(tokens.shape, bool)
     for r, (row, start) in enumerate(zip(rows, starts)):
         p, i = divmod(r, n)
         first, end = start + len(rollouts.prompts[p]), start + lengths[p, i]
@@ -164,8 +164,8 @@ def assemble(
         tokens[row, first:end] = rollouts.tokens[p, i, : end - first]
         logprobs[row, first:end] = rollouts.logprobs[p, i, : end - first]
         rollout[row, start:end], response[row, first:end] = r, True
-        if answer is not None:
-            left_out[row, first:end] = answer[p, i, : end - first]
+        if answer_mask is not None:
+            mask[row, first:end] = answer_mask[p, i, : end - first]
     return Batch(
         tokens=tokens.reshape(shape),
         rollout=rollout.reshape(shape),
@@ -176,7 +176,7 @@ def assemble(
         kept=np.ones((prompts, n), bool) if kept is None else np.asarray(kept, bool),
         counts=counts,
         temperature=np.float32(temperature),
-        answer=None if answer is None else left_out.reshape(shape),
+        answer_mask=None if answer_mask is None else mask.reshape(shape),
     )
 
 
@@ -222,10 +222,10 @@ def first_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return rows, starts
 
 
-def batch_sharding(mesh: Mesh, answer: bool = False) -> Batch:
+def batch_sharding(mesh: Mesh, answer_mask: bool = False) -> Batch:
     """The sharding of each array of a batch. Every device has some rows of every micro-batch.
 
-    answer: does the batch say which tokens belong to answers?
+    answer_mask: has the batch one?
     """
     rows, everywhere = NamedSharding(mesh, P(None, sharding.ROWS)), sharding.replicated(mesh)
     return Batch(
@@ -238,14 +238,14 @@ def batch_sharding(mesh: Mesh, answer: bool = False) -> Batch:
         kept=everywhere,
         counts=everywhere,
         temperature=everywhere,
-        answer=rows if answer else None,
+        answer_mask=rows if answer_mask else None,
     )
 
 
-def abstract_batch(layout: Layout, mesh: Mesh, answer: bool = False) -> Batch:
+def abstract_batch(layout: Layout, mesh: Mesh, answer_mask: bool = False) -> Batch:
     """Shapes, dtypes and shardings of the batches of this layout, to compile the update before the first batch.
 
-    answer: does the batch say which tokens belong to answers?
+    answer_mask: has the batch one?
     """
     n = layout.samples_per_prompt
     tokens = (layout.microbatches, layout.microbatch_sequences, max(layout.length_buckets))
@@ -259,7 +259,7 @@ def abstract_batch(layout: Layout, mesh: Mesh, answer: bool = False) -> Batch:
         kept=((layout.prompts_per_step, n), jnp.bool),
         counts=((layout.minibatches_per_step, len(layout.length_buckets)), jnp.int32),
         temperature=((), jnp.float32),
-        answer=(tokens, jnp.bool) if answer else None,
+        answer_mask=(tokens, jnp.bool) if answer_mask else None,
     )
-    places = batch_sharding(mesh, answer)
+    places = batch_sharding(mesh, answer_mask)
     return jax.tree.map(lambda where, shape: jax.ShapeDtypeStruct(*shape, sharding=where), places, shapes)

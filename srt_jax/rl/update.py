@@ -245,10 +245,10 @@ def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_refer
     masks = Masks.of(config, batch)
     weights, denominators = _weights(config, batch, masks)
     response = microbatches.to_tokens(masks.trained, batch).astype(jnp.float32)  # 1.0 in trained rollouts, else 0.0
-    trained = response if batch.answer is None else response * batch.learned
+    trained = response if batch.answer_mask is None else response * batch.loss_tokens
     sequences = jnp.maximum(masks.trained.sum(), 1)
     metrics, kl = {}, jnp.zeros_like(response)
-    if batch.answer is not None:
+    if batch.answer_mask is not None:
         metrics["masked"] = 1 - trained.sum() / jnp.maximum(response.sum(), 1)
     if config.kl_in_reward:
         # Rollouts outside the loss need their KL, too, because their returns count in the baseline of the others.
@@ -267,7 +267,7 @@ def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_refer
         tokens=batch.tokens,
         rollout=batch.rollout,
         sampler_logprobs=batch.sampler_logprobs,
-        weights=jnp.where(batch.learned, microbatches.to_tokens(weights, batch), 0),
+        weights=jnp.where(batch.loss_tokens, microbatches.to_tokens(weights, batch), 0),
         trained=trained,
         advantages=per_token,
         old_logprobs=old if config.updates_per_step > 1 else None,
@@ -278,7 +278,7 @@ def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_refer
 
 def _weights(config: UpdateConfig, batch: Batch, masks: Masks) -> tuple[jax.Array, jax.Array]:
     """(the weights [P, n] of the rollouts' tokens divided by the denominators, the denominators [K])."""
-    tokens = microbatches.to_prompts(batch.learned.astype(jnp.int32), batch)
+    tokens = microbatches.to_prompts(batch.loss_tokens.astype(jnp.int32), batch)
     by_minibatch = (tokens * masks.weighted).reshape(config.layout.minibatches_per_step, -1)
     weights, denominators = losses.row_weights(by_minibatch, config.loss_aggregation, config.loss_scale)
     # A denominator may lie between 0 and 1, because seq-mean-token-sum-norm multiplies by loss_scale.

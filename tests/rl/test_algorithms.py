@@ -76,7 +76,7 @@ def kl_slope(kind, p, q):
 
 def literal_advantages(config, data, kl, trained):
     """[B, S]: of each token, from a loop over the rollouts."""
-    mask = data.learned()
+    mask = data.loss_tokens()
     returns = np.array(
         [
             [
@@ -132,7 +132,7 @@ def literal_step(config, data):
     clipped, dual_clipped = [], []
     for u in range(config.updates_per_step):
         rows = np.arange(P * N) // (P * N // K) == u % K
-        inside = data.learned() & (rows & counted)[:, None]
+        inside = data.loss_tokens() & (rows & counted)[:, None]
         lengths = inside.sum(1)
         sequences = (lengths > 0).sum()
         weights = (
@@ -234,7 +234,7 @@ FAST = (
 def test_the_step_is_that_of_the_formulas(name):
     config, data = changed(**STEPS[name]), rollouts()
     if config.mask_answer:
-        data = dataclasses.replace(data, answer=answers(data))
+        data = dataclasses.replace(data, answer_mask=answers(data))
     state, metrics = run(config, data)
     expected, found = literal_step(config, data)
     for path, start in flat(decoder()[1]).items():
