@@ -18,6 +18,7 @@ from srt_jax.grading.grader import Grader
 from srt_jax.reward.labels import LabelSettings
 from srt_jax.reward.measures import metrics
 from srt_jax.rollout.sampler import Rollouts, Sampling
+from srt_jax.run.diagnosis import Diagnosis
 from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.rollouts import (
     Grading,
@@ -84,7 +85,10 @@ def test_prompts_whose_rewards_agree_are_replaced(miniature, tmp_path):
     differing = [len({row["reward"] for row in group}) > 1 for group in rows.values()]
     assert len(differing) == 8 and record["rollout/rounds"] > 1
     assert differing == sorted(differing, reverse=True)  # the informative ones come first
-    assert record["label/labelled"] == np.mean(differing)  # the others stay out of the loss
+    with np.load(tmp_path / "dynamic/rollouts/step_000001.npz") as saved:  # the loss leaves out the others
+        assert saved["left_out"].tolist() == [not wanted for wanted in differing]
+        assert record["label/labelled"] == saved["labelled"].mean()
+    assert record["label/informative"] == np.mean(differing)
     plain = small_config(miniature, tmp_path, name="plain", steps=1)
     plain.batch.samples_per_prompt, plain.batch.microbatch_sequences, plain.data.limit = 2, 16, 0
     plain.rollout.temperature = 0.5
@@ -143,25 +147,25 @@ class Answers:
 
     added_tokens_decoder = {}  # noqa: RUF012
 
-    def __init__(self):
-        self.calls = 0
+    def __init__(self, kinds=("0 1 1 1", "1 1 1 0", "1 1 1 1")):
+        self.calls, self.kinds = 0, kinds
 
     def decode(self, tokens):
         return ""
 
     def batch_decode(self, tokens, **_):
-        texts = ("0 1 1 1", "1 1 1 0", "1 1 1 1")[self.calls % 3].split()
+        texts = self.kinds[self.calls % len(self.kinds)].split()
         self.calls += 1
         return [f"\\boxed{{{texts[int(row[0])]}}}" for row in tokens]
 
 
-def collected(steps=(1,), **batch):
+def collected(steps=(1,), tokenizer=None, **batch):
     """The rollouts of steps on 40 problems, with the samples of `Answers`. Two of four samples are trained on.
 
     All steps are collected before the first one is returned, as with rollout.steps_ahead.
     """
     config = base()
-    config.batch.update(dict(prompts_per_step=4, samples_per_prompt=2, votes_per_prompt=4, resample_rounds=9, **batch))
+    config.batch.update(dict(prompts_per_step=4, samples_per_prompt=2, votes_per_prompt=4, resample_rounds=9) | batch)
     problems = [Problem(str(i), "?", "1", "test") for i in range(40)]
     prepared = SimpleNamespace(
         problems=problems,
@@ -169,7 +173,7 @@ def collected(steps=(1,), **batch):
         indices=lambda step: batch_indices(40, 4, 0, step),
     )
     with Grader(workers=1) as grader:
-        grading = Grading(Answers(), answer_format(config), grader, LabelSettings.of(config))
+        grading = Grading(tokenizer or Answers(), answer_format(config), grader, LabelSettings.of(config))
         learner = SimpleNamespace(grading=grading, grader=grader)
         run = SimpleNamespace(config=config, prepared=prepared, sampler=Sampled(), teacher=None, learner=learner)
         now = SimpleNamespace(watchdog=Watchdog(pathlib.Path(), 0), stop=None, fallback=None)
@@ -182,6 +186,28 @@ def test_only_prompts_whose_trained_samples_differ_are_informative():
     assert found.rounds == 3  # a third of the prompts is of the kind
     assert metrics(found.graded)["label/informative"] == 1
     assert metrics(found.graded)["label/pseudo_reward"] == 0.5
+
+
+def test_prompts_that_are_left_out_of_the_loss_still_have_their_labels():
+    (found,) = collected(resample_rounds=1)  # three of the eight prompts differ
+    assert [g.left_out for g in found.graded] == [False, False, False, True]
+    assert found.trained()[2].tolist() == [True, True, True, False]
+    measured = metrics(found.graded)
+    assert measured["label/labelled"] == measured["label/label_accuracy"] == 1 and measured["label/informative"] == 0.75
+    assert measured["label/pseudo_reward"] == measured["label/agreement"] == (3 * 0.5 + 1) / 4
+    assert measured["label/tpr"] == 1 and measured["label/fpr"] == 0
+
+
+def test_solved_prompts_are_not_reported_as_prompts_without_a_label():
+    (found,) = collected(tokenizer=Answers(["1 1 1 1"]), resample_rounds=1)
+    assert all(g.left_out for g in found.graded) and not found.trained()[2].any()
+    config = base()
+    config.batch.resample_rounds = 1
+    for advantage in ("rloo", "my_module:advantage"):
+        config.rl.advantage = advantage
+        diagnosis = Diagnosis(config, ["<eos>"])
+        (text,) = [text for _ in range(3) for text in diagnosis.update(metrics(found.graded))]
+        assert "every response agrees with its label" in text
 
 
 def test_a_step_has_the_counters_of_its_own_rollouts():
@@ -211,7 +237,7 @@ def test_mini_batches_get_equally_many_informative_prompts():
         ],
     )  # lengths do not make a prompt informative
     dealt = _most_informative([part], config.batch)
-    assert [g.labelled for g in dealt.graded] == [True, False] * 2  # a mini-batch is a half
+    assert dealt.trained()[2].tolist() == [True, False] * 2  # a mini-batch is a half
 
 
 def test_replacements_leave_the_order_of_the_data_alone():

@@ -33,6 +33,8 @@ class Graded:
     rewards [n] float32: agreement + penalty for length. The update trains on them.
     kept [n] bool: does the response count in the loss?
     labelled: False if the prompt has no label. labels.unlabelled says what the loss does with such a prompt.
+    left_out: True if batch.resample_rounds found no better prompt in place of this one. The loss then treats it like a
+        prompt without a label, but the metrics count its label.
     trained: only this many samples, the first ones, are trained on.
     true_rewards [n] float32: 1 if the answer agrees with the known one, else 0.
     majority_correct, label_correct: 1 if the winner of the vote is right, if the label is right, else 0.
@@ -50,6 +52,12 @@ class Graded:
     true_rewards: np.ndarray
     majority_correct: float
     label_correct: float
+    left_out: bool = False
+
+    @property
+    def in_loss(self) -> bool:
+        """Is the prompt trained on as one with a label?"""
+        return self.labelled and not self.left_out
 
 
 def grade(
@@ -261,11 +269,6 @@ def informative(graded: Graded) -> bool:
     for length and a KL in the reward.
     """
     return graded.labelled and differ(graded.agreement[: graded.trained])
-
-
-def without_label(graded: Graded) -> Graded:
-    """The same prompt marked as unlabelled, so that the loss discards it."""
-    return dataclasses.replace(graded, labelled=False)
 
 
 def differ(values: np.ndarray) -> bool:

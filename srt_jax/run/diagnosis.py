@@ -103,7 +103,8 @@ def is_alike(metrics: dict[str, float], config: ConfigDict) -> bool:
         return False
     if config.labels.unlabelled == "penalty" and metrics["label/labelled"] < 1:
         return False
-    if config.rl.advantage in WITHIN_PROMPT:
+    # Resampling leaves prompts with equal rewards out of the loss, whatever the advantage is.
+    if config.rl.advantage in WITHIN_PROMPT or config.batch.resample_rounds:
         return True
     rewards = (0,) if config.rl.advantage == "reinforce" else (0, 1)
     return metrics["label/labelled"] == 0 or metrics["label/pseudo_reward"] in rewards

@@ -16,7 +16,7 @@ from srt_jax.run import board
 # The meaning of each tag. "True" metrics need known answers. Built-in labels and rewards use answers only if
 # labels.source says so.
 TAGS = {
-    "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts, exactly as they are trained on",
+    "label/pseudo_reward": "mean reward of the trained rollouts of labelled prompts, with the penalty for length",
     "label/agreement": "mean agreement with the label: the pseudo-reward without the penalty for length",
     "label/true_reward": "share of all voting rollouts that are right: avg@n on the training prompts",
     "label/majority_accuracy": "share of votes whose winner is right: maj@n on the training prompts",
@@ -26,7 +26,8 @@ TAGS = {
     "wrong labels",
     "label/labelled": "share of prompts that got a label",
     "label/from_answers": "share of prompts rewarded by their known answer: 1 for ground_truth, less for mixed",
-    "label/informative": "share of prompts with a label and trained rollouts whose rewards differ",
+    "label/informative": "share of prompts with a label and trained rollouts whose rewards differ, apart from those "
+    "that batch.resample_rounds leaves out of the loss",
     "label/vote_share": "votes of the winner / n",
     "label/vote_share_parsed": "votes of the winner / parseable answers",
     "label/ties": "share of tied votes",

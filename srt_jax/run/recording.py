@@ -36,9 +36,10 @@ def write_rows(directory: pathlib.Path, step: int, rows: list[dict]) -> None:
 
 
 def write(directory: pathlib.Path, step: int, collected: Collected) -> None:
-    """Writes token ids, log-probs, problem ids, the labelled flags, and the labels of a teacher or of paraphrases.
+    """Writes token ids, log-probs, problem ids, the labels of a teacher or of paraphrases, and two flags per prompt.
 
-    Equal rollouts give equal bytes.
+    The flags tell whether the prompt has a label, and whether resampling leaves it out of the loss. Equal rollouts give
+    equal bytes.
     """
     rollouts = collected.rollouts
     labels: dict[str, Any] = {}
@@ -53,6 +54,7 @@ def write(directory: pathlib.Path, step: int, collected: Collected) -> None:
             prompts=np.concatenate([np.asarray(prompt, np.int32) for prompt in rollouts.prompts]),
             prompt_lengths=np.array([len(prompt) for prompt in rollouts.prompts]),
             labelled=np.array([graded.labelled for graded in collected.graded]),
+            left_out=np.array([graded.left_out for graded in collected.graded]),
             version=rollouts.version,
             rounds=collected.rounds,
             **labels,
@@ -75,7 +77,12 @@ def read(path: pathlib.Path, problems: Mapping[str, Problem], grading: Grading) 
         labels = zip(arrays["ids"].tolist(), map(json.loads, arrays["labels"].tolist()), strict=True)
         grading = grading.with_labels({id: label for id, label in labels if label is not None})
     rows = zip(chosen, rollouts.prompts, rollouts.responses(), rollouts.stopped, strict=True)
-    graded = [grading(*row) for row in rows]
-    # Resampling may have removed labels.
-    graded = [dataclasses.replace(g, labelled=bool(flag)) for g, flag in zip(graded, arrays["labelled"], strict=True)]
+    # Older versions did not write left_out, but recorded a prompt that is left out as one without a label, also in the
+    # metrics of the run. Their flags are kept as they are, so that the replayed metrics are equal.
+    labelled = arrays["labelled"].tolist()
+    flags = zip(labelled, arrays["left_out"].tolist() if "left_out" in arrays else [False] * len(labelled), strict=True)
+    graded = [
+        dataclasses.replace(grading(*row), labelled=has_label, left_out=left_out)
+        for row, (has_label, left_out) in zip(rows, flags, strict=True)
+    ]
     return Collected(chosen, rollouts, graded, {"sample": 1.0, "grade": 0.0}, int(arrays["rounds"]))

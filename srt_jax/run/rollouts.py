@@ -114,12 +114,15 @@ class Collected:
         )
 
     def trained(self) -> tuple[Rollouts, np.ndarray, np.ndarray, np.ndarray]:
-        """The samples that are trained on: rollouts, rewards [P, n], labelled [P], kept [P, n]."""
+        """The samples that are trained on: rollouts, rewards [P, n], labelled [P], kept [P, n].
+
+        For the loss, a prompt that resampling leaves out is one without a label.
+        """
         n = self.graded[0].trained
         return (
             self.rollouts.first(n),
             np.stack([g.rewards[:n] for g in self.graded]),
-            np.array([g.labelled for g in self.graded]),
+            np.array([g.in_loss for g in self.graded]),
             np.stack([g.kept[:n] for g in self.graded]),
         )
 
@@ -196,7 +199,7 @@ def collect(
 
     With batch.resample_rounds, a prompt is replaced by one of a further batch if all its trained samples agree equally
     with the label. This is DAPO's dynamic sampling (Yu et al. 2025, eq. 11), which ignores the penalty for length. If
-    the further batches do not suffice, such prompts stay and count as unlabelled.
+    the further batches do not suffice, such prompts stay, but the loss leaves them out.
     """
     b, parts, found = config.batch, [], 0
     for chosen in draws(config, prepared, step):
@@ -253,14 +256,17 @@ def draws(config: ConfigDict, prepared: Prepared, step: int) -> Iterator[np.ndar
 
 
 def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
-    """The first informative prompts of several batches. If there are too few, other prompts follow without labels.
+    """The first informative prompts of several batches. If there are too few, others follow, which the loss leaves out.
 
     Mini-batches take consecutive prompts, so the informative ones are spread evenly over them.
     """
     whole = Collected.join(parts)
-    graded = [g if rewards.informative(g) else rewards.without_label(g) for g in whole.graded]
-    dull = [not rewards.informative(g) for g in graded]
-    kept = np.argsort(dull, kind="stable")[: batch.prompts_per_step].reshape(-1, batch.minibatches_per_step).T.ravel()
+    graded = [dataclasses.replace(g, left_out=not rewards.informative(g)) for g in whole.graded]
+    kept = (
+        np.argsort([g.left_out for g in graded], kind="stable")[: batch.prompts_per_step]
+        .reshape(-1, batch.minibatches_per_step)
+        .T.ravel()
+    )
     return dataclasses.replace(whole, graded=graded).take(kept)
 
 

@@ -277,8 +277,8 @@ def test_a_prompt_is_informative_where_its_trained_samples_differ(grader, agreem
     (one,) = graded(grader, problems=PROBLEMS[:1], answers=[["1", "2", "3"]]).parts
     one = dataclasses.replace(one, agreement=np.array(agreement, np.float32), trained=trained)
     assert rewards.informative(one) is expected
-    unlabelled = rewards.without_label(one)  # a user's reward may differ there, but the loss discards it
-    assert not unlabelled.labelled and rewards.informative(unlabelled) is False
+    unlabelled = dataclasses.replace(one, labelled=False)  # a user's reward may differ there, but the loss discards it
+    assert rewards.informative(unlabelled) is False
 
 
 # ---- lengths
