@@ -21,6 +21,7 @@ from srt_jax.rollout.sampler import Rollouts, Sampling
 from srt_jax.run.diagnosis import Diagnosis
 from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.rollouts import (
+    Collected,
     Grading,
     _most_informative,
     answer_format,
@@ -159,7 +160,7 @@ class Answers:
         return [f"\\boxed{{{texts[int(row[0])]}}}" for row in tokens]
 
 
-def collected(steps=(1,), tokenizer=None, **batch):
+def collected(steps=(1,), tokenizer=None, teacher=None, **batch):
     """The rollouts of steps on 40 problems, with the samples of `Answers`. Two of four samples are trained on.
 
     All steps are collected before the first one is returned, as with rollout.steps_ahead.
@@ -175,8 +176,8 @@ def collected(steps=(1,), tokenizer=None, **batch):
     with Grader(workers=1) as grader:
         grading = Grading(tokenizer or Answers(), answer_format(config), grader, LabelSettings.of(config))
         learner = SimpleNamespace(grading=grading, grader=grader)
-        run = SimpleNamespace(config=config, prepared=prepared, sampler=Sampled(), teacher=None, learner=learner)
-        now = SimpleNamespace(watchdog=Watchdog(pathlib.Path(), 0), stop=None, fallback=None)
+        run = SimpleNamespace(config=config, prepared=prepared, sampler=Sampled(), teacher=teacher, learner=learner)
+        now = SimpleNamespace(watchdog=Watchdog(pathlib.Path(), 0), stop=None, fallback=teacher)
         return [collect_step(run, now, step) for step in steps]
 
 
@@ -208,6 +209,14 @@ def test_solved_prompts_are_not_reported_as_prompts_without_a_label():
         diagnosis = Diagnosis(config, ["<eos>"])
         (text,) = [text for _ in range(3) for text in diagnosis.update(metrics(found.graded))]
         assert "every response agrees with its label" in text
+
+
+def test_the_tokens_of_replaced_prompts_count_as_sampled():
+    (found,) = collected()  # three rounds of four problems with four samples of one token
+    assert found.rounds == 3 and found.rollouts.lengths.sum() == 4 * 4 and found.tokens == 3 * 4 * 4
+    (labelled,) = collected(teacher=Sampled())
+    assert labelled.rounds == 3 and labelled.teacher.tokens == 3 * 4 * 4 and labelled.tokens == 2 * 3 * 4 * 4
+    assert Collected.join([found, found.take([0])]).tokens == 2 * found.tokens
 
 
 def test_a_step_has_the_counters_of_its_own_rollouts():

@@ -55,7 +55,8 @@ TAGS = {
     "rollout/weights_version": "number of updates in the weights that sampled the rollouts",
     "rollout/temperature": "the rollouts' sampling temperature",
     "rollout/rounds": "prompt batches sampled for the step; it can exceed 1 with batch.resample_rounds",
-    "rollout/tokens_per_second": "sampled tokens, the teacher's included, divided by the seconds of sampling",
+    "rollout/tokens_per_second": "sampled tokens, those of the teacher and of replaced prompts included, divided by "
+    "the seconds of sampling",
     "publish/seconds": "vllm: seconds of the export for the servers",
     "publish/bytes_per_second": "vllm: bytes of the export divided by its seconds",
     "publish/reload_seconds": "vllm: seconds until all servers have loaded the export, checksums included",

@@ -68,8 +68,9 @@ class Collected:
 
     seconds: of the phases `sample` and `grade`, the teacher's included. rounds: the number of prompt batches that were
     sampled. teacher: the teacher's rollouts of the same problems, whose votes are the labels; None without a teacher,
-    and in a replay. workers: the grader's counters (`Grader.metrics`) while these rollouts of a step were collected; {}
-    outside of a run's steps.
+    and in a replay. replaced_tokens: the number of sampled tokens of further problems, which `take` did not take.
+    workers: the grader's counters (`Grader.metrics`) while these rollouts of a step were collected; {} outside of a
+    run's steps.
     """
 
     problems: list[Problem]
@@ -78,12 +79,17 @@ class Collected:
     seconds: dict[str, float]
     rounds: int = 1
     teacher: "Collected | None" = None
+    replaced_tokens: int = 0
     workers: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
-        """The number of sampled tokens, the teacher's included."""
-        return int(self.rollouts.lengths.sum()) + (self.teacher.tokens if self.teacher else 0)
+        """The number of tokens that were sampled in `seconds`: also the teacher's, and those of replaced problems.
+
+        A replay knows only the rollouts that the update uses.
+        """
+        own = int(self.rollouts.lengths.sum()) + self.replaced_tokens
+        return own + (self.teacher.tokens if self.teacher else 0)
 
     def labelled_by(self, teacher: "Collected") -> "Collected":
         """The same rollouts with the teacher's beside them."""
@@ -91,18 +97,20 @@ class Collected:
         return dataclasses.replace(self, seconds=seconds, teacher=teacher)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Collected":
-        """These problems, in this order."""
+        """These problems, in this order. The seconds and tokens of sampling stay those of all problems."""
+        rollouts = self.rollouts.take(indices)
         return dataclasses.replace(
             self,
             problems=[self.problems[i] for i in indices],
-            rollouts=self.rollouts.take(indices),
+            rollouts=rollouts,
+            replaced_tokens=self.replaced_tokens + int(self.rollouts.lengths.sum() - rollouts.lengths.sum()),
             graded=[self.graded[i] for i in indices],
             teacher=self.teacher and self.teacher.take(indices),
         )
 
     @staticmethod
     def join(parts: Sequence["Collected"]) -> "Collected":
-        """The problems of all parts in order. Seconds and rounds are summed."""
+        """The problems of all parts in order. Seconds, rounds and tokens are summed."""
         teachers = [part.teacher for part in parts if part.teacher]
         return Collected(
             [problem for part in parts for problem in part.problems],
@@ -111,6 +119,7 @@ class Collected:
             {phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds},
             sum(part.rounds for part in parts),
             Collected.join(teachers) if teachers else None,
+            sum(part.replaced_tokens for part in parts),
         )
 
     def trained(self) -> tuple[Rollouts, np.ndarray, np.ndarray, np.ndarray]:
