@@ -1,8 +1,9 @@
 """The training loop: Algorithm 1 of "Can Large Reasoning Models Self-Train?".
 
 `train_loop` is the algorithm, and `learn` is its update. The other functions evaluate, log, save and finish a run.
-run/setup.py starts it. Step s makes update s, from rollouts of weights version s - 1 (from step 2 on s - 2 with
-rollout.steps_ahead). An evaluation after step s sees s updates.
+run/setup.py starts it. The weights after step s have version s, and an evaluation after step s measures them. Step s
+trains on rollouts of version s - 1; with rollout.steps_ahead, of s - 2 from the second step after a start on. It makes
+one update, or several (batch.minibatches_per_step, batch.epochs_per_step).
 """
 
 import contextlib
@@ -435,7 +436,7 @@ def warn(run: Run, now: RunState, values: dict, collected: Collected, alarm: str
 
 
 def react(run: Run, now: RunState) -> bool:
-    """Returns to a checkpoint at the first alarm, if guard.action is teacher, or decides whether the run ends here.
+    """At the first alarm with guard.action = teacher, returns to a checkpoint if one is left. Then sets now.ended.
 
     Tells whether the run has returned to a checkpoint. Then the samplers need its weights.
     """
@@ -632,7 +633,7 @@ def export(run: Run, train_state: TrainState, name: str) -> None:
 
 
 def finish(run: Run, now: RunState) -> dict:
-    """Exports the final weights, and the best and the chosen ones if they differ; writes summary.json, closes all."""
+    """Exports the final weights, and the best and the chosen ones if they differ. Writes summary.json, ends the log."""
     config, evals = run.config, {int(s): values for s, values in now.evals.items()}
     now.watchdog.progress("export")
     export(run, now.train_state, "final")

@@ -20,7 +20,9 @@ from srt_jax.reward.votes import Vote, majority, most_frequent_wrong, soft_votes
 
 Answers = Sequence[str | None]
 
-ROUNDING = 1e-5  # relative spread of float32 values that are computed in different orders
+# Spread of equal values that are computed in float32 in different orders: relative to the largest one, but absolute
+# below 1. A log-probability near 0 is the difference of larger numbers, and has their rounding error.
+ROUNDING = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,7 +99,11 @@ def minority_penalty(s: Samples) -> np.ndarray:
 
 
 def random(s: Samples) -> np.ndarray:
-    """0 or 1 by a coin (Spurious Rewards, https://arxiv.org/abs/2506.10947)."""
+    """0 or 1 by a coin (Spurious Rewards, https://arxiv.org/abs/2506.10947).
+
+    The coins of a problem are the same in every epoch. If they are all equal, and the advantage subtracts the mean of
+    the prompt, the problem is never trained on.
+    """
     return (s.coins < 0.5).astype(float)
 
 

@@ -94,7 +94,7 @@ class Run:
 class RunState:
     """Everything that changes from step to step."""
 
-    step: int  # updates so far
+    step: int  # the last finished step; 0 before the first one
     train_state: TrainState  # parameters and optimizer
     evals: dict[str, dict[str, float]]  # the evaluations so far, by step
     detector: Detector  # finds signs of a collapse in the metrics of all steps so far

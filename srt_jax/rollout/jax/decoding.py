@@ -17,8 +17,10 @@ from srt_jax.model.paths import map_with_path
 
 @flax.struct.dataclass
 class Fixed:
-    """The constants of a call: gathered weights in the compute dtype, their graph definitions, and the keys and
-    values of the prompts.
+    """The constants of a call: gathered weights in the compute dtype, and the keys and values of the prompts.
+
+    graphs: what merges the weights to a model again: with static batching the graph definition, with continuous
+    batching (the graph definitions of `split_layers`, the mesh).
     """
 
     weights: Any
