@@ -534,6 +534,8 @@ def show_probes(run: Run, step: int, rows: list[dict]) -> None:
 
 def log_rollouts(run: Run, step: int, collected: Collected) -> None:
     """Saves the step's rollouts, and shows a few of them in TensorBoard, at the steps that the config selects."""
+    if not is_first_process():  # the others need not decode the responses
+        return
     saved, shown = step % run.config.log.rollouts_every == 0, step == 1 or step % run.config.eval.every == 0
     rows = rollout_rows(collected, run.prepared.model.tokenizer) if saved or shown else []
     if saved:
