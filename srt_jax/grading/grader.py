@@ -94,10 +94,6 @@ class Grader:
         for problem in keys:
             ids: dict[str, int] = {}
             out.append([-1 if k is None else ids.setdefault(k, len(ids)) for k in problem])
-        self._counts["answers"] += sum(map(len, out))
-        self._counts["unparseable"] += sum(ids.count(-1) for ids in out)
-        self._counts["distinct_groups"] += sum(len(set(ids) - {-1}) for ids in out)
-        self._counts["problems"] += len(out)
         self._seconds += time.monotonic() - started
         return out
 
@@ -255,17 +251,14 @@ class Grader:
     def metrics(self) -> dict[str, float]:
         """The counters since the last call of `metrics`, for the log.
 
-        parse_rate: the share of answers in `groups` that can be parsed. distinct_groups: the mean number of groups of a
-        problem. graded: answers in `grade` and `grade_gym`. symbolic_checks, cache_hits: pairs sent to a proof, and
-        pairs with a cached proof. timeouts, crashes, errors, skipped (the budget was spent): tasks of workers without a
-        result. restarts: replaced workers. seconds: wall-clock time in all calls.
+        graded: answers in `grade` and `grade_gym`. symbolic_checks, cache_hits: pairs sent to a proof, and pairs with a
+        cached proof. timeouts, crashes, errors, skipped (the budget was spent): tasks of workers without a result.
+        restarts: replaced workers. seconds: wall-clock time in all calls.
         """
         counts, pool = self._counts, self._pool.counts + self._isolated.counts
         self._counts, self._pool.counts, self._isolated.counts = Counter(), Counter(), Counter()
         seconds, self._seconds = self._seconds, 0.0
         return {
-            "parse_rate": 1 - counts["unparseable"] / counts["answers"] if counts["answers"] else 1.0,
-            "distinct_groups": counts["distinct_groups"] / counts["problems"] if counts["problems"] else 0.0,
             "graded": float(counts["graded"]),
             "symbolic_checks": float(counts["symbolic_checks"]),
             "cache_hits": float(counts["cache_hits"]),

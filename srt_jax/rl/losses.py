@@ -79,7 +79,7 @@ def importance_weight(trainer_logprobs: jax.Array, sampler_logprobs: jax.Array, 
     return jnp.minimum(jnp.exp(trainer_logprobs - sampler_logprobs), cap)
 
 
-def row_weights(tokens: jax.Array, aggregation: str, scale: float = 0.0) -> tuple[jax.Array, jax.Array]:
+def row_weights(tokens: jax.Array, aggregation: str, scale: float) -> tuple[jax.Array, jax.Array]:
     """The weight that all response tokens of a sequence have in the loss, and the denominator of the weighted sum.
 
     tokens [..., B]: number of response tokens of each sequence of a mini-batch, 0 for a sequence outside the loss.

@@ -15,7 +15,7 @@ Carry = TypeVar("Carry")  # a pytree
 Tree = TypeVar("Tree")  # a pytree of arrays
 
 
-def fold(body: Callable, carry: Carry, counts: jax.Array, layout: Layout, minibatch: jax.Array | int = 0) -> Carry:
+def fold(body: Callable, carry: Carry, counts: jax.Array, layout: Layout, minibatch: jax.Array | int) -> Carry:
     """carry = body(carry, i, length) for every micro-batch i of a mini-batch, in order.
 
     `length` is the bucket of micro-batch i. It is a Python number, so `body` is traced once per bucket. The number of

@@ -176,9 +176,7 @@ def begin(
     return run, now
 
 
-def judgement_so_far(
-    run: Run, readings: Sequence[Reading], fallback: Fallback | None = None
-) -> tuple[Detector, Diagnosis]:
+def judgement_so_far(run: Run, readings: Sequence[Reading], fallback: Fallback | None) -> tuple[Detector, Diagnosis]:
     """The detector and the diagnosis after all records of metrics.jsonl and these readings.
 
     Warnings of that time are not given again. The detector does not see the steps that a fallback undid.

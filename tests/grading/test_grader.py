@@ -96,13 +96,12 @@ def test_string_match():
 
 def test_metrics_count_and_reset(grader):
     grader.metrics()
-    grader.groups([["1", "1.0", None, "2"], ["x", "y"]])
+    grader.grade(["1", "1.0", None], ["1", "2", "2"])
     metrics = grader.metrics()
-    assert metrics["parse_rate"] == pytest.approx(5 / 6)
-    assert metrics["distinct_groups"] == 2.0
+    assert metrics["graded"] == 3
     assert metrics["timeouts"] == metrics["crashes"] == metrics["errors"] == metrics["skipped"] == 0
     assert metrics["seconds"] > 0
-    assert grader.metrics()["seconds"] == 0
+    assert not any(grader.metrics().values())
 
 
 def test_proofs_are_kept_on_disk(tmp_path):

@@ -42,7 +42,7 @@ def test_fold_comes_to_the_packed_microbatches_only():
 def test_one_bucket_has_a_trip_count_that_the_compiler_knows():
     layout = Layout(4, 4, 2, (16,))
     assert visited([[8]], layout)[0] == [[i, 16] for i in range(8)]
-    program = str(jax.make_jaxpr(lambda c: microbatches.fold(lambda x, i, n: x + i, 0, c, layout))(np.array([[8]])))
+    program = str(jax.make_jaxpr(lambda c: microbatches.fold(lambda x, i, n: x + i, 0, c, layout, 0))(np.array([[8]])))
     assert "while" not in program and "length=8" in program
 
 

@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from srt_jax.model import attention, sharding
@@ -115,7 +115,7 @@ def results(state: State, n: int) -> tuple:
 def shardings(mesh: Mesh, fixed: Fixed, state: State) -> tuple[Fixed, State]:
     """The shardings of the arrays that `begin` returns."""
 
-    def at(spec: PartitionSpec, tree: object) -> Any:
+    def at(spec: Spec, tree: object) -> Any:
         return jax.tree.map(lambda x: NamedSharding(mesh, sharding.fit(mesh, spec, x.shape)), tree)
 
     others, layers = fixed.weights
