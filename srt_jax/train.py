@@ -88,7 +88,8 @@ def train(config: ConfigDict, allowed: Sequence[str] = ()) -> dict:
         stop_signals() as now.stop,
     ):
         try:
-            react(run, now)
+            if react(run, now):
+                save(run, now, replace=True)
             prepare_sampler(run, now)
             leave_if_stopped(now)
             anchor_guard(run, now)
@@ -251,6 +252,7 @@ def evaluate_first(run: Run, now: RunState) -> None:
     if is_evaluated(run, now) and str(now.step) not in now.evals:
         run.log.write(now.step, evaluate_sets(run, now) | pop_seconds(now))
         if react(run, now):
+            save(run, now, replace=True)
             load_weights(run, now)
     run.log.progress(now.step, "")
 
@@ -593,8 +595,11 @@ def how_to_resume(run: Run, now: RunState) -> str:
     return f"{what}. The same command resumes the run."
 
 
-def save(run: Run, now: RunState) -> None:
-    """Logs the metrics of now.step, if they are not logged yet, and saves its checkpoint. Step 0 has neither."""
+def save(run: Run, now: RunState, replace: bool = False) -> None:
+    """Logs the metrics of now.step, if they are not logged yet, and saves its checkpoint. Step 0 has neither.
+
+    replace: whether to replace a checkpoint of this step, which has the weights from before a return.
+    """
     if now.step == 0:
         return
     if now.unlogged is not None:  # an error or a stop request came before the record of the step
@@ -612,7 +617,7 @@ def save(run: Run, now: RunState) -> None:
     }
     run.log.flush()  # a resumed run does not write the steps up to its checkpoint again
     with now.phases("save"):
-        run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals), needed)
+        run.checkpoints.save(now.step, now.train_state, record, scores(run.config, now.evals), needed, replace)
 
 
 def rescue(run: Run, now: RunState) -> str:

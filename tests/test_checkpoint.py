@@ -93,6 +93,19 @@ def test_a_save_in_the_background_has_the_values_of_its_call(tmp_path):
         assert (x == step).all() and again.record(step) == {"seen": list(range(1, step + 1))}
 
 
+def test_a_checkpoint_is_replaced_only_on_request(tmp_path):
+    checkpoints, again = Checkpoints(tmp_path, 9), Checkpoints(tmp_path, 9)
+    for value, replace in ((1, False), (2, False), (3, True)):  # the last one while the first one may be written
+        checkpoints.save(7, {"x": jnp.full(3, value)}, {"value": value}, replace=replace)
+    checkpoints.close()
+    assert again.newest_whole() == (7, []) and again.record(7) == {"value": 3}
+    assert np.asarray(again.restore({"x": jnp.zeros(3)}, 7)["x"]).tolist() == [3, 3, 3]
+    again.save(7, {"x": jnp.full(3, 4)}, {"value": 4})
+    again.close()
+    assert again.record(7) == {"value": 3}
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["7"]
+
+
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [

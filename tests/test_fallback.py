@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -168,6 +169,29 @@ def test_a_stop_before_during_and_after_the_return_changes_no_bit(
     found = outcome(tmp_path / "run")
     for name, expected in straight[0].items():
         assert found[name] == expected, name
+
+
+def stored_weights(folder, step):
+    """The parameters in a checkpoint, as NumPy arrays."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        return jax.tree.map(np.asarray, checkpointer.restore(folder / "checkpoints" / str(step) / "state")["params"])
+
+
+def test_a_return_after_a_resume_replaces_the_checkpoint_of_the_alarm(untrained, tmp_path, readings):
+    """The run had ended at the step of the alarm, so that step had a checkpoint with the weights that are left."""
+    readings.update(FROM_1)
+    config = falling(untrained, tmp_path, "run", **{"checkpoint.keep": 9})
+    config.steps = 4
+    assert train(config)["fallback"] is None and "fallback" not in Checkpoints(tmp_path / "run").record(4)["guard"]
+    left = stored_weights(tmp_path / "run", 4)
+    config.steps = STEPS
+    assert train(config)["fallback"]["step"] == 4
+    found, chosen = (jax.tree.leaves(stored_weights(tmp_path / "run", step)) for step in (4, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(found, chosen, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(found, jax.tree.leaves(left), strict=True))
+    assert Checkpoints(tmp_path / "run").record(4)["guard"]["fallback"]["chosen"] == 1
 
 
 @pytest.mark.parametrize("rank", fast_cases([0, 2], 2))

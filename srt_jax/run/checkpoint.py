@@ -9,6 +9,7 @@ complete. Before a run resumes, the checksums of the newest checkpoint are verif
 from the newest undamaged one.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -116,16 +117,19 @@ class Checkpoints:
         record: dict,
         scores: Mapping[int, float] | None = None,
         needed: Iterable[int] = (),
+        replace: bool = False,
     ) -> None:
         """Starts to write the state and its record. The caller may donate the state as soon as this returns.
 
         scores: those of all evaluated steps so far, to find the best checkpoint. needed: steps whose checkpoints stay,
-        too. Raises CheckpointError if this checkpoint or the one before cannot be written. Older ones are unchanged.
+        too. replace: whether to write a checkpoint that exists again. Raises CheckpointError if this checkpoint or the
+        one before cannot be written. Older ones are unchanged.
         """
-        if self._writing and self._writing[0] == step:
+        if self._writing and self._writing[0] == step and not replace:
             return
         self.wait()
-        if processes.from_first(lambda: step in self.steps()):  # on a shared file system the others may not see it yet
+        # The first process looks, because the others may not see a checkpoint on a shared file system yet.
+        if not replace and processes.from_first(lambda: step in self.steps()):
             return
         copy = None
         try:
@@ -206,15 +210,21 @@ class Checkpoints:
         (partial / "record.json").write_text(record + "\n")
         (partial / CHECKSUMS).write_text(json.dumps(checksums(partial, to_disk=True), indent=0) + "\n")
         flush(partial / CHECKSUMS)
+        self._remove(step)  # if it is replaced
         partial.rename(self._directory / str(step))
         (self._directory / NEWEST).write_text(f"{step}\n")
         flush(self._directory)
         steps = self.steps()
         for old in set(steps) - retained(steps, scores, self._keep, needed, self._is_planned):
-            gone = self._directory / DELETED
-            remove(gone)
-            (self._directory / str(old)).rename(gone)  # first, because a partly deleted checkpoint must not look whole
-            remove(gone)
+            self._remove(old)
+
+    def _remove(self, step: int) -> None:
+        """Removes the checkpoint of a step, if there is one. A partly deleted one never has its name."""
+        gone = self._directory / DELETED
+        remove(gone)
+        with contextlib.suppress(FileNotFoundError):
+            (self._directory / str(step)).rename(gone)
+        remove(gone)
 
     def _failure(self, step: int, e: Exception) -> CheckpointError:
         if is_first_process():
