@@ -352,6 +352,14 @@ def test_a_draw_may_limit_the_prompts_of_a_call():
     assert np.array_equal(found.tokens, by.generate(SHORT, 2, Sampling(T), seeds).tokens)
 
 
+def test_the_caches_are_split_over_heads_like_the_queries():
+    """Otherwise each decoding step redistributes a cache or the scores over the tensor axis."""
+    mesh = mesh_of(1, 1, 2)
+    graphdef, params = decoder(mesh=mesh)
+    _, lowered = JaxSampler(graphdef, mesh, STOPS, (16,), 4).lower(place(params, mesh), 4, Sampling(T))
+    assert not any(" all-to-all(" in program.compile().as_text() for program in lowered)
+
+
 def test_a_cut_is_the_largest_that_fits_on_a_mesh_too():
     whole = sampler((2, 2, 2)).cut(8, 40, Sampling(T))
     assert whole == Cut(4, 40, 0, 4)

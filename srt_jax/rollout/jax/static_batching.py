@@ -25,8 +25,8 @@ from srt_jax.rollout.jax.prompts import Prompts
 from srt_jax.rollout.jax.sampling import draw, sample_keys
 from srt_jax.rollout.sampler import Sampling
 
-PROMPT_KV = PartitionSpec(None, sharding.ROWS, None, "tensor")
-RESPONSE_KV = PartitionSpec(None, sharding.ROWS, None, "tensor")
+PROMPT_KV = PartitionSpec(None, sharding.ROWS, "tensor")  # of a cache [L, P, K, S, H]
+RESPONSE_KV = PartitionSpec(None, sharding.ROWS, None, "tensor")  # of a cache [L, P, n, K, T, H]
 SHORTEST_CACHE = 128  # tokens
 
 
