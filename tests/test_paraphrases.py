@@ -225,14 +225,21 @@ def test_a_missing_file_of_pairs_is_named(tmp_path):
     ("changes", "message"),
     [
         ({"data.paraphrases": ""}, r"^labels\.source is 'paraphrase', but data\.paraphrases is empty: name a file"),
-        ({"labels.source": "vote"}, r"^data\.paraphrases is '.*', but labels\.source is 'vote', which reads no para"),
+        ({"labels.source": "vote"}, r"^data\.paraphrases is '.*', but labels\.source is 'vote', which does not use it"),
         (
             {"batch.prompts_per_step": 7, "batch.microbatch_sequences": 28},
             r"^batch\.prompts_per_step is 7, .* half of the prompts .*: give an even num",
         ),
         ({"batch.resample_rounds": 1}, r"^batch\.resample_rounds is 1, which chooses single problems, .*: set .* to 0"),
         ({"curriculum.path": "x"}, r"^curriculum\.path is 'x', which chooses single problems, .*: set .* to ''"),
-        ({"eval.sets.heldout.paraphrases": "x"}, r"^eval\.sets\.heldout\.paraphrases is 'x', but evaluations read no"),
+        (
+            {"eval.sets.heldout.paraphrases": "x"},
+            r"^eval\.sets\.heldout\.paraphrases is 'x', but evaluations do not use",
+        ),
+        (
+            {"eval.sets.heldout.labelled_column": "x"},
+            r"^eval\.sets\.heldout\.labelled_column is 'x', but evaluations do",
+        ),
         ({"reward.shape": "empo"}, r"reward\.shape is 'empo', .* but labels\.source is 'paraphrase'"),
         ({"guard.action": "teacher"}, r"^guard\.action is 'teacher', .* but labels\.source is 'paraphrase'"),
     ],

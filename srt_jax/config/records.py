@@ -22,8 +22,8 @@ def recorded(directory: pathlib.Path) -> ConfigDict:
     try:
         fields = migrated(read_json_object(directory / "config.json"), as_json(config), directory)
         config.update(ConfigDict(fields))
-        for name, judge in config.eval.sets.items():
-            config.eval.sets[name] = source(**judge)
+        for name, eval_set in config.eval.sets.items():
+            config.eval.sets[name] = source(**eval_set)
     except OSError:
         raise ConfigError(f"{directory} has no config.json: name the folder of a run.") from None
     except ValueError as e:

@@ -48,10 +48,10 @@ def _check_section(prefix: str, section, table: dict) -> None:
         elif not isinstance(value, dict | ConfigDict):
             raise _wrong(field, value, KINDS[dict])
         elif field == "eval.sets":
-            for set_name, judge in value.items():
-                if not isinstance(judge, dict | ConfigDict):
-                    raise _wrong(f"{field}.{set_name}", judge, "a source: make it with srt_jax.config.source()")
-                _check_section(f"{field}.{set_name}.", judge, SOURCE)
+            for set_name, eval_set in value.items():
+                if not isinstance(eval_set, dict | ConfigDict):
+                    raise _wrong(f"{field}.{set_name}", eval_set, "a source: make it with srt_jax.config.source()")
+                _check_section(f"{field}.{set_name}.", eval_set, SOURCE)
         elif name in USERS_OWN:
             _check_own(field, value)
         else:

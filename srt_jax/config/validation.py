@@ -28,6 +28,12 @@ from srt_jax.grading.answers import Format
 
 VOTED = ("agreement", "soft_vote", "empo", "scrl_like", "restrain_like", "minority_penalty")  # rewards by the vote
 ACROSS_PROMPTS = ("reinforce", "reinforce_baseline", "reinforce_pp")  # These have no baseline for each prompt.
+READ_BY = {  # {field: the only value of labels.source that reads it}
+    "labels.path": "file",
+    "labels.labelled_fraction": "mixed",
+    "data.labelled_column": "mixed",
+    "data.paraphrases": "paraphrase",
+}
 LEAST_VOTES = 8  # of the base on a prompt, for the guard
 LEAST_READINGS = 4  # an alarm of the guard needs a peak and three fallen readings (run/collapse.py)
 
@@ -39,8 +45,8 @@ def validate(config: ConfigDict) -> None:
     _require(c.name, "name is empty: give the run a name, e.g. --config.name=my_run.")
     _require(c.model.path, "model.path is empty: give a Hugging Face directory or hub id.")
     _validate_values(c, FIELDS)
-    for name, judge in c.eval.sets.items():
-        _validate_values(judge, SOURCE, f"eval.sets.{name}.")
+    for name, eval_set in c.eval.sets.items():
+        _validate_values(eval_set, SOURCE, f"eval.sets.{name}.")
     for field, value in functions.named(c).items():
         functions.find(field, value)
     _validate_adapters(c)
@@ -229,13 +235,20 @@ def _validate_labels(c: ConfigDict) -> None:
         c.labels.source != "file" or c.labels.path,
         "labels.source is 'file', but labels.path is empty: name a file that srt label wrote.",
     )
-    for field, source in (("labels.path", "file"), ("labels.labelled_fraction", "mixed")):
+    for field, source in READ_BY.items():
         value = _get(c, field)
         _require(
             not value or c.labels.source == source,
             f"{field} is {value!r}, but labels.source is {c.labels.source!r}, which does not use it: set labels.source "
-            f"to {source!r}, or {field} to {type(value)()!r}, and resume an older run with --allow_change=labels.",
+            f"to {source!r}, or {field} to {type(value)()!r}, and resume an older run with "
+            f"--allow_change={field.partition('.')[0]}.",
         )
+    for name, eval_set in c.eval.sets.items():
+        for field in ("paraphrases", "labelled_column"):
+            _require(
+                not eval_set[field],
+                f"eval.sets.{name}.{field} is {eval_set[field]!r}, but evaluations do not use it: leave it empty.",
+            )
     _require(
         c.labels.source not in ("vote", "mixed")
         or votes_per_prompt(c.batch) > 1
@@ -273,18 +286,7 @@ def _validate_labels(c: ConfigDict) -> None:
 
 def _validate_paraphrases(c: ConfigDict) -> None:
     """Pairs of a problem and its paraphrase, which label each other."""
-    for name, judge in c.eval.sets.items():
-        _require(
-            not judge.paraphrases,
-            f"eval.sets.{name}.paraphrases is {judge.paraphrases!r}, but evaluations read no paraphrases: leave it "
-            "empty.",
-        )
     pairs = c.labels.source == "paraphrase"
-    _require(
-        pairs or not c.data.paraphrases,
-        f"data.paraphrases is {c.data.paraphrases!r}, but labels.source is {c.labels.source!r}, which reads no "
-        "paraphrases: set labels.source to 'paraphrase', or leave data.paraphrases empty.",
-    )
     _require(
         not pairs or c.data.paraphrases,
         "labels.source is 'paraphrase', but data.paraphrases is empty: name a file of {id, paraphrase}.",

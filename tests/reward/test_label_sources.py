@@ -127,26 +127,35 @@ def test_mistakes_in_a_label_file_are_one_sentence(tmp_path, rows, message):
 SOURCES = ("vote", "ground_truth", "file", "mixed", "ema", "wrong")
 
 
-@pytest.mark.parametrize(("field", "value", "user"), [("path", "f.jsonl", "file"), ("labelled_fraction", 0.1, "mixed")])
+@pytest.mark.parametrize(
+    ("field", "value", "user"),
+    [
+        ("labels.path", "f.jsonl", "file"),
+        ("labels.labelled_fraction", 0.1, "mixed"),
+        ("data.labelled_column", "seen", "mixed"),
+    ],
+)
 def test_a_field_of_another_source_is_refused(field, value, user):
     """Otherwise a run that names a teacher's labels, but not their source, trains on votes."""
     for source in SOURCES:
         config = valid_config()
         config.labels.path = "f.jsonl" if source == "file" else ""
-        config.labels.source, config.labels[field] = source, value
+        config.labels.source = source
+        config.update_from_flattened_dict({field: value})
         if source == user:
             validate(config)
             continue
         message = (
-            rf"^labels\.{field} is '?{value}'?, but labels\.source is '{source}', which does not use it: set labels"
-            r".*, and resume an older run with --allow_change=labels\.$"
+            rf"^{field} is '?{value}'?, but labels\.source is '{source}', which does not use it: set labels"
+            rf".*, and resume an older run with --allow_change={field.split('.')[0]}\.$"
         )
         with pytest.raises(ConfigError, match=message):
             validate(config)
         there = {"config": config.to_dict()}
-        config.labels[field] = type(value)()
-        found = check_same_run({"identity": there, "format": FORMAT}, {"config": config.to_dict()}, "run", ["labels"])
-        assert [name for name, _, _ in found] == [f"labels.{field}"]
+        config.update_from_flattened_dict({field: type(value)()})
+        section = field.split(".")[0]
+        found = check_same_run({"identity": there, "format": FORMAT}, {"config": config.to_dict()}, "run", [section])
+        assert [name for name, _, _ in found] == [field]
 
 
 def test_a_label_file_must_exist_and_be_whole(tmp_path):
