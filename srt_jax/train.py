@@ -22,6 +22,7 @@ from srt_jax.config import (
     MEAN,
     VALIDATION,
     may_fall_back,
+    plans_checkpoint,
     policy_samples,
     run_directory,
     takes_readings,
@@ -413,7 +414,7 @@ def finish_step(run: Run, now: RunState, values: dict, collected: Collected, sto
     now.watchdog.finished(now.step, timing.seconds_of_step(values))
     run.log.progress(now.step, progress_summary(values), now.pace.seconds_left(now.step))
     returned = react(run, now)
-    if evaluated or returned or now.ended or now.step % run.config.checkpoint.every == 0 or stopping:
+    if evaluated or returned or now.ended or stopping or plans_checkpoint(run.config, now.step):
         save(run, now)
     if returned:
         with now.phases("load"):

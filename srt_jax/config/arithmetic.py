@@ -47,6 +47,11 @@ def stores_teacher(config: ConfigDict) -> bool:
     return has_teacher(config) or may_fall_back(config)
 
 
+def needs_reference(config: ConfigDict) -> bool:
+    """Does the run need the initial weights beside the trained ones, for a KL?"""
+    return config.rl.kl_coef > 0 or config.eval.kl
+
+
 def takes_readings(config: ConfigDict) -> bool:
     """Does the guard compare the policy with votes of the base at evaluations?"""
     return config.guard.action != "off" and config.guard.votes > 0

@@ -11,7 +11,7 @@ import dataclasses
 from srt_jax.config.types import USERS_OWN
 from srt_jax.errors import FormatError
 
-FORMAT = 13
+FORMAT = 14
 # Files without a number are of version 1, which was used until 2026-11-26. Even older files lack some of its fields.
 UNNUMBERED = 1
 
@@ -66,6 +66,7 @@ CHANGES = {
     ),
     12: Change(added={"stop.peer_seconds": 30.0, "stop.join_seconds": 50.0}),
     13: Change(added={"data.paraphrases": ""}),
+    14: Change(added={"labels.penalty": 0.0}),
 }
 
 

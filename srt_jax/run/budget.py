@@ -8,7 +8,15 @@ split into calls, and another split may round differently.
 import jax
 from ml_collections import ConfigDict
 
-from srt_jax.config import has_teacher, mesh_shape, policy_samples, prompts_per_call, stores_teacher, teacher_samples
+from srt_jax.config import (
+    has_teacher,
+    mesh_shape,
+    needs_reference,
+    policy_samples,
+    prompts_per_call,
+    stores_teacher,
+    teacher_samples,
+)
 from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.model import attention, lora, memory
 from srt_jax.model.config import ModelConfig
@@ -34,7 +42,7 @@ def resident(config: ConfigDict, model: ModelConfig, training: bool) -> dict[str
         found = {"weights": memory.FLOAT * share}
     if training:
         found["optimizer"] = 2 * memory.SIZES[config.optimizer.moments_dtype] * (small or share)
-        if (config.rl.kl_coef or config.eval.kl) and not small:
+        if needs_reference(config) and not small:
             found["reference"] = memory.SIZES[config.model.reference_dtype] * share
         if stores_teacher(config):
             found["teacher"] = memory.FLOAT * (small or share)

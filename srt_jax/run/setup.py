@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from srt_jax.config import (
     describe,
     fingerprint_fields,
+    needs_reference,
     plans_checkpoint,
     reward_weights,
     stores_teacher,
@@ -219,7 +220,7 @@ def load_initial(config: ConfigDict, prepared: Prepared) -> Initial:
     graphdef, params = load_weights(config, prepared.model, mesh)
     logger.info(sharding.describe(mesh, params))
     trained, reference = lora.split(params)
-    if reference is None and (config.rl.kl_coef or config.eval.kl):
+    if reference is None and needs_reference(config):
         reference = reference_weights(config, prepared, mesh)
     return Initial(mesh, graphdef, reference, init_state(trained, experiment_optimizer(config), mesh))
 
