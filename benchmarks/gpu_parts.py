@@ -206,7 +206,7 @@ def one_gradient(setting: Setting, dtype: str):
 
     from srt_jax.model import decoder, sharding
     from srt_jax.model.config import model_shape
-    from srt_jax.rl.collate import Layout, collate
+    from srt_jax.rl.collate import Layout, TrainingSamples, collate
     from srt_jax.rl.optimizer import init_state
     from srt_jax.rl.update import UpdateConfig, make_update
 
@@ -215,7 +215,7 @@ def one_gradient(setting: Setting, dtype: str):
     case = update.Case("", batch=8, length=length, micro=4, samples=8)
     layout = Layout(1, case.samples, case.micro, (length,))
     rollouts = update.random_rollouts(case, config.vocab_size)
-    batch = collate(rollouts, np.arange(8)[None] % 2, np.ones(1, bool), layout, mesh)
+    batch = collate(TrainingSamples(rollouts, np.arange(8)[None] % 2, np.ones(1, bool)), layout, mesh)
     kernel = choose_kernel("auto", dtype, config)
     graphdef, params = decoder.create(config, 0, mesh, dtype, "none", kernel)
     reference = decoder.create(config, 1, mesh, dtype, "none", kernel)[1]

@@ -28,7 +28,7 @@ from srt_jax.miniature import task
 from srt_jax.model import sharding, weights
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import Decoder
-from srt_jax.rl.collate import Layout, collate
+from srt_jax.rl.collate import Layout, TrainingSamples, collate
 from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.jax.sampler import JaxSampler
@@ -64,7 +64,7 @@ def main():
         rollouts = sampler.generate(prompts, args.samples, Sampling(args.new_tokens), seeds)
         times.append(time.perf_counter())
         rewards = (rollouts.tokens.sum(-1) % 2).astype(np.float32)
-        batch = collate(rollouts, rewards, np.ones(args.prompts, bool), layout, mesh)
+        batch = collate(TrainingSamples(rollouts, rewards, np.ones(args.prompts, bool)), layout, mesh)
         times.append(time.perf_counter())
         state, _ = update(state, reference, batch)
         jax.block_until_ready(state)

@@ -31,7 +31,7 @@ from srt_jax import runtime
 from srt_jax.model import flops, lora, sharding, weights
 from srt_jax.model.config import model_shape
 from srt_jax.model.lora import LoRA
-from srt_jax.rl.collate import Layout, abstract_batch, collate
+from srt_jax.rl.collate import Layout, TrainingSamples, abstract_batch, collate
 from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
 from srt_jax.rl.update import UpdateConfig, make_update
 from srt_jax.rollout.sampler import Rollouts
@@ -94,7 +94,7 @@ class Update:
         self.compile_s = time.perf_counter() - start
         rollouts = random_rollouts(case, self.config.vocab_size)
         rewards = (rollouts.tokens.sum(-1) % 2).astype(np.float32)
-        self.batch = collate(rollouts, rewards, np.ones(len(rewards), bool), case.layout, mesh)
+        self.batch = collate(TrainingSamples(rollouts, rewards, np.ones(len(rewards), bool)), case.layout, mesh)
         self.lengths = (np.array([len(prompt) for prompt in rollouts.prompts])[:, None] + rollouts.lengths).reshape(-1)
         adapters = lora.num_params(LoRA(case.lora_rank, 1.0), self.config) if case.lora_rank else 0
         self.passes = flops.update(

@@ -161,7 +161,7 @@ def learn(
 
     It is a pure function, except that it donates the state. `srt replay` calls it with recorded rollouts.
     """
-    config, rollouts = learner.config, collected.trained()[0]
+    config, rollouts = learner.config, collected.trained().rollouts
     grading = learner.grading
     answer_mask = answer_tokens(rollouts, grading.tokenizer, grading.form) if config.rl.mask_answer else None
     batch = to_batch(learner, collected, step, answer_mask)
@@ -189,11 +189,8 @@ def reward_confidence(learner: Learner, train_state: TrainState, collected: Coll
 
 def to_batch(learner: Learner, collected: Collected, step: int, answer_mask: np.ndarray | None = None) -> Batch:
     """The batch of a step, on the devices. answer_mask [P, n, T] bool: True on the tokens that the loss leaves out."""
-    rollouts, rewards, labelled, kept = collected.trained()
     temperature = learner.config.rl.temperature or temperature_at(learner.config, step)
-    return collate(
-        rollouts, rewards, labelled, learner.update_config.layout, learner.mesh, temperature, kept, answer_mask
-    )
+    return collate(collected.trained(), learner.update_config.layout, learner.mesh, temperature, answer_mask)
 
 
 # ---- the sampler
@@ -382,7 +379,7 @@ def speed_metrics(run: Run, now: RunState, collected: Collected) -> dict[str, fl
 
 def update_mfu(learner: Learner, collected: Collected, seconds: float) -> float:
     """FLOPs that the update requires, divided by its seconds and by the devices' peak; NaN if the peak is unknown."""
-    rollouts, c = collected.trained()[0], learner.update_config
+    rollouts, c = collected.trained().rollouts, learner.update_config
     lengths = np.array([len(p) for p in rollouts.prompts])[:, None] + rollouts.lengths
     model, settings = learner.prepared.model.config, LoRA.of(learner.config.model.lora)
     passes = flops.update(

@@ -192,7 +192,7 @@ def test_only_prompts_whose_trained_samples_differ_are_informative():
 def test_prompts_that_are_left_out_of_the_loss_still_have_their_labels():
     (found,) = collected(resample_rounds=1)  # three of the eight prompts differ
     assert [g.left_out for g in found.graded] == [False, False, False, True]
-    assert found.trained()[2].tolist() == [True, True, True, False]
+    assert found.trained().labelled.tolist() == [True, True, True, False]
     measured = metrics(found.graded)
     assert measured["label/labelled"] == measured["label/label_accuracy"] == 1 and measured["label/informative"] == 0.75
     assert measured["label/pseudo_reward"] == measured["label/agreement"] == (3 * 0.5 + 1) / 4
@@ -201,7 +201,7 @@ def test_prompts_that_are_left_out_of_the_loss_still_have_their_labels():
 
 def test_solved_prompts_are_not_reported_as_prompts_without_a_label():
     (found,) = collected(tokenizer=Answers(["1 1 1 1"]), resample_rounds=1)
-    assert all(g.left_out for g in found.graded) and not found.trained()[2].any()
+    assert all(g.left_out for g in found.graded) and not found.trained().labelled.any()
     config = base()
     config.batch.resample_rounds = 1
     for advantage in ("rloo", "my_module:advantage"):
@@ -246,7 +246,7 @@ def test_mini_batches_get_equally_many_informative_prompts():
         ],
     )  # lengths do not make a prompt informative
     dealt = _most_informative([part], config.batch)
-    assert dealt.trained()[2].tolist() == [True, False] * 2  # a mini-batch is a half
+    assert dealt.trained().labelled.tolist() == [True, False] * 2  # a mini-batch is a half
 
 
 def test_replacements_leave_the_order_of_the_data_alone():

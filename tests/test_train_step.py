@@ -189,21 +189,20 @@ def test_the_recorded_step_is_graded_to_the_same_rewards(step, expected):
             np.testing.assert_equal(getattr(one, field.name), getattr(other, field.name))
 
 
-# What a step hands on, each taken away: a change of collate's arguments by name.
+# What a step hands on, each taken away: other fields of the samples, or another temperature.
 LOST = {
-    "the penalty for length": lambda step, given: {"rewards": trained(step.collected.graded, "agreement")},
-    "the labels of some prompts": lambda step, given: {"labelled": np.ones_like(given["labelled"])},
-    "which responses are kept": lambda step, given: {"kept": None},
-    "the temperature": lambda step, given: {"temperature": 1.0},
-    "the sampler's log-probs": lambda step, given: {
-        "rollouts": dataclasses.replace(given["rollouts"], logprobs=given["rollouts"].logprobs - 1)
+    "the penalty for length": lambda step, samples: {"rewards": trained(step.collected.graded, "agreement")},
+    "the labels of some prompts": lambda step, samples: {"labelled": np.ones_like(samples.labelled)},
+    "which responses are kept": lambda step, samples: {"kept": None},
+    "the temperature": lambda step, samples: {"temperature": 1.0},
+    "the sampler's log-probs": lambda step, samples: {
+        "rollouts": dataclasses.replace(samples.rollouts, logprobs=samples.rollouts.logprobs - 1)
     },
-    "which samples are trained on": lambda step, given: {
-        "rollouts": step.collected.rollouts.take(np.arange(len(given["rollouts"].prompts))[::-1]).first(TRAINED)
+    "which samples are trained on": lambda step, samples: {
+        "rollouts": step.collected.rollouts.take(np.arange(len(samples.rollouts.prompts))[::-1]).first(TRAINED)
     },
-    "the rewards": lambda step, given: {"rewards": given["rewards"][::-1]},
+    "the rewards": lambda step, samples: {"rewards": samples.rewards[::-1]},
 }
-ARGUMENTS = ("rollouts", "rewards", "labelled", "layout", "mesh", "temperature", "kept", "answer_mask")
 
 
 def assert_differs(found, expected):
@@ -214,11 +213,13 @@ def assert_differs(found, expected):
 @pytest.mark.parametrize("lost", LOST)
 def test_nothing_that_a_step_hands_on_can_be_lost(step, expected, monkeypatch, lost):
     collate = train_module.collate
-    monkeypatch.setattr(
-        train_module,
-        "collate",
-        lambda *args: collate(**((given := dict(zip(ARGUMENTS, args, strict=True))) | LOST[lost](step, given))),
-    )
+
+    def losing(samples, layout, mesh, temperature, answer_mask):
+        changes = {"temperature": temperature} | LOST[lost](step, samples)
+        temperature = changes.pop("temperature")
+        return collate(dataclasses.replace(samples, **changes), layout, mesh, temperature, answer_mask)
+
+    monkeypatch.setattr(train_module, "collate", losing)
     assert_differs(step(), expected)
 
 

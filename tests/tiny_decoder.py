@@ -10,7 +10,7 @@ from flax import nnx
 from srt_jax.model import lora, sharding, weights
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.decoder import abstract
-from srt_jax.rl.collate import Layout, assemble
+from srt_jax.rl.collate import Layout, TrainingSamples, assemble
 from srt_jax.rollout.sampler import Rollouts
 
 VOCAB = 32
@@ -112,20 +112,18 @@ class Recorded:
             rolled = np.stack([np.roll(row, -start) for row, start in zip(x, self.prompt_lengths)])
             return rolled[:, : lengths.max()].reshape(*shape, -1)
 
+        rollouts = Rollouts(
+            prompts,
+            responses(self.tokens),
+            lengths.reshape(shape),
+            responses(self.logprobs),
+            np.ones(shape, bool),
+            0,
+        )
         batch = assemble(
-            Rollouts(
-                prompts,
-                responses(self.tokens),
-                lengths.reshape(shape),
-                responses(self.logprobs),
-                np.ones(shape, bool),
-                0,
-            ),
-            self.rewards,
-            self.labelled,
+            TrainingSamples(rollouts, self.rewards, self.labelled, self.kept),
             layout,
             temperature,
-            self.kept,
             None if self.answer_mask is None else responses(self.answer_mask),
         )
         return batch.replace(

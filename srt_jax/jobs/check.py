@@ -358,7 +358,7 @@ def check_collectives(mesh) -> Iterator[Finding]:
 def check_update(mesh, dtype: str) -> Iterator[Finding]:
     """Three updates of a small model with random weights; the last one is timed."""
     from srt_jax.miniature import task
-    from srt_jax.rl.collate import Layout, collate
+    from srt_jax.rl.collate import Layout, TrainingSamples, collate
     from srt_jax.rl.optimizer import init_state, learning_rate_schedule, make_optimizer
     from srt_jax.rl.update import UpdateConfig, make_update
     from srt_jax.rollout.sampler import Rollouts
@@ -381,7 +381,7 @@ def check_update(mesh, dtype: str) -> Iterator[Finding]:
     lengths = np.full((1, rows), length - 8, np.int32)
     logprobs = np.full(tokens.shape, -np.log(config.vocab_size), np.float32)
     rollouts = Rollouts([[3] * 8], tokens, lengths, logprobs, lengths > 0, 0)
-    batch = collate(rollouts, np.arange(rows)[None] % 2.0, np.ones(1, bool), layout, mesh)
+    batch = collate(TrainingSamples(rollouts, np.arange(rows)[None] % 2.0, np.ones(1, bool)), layout, mesh)
     update = make_update(graphdef, optimizer, UpdateConfig(layout, kl_coef=0.0), mesh, state)
     seconds = []
     for _ in range(3):

@@ -133,7 +133,7 @@ def batch(recipe: Recipe, step: int, mesh, base: bases.Base = bases.BASES["scatt
 
     No prompt is labelled, because the objective cross_entropy trains on all responses.
     """
-    from srt_jax.rl.collate import collate
+    from srt_jax.rl.collate import TrainingSamples, collate
     from srt_jax.rollout.sampler import Rollouts
 
     rng = np.random.Generator(np.random.Philox(key=(recipe.seed, step)))
@@ -152,7 +152,8 @@ def batch(recipe: Recipe, step: int, mesh, base: bases.Base = bases.BASES["scatt
         row[: len(response)] = response
     lengths = np.array([[len(r)] for r in responses], np.int32)
     rollouts = Rollouts(prompts, tokens, lengths, np.zeros(tokens.shape, np.float32), lengths > 0, 0)
-    return collate(rollouts, np.zeros((len(prompts), 1)), np.zeros(len(prompts), bool), layout(recipe), mesh)
+    samples = TrainingSamples(rollouts, np.zeros((len(prompts), 1)), np.zeros(len(prompts), bool))
+    return collate(samples, layout(recipe), mesh)
 
 
 def layout(recipe: Recipe):

@@ -72,6 +72,20 @@ class Layout:
         return cls(**{name: batch[name] for name in names} | {"length_buckets": tuple(batch.length_buckets)})
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingSamples:
+    """The rollouts of a step that are trained on: P prompts with n samples each.
+
+    rewards [P, n]. labelled [P] bool: has the prompt a label? kept [P, n] bool: may the loss count the rollout? None
+    keeps all rollouts.
+    """
+
+    rollouts: Rollouts
+    rewards: np.ndarray
+    labelled: np.ndarray
+    kept: np.ndarray | None = None
+
+
 Leaf = Any  # np.ndarray on the host, then jax.Array; or the sharding or the shape of one
 
 
@@ -116,35 +130,29 @@ class Batch:
 
 
 def collate(
-    rollouts: Rollouts,
-    rewards: np.ndarray,
-    labelled: np.ndarray,
+    samples: TrainingSamples,
     layout: Layout,
     mesh: Mesh,
     temperature: float = 1.0,
-    kept: np.ndarray | None = None,
     answer_mask: np.ndarray | None = None,
 ) -> Batch:
-    """The batch on the mesh, from rollouts of P prompts x n samples, rewards [P, n], labelled [P] and kept [P, n].
+    """The batch of a step, on the mesh.
 
-    answer_mask [P, n, T] bool: True on the response tokens that the loss leaves out. By default all rollouts are kept,
-    and no token is left out. Raises ValueError if a sequence is longer than the last bucket, or if P and n are not
-    those of the layout.
+    answer_mask [P, n, T] bool: True on the response tokens that the loss leaves out. By default it leaves out none.
+    Raises ValueError if a sequence is longer than the last bucket, or if P and n are not those of the layout.
     """
-    batch = assemble(rollouts, rewards, labelled, layout, temperature, kept, answer_mask)
+    batch = assemble(samples, layout, temperature, answer_mask)
     return sharding.place(batch, batch_sharding(mesh, answer_mask is not None))
 
 
 def assemble(
-    rollouts: Rollouts,
-    rewards: np.ndarray,
-    labelled: np.ndarray,
+    samples: TrainingSamples,
     layout: Layout,
     temperature: float = 1.0,
-    kept: np.ndarray | None = None,
     answer_mask: np.ndarray | None = None,
 ) -> Batch:
     """The batch as NumPy arrays. Mini-batch k has the k-th part of the prompts. Raises ValueError as `collate` does."""
+    rollouts = samples.rollouts
     prompts, n, _ = rollouts.tokens.shape
     if (prompts, n) != (layout.prompts_per_step, layout.samples_per_prompt):
         raise ValueError(
@@ -171,9 +179,9 @@ def assemble(
         rollout=rollout.reshape(shape),
         response=response.reshape(shape),
         sampler_logprobs=logprobs.reshape(shape),
-        rewards=np.asarray(rewards, np.float32),
-        labelled=np.asarray(labelled, bool),
-        kept=np.ones((prompts, n), bool) if kept is None else np.asarray(kept, bool),
+        rewards=np.asarray(samples.rewards, np.float32),
+        labelled=np.asarray(samples.labelled, bool),
+        kept=np.ones((prompts, n), bool) if samples.kept is None else np.asarray(samples.kept, bool),
         counts=counts,
         temperature=np.float32(temperature),
         answer_mask=None if answer_mask is None else mask.reshape(shape),

@@ -23,6 +23,7 @@ from srt_jax.grading.grader import Grader
 from srt_jax.reward import rewards
 from srt_jax.reward.labels import BY_VOTE, LabelSettings
 from srt_jax.reward.rewards import Graded
+from srt_jax.rl.collate import TrainingSamples
 from srt_jax.rollout.sampler import Advanced, Rollouts, Sampler, Sampling, problem_seeds
 from srt_jax.run.prepare import Prepared
 from srt_jax.runtime import is_first_process, processes
@@ -122,17 +123,14 @@ class Collected:
             sum(part.replaced_tokens for part in parts),
         )
 
-    def trained(self) -> tuple[Rollouts, np.ndarray, np.ndarray, np.ndarray]:
-        """The samples that are trained on: rollouts, rewards [P, n], labelled [P], kept [P, n].
-
-        For the loss, a prompt that resampling leaves out is one without a label.
-        """
+    def trained(self) -> TrainingSamples:
+        """The samples that are trained on. For the loss, a prompt that resampling leaves out is one without a label."""
         n = self.graded[0].trained
-        return (
-            self.rollouts.first(n),
-            np.stack([g.rewards[:n] for g in self.graded]),
-            np.array([g.in_loss for g in self.graded]),
-            np.stack([g.kept[:n] for g in self.graded]),
+        return TrainingSamples(
+            rollouts=self.rollouts.first(n),
+            rewards=np.stack([g.rewards[:n] for g in self.graded]),
+            labelled=np.array([g.in_loss for g in self.graded]),
+            kept=np.stack([g.kept[:n] for g in self.graded]),
         )
 
 

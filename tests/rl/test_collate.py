@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from srt_jax.model import sharding
-from srt_jax.rl.collate import Layout, abstract_batch, arrange, assemble, collate
+from srt_jax.rl.collate import Layout, TrainingSamples, abstract_batch, arrange, assemble, collate
 from srt_jax.rollout.sampler import Rollouts
 from tests.tiny_decoder import mesh_of
 
@@ -20,6 +20,10 @@ def rollouts():
     tokens = np.arange(100, 172, dtype=np.int32).reshape(4, 3, 6) * (np.arange(6) < lengths[..., None])
     prompts = [[1, 2, 3, 4], [5, 0], [6], [7, 8, 9]]
     return Rollouts(prompts, tokens, lengths, -tokens.astype(np.float32) / 100, lengths > 0, 7)
+
+
+def samples(source=None):
+    return TrainingSamples(source or rollouts(), REWARDS, LABELLED)
 
 
 def packed(**changes):
@@ -40,7 +44,7 @@ def layout(**changes):
 
 
 def assembled(**changes):
-    return assemble(rollouts(), REWARDS, LABELLED, layout(**changes), 0.7)
+    return assemble(samples(), layout(**changes), 0.7)
 
 
 def test_every_rollout_is_one_row_of_prompt_response_and_zeros():
@@ -146,7 +150,7 @@ def test_the_worst_case_fits():
 def test_the_width_is_the_last_bucket_whatever_the_lengths():
     short = dataclasses.replace(rollouts(), lengths=np.ones((4, 3), np.int32))
     for source in (rollouts(), short):
-        assert assemble(source, REWARDS, LABELLED, layout()).tokens.shape == (6, 2, 12)
+        assert assemble(samples(source), layout()).tokens.shape == (6, 2, 12)
 
 
 def test_buckets_may_be_given_in_any_order():
@@ -183,13 +187,13 @@ def test_a_bucket_holds_its_own_size():
 
 def test_the_abstract_batch_is_that_of_every_step():
     mesh = mesh_of(data=2)
-    batch = collate(rollouts(), REWARDS, LABELLED, layout(), mesh)
+    batch = collate(samples(), layout(), mesh)
     expected = [(x.shape, x.dtype, x.sharding) for x in jax.tree.leaves(abstract_batch(layout(), mesh))]
     assert [(x.shape, x.dtype, x.sharding) for x in jax.tree.leaves(batch)] == expected
 
 
 def test_every_device_holds_rows_of_every_microbatch():
     mesh = mesh_of(data=2, fsdp=3)
-    batch = collate(rollouts(), REWARDS, LABELLED, layout(microbatch_sequences=6), mesh)
+    batch = collate(samples(), layout(microbatch_sequences=6), mesh)
     assert {shard.data.shape for shard in batch.tokens.addressable_shards} == {(2, 1, 12)}
     assert batch.rewards.sharding == sharding.replicated(mesh)

@@ -11,7 +11,7 @@ from scipy import stats
 
 from srt_jax.errors import RolloutError
 from srt_jax.model import attention
-from srt_jax.rl.collate import Layout, assemble
+from srt_jax.rl.collate import Layout, TrainingSamples, assemble
 from srt_jax.rollout.jax import sampler as jax_sampler
 from srt_jax.rollout.jax import static_batching
 from srt_jax.rollout.jax.sampler import Cut, JaxSampler
@@ -60,7 +60,7 @@ def rows(rollouts):
     """(tokens, sampler's log-probs) [B, S] of the update's batch."""
     prompts, n = rollouts.lengths.shape
     layout = Layout(prompts, n, prompts * n, (16,))
-    batch = assemble(rollouts, np.zeros((prompts, n)), np.ones(prompts, bool), layout)
+    batch = assemble(TrainingSamples(rollouts, np.zeros((prompts, n)), np.ones(prompts, bool)), layout)
     return batch.tokens[0], batch.sampler_logprobs[0]
 
 
