@@ -45,7 +45,7 @@ def main() -> None:
     # The imports take seconds. Jobs whose output grows line by line have their own message after them.
     interrupt.run(
         lambda: runpy.run_module(module, run_name="__main__", alter_sys=True),
-        "interrupted: nothing is lost. The same command starts again.",
+        "interrupted: what was complete before is unchanged. The same command starts again.",
     )
 
 

@@ -1,5 +1,6 @@
 """The common part of all command lines: flags, and one sentence with exit status 2 for wrong input."""
 
+import difflib
 import errno
 import os
 import re
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from srt_jax.config import base, expanded
-from srt_jax.config.types import USERS_OWN, check_types
+from srt_jax.config.types import USERS_OWN, check_types, unknown_field
 from srt_jax.errors import ConfigError, UserError, is_left_to_first
 from srt_jax.experiments import shipped
 from srt_jax.files import FULL, shown
@@ -24,6 +25,7 @@ WANTED = {  # by the type of a field; a bool is an int, too
     float: "a number",
     ConfigDict: "a dict in quotes, \"{'KEY': VALUE}\"",
 }
+CONFIG_PACKAGE = "ml_collections"  # the package that raises the error about a field that does not exist
 WRONG_PATH = (
     errno.EACCES,
     errno.EPERM,
@@ -117,18 +119,9 @@ def _parse(argv):
         return arguments
     except ConfigError as e:
         sys.exit(complain(str(e)))
-    except (AttributeError, KeyError) as e:  # the locked config has no such field
-        wrong = re.search(r"\w+", str(e).replace("Key", "", 1))
-        wrong = wrong.group() if wrong else ""
-        given = next((a for a in argv if a.startswith("--config.") and wrong in a.split("=")[0]), None)
-        where = given.split("=")[0].removeprefix("--config.") if given else wrong
-        section, _, key = where.rpartition(".")
-        if section.rpartition(".")[2] in USERS_OWN:
-            example = f"--config.{section}=\"{{'{key}': VALUE}}\""
-            sys.exit(complain(f"--config.{where} cannot be set by itself: set the whole section, {example}."))
-        sys.exit(
-            complain(f"there is no config field {where!r}: srt_jax/config/fields.py lists and explains all fields.")
-        )
+    except (AttributeError, KeyError) as e:
+        of_config = CONFIG_PACKAGE in traceback.extract_tb(e.__traceback__)[-1].filename
+        sys.exit(complain(_no_field(e, argv) if of_config else _failure(e)))
     except SystemExit as e:
         if e.code == 1 and any(re.match(r"--?(help|h$|\?$)", argument) for argument in argv):  # absl has printed --help
             sys.exit(0)
@@ -139,23 +132,46 @@ def _parse(argv):
     except OSError as e:
         sys.exit(complain(f"the config file cannot be read: {str(e).splitlines()[-1].strip()}."))
     except (flags.Error, ImportError, SyntaxError, TypeError, ValueError) as e:
-        if (field := re.search(r"Unknown command line flag '(config\.[^']*)'", str(e))) and not _names_config(argv):
-            sys.exit(
-                complain(
-                    f"--{field.group(1)} changes a config: give the config before it, e.g. --config=configs/srt.py."
-                )
-            )
-        if (field := re.search(r"flag --config\.([\w.]+)=", str(e))) and (wanted := _wanted(field.group(1))):
-            sys.exit(complain(f"--config.{_given(argv, field.group(1))} cannot be read: give {wanted}."))
-        reason = " ".join(re.split(r"\w+Error: ", str(e))[-1].split()) or type(e).__name__
-        sys.exit(complain(f"the command line cannot be used: {reason}"))
+        sys.exit(complain(_unusable(e, argv)))
     except Exception as e:  # a config file is a program, so it can raise anything
-        where = traceback.extract_tb(e.__traceback__)[-1]
-        sys.exit(
-            complain(
-                f"the config file fails at {where.filename}:{where.lineno} ({type(e).__name__}: {e}): correct it there."
-            )
-        )
+        sys.exit(complain(_failure(e)))
+
+
+def _no_field(error: Exception, argv) -> str:
+    """The sentence about a field that the locked config does not have."""
+    found = re.search(r"\w+", str(error).replace("Key", "", 1))
+    wrong = found.group() if found else ""
+    given = next((a for a in argv if a.startswith("--config.") and wrong in a.split("=")[0]), None)
+    where = given.split("=")[0].removeprefix("--config.") if given else wrong
+    section, _, key = where.rpartition(".")
+    if section.rpartition(".")[2] in USERS_OWN:
+        example = f"--config.{section}=\"{{'{key}': VALUE}}\""
+        return f"--config.{where} cannot be set by itself: set the whole section, {example}."
+    return unknown_field(where)
+
+
+def _unusable(error: Exception, argv) -> str:
+    """The sentence about a flag or a value that cannot be read, or about a config file with a ValueError of its own."""
+    if flag := re.search(r"Unknown command line flag '([^']*)'", str(error)):
+        section, dot, rest = flag.group(1).partition(".")
+        if section == "config" and not _names_config(argv):
+            return f"--{flag.group(1)} changes a config: give the config before it, e.g. --config=configs/srt.py."
+        near = difflib.get_close_matches(section, flags.FLAGS, 1)
+        remedy = f"did you mean --{near[0]}{dot}{rest}?" if near else "--help lists the flags."
+        return f"there is no flag --{flag.group(1)}: {remedy}"
+    if (field := re.search(r"flag --config\.([\w.]+)=", str(error))) and (wanted := _wanted(field.group(1))):
+        return f"--config.{_given(argv, field.group(1))} cannot be read: give {wanted}."
+    reason = " ".join(re.split(r"\w+Error: ", str(error))[-1].split()) or type(error).__name__
+    return f"the command line cannot be used: {reason}"
+
+
+def _failure(error: Exception) -> str:
+    """The sentence about an exception in a config file."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"the config file fails at {where.filename}:{where.lineno} ({type(error).__name__}: {error}): correct it, "
+        "or correct the arguments after its name."
+    )
 
 
 def _given(argv, field: str) -> str:

@@ -69,7 +69,10 @@ def read_jsonl(path: str | os.PathLike, undecodable: str = "surrogatepass") -> I
                 remedy = "write the file again or delete that line" if half else "correct or delete that line"
                 if number == 1:  # probably another format: CSV, or one JSON array over many lines
                     remedy = "a JSONL file has one JSON object on each line"
-                raise DataError(f"{path} line {number} {what} ({error}); {remedy}.") from error
+                reason = str(error)
+                if isinstance(error, json.JSONDecodeError):  # its own text counts lines within this line
+                    reason = f"{error.msg} at character {error.pos + 1}"
+                raise DataError(f"{path} line {number} {what} ({reason}); {remedy}.") from error
             if not isinstance(row, dict):
                 raise DataError(
                     f"{path} line {number} is {shown(row)}, not a JSON object; "

@@ -498,7 +498,7 @@ def evaluate_sets(run: Run, now: RunState) -> dict[str, float]:
             values |= take_reading(run, now, graded)
     run.learner.grader.metrics()  # resets the counters: a step counts its own rollouts only, as it does after a resume
     values |= metrics.mean_over_sets(values)
-    now.evals[str(now.step)] = values
+    now.evals[str(now.step)] = {tag: value for tag, value in values.items() if not np.isnan(value)}
     return values
 
 
@@ -671,6 +671,8 @@ def finish(run: Run, now: RunState) -> dict:
     run.log.close()
     if now.ended:
         logger.info(f"ended after step {now.step} of {config.steps}: {now.ended}")
+    if best is not None and best != now.step:
+        logger.info(f"best by known answers: step {best} ({folders[best]})")
     if now.anchor:
         logger.info(f"chosen without labels: step {choice.step} ({folders[choice.step]}), {choice.rule}")
     logger.info(

@@ -13,6 +13,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from srt_jax.config import base
+from srt_jax.config.records import as_json
+from srt_jax.config.versions import FORMAT
 from srt_jax.grading.answers import Format
 from srt_jax.jobs.collapse import Dump, base_votes, describe, fields_of, graded_steps, judge, main, read_dump, rows_of
 
@@ -251,6 +254,21 @@ def test_a_sign_in_the_steps_does_not_choose_a_collapsed_step(grader):
 def test_special_tokens_at_the_end_are_no_part_of_an_answer(end):
     for text in ("#### 5", "the answer is <b>5</b>", "<|im_start|> 5 <|x y|>", "a</s>b", ""):
         assert fields_of({"input": "p", "output": text + end, "step": 1}, pathlib.Path("x"))[2] == text
+
+
+def test_rollouts_of_a_run_are_read_with_its_answer_format(tmp_path, capsys):
+    config = base()
+    config.answer.style, config.answer.pattern = "regex", r"is (\d+)"
+    (tmp_path / "config.json").write_text(json.dumps(as_json(config) | {"format": FORMAT}))
+    (tmp_path / "rollouts").mkdir()
+    rows = [{"step": step, "problem": "2+2", "response": "It is 4."} for step in range(1, 6)]
+    (tmp_path / "rollouts/step_1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--rollouts", f"{tmp_path}/rollouts/*.jsonl", "--out", f"{tmp_path}/c.png"]
+    assert main(arguments) == 0
+    assert "1.000" in capsys.readouterr().out.splitlines()[1].split()[-1]
+    assert main([*arguments, "--style", "boxed"]) == 2  # an option replaces the format of the run
+    (tmp_path / "config.json").write_text("{")
+    assert main(arguments) == 2 and "config.json is damaged" in capsys.readouterr().err
 
 
 DAMAGE = '{"input": "x", "outp\n[1]\n\n{"input": "x"}\n{"output": "y"}\n\xff\n{"input": {"a": 1}, "output": "y"}\n'

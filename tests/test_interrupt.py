@@ -147,7 +147,7 @@ def test_ctrl_c_during_the_imports_is_one_sentence(program):
     while not handled & int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16):
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    sentence = "interrupted: nothing is lost. The same command starts again."
+    sentence = "interrupted: what was complete before is unchanged. The same command starts again."
     if program == ["srt_jax.main"]:
         sentence = "stopped: nothing has begun."
     assert process.communicate(timeout=30)[1].strip() == sentence and process.returncode == 130

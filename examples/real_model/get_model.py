@@ -60,6 +60,7 @@ def write_model(file: pathlib.Path, out: pathlib.Path) -> None:
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     with replaced_folder(out) as folder:
         save_file(dict(read_tensor(tensor, heads) for tensor in reader.tensors), folder / "model.safetensors")
+        (folder / "model.safetensors").chmod(0o644)  # save_file lets only the owner read it
         read_tokenizer(reader).save_pretrained(folder)
         write_json(folder / "config.json", config)
         ids = {"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]}

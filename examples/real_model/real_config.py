@@ -9,6 +9,8 @@ TIME    158 to 182 s of CPU time for twelve steps with seven evaluations; 2026-1
 MEMORY  9 GB
 """
 
+import re
+
 from srt_jax.config import base, source
 
 MODEL = "cache/smollm2"
@@ -21,6 +23,10 @@ LABELS = {"votes": "vote", "guard": "vote", "ground_truth": "ground_truth"}
 def get_config(arguments: str = "votes"):
     """LABELS,RATE, where LABELS is votes, guard or ground_truth, and RATE is the learning rate."""
     labels, _, rate = arguments.partition(",")
+    if labels not in LABELS:
+        raise ValueError(f"there are no labels {labels!r}: give votes, guard or ground_truth.")
+    if rate and not re.fullmatch(r"[\d.]+(e-?\d+)?", rate):
+        raise ValueError(f"the learning rate is {rate!r}: give a number such as 2e-5.")
     config = base()
     config.name, config.out, config.steps = f"{labels}-{float(rate or RATE):.0e}", "runs/real_model", 12
     config.model.path, config.model.dtype, config.model.remat = MODEL, "float32", "none"

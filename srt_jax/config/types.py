@@ -1,6 +1,9 @@
 """Checks that the fields of a config have the types of their defaults; validation.py checks their values."""
 
+import difflib
 import math
+import re
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
@@ -31,13 +34,27 @@ def check_types(config: ConfigDict) -> None:
     _check_section("", config, FIELDS)
 
 
+def unknown_field(name: str) -> str:
+    """The sentence about a name that is no field: with the names of similar fields, if there are any."""
+    own = re.match(r"eval\.sets\.\w+\.", name)
+    if own and name[own.end() :] in SOURCE:
+        return f"there is no evaluation set for {name!r}: a config file makes them (docs/data.md)."
+    names = _names(own.group(), SOURCE) if own else _names("", FIELDS)
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.8)
+    remedy = f"did you mean {near[0]}?" if near else "srt_jax/config/fields.py lists and explains all fields."
+    return f"there is no config field {name!r}: {remedy}"
+
+
+def _names(prefix: str, table: dict) -> Iterator[str]:
+    """The dotted names of all fields of a table."""
+    for name, entry in table.items():
+        yield from _names(f"{prefix}{name}.", entry) if isinstance(entry, dict) else [prefix + name]
+
+
 def _check_section(prefix: str, section, table: dict) -> None:
     for name in section:
         if name not in table:
-            raise ConfigError(
-                f"there is no config field {prefix + str(name)!r}: "
-                "srt_jax/config/fields.py lists and explains all of them."
-            )
+            raise ConfigError(unknown_field(prefix + str(name)))
     for name, entry in table.items():
         field = prefix + name
         if name not in section:

@@ -443,7 +443,7 @@ def _validate_guard(c: ConfigDict) -> None:
     _require(
         evaluations(c) >= LEAST_READINGS,
         f"guard.action is {c.guard.action!r}, whose alarm needs {LEAST_READINGS} evaluations, but {c.steps} steps with "
-        f"eval.every={c.eval.every} have {evaluations(c)}: lower eval.every, or set guard.votes to 0.",
+        f"eval.every={c.eval.every} have {evaluations(c)}: give more steps, lower eval.every, or set guard.votes to 0.",
     )
 
 

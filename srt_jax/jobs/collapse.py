@@ -6,7 +6,8 @@
 Each row is one response. Its prompt is in `input`, `prompt` or `problem`, its text in `output`, `completion` or
 `response`. That is how verl and TTRL (trainer.validation_data_dir, trainer.rollout_data_dir), TRL (log_completions) and
 srt_jax write them. The step is in `step`, else it is the last number in the file's name. Files are JSON lines,
-compressed or not, or Parquet. Known answers are not read; a `score` is averaged and shown, and decides nothing.
+compressed or not, or Parquet. Known answers are not read; a `score` is averaged and shown, and decides nothing. The
+rollouts of a run of srt_jax have the answer format of its config; for others --style names it.
 
 --probe names rows of the base model on the same prompts, with 64 responses each if possible and at least 8: they give
 the anchored agreement. A step whose responses are those of the probe is not judged. Dumps of a validation set fit best,
@@ -28,10 +29,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from srt_jax.config import expanded
+from srt_jax.config import expanded, recorded
 from srt_jax.config.validation import LEAST_READINGS, LEAST_VOTES
 from srt_jax.data.base import Problem
-from srt_jax.errors import DataError, UserError
+from srt_jax.errors import ConfigError, DataError, UserError
 from srt_jax.files import check_output_file, naming, parse_json
 from srt_jax.grading.answers import BOXES, Format, extract, opens_reasoning
 from srt_jax.grading.grader import Grader
@@ -500,9 +501,21 @@ def read_probe(path: str, form: Format) -> Dump:
     return probe
 
 
-def run(options: argparse.Namespace, form: Format) -> Verdict:
-    """Reads, judges, prints and draws. Raises DataError for files that are missing or have nothing to judge."""
-    paths = rollout_files(options.rollouts)
+def answer_format(options: argparse.Namespace, paths: Sequence[pathlib.Path]) -> Format:
+    """How the responses show their answer, by the options. Without any of them a run of srt_jax gives its own format.
+
+    Raises ValueError for a wrong option, ConfigError if the config of the run is damaged.
+    """
+    fields = [field.name for field in dataclasses.fields(Format)]
+    given = {name: value for name in fields if (value := getattr(options, name)) is not None}
+    folder = paths[0].parent
+    if not given and folder.name == "rollouts" and (folder.parent / "config.json").is_file():
+        given = recorded(folder.parent).answer.to_dict()
+    return Format(**given)
+
+
+def run(options: argparse.Namespace, paths: Sequence[pathlib.Path], form: Format) -> Verdict:
+    """Reads the rollouts in `paths`, judges, prints and draws. Raises DataError if there is nothing to judge."""
     probe = None if options.probe is None else read_probe(options.probe, form)
     dump = read_rollouts(paths, options.probe, probe, form)
     report_left_out(dump, "--rollouts")
@@ -545,22 +558,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--probe", metavar="FILE", type=expanded, help="the base's rows on the same prompts")
     parser.add_argument("--out", metavar="FILE", type=expanded, default="collapse.png", help="the figure")
-    parser.add_argument("--style", default="boxed", help="how responses show their answer (docs/grading.md)")
-    parser.add_argument("--boxes", choices=BOXES, default="statement", help="which boxes are the answer")
-    parser.add_argument("--field", default="answer", help="JSON field of the answer (style json)")
-    parser.add_argument("--pattern", default="", help="regular expression with one group (style regex)")
+    parser.add_argument(
+        "--style", help="how responses show their answer: that of the run, else boxed (docs/grading.md)"
+    )
+    parser.add_argument("--boxes", choices=BOXES, help="which boxes are the answer (default: statement)")
+    parser.add_argument("--field", help="JSON field of the answer (style json; default: answer)")
+    parser.add_argument("--pattern", help="regular expression with one group (style regex)")
     parser.add_argument("--workers", type=int, default=2, help="processes that compare answers")
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}: it must be at least 1")
     try:
-        form = Format(options.style, options.boxes, options.field, options.pattern)
-    except ValueError as error:
-        print(f"error: --{error}.", file=sys.stderr)
-        return 2
-    try:
+        paths = rollout_files(options.rollouts)
+        try:
+            form = answer_format(options, paths)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            print(f"error: --{error}.", file=sys.stderr)
+            return 2
         check_output_file(options.out)
-        run(options, form)
+        run(options, paths, form)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

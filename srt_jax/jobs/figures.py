@@ -62,7 +62,7 @@ def main() -> None:
     print("\n".join(f"{options.out}/{name}.png written" for name in figures))
     if options.board:
         to_board(options.out, figures)
-    print(f"curves: tensorboard --logdir {options.out}")
+        print(f"tensorboard --logdir {options.out}")
 
 
 def arguments(figure: str, given: list[pathlib.Path]) -> list[pathlib.Path]:

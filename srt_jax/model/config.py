@@ -1,6 +1,7 @@
 """The shape of a decoder, read from a Hugging Face `config.json`."""
 
 import dataclasses
+import difflib
 import json
 import math
 import pathlib
@@ -118,6 +119,15 @@ def model_shape(path: str) -> ModelConfig:
             "enough) or a model of srt_jax/model/hf."
         )
     return ModelConfig.from_hf(hf)
+
+
+def similar_folder(path: str) -> str | None:
+    """A local folder whose name is similar to the last part of `path`, which may be misspelled; None if none is."""
+    parent = pathlib.Path(path).parent
+    if not parent.is_dir():
+        return None
+    near = difflib.get_close_matches(pathlib.Path(path).name, [p.name for p in parent.iterdir() if p.is_dir()], 1, 0.8)
+    return str(parent / near[0]) if near else None
 
 
 def shipped_hf_config(hub_id: str) -> dict | None:

@@ -21,7 +21,7 @@ from srt_jax.data.batching import batch_indices
 from srt_jax.errors import DataError, DataNotHereError, ModelNotHereError, ServerSetupError
 from srt_jax.log import logger
 from srt_jax.model import weights
-from srt_jax.model.config import ModelConfig, model_shape
+from srt_jax.model.config import ModelConfig, model_shape, similar_folder
 from srt_jax.rollout.vllm.command import package
 from srt_jax.rollout.vllm.delivery import servable_rank
 from srt_jax.run import budget
@@ -148,7 +148,9 @@ def check_what_is_here(config: ConfigDict) -> Report:
     except ModelNotHereError:
         shape = _known_shape(config)
         missing = "weights, tokenizer and prompt lengths" + ("" if shape else ", shape and memory")
-        report = Report([], [f"{missing} of model.path: {config.model.path} {NOT_HERE}"])
+        near = similar_folder(config.model.path)
+        hint = f" (or did you mean {near}?)" if near else ""
+        report = Report([], [f"{missing} of model.path: {config.model.path} {NOT_HERE}{hint}"])
     if shape:
         report.checked.append(f"model: {config.model.path} ({shape.family}, {shape.num_params:,} parameters)")
         report.checked.extend(adapters_line(config, shape))

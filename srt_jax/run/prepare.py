@@ -25,7 +25,7 @@ from srt_jax.errors import ConfigError, DataError, DataNotHereError, ModelError,
 from srt_jax.files import check_output_folder, download_failure
 from srt_jax.grading.golds import looks_worked
 from srt_jax.model import attention, decoder, lora, peft, sharding, weights
-from srt_jax.model.config import GENERATION_CONFIG, ModelConfig, read_generation_config, read_hf_config
+from srt_jax.model.config import GENERATION_CONFIG, ModelConfig, read_generation_config, read_hf_config, similar_folder
 from srt_jax.model.lora import LoRA
 from srt_jax.reward import functions as reward_functions
 from srt_jax.reward import labels
@@ -299,16 +299,21 @@ def find_model(path: str) -> pathlib.Path:
             )
         return pathlib.Path(path)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"model.path {path!r} does not exist: give a Hugging Face directory or a hub id.")
+        near = similar_folder(path)
+        remedy = f"did you mean {near!r}?" if near else "give a Hugging Face directory or a hub id."
+        raise ModelError(f"model.path {path!r} does not exist: {remedy}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return pathlib.Path(snapshot_download(path, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
+        near = similar_folder(path)
+        made = "give a directory that exists; launch/quickstart.sh makes the miniature's."
+        remedy = f"did you mean {near!r}?" if near else made
         raise ModelNotHereError(
             f"model.path {path!r} is no local directory and could not be downloaded as a hub model "
-            f"({download_failure(e)}): give a directory that exists; launch/quickstart.sh makes the miniature's."
+            f"({download_failure(e)}): {remedy}"
         ) from None
 
 
