@@ -69,7 +69,7 @@ def graded_together(problems, answers, grader, settings=BY_VOTE, lengths=None, s
     """Each problem graded by `rewards.grade`: `parts`, and their fields as lists over the prompts or arrays [P, n]."""
     rows = zip(problems, answers, lengths or [None] * len(problems), stopped or [None] * len(problems), strict=True)
     parts = [rewards.grade(p, a, grader, settings, length, stop) for p, a, length, stop in rows]
-    arrays = ("agreement", "rewards", "kept", "labelled", "true_rewards", "majority_correct", "label_correct")
+    arrays = ("shaped", "rewards", "kept", "labelled", "true_rewards", "majority_correct", "label_correct")
     return SimpleNamespace(
         parts=parts,
         groups=[g.groups for g in parts],

@@ -241,7 +241,7 @@ def test_mini_batches_get_equally_many_informative_prompts():
     part = dataclasses.replace(
         few,
         graded=[
-            dataclasses.replace(g, agreement=np.array(agreed), rewards=np.array(reward))
+            dataclasses.replace(g, shaped=np.array(agreed), rewards=np.array(reward))
             for g, agreed, reward in zip(few.graded, agreement, rewards)
         ],
     )  # lengths do not make a prompt informative

@@ -77,8 +77,8 @@ def complete(graded) -> bool:
         return (values != values[:, :1]).any(1)
 
     labelled = np.array([g.labelled for g in graded])
-    kept, agreement, rewards = (trained(graded, name) for name in ("kept", "agreement", "rewards"))
-    both = kept.any(1) & ~kept.all(1) & varies(agreement) & varies(agreement - rewards)
+    kept, shaped, rewards = (trained(graded, name) for name in ("kept", "shaped", "rewards"))
+    both = kept.any(1) & ~kept.all(1) & varies(shaped) & varies(shaped - rewards)
     return (labelled & both).any() and (~labelled & kept.any(1) & varies(rewards)).any()
 
 
@@ -191,7 +191,7 @@ def test_the_recorded_step_is_graded_to_the_same_rewards(step, expected):
 
 # What a step hands on, each taken away: other fields of the samples, or another temperature.
 LOST = {
-    "the penalty for length": lambda step, samples: {"rewards": trained(step.collected.graded, "agreement")},
+    "the penalty for length": lambda step, samples: {"rewards": trained(step.collected.graded, "shaped")},
     "the labels of some prompts": lambda step, samples: {"labelled": np.ones_like(samples.labelled)},
     "which responses are kept": lambda step, samples: {"kept": None},
     "the temperature": lambda step, samples: {"temperature": 1.0},

@@ -135,7 +135,8 @@ def answer_keys(answers: Sequence[Sequence[str | None]], groups: Sequence[Sequen
 def metrics(graded: Sequence[Graded]) -> dict[str, float]:
     """The metrics `label/*` of a step's P prompts, by tag. NaN if no answer is known. run/metrics.py explains each tag.
 
-    The pseudo-reward, the agreement and the reward accuracy count the trained samples only.
+    The pseudo-reward, the agreement and the reward accuracy count the trained samples only. In the tags, agreement is
+    the shaped reward, as it is by default.
     """
 
     def trained(name):
@@ -148,15 +149,15 @@ def metrics(graded: Sequence[Graded]) -> dict[str, float]:
     known = ~np.isnan(true[:, 0])
     majority_correct = np.array([g.majority_correct for g in graded], np.float32)[known]
     judged = labelled & ~np.isnan(label_correct)
-    agreement, rewards = trained("agreement"), trained("rewards")
+    shaped, rewards = trained("shaped"), trained("rewards")
     return {
         "label/pseudo_reward": rewards[labelled].mean() if labelled.any() else 0.0,
-        "label/agreement": agreement[labelled].mean() if labelled.any() else 0.0,
+        "label/agreement": shaped[labelled].mean() if labelled.any() else 0.0,
         "label/true_reward": _mean(true[known]),
         "label/majority_accuracy": _mean(majority_correct),
         "label/majority_gain": _mean(majority_correct) - _mean(true[known]),
         "label/label_accuracy": _mean(label_correct[judged]),
-        "label/reward_accuracy": _mean(1 - np.abs(agreement[judged] - trained("true_rewards")[judged])),
+        "label/reward_accuracy": _mean(1 - np.abs(shaped[judged] - trained("true_rewards")[judged])),
         "label/labelled": labelled.mean(),
         "label/from_answers": np.mean([g.label.source == "ground_truth" for g in graded]),
         "label/informative": np.mean([g.in_loss and differ(row) for g, row in zip(graded, rewards)]),
@@ -185,12 +186,12 @@ def of_step(graded: Sequence[Graded]) -> dict[str, float]:
     """The measures of this module for a step's P prompts, by tag.
 
     The measures of the pseudo-reward count the trained rollouts of labelled prompts with a known answer. They are
-    computed from the agreement, without the penalty for length.
+    computed from the shaped rewards, without the penalty for length.
     """
     true_rewards = np.stack([g.true_rewards for g in graded])
     known = ~np.isnan(true_rewards[:, 0])
     judged = known & [g.labelled for g in graded]
-    reward = np.stack([g.agreement[: g.trained] for g in graded])[judged]
+    reward = np.stack([g.shaped[: g.trained] for g in graded])[judged]
     right = np.stack([g.true_rewards[: g.trained] for g in graded])[judged] > 0.5
     keys = answer_keys([g.answers for g in graded], [g.groups for g in graded])
     n = len(keys[0])

@@ -6,7 +6,8 @@ The result, `Graded`, is logged, saved and trained on. If an answer is known, it
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -30,9 +31,9 @@ class Graded:
     """The graded answers of one prompt with n samples. Unknown numbers are NaN.
 
     groups [n]: group id of each answer, -1 if it cannot be parsed.
-    agreement [n] float32: the result of reward.shape, by default the agreement with the label, in [0, 1]. With
-        reward.mixture it is the weighted sum of standardised rewards.
-    rewards [n] float32: agreement + penalty for length. The update trains on them.
+    shaped [n] float32: the result of reward.shape, by default the agreement with the label, in [0, 1]. With
+        reward.mixture it is the weighted sum of standardised rewards. The files and metrics of a run call it agreement.
+    rewards [n] float32: shaped + penalty for length. The update trains on them.
     kept [n] bool: does the response count in the loss?
     labelled: False if the prompt has no label. labels.unlabelled says what the loss does with such a prompt.
     left_out: True if batch.resample_rounds found no better prompt in place of this one. The loss then treats it like a
@@ -46,7 +47,7 @@ class Graded:
     groups: list[int]
     vote: Vote
     label: Label
-    agreement: np.ndarray
+    shaped: np.ndarray
     rewards: np.ndarray
     kept: np.ndarray
     labelled: bool
@@ -90,40 +91,38 @@ def grade(
     # One call grades the samples, the vote's winner and the label, so that the workers get all comparisons at once.
     *true, majority_correct, label_correct = true_rewards(problem, [*answers, vote.winner, label.text], grader)
     true = np.array(true, np.float32)
-    if label.source == "ground_truth":
-        labelled, agreement = not np.isnan(true[0]), np.nan_to_num(true)
-        label_correct = 1.0 if labelled else np.nan
-    else:
-        labelled = label.text is not None or label.source == "none"
-        agreement = label_agreement(answers, groups, vote, label, grader, settings)
-        label_correct = label_correct if label.text is not None else np.nan
-    # `with_confidence` fills in those of CONFIDENCES, also where no answer can be parsed.
-    names = [name for name in settings.mixture or (settings.shape,) if name not in CONFIDENCES]
+    known = label.source == "ground_truth"
+    has_label = not np.isnan(true[0]) if known else label.text is not None
+    agreement = np.nan_to_num(true) if known else label_agreement(answers, groups, vote, label, grader, settings)
+    if known:  # also where only a scorer can tell
+        label_correct = 1.0
+    # Without labels (source `none`), and with rewards from the confidence only, every prompt is trained on.
+    labelled = has_label or label.source == "none" or not names_without_confidence(settings)
     if settings.reward:
-        agreement = settings.reward(answers, label.text, responses, problem.answer)
-    elif not labelled or not names:
-        labelled, agreement = not names, np.zeros(len(answers))
-    elif names != ["agreement"] or settings.mixture:
-        samples = samples_of(problem, answers, groups, vote, agreement, lengths, grader, settings)
-        agreement = combined({name: SHAPES[name](samples) for name in names}, settings, trained)
-    agreement = np.asarray(agreement, np.float32)
+        shaped = settings.reward(answers, label.text, responses, problem.answer)
+    elif labelled:
+        samples = functools.partial(samples_of, problem, answers, groups, vote, agreement, lengths, grader, settings)
+        shaped = shaped_rewards(agreement, samples, settings, trained)
+    else:
+        shaped = np.zeros(len(answers))
+    shaped = np.asarray(shaped, np.float32)
     return Graded(
         answers=list(answers),
         groups=groups,
         vote=vote,
         label=label,
-        agreement=agreement,
-        rewards=agreement + overlong_penalty(lengths, settings.max_response_tokens, settings.overlong_buffer),
+        shaped=shaped,
+        rewards=shaped + overlong_penalty(lengths, settings.max_response_tokens, settings.overlong_buffer),
         kept=kept(stopped, settings.drop_truncated),
         labelled=bool(labelled),
         trained=trained,
         true_rewards=true,
         majority_correct=float(majority_correct),
-        label_correct=float(label_correct),
+        label_correct=float(label_correct) if has_label else np.nan,
     )
 
 
-# ---- agreement with the label
+# ---- agreement with the label, and its shape
 
 
 def label_agreement(
@@ -154,6 +153,27 @@ def agrees(answers: Answers, label: str, grader: Grader, match: str | None) -> n
         return np.array(grader.grade(answers, [label] * len(answers), match))
     *ids, own = grader.groups([[*answers, label]], match)[0]
     return (np.array(ids) == own) & (own >= 0)
+
+
+def names_without_confidence(settings: LabelSettings) -> list[str]:
+    """The rewards that `grade` computes. `with_confidence` adds those of CONFIDENCES, also where no answer is found."""
+    return [name for name in settings.mixture or (settings.shape,) if name not in CONFIDENCES]
+
+
+def shaped_rewards(
+    agreement: np.ndarray, samples: Callable[[], Samples], settings: LabelSettings, trained: int
+) -> np.ndarray:
+    """[n]: the result of reward.shape or reward.mixture for a labelled prompt, without the policy's confidence.
+
+    agreement [n]: with the label. samples: makes what the other shapes need, which may take comparisons of answers.
+    """
+    names = names_without_confidence(settings)
+    if not names:
+        return np.zeros(len(agreement))
+    if names == ["agreement"] and not settings.mixture:
+        return agreement
+    found = samples()
+    return combined({name: SHAPES[name](found) for name in names}, settings, trained)
 
 
 def samples_of(
@@ -233,9 +253,9 @@ def with_confidence(graded: Graded, confidence: Mapping[str, np.ndarray], settin
     """
     if not graded.labelled:
         return graded
-    values = graded.agreement.copy() if settings.mixture else np.zeros_like(graded.agreement)
+    values = graded.shaped.copy() if settings.mixture else np.zeros_like(graded.shaped)
     values[: graded.trained] += combined(confidence, settings, graded.trained).astype(np.float32)
-    return dataclasses.replace(graded, agreement=values, rewards=graded.rewards - graded.agreement + values)
+    return dataclasses.replace(graded, shaped=values, rewards=graded.rewards - graded.shaped + values)
 
 
 # ---- length (DAPO, Yu et al. 2025)
@@ -265,12 +285,12 @@ def kept(stopped: Sequence[bool] | np.ndarray, drop_truncated: bool) -> np.ndarr
 
 
 def informative(graded: Graded) -> bool:
-    """Has the prompt a label, and do the trained samples differ in their agreement? (DAPO, section 3.2, eq. 11)
+    """Has the prompt a label, and do the trained samples differ in their shaped rewards? (DAPO, section 3.2, eq. 11)
 
     If the baseline is the mean of the prompt's samples, equal rewards give no gradient. This test ignores the penalty
     for length and a KL in the reward.
     """
-    return graded.labelled and differ(graded.agreement[: graded.trained])
+    return graded.labelled and differ(graded.shaped[: graded.trained])
 
 
 def differ(values: np.ndarray) -> bool:

@@ -107,7 +107,7 @@ def rollout_rows(collected: Collected, tokenizer) -> list[dict]:
                     "group": graded.groups[i],
                     "label": graded.label.text,
                     "reward": float(graded.rewards[i]),
-                    "agreement": float(graded.agreement[i]),
+                    "agreement": float(graded.shaped[i]),
                     "kept": bool(graded.kept[i]),
                     "true_reward": None if np.isnan(true) else float(true),
                     "tokens": int(rollouts.lengths[p, i]),

@@ -273,7 +273,7 @@ def test_all_vote_and_the_first_are_trained_on(grader):
 
 
 @pytest.mark.parametrize(
-    ("agreement", "trained", "expected"),
+    ("shaped", "trained", "expected"),
     [
         ([1, 1, 1], 3, False),
         ([0, 0, 0], 3, False),
@@ -282,9 +282,9 @@ def test_all_vote_and_the_first_are_trained_on(grader):
         ([0.5, 0.5, 0.25], 2, False),
     ],
 )
-def test_a_prompt_is_informative_where_its_trained_samples_differ(grader, agreement, trained, expected):
+def test_a_prompt_is_informative_where_its_trained_samples_differ(grader, shaped, trained, expected):
     (one,) = graded(grader, problems=PROBLEMS[:1], answers=[["1", "2", "3"]]).parts
-    one = dataclasses.replace(one, agreement=np.array(agreement, np.float32), trained=trained)
+    one = dataclasses.replace(one, shaped=np.array(shaped, np.float32), trained=trained)
     assert rewards.informative(one) is expected
     unlabelled = dataclasses.replace(one, labelled=False)  # a user's reward may differ there, but the loss discards it
     assert rewards.informative(unlabelled) is False
