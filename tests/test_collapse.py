@@ -13,7 +13,7 @@ import pytest
 from srt_jax.data.base import Problem
 from srt_jax.data.split import split_validation, uniform
 from srt_jax.errors import DataError
-from srt_jax.reward.measures import answer_information
+from srt_jax.reward.measures import answer_information, information_by_prompt
 from srt_jax.run import collapse
 from srt_jax.run.collapse import (
     BASELINE,
@@ -23,7 +23,6 @@ from srt_jax.run.collapse import (
     Reading,
     fallen,
     fallen_apart,
-    information_by_prompt,
     should_stop,
 )
 

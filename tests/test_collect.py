@@ -23,7 +23,7 @@ from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.rollouts import (
     Collected,
     Grading,
-    _most_informative,
+    _prompts_of_step,
     answer_format,
     draws,
     sample_and_grade,
@@ -85,7 +85,7 @@ def test_prompts_whose_rewards_agree_are_replaced(miniature, tmp_path):
     rows = rollout_rows(tmp_path / "dynamic", 1)
     differing = [len({row["reward"] for row in group}) > 1 for group in rows.values()]
     assert len(differing) == 8 and record["rollout/rounds"] > 1
-    assert differing == sorted(differing, reverse=True)  # the informative ones come first
+    assert differing == sorted(differing, reverse=True)  # those whose rewards differ come first
     with np.load(tmp_path / "dynamic/rollouts/step_000001.npz") as saved:  # the loss leaves out the others
         assert saved["left_out"].tolist() == [not wanted for wanted in differing]
         assert record["label/labelled"] == saved["labelled"].mean()
@@ -95,8 +95,8 @@ def test_prompts_whose_rewards_agree_are_replaced(miniature, tmp_path):
     plain.rollout.temperature = 0.5
     train(plain)
     kept = rollout_rows(tmp_path / "plain", 1)
-    informative = {id for id, group in kept.items() if len({row["reward"] for row in group}) > 1}
-    assert informative < {id for id, wanted in zip(rows, differing) if wanted}
+    wanted = {id for id, group in kept.items() if len({row["reward"] for row in group}) > 1}
+    assert wanted < {id for id, differs in zip(rows, differing) if differs}
 
 
 class Sampled:
@@ -181,7 +181,7 @@ def collected(steps=(1,), tokenizer=None, teacher=None, **batch):
         return [collect_step(run, now, step) for step in steps]
 
 
-def test_only_prompts_whose_trained_samples_differ_are_informative():
+def test_prompts_are_replaced_until_the_rewards_of_their_trained_samples_differ():
     (found,) = collected()
     assert [g.rewards[:2].tolist() for g in found.graded] == [[0, 1]] * 4 and all(g.labelled for g in found.graded)
     assert found.rounds == 3  # a third of the prompts is of the kind
@@ -232,7 +232,7 @@ def test_the_calls_of_a_step_have_no_empty_rows(room, slots, expected):
     assert sampling_at(config, 1).prompts_per_call == expected
 
 
-def test_mini_batches_get_equally_many_informative_prompts():
+def test_mini_batches_get_equally_many_prompts_whose_rewards_differ():
     (few,) = collected(minibatches_per_step=2)
     assert all(g.labelled for g in few.graded)
     config = base()
@@ -244,8 +244,8 @@ def test_mini_batches_get_equally_many_informative_prompts():
             dataclasses.replace(g, shaped=np.array(agreed), rewards=np.array(reward))
             for g, agreed, reward in zip(few.graded, agreement, rewards)
         ],
-    )  # lengths do not make a prompt informative
-    dealt = _most_informative([part], config.batch)
+    )  # the penalty for length makes no difference
+    dealt = _prompts_of_step([part], config.batch)
     assert dealt.trained().labelled.tolist() == [True, False] * 2  # a mini-batch is a half
 
 

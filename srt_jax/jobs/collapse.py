@@ -276,7 +276,8 @@ def signals(graded: Mapping[str, Graded], majorities: Mapping[str, str | None], 
 def base_votes(dump: Dump | None, grader: Grader) -> dict[str, dict]:
     """{prompt: the base's majority, its lead, its share, the number of votes}. The steps of the probe do not matter.
 
-    Fewer than LEAST_VOTES votes have the lead 0: of one vote, the majority always has all.
+    The lead is the margin of the vote. Fewer than LEAST_VOTES votes have the lead 0: of one vote, the majority always
+    has all.
     """
     answers: dict[str, list] = collections.defaultdict(list)
     for of_step in dump.answers.values() if dump else ():
@@ -286,9 +287,9 @@ def base_votes(dump: Dump | None, grader: Grader) -> dict[str, dict]:
     return {
         prompt: {
             "majority": vote.label,
-            "lead": measures.margin(vote.counts, len(answers[prompt])) if len(answers[prompt]) >= LEAST_VOTES else 0.0,
+            "lead": vote.margin if vote.n >= LEAST_VOTES else 0.0,
             "share": vote.share,
-            "votes": len(answers[prompt]),
+            "votes": vote.n,
         }
         for prompt, vote in votes.items()
     }

@@ -60,15 +60,6 @@ def pass_at_n(right: np.ndarray) -> float:
 # ---- without known answers
 
 
-def margin(counts: Sequence[int], n: int) -> float:
-    """(Votes of the most frequent answer - votes of the second) / n, in [0, 1]. 0 if no sample voted.
-
-    counts: the votes of each answer. n: the number of samples.
-    """
-    first, second, *_ = *sorted(counts, reverse=True), 0, 0
-    return (first - second) / n
-
-
 def answer_information(keys: Keys) -> float:
     """H(answer) - H(answer | prompt) in nats: how much an answer tells about its prompt.
 
@@ -76,17 +67,17 @@ def answer_information(keys: Keys) -> float:
     most log P. It is 0 if all prompts have the same distribution of answers, as after a collapse into one answer. A
     missing answer (None) counts as an answer.
     """
-    per_prompt = [collections.Counter(row) for row in keys]
-    pooled: dict[object, float] = collections.defaultdict(float)
-    for row, counts in zip(keys, per_prompt):
-        for key, count in counts.items():
-            pooled[key] += count / len(row) / len(keys)
-    within = np.mean([_entropy(np.array(list(counts.values())) / len(row)) for row, counts in zip(keys, per_prompt)])
-    return max(0.0, _entropy(np.array(list(pooled.values()))) - float(within))
+    return max(0.0, float(information_by_prompt(keys).mean()))
 
 
-def _entropy(p: np.ndarray) -> float:
-    return float(-(p * np.log(p)).sum())
+def information_by_prompt(keys: Keys) -> np.ndarray:
+    """[P]: KL in nats from each prompt's answers to the answers of all prompts. Its mean is the answer information."""
+    shares = [{key: count / len(row) for key, count in collections.Counter(row).items()} for row in keys]
+    pooled: dict[Hashable, float] = collections.defaultdict(float)
+    for row in shares:
+        for key, share in row.items():
+            pooled[key] += share / len(keys)
+    return np.array([sum(p * np.log(p / pooled[key]) for key, p in row.items()) for row in shares])
 
 
 def same_answer(keys: Keys) -> float:
@@ -194,14 +185,13 @@ def of_step(graded: Sequence[Graded]) -> dict[str, float]:
     reward = np.stack([g.shaped[: g.trained] for g in graded])[judged]
     right = np.stack([g.true_rewards[: g.trained] for g in graded])[judged] > 0.5
     keys = answer_keys([g.answers for g in graded], [g.groups for g in graded])
-    n = len(keys[0])
     return {
         "label/tpr": true_positive_rate(reward, right),
         "label/fpr": false_positive_rate(reward, right),
         "label/youden_j": youden_j(reward, right),
         "label/point_biserial": point_biserial(reward, right) if right.size else NAN,
         "label/pass@n": pass_at_n(true_rewards[known] > 0.5),
-        "label/margin": float(np.mean([margin(g.vote.counts, n) for g in graded])),
+        "label/margin": float(np.mean([g.vote.margin for g in graded])),
         "label/answer_information": answer_information(keys),
         "label/same_answer": same_answer(keys),
     }

@@ -192,8 +192,15 @@ def samples_of(
     else:
         share = _soft_votes_by_match(answers, vote, grader, settings.match)
     coins = [uniform(settings.seed, "coin", f"{problem.id}/{i}") for i in range(len(answers))]
-    limit = settings.max_response_tokens
-    return Samples(agreement, share, np.array(vote.counts), np.array(lengths), limit, np.array(coins))
+    return Samples(
+        agreement=agreement,
+        share=share,
+        counts=np.array(vote.counts),
+        margin=vote.margin,
+        lengths=np.array(lengths),
+        max_tokens=settings.max_response_tokens,
+        coins=np.array(coins),
+    )
 
 
 def combined(values: Mapping[str, np.ndarray], settings: LabelSettings, trained: int) -> np.ndarray:
@@ -284,11 +291,11 @@ def kept(stopped: Sequence[bool] | np.ndarray, drop_truncated: bool) -> np.ndarr
 # ---- which prompts give a gradient
 
 
-def informative(graded: Graded) -> bool:
+def shaped_rewards_differ(graded: Graded) -> bool:
     """Has the prompt a label, and do the trained samples differ in their shaped rewards? (DAPO, section 3.2, eq. 11)
 
     If the baseline is the mean of the prompt's samples, equal rewards give no gradient. This test ignores the penalty
-    for length and a KL in the reward.
+    for length and a KL in the reward. The metric label/informative does not ignore the penalty.
     """
     return graded.labelled and differ(graded.shaped[: graded.trained])
 

@@ -12,7 +12,7 @@ import numpy as np
 
 # SCRL's script (https://arxiv.org/abs/2603.19880, Jasper-Yan/SCRL@06535a1); the paper has 0.5, 0.15 and 0.15.
 SCRL_SHARE = 0.375  # the majority needs at least this share of the votes
-SCRL_MARGIN = 0.125  # and a larger lead over the second answer
+SCRL_MARGIN = 0.125  # and a larger margin
 SCRL_RARE = 0.125  # an answer with a smaller share is a negative one
 RESTRAIN_WIDTH = 0.5  # ours: the paper weights shares with a Gaussian whose width we could not read
 
@@ -23,7 +23,7 @@ class Samples:
 
     agreement [n]: the agreement with the label, in [0, 1].
     share [n]: votes of the sample's own answer / n. 0 without an answer.
-    counts [G]: votes of each of the G different answers.
+    counts [G]: votes of each of the G different answers. margin: (votes of the first - votes of the second) / n.
     lengths [n]: tokens of the responses. max_tokens: their limit.
     coins [n]: random numbers in [0, 1), which depend on (seed, problem, sample).
     """
@@ -31,15 +31,10 @@ class Samples:
     agreement: np.ndarray
     share: np.ndarray
     counts: np.ndarray
+    margin: float
     lengths: np.ndarray
     max_tokens: int
     coins: np.ndarray
-
-    @property
-    def lead(self) -> float:
-        """(Votes of the most frequent answer - votes of the second) / n."""
-        first, second = (*np.sort(self.counts)[::-1], 0, 0)[:2]
-        return (first - second) / len(self.share)
 
 
 def agreement(s: Samples) -> np.ndarray:
@@ -68,7 +63,7 @@ def scrl_like(s: Samples) -> np.ndarray:
     SCRL (https://arxiv.org/abs/2603.19880) also requires that the tokens of a rare answer have a high entropy. That
     condition is missing here.
     """
-    clear = s.share.max() >= SCRL_SHARE and s.lead > SCRL_MARGIN
+    clear = s.share.max() >= SCRL_SHARE and s.margin > SCRL_MARGIN
     return np.where(s.share < SCRL_RARE, -1.0, np.where(s.agreement > 0, float(clear), 0.0))
 
 

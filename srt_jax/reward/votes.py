@@ -8,6 +8,7 @@ from dataclasses import dataclass
 class Vote:
     """The outcome of one problem's vote over n samples.
 
+    n: number of samples, those without an answer included.
     label: the majority's earliest answer. None if no answer can be parsed or the share is below the threshold.
     group: group id of the majority, also below the threshold. -1 if no answer can be parsed.
     share: votes of the majority / n, in [0, 1].
@@ -18,6 +19,7 @@ class Vote:
     counts, representatives: votes and earliest answer of each group, in order of first appearance.
     """
 
+    n: int
     label: str | None
     group: int
     share: float
@@ -33,6 +35,12 @@ class Vote:
         """The majority's earliest answer, also below the threshold. None if no answer can be parsed."""
         return self.representatives[self.counts.index(max(self.counts))] if self.counts else None
 
+    @property
+    def margin(self) -> float:
+        """(Votes of the majority - votes of the second group) / n, in [0, 1]. 0 if no sample votes."""
+        first, second, *_ = *sorted(self.counts, reverse=True), 0, 0
+        return (first - second) / self.n if self.n else 0.0
+
 
 def majority(answers: Sequence[str | None], groups: Sequence[int], threshold: float = 0.0) -> Vote:
     """The vote of `answers` [n] with group ids `groups` [n]; -1 marks an unparseable answer.
@@ -45,10 +53,11 @@ def majority(answers: Sequence[str | None], groups: Sequence[int], threshold: fl
         raise ValueError(f"{len(answers)} answers but {len(groups)} group ids: give one id for each answer.")
     ids, counts, first = _tally(answers, groups)
     if not ids:
-        return Vote(None, -1, 0.0, 0.0, 0, 0, False)
+        return Vote(len(answers), None, -1, 0.0, 0.0, 0, 0, False)
     best = max(range(len(ids)), key=lambda k: (counts[k], -first[k]))
     parsed, share = sum(counts), counts[best] / len(answers)
     return Vote(
+        n=len(answers),
         label=answers[first[best]] if share >= threshold else None,
         group=ids[best],
         share=share,

@@ -17,10 +17,10 @@ from srt_jax.data.prompts import EvalSet
 from srt_jax.errors import CheckpointError
 from srt_jax.files import read_json_object, write_json
 from srt_jax.grading.grader import Grader
-from srt_jax.reward.measures import answer_keys, margin
+from srt_jax.reward.measures import answer_keys, information_by_prompt
 from srt_jax.reward.rewards import Graded, agrees
 from srt_jax.rollout.sampler import Advanced, Sampler, problem_seeds
-from srt_jax.run.collapse import CONFIDENT, FEWEST, Reading, information_by_prompt
+from srt_jax.run.collapse import CONFIDENT, FEWEST, Reading
 from srt_jax.run.evaluation import evaluation_samples
 from srt_jax.run.progress import Progress, SamplerProgress
 from srt_jax.run.rollouts import Grading, sample_and_grade
@@ -32,7 +32,7 @@ FILE = "guard.json"
 class Anchor:
     """The base's votes. rows: for each prompt its set, id, majority and lead, in the order of the evaluation sets.
 
-    lead: (votes of the majority - votes of the second answer) / votes, in [0, 1].
+    lead: the margin of the vote (reward/votes.py).
     """
 
     rows: list[dict]
@@ -81,8 +81,8 @@ def draw(
                 sampler, grading, eval_set.problems, eval_set.prompts, votes, sampling, seeds, advanced
             )
             for problem, graded in zip(eval_set.problems, collected.graded, strict=True):
-                lead = margin(graded.vote.counts, votes)
-                rows.append({"set": eval_set.name, "id": problem.id, "majority": graded.vote.label, "lead": lead})
+                vote = graded.vote
+                rows.append({"set": eval_set.name, "id": problem.id, "majority": vote.label, "lead": vote.margin})
             before += size
     return Anchor(rows)
 

@@ -23,9 +23,8 @@ healthy run. Entropy, response length and vote shares change alike in healthy an
 used. No rule without labels can tell a right consensus from a wrong one that behaves alike.
 """
 
-import collections
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,7 +48,7 @@ class Reading:
     """The label-free measures of one evaluation. Prompts have the same order in all readings of a run.
 
     agreement [C]: for each prompt of which the base is sure, the share of samples that equal the base's majority.
-    information [P]: for each prompt, its part of the answer information in nats (`information_by_prompt`).
+    information [P]: for each prompt, its part of the answer information in nats (reward/measures.py).
     """
 
     step: int
@@ -69,19 +68,6 @@ class Reading:
     def from_json(cls, row: dict) -> "Reading":
         """The reading that `as_json` wrote, with the same bits."""
         return cls(row["step"], np.array(row["agreement"], float), np.array(row["information"], float))
-
-
-def information_by_prompt(keys: Sequence[Sequence[Hashable]]) -> np.ndarray:
-    """[P]: KL in nats from each prompt's answers to the answers of all prompts. Its mean is the answer information.
-
-    keys [P][n]: equal answers have equal keys, also across prompts. A missing answer (None) counts as an answer.
-    """
-    shares = [{key: count / len(row) for key, count in collections.Counter(row).items()} for row in keys]
-    pooled: dict[Hashable, float] = collections.defaultdict(float)
-    for row in shares:
-        for key, share in row.items():
-            pooled[key] += share / len(keys)
-    return np.array([sum(p * np.log(p / pooled[key]) for key, p in row.items()) for row in shares])
 
 
 def peaks(values: np.ndarray) -> np.ndarray:

@@ -73,8 +73,7 @@ def anchored_agreement(base: Collected, now: Collected, grader: Grader) -> float
 
     Problems on which that majority leads by less than CONFIDENT do not count. NaN if no problem counts.
     """
-    n = len(base.graded[0].answers)
-    majorities = [confident(g.vote.label, measures.margin(g.vote.counts, n)) for g in base.graded]
+    majorities = [confident(g.vote.label, g.vote.margin) for g in base.graded]
     found = agreement_by_prompt(majorities, now.graded, grader)
     return float(np.mean(found)) if found else float("nan")
 

@@ -1,7 +1,7 @@
 """Collects the graded rollouts of a step: samples responses, extracts answers, rewards them.
 
 A prompt is graded as soon as its responses are complete, while other prompts are still sampled. With
-batch.resample_rounds, further prompts replace the uninformative ones.
+batch.resample_rounds, further prompts replace those whose rewards agree.
 """
 
 import dataclasses
@@ -220,10 +220,10 @@ def collect(
         else:
             part = draw(sampler, grading, "train", policy_samples(config))
         parts.append(part)
-        found += sum(map(rewards.informative, part.graded))
+        found += sum(map(rewards.shaped_rewards_differ, part.graded))
         if found >= b.prompts_per_step:
             break
-    return _most_informative(parts, b) if b.resample_rounds else parts[0]
+    return _prompts_of_step(parts, b) if b.resample_rounds else parts[0]
 
 
 def draw_step(
@@ -262,19 +262,16 @@ def draws(config: ConfigDict, prepared: Prepared, step: int) -> Iterator[np.ndar
         yield from (others[start : start + wanted] for start in range(0, len(others), wanted))
 
 
-def _most_informative(parts: list[Collected], batch: ConfigDict) -> Collected:
-    """The first informative prompts of several batches. If there are too few, others follow, which the loss leaves out.
+def _prompts_of_step(parts: list[Collected], batch: ConfigDict) -> Collected:
+    """The first prompts of several batches whose rewards differ. If they are too few, the loss leaves out the others.
 
-    Mini-batches take consecutive prompts, so the informative ones are spread evenly over them.
+    Mini-batches take consecutive prompts, so the prompts whose rewards differ are spread evenly over them.
     """
     whole = Collected.join(parts)
-    graded = [dataclasses.replace(g, left_out=not rewards.informative(g)) for g in whole.graded]
-    kept = (
-        np.argsort([g.left_out for g in graded], kind="stable")[: batch.prompts_per_step]
-        .reshape(-1, batch.minibatches_per_step)
-        .T.ravel()
-    )
-    return dataclasses.replace(whole, graded=graded).take(kept)
+    graded = [dataclasses.replace(g, left_out=not rewards.shaped_rewards_differ(g)) for g in whole.graded]
+    first = np.argsort([g.left_out for g in graded], kind="stable")[: batch.prompts_per_step]
+    spread = first.reshape(-1, batch.minibatches_per_step).T.ravel()
+    return dataclasses.replace(whole, graded=graded).take(spread)
 
 
 def sampling_at(config: ConfigDict, step: int) -> Sampling:

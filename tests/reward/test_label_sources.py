@@ -282,12 +282,12 @@ def test_all_vote_and_the_first_are_trained_on(grader):
         ([0.5, 0.5, 0.25], 2, False),
     ],
 )
-def test_a_prompt_is_informative_where_its_trained_samples_differ(grader, shaped, trained, expected):
+def test_the_shaped_rewards_of_the_trained_samples_are_compared(grader, shaped, trained, expected):
     (one,) = graded(grader, problems=PROBLEMS[:1], answers=[["1", "2", "3"]]).parts
     one = dataclasses.replace(one, shaped=np.array(shaped, np.float32), trained=trained)
-    assert rewards.informative(one) is expected
+    assert rewards.shaped_rewards_differ(one) is expected
     unlabelled = dataclasses.replace(one, labelled=False)  # a user's reward may differ there, but the loss discards it
-    assert rewards.informative(unlabelled) is False
+    assert rewards.shaped_rewards_differ(unlabelled) is False
 
 
 # ---- lengths

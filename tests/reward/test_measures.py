@@ -59,14 +59,6 @@ def test_pass_at_n_counts_prompts():
     assert measures.pass_at_n(right) == 0.5
 
 
-def test_margin():
-    assert measures.margin((5, 2, 1), 8) == pytest.approx(3 / 8)
-    assert measures.margin((1, 2, 5), 8) == pytest.approx(3 / 8)
-    assert measures.margin((6,), 8) == 0.75
-    assert measures.margin((3, 3), 8) == 0.0
-    assert measures.margin((), 8) == 0.0
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_answer_information_is_the_divergence_of_the_joint_from_its_margins(seed):
     keys = drawn(seed=seed)

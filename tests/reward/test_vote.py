@@ -25,6 +25,20 @@ def test_nobody_parsed():
     assert majority([], []).label is None
 
 
+def test_the_margin_is_the_lead_over_the_second_answer():
+    for votes, margin in (
+        ("aaaaabbc", 3 / 8),
+        ("abbccccc", 3 / 8),
+        ("aaaaaa..", 0.75),
+        ("aaabbb..", 0.0),
+        ("....", 0.0),
+    ):
+        answers = [None if answer == "." else answer for answer in votes]
+        vote = majority(answers, [-1 if answer is None else ord(answer) for answer in answers])
+        assert (vote.margin, vote.n) == (margin, len(votes))
+    assert majority([], []).margin == 0.0
+
+
 def test_empty_strings_never_vote():
     assert majority(["", " ", "7"], [0, 0, 1]).label == "7"
     assert soft_votes(["", "7"], [0, 1]) == [0.0, 0.5]
