@@ -71,10 +71,10 @@ def test_a_run_trains_on_the_file(labelled):
     config.labels.source, config.labels.path, config.labels.threshold = "file", str(out), 0.5
     settings = LabelSettings.of(config)
     rows = label_file.read(out)[1]
-    assert settings.filed == {id: row["label"] for id, row in rows.items() if row["vote_share"] >= 0.5}
-    chosen = [p for p in problem_sources.load(config.data) if p.id in settings.filed][:3]
+    assert settings.labels_by_id == {id: row["label"] for id, row in rows.items() if row["vote_share"] >= 0.5}
+    chosen = [p for p in problem_sources.load(config.data) if p.id in settings.labels_by_id][:3]
     with Grader(workers=1) as grader:
-        graded = [grade(p, [settings.filed[p.id], "nothing"], grader, settings) for p in chosen]
+        graded = [grade(p, [settings.labels_by_id[p.id], "nothing"], grader, settings) for p in chosen]
     assert [g.rewards.tolist() for g in graded] == [[1, 0]] * 3
 
 

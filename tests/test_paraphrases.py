@@ -1,4 +1,4 @@
-"""Pairs of a problem and its paraphrase: their order, their exchanged votes, a whole run, and wrong input."""
+"""Pairs of a problem and its paraphrase: their order, the votes of partners, a whole run, and wrong input."""
 
 import collections
 import json
@@ -84,7 +84,7 @@ class Texts:
         return [self.texts[int(response[0])] for response in responses]
 
 
-def test_exchanged_votes_reward_as_in_the_released_code(untrained):
+def test_votes_of_partners_reward_as_in_the_released_code(untrained):
     rng, n = np.random.default_rng(0), 6
     answers = rng.choice(["1", "2", "1.0", ""], (40, n), p=[0.3, 0.3, 0.2, 0.2])
     answers[4] = ""  # a side without any answer

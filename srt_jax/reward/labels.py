@@ -21,7 +21,8 @@ class LabelSettings:
     match: how an answer is compared with a label from a vote or a file. None: in the same way as votes are compared.
     labelled_fraction: with `mixed`, the share of the problems whose known answer is used, drawn by (seed, id).
         0: Problem.labelled decides.
-    filed: {problem id: label}, read from a label file, or the votes of a teacher or of the paraphrases in a step.
+    labels_by_id: {problem id: label}, read from a label file, or voted for in a step by other samples than the
+        problem's own.
     overlong_buffer, max_response_tokens, drop_truncated: how the length of a response counts, in tokens (rewards.py).
     trained_samples: only this many samples of each prompt, the first ones, are trained on. All samples vote.
         0: all are trained on.
@@ -36,7 +37,7 @@ class LabelSettings:
     match: str | None = None
     labelled_fraction: float = 0.0
     seed: int = 0
-    filed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    labels_by_id: Mapping[str, str] = dataclasses.field(default_factory=dict)
     overlong_buffer: int = 0
     max_response_tokens: int = 0
     drop_truncated: bool = False
@@ -56,7 +57,7 @@ class LabelSettings:
             match=config.reward.match,
             labelled_fraction=c.labelled_fraction,
             seed=config.seed,
-            filed=label_file.labels(c.path, c.threshold) if c.source == "file" else {},
+            labels_by_id=label_file.labels(c.path, c.threshold) if c.source == "file" else {},
             overlong_buffer=config.reward.overlong_buffer,
             max_response_tokens=config.batch.max_response_tokens,
             drop_truncated=config.reward.drop_truncated,
@@ -67,16 +68,16 @@ class LabelSettings:
             reward=functions.reward_function(config.reward.shape),
         )
 
-    def by_others(self, labels: Mapping[str, str]) -> "LabelSettings":
+    def with_labels(self, labels: Mapping[str, str]) -> "LabelSettings":
         """The settings with labels from other samples than a problem's own, {problem id: label}.
 
         They are the votes of a teacher or of the paraphrases. If the source is neither of these, the guard has replaced
         the policy's votes by those of a frozen teacher. The reward is then the agreement with its labels, whatever it
         was before.
         """
-        if self.source in BY_OTHERS:
-            return dataclasses.replace(self, filed=labels)
-        return dataclasses.replace(self, source="file", filed=labels, shape="agreement", mixture={}, reward=None)
+        if self.source in FROM_OTHER_SAMPLES:
+            return dataclasses.replace(self, labels_by_id=labels)
+        return dataclasses.replace(self, source="file", labels_by_id=labels, shape="agreement", mixture={}, reward=None)
 
     def source_of(self, problem: Problem) -> str:
         """The source of this problem's label. `mixed` means ground_truth for some problems and vote for the others."""
@@ -90,7 +91,8 @@ class LabelSettings:
 
 
 BY_VOTE = LabelSettings()  # for evaluations
-BY_OTHERS = ("ema", "paraphrase")  # sources whose votes come from other samples of the same step
+# Sources whose labels are votes of other samples in the same step: the teacher's, or those of the paraphrase.
+FROM_OTHER_SAMPLES = ("ema", "paraphrase")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +107,9 @@ class Label:
 SOURCES = {
     "vote": lambda problem, vote, settings, wrong: vote.label,
     "ground_truth": lambda problem, vote, settings, wrong: problem.answer,
-    "file": lambda problem, vote, settings, wrong: settings.filed.get(problem.id),
-    **{source: lambda problem, vote, settings, wrong: settings.filed.get(problem.id) for source in BY_OTHERS},
+    **dict.fromkeys(
+        ("file", *FROM_OTHER_SAMPLES), lambda problem, vote, settings, wrong: settings.labels_by_id.get(problem.id)
+    ),
     "wrong": lambda problem, vote, settings, wrong: wrong(),
     "none": lambda problem, vote, settings, wrong: None,
 }
@@ -144,7 +147,7 @@ def describe(problems: Sequence[Problem], settings: LabelSettings) -> str:
         count = sum(map(has_answer, problems))
         remedy = "no problem has an answer: set data.answer_column, or choose another source."
     elif settings.source == "file":
-        count = sum(p.id in settings.filed for p in problems)
+        count = sum(p.id in settings.labels_by_id for p in problems)
         if not count:
             raise DataError(
                 "the file labels.path labels none of the problems of data: write labels for this data with "

@@ -15,7 +15,7 @@ import numpy as np
 
 from srt_jax import files
 from srt_jax.data.base import Problem
-from srt_jax.reward.labels import BY_OTHERS
+from srt_jax.reward.labels import FROM_OTHER_SAMPLES
 from srt_jax.rollout.sampler import ARRAYS, Rollouts
 from srt_jax.run.rollouts import Collected, Grading
 
@@ -43,7 +43,7 @@ def write(directory: pathlib.Path, step: int, collected: Collected) -> None:
     """
     rollouts = collected.rollouts
     labels: dict[str, Any] = {}
-    if collected.teacher or collected.graded[0].label.source in BY_OTHERS:
+    if collected.teacher or collected.graded[0].label.source in FROM_OTHER_SAMPLES:
         labels["labels"] = np.array([json.dumps(graded.label.text) for graded in collected.graded])
     path = rollouts_path(directory, step, RECORDED)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ class Grading:
 
     def with_labels(self, labels: Mapping[str, str]) -> "Grading":
         """The grading of the policy's samples by the votes of a teacher or of paraphrases, {problem id: label}."""
-        return dataclasses.replace(self, settings=self.settings.by_others(labels))
+        return dataclasses.replace(self, settings=self.settings.with_labels(labels))
 
     def __call__(
         self,
@@ -92,8 +92,8 @@ class Collected:
         own = int(self.rollouts.lengths.sum()) + self.replaced_tokens
         return own + (self.teacher.tokens if self.teacher else 0)
 
-    def labelled_by(self, teacher: "Collected") -> "Collected":
-        """The same rollouts with the teacher's beside them."""
+    def with_teacher(self, teacher: "Collected") -> "Collected":
+        """The same rollouts with those of the teacher, whose seconds are added."""
         seconds = {phase: s + teacher.seconds[phase] for phase, s in self.seconds.items()}
         return dataclasses.replace(self, seconds=seconds, teacher=teacher)
 
@@ -171,7 +171,7 @@ def sample_and_grade(
         sampled = time.perf_counter()
         graded = results()
         if pairs:
-            again = grading.with_labels(labels_of(problems, exchanged(graded)))
+            again = grading.with_labels(labels_of(problems, votes_of_partners(graded)))
             if is_first_process():
                 rows = enumerate(zip(problems, prompts, rollouts.responses(), rollouts.stopped, strict=True))
                 pending |= {p: thread.submit(again, *row) for p, row in rows}
@@ -216,7 +216,7 @@ def collect(
             votes = draw(teacher, grading.by_vote(), "teacher", votes_per_prompt(b))
             labels = labels_of(votes.problems, votes.graded)
             part = draw(sampler, grading.with_labels(labels), "train", policy_samples(config))
-            part = part.labelled_by(votes)
+            part = part.with_teacher(votes)
         else:
             part = draw(sampler, grading, "train", policy_samples(config))
         parts.append(part)
@@ -248,8 +248,8 @@ def labels_of(problems: Sequence[Problem], votes: Sequence[Graded]) -> dict[str,
     return {problem.id: graded.vote.label for problem, graded in pairs if graded.vote.label is not None}
 
 
-def exchanged(votes: Sequence[Graded]) -> list[Graded]:
-    """The votes on a list of pairs, with the two of each pair exchanged (Co-rewarding-I, arXiv 2508.00410)."""
+def votes_of_partners(votes: Sequence[Graded]) -> list[Graded]:
+    """For each problem of a list of pairs, the votes on its partner (Co-rewarding-I, arXiv 2508.00410)."""
     return [votes[partner(p)] for p in range(len(votes))]
 
 

@@ -73,7 +73,7 @@ def test_soft_string_votes_rewarded_by_equivalence_count_every_spelling():
 
 
 def test_a_filed_label_rewards_its_group(grader):
-    result = graded(grader, "file", filed={"a": "\\frac12", "b": "7.0", "c": "9"})
+    result = graded(grader, "file", labels_by_id={"a": "\\frac12", "b": "7.0", "c": "9"})
     assert result.labels == ["\\frac12", "7.0", "9", None]
     assert result.rewards.tolist() == [[1, 1, 0, 1], [0, 0, 1, 0], [0] * 4, [0] * 4]
     assert result.labelled.tolist() == [True, True, True, False]
@@ -101,9 +101,9 @@ def test_a_label_file_is_read_once_with_its_threshold(tmp_path):
         {"id": "b", "label": None, "vote_share": 0.0},
         {"id": "c", "label": "2", "vote_share": 0.5},
     )
-    assert LabelSettings.of(config_of(path)).filed == {"a": "1/2", "c": "2"}
+    assert LabelSettings.of(config_of(path)).labels_by_id == {"a": "1/2", "c": "2"}
     settings = LabelSettings.of(config_of(path, threshold=0.6))
-    assert settings.filed == {"a": "1/2"} and settings.match == "equivalent"
+    assert settings.labels_by_id == {"a": "1/2"} and settings.match == "equivalent"
     assert labels.describe(PROBLEMS, settings) == "labels: file: 1 of 4 problems"
 
 
@@ -237,7 +237,7 @@ def test_ground_truth_without_answers_is_refused():
     assert labels.describe(PROBLEMS, LabelSettings("ground_truth")).endswith("3 of 4 problems")
     assert labels.describe(PROBLEMS, LabelSettings()) == "labels: vote"
     with pytest.raises(DataError, match="labels none of the problems"):
-        labels.describe(PROBLEMS, LabelSettings("file", filed={"x": "1"}))
+        labels.describe(PROBLEMS, LabelSettings("file", labels_by_id={"x": "1"}))
 
 
 # ---- how answers are compared with a label
