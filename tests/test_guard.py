@@ -243,6 +243,20 @@ def test_after_a_sign_in_the_steps_a_run_with_answers_chooses_as_one_without(unt
     assert summary["best"]["step"] == 2 and summary["chosen"]["step"] == 0
 
 
+@pytest.mark.slow
+def test_a_summary_has_no_number_that_is_unknown(untrained, tmp_path):
+    """The base is sure of no prompt, so there is no anchored agreement. JSON of other programs has no NaN."""
+    config = small_config(untrained, tmp_path, "unsure", steps=3)
+    config.eval.every, config.guard.action, config.guard.votes = 1, "warn", 8
+    train(config)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    summary = json.loads((tmp_path / "unsure/summary.json").read_text(), parse_constant=refuse)
+    assert "eval/heldout/vote_share" in summary["last"] and "guard/agreement" not in summary["last"]
+
+
 def without_answers(model, folder):
     """A copy of a model's folder whose problems have no answers."""
     shutil.copytree(model, folder)

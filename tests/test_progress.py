@@ -118,6 +118,15 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
+def test_the_line_says_what_happens_at_the_moment(clock):
+    phase = ["sampling 40%"]
+    with Progress(9, "step", io.StringIO(), clock=clock, activity=lambda: phase[0]) as progress:
+        progress.update(1, "reward 0.5")
+        assert progress.line() == "step 1/9  reward 0.5  sampling 40%  elapsed 0:00"
+        phase[0] = ""
+        assert progress.line() == "step 1/9  reward 0.5  elapsed 0:00"
+
+
 def test_an_eta_that_the_caller_knows_counts_down(clock):
     with Progress(10, "step", io.StringIO(), clock=clock) as progress:
         progress.update(1, "", left=100)

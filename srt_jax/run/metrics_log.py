@@ -4,7 +4,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -33,6 +33,7 @@ class RunLog:
         self._board = board.Board(directory, purge_step=last + 1)
         self._warnings = []
         self._progress: Progress | None = None  # from the first step on
+        self.activity: Callable[[], str] = lambda: ""  # for the progress line: what happens at the moment
 
     def introduce(self, config: ConfigDict) -> None:
         """Writes hyper-parameters, charts and the meaning of the curves to TensorBoard."""
@@ -75,7 +76,7 @@ class RunLog:
 
     def progress(self, step: int, summary: str, left: float | None = None) -> None:
         """Shows the progress line: 20 times in a run, and every minute. left: seconds until the last step ends."""
-        self._progress = self._progress or Progress(self.total_steps, "step")
+        self._progress = self._progress or Progress(self.total_steps, "step", activity=self.activity)
         self._progress.update(step, summary, left, now=step % max(1, self.total_steps // 20) == 0)
 
     def pause(self) -> None:
@@ -100,6 +101,8 @@ class RunLog:
 
 class NoLog:
     """The log of every process but the first: it writes nothing."""
+
+    activity: Callable[[], str] = str
 
     def write(self, *_) -> None:
         """See RunLog."""

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from srt_jax.log import console, logger, write
@@ -37,9 +38,11 @@ class Progress:
         after: float = 0.0,
         percent: bool = False,
         clock=time.monotonic,
+        activity: Callable[[], str] = lambda: "",
     ):
         """total: amount of work in units of `what`; stream: None is stderr; after: no line is written in the first
-        `after` seconds, so that short work has none; percent: show done / total as a percentage; clock: in seconds.
+        `after` seconds, so that short work has none; percent: show done / total as a percentage; clock: in seconds;
+        activity: returns a few words on what happens at the moment, "" for nothing.
         """
         self.total, self.what, self._stream = total, what, stream or sys.stderr
         self._live = self._stream.isatty()
@@ -52,6 +55,7 @@ class Progress:
         self._end, self._paused = None, False  # _end: time of the end, from the last update
         self._begun = False
         self._silent = console.process > 0  # the first process shows the progress of all
+        self._activity = activity
         self._closed, self._lock = threading.Event(), threading.RLock()
         console.lines.append(self)
         self._thread = threading.Thread(target=self._repeat, name=f"progress: {what}", daemon=True)
@@ -125,6 +129,7 @@ class Progress:
         parts = [
             f"{self.what} {done}",
             self._summary,
+            self._activity(),
             f"elapsed {duration(self._clock() - self._created)}",
             "" if left is None else f"ETA {duration(left)}",
         ]

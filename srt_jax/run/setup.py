@@ -159,6 +159,7 @@ def begin(
     readings = recorded.get("readings", []) if takes_readings(config) else []
     detector, diagnosis = judgement_so_far(run, [Reading.from_json(row) for row in readings], fallback)
     watchdog = Watchdog(directory, config.stop.hang_seconds, start, sampler_patience(config), jax.process_index())
+    log.activity = watchdog.activity
     now = RunState(
         step=start,
         train_state=state,

@@ -32,6 +32,15 @@ SLOW = 6  # SLOW_PHASES and the first steps may take this many times stop.hang_s
 FIRST_STEPS = 3  # number of steps before the median counts
 RECENT = 20  # number of steps in the median: response lengths change over a run
 POLL = 1.0  # seconds between two looks
+# Phases as the progress line names them.
+ACTIVITIES = {
+    "sample": "sampling",
+    "wait": "waiting for the sampler",
+    "score": "scoring",
+    "update": "updating",
+    "load": "bringing the weights to the sampler",
+    "save": "saving",
+}
 SLOW_PHASES = ("start", "eval", "save", "export")
 
 
@@ -75,6 +84,12 @@ class Watchdog:
         if (share, tokens) != self._sampled:
             self._sampled = share, tokens
             self.progress()
+
+    def activity(self) -> str:
+        """A few words on the present phase for the progress line, "" between two phases."""
+        share, _ = self.last_sampled
+        done = f" {share:.0%}" if self.phase == "sample" and 0 < share < 1 else ""
+        return ACTIVITIES.get(self.phase, "") + done
 
     @property
     def last_sampled(self) -> tuple[float, int]:
