@@ -10,8 +10,11 @@ With access to the hub nobody needs the script: `model.path=HuggingFaceTB/SmolLM
 
 import argparse
 import importlib.util
+import os
 import pathlib
 import sys
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would say that there is no PyTorch
 
 import gguf
 import numpy as np
