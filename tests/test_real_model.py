@@ -8,6 +8,8 @@ import tempfile
 
 import pytest
 
+from srt_jax.config.validation import validate
+from srt_jax.data.problems import load
 from tests import chaos, golden
 from tests.helpers import REPOSITORY
 
@@ -36,6 +38,14 @@ def test_no_heldout_sum_is_trained_on():
     assert not apart[0] & apart[1] and len(apart[0] | apart[1]) == 210  # 20 * 21 / 2: every sum, without its order
     assert all(sum(pairs[row["problem"]]) == int(row["answer"]) for row in heldout + train)
     assert runpy.run_path(str(EXAMPLE / "real_config.py"))["TEMPLATE"].startswith("7 + 25 = ")  # 25 is in no problem
+
+
+def test_the_config_for_own_problems_is_valid_and_its_files_share_no_problem():
+    config = runpy.run_path(str(EXAMPLE / "word_config.py"))["get_config"]()
+    validate(config)
+    train, checked = load(config.data), load(config.eval.sets.checked)
+    assert len(train) == 30 and len(checked) == 16 and not {p.prompt for p in train} & {p.prompt for p in checked}
+    assert all(problem.answer is None for problem in train) and all(problem.answer for problem in checked)
 
 
 @pytest.mark.slow
