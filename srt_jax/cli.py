@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import pathlib
 import re
 import sys
 import traceback
@@ -26,6 +27,7 @@ WANTED = {  # by the type of a field; a bool is an int, too
     ConfigDict: "a dict in quotes, \"{'KEY': VALUE}\"",
 }
 CONFIG_PACKAGE = "ml_collections"  # the package that raises the error about a field that does not exist
+NO_FUNCTION = "has no attribute 'get_config'"  # a part of its message about a file without that function
 WRONG_PATH = (
     errno.EACCES,
     errno.EPERM,
@@ -120,8 +122,7 @@ def _parse(argv):
     except ConfigError as e:
         sys.exit(complain(str(e)))
     except (AttributeError, KeyError) as e:
-        of_config = CONFIG_PACKAGE in traceback.extract_tb(e.__traceback__)[-1].filename
-        sys.exit(complain(_no_field(e, argv) if of_config else _failure(e)))
+        sys.exit(complain(_no_field(e, argv) or _failure(e)))
     except SystemExit as e:
         if e.code == 1 and any(re.match(r"--?(help|h$|\?$)", argument) for argument in argv):  # absl has printed --help
             sys.exit(0)
@@ -137,17 +138,38 @@ def _parse(argv):
         sys.exit(complain(_failure(e)))
 
 
-def _no_field(error: Exception, argv) -> str:
-    """The sentence about a field that the locked config does not have."""
-    found = re.search(r"\w+", str(error).replace("Key", "", 1))
+def _no_field(error: Exception, argv) -> str | None:
+    """The sentence about a field that the locked config does not have; None for another kind of error."""
+    frames, text = traceback.extract_tb(error.__traceback__), str(error)
+    if NO_FUNCTION in text or CONFIG_PACKAGE not in frames[-1].filename:
+        return None
+    if looked := re.search(r"Attempting to lookup: ([\w.]+)", text):  # a field of a field that is no section
+        return unknown_field(looked.group(1))
+    found = re.search(r"\w+", text.replace("Key", "", 1))
     wrong = found.group() if found else ""
-    given = next((a for a in argv if a.startswith("--config.") and wrong in a.split("=")[0]), None)
-    where = given.split("=")[0].removeprefix("--config.") if given else wrong
+    own = [frame for frame in frames if not _is_installed(frame.filename) and wrong in (frame.line or "")]
+    if own:
+        return _wrong_line(own[-1], wrong)
+    fields = [a.split("=")[0].removeprefix("--config.") for a in argv if a.startswith("--config.")]
+    where = next((field for field in fields if wrong in field.split(".")), wrong)
     section, _, key = where.rpartition(".")
     if section.rpartition(".")[2] in USERS_OWN:
         example = f"--config.{section}=\"{{'{key}': VALUE}}\""
         return f"--config.{where} cannot be set by itself: set the whole section, {example}."
     return unknown_field(where)
+
+
+def _wrong_line(frame: traceback.FrameSummary, wrong: str) -> str:
+    """The sentence about a line of a config file that sets a field that does not exist."""
+    place = f"{frame.filename}:{frame.lineno}"
+    if "eval.sets" in (frame.line or ""):
+        return f"{place} adds the evaluation set {wrong!r}: write `with config.eval.unlocked():` around it."
+    return f"{place} sets a field that does not exist: {unknown_field(wrong)}"
+
+
+def _is_installed(path: str) -> bool:
+    """Does a source file belong to a package, and not to the user's config?"""
+    return "site-packages" in path or pathlib.Path(path).is_relative_to(pathlib.Path(__file__).parent)
 
 
 def _unusable(error: Exception, argv) -> str:
@@ -167,6 +189,8 @@ def _unusable(error: Exception, argv) -> str:
 
 def _failure(error: Exception) -> str:
     """The sentence about an exception in a config file."""
+    if NO_FUNCTION in str(error):
+        return "the config file has no function get_config: define it, as the files in configs/ do."
     where = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"the config file fails at {where.filename}:{where.lineno} ({type(error).__name__}: {error}): correct it, "

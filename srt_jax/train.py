@@ -436,9 +436,10 @@ def warn(run: Run, now: RunState, values: dict, collected: Collected, alarm: str
 
 
 def react(run: Run, now: RunState) -> bool:
-    """At the first alarm with guard.action = teacher, returns to a checkpoint if one is left. Then sets now.ended.
+    """At the first alarm with guard.action = teacher, returns to a checkpoint if one is left.
 
-    Tells whether the run has returned to a checkpoint. Then the samplers need its weights.
+    In every case it decides whether the run ends here (now.ended). Tells whether the run has returned to a checkpoint:
+    then the samplers need its weights.
     """
     fallback = now.fallback
     if now.detector.alarm and may_fall_back(run.config) and not fallback and now.step < run.config.steps:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import shutil
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from srt_jax.errors import CheckpointError
+from srt_jax.run import checkpoint
 from srt_jax.run.checkpoint import Checkpoints, best_step, retained
 from srt_jax.run.identity import check_same_run
 from srt_jax.run.setup import step_to_go_on_from
@@ -103,6 +105,35 @@ def test_a_checkpoint_is_replaced_only_on_request(tmp_path):
     again.save(7, {"x": jnp.full(3, 4)}, {"value": 4})
     again.close()
     assert again.record(7) == {"value": 3}
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["7"]
+
+
+@pytest.mark.parametrize(("call", "value"), [("rename", 1), ("rename", 2), ("remove", 1)])
+def test_an_end_while_a_checkpoint_is_replaced_leaves_the_old_or_the_new_one(tmp_path, monkeypatch, call, value):
+    """It is the run's only checkpoint. call, value: the operation that does not happen."""
+    checkpoints, done = Checkpoints(tmp_path, 9), []
+    checkpoints.save(7, {"x": jnp.full(3, 1)}, {"value": "old"})
+    checkpoints.wait()
+    owner = pathlib.Path if call == "rename" else checkpoint
+    real = getattr(owner, call)
+
+    def stop(*arguments):
+        if pathlib.Path(arguments[0]).parent.name == "checkpoints":
+            done.append(arguments)
+            if len(done) == value:
+                raise OSError(errno.EIO, "the process ends here")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, call, stop)
+        checkpoints.save(7, {"x": jnp.full(3, 2)}, {"value": "new"}, replace=True)
+        with pytest.raises(CheckpointError):
+            checkpoints.close()
+    again = Checkpoints(tmp_path)
+    assert again.newest_whole() == (7, [])
+    again.open([])
+    assert again.newest_whole() == (7, [])
+    assert again.record(7) == {"value": "new" if call == "remove" else "old"}
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["7"]
 
 

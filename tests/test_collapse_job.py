@@ -256,7 +256,7 @@ def test_special_tokens_at_the_end_are_no_part_of_an_answer(end):
         assert fields_of({"input": "p", "output": text + end, "step": 1}, pathlib.Path("x"))[2] == text
 
 
-def test_rollouts_of_a_run_are_read_with_its_answer_format(tmp_path, capsys):
+def test_rollouts_of_a_run_are_read_with_its_answer_format(tmp_path, capsys, monkeypatch):
     config = base()
     config.answer.style, config.answer.pattern = "regex", r"is (\d+)"
     (tmp_path / "config.json").write_text(json.dumps(as_json(config) | {"format": FORMAT}))
@@ -266,7 +266,9 @@ def test_rollouts_of_a_run_are_read_with_its_answer_format(tmp_path, capsys):
     arguments = ["--rollouts", f"{tmp_path}/rollouts/*.jsonl", "--out", f"{tmp_path}/c.png"]
     assert main(arguments) == 0
     assert "1.000" in capsys.readouterr().out.splitlines()[1].split()[-1]
-    assert main([*arguments, "--style", "boxed"]) == 2  # an option replaces the format of the run
+    monkeypatch.chdir(tmp_path / "rollouts")
+    assert main(["--rollouts", "*.jsonl", "--out", "c.png", "--boxes", "last"]) == 0
+    assert main([*arguments, "--style", "boxed"]) == 2  # it replaces the format of the run
     (tmp_path / "config.json").write_text("{")
     assert main(arguments) == 2 and "config.json is damaged" in capsys.readouterr().err
 

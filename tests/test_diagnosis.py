@@ -121,6 +121,8 @@ def test_prompts_without_a_label_teach_if_they_are_penalised():
     d = diagnosis(**{"labels.unlabelled": "penalty", "labels.penalty": 0.1})
     dull = {**WELL, "label/informative": 0.0, "label/labelled": 0.5}
     assert not [text for _ in range(STEPS_ALIKE) for text in d.update(dull)]
+    (text,) = [text for _ in range(STEPS_ALIKE) for text in d.update({**dull, "label/labelled": 0.0})]
+    assert "no prompt has a label, so every response is penalised. Lower labels.threshold" in text
 
 
 def test_missing_answers_explain_alike_rewards():

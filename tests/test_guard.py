@@ -100,7 +100,9 @@ def test_a_guard_needs_prompts_and_samples_that_differ(tmp_path):
     config.guard.votes, config.stop.validation_fraction = 8, 0.1
     validate(config)
     config.eval.every = 2
-    with pytest.raises(ConfigError, match=r"alarm needs 4 evaluations, but 3 steps with eval\.every=2 have 3: lower"):
+    with pytest.raises(
+        ConfigError, match=r"alarm needs 4 evaluations, but 3 steps with eval\.every=2 have 3: give more"
+    ):
         validate(config)
     config.guard.votes = 7
     with pytest.raises(ConfigError, match=r"^guard\.votes is 7: so few votes do not show .*; give at least 8, or 0\."):

@@ -16,6 +16,7 @@ from srt_jax.config import base, describe, differing_fields, fingerprint_fields,
 from srt_jax.config.resolve import resolve
 from srt_jax.config.validation import validate, validate_devices
 from srt_jax.errors import ConfigError, DataError, ModelError
+from srt_jax.model.config import similar_folder
 from srt_jax.run.dry_run import check
 from srt_jax.run.prepare import prepare
 from tests.helpers import REPOSITORY, fast_cases, small_config
@@ -46,6 +47,7 @@ WRONG = {  # arguments: a part of the message
     f"{QUICKSTART} --confg.name=x": "there is no flag --confg.name: did you mean --config.name?",
     "--config=examples/real_model/real_config.py:vote": "there are no labels 'vote': give votes, guard or",
     f"{QUICKSTART} --config.steps=many": "--config.steps=many",
+    f"{QUICKSTART} --config.steps.x=1": "there is no config field 'steps.x'",
     f"{QUICKSTART} --config.batch.samples_per_prompt=1": "batch.samples_per_prompt is 1: rloo",
     f"{QUICKSTART} --config.batch.microbatch_sequences=100": "does not divide the 512 sequences",
     f"{QUICKSTART} --config.mesh.fsdp=3": "does not equal the 2 devices",
@@ -60,6 +62,37 @@ def test_wrong_commands(arguments):
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and done.stderr.startswith("error: ")
     assert done.stderr.strip().count("\n") == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("config.eval.sets.checked = 1", "{file}:6 adds the evaluation set 'checked': write `with config.eval"),
+        (
+            "config.step = 1",
+            "{file}:6 sets a field that does not exist: there is no config field 'step': did you mean s",
+        ),
+        (
+            "{'votes': 1}[labels]",
+            "the config file fails at {file}:6 (KeyError: 'vote'): correct it, or correct the arg",
+        ),
+    ],
+)
+def test_a_mistake_in_a_config_file_names_its_line(tmp_path, body, message):
+    text = "from srt_jax.config import base\n\n\ndef get_config(labels):\n    config = base()\n"
+    file = tmp_path / "wrong.py"
+    file.write_text(f"{text}    {body}\n    return config\n")
+    done = run(f"--config={file}:vote", "--config.steps=10")  # the flag is right
+    assert done.returncode == 2 and done.stderr.startswith("error: " + message.replace("{file}", str(file))), (
+        done.stderr
+    )
+
+
+def test_a_model_folder_that_is_misspelled_is_named(tmp_path):
+    (tmp_path / "smollm2").mkdir()
+    (tmp_path / "smollm3").touch()  # no folder
+    assert similar_folder(str(tmp_path / "smolm2")) == str(tmp_path / "smollm2")
+    assert similar_folder(str(tmp_path / "qwen")) is None and similar_folder(str(tmp_path / "x/smollm2")) is None
 
 
 @pytest.mark.parametrize(("status", "shown"), [("1", "1"), ("0", "0"), ("'no GPU here'", "'no GPU here'")])
@@ -283,6 +316,7 @@ def test_validate_names_field_value_and_remedy(field, value, message):
             {"batch.resample_rounds": 3},
             "batch.resample_rounds is 3, but labels.unlabelled 'penalty' learns from prompts",
         ),
+        ({"reward.shape": "self_certainty"}, "rewards from the confidence need no label, so no prompt would be"),
     ],
 )
 def test_a_penalty_without_a_label_needs_votes(fields, message):

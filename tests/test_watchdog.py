@@ -143,3 +143,15 @@ def test_a_run_that_was_suspended_has_not_hung(untrained, tmp_path):
 )
 def test_the_limit_follows_the_median_and_the_phase(phase, steps, at_least, wanted):
     assert watchdog.limit(600.0, phase, steps, at_least) == wanted
+
+
+def test_the_activity_is_that_of_the_phase_with_the_share_of_this_step(tmp_path):
+    dog = watchdog.Watchdog(tmp_path, 0)
+    assert dog.activity() == ""
+    for share in (0.4, 1.0):
+        dog.progress("sample")
+        assert dog.activity() == "sampling"  # the share of the last step does not count
+        dog.sampled(share, 10)
+        assert dog.activity() == ("sampling 40%" if share < 1 else "sampling")
+    dog.progress("update")
+    assert dog.activity() == "updating"

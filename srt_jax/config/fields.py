@@ -168,10 +168,10 @@ FIELDS = dict(
         ema_rate=share(0.01),  # ema: teacher <- (1 - ema_rate) teacher + ema_rate policy, after each update.
         threshold=share(0.0),  # A label needs at least this vote share: its votes / all responses that vote.
         labelled_fraction=share(0.0),  # mixed: the share of problems with answers (0: data.labelled_column decides).
-        # Prompts without a label are left out, or count in the denominators with advantage 0 (as in the released code),
-        # or are trained on with the advantage -penalty on all samples (RESTRAIN).
+        # Prompts without a label are left out, or count in the denominators with advantage 0 (as in the released code).
+        # They can also be trained on with the advantage -penalty.
         unlabelled=one_of("discard", "zero_advantage", "penalty"),
-        penalty=not_negative(0.0),
+        penalty=not_negative(0.0),  # RESTRAIN: prompts whose vote share is below labels.threshold have no label.
     ),
     vote=dict(
         match=one_of("equivalent", "string"),  # Answers vote together if they are equivalent, or the same string.

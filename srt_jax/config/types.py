@@ -35,7 +35,7 @@ def check_types(config: ConfigDict) -> None:
 
 
 def unknown_field(name: str) -> str:
-    """The sentence about a name that is no field: with the names of similar fields, if there are any."""
+    """The sentence about a name that is no field: with the name of a similar field, if there is one."""
     own = re.match(r"eval\.sets\.\w+\.", name)
     if own and name[own.end() :] in SOURCE:
         return f"there is no evaluation set for {name!r}: a config file makes them (docs/data.md)."

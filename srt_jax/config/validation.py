@@ -247,7 +247,8 @@ def _validate_labels(c: ConfigDict) -> None:
         for field in ("paraphrases", "labelled_column"):
             _require(
                 not eval_set[field],
-                f"eval.sets.{name}.{field} is {eval_set[field]!r}, but evaluations do not use it: leave it empty.",
+                f"eval.sets.{name}.{field} is {eval_set[field]!r}, but evaluations do not use it: leave it empty, and "
+                "resume an older run with --allow_change=eval.",
             )
     _require(
         c.labels.source not in ("vote", "mixed")
@@ -349,9 +350,14 @@ def _validate_mixture(c: ConfigDict) -> None:
 
 def _validate_penalty(c: ConfigDict) -> None:
     _require(
-        c.labels.source in ("vote", "ema", "mixed"),
+        c.labels.source in ("vote", "ema", "mixed", "paraphrase"),
         f"labels.unlabelled is 'penalty', but with labels.source {c.labels.source!r} a missing label does not mean a "
-        "low vote share: set labels.source to 'vote', 'ema' or 'mixed', or unlabelled to 'discard'.",
+        "low vote share: set labels.source to 'vote', or unlabelled to 'discard'.",
+    )
+    _require(
+        any(name not in CONFIDENCES for name in reward_weights(c.reward)),
+        "labels.unlabelled is 'penalty', but rewards from the confidence need no label, so no prompt would be "
+        "penalised: set unlabelled to 'discard', or reward.shape to a reward from votes.",
     )
     _require(
         c.batch.resample_rounds == 0,

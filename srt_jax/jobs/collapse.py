@@ -503,15 +503,15 @@ def read_probe(path: str, form: Format) -> Dump:
 
 
 def answer_format(options: argparse.Namespace, paths: Sequence[pathlib.Path]) -> Format:
-    """How the responses show their answer, by the options. Without any of them a run of srt_jax gives its own format.
+    """How the responses show their answer, by the options. Without --style a run of srt_jax gives its own format.
 
     Raises ValueError for a wrong option, ConfigError if the config of the run is damaged.
     """
     fields = [field.name for field in dataclasses.fields(Format)]
     given = {name: value for name in fields if (value := getattr(options, name)) is not None}
-    folder = paths[0].parent
-    if not given and folder.name == "rollouts" and (folder.parent / "config.json").is_file():
-        given = recorded(folder.parent).answer.to_dict()
+    folder = paths[0].resolve().parent
+    if options.style is None and folder.name == "rollouts" and (folder.parent / "config.json").is_file():
+        given = recorded(folder.parent).answer.to_dict() | given
     return Format(**given)
 
 

@@ -13,8 +13,8 @@ other prompts are still sampled meanwhile.
     truth      the known answer, None if there is none
 
 `label` returns the label, or None if the prompt gets no label. Answers are compared with the label by reward.match.
-`reward` returns n finite numbers, which replace the agreement with the label. DAPO's penalty for length is added. A
-prompt without a label is not trained on, whatever `reward` returns (labels.unlabelled).
+`reward` returns n finite numbers, which replace the agreement with the label. DAPO's penalty for length is added. For a
+prompt without a label they are not used: labels.unlabelled says what the loss does with such a prompt.
 """
 
 from collections.abc import Callable, Sequence

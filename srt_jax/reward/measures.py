@@ -151,7 +151,7 @@ def metrics(graded: Sequence[Graded]) -> dict[str, float]:
         "label/reward_accuracy": _mean(1 - np.abs(shaped[judged] - trained("true_rewards")[judged])),
         "label/labelled": labelled.mean(),
         "label/from_answers": np.mean([g.label.source == "ground_truth" for g in graded]),
-        "label/informative": np.mean([g.in_loss and differ(row) for g, row in zip(graded, rewards)]),
+        "label/informative": np.mean([g.counts_as_labelled and differ(row) for g, row in zip(graded, rewards)]),
         "label/vote_share": np.mean([v.share for v in votes]),
         "label/vote_share_parsed": np.mean([v.share_parsed for v in votes]),
         "label/ties": np.mean([v.tie for v in votes]),

@@ -58,7 +58,7 @@ class Graded:
     left_out: bool = False
 
     @property
-    def in_loss(self) -> bool:
+    def counts_as_labelled(self) -> bool:
         """Is the prompt trained on as one with a label?"""
         return self.labelled and not self.left_out
 

@@ -9,8 +9,9 @@ Users can supply a function (rl.advantage = MODULE:FUNCTION) with the signature
 
     def advantage(returns: jax.Array, trained: jax.Array) -> jax.Array
 
-returns [P, n] is float32. trained [P, n] is bool and says which samples are trained on. The result is [P, n] and
-finite, also where all returns of a prompt are equal. jax.jit traces the function. P counts all prompts of a step.
+returns [P, n] is float32. trained [P, n] is bool: the samples that are trained on and have a label. The result
+is [P, n] and finite, also where all returns of a prompt are equal. jax.jit traces the function. P counts all prompts of
+a step.
 """
 
 from collections.abc import Callable

@@ -76,8 +76,8 @@ class Layout:
 class TrainingSamples:
     """The rollouts of a step that are trained on: P prompts with n samples each.
 
-    rewards [P, n]. labelled [P] bool: has the prompt a label? kept [P, n] bool: may the loss count the rollout? None
-    keeps all rollouts.
+    rewards [P, n]. labelled [P] bool: has the prompt a label, and has resampling not left it out? kept [P, n] bool:
+    may the loss count the rollout? None keeps all rollouts.
     """
 
     rollouts: Rollouts

@@ -259,8 +259,9 @@ def _prepare(config: UpdateConfig, batch: Batch, old: jax.Array | None, of_refer
     per_token = None
     if config.objective == "policy_gradient":
         returns, per_token = _token_advantages(config, batch, masks.trained, kl, trained)
+        rewarded = masks.trained & batch.labelled[:, None]
         metrics |= {
-            "return": (returns * masks.trained).sum() / sequences,
+            "return": (returns * rewarded).sum() / jnp.maximum(rewarded.sum(), 1),
             "advantage_abs": jnp.abs(per_token).sum() / jnp.maximum(trained.sum(), 1),
         }
     inputs = LossInputs(
@@ -298,10 +299,11 @@ def _token_advantages(
         values = advantages.returns_to_come(microbatches.to_tokens(rewards, batch), kl, config.kl_coef, batch.rollout)
     else:
         values = microbatches.to_tokens(advantages.per_rollout(config.advantage)(returns, trained & labelled), batch)
-    if config.unlabelled == "penalty":
-        values = jnp.where(microbatches.to_tokens(labelled, batch), values, -config.penalty)
+    counted = microbatches.to_tokens(labelled, batch)
     if config.advantage in advantages.WHITENED:
-        values = advantages.whiten(values, mask)
+        values = advantages.whiten(values, mask * counted)
+    if config.unlabelled == "penalty":
+        values = jnp.where(counted, values, -config.penalty)
     return returns, values * mask
 
 

@@ -9,7 +9,6 @@ complete. Before a run resumes, the checksums of the newest checkpoint are verif
 from the newest undamaged one.
 """
 
-import contextlib
 import functools
 import json
 import os
@@ -29,6 +28,7 @@ from srt_jax.runtime import is_first_process, processes
 CHECKSUMS = "checksums.json"
 NEWEST = "newest"  # a file that is written with the first checkpoint: if it exists without any, they were lost
 PARTIAL, DELETED = ".partial", ".deleted"  # a checkpoint that is being written, or removed
+REPLACED = ".replaced-"  # and the step: a checkpoint whose place another one takes
 READ = 1 << 24  # bytes that are hashed at a time
 
 
@@ -76,7 +76,8 @@ class Checkpoints:
         """The steps with a checkpoint, in order, including damaged ones."""
         if not self._directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
+        names = {path.name.removeprefix(REPLACED) for path in self._directory.iterdir()}
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
         """(newest step with an undamaged checkpoint, [(step, fault)] of the newer ones). Changes nothing.
@@ -85,7 +86,9 @@ class Checkpoints:
         """
         damaged = []
         for step in reversed(self.steps()):
-            fault = find_fault(self._directory / str(step))
+            path = self._directory / str(step)
+            # A process that was killed between two renames has left the old checkpoint; `open` gives it its name back.
+            fault = find_fault(path if path.exists() else self._directory / f"{REPLACED}{step}")
             if fault is None:
                 return step, damaged
             damaged.append((step, fault))
@@ -104,6 +107,9 @@ class Checkpoints:
         because the run will write these steps again.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
+        for path in self._directory.glob(f"{REPLACED}*"):
+            if not (final := self._directory / path.name.removeprefix(REPLACED)).exists():
+                path.rename(final)
         for path in self._directory.glob(".*"):
             remove(path)
         for step in damaged:
@@ -122,7 +128,7 @@ class Checkpoints:
         """Starts to write the state and its record. The caller may donate the state as soon as this returns.
 
         scores: those of all evaluated steps so far, to find the best checkpoint. needed: steps whose checkpoints stay,
-        too. replace: whether to write a checkpoint that exists again. Raises CheckpointError if this checkpoint or the
+        too. replace: whether to overwrite a checkpoint of this step. Raises CheckpointError if this checkpoint or the
         one before cannot be written. Older ones are unchanged.
         """
         if self._writing and self._writing[0] == step and not replace:
@@ -210,21 +216,19 @@ class Checkpoints:
         (partial / "record.json").write_text(record + "\n")
         (partial / CHECKSUMS).write_text(json.dumps(checksums(partial, to_disk=True), indent=0) + "\n")
         flush(partial / CHECKSUMS)
-        self._remove(step)  # if it is replaced
-        partial.rename(self._directory / str(step))
+        path, replaced = self._directory / str(step), self._directory / f"{REPLACED}{step}"
+        if path.exists():
+            path.rename(replaced)
+        partial.rename(path)
         (self._directory / NEWEST).write_text(f"{step}\n")
         flush(self._directory)
+        remove(replaced)
         steps = self.steps()
         for old in set(steps) - retained(steps, scores, self._keep, needed, self._is_planned):
-            self._remove(old)
-
-    def _remove(self, step: int) -> None:
-        """Removes the checkpoint of a step, if there is one. A partly deleted one never has its name."""
-        gone = self._directory / DELETED
-        remove(gone)
-        with contextlib.suppress(FileNotFoundError):
-            (self._directory / str(step)).rename(gone)
-        remove(gone)
+            gone = self._directory / DELETED
+            remove(gone)
+            (self._directory / str(old)).rename(gone)  # first, because a partly deleted checkpoint must not look whole
+            remove(gone)
 
     def _failure(self, step: int, e: Exception) -> CheckpointError:
         if is_first_process():

@@ -77,9 +77,10 @@ def alike_warning(metrics: dict[str, float], config: ConfigDict) -> str:
     labels = config.labels
     found = f"nothing is learned: for {STEPS_ALIKE} steps all rewards of each prompt were equal (label/informative 0)"
     if metrics.get("label/labelled", 1) == 0:
+        penalised = ", so every response is penalised" if labels.unlabelled == "penalty" else ""
         return (
-            f"{found}: no prompt has a label. Lower labels.threshold ({labels.threshold}), or check that the "
-            "responses have answers (label/parse_rate)."
+            f"{found}: no prompt has a label{penalised}. Lower labels.threshold ({labels.threshold}), or check that "
+            "the responses have answers (label/parse_rate)."
         )
     agreement = metrics.get("label/agreement", metrics["label/pseudo_reward"])  # early records have only the latter
     if config.reward.mixture:  # its rewards are standardised, so equal ones are 0
@@ -101,7 +102,7 @@ def is_alike(metrics: dict[str, float], config: ConfigDict) -> bool:
     """Tells whether the rewards of a step give no gradient with the advantage of the config."""
     if config.rl.objective != "policy_gradient" or config.labels.source == "none" or metrics["label/informative"] > 0:
         return False
-    if config.labels.unlabelled == "penalty" and metrics["label/labelled"] < 1:
+    if config.labels.unlabelled == "penalty" and 0 < metrics["label/labelled"] < 1:
         return False
     # Resampling leaves prompts with equal rewards out of the loss, whatever the advantage is.
     if config.rl.advantage in WITHIN_PROMPT or config.batch.resample_rounds:

@@ -52,7 +52,7 @@ TAGS = {
     "rollout/response_tokens": "mean response length, stop token included",
     "rollout/response_tokens_max": "longest response",
     "rollout/truncated": "share of responses cut at batch.max_response_tokens",
-    "rollout/weights_version": "the weights after this step sampled the rollouts; 0: the initial weights",
+    "rollout/weights_version": "the step whose update made the weights that sampled; 0: the initial weights",
     "rollout/temperature": "the rollouts' sampling temperature",
     "rollout/rounds": "prompt batches sampled for the step; it can exceed 1 with batch.resample_rounds",
     "rollout/tokens_per_second": "sampled tokens, those of the teacher and of replaced prompts included, divided by "

@@ -102,7 +102,8 @@ class RunLog:
 class NoLog:
     """The log of every process but the first: it writes nothing."""
 
-    activity: Callable[[], str] = str
+    def __init__(self) -> None:
+        self.activity: Callable[[], str] = lambda: ""
 
     def write(self, *_) -> None:
         """See RunLog."""

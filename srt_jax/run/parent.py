@@ -534,8 +534,8 @@ class _Watched:
         rather the reason than the victim, and the others must find its end in the time that they search.
         """
         waited, signals = 0.0, self._trainer.signals
-        own = status in (-signal.SIGSEGV, -signal.SIGBUS)
-        limit = self._blame_seconds / 2 if own else self._peer_seconds + self._blame_seconds
+        by_memory = status in (-signal.SIGSEGV, -signal.SIGBUS)
+        limit = self._blame_seconds / 2 if by_memory else self._peer_seconds + self._blame_seconds
         while waited < limit and self._trainer.signals == signals:
             passed = self._passed()
             waited += passed

@@ -129,7 +129,7 @@ class Collected:
         return TrainingSamples(
             rollouts=self.rollouts.first(n),
             rewards=np.stack([g.rewards[:n] for g in self.graded]),
-            labelled=np.array([g.in_loss for g in self.graded]),
+            labelled=np.array([g.counts_as_labelled for g in self.graded]),
             kept=np.stack([g.kept[:n] for g in self.graded]),
         )
 

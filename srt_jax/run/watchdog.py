@@ -77,6 +77,8 @@ class Watchdog:
     def progress(self, phase: str | None = None) -> None:
         """Something has happened; phase: the name of the phase that begins."""
         self._silent = 0.0
+        if phase == "sample":
+            self._sampled = None
         self.phase = phase or self.phase
 
     def sampled(self, share: float, tokens: int) -> None:
@@ -86,7 +88,7 @@ class Watchdog:
             self.progress()
 
     def activity(self) -> str:
-        """A few words on the present phase for the progress line, "" between two phases."""
+        """A few words on the present phase for the progress line, "" where it shows nothing."""
         share, _ = self.last_sampled
         done = f" {share:.0%}" if self.phase == "sample" and 0 < share < 1 else ""
         return ACTIVITIES.get(self.phase, "") + done

@@ -39,12 +39,11 @@ def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str)
         "## Claims" if study.claims else "",
         claims_table(study, rows),
         f"## Stops without labels\n\n{stops.markdown(rows, study.column, study.bars)}" if study.bars else "",
-        f"A dot is a run; the line is {study.bars.kept:.0%} of the top.\n\n![stops]({beside(figure, 'stops')})"
-        if study.bars
-        else "",
-        f"A line is a run, and its dot the checkpoint that the guard chooses.\n\n![runs]({beside(figure, 'runs')})"
-        if study.bars
-        else "",
+        *(
+            stops_figures(figure, study.bars)
+            if study.bars and stops.stopped_runs(rows, study.column, study.bars)
+            else ()
+        ),
         "## Arms",
         arms_table(study, rows),
         f"## Survival\n\n{survival_table(study, rows)}",
@@ -52,6 +51,14 @@ def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str)
         f"![curves]({figure})",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def stops_figures(figure: str, bars: stops.Bars) -> tuple[str, str]:
+    """The figures of the stops, as Markdown."""
+    return (
+        f"A dot is a run; the line is {bars.kept:.0%} of the top.\n\n![stops]({beside(figure, 'stops')})",
+        f"A line is a run, and its dot the checkpoint that the guard chooses.\n\n![runs]({beside(figure, 'runs')})",
+    )
 
 
 def cpu_time(rows: Sequence[table.Row]) -> str:

@@ -104,11 +104,11 @@ def literal_advantages(config, data, kl, trained):
         if config.advantage == "reinforce_pp":
             reward = np.nan_to_num(data.rewards[p, i]) * data.labelled[p]
             out[b] = [reward - config.kl_coef * kl[b, t:].sum() for t in range(mask.shape[1])]
-        if config.unlabelled == "penalty" and not data.labelled[p]:
-            out[b] = -config.penalty
     if config.advantage.startswith("reinforce_pp"):
-        chosen = out[mask & trained[:, None]]
+        chosen = out[mask & (trained & np.repeat(data.labelled, N))[:, None]]
         out = (out - chosen.mean()) / np.sqrt(chosen.var() + 1e-8)
+    if config.unlabelled == "penalty":
+        out[~np.repeat(data.labelled, N)] = -config.penalty
     return out * (mask & trained[:, None])
 
 
