@@ -137,7 +137,8 @@ def test_a_killed_trainer_ends_the_others(tmp_path):
         assert are_gone(pids)
     for index, (status, said) in enumerate(ends):
         assert status == STATUS
-        assert re.search(r"the run ends: process 0 on \S+ was killed by SIGKILL; start all processes again", said)
+        sentence = r"the run ends: process 0 on \S+ was killed by SIGKILL; start all processes again"
+        assert re.search(sentence, said), said
         command = rf"JAX_COORDINATOR_ADDRESS=localhost:\d+ JAX_NUM_PROCESSES=2 JAX_PROCESS_ID={index} \S+python"
         assert re.search(command, said)
         limits = (LONG_PEER_SECONDS, LONG_JOIN_SECONDS, START_SECONDS, parent.BLAME)
@@ -170,7 +171,8 @@ def test_a_suspended_trainer_is_found(tmp_path, victim):
         ends = [end_of(process) for process in started]
         assert are_gone(pids)
     for status, said in ends:
-        assert status == STATUS and re.search(rf"process {victim} on \S+ was suspended for 6 s; ", said)
+        assert status == STATUS, said
+        assert re.search(rf"process {victim} on \S+ was suspended for 6 s; ", said), said
 
 
 @pytest.mark.long
@@ -183,7 +185,8 @@ def test_a_suspended_host_is_found(tmp_path):
             os.kill(pid, signal.SIGSTOP)
         status, said = end_of(started[0])
         assert are_gone(pids[:1])
-    assert status == STATUS and re.search(r"process 1( on \S+)? gave no sign of life for 6 s[;,] ", said)
+    assert status == STATUS, said
+    assert re.search(r"process 1( on \S+)? gave no sign of life for 6 s[;,] ", said), said
 
 
 @pytest.mark.parametrize("missing", [0, 1])
@@ -232,7 +235,8 @@ def test_a_death_that_looks_like_wrong_input(tmp_path):
     with ending(started):
         ends = list(map(end_of, started))
     for status, said in ends:
-        assert status == STATUS and re.search(r"the run ends: process 1 on \S+ was killed by SIGKILL; ", said)
+        assert status == STATUS, said
+        assert re.search(r"the run ends: process 1 on \S+ was killed by SIGKILL; ", said), said
     assert not (tmp_path / "run/processes").exists()
 
 
