@@ -325,23 +325,25 @@ class Peer:
     def __init__(self, folder: pathlib.Path, index: int):
         self.index = index
         self._path = folder / f"{index}.json"
-        self._looked = False
-        self._last: dict = {}  # at the first look perhaps the record of an earlier start of the run
         self.seen, self.done, self.silent = False, False, 0.0
+        # Perhaps that of an earlier start of the run. Read at once, because a trainer may die in its first second.
+        self._last = self._read() or {}
+
+    def _read(self) -> dict | None:
+        """The record; {} if there is none, or if it is empty before its first renewal; None if it cannot be read."""
+        try:
+            return read_json_object(self._path) if self._path.stat().st_size else {}
+        except FileNotFoundError:
+            self.done |= self.seen  # removed after a success
+            return {}
+        except (OSError, ValueError):  # then it becomes silent
+            return None
 
     def look(self, seconds: float) -> None:
         """Reads the record. seconds: since the last look."""
         self.silent += seconds
-        try:
-            record = read_json_object(self._path)
-        except FileNotFoundError:
-            record = {}
-            self.done |= self.seen  # removed after a success
-        except (OSError, ValueError):  # empty before its first renewal, or unreadable: then it becomes silent
-            return
-        if not self._looked:
-            self._looked, self._last = True, record
-        elif record and record != self._last and (not self.seen or record.get("id") == self._last.get("id")):
+        record = self._read()
+        if record and record != self._last and (not self.seen or record.get("id") == self._last.get("id")):
             self._last, self.silent, self.seen = record, 0.0, True
             self.done |= record.get("ended") == DONE
 

@@ -300,6 +300,24 @@ def beats(folder: pathlib.Path, index: int) -> int:
     return json.loads(text)["beat"] if text else 0
 
 
+@pytest.mark.parametrize("before", [None, "", "of an earlier start"])
+def test_a_trainer_that_dies_in_its_first_second_is_named(tmp_path, before):
+    """No other record of it was read than the last one."""
+    path = tmp_path / "0.json"
+    old = {"id": "old", "host": "a", "pid": 1, "beat": 9, "ended": "ended with status 1"}
+    if before is not None:
+        path.write_text(json.dumps(old) if before else "")
+    peer = parent.Peer(tmp_path, 0)
+    peer.look(1.0)
+    assert peer.ended() is None and not peer.seen and peer.silent == 1.0
+    path.write_text(json.dumps({**old, "id": "new", "beat": 2, "ended": "was killed by SIGKILL"}))
+    peer.look(1.0)
+    assert peer.ended() == "process 0 on a was killed by SIGKILL" and peer.silent == 0.0
+    path.write_text(json.dumps({**old, "beat": 10, "ended": "ended with status 2"}))  # of another start
+    peer.look(1.0)
+    assert peer.ended() == "process 0 on a was killed by SIGKILL"
+
+
 def test_a_signal_to_a_parent_reaches_its_trainer(tmp_path):
     started = start_waiting(tmp_path)
     with ending(started):
