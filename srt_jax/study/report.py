@@ -21,6 +21,7 @@ PANELS = {
     "label/label_accuracy": "label accuracy",
     "label/same_answer": "same answer in different prompts",
 }
+MOST_BANDS = 8  # arms in a panel with bands
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -47,7 +48,8 @@ def markdown(study: Study, rows: Sequence[table.Row], command: str, figure: str)
         "## Arms",
         arms_table(study, rows),
         f"## Survival\n\n{survival_table(study, rows)}",
-        "A line is the mean of an arm's seeds, and its band goes from the lowest seed to the highest.",
+        "A line is the mean of an arm's seeds, and its band goes from the lowest seed to the highest. Panels with more "
+        f"than {MOST_BANDS} arms have no bands.",
         f"![curves]({figure})",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -196,8 +198,8 @@ def survival_table(study: Study, rows: Sequence[table.Row]) -> str:
 def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
     """Draws one row of panels per setting into a PNG file: one panel per measure and one of survival.
 
-    Each arm has the mean of its seeds as a line, and a band from its lowest seed to its highest. Arms with fewer steps
-    than the others of their setting are left out.
+    Each arm has the mean of its seeds as a line and, with at most MOST_BANDS arms, a band from its lowest seed to its
+    highest. Arms with fewer steps than the others of their setting are left out.
     """
     import matplotlib
 
@@ -216,7 +218,7 @@ def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
             curves = grouped(table.curves(rows, column))
             for arm, look in looks.items():
                 if (arm, setting) in curves:
-                    _draw_band(axis, curves[arm, setting], look, arm.replace("_", " "))
+                    _draw_mean(axis, curves[arm, setting], look, arm.replace("_", " "), len(looks) <= MOST_BANDS)
             axis.set(title=" ".join(filter(None, (title, setting and f"({setting})"))), xlabel="step")
             if all(0 <= value <= 1 for group in curves.values() for curve in group for _, value in curve):
                 axis.set_ylim(panels.SHARES)
@@ -226,7 +228,10 @@ def draw(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> None:
             found = rules.survival([rules.collapse_time(curve) for curve in curves[arm, setting]], horizon)
             line[-1].step(*zip(*found), where="post", linewidth=1.2, **look)
         line[-1].set(title="share of runs without a collapse", xlabel="step", ylim=panels.SHARES)
-        line[-1].legend(*line[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
+        columns_of_legend = -(-len(looks) // 10)
+        line[-1].legend(
+            *line[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5), ncols=columns_of_legend
+        )
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     panels.save(figure, path, dpi=65, colours=256)  # it is committed
@@ -316,12 +321,13 @@ def draw_stops(study: Study, rows: Sequence[table.Row], path: pathlib.Path) -> N
     plt.close(figure)
 
 
-def _draw_band(axis, curves: Sequence[Curve], look: dict, label: str) -> None:
-    """Draws the mean of the curves at their common steps, and a band from the lowest value to the highest."""
+def _draw_mean(axis, curves: Sequence[Curve], look: dict, label: str, band: bool) -> None:
+    """Draws the mean of the curves at their common steps. band: also a band from the lowest value to the highest."""
     steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
     values = np.array([[value for step, value in curve if step in steps] for curve in curves])
     axis.plot(steps, values.mean(0), label=label, linewidth=1.2, **look)
-    axis.fill_between(steps, values.min(0), values.max(0), color=look["color"], alpha=0.2, linewidth=0)
+    if band:
+        axis.fill_between(steps, values.min(0), values.max(0), color=look["color"], alpha=0.2, linewidth=0)
 
 
 def write_parquet(rows: Sequence[table.Row], path: pathlib.Path) -> None:
