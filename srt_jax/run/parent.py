@@ -546,15 +546,19 @@ class _Watched:
                 sentence, _ = faults[0]
                 # If both trainers failed, both have printed a traceback, and nobody knows which failed first.
                 return None if status == FAILED and sentence.endswith(FAILURE) else sentence
-            if waited > self._blame_seconds and self._sees_all_alive():
+            if waited > self._blame_seconds and self._sees_all_alive(self._blame_seconds / 2):
                 return None
             time.sleep(POLL / 4)
         return None
 
-    def _sees_all_alive(self) -> bool:
-        """Tells whether all other parents live, as far as they have started. Process 0 alone sees more than one."""
+    def _sees_all_alive(self, seconds: float) -> bool:
+        """Tells whether all other parents live, as far as they have started. Process 0 alone sees more than one.
+
+        seconds: since their last sign of life, at most. It is less than the time of the search by more than the pause
+        between two looks: the last sign of life of a dead one may be seen when the search begins.
+        """
         started = [peer for peer in self._peers if peer.seen or self._joined]
-        alive = all(peer.silent < self._blame_seconds / 2 for peer in started)
+        alive = all(peer.silent < seconds for peer in started)
         return alive and (self._place.index == 0 or self._place.count == 2)
 
     def _after_refusal(self) -> str | None:
@@ -578,7 +582,7 @@ class _Watched:
             if all(peer.over() if self._place.index == 0 else peer.has_left() for peer in self._peers):
                 self._record.remove()
                 return None
-            if waited > SETTLE and self._sees_all_alive():
+            if waited > SETTLE and self._sees_all_alive(SETTLE / 2):
                 return None
             time.sleep(POLL / 4)
         return None
