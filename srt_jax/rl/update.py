@@ -163,7 +163,7 @@ class Masks:
 
 @dataclasses.dataclass(frozen=True)
 class StepInputs:
-    """What all updates of a step read.
+    """The values that all updates of a step read.
 
     denominators [K]: of the mini-batches' losses, 0 where no token counts. sequences: the number of trained sequences,
     at least 1. metrics: those of the rewards.
