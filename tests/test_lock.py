@@ -130,7 +130,7 @@ def test_the_lock_is_renewed_while_a_program_compiles(tmp_path):
     script = (
         "import os, pathlib, sys, threading, time\nfrom srt_jax.run import lock\nimport jax, jax.numpy as jnp\n"
         "lock.BEAT = 0.1\npath = pathlib.Path(sys.argv[1])\n"
-        "def f(x):\n    for i in range(200): x = jnp.sin(x) @ x + i\n    return x\n"
+        "def f(x):\n    for i in range(800): x = jnp.sin(x) @ x + i\n    return x\n"
         "lowered = jax.jit(f).lower(jnp.ones((4, 4)))\n"
         "with lock.locked(path):\n    time.sleep(0.3)\n    file = path / 'lock'\n"
         "    before, started = os.stat(file).st_mtime, time.time()\n"
