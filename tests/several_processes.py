@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -77,9 +78,15 @@ def lines(said: str) -> list[str]:
     return [line for line in said.splitlines() if not is_of_gloo(line)]
 
 
+# What gloo writes, one piece at a time: "[Gloo] Rank 1 is connected to 3 peer ranks. Expected number of ... is : 3\n".
+GLOO = re.compile(
+    r"(\[Gloo\] Rank |\d+| is connected to | peer ranks\. |Expected number of connected peer ranks is : )*\n?"
+)
+
+
 def is_of_gloo(line: str) -> bool:
-    """Its threads write at the same time, so a line may be a part of one."""
-    return "[Gloo]" in line or "peer ranks" in line
+    """Its threads write their pieces at the same time, so a line may have any of them: it may be "33", or empty."""
+    return GLOO.fullmatch(line) is not None
 
 
 def are_gone(pids: Iterable[int], seconds: float = 10.0) -> bool:

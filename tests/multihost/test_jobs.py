@@ -47,7 +47,7 @@ def trainer_of(records: pathlib.Path, index: int) -> int:
 
 def wait_until_joined(started: list[subprocess.Popen]) -> None:
     """Waits for a message of the first trainer, which prints none before all have joined."""
-    while is_of_gloo(line := started[0].stdout.readline()):
+    while (line := started[0].stdout.readline()) and is_of_gloo(line):
         pass
     assert line, end_of(started[0])
 
