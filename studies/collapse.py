@@ -13,20 +13,22 @@ settings below repeat, were written before any run of this study:
 
 On `rival` and `mirror` only the known answers differ, so every decision without labels must be the same. There is no
 bar for the regret over such a pair, because no rule can be right on both. Methods whose names end in _like lack a part
-of their paper's (configs/label_free.py). The KL coefficient is 0, and labels of the frozen base have 32 votes each.
+of their paper's (configs/label_free.py). `co_rewarding_i` and `restrain_offset_like` were added after runs of the other
+arms; the bars and the rule stayed. The KL coefficient is 0, and labels of the frozen base have 32 votes each.
 """
 
+import dataclasses
 import pathlib
 import runpy
 
 from srt_jax.experiments import experiment, load
 from srt_jax.miniature.bases import TRAIN
-from srt_jax.study import Arm, Bars, Study
+from srt_jax.miniature.pretrain import PARAPHRASES
+from srt_jax.study import Arm, Bars, Need, Study
 
 CLAIMS = runpy.run_path(str(pathlib.Path(__file__).with_name("claims.py")))
-# Methods that were added after the first run of this study, and are not part of it.
-LATER = ("co_rewarding_i", "restrain_offset_like")
-METHODS = {name: fields for name, fields in load("label_free").METHODS.items() if name not in LATER}
+LABEL_FREE = load("label_free")
+METHODS = {name: fields | LABEL_FREE.TINY.get(name, {}) for name, fields in LABEL_FREE.METHODS.items()}
 BASES = ("attractor", "scatter", "rival")
 RATES = {"high": 8e-4, "low": 2e-4}
 MIRROR = "mirror_high"  # `rival_high` with the rivals as known answers
@@ -107,12 +109,27 @@ def get_arms(settings: tuple[str, ...], votes: int, quick: bool) -> dict[str, Ar
         ),
         "co_rewarding_ii_like": methods.pop("co_rewarding_ii_like"),
     }
+    methods["co_rewarding_i"] = dataclasses.replace(
+        methods["co_rewarding_i"],
+        by_run=lambda setting, seed: {"data.paraphrases": paraphrases(setting, seed)},
+        needs=lambda setting, seed: (need_paraphrases(setting, seed),),
+    )
     return standard if quick else standard | methods
 
 
 def base_of(setting: str) -> str:
     """The name of the setting's base."""
     return "rival" if setting == MIRROR else setting.partition("_")[0]
+
+
+def paraphrases(setting: str, seed: int) -> str:
+    """The file with the paraphrases of the base's training problems."""
+    return f"{CLAIMS['folder'](base_of(setting), seed)}/{PARAPHRASES}"
+
+
+def need_paraphrases(setting: str, seed: int) -> Need:
+    """The file `paraphrases`. The job that makes the base writes it, also beside a base from before it did."""
+    return Need(paraphrases(setting, seed), CLAIMS["need_base"](base_of(setting), seed).job)
 
 
 def of_run(setting: str, seed: int) -> dict:
