@@ -199,7 +199,7 @@ def to_batch(learner: Learner, collected: Collected, step: int, answer_mask: np.
 def prepare_sampler(run: Run, now: RunState) -> None:
     """Loads the first weights into the sampler, and compiles its programs for all prompts, so that no step compiles."""
     with announced("preparing the sampler"):
-        load_weights(run, now)
+        load_samplers(run, now)
         if now.step < run.config.steps and not now.ended:
             prompts, sampling = run.prepared.prompts, sampling_at(run.config, now.step + 1)
             run.sampler.compile(prompts, policy_samples(run.config), sampling)
@@ -211,7 +211,7 @@ def prepare_sampler(run: Run, now: RunState) -> None:
         leave_if_stopped(now)
 
 
-def load_weights(run: Run, now: RunState) -> None:
+def load_samplers(run: Run, now: RunState) -> None:
     """The samplers get the weights of the policy and, if there is one, of the teacher."""
     run.sampler.load(run.learner.policy(now.train_state), now.step, lambda: leave_if_stopped(now))
     if teacher := voting_teacher(run, now):
@@ -251,7 +251,7 @@ def evaluate_first(run: Run, now: RunState) -> None:
         run.log.write(now.step, evaluate_sets(run, now) | pop_seconds(now))
         if react(run, now):
             save(run, now, replace=True)
-            load_weights(run, now)
+            load_samplers(run, now)
     run.log.progress(now.step, "")
 
 
@@ -312,7 +312,7 @@ def publish_weights(run: Run, now: RunState, pending: Future | None) -> None:
     with now.phases("load"):
         if pending:
             wait_for(now, pending)  # one step's rollouts all come from the same weights
-        load_weights(run, now)
+        load_samplers(run, now)
 
 
 # ---- the end of a step
@@ -415,7 +415,7 @@ def finish_step(run: Run, now: RunState, values: dict, collected: Collected, sto
         save(run, now)
     if returned:
         with now.phases("load"):
-            load_weights(run, now)
+            load_samplers(run, now)
 
 
 def pop_seconds(now: RunState) -> dict[str, float]:

@@ -83,48 +83,57 @@ def step(config: ConfigDict, model: ModelConfig, samples: bool = True) -> dict[s
     samples: does this process sample? A replay does not. Raises RolloutError if there is no memory to sample even one
     response.
     """
-    devices = jax.devices()
     data, fsdp, tensor = _mesh(config)
-    mesh, shards = {"fsdp": fsdp, "tensor": tensor}, data * fsdp
-    found, b, platform = resident(config, model, training=True), config.batch, devices[0].platform
-    kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
+    found, b, platform = resident(config, model, training=True), config.batch, jax.devices()[0].platform
     if samples and config.rollout.sampler == "jax":
-        n = max(policy_samples(config), teacher_samples(config))
-        whole = jax_sampler.Cut(prompts_per_call(config), n, config.rollout.slots, shards)
-
-        def call(cut):
-            return sum(
-                jax_sampler.bytes_per_device(
-                    model,
-                    config.model.dtype,
-                    cut,
-                    config.rollout.prompt_buckets[-1],
-                    b.max_response_tokens,
-                    mesh,
-                    platform,
-                    kernel,
-                ).values()
-            )
-
-        found["sampler"] = call(jax_sampler.largest_cut(whole, call, sampler_memory(config, model, training=True)))
+        found["sampler"] = sampler_call(config, model)[2]
     found["update"] = memory.update(
         model,
         config.model.dtype,
         memory.Update(
-            max(1, b.microbatch_sequences // shards),
+            max(1, b.microbatch_sequences // (data * fsdp)),
             max(b.length_buckets),
             config.model.head_chunk_tokens,
             config.model.remat,
-            kernel,
+            attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim),
             b.minibatches_per_step * b.epochs_per_step > 1,
             config.optimizer.moments_dtype,
             platform=platform,
             adapters=adapters(config, model),
             teacher=has_teacher(config),
-            **mesh,
+            fsdp=fsdp,
+            tensor=tensor,
         ),
     )
     return found
+
+
+def sampler_call(config: ConfigDict, model: ModelConfig) -> tuple[jax_sampler.Cut, jax_sampler.Cut, float]:
+    """A call of the in-process sampler in training: as the config has it, the largest that fits, and that one's bytes.
+
+    The bytes are per device. Raises RolloutError if there is no memory to sample even one response.
+    """
+    data, fsdp, tensor = _mesh(config)
+    n, platform = max(policy_samples(config), teacher_samples(config)), jax.devices()[0].platform
+    kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
+    whole = jax_sampler.Cut(prompts_per_call(config), n, config.rollout.slots, data * fsdp)
+
+    def size(cut):
+        return sum(
+            jax_sampler.bytes_per_device(
+                model,
+                config.model.dtype,
+                cut,
+                config.rollout.prompt_buckets[-1],
+                config.batch.max_response_tokens,
+                {"fsdp": fsdp, "tensor": tensor},
+                platform,
+                kernel,
+            ).values()
+        )
+
+    cut = jax_sampler.largest_cut(whole, size, sampler_memory(config, model, training=True))
+    return whole, cut, size(cut)
 
 
 def report(config: ConfigDict, model: ModelConfig) -> str:
@@ -140,7 +149,21 @@ def report(config: ConfigDict, model: ModelConfig) -> str:
         fits = ""
     else:
         fits = ": it may not fit here" if taken <= TOLERANCE * there else ": it does not fit here"
-    return f"memory: a step takes about {_gb(taken)} GB{where} on each device ({parts}){fits}"
+    return f"memory: a step takes about {_gb(taken)} GB{where} on each device ({parts}){fits}{_split(config, model)}"
+
+
+def _split(config: ConfigDict, model: ModelConfig) -> str:
+    """A clause about calls of the sampler that memory makes smaller than the config's; "" if it does not."""
+    if config.rollout.sampler != "jax":
+        return ""
+    whole, cut, _ = sampler_call(config, model)
+    if cut == whole:
+        return ""
+
+    def text(call):
+        return f"{call.prompts} prompts x {call.samples} samples" + (f" in {call.slots} slots" if call.slots else "")
+
+    return f"; the sampler's calls of {text(whole)} do not fit and become calls of {text(cut)}"
 
 
 def _gb(size: float) -> str:

@@ -290,6 +290,23 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch)
     )
 
 
+def test_the_line_names_calls_of_the_sampler_that_do_not_fit(monkeypatch):
+    """A smaller call takes less memory than a whole one, so the line says that the call is not the config's."""
+    model, config = (
+        model_shape("SmolLM2-135M"),
+        update_config(**{"batch.prompts_per_step": 16, "batch.samples_per_prompt": 256}),
+    )
+    monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 64e9)
+    assert budget.report(config, model).endswith(")")
+    monkeypatch.setattr(hardware, "machine_memory", lambda: 8 * 8e9)
+    whole, cut, size = budget.sampler_call(config, model)
+    assert size <= budget.sampler_memory(config, model, True) and cut.prompts < whole.prompts
+    assert budget.report(config, model).endswith(
+        f"the sampler's calls of {whole.prompts} prompts x 256 samples do not fit and become calls of {cut.prompts} "
+        "prompts x 256 samples"
+    )
+
+
 def test_available_memory_is_the_minimum_of_machine_and_control_group(monkeypatch):
     whole = hardware.machine_memory()
     assert 1e8 < whole < 1e14
