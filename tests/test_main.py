@@ -274,6 +274,11 @@ def test_the_base_config_is_locked_and_valid_but_for_its_two_blanks():
         ("optimizer.final_fraction", 0.1, "optimizer.final_fraction is 0.1, but a constant schedule ignores it"),
         ("optimizer.final_fraction", 1.5, r"optimizer.final_fraction is 1.5: a share lies in \[0, 1"),
         ("optimizer.schedule_steps", 9, "optimizer.schedule_steps is 9, but a constant schedule ignores it"),
+        (
+            "optimizer.learning_rate",
+            5.0,
+            "optimizer.learning_rate is 5.0: an update moves each weight by about this much",
+        ),
         ("optimizer.b2", 1.5, r"optimizer.b2 is 1.5: it lies in \[0, 1"),
         ("rl.dual_clip", 0.9, "rl.dual_clip is 0.9: it limits ratios above 1, so give more than 1"),
         ("rl.dual_clip", -3.0, "rl.dual_clip is -3.0: it must not be negative"),

@@ -70,6 +70,12 @@ def positive(default) -> Field:
     return Field(default, lambda value: value > 0, "it must be positive.")
 
 
+def update_size(default: float) -> Field:
+    """A learning rate of Adam, which moves each weight by about this much in an update: above 0 and below 1."""
+    rule = "an update moves each weight by about this much: it lies above 0 and below 1, such as 1e-6."
+    return Field(default, lambda value: 0 < value < 1, rule)
+
+
 def not_negative(default) -> Field:
     """A number of at least 0."""
     return Field(default, lambda value: value >= 0, "it must not be negative.")

@@ -18,6 +18,7 @@ from srt_jax.config.allowed import (
     share,
     some_of,
     tuple_of,
+    update_size,
 )
 
 # Names that no evaluation set of a config may have.
@@ -217,7 +218,7 @@ FIELDS = dict(
         temperature=not_negative(0.0),  # The loss divides logits by this (0: by the sampling temperature).
     ),
     optimizer=dict(
-        learning_rate=positive(1e-6),
+        learning_rate=update_size(1e-6),
         b1=below_one(0.9),
         b2=below_one(0.999),
         eps=positive(1e-8),
