@@ -133,6 +133,18 @@ def test_what_was_written_after_the_checkpoint_is_forgotten(tmp_path):
         assert len(ask("plugin/text/text", run="run", tag="curves")) == 1
 
 
+def test_the_file_of_a_resumed_run_is_read_after_the_others(tmp_path):
+    """TensorBoard sorts names as texts, and names from the same second may have any order: `9` sorts after `10`."""
+    example(tmp_path).close()
+    (first,) = tmp_path.glob(board.EVENT_FILES)
+    last_of_this_second = tmp_path / f"events.out.tfevents.{int(time.time())}.zzz.9.9"
+    first.rename(last_of_this_second)
+    begun = time.monotonic()
+    example(tmp_path, last_step=0).close()
+    assert time.monotonic() - begun < 3.0
+    assert sorted(tmp_path.glob(board.EVENT_FILES))[0] == last_of_this_second
+
+
 def test_the_files_of_an_earlier_version_move_to_the_run(tmp_path):
     log = example(tmp_path)
     log.write(1, {"label/pseudo_reward": 0.5})

@@ -24,6 +24,7 @@ from srt_jax.config import base
 from srt_jax.files import naming
 
 FLUSH_SECONDS = 10
+EVENT_FILES = "events.out.tfevents.*"  # then the second in which the file began, host, process id, and a counter
 OLD_FOLDER = "tensorboard"  # earlier versions wrote there, so TensorBoard showed the run as <name>/tensorboard
 # The HParams tab shows these fields of every run, and others if they differ from the base config.
 ALWAYS_SHOWN = (
@@ -73,7 +74,8 @@ class Board:
     def __init__(self, directory: pathlib.Path, purge_step: int | None = None):
         """purge_step: the first step of a resumed run; TensorBoard drops everything from this step on."""
         _move_up(directory)
-        self._path = directory / "events.out.tfevents.*"  # the writer's thread does not say which file is full
+        _wait_for_a_later_name(directory)
+        self._path = directory / EVENT_FILES  # the writer's thread does not say which file is full
         self._writer = EventFileWriter(str(directory), flush_secs=FLUSH_SECONDS)
         if purge_step is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -181,6 +183,16 @@ def _move_up(directory: pathlib.Path) -> None:
             path.rename(directory / path.name)
     if not any(old.iterdir()):
         old.rmdir()
+
+
+def _wait_for_a_later_name(directory: pathlib.Path) -> None:
+    """Waits, at most a second, until the name of a new event file sorts after those of the run's other ones.
+
+    TensorBoard reads the files in the order of their names, as texts. Of two files from the same second the newer one
+    may come first: a counter of 10 sorts before one of 9. What the newer one drops would then appear again.
+    """
+    begun = [found[1] for path in directory.glob(EVENT_FILES) if (found := re.search(r"tfevents\.(\d+)", path.name))]
+    time.sleep(min(1.0, max(0.0, max(map(int, begun), default=0) + 1 - time.time())))
 
 
 # ---- texts
