@@ -289,7 +289,9 @@ GOLD_KINDS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.sampled_from(GOLD_KINDS))
 def test_any_prediction_is_graded(grader, prediction, gold):
     (verdict,) = grader.grade([prediction], [gold])
