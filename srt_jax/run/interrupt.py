@@ -117,9 +117,12 @@ class Signals:
         asked = time.monotonic()
         self._received.settimeout(GRACE if self._leave else None)
         try:
-            while time.monotonic() - asked < SAME:
-                if not self._next():
-                    return
+            # The time is read after a signal only: this thread may have to wait between any two of its lines.
+            while self._next():
+                if time.monotonic() - asked >= SAME:
+                    break
+            else:
+                return
         except TimeoutError:
             pass
         os._exit(STATUS)
