@@ -36,6 +36,7 @@ FAMILIES = [
     ["2.41421356237"],
     ["\\text{north}", "North"],
 ]
+PATIENT = {"timeout": 20.0, "budget": 60.0}  # seconds; a proof takes a tenth of one, and longer on a busy machine
 CASES = [(answer, family) for family, answers in enumerate(FAMILIES) for answer in answers]
 
 
@@ -108,7 +109,7 @@ def test_proofs_are_kept_on_disk(tmp_path):
     path = tmp_path / "cache" / "proofs.jsonl"
     problem = [["\\sqrt{3+2\\sqrt{2}}", "1+\\sqrt{2}"]]
     for checks, hits in ((1, 0), (0, 1)):
-        with Grader(workers=1, cache_path=path) as grader:
+        with Grader(workers=1, cache_path=path, **PATIENT) as grader:
             assert grader.groups(problem) == [[0, 0]]
             metrics = grader.metrics()
             assert (metrics["symbolic_checks"], metrics["cache_hits"]) == (checks, hits)
@@ -132,12 +133,12 @@ EXPECTED = (VERDICTS, [[0, 0, 1]])
 
 def test_from_threads():
     results = []
-    with Grader(workers=2) as grader:
+    with Grader(workers=2, **PATIENT) as grader:
         threads = [threading.Thread(target=lambda: results.append(work(grader))) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(120)
     assert results == [EXPECTED] * 4
 
 
@@ -145,18 +146,18 @@ def test_from_an_event_loop():
     async def run(grader):
         return work(grader), await asyncio.to_thread(work, grader)
 
-    with Grader(workers=2) as grader:
+    with Grader(workers=2, **PATIENT) as grader:
         assert asyncio.run(run(grader)) == (EXPECTED, EXPECTED)
 
 
 def test_from_a_forked_child():
-    with Grader(workers=2) as grader:
+    with Grader(workers=2, **PATIENT) as grader:
         assert work(grader) == EXPECTED  # the parent has workers when it forks
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(reading)
-            fresh = {"forgotten": Grader(workers=1), "inherited": grader}
+            fresh = {"forgotten": Grader(workers=1, **PATIENT), "inherited": grader}
             fresh["inherited"]._proofs.clear()  # now the child needs its own workers
             os.write(writing, json.dumps([work(g) for g in fresh.values()]).encode())
             os._exit(0)
