@@ -362,9 +362,9 @@ async def _sample(
                     await asyncio.gather(*workers)
                 except ServerFailedError as e:
                     reason = e
+                    recovering.add(server)  # at once: the other servers may answer all requests in the meantime
                 finally:
                     await _cancel(workers)
-            recovering.add(server)
             try:
                 await asyncio.wrap_future(recover(server, reason))
             finally:
