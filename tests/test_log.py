@@ -54,7 +54,7 @@ def test_a_message_stands_above_the_line_of_a_terminal(write, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setattr("sys.stderr", terminal)
-    with Progress(10, "step") as progress:
+    with Progress(10, "step", clock=lambda: 0.0) as progress:  # its thread never finds the line due
         progress.update(1)
         write("a message")
     _, before, after = terminal.getvalue().split("\r\033[K")[1:4]
