@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -12,9 +13,22 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pytest
 
-from srt_jax.rollout.vllm.command import free_port
 from srt_jax.run.metrics_log import read_metrics
 from tests.helpers import REPOSITORY
+
+RESERVED: list[socket.socket] = []  # each keeps its port until this process ends
+
+
+def reserved_port() -> int:
+    """A port at which nobody answers, and which no other program gets while this process runs: only a server of JAX.
+
+    A port that is merely free at the moment may be another's when a trainer has imported its modules.
+    """
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # shares the port with servers of gRPC, which set it, too
+    s.bind(("127.0.0.1", 0))
+    RESERVED.append(s)
+    return s.getsockname()[1]
 
 
 def variables_of(processes: int, coordinator: str, index: int) -> dict[str, str]:
@@ -33,7 +47,7 @@ def start(
 
     indices: only these processes of the run start.
     """
-    coordinator = f"localhost:{free_port()}"
+    coordinator = f"localhost:{reserved_port()}"
     return [
         subprocess.Popen(
             list(command),

@@ -13,10 +13,9 @@ import pytest
 from srt_jax.config import base
 from srt_jax.jobs import check
 from srt_jax.model import sharding
-from srt_jax.rollout.vllm.command import free_port
 from srt_jax.runtime import hardware, measure, versions
 from tests.helpers import REPOSITORY, may_mount
-from tests.several_processes import finish, start
+from tests.several_processes import finish, reserved_port, start
 
 H100 = hardware.CHIPS["h100"]
 RIGHT = {"jax": "0.11.0", "jaxlib": "0.11.0", "jax-cuda13-plugin": "0.11.0", "driver": "580.65.06"}
@@ -253,7 +252,7 @@ def test_two_processes_with_a_wrong_plug_in_and_a_server_that_does_not_start(tmp
         *(sys.executable, "-m", "srt_jax", "check", "--config=configs/quickstart.py"),
         *("--config.rollout.sampler=vllm", f"--config.rollout.vllm.python={python}", f"--config.out={tmp_path}"),
     ]
-    started, coordinator = [], f"localhost:{free_port()}"
+    started, coordinator = [], f"localhost:{reserved_port()}"
     for process in range(2):
         folder = tmp_path / str(process)
         add_package(folder, "jax_cuda13_plugin", f"0.9.{process}")

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from srt_jax.rollout.vllm.command import free_port
-from tests.several_processes import check_in_one_process, finish, lines, start, wait_for_steps
+from tests.several_processes import check_in_one_process, finish, lines, reserved_port, start, wait_for_steps
 
 CONFIG = """
 import pathlib
@@ -63,7 +62,7 @@ def test_processes_join_past_a_proxy(monkeypatch):
     for name in [name for name in os.environ if "proxy" in name.lower()]:
         monkeypatch.delenv(name)
     names = "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"
-    proxies = dict.fromkeys(names, f"http://localhost:{free_port()}")
+    proxies = dict.fromkeys(names, f"http://localhost:{reserved_port()}")
     printed = finish(start(2, [sys.executable, "-c", JOIN], **proxies), seconds=300)
     assert printed[0][0] == "joined 2\n" and printed[0][1].startswith("warning: look at this\npiece 1/2")
     assert printed[1] == ("", "process 1: warning: look at this\n")

@@ -6,7 +6,7 @@ from vllm_support import PYTHON
 
 from srt_jax.config import base
 from srt_jax.jobs import check
-from srt_jax.rollout.vllm.command import free_port
+from tests.several_processes import reserved_port
 
 
 @pytest.mark.slow
@@ -20,7 +20,7 @@ def test_a_server_answers_with_the_log_probs_of_the_trainer():
 
 
 def test_given_servers_are_asked(server):
-    config, nobody = base(), f"http://127.0.0.1:{free_port()}"
+    config, nobody = base(), f"http://127.0.0.1:{reserved_port()}"
     config.rollout.servers = (server.url, nobody)
     found = list(check.check_vllm(config, "float32"))
     assert [(f.level, f.found) for f in found] == [

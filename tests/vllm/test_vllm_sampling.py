@@ -18,7 +18,7 @@ from srt_jax.rollout.sampler import Sampling, problem_seeds
 from srt_jax.rollout.vllm import client as vllm_client
 from srt_jax.rollout.vllm import export as vllm_export
 from srt_jax.rollout.vllm import server as vllm_server
-from srt_jax.rollout.vllm.command import free_port
+from tests.several_processes import reserved_port
 from tests.tiny_decoder import direct_logprobs
 
 PROMPTS = [[3, 13, 5], [4, 13, 8, 13, 9], [5], [10, 14, 8, 18]]  # The last is a sum. Its samples reach a stop token.
@@ -197,7 +197,7 @@ def test_a_url_that_is_no_vllm_server_is_refused(miniature, tmp_path):
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
     try:
-        for port, words in ((web.server_port, "is no vLLM server"), (free_port(), "no server answers")):
+        for port, words in ((web.server_port, "is no vLLM server"), (reserved_port(), "no server answers")):
             config = vllm_config(miniature, tmp_path, "run", [f"http://127.0.0.1:{port}"])
             config.rollout.vllm.start_seconds = 1.0
             with pytest.raises(ConfigError, match=rf"rollout.servers: .*{words}") as refused:
