@@ -16,6 +16,7 @@ import pytest
 from srt_jax.errors import ConfigError, FolderInUseError
 from srt_jax.run import parent
 from srt_jax.run.checkpoint import Checkpoints
+from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.watchdog import STATUS
 from srt_jax.runtime.place import Place, place_of
 from tests.helpers import SMALL_RUN
@@ -94,8 +95,14 @@ def start_waiting(
 def trainers(folder: pathlib.Path, started: list[subprocess.Popen]) -> list[int]:
     """The process ids of the trainers, when all wait in collectives."""
     files = [folder / "started" / str(index) for index in range(len(started))]
-    wait_for(lambda: all(file.exists() and file.read_text() for file in files), started)
-    return [int(file.read_text()) for file in files]
+    texts: list[str] = []
+
+    def all_wait() -> bool:
+        texts[:] = [file.read_text() if file.exists() else "" for file in files]
+        return all(texts)
+
+    wait_for(all_wait, started)
+    return list(map(int, texts))  # not read again: a trainer empties its file for a moment at each step
 
 
 def wait_for(happened, started: list[subprocess.Popen], seconds: float = 200.0) -> None:
@@ -511,8 +518,8 @@ def test_a_run_continues_after_each_of_its_processes_was_killed(miniature, tmp_p
     directory = out / "run"
 
     def last_step() -> int:
-        records = (directory / "metrics.jsonl").read_text().splitlines() if directory.exists() else []
-        return json.loads(records[-1])["step"] if records else 0
+        records = read_metrics(directory) if (directory / "metrics.jsonl").exists() else []
+        return records[-1]["step"] if records else 0  # a line may be half-written when it is read
 
     resumed = 0
     for victim in (1, 0):
