@@ -206,7 +206,12 @@ SHIM = """#!/usr/bin/env bash
 case "$*" in
     --version) echo "Python 3.11.0" ;;
     *vllm_server.sh*) echo $$ >>"$LOG/servers"; exec sleep 0.1 ;;  # a server that ends soon
-    *srt_jax.main*) until [ "$(wc -l <"$LOG/servers")" -ge 4 ]; do sleep 0.1; done; echo "$@" >"$LOG/trainer"; exit 3 ;;
+    *srt_jax.main*)
+        count() { cat "$LOG/$1" 2>/dev/null | wc -l; }
+        until [ "$(count servers)" -ge 4 ] && [ "$(count tunnels)" -ge 2 ]; do sleep 0.1; done
+        echo "$@" >"$LOG/trainer"
+        exit 3
+        ;;
     *" -L "*) echo $$ >>"$LOG/tunnels"; exec sleep 1000 ;;
 esac
 """
