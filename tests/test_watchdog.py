@@ -6,6 +6,7 @@ never ends. They begin after four steps. The limit is six seconds, six times as 
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -95,7 +96,9 @@ def test_a_run_that_hangs_is_stopped_and_the_printed_command_resumes_it(hang, un
     status, errors = run.ended()
     assert status == watchdog.STATUS, errors
     first, second = [line for line in errors.splitlines() if line][-2:]
-    assert first.startswith("the run hangs: no progress for 0:0") and f"in phase `{phase}` after step 4 (limit" in first
+    # Ten median steps may be longer than hang_seconds on a busy machine, so the time has any number of seconds.
+    hangs = rf"the run hangs: no progress for \d+:\d\d in phase `{phase}` after step 4 \(limit"
+    assert re.match(hangs, first), first
     assert second.startswith(f"stopped: the checkpoint of step {step} is complete; this command resumes the run: ")
     stacks = (tmp_path / "run/hang.log").read_text()
     assert function in stacks and "in train_loop" in stacks and "is MainThread" in stacks
