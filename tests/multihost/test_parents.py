@@ -341,13 +341,26 @@ def test_a_signal_to_all_processes_ends_each_with_its_own_sentence(tmp_path):
     """As launchers do. The collectives of the slower trainer may fail before it reads the signal."""
     started = start_waiting(tmp_path)
     with ending(started):
-        trainers(tmp_path, started)
+        pids = trainers(tmp_path, started)
+        # Suspended, they all get the signal before the first one ends. A parent may be late on a busy machine.
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: all("T" in status_of(pid, "State") for pid in pids), started)
         for process in started:
             process.send_signal(signal.SIGINT)
+        interrupt = 1 << (signal.SIGINT - 1)
+        wait_for(lambda: all(int(status_of(pid, "ShdPnd"), 16) & interrupt for pid in pids), started)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
         ends = list(map(end_of, started))
     for status, said in ends:
         assert status == 130 and "\nstopped\n" in said, said
         assert "the run ends" not in said and "Traceback" not in said, said
+
+
+def status_of(pid: int, field: str) -> str:
+    """A field of a process's status, of its main thread: e.g. its state, and the signals that wait for it."""
+    return re.search(rf"{field}:\s*(.*)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]
 
 
 def test_records_of_an_earlier_start_are_ignored(tmp_path):
