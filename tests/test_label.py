@@ -124,8 +124,13 @@ def wait_for_rows(path, rows, process, seconds=150):
 def test_killed_and_resumed_it_is_the_same_file(labelled, tmp_path):
     config, expected, _ = labelled
     script = tmp_path / "config.py"
-    script.write_text(
-        f"from tests.helpers import from_json\n"
+    script.write_text(  # the second batch waits for the signal, so that the job cannot end before it
+        f"import time\nfrom srt_jax.run import rollouts\nfrom tests.helpers import from_json\n"
+        f"real, begun = rollouts.sample_and_grade, []\n"
+        f"def sample_and_grade(*arguments):\n"
+        f"    begun.append(time.sleep(600 * len(begun)))\n"
+        f"    return real(*arguments)\n"
+        f"rollouts.sample_and_grade = sample_and_grade\n"
         f"def get_config():\n    return from_json({config.to_json_best_effort()!r})\n"
     )
     out, partial = tmp_path / "labels.jsonl", tmp_path / "labels.jsonl.partial"
