@@ -18,13 +18,15 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Sequence
 
 from srt_jax import cli, runtime
 from srt_jax.errors import TrainingStoppedError, UserError
 from srt_jax.files import check_output_folder, write_file
 from srt_jax.run import interrupt
 from srt_jax.runtime.place import check_alone
-from srt_jax.study import load
+from srt_jax.study import Study, load
+from srt_jax.study.table import Row, locked
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -43,7 +45,6 @@ def names(text: str) -> tuple[str, ...]:
 def study(options) -> int:
     """Makes the runs, judges the claims and writes the report. Returns the exit status."""
     from srt_jax.study import report, runner
-    from srt_jax.study.spec import RUNS
 
     found = load(options.file, options.quick)
     results = options.results
@@ -56,9 +57,25 @@ def study(options) -> int:
         check_alone(os.environ, "srt study", "give each process its own runs by --shard={index}/{count}")
         runtime.start(found.config.mesh.cpu_devices)
         runner.make_runs(found, path, options.shard, options.arms, options.settings)
-    rows = runner.rows_of(found, path)
-    if not rows:
+    if not runner.rows_of(found, path):
         return cli.complain(f"{path} has no run of this study: leave out --report to make them.")
+    # If shards end together, the one that writes last must have read the rows of all.
+    with locked(results / f"{found.name}.md"):
+        rows = runner.rows_of(found, path)
+        write_report(options, found, rows)
+    print(report.arms_table(found, rows))
+    for name, verdict in report.verdicts(found, rows).items():
+        print(f"{name}: {verdict}")
+    print(f"report: {results / f'{found.name}.md'}")
+    return 0
+
+
+def write_report(options, found: Study, rows: Sequence[Row]) -> None:
+    """Writes the report with its figures, and the table as Parquet."""
+    from srt_jax.study import report
+    from srt_jax.study.spec import RUNS
+
+    results = options.results
     report.draw(found, rows, results / f"{found.name}.png")
     if found.bars:
         report.draw_stops(found, rows, results / report.beside(f"{found.name}.png", "stops"))
@@ -66,11 +83,6 @@ def study(options) -> int:
     command = f"python -m srt_jax study {options.file}" + " --quick" * options.quick
     write_file(results / f"{found.name}.md", report.markdown(found, rows, command, f"{found.name}.png"))
     report.write_parquet(rows, RUNS / found.name / "table.parquet")
-    print(report.arms_table(found, rows))
-    for name, verdict in report.verdicts(found, rows).items():
-        print(f"{name}: {verdict}")
-    print(f"report: {results / f'{found.name}.md'}")
-    return 0
 
 
 def main() -> None:
