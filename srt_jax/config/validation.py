@@ -243,6 +243,7 @@ def _validate_labels(c: ConfigDict) -> None:
             f"to {source!r}, or {field} to {type(value)()!r}, and resume an older run with "
             f"--allow_change={field.partition('.')[0]}.",
         )
+    _validate_threshold(c)
     for name, eval_set in c.eval.sets.items():
         for field in ("paraphrases", "labelled_column"):
             _require(
@@ -282,6 +283,21 @@ def _validate_labels(c: ConfigDict) -> None:
         c.labels.source != "none" or c.batch.resample_rounds == 0,
         f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: "
         "set it to 0.",
+    )
+
+
+def _validate_threshold(c: ConfigDict) -> None:
+    """labels.threshold decides which votes are labels, so something must need such a label."""
+    without_votes = c.labels.source in ("ground_truth", "none")
+    unused = (
+        f"labels.source is {c.labels.source!r}, which takes no vote"
+        if without_votes
+        else "a reward from the confidence needs no label"
+    )
+    _require(
+        not c.labels.threshold or not (without_votes or all(name in CONFIDENCES for name in reward_weights(c.reward))),
+        f"labels.threshold is {c.labels.threshold}, but {unused}: set it to 0.0, and resume an older run with "
+        "--allow_change=labels.",
     )
 
 

@@ -158,6 +158,30 @@ def test_a_field_of_another_source_is_refused(field, value, user):
         assert [name for name, _, _ in found] == [field]
 
 
+@pytest.mark.parametrize(
+    ("fields", "cause"),
+    [
+        ({"labels.source": "ground_truth"}, r"labels\.source is 'ground_truth', which takes no vote"),
+        (
+            {"labels.source": "none", "rl.objective": "cross_entropy", "rl.kl_coef": 0.0},
+            r"labels\.source is 'none', which takes no vote",
+        ),
+        ({"reward.shape": "self_certainty"}, "a reward from the confidence needs no label"),
+    ],
+)
+def test_a_threshold_without_votes_is_refused(fields, cause):
+    config = valid_config()
+    config.update_from_flattened_dict(fields)
+    validate(config)
+    config.labels.threshold = 0.5
+    with pytest.raises(ConfigError, match=rf"^labels\.threshold is 0\.5, but {cause}: set it to 0\.0"):
+        validate(config)
+    for source in ("vote", "mixed", "ema"):
+        config = valid_config()
+        config.labels.source, config.labels.threshold = source, 0.5
+        validate(config)
+
+
 def test_a_label_file_must_exist_and_be_whole(tmp_path):
     with pytest.raises(DataError, match=r"does not exist: write it with python -m srt_jax label"):
         LabelSettings.of(config_of(str(tmp_path / "none")))
