@@ -35,6 +35,7 @@ ALWAYS_SHOWN = (
     "rl.advantage",
     "rl.kl_coef",
     "optimizer.learning_rate",
+    "guard.action",
     "seed",
 )
 # The page "Custom Scalars": charts with several curves each. Regular expressions match whole tags.
