@@ -288,15 +288,15 @@ def _validate_labels(c: ConfigDict) -> None:
 
 def _validate_threshold(c: ConfigDict) -> None:
     """labels.threshold decides which votes are labels, so something must need such a label."""
-    without_votes = c.labels.source in ("ground_truth", "none")
-    unused = (
-        f"labels.source is {c.labels.source!r}, which takes no vote"
-        if without_votes
-        else "a reward from the confidence needs no label"
-    )
+    if c.labels.source in ("ground_truth", "none"):
+        cause = f"labels.source is {c.labels.source!r}, which takes no vote"
+    elif all(name in CONFIDENCES for name in reward_weights(c.reward)):
+        cause = "a reward from the confidence needs no label"
+    else:
+        return
     _require(
-        not c.labels.threshold or not (without_votes or all(name in CONFIDENCES for name in reward_weights(c.reward))),
-        f"labels.threshold is {c.labels.threshold}, but {unused}: set it to 0.0, and resume an older run with "
+        not c.labels.threshold,
+        f"labels.threshold is {c.labels.threshold}, but {cause}: set it to 0.0, and resume an older run with "
         "--allow_change=labels.",
     )
 

@@ -95,7 +95,7 @@ def step(config: ConfigDict, model: ModelConfig, samples: bool = True) -> dict[s
             max(b.length_buckets),
             config.model.head_chunk_tokens,
             config.model.remat,
-            attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim),
+            _kernel(config, model),
             b.minibatches_per_step * b.epochs_per_step > 1,
             config.optimizer.moments_dtype,
             platform=platform,
@@ -108,6 +108,11 @@ def step(config: ConfigDict, model: ModelConfig, samples: bool = True) -> dict[s
     return found
 
 
+def _kernel(config: ConfigDict, model: ModelConfig) -> str:
+    """The attention kernel of this machine."""
+    return attention.choose(config.model.attention, jax.devices()[0].platform, config.model.dtype, model.head_dim)
+
+
 def sampler_call(config: ConfigDict, model: ModelConfig) -> tuple[jax_sampler.Cut, jax_sampler.Cut, float]:
     """A call of the in-process sampler in training: as the config has it, the largest that fits, and that one's bytes.
 
@@ -115,7 +120,7 @@ def sampler_call(config: ConfigDict, model: ModelConfig) -> tuple[jax_sampler.Cu
     """
     data, fsdp, tensor = _mesh(config)
     n, platform = max(policy_samples(config), teacher_samples(config)), jax.devices()[0].platform
-    kernel = attention.choose(config.model.attention, platform, config.model.dtype, model.head_dim)
+    kernel = _kernel(config, model)
     whole = jax_sampler.Cut(prompts_per_call(config), n, config.rollout.slots, data * fsdp)
 
     def size(cut):
