@@ -243,7 +243,6 @@ def _validate_labels(c: ConfigDict) -> None:
             f"to {source!r}, or {field} to {type(value)()!r}, and resume an older run with "
             f"--allow_change={field.partition('.')[0]}.",
         )
-    _validate_threshold(c)
     for name, eval_set in c.eval.sets.items():
         for field in ("paraphrases", "labelled_column"):
             _require(
@@ -264,6 +263,7 @@ def _validate_labels(c: ConfigDict) -> None:
     )
     _validate_paraphrases(c)
     _validate_mixture(c)
+    _validate_threshold(c)
     _require(
         c.labels.source == "vote" or c.reward.shape == "agreement" or functions.is_function(c.reward.shape),
         f"reward.shape is {c.reward.shape!r}, which needs no label, but labels.source is {c.labels.source!r}: "
