@@ -1,6 +1,7 @@
 """`srt collapse`: dumps of several trainers, the verdict, and rows that cannot be read."""
 
 import collections
+import dataclasses
 import gzip
 import json
 import os
@@ -16,8 +17,23 @@ from pyarrow import parquet
 from srt_jax.config import base
 from srt_jax.config.records import as_json
 from srt_jax.config.versions import FORMAT
+from srt_jax.errors import DataError
 from srt_jax.grading.answers import Format
-from srt_jax.jobs.collapse import Dump, base_votes, describe, fields_of, graded_steps, judge, main, read_dump, rows_of
+from srt_jax.jobs.collapse import (
+    COLUMNS,
+    IN_TABLE,
+    Dump,
+    base_votes,
+    describe,
+    fields_of,
+    graded_steps,
+    judge,
+    main,
+    read_dump,
+    rows_of,
+    table,
+)
+from srt_jax.run.collapse import Detector, Reading
 
 STEPS = range(0, 110, 10)
 PROMPTS = 12
@@ -87,8 +103,9 @@ def test_the_same_rollouts_have_the_same_verdict_in_the_form_of_each_trainer(ver
     assert verdicts["verl"] == verdicts["trl"] == verdicts["own"]
     verdict = verdicts["verl"]
     assert verdict.step == 80 and verdict.choice.step == 50
+    assert "(column agreement)" in verdict.alarm
     assert "agreement with the base's majority fell from" in verdict.alarm
-    assert verdict.note == "12 prompts are in all steps, 12 of them in the probe, and the base is sure of 12"
+    assert verdict.note == "12 prompts are in all judged steps, 12 of them in the probe, and the base is sure of 12"
 
 
 def test_signals_that_are_missing_are_named(tmp_path, grader):
@@ -97,14 +114,16 @@ def test_signals_that_are_missing_are_named(tmp_path, grader):
     verdict = judge(steps, {}, grader)
     assert "0 of them in the probe, and the base is sure of 0: fewer than 8, so the anchored" in verdict.note
     assert verdict.step == 90 and "answer information fell" in verdict.alarm
+    assert "nats (column information)" in verdict.alarm
     apart = {step: {f"{step} {prompt}": g for prompt, g in graded.items()} for step, graded in steps.items()}
     verdict = judge(apart, {}, grader)
-    assert verdict.note.startswith("0 prompts are in all steps") and verdict.note.endswith("each step decides")
+    assert verdict.note.startswith("0 prompts are in all judged steps") and verdict.note.endswith("each step decides")
     assert verdict.step is None
     assert describe(verdict).endswith("verdict: undecided. An alarm needs at least 13 steps, and there are 11.")
     longer = {step: apart[min(step, 100)] for step in range(0, 160, 10)}
     verdict = judge(longer, {}, grader)
     assert verdict.step == 120 and "have the same winning answer" in verdict.alarm and verdict.choice.step == 90
+    assert "(column top_answer)" in verdict.alarm and set(IN_TABLE.values()) < set(COLUMNS)
     healthy = {step: graded for step, graded in steps.items() if step <= 50}
     assert judge(healthy, {}, grader).step is None and judge(healthy, {}, grader).choice.step == 50
     few = {step: healthy[step] for step in (0, 10, 20)}
@@ -113,11 +132,155 @@ def test_signals_that_are_missing_are_named(tmp_path, grader):
 
 def test_a_half_written_dump_is_named(tmp_path, grader):
     steps = graded_steps(read_dump(sorted(write(tmp_path).glob("step_*")), Format()), grader)
-    cut = steps | {100: dict(list(steps[100].items())[:3])}
+    cut = steps | {100: dict(list(steps[100].items())[:9])}
     note = judge(cut, {}, grader).note
-    assert note.startswith("3 prompts are in all steps (step 100 has 3, others up to 12: leave out an incomplete dump)")
-    other = steps | {100: {f"other {prompt}": g for prompt, g in list(steps[100].items())[:3]}}  # as in training
-    assert judge(other, {}, grader).note.startswith("0 prompts are in all steps, ")
+    assert note.startswith(
+        "9 prompts are in all judged steps (step 100 has 9, others up to 12: leave out an incomplete dump)"
+    )
+    apart = {s: {f"{s} {p}": g for p, g in graded.items()} for s, graded in cut.items()}  # as in training
+    assert judge(apart, {}, grader).note.startswith("0 prompts are in all judged steps, ")
+
+
+def part(graded, count):
+    """The first prompts of a step."""
+    return dict(list(graded.items())[:count])
+
+
+def test_a_step_with_too_few_of_the_usual_prompts_does_not_hide_a_collapse(tmp_path, grader):
+    """It is named and not judged; the other steps have the verdict that they have alone."""
+    steps = graded_steps(read_dump(sorted(write(tmp_path).glob("step_*")), Format()), grader)
+    votes = base_votes(read_dump([tmp_path / "base.jsonl"], Format(), 0), grader)
+    whole = judge(steps, votes, grader)
+    assert whole.step == 80 and whole.choice.step == 50 and not whole.left_out
+    stray = graded_steps(Dump({55: {"zz": ["1"]}}, {}, collections.Counter()), grader)[55]
+    for unusual, known in (
+        ({55: stray}, steps),
+        ({5: stray, 55: stray, 110: stray}, steps),
+        ({110: part(steps[100], 3)}, steps),  # a short last dump
+        ({100: part(steps[100], 7)}, {s: g for s, g in steps.items() if s != 100}),  # 7 prompts are below FEWEST
+        ({-10: part(steps[0], 3)}, steps),  # a short first dump
+        ({55: {f"other {p}": g for p, g in steps[50].items()}}, steps),  # the dump of another set
+        ({110 + k: part(steps[100], 3) for k in range(20)}, steps),  # most dumps are short
+    ):
+        verdict = judge(dict(sorted((known | unusual).items())), votes, grader)
+        alone = judge(known, votes, grader)
+        assert alone.step == 80
+        assert (verdict.step, verdict.alarm, verdict.choice) == (alone.step, alone.alarm, alone.choice)
+        assert verdict.note == alone.note and verdict.left_out.keys() == unusual.keys()
+    assert judge(steps | {100: part(steps[100], 7)}, votes, grader).left_out == {
+        100: "7 of the 12 prompts that most steps have"
+    }
+    many = {s: {f"{k} {p}": g for k in range(2) for p, g in graded.items()} for s, graded in steps.items()}
+    assert not judge(many | {100: part(many[100], 12)}, votes, grader).left_out
+    assert judge(many | {100: part(many[100], 11)}, votes, grader).left_out.keys() == {100}
+    few = {s: part(graded, 5) for s, graded in steps.items()}
+    assert not judge(few | {55: stray}, votes, grader).left_out  # too few to compare in any case
+
+
+def test_steps_of_training_are_judged_without_one_that_has_few_prompts(tmp_path, grader):
+    steps = graded_steps(read_dump(sorted(write(tmp_path).glob("step_*")), Format()), grader)
+    votes = base_votes(read_dump([tmp_path / "base.jsonl"], Format(), 0), grader)
+    apart = {step: {f"{step} {prompt}": g for prompt, g in graded.items()} for step, graded in steps.items()}
+    known = {f"{step} {prompt}": vote for step in STEPS for prompt, vote in votes.items()}
+    alone = judge(apart, known, grader)
+    for stray in ({"zz": steps[0]["problem 0"]}, part(apart[60], 7)):
+        verdict = judge(dict(sorted((apart | {55: stray}).items())), known, grader)
+        assert verdict == dataclasses.replace(alone, left_out=verdict.left_out) and alone.step == 80
+        assert re.search(r"^[07] prompts of which the base is sure, and 8 are needed$", verdict.left_out[55])
+    half = {step: graded if step < 60 else part(graded, 7) for step, graded in apart.items()}
+    assert judge(half, known, grader).left_out.keys() == set(range(60, 110, 10))
+    most = {step: graded if step < 50 else part(graded, 7) for step, graded in apart.items()}
+    assert not judge(most, known, grader).left_out and judge(most, known, grader).note.endswith("each step decides")
+
+
+def test_the_steps_that_are_not_judged_are_named(tmp_path, capsys):
+    write(tmp_path)
+    arguments = ["--rollouts", f"{tmp_path}/step_*.jsonl", "--out", str(tmp_path / "c.png")]
+    arguments += ["--probe", str(tmp_path / "base.jsonl")]
+    assert main(arguments) == 0
+    expected = capsys.readouterr().out.splitlines()
+    with (tmp_path / "step_50.jsonl").open("a") as file:
+        file.write(json.dumps({"input": "zz", "output": "\\boxed{1}", "step": 55}) + "\n")
+    assert main(arguments) == 0
+    printed, messages = capsys.readouterr()
+    assert (
+        "step 55 has 0 of the 12 prompts that most steps have, so this step is not judged: complete the dump, or"
+        in messages
+    )
+    assert printed.splitlines()[-4:] == expected[-4:] and printed.splitlines()[7].split()[:2] == ["55", "1"]
+    for step in (0, 100):
+        path = tmp_path / f"step_{step}.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:24]))
+    assert main(arguments) == 0
+    messages = capsys.readouterr().err
+    assert (
+        "steps 0, 100 have 3 of the 12 prompts that most steps have, so these steps are not judged: complete the dumps"
+        in messages
+    )
+
+
+def test_a_probe_with_other_prompts_is_a_warning(tmp_path, capsys):
+    """Such as those of another chat template: without the base's votes, only a weaker signal is left."""
+    write(tmp_path)
+    arguments = ["--rollouts", f"{tmp_path}/*.jsonl", "--out", str(tmp_path / "c.png")]
+    base = (tmp_path / "base.jsonl").read_text()
+    for kept, count in (
+        (0, "none of its 12 prompts are"),
+        (1, "1 of its 12 prompts is"),
+        (7, "7 of its 12 prompts are"),
+    ):
+        other = base
+        for i in range(kept, PROMPTS):
+            other = other.replace(f'"problem {i}"', f'"<user> problem {i}{" and more" * 20}"')
+        (tmp_path / "base.jsonl").write_text(other)
+        assert main([*arguments, "--probe", str(tmp_path / "base.jsonl")]) == 0
+        messages = capsys.readouterr().err
+        assert (
+            f"--probe: {count} in --rollouts, so the base's votes are of no use. A prompt there is 'problem" in messages
+        )
+        assert re.search(r"one of the probe is '<user> problem .{20,60}': give rows of the base on the pr", messages)
+    for text in (base, base.replace('"problem 0"', '"problem x"')):  # 11 prompts are enough
+        (tmp_path / "base.jsonl").write_text(text)
+        assert main([*arguments, "--probe", str(tmp_path / "base.jsonl")]) == 0
+        assert "of no use" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "steps"),
+    [
+        (("global_step_10_rank0", "global_step_20_rank0", "global_step_10_rank1"), {10: 2, 20: 1}),
+        (("10_a", "10_b", "20_a"), {10: 2, 20: 1}),
+        (("10_rank0", "20_rank0"), None),
+        (("10/rank_0", "20/rank_0"), None),
+        (("lr0.1_10", "lr0.2_10"), None),
+        (("10/part0", "10/part1"), {0: 1, 1: 1}),
+    ],
+)
+def test_files_of_different_steps_do_not_become_one_step(names, steps, tmp_path):
+    """In rows without a step, the name tells it."""
+    paths = [tmp_path / f"{name}.jsonl" for name in names]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"input": path.stem, "output": "so \\boxed{1}"}) + "\n")
+    if steps:
+        found = read_dump(paths, Format()).answers
+        assert {step: sum(map(len, answers.values())) for step, answers in found.items()} == steps
+    else:
+        with pytest.raises(
+            DataError, match=r"^--rollouts: .* would both be step \d+, the last number .*: write the st"
+        ):
+            read_dump(paths, Format())
+    for number, path in enumerate(paths):
+        path.write_text(json.dumps({"input": "p", "output": "so \\boxed{1}", "step": number}) + "\n")
+    assert read_dump(paths, Format()).answers.keys() == set(range(len(paths)))
+
+
+def test_no_number_is_a_negative_zero():
+    assert table([{"step": 1, "prompts": 1, "information": -1e-9}]).splitlines()[1].split()[4] == "0.000"
+    detector = Detector()
+    for step, value in enumerate((1.0, 0.0, 0.0, 0.0)):
+        detector.read(Reading(step, np.zeros(0), np.full(8, value - 1e-9)))
+    assert "fell from 1.000 to 0.000 nats" in detector.alarm
 
 
 def test_a_base_is_not_sure_of_a_prompt_with_few_responses(tmp_path, grader):
@@ -219,6 +382,10 @@ def test_dumps_of_training_have_different_prompts_in_each_step(tmp_path, grader)
     [
         ("step_7.jsonl", {}, (7, None)),
         ("val.step.10.jsonl.gz", {}, (10, None)),
+        ("global_step_10_rank0.jsonl", {}, (10, None)),
+        ("Step=10-of-400.parquet", {}, (10, None)),
+        ("100steps_7.jsonl", {}, (7, None)),
+        ("two_step_run_7.jsonl", {}, (7, None)),
         ("lr0.5_step10.jsonl", {"step": 20.0}, (20, None)),  # as pandas writes it
         ("dump.parquet", {"step": 3, "score": 0.5}, (3, 0.5)),
         ("dump.jsonl", {}, "without a step"),
@@ -330,7 +497,7 @@ ANSWER = json.dumps(verl(1, "p", "so \\boxed{3}", 1.0)) + "\n"
         (
             {"step_.jsonl": ANSWER.replace('"step": 1', '"step": null')},
             (),
-            r"\(1 without a step\): .* and a step \(in `step`, or as the last number of the file's name\)",
+            r"\(1 without a step\): .* and a step \(in `step`, or in the file's name, as in step_10\.jsonl\)",
         ),
     ],
 )

@@ -5,14 +5,15 @@
 
 Each row is one response. Its prompt is in `input`, `prompt` or `problem`, its text in `output`, `completion` or
 `response`. That is how verl and TTRL (trainer.validation_data_dir, trainer.rollout_data_dir), TRL (log_completions) and
-srt_jax write them. The step is in `step`, else it is the last number in the file's name. Files are JSON lines,
-compressed or not, or Parquet. Known answers are not read; a `score` is averaged and shown, and decides nothing. The
-rollouts of a run of srt_jax have the answer format of its config; for others --style names it.
+srt_jax write them. The step is in `step`, else it is the number after the word step in the file's name, else the last
+number there. Files are JSON lines, compressed or not, or Parquet. Known answers are not read; a `score` is averaged and
+shown, and decides nothing. The rollouts of a run of srt_jax have the answer format of its config; for others --style
+names it.
 
 --probe names rows of the base model on the same prompts, with 64 responses each if possible and at least 8: they give
 the anchored agreement. A step whose responses are those of the probe is not judged. Dumps of a validation set fit best,
-because the rule then compares the same prompts in all steps. Prints a row of signals for each step and the verdict, and
-writes a figure.
+because the rule then compares the same prompts in all steps. A step with too few of them, such as a half-written dump,
+is named and not judged. Prints a row of signals for each step and the verdict, and writes a figure.
 """
 
 import argparse
@@ -67,6 +68,7 @@ LARGEST = 1 << 53  # steps and scores; larger ones have no exact float
 END = re.compile(r"(<[|｜][^<>|｜\s]{1,30}[|｜]>|</s>|<eos>|<pad>|<end_of_turn>)\s*\Z")
 END_LENGTH = 64  # characters in which END is searched
 SUFFIXES = re.compile(r"(\.(jsonl?|gz|parquet))*$")
+STEP = re.compile(r"steps?[^0-9A-Za-z]{0,2}(\d+)", re.IGNORECASE)  # as in global_step_10_rank0
 COLUMNS = (
     "step",
     "prompts",
@@ -78,6 +80,12 @@ COLUMNS = (
     "vote_share",
     "parsed",
 )
+# The rule names its signals as a run's log does. Here they are columns of the table.
+IN_TABLE = {
+    "guard/agreement": "agreement",
+    "guard/information": "information",
+    "label/top_answer_share": "top_answer",
+}
 
 
 @dataclasses.dataclass
@@ -102,22 +110,30 @@ def read_dump(
     """Reads the rows of all files. A row that cannot be read is left out and counted.
 
     default_step: the step of rows without one. None: they are left out. field: for messages. Raises DataError if no row
-    can be read, or if no response has an answer: then nothing could be told about the run.
+    can be read, or if no response has an answer: then nothing could be told about the run. Also if files of several
+    steps would become one step, because their names do not tell the step.
     """
     dump = Dump(collections.defaultdict(lambda: collections.defaultdict(list)), collections.defaultdict(list),
                 collections.Counter())  # fmt: skip
+    named: dict[int, pathlib.Path] = {}  # {step: the first file whose name gave it}
     first: dict[str, int] = {}  # {prompt: the hash of its first response}, until two responses to a prompt differ
     with Progress(len(paths), "file") as progress:
         for number, path in enumerate(paths, 1):
             is_empty = True
             for row in rows_of(path):
                 is_empty = False
-                if isinstance(row, str) or isinstance(row := fields_of(row, path, default_step), str):
-                    dump.left_out[row] += 1
+                found = row if isinstance(row, str) else fields_of(row, path, default_step)
+                if isinstance(row, str) or isinstance(found, str):
+                    dump.left_out[found] += 1
                     continue
-                step, prompt, response, score = row
-                found = extract(response, form, opens_reasoning(prompt[-200:]))
-                dump.answers[step][prompt].append(found.text if found else None)
+                step, prompt, response, score = found
+                if as_step(row.get("step")) is None and merges(path, other := named.setdefault(step, path)):
+                    raise DataError(
+                        f"{field}: {other} and {path} would both be step {step}, the last number of their names: write "
+                        "the step into the names, as in step_10.jsonl, or into a field `step` of the rows."
+                    )
+                answer = extract(response, form, opens_reasoning(prompt[-200:]))
+                dump.answers[step][prompt].append(answer.text if answer else None)
                 dump.varied = dump.varied or first.setdefault(prompt, hash(response)) != hash(response)
                 if score is not None:
                     dump.scores[step].append(score)
@@ -129,7 +145,7 @@ def read_dump(
         reasons = ", ".join(f"{count} {reason}" for reason, count in dump.left_out.items()) or "they are empty"
         raise DataError(
             f"{files} that can be used ({reasons}): give JSON lines or Parquet with a prompt ({', '.join(PROMPTS)}), a "
-            f"response ({', '.join(RESPONSES)}) and a step (in `step`, or as the last number of the file's name)."
+            f"response ({', '.join(RESPONSES)}) and a step (in `step`, or in the file's name, as in step_10.jsonl)."
         )
     if not any(answer for step in dump.answers.values() for answers in step.values() for answer in answers):
         without = ", or leave --probe out" if field == "--probe" else ""  # some bases write no answers
@@ -195,11 +211,24 @@ def fields_of(
         return f"without a {'prompt' if prompt is None else 'response'}"
     step, score = as_step(row.get("step")), as_number(row.get("score"))
     if step is None:
-        numbers = re.findall(r"\d+", SUFFIXES.sub("", path.name))
+        name = SUFFIXES.sub("", path.name)
+        numbers = STEP.findall(name) or re.findall(r"\d+", name)
         step = int(numbers[-1][-9:]) if numbers else default_step
     if step is None or step != int(step):
         return "without a step"
     return int(step), prompt, without_end(response[-LONGEST_RESPONSE:]), score
+
+
+def merges(path: pathlib.Path, other: pathlib.Path) -> bool:
+    """Do two files of the same step, by their names, seem to be of different ones?
+
+    Their names do not say which number is the step, and other numbers in the names or in those of their folders differ,
+    as in 10_rank0.jsonl and 20_rank0.jsonl. Several files of one step have equal numbers, as in 10_a.jsonl and
+    10_b.jsonl, or name the step.
+    """
+    names = [f"{file.parent.name}/{SUFFIXES.sub('', file.name)}" for file in (path, other)]
+    said = [STEP.search(name.partition("/")[2]) for name in names]
+    return not all(said) and re.findall(r"\d+", names[0]) != re.findall(r"\d+", names[1])
 
 
 def without_end(response: str) -> str:
@@ -310,7 +339,8 @@ def steps_of_probe(dump: Dump, probe: Dump | None) -> list[int]:
 class Verdict:
     """The verdict of the rule. step: that of the first alarm, None without one. note: which signals could be used.
 
-    least: with fewer steps there cannot be an alarm, and `steps` is the number of them.
+    least: with fewer steps there cannot be an alarm, and `steps` is the number of them. left_out: {step that was not
+    judged: what it has}.
     """
 
     step: int | None
@@ -319,10 +349,45 @@ class Verdict:
     note: str
     steps: int
     least: int
+    left_out: dict[int, str] = dataclasses.field(default_factory=dict)
 
 
 def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], grader: Grader) -> Verdict:
-    """Applies the rule of run/collapse.py to the steps in order, up to the first alarm. It needs no answer."""
+    """Applies the rule of run/collapse.py to the steps in order, up to the first alarm. It needs no answer.
+
+    A step with too few prompts is left out where the others can be judged without it.
+    """
+    few = too_few(steps)
+    verdict = judge_all({step: graded for step, graded in steps.items() if step not in few}, votes, grader)
+    alarm = verdict.alarm
+    for name, column in IN_TABLE.items():
+        alarm = alarm and alarm.replace(f"({name})", f"(column {column})")
+    return dataclasses.replace(verdict, alarm=alarm, left_out=few | verdict.left_out)
+
+
+def too_few(steps: Mapping[int, dict[str, Graded]]) -> dict[int, str]:
+    """{step: what it has} for the steps that share too few prompts with the others, if these share FEWEST or more.
+
+    One stray row makes a step of its own, and a dump may be half-written. The rule compares the prompts that are in all
+    steps, so one such step would leave nothing to compare.
+    """
+    whole = {step: graded.keys() for step, graded in steps.items() if len(graded) >= FEWEST}
+    counts = collections.Counter(prompt for prompts in whole.values() for prompt in prompts)
+    usual = {prompt for prompt, count in counts.items() if 2 * count > len(whole)}
+    least = max(FEWEST, len(usual) / 2)
+    shared = {step: len(usual & graded.keys()) for step, graded in steps.items()}
+    kept = [set(whole[step]) for step in whole if shared[step] >= least]
+    if not kept or len(set.intersection(*kept)) < FEWEST:
+        return {}
+    return {
+        step: f"{count} of the {len(usual)} prompts that most steps have"
+        for step, count in shared.items()
+        if count < least
+    }
+
+
+def judge_all(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], grader: Grader) -> Verdict:
+    """As `judge`, for steps with enough prompts."""
     common = sorted(set.intersection(*map(set, steps.values())))
     if len(common) < FEWEST and (apart := judge_apart(steps, votes, grader)):
         return apart
@@ -330,7 +395,7 @@ def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], gra
     base = Anchor([{"set": "", "id": prompt, **votes.get(prompt, unknown)} for prompt in common])
     sure = sum(majority is not None for majority in base.majorities(""))
     known = [votes[prompt]["votes"] for prompt in common if prompt in votes]
-    note = f"{len(common)} prompts are in all steps{incomplete(steps)}, {len(known)} of them in the probe"
+    note = f"{len(common)} prompts are in all judged steps{incomplete(steps)}, {len(known)} of them in the probe"
     if few := sum(count < LEAST_VOTES for count in known):
         note += f" ({few} with fewer than {LEAST_VOTES} responses, which show nothing)"
     note += f", and the base is sure of {sure}"
@@ -357,7 +422,7 @@ def judge(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], gra
 def incomplete(steps: Mapping[int, dict[str, Graded]]) -> str:
     """Names the step with the fewest prompts, if another has these and more: its dump may be half-written.
 
-    Steps of training have different prompts, and those with fewer are complete.
+    Steps of training have different prompts, and those with fewer are complete. Steps with very few are not judged.
     """
     fewest, most = min(steps, key=lambda step: len(steps[step])), max(map(len, steps.values()))
     if not any(steps[fewest].keys() < graded.keys() for graded in steps.values()):
@@ -368,22 +433,26 @@ def incomplete(steps: Mapping[int, dict[str, Graded]]) -> str:
 def judge_apart(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], grader: Grader) -> Verdict | None:
     """The verdict for steps with different prompts, such as dumps of training: `fallen_apart` decides.
 
-    The value of a prompt is its share of samples that equal the base's majority, minus the base's own share. None if
-    the base is sure of fewer than FEWEST prompts of a step.
+    The value of a prompt is its share of samples that equal the base's majority, minus the base's own share. A step is
+    left out if the base is sure of fewer than FEWEST of its prompts. None if half of the steps or more would be.
     """
-    values = []
-    for graded in steps.values():
+    values, left_out = [], {}
+    for step, graded in steps.items():
         sure = [prompt for prompt in graded if prompt in votes and votes[prompt]["lead"] >= CONFIDENT]
         if len(sure) < FEWEST:
-            return None
+            left_out[step] = f"{len(sure)} prompts of which the base is sure, and {FEWEST} are needed"
+            continue
         majorities = [votes[prompt]["majority"] for prompt in sure]
         shares = anchor.agreement_by_prompt(majorities, [graded[prompt] for prompt in sure], grader)
         values.append(np.array(shares) - [votes[prompt]["share"] for prompt in sure])
+    if len(left_out) >= len(values):
+        return None
     note = (
         f"the steps have different prompts, and the base is sure of at least {min(map(len, values))} of each: "
         "the agreement is compared with the base's own"
     )
-    numbers, flags, size = list(steps), fallen_apart(values, AGREEMENT_LOST), (len(steps), LEAST_READINGS)
+    numbers, flags = [step for step in steps if step not in left_out], fallen_apart(values, AGREEMENT_LOST)
+    size = len(numbers), LEAST_READINGS, left_out
     for k in range(IN_A_ROW - 1, len(flags)):
         if flags[k - IN_A_ROW + 1 : k + 1].all():
             peak = numbers[highest([v.mean() for v in values], peaks_apart(values[: k + 1])[-1])]
@@ -404,7 +473,7 @@ def table(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _cell(value: float) -> str:
-    return str(value) if isinstance(value, int) else "-" if math.isnan(value) else f"{value:.3f}"
+    return str(value) if isinstance(value, int) else "-" if math.isnan(value) else f"{value:z.3f}"
 
 
 def draw(path: pathlib.Path, rows: Sequence[Mapping[str, float]], verdict: Verdict) -> None:
@@ -456,6 +525,37 @@ def report_left_out(dump: Dump, what: str) -> None:
     if left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dump.left_out.items()))
         logger.warning(f"{what}: {left_out} of {total + left_out} rows are left out: {reasons}.")
+
+
+def report_unjudged(left_out: Mapping[int, str]) -> None:
+    """Warns about steps that were not judged, in one sentence for those that have the same."""
+    alike: dict[str, list[int]] = collections.defaultdict(list)
+    for step, what in left_out.items():
+        alike[what].append(step)
+    for what, found in alike.items():
+        several = len(found) > 1
+        logger.warning(
+            f"--rollouts: step{'s' * several} {', '.join(map(str, found))} {'have' if several else 'has'} {what}, so "
+            f"{'these steps are' if several else 'this step is'} not judged: complete the dump{'s' * several}, or "
+            "correct the step in the rows."
+        )
+
+
+def report_strangers(judged: set[str], asked: set[str]) -> None:
+    """Warns if the prompts of the probe, `asked`, are others than those of the rollouts."""
+    shared = len(judged & asked)
+    if shared >= min(FEWEST, len(judged), len(asked)):
+        return
+    logger.warning(
+        f"--probe: {shared or 'none'} of its {len(asked)} prompts {'is' if shared == 1 else 'are'} in --rollouts, so "
+        f"the base's votes are of no use. A prompt there is {shown(min(judged - asked))}, and one of the probe is "
+        f"{shown(min(asked - judged))}: give rows of the base on the prompts of the rollouts, in the same text."
+    )
+
+
+def shown(prompt: str) -> str:
+    """The prompt in quotes, cut to one line of a message."""
+    return repr(prompt if len(prompt) <= 60 else prompt[:40] + "..." + prompt[-17:])
 
 
 def rollout_files(patterns: Sequence[str]) -> list[pathlib.Path]:
@@ -530,6 +630,9 @@ def run(options: argparse.Namespace, paths: Sequence[pathlib.Path], form: Format
             raise DataError(
                 f"--rollouts={options.rollouts[0]} has only the responses of --probe: give the dumps of other steps."
             )
+    if probe:
+        judged = {prompt for step, answers in dump.answers.items() if step not in own for prompt in answers}
+        report_strangers(judged, {prompt for answers in probe.answers.values() for prompt in answers})
     with Grader(workers=options.workers) as grader:
         votes = base_votes(probe, grader)
         majorities = {prompt: anchor.confident(vote["majority"], vote["lead"]) for prompt, vote in votes.items()}
@@ -539,6 +642,7 @@ def run(options: argparse.Namespace, paths: Sequence[pathlib.Path], form: Format
             scores = {"score": float(np.mean(dump.scores[step]))} if dump.scores.get(step) else {}
             rows.append({"step": step, **signals(graded, majorities, grader), **scores})
         verdict = judge({step: graded for step, graded in steps.items() if step not in own}, votes, grader)
+    report_unjudged(verdict.left_out)
     print(table(rows))
     print(describe(verdict))
     draw(pathlib.Path(options.out), rows, verdict)

@@ -247,9 +247,9 @@ class Detector:
         values, _ = self._signal()
         high, now = _smoothed(values)[peaks(values)[-1]].mean(), values[-1].mean()
         if self.readings[-1].is_anchored:
-            what = f"agreement with the base's majority fell from {high:.3f} to {now:.3f} (guard/agreement)"
+            what = f"agreement with the base's majority fell from {high:z.3f} to {now:z.3f} (guard/agreement)"
         else:
-            what = f"answer information fell from {high:.3f} to {now:.3f} nats (guard/information)"
+            what = f"answer information fell from {high:z.3f} to {now:z.3f} nats (guard/information)"
         return f"the {what}; its peak was at step {self.peak()}."
 
 
@@ -271,7 +271,7 @@ def kl_jump(kl: Sequence[float]) -> str | None:
     if now < max(KL_FLOOR, KL_JUMP * usual):
         return None
     return (
-        f"the KL to the initial model jumped from {usual:.3f} to {now:.3f} nats per token within {WINDOW} steps "
+        f"the KL to the initial model jumped from {usual:z.3f} to {now:z.3f} nats per token within {WINDOW} steps "
         "(update/kl)."
     )
 
