@@ -11,7 +11,7 @@ from typing import Any
 
 from srt_jax.log import console
 from srt_jax.runtime import compile_cache, xla_flags
-from srt_jax.runtime.place import Place, place_of
+from srt_jax.runtime.place import Place, has_all_devices, place_of
 
 # The parents (run/parent.py) end a run with a better message than JAX, which does it so many seconds later.
 JAX_PEER_SECONDS, JAX_JOIN_SECONDS = 10, 300
@@ -58,7 +58,7 @@ def join_processes(
     They connect to each other without the proxy that the environment may name for downloads. The first one prints all
     messages, the others print only warnings (srt_jax/log.py). peer_seconds, join_seconds: the fields of `stop`, None
     for JAX's own limits. If a process gives no sign of life for peer_seconds, JAX ends all others. Raises ConfigError
-    if a variable is missing or is no number.
+    if a variable is missing or wrong.
     """
     import jax
 
@@ -73,11 +73,14 @@ def join_processes(
     if join_seconds is not None:
         limits["initialization_timeout"] = math.ceil(join_seconds) + JAX_JOIN_SECONDS
     if place.address:
-        # One process per host with all its devices; JAX's default under SLURM is one process per device.
         jax.distributed.initialize(
             place.address, place.count, place.index, cluster_detection_method="deactivate", **limits
         )
     else:
+        # JAX gives each task of srun or mpirun one GPU, that with the task's number on its host. [] restricts nothing.
+        if has_all_devices(environment) and "JAX_LOCAL_DEVICE_IDS" not in environment:
+            limits["local_device_ids"] = []
+        environment.pop("JAX_COORDINATOR_ADDRESS", None)  # it is empty, and JAX would take that for an address
         jax.distributed.initialize(**limits)
     console.process = jax.process_index()
     return Place(jax.process_index(), jax.process_count(), place.address)

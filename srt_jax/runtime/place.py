@@ -23,19 +23,38 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
     - more than one task of a SLURM step (srun), or more than one TPU_WORKER_HOSTNAMES;
     - SRT_PROCESSES=auto: JAX finds everything by itself, as on Cloud TPU pods.
 
-    Raises ConfigError if one of these variables is missing, is no number, or is too large.
+    Raises ConfigError if one of these variables is missing or wrong, and in a run over several TPU slices.
     """
+    slices = environment.get("MEGASCALE_NUM_SLICES", "")
+    if slices not in ("", "1"):  # the numbers of TPU_WORKER_ID would repeat in each slice, and no mesh spans slices
+        raise ConfigError(
+            f"MEGASCALE_NUM_SLICES is {slices!r}, but a run uses one TPU slice: create a single slice, or start a run "
+            "of its own in each slice, with another folder and without the MEGASCALE_ variables."
+        )
     if address := environment.get("JAX_COORDINATOR_ADDRESS"):
+        host, _, port = address.rpartition(":")
+        if not (host.strip() and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+            raise ConfigError(
+                f"JAX_COORDINATOR_ADDRESS is {address!r}: set it to host:port of process 0 in every process, e.g. "
+                "node-1:12345."
+            )
         return _place(environment, ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"), "JAX_COORDINATOR_ADDRESS", address)
     tasks = "SLURM_STEP_NUM_TASKS"
     if environment.get(tasks) and "SLURM_PROCID" in environment and _number(environment, tasks, tasks) > 1:
         return _place(environment, (tasks, "SLURM_PROCID"), tasks, "")
     workers = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
     if len(workers) > 1 and environment.get("TPU_WORKER_ID", "").isdecimal():
-        return Place(int(environment["TPU_WORKER_ID"]), len(workers), "")
+        return _checked(int(environment["TPU_WORKER_ID"]), len(workers), "", ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID"))
     if len(workers) > 1 or environment.get("SRT_PROCESSES") == "auto":
         return Place(None, None, "")
     return None
+
+
+def has_all_devices(environment: Mapping[str, str]) -> bool:
+    """Tells whether srun or mpirun started just one task on each host, so that all devices of a host belong to it."""
+    tasks = environment.get("SLURM_STEP_NUM_TASKS")
+    one_per_node = bool(tasks) and tasks == environment.get("SLURM_STEP_NUM_NODES")  # each node of a step has a task
+    return one_per_node or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
 
 
 SWITCHES = ("JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NUM_TASKS", "TPU_WORKER_HOSTNAMES", "SRT_PROCESSES")
@@ -72,9 +91,17 @@ def _place(environment: Mapping[str, str], names: tuple[str, str], switch: str, 
     switch: the variable that makes this process one of several.
     """
     count, index = (_number(environment, name, switch) for name in names)
+    if count == 0:
+        raise ConfigError(f"{names[0]} is 0: set it to the number of processes of the run, in every process.")
+    return _checked(index, count, address, names)
+
+
+def _checked(index: int, count: int, address: str, names: tuple[str, str]) -> Place:
+    """The place, if there is one with this index; names: the variables of both numbers. Raises ConfigError."""
     if index >= count:
+        verb, last = "has" if names[0] == "TPU_WORKER_HOSTNAMES" else "is", count - 1
         raise ConfigError(
-            f"{names[1]} is {index}, but {names[0]} is {count}: number the processes of a run from 0 to {count - 1}."
+            f"{names[1]} is {index}, but {names[0]} {verb} {count}: number the processes of a run from 0 to {last}."
         )
     return Place(index, count, address)
 

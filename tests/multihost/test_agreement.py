@@ -2,7 +2,9 @@
 
 import sys
 
-from tests.several_processes import finish, lines, start
+import pytest
+
+from tests.several_processes import finish, lines, reserved_port, start
 
 SCRIPT = """
 import numpy as np
@@ -115,3 +117,25 @@ def test_both_processes_get_the_same_results_and_exceptions():
     (unsent,) = (line for line in first if "pickle" in line)  # Python's own words
     first.remove(unsent)
     assert first == EXPECTED.strip().splitlines()
+
+
+@pytest.mark.parametrize("nodes, devices", [("2", ("all", "all")), ("1", ("0", "1"))])
+def test_one_task_of_srun_per_node_has_all_gpus_of_the_node(nodes, devices):
+    """JAX gives each task one GPU, which is right only if a node has several tasks."""
+    script = """
+from srt_jax import runtime
+print(runtime.start(1))
+from jax._src import xla_bridge
+print("GPUs", xla_bridge.CUDA_VISIBLE_DEVICES.value)
+"""
+    variables = {
+        **{"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "JAX_COORDINATOR_PORT": str(reserved_port())},
+        **{"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": nodes, "GLOG_minloglevel": "2"},
+        **{"JAX_COORDINATOR_ADDRESS": "", "JAX_NUM_PROCESSES": "", "JAX_PROCESS_ID": ""},
+    }
+    started = [
+        *start(1, [sys.executable, "-c", script], SLURM_PROCID="0", SLURM_LOCALID="0", **variables),
+        *start(1, [sys.executable, "-c", script], SLURM_PROCID="1", SLURM_LOCALID="1", **variables),
+    ]
+    for index, (said, _) in enumerate(finish(started, seconds=120)):
+        assert lines(said) == [f"Place(index={index}, count=2, address='')", f"GPUs {devices[index]}"]

@@ -490,6 +490,11 @@ def test_a_record_that_is_removed_belongs_to_a_process_that_is_done(tmp_path):
             {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
             Place(1, 2, "h:1"),
         ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "[::1]:65535", "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"},
+            Place(0, 1, "[::1]:65535"),
+        ),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1", "MEGASCALE_NUM_SLICES": "1"}, Place(1, 2, "")),
     ],
 )
 def test_the_place_in_a_run(environment, place):
@@ -511,6 +516,29 @@ def test_the_place_in_a_run(environment, place):
         (
             {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "\u00b2"},
             "JAX_PROCESS_ID is '\u00b2': set it to a number",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "0", "JAX_PROCESS_ID": "0"},
+            "JAX_NUM_PROCESSES is 0: set it to the number of processes",
+        ),
+        *(
+            (
+                {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
+                f"JAX_COORDINATOR_ADDRESS is '{address}': set it to host:port of process 0 in every process",
+            )
+            for address in ("localhost", "localhost:", ":1234", "localhost:port", "localhost:0", "localhost:65536")
+        ),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "2"}, "TPU_WORKER_ID is 2, but TPU_WORKER_HOSTNAMES has 2: "),
+        *(
+            (
+                variables | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"},
+                "MEGASCALE_NUM_SLICES is '2', but a run uses one TPU slice: create a single slice",
+            )
+            for variables in (
+                {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"},
+                {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"},  # one host per slice
+                {"SRT_PROCESSES": "auto"},
+            )
         ),
     ],
 )
