@@ -4,6 +4,9 @@ A request is one sample of one prompt. Every row shard of the mesh (data x fsdp)
 and processes them independently: nothing moves between shards, and no shard waits for another. A prompt's keys
 and values are computed once and copied into a slot with each of its requests. Letters: P prompts (rows) of n samples,
 Q = P * n requests, W slots, S prompt tokens, T response tokens, C = S + T cached tokens of a slot.
+
+A cache has keys [..., H, C] and values [..., C, H]. In this order both products of attention read it without a
+transposition, which takes XLA's CPU backend longer than the product itself.
 """
 
 import dataclasses
@@ -34,7 +37,8 @@ class State:
     """The state of one shard. A slot without a request has request Q, and its results are dropped.
 
     By slot: request [W]; token [W], which is fed next; t [W], the number of tokens drawn so far.
-    kv: for each layer the pair of keys and values [W, K, C, H]. The first (prompt length - 1 + t) of C are filled.
+    kv: for each layer the pair of keys [W, K, H, C] and values [W, K, C, H]. The first (prompt length - 1 + t) of C
+    are filled.
     next [1]: requests taken so far. steps [1]: decoding steps so far.
     The results, by request: tokens, logprobs [Q, T], lengths, stopped [Q].
     """
@@ -69,9 +73,12 @@ def begin(
     prompt_kv = _prefill(params, prompts.tokens, graphdef, mesh)
     P, S = prompts.tokens.shape
     slots = min(num_slots, P * n)  # both are multiples of the shards
-    kv_shape = (slots, config.num_kv_heads, S + sampling.max_tokens, config.head_dim)
+    C, H = S + sampling.max_tokens, config.head_dim
     kv = [
-        tuple(sharding.constrain(jnp.zeros(kv_shape, prompt_kv[0].dtype), mesh, Spec(*KV[1:])) for _ in range(2))
+        tuple(
+            sharding.constrain(jnp.zeros((slots, config.num_kv_heads, *last), prompt_kv[0].dtype), mesh, Spec(*KV[1:]))
+            for last in ((H, C), (C, H))
+        )
         for _ in range(config.num_layers)
     ]
     first = _by_shard(
@@ -138,7 +145,10 @@ def _by_shard(function: Callable, mesh: Mesh, in_specs: tuple) -> Callable:
 
 
 def _prefill(params: nnx.State, tokens: jax.Array, graphdef: nnx.GraphDef, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
-    """tokens [P, S] -> the pair of keys and values [L, P, K, S, H]; a few prompts of every shard at a time."""
+    """tokens [P, S] -> the pair of keys [L, P, K, H, S] and values [L, P, K, S, H].
+
+    It takes a few prompts of every shard at a time.
+    """
     shards, (P, S) = sharding.num_row_shards(mesh), tokens.shape
     local = P // shards
     chunk = next(c for c in range(max(1, min(local, PREFILL_TOKENS // S)), 0, -1) if local % c == 0)
@@ -150,7 +160,8 @@ def _prefill(params: nnx.State, tokens: jax.Array, graphdef: nnx.GraphDef, mesh:
         kv = kv.reshape(-1, L, shards, chunk, S, K, H).transpose(1, 2, 0, 3, 5, 4, 6).reshape(L, P, K, S, H)
         return sharding.constrain(kv, mesh, KV)
 
-    return jax.tree.map(join, jax.lax.map(lambda tokens: prefill(graphdef, params, tokens)[1], chunks))
+    keys, values = jax.tree.map(join, jax.lax.map(lambda tokens: prefill(graphdef, params, tokens)[1], chunks))
+    return keys.swapaxes(-1, -2), values
 
 
 def _requests(prompts: Prompts, n: int) -> tuple:
@@ -199,7 +210,7 @@ def _first(
 ) -> State:
     """Puts the first requests of one shard into the empty cache `kv`.
 
-    prompts and prompt_kv [L, P, K, S, H] are those of the shard.
+    prompts and prompt_kv, the result of `_prefill`, are those of the shard.
     """
     Q, W = prompts.lengths.shape[0] * n, kv[0][0].shape[0]
     zeros = functools.partial(jnp.zeros, dtype=jnp.int32)
@@ -249,7 +260,7 @@ def _decode(
         ended = stopped | (s.t + 1 == T)
         at = (s.request, s.t)  # an empty slot has an index out of range, and its update is dropped
         # It depends on the token, so a cache is written after it is read. Otherwise the compiler would copy the cache.
-        kept = jnp.where(ended, s.kv[0][0].shape[2], position)
+        kept = jnp.where(ended, s.kv[0][0].shape[-1], position)
         s = dataclasses.replace(
             s,
             tokens=s.tokens.at[at].set(token, mode="drop"),
@@ -257,8 +268,11 @@ def _decode(
             lengths=s.lengths.at[s.request].set(s.t + 1, mode="drop"),
             stopped=s.stopped.at[s.request].set(stopped, mode="drop"),
             kv=[
-                tuple(cache.at[jnp.arange(W), :, kept].set(new, mode="drop") for cache, new in zip(*pairs))
-                for pairs in zip(s.kv, new_kv)
+                (
+                    keys.at[jnp.arange(W), :, :, kept].set(k, mode="drop"),
+                    values.at[jnp.arange(W), :, kept].set(v, mode="drop"),
+                )
+                for (keys, values), (k, v) in zip(s.kv, new_kv)
             ],
             request=jnp.where(ended, Q, s.request),
             token=token,
@@ -275,15 +289,16 @@ def _attend(
 ) -> jax.Array:
     """Attention of one new token per slot to itself and to the first `lengths` [W] cached tokens.
 
-    q [W, N, H], k and v [W, K, H] of the new token; cache a pair [W, K, C, H]. Returns [W, N, H].
+    q [W, N, H], k and v [W, K, H] of the new token; cache: keys [W, K, H, C] and values [W, K, C, H].
+    Returns [W, N, H].
     """
     W, N, H = q.shape
     K = k.shape[1]
     cached_k, cached_v = cache
     q = q.reshape(W, K, N // K, H) * H**-0.5
-    to_cached = jnp.einsum("wkgh,wkch->wkgc", q, cached_k, preferred_element_type=jnp.float32)
+    to_cached = jnp.einsum("wkgh,wkhc->wkgc", q, cached_k, preferred_element_type=jnp.float32)
     to_self = jnp.einsum("wkgh,wkh->wkg", q, k, preferred_element_type=jnp.float32)[..., None]
-    filled = jnp.arange(cached_k.shape[2]) < lengths[:, None]
+    filled = jnp.arange(cached_k.shape[-1]) < lengths[:, None]
     to_cached = jnp.where(filled[:, None, None], to_cached, attention.MASKED)
     weights = jax.nn.softmax(jnp.concatenate([to_cached, to_self], -1), -1).astype(q.dtype)
     out = jnp.einsum("wkgc,wkch->wkgh", weights[..., :-1], cached_v) + weights[..., -1:] * v[:, :, None]
