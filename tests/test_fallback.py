@@ -288,3 +288,7 @@ def test_memory_counts_the_teacher_from_the_start(untrained, tmp_path, monkeypat
     budget.check(without, model)
     with pytest.raises(ConfigError, match=r"^guard\.action is 'teacher', whose teacher takes .* to 'stop'"):
         budget.check(with_it, model)
+    assert "this machine: guard.action is 'teacher', whose teacher takes" in budget.report(with_it, model)
+    room /= 2  # too little for a run without the teacher, too
+    assert "does not fit on this machine: " in budget.report(with_it, model)
+    assert "teacher takes" not in budget.report(with_it, model)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 
 from srt_jax.config import describe
 from srt_jax.config.validation import validate
-from srt_jax.errors import ConfigError
+from srt_jax.errors import ConfigError, RolloutError
 from srt_jax.grading.grader import Grader
 from srt_jax.jobs.replay import replay
 from srt_jax.model.config import ModelConfig
@@ -134,8 +135,23 @@ def test_memory_counts_the_teacher_and_refuses_it_in_one_sentence(untrained, tmp
     room = budget.total(budget.step(without, model)) / budget.TOLERANCE + kinds["weights"] / 4
     monkeypatch.setattr(budget, "available", lambda: room)
     budget.check(without, model)
-    with pytest.raises(ConfigError, match=r"^labels\.source is 'ema', whose teacher takes .* set model\.lora\.rank"):
+    sentence = (
+        r"labels\.source is 'ema', whose teacher takes .*: set model\.lora\.rank, .* or set labels\.source to 'vote'\.$"
+    )
+    with pytest.raises(ConfigError, match=f"^{sentence}"):
         budget.check(with_it, model)
+    assert re.search(f"^memory: the run does not fit on this machine: {sentence}", budget.report(with_it, model))
+    with pytest.raises(ConfigError, match=f"^{sentence}"):
+        train(with_it)
+    assert not (tmp_path / "x").exists()
+    # The teacher is not the cause if the run does not fit without it either.
+    for share in (0.9, 0.5, 0.0):
+        monkeypatch.setattr(budget, "available", lambda share=share: share * room)
+        for config in (with_it, without):
+            with pytest.raises((ConfigError, RolloutError)) as error:
+                budget.check(config, model)
+            assert budget.report(config, model) == f"memory: the run does not fit on this machine: {error.value}"
+            assert "whose teacher" not in str(error.value) and "'vote'" not in str(error.value)
     with_it.model.lora.rank = 2
     small = budget.resident(with_it, model, training=True)
     assert small["teacher"] == small["adapters"]

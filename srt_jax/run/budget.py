@@ -17,7 +17,7 @@ from srt_jax.config import (
     stores_teacher,
     teacher_samples,
 )
-from srt_jax.errors import ConfigError, RolloutError
+from srt_jax.errors import ConfigError, RolloutError, UserError
 from srt_jax.model import attention, lora, memory
 from srt_jax.model.config import ModelConfig
 from srt_jax.model.lora import LoRA
@@ -142,18 +142,14 @@ def sampler_call(config: ConfigDict, model: ModelConfig) -> tuple[jax_sampler.Cu
 
 
 def report(config: ConfigDict, model: ModelConfig) -> str:
-    """One line: the memory that a training step takes on this machine, and whether it fits."""
-    try:
-        kinds = step(config, model)
-    except RolloutError as e:
-        return f"memory: the run does not fit on this machine: {e}"
-    there, taken = available(), total(kinds)
+    """One line: the memory that a training step takes on this machine. If it does not fit, the sentence of `check`."""
+    if error := _refusal(config, model):
+        return f"memory: the run does not fit on this machine: {error}"
+    kinds, there = step(config, model), available()
+    taken = total(kinds)
     parts = ", ".join(f"{kind} {_gb(size)}" for kind, size in kinds.items())
     where = "" if there is None else f" of the {there / GB:.1f} GB here"
-    if there is None or taken <= there:
-        fits = ""
-    else:
-        fits = ": it may not fit here" if taken <= TOLERANCE * there else ": it does not fit here"
+    fits = "" if there is None or taken <= there else ": it may not fit here"
     return f"memory: a step takes about {_gb(taken)} GB{where} on each device ({parts}){fits}{_split(config, model)}"
 
 
@@ -183,18 +179,33 @@ def total(kinds: dict[str, float]) -> float:
 
 def check(config: ConfigDict, model: ModelConfig, samples: bool = True) -> None:
     """Raises ConfigError if the update cannot fit, and RolloutError if sampling cannot. samples: see `step`."""
+    if error := _refusal(config, model, samples):
+        raise error
+
+
+def _refusal(config: ConfigDict, model: ModelConfig, samples: bool = True) -> UserError | None:
+    """The error of a run that does not fit; None if it fits. A teacher is blamed only if the run fits without it."""
+    error = _excess(config, model, samples)
+    if error is None or not stores_teacher(config):
+        return error
+    without = config.copy_and_resolve_references()
+    if has_teacher(config):
+        without.labels.source = "vote"
+    else:
+        without.guard.action = "stop"
+    return error if _excess(without, model, samples) else _no_room_for_teacher(config, model)
+
+
+def _excess(config: ConfigDict, model: ModelConfig, samples: bool) -> UserError | None:
+    """The error of a run that does not fit, without a word about the teacher; None if it fits."""
     try:
         kinds, there = step(config, model, samples), available()
-    except RolloutError:
-        if stores_teacher(config):
-            raise _no_room_for_teacher(config, model) from None
-        raise
+    except RolloutError as error:
+        return error
     if there is None or total(kinds) <= TOLERANCE * there:
-        return
-    if stores_teacher(config):
-        raise _no_room_for_teacher(config, model)
+        return None
     parts = ", ".join(f"{kind} {_gb(size)}" for kind, size in kinds.items())
-    raise ConfigError(
+    return ConfigError(
         f"a step takes about {total(kinds) / GB:.1f} GB ({parts}), and each device has {there / GB:.1f} GB: lower "
         f"batch.microbatch_sequences ({config.batch.microbatch_sequences}) or model.head_chunk_tokens "
         f"({config.model.head_chunk_tokens}), set model.remat to 'full', or use more devices with mesh.fsdp."
@@ -202,15 +213,17 @@ def check(config: ConfigDict, model: ModelConfig, samples: bool = True) -> None:
 
 
 def _no_room_for_teacher(config: ConfigDict, model: ModelConfig) -> ConfigError:
-    """The error of a run that does not fit and has a teacher, by itself or because of it."""
+    """The error of a run that does not fit because of its teacher."""
     kinds = resident(config, model, training=True)
     if has_teacher(config):
         cause, remedy = "labels.source is 'ema'", "labels.source to 'vote'"
     else:
         cause, remedy = "guard.action is 'teacher'", "guard.action to 'stop'"
+    adapters_instead = (
+        "" if config.model.lora.rank else "set model.lora.rank, whose teacher is a second set of adapters, "
+    )
     return ConfigError(
         f"{cause}, whose teacher takes {_gb(kinds['teacher'])} GB of the {_gb(sum(kinds.values()))} GB that stay in "
         f"memory, and with sampling and update a step does not fit in the {_gb(available() or 0.0)} GB of each device: "
-        "set model.lora.rank, whose teacher is a second set of adapters, use more devices with mesh.fsdp, or set "
-        f"{remedy}."
+        f"{adapters_instead}use more devices with mesh.fsdp, or set {remedy}."
     )

@@ -121,15 +121,14 @@ def begin(
     allowed: fields that may differ from those of the checkpoint (run/identity.py).
     Raises CheckpointError, ConfigError or RolloutError.
     """
+    logger.info(describe(config, jax.device_count()))
+    logger.info("\n".join(prepared.report))
+    budget.check(config, prepared.model.config)  # before the run has a folder of checkpoints
     checkpoints = Checkpoints(directory, config.checkpoint.keep, functools.partial(plans_checkpoint, config))
     start = step_to_go_on_from(checkpoints, directory, config.checkpoint.every)
     identity = {"config": fingerprint_fields(config), **prepared.identity}
     record = checkpoints.record(start) if start else {"identity": identity, "evals": {}, "seconds": {}}
     changes = check_same_run(record, identity, directory, allowed)
-    logger.info(describe(config, jax.device_count()))
-    logger.info("\n".join(prepared.report))
-
-    budget.check(config, prepared.model.config)
     weights = load_initial(config, prepared)
     state = weights.state
     # Before the compilation, so that the sampler refuses impossible settings early.
