@@ -62,6 +62,11 @@ option() {
     return $found
 }
 
+# Tells whether this is a whole number that shells can compute with.
+is_number() {
+    [[ $1 =~ ^(0|[1-9][0-9]{0,17})$ ]]
+}
+
 refuse() {
     echo "error: $*" >&2
     exit 2

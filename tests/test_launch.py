@@ -1,6 +1,5 @@
 """The scripts in launch/: the exact commands of --dry_run, their refusals, and shellcheck."""
 
-import getpass
 import os
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ GPUS = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
 SLURM = {"SLURM_SUBMIT_DIR": ".", "SLURM_JOB_NODELIST": "n1,n2", "SLURM_JOB_ID": "20007", "SLURM_GPUS_ON_NODE": "2"}
 NO_GPUS = {name: value for name, value in SLURM.items() if name != "SLURM_GPUS_ON_NODE"}
 INSTALL = ".venv/bin/python -m pip install --quiet --disable-pip-version-check -r"
-RAM_DISK = f"--config.rollout.vllm.weights_directory=/dev/shm/srt_jax-{getpass.getuser()}"
+RAM_DISK = f"--config.rollout.vllm.weights_directory=/dev/shm/srt_jax-{os.getuid()}"
 SRUN_TRAINER = (
     r"bash -c JAX_PROCESS_ID=\"\$SLURM_PROCID\"\ exec\ .venv/bin/python\ -m\ srt_jax.main\ \"\$@\" srt "
     "--config=configs/srt.py"
@@ -62,6 +61,14 @@ def test_a_node_without_gpus_runs_the_quickstart():
         "--config.mesh.fsdp=2 --config.rollout.vllm.num_servers=1 --config.rollout.vllm.memory_fraction=1 "
         f"--config.rollout.sampler=vllm {RAM_DISK} --config.out=runs/h200_node_cpu",
     ]
+
+
+def test_the_config_of_a_node_may_have_the_form_of_the_other_scripts():
+    first = commands("h200_node.sh", "configs/srt.py", "--config.seed=1", **GPUS)
+    assert commands("h200_node.sh", "--config.seed=1", "--config=configs/srt.py", **GPUS) == first
+    assert commands("h200_node.sh", "--config", "configs/srt.py", "--config.seed=1", **GPUS) == first
+    fields = commands("h200_node.sh", "--device=cpu", "--config.steps=2")[-1]
+    assert " --config=configs/quickstart.py " in fields and fields.endswith(" --config.steps=2")
 
 
 def test_a_pod_has_one_process_per_host():
@@ -134,6 +141,20 @@ def test_slurm_with_nodes_that_only_serve():
         ("h200_node.sh", ("configs/srt.py",), {"CUDA_VISIBLE_DEVICES": "3"}, "this node has 1 visible GPUs"),
         ("h200_node.sh", ("--train_gpus=8", "configs/srt.py"), GPUS, "--train_gpus=8 is not between 1 and 7"),
         ("h200_node.sh", ("--device=tpu", "configs/srt.py"), GPUS, "--device=tpu is not known"),
+        ("h200_node.sh", ("configs/srt.py",), {"CUDA_VISIBLE_DEVICES": ""}, "this node has 0 visible GPUs"),
+        *(
+            (
+                "h200_node.sh",
+                ("configs/srt.py",),
+                {"CUDA_VISIBLE_DEVICES": f"0,{gpu}"},
+                f"CUDA_VISIBLE_DEVICES has {gpu}:",
+            )
+            for gpu in ("GPU-8932f937", "MIG-GPU-8932f937/1/2", "-1", "1.0")
+        ),
+        ("h200_node.sh", ("configs/srt.py",), {"CUDA_VISIBLE_DEVICES": "1, 1"}, "which has a GPU twice"),
+        ("h200_node.sh", ("--config.seed=1",), GPUS, "give a config"),
+        ("h200_node.sh", ("configs/srt.py", "configs/tiny.py"), GPUS, "configs/tiny.py is one argument too many"),
+        ("h200_node.sh", ("--device=cpu", "--train_gpus=1"), {}, "--train_gpus=1 needs GPUs"),
         ("tpu_pod.sh", (), {}, "give --config=FILE"),
         ("slurm.sh", ("--config=c", "--serve_gpus=1"), SLURM, "vLLM servers need --model=DIR"),
         ("slurm.sh", ("--config=c", "--model=m", "--serve_gpus=2"), SLURM, "--serve_gpus=2 leaves none of the 2 GPUs"),
@@ -302,6 +323,27 @@ def test_a_complete_environment_is_never_removed(machine):
     (kept / "installing").unlink()
     (kept / "install.log").unlink()
     assert "these scripts have not made it;" in refusal()
+
+
+def test_cpus_get_the_servers_of_cpus_on_a_machine_with_gpus(machine):
+    project, call = machine
+    assert call("h200_node.sh", "--device=cpu", NVIDIA_SMI="0").returncode == 0
+    assert (project / ".venv-vllm" / "installed").read_text().endswith(" requirements-vllm-cpu.txt\n")
+    assert "requirements-cuda.txt" not in (project.parent / "pip").read_text()
+    done = call("h200_node.sh", "configs/srt.py", NVIDIA_SMI="0", **GPUS)
+    assert "it has requirements-vllm-cpu.txt, but requirements-vllm.txt is needed here;" in done.stderr
+
+
+def test_a_user_without_a_name_can_train(machine, tmp_path):
+    """As with `docker run --user=1234`."""
+    _, call = machine
+    program = tmp_path / "bin" / "id"
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = -u ] && echo 1234 || { echo "id: cannot find name for user" >&2; exit 1; }\n'
+    )
+    program.chmod(0o755)
+    done = call("h200_node.sh", "--dry_run", "configs/srt.py", **GPUS)
+    assert "--config.rollout.vllm.weights_directory=/dev/shm/srt_jax-1234" in done.stdout and not done.stderr
 
 
 def test_an_installation_that_failed_is_tried_again(machine):
