@@ -14,7 +14,10 @@ settings below repeat, were written before any run of this study:
 On `rival` and `mirror` only the known answers differ, so every decision without labels must be the same. There is no
 bar for the regret over such a pair, because no rule can be right on both. Methods whose names end in _like lack a part
 of their paper's (configs/label_free.py). `co_rewarding_i` and `restrain_offset_like` were added after runs of the other
-arms; the bars and the rule stayed. The KL coefficient is 0, and labels of the frozen base have 32 votes each.
+arms, and so was `votes_late`, whose learning rate rises for 100 steps, because only four healthy runs rose after a
+quarter of their steps; the bars and the rule stayed. Runs that label for each other (examples/peers), informative
+prompts (batch.resample_rounds) and a threshold of votes alone have no arm. The KL coefficient is 0, and labels of the
+frozen base have 32 votes each.
 """
 
 import dataclasses
@@ -31,6 +34,7 @@ LABEL_FREE = load("label_free")
 METHODS = {name: fields | LABEL_FREE.TINY.get(name, {}) for name, fields in LABEL_FREE.METHODS.items()}
 BASES = ("attractor", "scatter", "rival")
 RATES = {"high": 8e-4, "low": 2e-4}
+LATE = ("attractor_low", "scatter_low")  # the settings of `votes_late`
 MIRROR = "mirror_high"  # `rival_high` with the rivals as known answers
 VOTES, QUICK_VOTES = 32, 16  # of the frozen base on each training problem
 
@@ -114,7 +118,8 @@ def get_arms(settings: tuple[str, ...], votes: int, quick: bool) -> dict[str, Ar
         by_run=lambda setting, seed: {"data.paraphrases": paraphrases(setting, seed)},
         needs=lambda setting, seed: (need_paraphrases(setting, seed),),
     )
-    return standard if quick else standard | methods
+    late = {"votes_late": Arm({"optimizer.warmup_steps": 100}, settings=LATE)}
+    return standard if quick else standard | methods | late
 
 
 def base_of(setting: str) -> str:

@@ -5,7 +5,8 @@ study's table:
 
     last    the last step
     fixed   the fixed step that keeps most runs. It is chosen in hindsight, so no other fixed step does better
-    kl      the newest evaluation before the KL to the initial model jumps (run/collapse.py, with evaluations as steps)
+    kl      the newest evaluation before the KL to the initial model jumps (run/collapse.py, with evaluations instead of
+            steps)
     guard   the checkpoint that the guard chooses at its alarm, or at the end if there is no alarm
     teacher no stop: the last value of another run, with the same seed and labels of the frozen base
 
@@ -92,6 +93,11 @@ class Stopped:
     def is_healthy(self) -> bool:
         """Does the run end within rules.FALL of its peak?"""
         return self.collapse_time is None and rules.drop(self.truth) <= rules.FALL
+
+    @property
+    def rises(self) -> bool:
+        """Is the top more than rules.FALL above the start?"""
+        return top(self.truth) > rules.start(self.truth) + rules.FALL
 
     @property
     def kind(self) -> str:
@@ -197,6 +203,50 @@ def judge_healthy(runs: Mapping[Run, Stopped], bars: Bars) -> tuple[str, str]:
     return ("undecided" if len(whole) < bars.runs else "holds"), sentence
 
 
+def risen(runs: Mapping[Run, Stopped], bars: Bars) -> str:
+    """A table of the collapsed runs that rise first, by setting: how many does each rule keep?
+
+    A run that falls from its start is easy to stop: step 0 is right. So the bar `collapses` says little about them.
+    """
+    rising = {run: s for run, s in runs.items() if s.kind == "collapsed" and s.rises}
+    if not rising:
+        return ""
+    lines = [
+        f"{len(rising)} of the collapsed runs have a top more than {rules.FALL} above their start. For the others "
+        "step 0 is a good stop, and easy to find. How many of the runs that rise first does each rule keep? The fixed "
+        "step is the best one of each row, chosen with the known answers.",
+        "",
+        "| setting | collapsed runs that rise first | guard | best fixed step | kl |",
+        "|---|---|---|---|---|",
+    ]
+    settings = sorted({setting for _, setting, _ in rising})
+    for name, chosen in {"all": settings, **{setting: [setting] for setting in settings}}.items():
+        group = [s for (_, setting, _), s in rising.items() if setting in chosen]
+        step = best_fixed_step(group, bars.kept)
+        fixed = sum(rules.at(s.truth, step) >= bars.kept * top(s.truth) for s in group)
+        counts = [share(group, rule, bars)[0] for rule in ("guard", "kl")]
+        lines.append(f"| {name} | {len(group)} | {counts[0]} | {fixed} (step {step:g}) | {counts[1]} |")
+    return "\n".join(lines)
+
+
+def healthy_kinds(runs: Mapping[Run, Stopped]) -> str:
+    """A sentence on what the healthy runs are like: when they rise, and how often their KL jumps."""
+    healthy = [s for s in runs.values() if s.is_healthy]
+    rises = [
+        next(step for step, value in s.truth if value > rules.start(s.truth) + rules.FALL) for s in healthy if s.rises
+    ]
+    if not rises:
+        return ""
+    quarter = healthy[0].stops["last"] / 4
+    jumps = sum(s.stops["kl"] < s.stops["last"] for s in healthy)
+    return (
+        f"{len(rises)} of the {len(healthy)} healthy runs rise by more than {rules.FALL} above their start. They first "
+        f"do so at step {np.median(rises):g} (median), the latest at step {max(rises):g}; "
+        f"{sum(step > quarter for step in rises)} of them rise after a quarter of the run. The KL jumps before the end "
+        f"in {jumps} healthy runs."
+    )
+
+
 def mirrored(runs: Mapping[Run, Stopped], bars: Bars) -> str:
     """A sentence on the pairs of runs whose known answers differ: are the decisions equal, and what do they cost?"""
     pairs = [
@@ -233,15 +283,16 @@ def mean_regret(runs: Sequence[Stopped], rule: str) -> str:
 DEFINITIONS = f"""\
 A run collapses at T_c, the first step at which a mean of {rules.WINDOW} evaluations is more than {rules.FALL} below the
 start. The top of a run is its highest mean of {rules.WINDOW} evaluations, or the start if that is higher. The regret of
-a rule is the top minus the accuracy at its stop. That accuracy is a single evaluation, so a regret may be negative. A
-run is healthy if it does not collapse and its last mean is within {rules.FALL} of its peak. The intervals treat runs as
-independent. Runs of one seed share their base model, so the intervals are too narrow.
+a rule is the top minus the accuracy at its stop. That accuracy is a single evaluation, so a regret may be negative. The
+guard reads the samples of the same evaluation, so the accuracy at its stop may be a little too high. A run is healthy
+if it does not collapse and its last mean is within {rules.FALL} of its peak. The intervals treat runs as independent.
+Runs of one seed share their base model, so the intervals are too narrow.
 
 | rule | stop |
 |---|---|
 | last | the last step |
 | fixed | the step that keeps most of the collapsed runs, the same for all runs, chosen with the known answers |
-| kl | the newest evaluation before the KL to the initial model jumps |
+| kl | the newest evaluation before the KL to the initial model jumps (a run reads the KL in each step) |
 | guard | the checkpoint that the guard chooses at its alarm, or at the end if there is no alarm |
 | teacher | no stop: the last accuracy of a run with the same seed and labels of the frozen base |"""
 
@@ -257,7 +308,8 @@ def markdown(rows: Sequence[table.Row], column: str, bars: Bars) -> str:
         "healthy": judge_healthy(runs, bars),
     }.items():
         lines.append(f"| {name} | {sentence} | **{verdict}** |")
-    lines += ["", *filter(None, [mirrored(runs, bars)]), others(runs), ""]
+    lines += ["", *filter(None, [mirrored(runs, bars), others(runs), healthy_kinds(runs)]), ""]
+    lines += [f"{text}\n" for text in [risen(runs, bars)] if text]
     head = ["arm", "setting", "runs", "collapsed", "alarms (step)", *(f"regret, {rule}" for rule in SHOWN)]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for arm, setting in dict.fromkeys((arm, setting) for arm, setting, _ in runs):

@@ -173,6 +173,36 @@ def test_runs_that_fall_without_a_collapse_are_counted_apart():
     assert "an alarm in 1 of them, and its mean regret there is +0.000 (+0.300 at the last step)" in sentence
 
 
+def test_collapsed_runs_that_rise_first_have_a_table_of_their_own():
+    """Six rise and fall; the guard keeps four of them, and a fixed step three. Two fall from their start."""
+    runs = {}
+    for i, top in enumerate([4, 4, 4, 15, 15, 15]):
+        truth = rise_and_fall(top)
+        stop = STEPS[24] if i in (0, 3) else STEPS[top]
+        runs["votes", "ab"[i // 3], i] = Stopped(truth, {"last": 120, "kl": 120, "guard": stop, "fixed": 0}, stop)
+    at_once = Stopped(curve([0.4, *[0.05] * 24]), {"last": 120, "kl": 120, "guard": 0, "fixed": 0}, 15)
+    runs |= {("random", "a", i): at_once for i in range(6, 8)}
+    lines = stops.risen(runs, BARS).splitlines()
+    assert lines[0].startswith("6 of the collapsed runs have a top more than 0.05 above their start")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:]]
+    assert [row[:3] for row in cells] == [["all", "6", "4"], ["a", "3", "2"], ["b", "3", "2"]]
+    assert [row[3].split()[0] for row in cells] == ["3", "3", "3"] and [row[4] for row in cells] == ["0"] * 3
+    assert stops.risen({("random", "a", 6): at_once}, BARS) == ""
+
+
+def test_the_report_says_how_late_healthy_runs_rise():
+    def healthy(steps, kl):
+        truth = curve([0.4] * steps + [0.8] * (25 - steps))
+        return Stopped(truth, {"last": 120, "kl": kl, "guard": 120, "fixed": 0}, None)
+
+    runs = {("votes", "a", i): healthy(*case) for i, case in enumerate([(1, 120), (2, 60), (12, 120), (25, 30)])}
+    assert stops.healthy_kinds(runs) == (
+        "3 of the 4 healthy runs rise by more than 0.05 above their start. They first do so at step 10 (median), the "
+        "latest at step 60; 1 of them rise after a quarter of the run. The KL jumps before the end in 2 healthy runs."
+    )
+    assert stops.healthy_kinds(collapsed()) == ""
+
+
 def test_the_figure_of_runs_has_a_line_and_a_dot_for_each_run(tmp_path, monkeypatch):
     import matplotlib.pyplot as plt
 
