@@ -83,15 +83,15 @@ def test_slurm_with_the_in_process_sampler():
     assert commands("slurm.sh", "--config=configs/srt.py", "--config.mesh.fsdp=4", **SLURM) == [
         f"{INSTALL} requirements-cuda.txt",
         "export JAX_COORDINATOR_ADDRESS=n1:20007 JAX_NUM_PROCESSES=2",
-        r"srun --overlap --kill-on-bad-exit=0 --nodes=2 --ntasks-per-node=1 --nodelist=n1\,n2 "
+        r"srun --overlap --export=ALL --kill-on-bad-exit=0 --nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist=n1\,n2 "
         f"{SRUN_TRAINER} --config.mesh.fsdp=4",
     ]
 
 
-def server(node: str, port: int, gpu: int) -> str:
+def server(node: str, port: int, gpus: str, options: str = "--max_model_len=4096") -> str:
     return (
-        f"until it is stopped: srun --overlap --nodes=1 --ntasks=1 --nodelist={node} launch/vllm_server.sh m "
-        f"--port={port} --gpu={gpu} --max_model_len=4096"
+        f"until it is stopped: srun --overlap --export=ALL --nodes=1 --ntasks=1 --nodelist={node} "
+        f"launch/vllm_server.sh m --port={port} --gpu={gpus} {options}"
     )
 
 
@@ -112,11 +112,11 @@ def test_slurm_with_servers_on_a_share_of_each_node():
     arguments = ("--serve_gpus=1", "--model=m", "--max_model_len=4096", "--config=configs/srt.py")
     assert commands("slurm.sh", *arguments, **SLURM) == [
         f"{INSTALL} requirements-cuda.txt",
-        server("n1", 20008, 1),
-        server("n2", 20009, 1),
+        server("n1", 20008, "1"),
+        server("n2", 20009, "1"),
         tunnel("n2", 20009),
         "export JAX_COORDINATOR_ADDRESS=n1:20007 JAX_NUM_PROCESSES=2",
-        r"srun --overlap --kill-on-bad-exit=0 --nodes=2 --ntasks-per-node=1 --nodelist=n1\,n2 "
+        r"srun --overlap --export=ALL --kill-on-bad-exit=0 --nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist=n1\,n2 "
         f"{SRUN_ON_GPU_0} {URLS}",
     ]
 
@@ -125,13 +125,32 @@ def test_slurm_with_nodes_that_only_serve():
     arguments = ("--serve_nodes=1", "--model=m", "--max_model_len=4096", "--config=configs/srt.py")
     assert commands("slurm.sh", *arguments, **SLURM) == [
         f"{INSTALL} requirements-cuda.txt",
-        server("n2", 20008, 0),
+        server("n2", 20008, "0"),
         tunnel("n2", 20008),
-        server("n2", 20009, 1),
+        server("n2", 20009, "1"),
         tunnel("n2", 20009),
         "export JAX_COORDINATOR_ADDRESS=n1:20007 JAX_NUM_PROCESSES=1",
-        r"srun --overlap --kill-on-bad-exit=0 --nodes=1 --ntasks-per-node=1 --nodelist=n1 " + f"{SRUN_TRAINER} {URLS}",
+        r"srun --overlap --export=ALL --kill-on-bad-exit=0 --nodes=1 --ntasks=1 --ntasks-per-node=1 --nodelist=n1 "
+        + f"{SRUN_TRAINER} {URLS}",
     ]
+
+
+def test_slurm_gives_the_servers_their_options_and_all_their_gpus():
+    options = ("--tensor_parallel=2", "--max_lora_rank=32", "--dtype=bfloat16", "--config=configs/srt.py")
+    eight = SLURM | {"SLURM_GPUS_ON_NODE": "8"}
+    said = "--dtype=bfloat16 --tensor_parallel=2 --max_lora_rank=32"
+    share = commands("slurm.sh", "--serve_gpus=4", "--model=m", *options, **eight)
+    assert [line for line in share if "vllm_server" in line] == [
+        server(node, port, gpus, said)
+        for port, (node, gpus) in enumerate(((n, g) for n in ("n1", "n2") for g in (r"4\,5", r"6\,7")), 20008)
+    ]
+    assert r"CUDA_VISIBLE_DEVICES=0\,1\,2\,3\ " in share[-1] and "--max_lora_rank" not in share[-1]
+    node = commands("slurm.sh", "--serve_nodes=1", "--model=m", "--data_parallel=2", *options, **eight)
+    assert [line for line in node if "vllm_server" in line] == [
+        server("n2", port, gpus, said.replace("2 --max", "2 --data_parallel=2 --max"))
+        for port, gpus in ((20008, r"0\,1\,2\,3"), (20009, r"4\,5\,6\,7"))
+    ]
+    assert node[-1].endswith(f"{URLS} --config.rollout.vllm.data_parallel=2")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +178,60 @@ def test_slurm_with_nodes_that_only_serve():
         ("slurm.sh", ("--config=c", "--serve_gpus=1"), SLURM, "vLLM servers need --model=DIR"),
         ("slurm.sh", ("--config=c", "--model=m", "--serve_gpus=2"), SLURM, "--serve_gpus=2 leaves none of the 2 GPUs"),
         ("slurm.sh", ("--config=c", "--model=m", "--serve_nodes=2"), SLURM, "--serve_nodes=2 leaves none of 2 nodes"),
-        ("slurm.sh", ("--config=c", "--model=m", "--serve_nodes=all"), SLURM, "take numbers, and got all"),
+        (
+            "slurm.sh",
+            ("--config=c", "--model=m", "--serve_nodes=all"),
+            SLURM,
+            "--serve_nodes=all is not a whole number",
+        ),
+        ("slurm.sh", ("--config=c", "--model=m", "--serve_gpus"), SLURM, "--serve_gpus=yes is not a whole number"),
+        (
+            "slurm.sh",
+            ("--config=c", "--model", "m", "--serve_gpus=1"),
+            SLURM,
+            "--model has no value: give --model=VALUE",
+        ),
+        *(
+            ("slurm.sh", ("--config=c", "--model=m", "--serve_gpus=1", f"--{option}"), SLURM, f"--{option} is not a ")
+            for option in ("max_model_len=abc", "max_lora_rank=-1", "tensor_parallel=08", "memory_fraction=all")
+        ),
+        *(
+            (
+                "slurm.sh",
+                ("--config=c", "--model=m", f"--serve_{what}=1", f"--tensor_parallel={size}"),
+                SLURM,
+                f"{gpus} GPUs of a node serve, which cannot be shared out to servers of --tensor_parallel={size} x ",
+            )
+            for what, gpus, size in (("gpus", 1, 2), ("nodes", 2, 4), ("nodes", 2, 0))
+        ),
+        (
+            "slurm.sh",
+            ("--config=c", "--max_lora_rank=32"),
+            SLURM,
+            "--max_lora_rank=32 is for vLLM servers: give --serve",
+        ),
+        ("slurm.sh", ("--config=c", "--model=m"), SLURM, "--model=m is for vLLM servers: give --serve_gpus=K"),
+        *(
+            (
+                "slurm.sh",
+                ("--config=c",),
+                SLURM | {"SLURM_JOB_NODELIST": names},
+                f"SLURM_JOB_NODELIST is '{names}', which ",
+            )
+            for names in ("", ",", "n1,,n2", "n[1-2]")
+        ),
+        (
+            "slurm.sh",
+            ("--config=c",),
+            SLURM | {"SLURM_JOB_ID": "job"},
+            "SLURM_JOB_ID is job, which is not a whole number",
+        ),
+        (
+            "slurm.sh",
+            ("--config=c",),
+            SLURM | {"SLURM_GPUS_ON_NODE": "h100:8"},
+            "SLURM_GPUS_ON_NODE is h100:8, which is",
+        ),
         ("slurm.sh", ("--config=c", "--model=m", "--serve_nodes=1"), NO_GPUS, "but SLURM_GPUS_ON_NODE is not set"),
         ("slurm.sh", ("--config=c", "--model=m", "--serve_gpus=1"), NO_GPUS, "but SLURM_GPUS_ON_NODE is not set"),
         (
@@ -375,14 +447,30 @@ def test_a_refusal_comes_before_an_installation(machine, script, arguments):
     assert not (project / ".venv").exists() and not (project / ".venv-vllm").exists()
 
 
+SRUN = """#!/usr/bin/env bash
+# Starts as many tasks as SLURM's srun: SLURM_NTASKS is the number for the whole job, and has priority over --nodes.
+tasks="$SLURM_NTASKS" export="${SLURM_EXPORT_ENV:-ALL}"
+while [[ $1 == --* ]]; do
+    case $1 in
+        --ntasks=*) tasks="${1#*=}" ;;
+        --export=*) export="${1#*=}" ;;
+    esac
+    shift
+done
+[ "$export" = ALL ] || unset JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES
+[ "$tasks" -gt 1 ] || SLURM_PROCID=0 exec "$@"
+for ((task = 0; task < tasks; task++)); do SLURM_PROCID=$task "$@" & done
+for task in $(jobs -p); do wait "$task" || status=$?; done
+exit "${status:-0}"
+"""
 SHIM = """#!/usr/bin/env bash
+count() { cat "$LOG/$1" 2>/dev/null | wc -l; }
 case "$*" in
     --version) echo "Python 3.11.0" ;;
-    *vllm_server.sh*) echo $$ >>"$LOG/servers"; exec sleep 0.1 ;;  # a server that ends soon
+    *srt_jax.rollout.vllm.command*) echo "$@" >>"$LOG/servers"; exec sleep 0.1 ;;  # a server that ends soon
     *srt_jax.main*)
-        count() { cat "$LOG/$1" 2>/dev/null | wc -l; }
-        until [ "$(count servers)" -ge 4 ] && [ "$(count tunnels)" -ge 2 ]; do sleep 0.1; done
-        echo "$@" >"$LOG/trainer"
+        until [ "$(count servers)" -ge "$SERVERS" ] && [ "$(count tunnels)" -ge "$TUNNELS" ]; do sleep 0.1; done
+        echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS: $*" >>"$LOG/trainer"
         exit 3
         ;;
     *" -L "*) echo $$ >>"$LOG/tunnels"; exec sleep 1000 ;;
@@ -406,24 +494,47 @@ def cluster(tmp_path):
     (project / ".venv-vllm" / "installed").write_text("".join(f"Python 3.11.0 {line}" for line in sums))
     pythons = [project / environment / "bin" / "python" for environment in (".venv", ".venv-vllm")]
     for program in (programs / "srun", programs / "ssh", *pythons):
-        program.write_text(SHIM)
+        program.write_text(SRUN if program.name == "srun" else SHIM)
         program.chmod(0o755)
-    given = os.environ | SLURM | {"PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(tmp_path)}
+    # sbatch sets SLURM_NTASKS because of --ntasks-per-node in the head of the script.
+    given = (
+        os.environ
+        | SLURM
+        | {
+            "SLURM_NTASKS": "2",
+            "SERVERS": "0",
+            "TUNNELS": "0",
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "LOG": str(tmp_path),
+        }
+    )
     return project, given | {"SLURM_SUBMIT_DIR": str(project)}
 
 
 def test_a_slurm_job_restarts_its_servers_and_stops_them_at_the_end(cluster, tmp_path):
     project, environment = cluster
-    command = ["bash", "launch/slurm.sh", "--serve_nodes=1", "--model=m", "--config=c"]
-    started = subprocess.Popen(
-        command, cwd=project, env=environment | {"RESTART_SECONDS": "0.2"}, text=True, stderr=subprocess.PIPE
-    )
+    command = ["bash", "launch/slurm.sh", "--serve_nodes=1", "--model=m", "--max_lora_rank=8", "--config=c"]
+    environment |= {"RESTART_SECONDS": "0.2", "SERVERS": "4", "TUNNELS": "2"}  # for which the trainer waits
+    started = subprocess.Popen(command, cwd=project, env=environment, text=True, stderr=subprocess.PIPE)
     _, errors = started.communicate(timeout=120)  # also waits for the loops that start servers, which share stderr
     assert started.returncode == 3, errors  # that of the trainer
-    assert (
-        "--config.rollout.servers=('http://127.0.0.1:20008','http://127.0.0.1:20009',)"
-        in (tmp_path / "trainer").read_text()
-    )
+    (trainer,) = (tmp_path / "trainer").read_text().splitlines()  # one on the node that trains, and not on both
+    assert trainer.startswith("0 of 1 at n1:20007: ")
+    assert "--config.rollout.servers=('http://127.0.0.1:20008','http://127.0.0.1:20009',)" in trainer
+    servers = set((tmp_path / "servers").read_text().splitlines())
+    prefix = "-m srt_jax.rollout.vllm.command m --port="
+    assert servers == {f"{prefix}{port} --gpu={port - 20008} --max_lora_rank=8" for port in (20008, 20009)}
     tunnels = (tmp_path / "tunnels").read_text().split()
     assert len(tunnels) == 2
     assert are_gone([int(pid) for pid in tunnels])
+
+
+@pytest.mark.parametrize("variables", [{}, {"SLURM_EXPORT_ENV": "NONE"}])  # the second: sbatch --export=NONE
+def test_a_slurm_job_starts_a_trainer_on_each_node(cluster, tmp_path, variables):
+    project, environment = cluster
+    command = ["bash", "launch/slurm.sh", "--config=c"]
+    done = subprocess.run(command, cwd=project, env=environment | variables, check=False, timeout=60)
+    assert done.returncode == 3
+    assert sorted((tmp_path / "trainer").read_text().splitlines()) == [
+        f"{index} of 2 at n1:20007: -m srt_jax.main --config=c" for index in (0, 1)
+    ]
