@@ -218,7 +218,7 @@ def test_slurm_gives_the_servers_their_options_and_all_their_gpus():
                 SLURM | {"SLURM_JOB_NODELIST": names},
                 f"SLURM_JOB_NODELIST is '{names}', which ",
             )
-            for names in ("", ",", "n1,,n2", "n[1-2]")
+            for names in (() if shutil.which("scontrol") else ("", ",", "n1,,n2", "n[1-2]"))
         ),
         (
             "slurm.sh",
@@ -538,3 +538,26 @@ def test_a_slurm_job_starts_a_trainer_on_each_node(cluster, tmp_path, variables)
     assert sorted((tmp_path / "trainer").read_text().splitlines()) == [
         f"{index} of 2 at n1:20007: -m srt_jax.main --config=c" for index in (0, 1)
     ]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_scontrol_tells_the_names_of_the_nodes(cluster, tmp_path, known):
+    project, environment = cluster
+    answer = '[ "$3" = "n[1-2]" ] && printf "n1\\nn2\\n"' if known else "echo error >&2; exit 1"
+    program = tmp_path / "bin" / "scontrol"
+    program.write_text(f"#!/bin/sh\n{answer}\n")
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "launch/slurm.sh", "--dry_run", "--config=c"],
+        cwd=project,
+        env=environment | {"SLURM_JOB_NODELIST": "n[1-2]"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if known:
+        assert r"--nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist=n1\,n2" in done.stdout, done.stderr
+    else:
+        assert done.returncode == 2 and "SLURM_JOB_NODELIST is 'n[1-2]', which " in done.stderr
+        assert done.stderr.count("\n") == 1
