@@ -209,13 +209,17 @@ def _given(argv, field: str) -> str:
 
 
 def _wanted(field: str) -> str | None:
-    """A value that a command line may give to a field, in words; None if there is no such field."""
-    default = base()
-    for name in field.split("."):
-        if not isinstance(default, ConfigDict) or name not in default:
-            return None
-        default = default[name]
-    return next((words for kind, words in WANTED.items() if isinstance(default, kind)), None)
+    """A value that a command line may give to a field, in words; None if there is no such field.
+
+    Keys that users choose, such as those of reward.mixture, are only in the config of the file.
+    """
+    for config in (base(), flags.FLAGS["config"].value):
+        value = config
+        for name in field.split("."):
+            value = value[name] if isinstance(value, ConfigDict) and name in value else None
+        if found := next((words for kind, words in WANTED.items() if isinstance(value, kind)), None):
+            return found
+    return None
 
 
 def _names_config(argv) -> bool:

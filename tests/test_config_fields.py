@@ -79,6 +79,39 @@ def test_a_rule_allows_its_default_and_refuses_a_wrong_value_with_the_field_s_na
         validate(config)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "switch", "off", "on"),
+    [
+        ("model.lora.alpha", 64.0, "model.lora.rank", 0, 8),
+        ("model.lora.rslora", True, "model.lora.rank", 0, 8),
+        ("model.lora.targets", ("q_proj",), "model.lora.rank", 0, 8),
+        ("rollout.temperature_end", 0.5, "rollout.temperature_steps", 0, 10),
+        ("curriculum.steps", 600, "curriculum.path", "", "f.jsonl"),
+        ("reward.overlong_buffer", 512, "rl.objective", "cross_entropy", "policy_gradient"),
+    ],
+)
+def test_a_value_that_a_run_would_ignore_is_refused(field, value, switch, off, on):
+    """Otherwise a run that sets only the rank's scale, for example, trains the model itself."""
+
+    def config(**changes):
+        c = valid_config()
+        c.rollout.old_logprobs = "trainer"
+        c.update_from_flattened_dict({switch: off, **changes})
+        if c.rl.objective == "cross_entropy":
+            c.labels.source, c.rl.kl_coef = "none", 0.0
+        return c
+
+    validate(config())
+    validate(config(**{switch: on, field: value}))
+    message = (
+        rf"^{field} is {re.escape(repr(value))}, but {switch} is {off!r}, so it is ignored: set {switch} to .*, or "
+    )
+    with pytest.raises(
+        ConfigError, match=message + rf"{field} to .*, and resume .* --allow_change={field.split('.')[0]}"
+    ):
+        validate(config(**{field: value}))
+
+
 def test_a_comment_on_a_field_is_one_sentence_and_lists_no_choices():
     text = pathlib.Path(fields.__file__).read_text()
     comments = [t.string for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT]

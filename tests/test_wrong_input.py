@@ -616,6 +616,14 @@ def test_a_value_that_cannot_be_read_is_shown_with_what_may_be_given(argument, r
     assert "xxx... cannot be read" in command("train", QUICKSTART, f"--config.{long}")[2]
 
 
+@pytest.mark.parametrize("value", ["None", "x", ""])
+def test_a_weight_of_a_mixture_is_a_number(value, command):
+    """The default has no such key: the config of the file has it."""
+    field = f"--config.reward.mixture.self_certainty={value}"
+    status, _, err = command("train", "--config=configs/label_free.py:certain_votes", "--dry_run", field)
+    assert (status, err) == (2, f"error: {field} cannot be read: give a number.\n")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -21,7 +21,7 @@ from srt_jax.config.arithmetic import (
     takes_readings,
     votes_per_prompt,
 )
-from srt_jax.config.fields import CONFIDENCES, FIELDS, MEAN, SHAPES, SOURCE, VALIDATION
+from srt_jax.config.fields import CONFIDENCES, FIELDS, MEAN, SHAPES, SOURCE, VALIDATION, base
 from srt_jax.config.types import check_types
 from srt_jax.errors import ConfigError
 from srt_jax.grading.answers import Format
@@ -31,6 +31,7 @@ ACROSS_PROMPTS = ("reinforce", "reinforce_baseline", "reinforce_pp")  # These ha
 READ_BY = {  # {field: the only value of labels.source that reads it}
     "labels.path": "file",
     "labels.labelled_fraction": "mixed",
+    "labels.ema_rate": "ema",
     "data.labelled_column": "mixed",
     "data.paraphrases": "paraphrase",
 }
@@ -62,6 +63,7 @@ def validate(config: ConfigDict) -> None:
     _validate_loss(c)
     _validate_stop(c)
     _validate_guard(c)
+    _validate_switches(c)
 
 
 def _validate_values(section, table: dict, prefix: str = "") -> None:
@@ -108,6 +110,26 @@ def _validate_source(field: str, source: ConfigDict) -> None:
         not levels or kind != "gym",
         f"{field}.levels is {levels}, but tasks of Reasoning Gym have none: use {field}.config.",
     )
+
+
+def _validate_switches(c: ConfigDict) -> None:
+    """Raises ConfigError for a value that differs from its default and is ignored, because a feature is off."""
+    unchanged = base()
+    for field, switch, is_on, remedy in (
+        *(
+            (f"model.lora.{name}", "model.lora.rank", c.model.lora.rank, "to that of the adapters")
+            for name in ("alpha", "rslora", "targets")
+        ),
+        ("rollout.temperature_end", "rollout.temperature_steps", c.rollout.temperature_steps, "to a number of steps"),
+        ("curriculum.steps", "curriculum.path", c.curriculum.path, "to a file of srt label"),
+        ("reward.overlong_buffer", "rl.objective", c.rl.objective == "policy_gradient", "to 'policy_gradient'"),
+    ):
+        value, default = _get(c, field), _get(unchanged, field)
+        _require(
+            is_on or (tuple(value) if isinstance(value, list) else value) == default,
+            f"{field} is {value!r}, but {switch} is {_get(c, switch)!r}, so it is ignored: set {switch} {remedy}, or "
+            f"{field} to {default!r}, and resume an older run with --allow_change={field.partition('.')[0]}.",
+        )
 
 
 def _validate_batch(c: ConfigDict) -> None:
@@ -235,12 +257,13 @@ def _validate_labels(c: ConfigDict) -> None:
         c.labels.source != "file" or c.labels.path,
         "labels.source is 'file', but labels.path is empty: name a file that srt label wrote.",
     )
+    unchanged = base()
     for field, source in READ_BY.items():
-        value = _get(c, field)
+        value, default = _get(c, field), _get(unchanged, field)
         _require(
-            not value or c.labels.source == source,
+            value == default or c.labels.source == source,
             f"{field} is {value!r}, but labels.source is {c.labels.source!r}, which does not use it: set labels.source "
-            f"to {source!r}, or {field} to {type(value)()!r}, and resume an older run with "
+            f"to {source!r}, or {field} to {default!r}, and resume an older run with "
             f"--allow_change={field.partition('.')[0]}.",
         )
     for name, eval_set in c.eval.sets.items():
@@ -449,8 +472,7 @@ def _validate_guard(c: ConfigDict) -> None:
     _require(
         c.eval.sets or c.stop.validation_fraction,
         f"guard.action is {c.guard.action!r}, but there are no evaluation prompts on which it could watch the policy: "
-        "add a set of held-out problems to eval.sets, which needs no answers, set stop.validation_fraction, or set "
-        "guard.votes to 0.",
+        "add a set of held-out problems to eval.sets, which needs no answers, or set guard.votes to 0.",
     )
     _require(
         c.eval.temperature > 0,

@@ -133,6 +133,7 @@ SOURCES = ("vote", "ground_truth", "file", "mixed", "ema", "wrong")
         ("labels.path", "f.jsonl", "file"),
         ("labels.labelled_fraction", 0.1, "mixed"),
         ("data.labelled_column", "seen", "mixed"),
+        ("labels.ema_rate", 0.5, "ema"),
     ],
 )
 def test_a_field_of_another_source_is_refused(field, value, user):
@@ -152,8 +153,8 @@ def test_a_field_of_another_source_is_refused(field, value, user):
         with pytest.raises(ConfigError, match=message):
             validate(config)
         there = {"config": config.to_dict()}
-        config.update_from_flattened_dict({field: type(value)()})
-        section = field.split(".")[0]
+        section, name = field.split(".")
+        config[section][name] = base()[section][name]
         found = check_same_run({"identity": there, "format": FORMAT}, {"config": config.to_dict()}, "run", [section])
         assert [name for name, _, _ in found] == [field]
 

@@ -213,9 +213,9 @@ def test_a_mixture_is_the_weighted_sum_of_standardised_rewards(grader):
             found = with_confidence(graded, {"mean_logprob": confidence}, mixed)
             expected = np.zeros(N)
             expected[:trained] = literally_mixed(parts, MIXTURE)
-            np.testing.assert_allclose(found.shaped, expected, atol=2e-6, err_msg=str(answers))
+            np.testing.assert_allclose(found.shaped, expected, rtol=0, atol=1e-6, err_msg=str(answers))
             penalty = np.clip((LIMIT - 16 - np.array(lengths)) / 16, -1, 0)
-            np.testing.assert_allclose(found.rewards, expected + penalty, atol=2e-6)
+            np.testing.assert_allclose(found.rewards, expected + penalty, rtol=0, atol=1e-6)
             assert abs(found.shaped[:trained].mean()) < 1e-6
 
 
