@@ -645,7 +645,10 @@ def finish(run: Run, now: RunState) -> dict:
     export(run, now.train_state, "final")
     run.checkpoints.wait()
     # A shared file system may be late in other processes.
-    best = best_step(scores(config, now.evals), [0, *processes.from_first(run.checkpoints.steps), now.step])
+    kept = {0, *processes.from_first(run.checkpoints.steps), now.step}
+    if now.fallback:  # this step has the weights of the chosen one, which is kept
+        kept.discard(now.fallback.step)
+    best = best_step(scores(config, now.evals), kept)
     choice = now.detector.choice(now.step, [0, *processes.from_first(lambda: choosable(run, now)), now.step])
     folders = {0: initial_weights(config) or config.model.path, now.step: "final"}
     for name, step in (("best", best), ("chosen", choice.step)):
@@ -658,7 +661,7 @@ def finish(run: Run, now: RunState) -> dict:
         "steps": now.step,
         "labels": config.labels.source,
         "base": evals.get(0, {}),
-        "last": evals.get(now.step, {}),
+        "last": {"step": now.step, **evals.get(now.step, {})},
         "best": {"step": best, **evals[best]} if best is not None else {},
         "chosen": {**dataclasses.asdict(choice), "folder": folders[choice.step], **evals.get(choice.step, {})},
         "fallback": dataclasses.asdict(now.fallback) if now.fallback else None,

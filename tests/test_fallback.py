@@ -84,6 +84,7 @@ def test_the_run_returns_to_the_chosen_checkpoint_whose_votes_are_the_labels(str
     assert found["guard"]["fallback"] == found["fallback"]
     assert [row["step"] for row in found["guard"]["readings"]] == [0, 1, 5, 6]
     assert found["evals"]["4"] == found["evals"]["1"] != found["evals"]["3"]
+    assert found["best"]["step"] != 4 and found["last"]["step"] == STEPS
     assert found["chosen"]["step"] == 6  # the last reading is high
     records = read_metrics(folder)
     assert [r["step"] for r in records if "teacher/step" in r] == [5, 6]

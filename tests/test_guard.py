@@ -142,11 +142,11 @@ def test_the_check_knows_how_many_readings_an_alarm_needs():
 # ---- whole runs
 
 
-def guarded(model, out, name, steps=24):
+def guarded(model, out, name, steps=24, action="stop"):
     """A run that collapses within a few steps, because its learning rate is too high."""
     config = small_config(model, out, name, steps)
     config.optimizer.learning_rate, config.eval.every, config.checkpoint.keep = 5e-3, 1, 1
-    config.eval.sets.heldout.limit, config.guard.action, config.guard.votes = 32, "stop", 16
+    config.eval.sets.heldout.limit, config.guard.action, config.guard.votes = 32, action, 16
     return config
 
 
@@ -163,6 +163,7 @@ def decisions(folder):
         "record": Checkpoints(folder).record(summary["steps"])["guard"],
         "metrics": [{tag: v for tag, v in r.items() if tag.startswith("guard/")} for r in read_metrics(folder)],
         "ended": summary["ended_early"],
+        "fallback": summary["fallback"],
         "chosen": {name: summary["chosen"][name] for name in ("step", "rule")},
     }
 
@@ -175,6 +176,21 @@ def stopped(miniature, tmp_path_factory):
     return out / "straight"
 
 
+@pytest.fixture(scope="module")
+def returned(miniature, tmp_path_factory):
+    """The folder of a run that the guard returns to a checkpoint, whose votes are its labels from then on."""
+    out = tmp_path_factory.mktemp("guard")
+    summary = train(guarded(miniature, out, "returned", action="teacher"))
+    assert summary["fallback"]["step"] < summary["steps"]
+    return out / "returned"
+
+
+@pytest.fixture(params=["stop", "teacher"])
+def straight(request):
+    """(guard.action, the folder of a run with it)."""
+    return request.param, request.getfixturevalue({"stop": "stopped", "teacher": "returned"}[request.param])
+
+
 def test_a_collapse_ends_the_run_and_the_chosen_checkpoint_is_named(stopped):
     summary = json.loads((stopped / "summary.json").read_text())
     chosen, last = summary["chosen"], summary["steps"]
@@ -183,6 +199,14 @@ def test_a_collapse_ends_the_run_and_the_chosen_checkpoint_is_named(stopped):
     assert chosen["guard/agreement"] > summary["last"]["guard/agreement"] and summary["last"]["guard/falls"] == 3
     warnings = [record["warning"] for record in read_metrics(stopped) if "warning" in record]
     assert sum("the vote seems to collapse" in text for text in warnings) == 1
+
+
+def test_after_a_return_to_the_initial_weights_the_best_step_is_0(returned):
+    """The step of the alarm has the same weights and scores, but they are no trained ones."""
+    summary = json.loads((returned / "summary.json").read_text())
+    assert summary["fallback"]["chosen"] == summary["best"]["step"] == 0 < summary["fallback"]["step"]
+    assert summary["last"]["step"] == summary["steps"]
+    assert not (returned / "best").exists() and (returned / "final").exists()
 
 
 @pytest.mark.slow
@@ -268,8 +292,9 @@ def without_answers(model, folder):
     return folder
 
 
-def test_blind_and_resumed_without_any_answer_every_decision_and_every_bit_is_the_same(stopped, miniature, tmp_path):
-    config = guarded(miniature, tmp_path, "blind", steps=3)
+def test_blind_and_resumed_without_any_answer_every_decision_and_every_bit_is_the_same(straight, miniature, tmp_path):
+    action, folder = straight
+    config = guarded(miniature, tmp_path, "blind", steps=3, action=action)
     data = without_answers(miniature, tmp_path / "data")
     config.data.path, config.eval.sets.heldout.path = str(data / "train.jsonl"), str(data / "heldout.jsonl")
     train(config)
@@ -277,9 +302,9 @@ def test_blind_and_resumed_without_any_answer_every_decision_and_every_bit_is_th
     config.steps = 24
     train(config)
     assert (tmp_path / "blind" / anchor.FILE).read_bytes() == votes
-    assert "best" in json.loads((tmp_path / "blind/summary.json").read_text())
-    assert decisions(tmp_path / "blind") == decisions(stopped)
-    assert state(tmp_path / "blind") == state(stopped)
+    assert json.loads((tmp_path / "blind/summary.json").read_text())["best"] == {}
+    assert decisions(tmp_path / "blind") == decisions(folder)
+    assert state(tmp_path / "blind") == state(folder)
 
 
 def with_rivals(model, folder):
@@ -292,14 +317,15 @@ def with_rivals(model, folder):
     return folder
 
 
-def test_mirror_the_decisions_are_the_same_whichever_of_two_rival_answers_is_right(stopped, miniature, tmp_path):
+def test_mirror_the_decisions_are_the_same_whichever_of_two_rival_answers_is_right(straight, miniature, tmp_path):
     """No rule without labels can be right on both kinds of data."""
-    config = guarded(miniature, tmp_path, "mirror")
+    action, folder = straight
+    config = guarded(miniature, tmp_path, "mirror", action=action)
     data = with_rivals(miniature, tmp_path / "data")
     config.data.path, config.eval.sets.heldout.path = str(data / "train.jsonl"), str(data / "heldout.jsonl")
     train(config)
-    assert decisions(tmp_path / "mirror") == decisions(stopped)
-    assert state(tmp_path / "mirror") == state(stopped)
+    assert decisions(tmp_path / "mirror") == decisions(folder)
+    assert state(tmp_path / "mirror") == state(folder)
     tags = ("eval/heldout/avg@4", "label/true_reward", "label/label_accuracy")
-    truths = [[[record.get(tag) for tag in tags] for record in read_metrics(f)] for f in (tmp_path / "mirror", stopped)]
+    truths = [[[record.get(tag) for tag in tags] for record in read_metrics(f)] for f in (tmp_path / "mirror", folder)]
     assert truths[0] != truths[1] and truths[0][0][0] < truths[1][0][0]  # the known answers differ
