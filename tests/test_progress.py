@@ -42,6 +42,15 @@ def test_a_line_at_once_then_one_a_minute_and_the_last(clock):
     assert lines[-1] == "step 1000/1000  share 0.5  elapsed 8:20"
 
 
+def test_the_last_line_is_written_once(clock):
+    """A sampler may report its end twice: with its last piece, and when it returns."""
+    stream = io.StringIO()
+    with Progress(2, "step", stream, clock=clock) as progress:
+        for step in (0, 1, 2, 2):
+            progress.update(step)
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["0/2", "2/2"]
+
+
 def test_the_eta_counts_neither_start_up_nor_the_first_compiling_step(clock):
     with Progress(11, "step", io.StringIO(), clock=clock) as progress:
         clock.seconds += 300  # start-up

@@ -52,6 +52,7 @@ class Progress:
         self._first: tuple[float, float] | None = None  # (seconds, done) at which the pace starts
         self._done, self._summary = 0.0, ""
         self._written, self._open = None, False  # time of the last line; whether the cursor is in a line
+        self._is_last_written = False  # whether a line with done = total is written
         self._end, self._paused = None, False  # _end: time of the end, from the last update
         self._begun = False
         self._silent = console.process > 0  # the first process shows the progress of all
@@ -71,7 +72,8 @@ class Progress:
             self._end, self._paused = None if left is None else self._clock() + left, False
             if self._first is None:
                 self._first = (self._clock(), done)
-            if now or self._due() or (done >= self.total and self._written is not None):
+            is_last = done >= self.total and self._written is not None and not self._is_last_written
+            if now or self._due() or is_last:
                 self._write()
 
     def begin(self) -> None:
@@ -144,6 +146,7 @@ class Progress:
         if self._closed.is_set() or self._paused or self._silent:
             return
         self._written, self._open = self._clock(), self._live
+        self._is_last_written = self._done >= self.total
         if self._live:
             write(f"\r\033[K{self.line()}", self._stream, end="")
         else:
