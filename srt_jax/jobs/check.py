@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from srt_jax import cli, runtime
+from srt_jax import cli
 from srt_jax.config import base
 from srt_jax.config.paths import expand_paths
 from srt_jax.config.validation import validate
@@ -33,7 +33,7 @@ from srt_jax.files import FULL
 from srt_jax.log import write
 from srt_jax.model import attention, decoder, parity, sharding, weights
 from srt_jax.model.config import ModelConfig, model_shape
-from srt_jax.run import interrupt
+from srt_jax.run import interrupt, parent
 from srt_jax.runtime import hardware, is_first_process, measure, processes, versions, xla_flags
 
 LEVELS = OK, SLOW, WRONG, NOTE = "ok", "slow", "wrong", "note"
@@ -537,7 +537,7 @@ def main(argv) -> int:
 
     def work() -> int:
         start, in_use = time.monotonic(), gpu_memory_in_use()
-        runtime.start(config.mesh.cpu_devices)
+        parent.join(config)
         found = check(config, in_use)
         if is_first_process():
             print(f"{verdict(found)} ({time.monotonic() - start:.0f} s)", flush=True)

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 
 from absl import flags
 
-from srt_jax import cli, runtime
+from srt_jax import cli
 from srt_jax.config import recorded
 from srt_jax.errors import ConfigError
 from srt_jax.log import logger
+from srt_jax.run import parent
 
 COMPARED = ("label/", "rollout/", "update/")
 SPEED = ("rollout/tokens_per_second", "update/mfu")
@@ -95,7 +96,7 @@ def main(argv) -> int:
         return cli.complain("give --run=FOLDER of a run, and no bare arguments.")
     directory = pathlib.Path(given.run)
     config = recorded(directory)
-    runtime.start(config.mesh.cpu_devices)
+    parent.join(config)
     differing = replay(directory, given.steps)
     for step, names in differing.items():
         told = "; ".join(f"{name} {there!r} there, {here!r} here" for name, (there, here) in names.items())

@@ -47,7 +47,7 @@ from srt_jax import runtime
 from srt_jax.errors import FolderInUseError
 from srt_jax.files import read_json_object
 from srt_jax.log import write
-from srt_jax.run import interrupt
+from srt_jax.run import interrupt, joining
 from srt_jax.run.watchdog import STATUS
 from srt_jax.runtime.place import Place, command_line, place_of
 
@@ -110,9 +110,16 @@ def leave_at_once(run: Callable[[], object], environ: Mapping[str, str] = os.env
 
 
 def join(config: ConfigDict, environ: Mapping[str, str] = os.environ) -> None:
-    """Starts JAX for a job with this config, and joins its other processes. In a trainer, tells its parent about it."""
+    """Starts JAX for a job with this config, and joins its other processes. In a trainer, tells its parent about it.
+
+    A process without a parent ends with a sentence if the others have not come within stop.join_seconds.
+    """
     stop = config.stop
-    place = runtime.start(config.mesh.cpu_devices, peer_seconds=stop.peer_seconds, join_seconds=stop.join_seconds)
+    place = place_of(environ)
+    with contextlib.ExitStack() as limit:
+        if place and VARIABLE not in environ:
+            limit.enter_context(joining.at_most(place, stop.join_seconds))
+        place = runtime.start(config.mesh.cpu_devices, peer_seconds=stop.peer_seconds, join_seconds=stop.join_seconds)
     if VARIABLE in environ:
         report_joined(place, environ)
 
