@@ -23,6 +23,10 @@ A second start in the folder of a run that works must not harm that run. Each pa
 If another one has it, the second start is refused before its trainer starts: JAX ends a run if one of its processes
 joins twice. If JAX finds the numbers of the processes, the folder's lock (run/lock.py) refuses the trainer. Until then
 its parent does not write. On a file system without locks both write, so readers follow the start that they saw first.
+
+A process may start again while the others of the earlier start still live. They will soon find the old one silent, and
+this is no fault of the new start. So each record names the starts that its writer follows, by their random ids, and a
+new process ignores a record that follows an earlier start of itself.
 """
 
 import contextlib
@@ -65,6 +69,7 @@ TIDY = 2.0
 BLAME = 10.0  # seconds in which the end of another trainer must show, after this one's trainer has failed
 START = 60.0  # seconds in which a trainer must have imported its modules
 SIZE = 1024  # bytes of a record, which is rewritten in place: a full disk must not look like a death
+SIZE_OF_ID = 20  # more bytes in it for each process that it follows
 DONE = "done"  # the value of `ended` in a record after a success
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -270,19 +275,24 @@ class Record:
         # NFS clients remember for up to a minute that a file is missing, so the records of all processes exist.
         for i in {*range(count), index}:
             (folder / f"{i}.json").touch()
+        self.index, self.id = index, secrets.token_hex(4)
         self._path = folder / f"{index}.json"
+        self._size = SIZE + SIZE_OF_ID * (count if index == 0 else 1)
         self._descriptor: int | None = None
-        self._fields: dict = {"id": secrets.token_hex(4), "host": socket.gethostname(), "pid": pid, "beat": 0}
+        self._fields: dict = {"id": self.id, "host": socket.gethostname(), "pid": pid, "beat": 0}
         self.renew()
 
-    def renew(self, **fields: str) -> None:
-        """Renews the sign of life, and changes these fields. ended: how the trainer ended. verdict: who is gone."""
+    def renew(self, **fields: object) -> None:
+        """Renews the sign of life, and changes these fields.
+
+        ended: how the trainer ended. verdict: who is gone. follows: {index of another process: the id of its start}.
+        """
         self._fields = self._fields | fields | {"beat": self._fields["beat"] + 1}
         with contextlib.suppress(OSError):  # the others decide whether this host is gone
             if self._descriptor is None:
                 self._descriptor = self._lock()
             if self._descriptor is not None:
-                os.pwrite(self._descriptor, json.dumps(self._fields).encode().ljust(SIZE), 0)
+                os.pwrite(self._descriptor, json.dumps(self._fields).encode().ljust(self._size), 0)
                 os.fsync(self._descriptor)
 
     def is_ours(self) -> bool:
@@ -329,8 +339,9 @@ class Record:
 class Peer:
     """Another process of the run, as its record shows it."""
 
-    def __init__(self, folder: pathlib.Path, index: int):
-        self.index = index
+    def __init__(self, folder: pathlib.Path, index: int, reader: Record | None = None):
+        """reader: the record of this process."""
+        self.index, self._reader = index, reader
         self._path = folder / f"{index}.json"
         self.seen, self.done, self.silent = False, False, 0.0
         # Perhaps that of an earlier start of the run. Read at once, because a trainer may die in its first second.
@@ -350,9 +361,22 @@ class Peer:
         """Reads the record. seconds: since the last look."""
         self.silent += seconds
         record = self._read()
-        if record and record != self._last and (not self.seen or record.get("id") == self._last.get("id")):
+        if not record or record == self._last or self._is_of_another_start(record):
+            return
+        if not self.seen or record.get("id") == self._last.get("id"):
             self._last, self.silent, self.seen = record, 0.0, True
             self.done |= record.get("ended") == DONE
+
+    def _is_of_another_start(self, record: dict) -> bool:
+        """Tells whether the record follows an earlier start of this process."""
+        follows = record.get("follows")
+        if self._reader is None or not isinstance(follows, dict):
+            return False
+        return follows.get(str(self._reader.index), self._reader.id) != self._reader.id
+
+    def id(self) -> str | None:
+        """The id of its start, if it has been seen."""
+        return self._last.get("id") if self.seen else None
 
     def verdict(self) -> str | None:
         """The process that this one has found gone, in words; None if it has found none."""
@@ -413,7 +437,7 @@ class _Watched:
             return
         self._record = Record(self._job.records, self._place.index, self._trainer.pid, self._place.count)
         others = range(1, self._place.count) if self._place.index == 0 else (0,)
-        self._peers = [Peer(self._job.records, index) for index in others]
+        self._peers = [Peer(self._job.records, index, self._record) for index in others]
 
     def until_the_end(self) -> int:
         """Watches until this process must end. Returns its exit status."""
@@ -461,7 +485,7 @@ class _Watched:
             for peer in self._peers:
                 peer.silent = 0.0  # from now on all must give signs of life
         if self._record is not None:
-            self._record.renew()
+            self._record.renew(follows={str(peer.index): peer.id() for peer in self._peers if peer.seen})
             for peer in self._peers:
                 peer.look(passed)
 

@@ -302,9 +302,14 @@ def test_a_dead_parent_among_three_is_named_although_the_other_trainers_end_with
 
 def beats(folder: pathlib.Path, index: int) -> int:
     """The number of signs of life in a parent's record, 0 before the first one."""
+    return record_in(folder, index).get("beat", 0)
+
+
+def record_in(folder: pathlib.Path, index: int) -> dict:
+    """A parent's record, {} before the first sign of life."""
     path = folder / "processes" / f"{index}.json"
     text = path.read_text().strip() if path.exists() else ""
-    return json.loads(text)["beat"] if text else 0
+    return json.loads(text) if text else {}
 
 
 @pytest.mark.parametrize("before", [None, "", "of an earlier start"])
@@ -403,6 +408,74 @@ def test_a_second_start_does_not_write_the_record_of_a_run_that_works(tmp_path):
     parent.check_not_started(job, Place(0, 2, "h:1"))
     second.renew()
     assert second.is_ours() and json.loads((folder / "0.json").read_text())["pid"] == 2
+
+
+@pytest.mark.parametrize("mine, other", [(0, 1), (1, 0)])
+def test_a_process_that_starts_again_does_not_follow_the_others_of_the_earlier_start(tmp_path, mine, other):
+    """They still live, and will find its earlier start silent."""
+    earlier, living = (parent.Record(tmp_path / "old", index, 1, count=2) for index in (mine, other))
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    living._path = tmp_path / "new" / f"{other}.json"
+    os.close(living._descriptor)
+    living._descriptor = None
+    again = parent.Record(tmp_path / "new", mine, 2, count=2)
+    peer = parent.Peer(tmp_path / "new", other, again)
+    silent = {"verdict": f"process {mine} on h gave no sign of life for 30 s"}
+    for fields in ({"follows": {str(mine): earlier.id}}, silent):
+        living.renew(**fields)
+        peer.look(1.0)
+        assert (peer.seen, peer.verdict(), peer.ended(), peer.silent) == (
+            False,
+            None,
+            None,
+            1.0 + bool(fields == silent),
+        )
+    new = parent.Record(tmp_path / "newer", other, 3, count=2)  # it starts after `again`, or before
+    for follows in ({}, {str(mine): again.id}):
+        new.renew(follows=follows)
+        shutil.copy(tmp_path / "newer" / f"{other}.json", tmp_path / "new")
+        peer.look(1.0)
+        assert peer.seen and peer.id() == new.id and peer.silent == 0.0
+
+
+# A trainer that ends when a file exists.
+SLEEPS = """
+import pathlib, sys, time
+from srt_jax.run import parent
+folder = pathlib.Path(sys.argv[1])
+if parent.needed():
+    sys.exit(parent.watch(parent.training(folder), float(sys.argv[2]), 120))
+parent.obey()
+while not (folder.parent / "end").exists():
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_starts_again_before_the_others_have_ended_waits_for_their_new_start(tmp_path, victim):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", SLEEPS, str(folder), str(PEER_SECONDS)]
+    first = start(2, command)
+    with ending(first):
+        wait_for(lambda: all(beats(folder, index) > 5 for index in range(2)), first)
+        first[victim].kill()
+        first[victim].wait()
+        (again,) = start(2, command, [victim])
+        with ending([again]):
+            status, said = end_of(first[1 - victim])
+            assert status == STATUS
+            assert re.search(rf"process {victim} on \S+ gave no sign of life for {PEER_SECONDS} s;", said), said
+            time.sleep(3)
+            assert again.poll() is None
+            (other,) = start(2, command, [1 - victim])
+            with ending([other]):
+                follows = {str(victim), str(1 - victim)}
+                wait_for(
+                    lambda: {i for k in range(2) for i in record_in(folder, k).get("follows", ())} == follows, [again]
+                )
+                (tmp_path / "end").touch()
+                assert end_of(again) == (0, "") and end_of(other) == (0, "")
+    assert not folder.exists()
 
 
 def test_a_second_start_is_ignored_on_a_file_system_without_locks(tmp_path):
