@@ -64,8 +64,12 @@ def main(argv) -> int:
         try:
             with contextlib.ExitStack() as stack:
                 directory = run_directory(expand_paths(config))
-                lock = locked(directory, flags.FLAGS.take_over)
-                processes.from_first(lambda: stack.enter_context(lock))
+
+                def lock(report: processes.Report) -> None:
+                    stack.enter_context(locked(directory, flags.FLAGS.take_over, lambda: report(0.0, 0)))
+
+                # It may wait longer for a host that is gone than collectives wait for a process.
+                processes.led_by_first(lock, lambda *_: None)
                 if is_first_process():
                     others_to_file(directory / "libraries.log")
                 (train_levels if config.levels else train)(config, flags.FLAGS.allow_change)

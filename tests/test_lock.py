@@ -85,6 +85,41 @@ def test_a_trainer_on_another_host_counts_as_gone_after_two_minutes(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("take_over", [True, False])
+def test_the_lock_of_a_host_that_is_gone_is_broken(take_over, tmp_path, monkeypatch, capsys):
+    """A file server may keep it. Without --take_over the trainer must be silent for two minutes."""
+    first = hold(tmp_path / "run", beat=8)  # it comes back after SILENCE
+    monkeypatch.setattr(lock, "boot_id", lambda: "other")
+    monkeypatch.setattr(lock, "SILENCE", 1.0)
+    monkeypatch.setattr(lock, "PAUSE", 0.2)
+    path = tmp_path / "run/lock"
+    if not take_over:
+        refused = pytest.raises(
+            FolderInUseError, match=r"is used by process .*\. If its host is gone, add --take_over\."
+        )
+        with refused, lock.locked(tmp_path / "run"):
+            pass
+        os.utime(path, (0, time.time() - lock.STALE - 1))
+    with lock.locked(tmp_path / "run", take_over):
+        said = f"has {path} locked: if it gives no sign of life for 1 s, this start goes on ..."
+        assert said in capsys.readouterr().err
+        _, errors = first.communicate(timeout=60)
+        assert first.returncode == 1 and f"{tmp_path}/run was taken over by process {os.getpid()} on" in errors
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trainer_that_lives_on_another_host_keeps_its_lock(tmp_path, monkeypatch):
+    first = hold(tmp_path / "run", beat=0.5)
+    monkeypatch.setattr(lock, "boot_id", lambda: "other")
+    monkeypatch.setattr(lock, "PAUSE", 0.2)
+    refused = pytest.raises(FolderInUseError, match=rf"is used by process {first.pid} on .*config\.name\.$")
+    with refused, lock.locked(tmp_path / "run", take_over=True):
+        pass
+    assert first.poll() is None
+    first.kill()
+
+
 def test_a_trainer_that_has_not_written_its_name_yet_is_another_process(tmp_path):
     first = hold(tmp_path)
     (tmp_path / "lock").write_text("")

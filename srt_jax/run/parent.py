@@ -23,6 +23,8 @@ A second start in the folder of a run that works must not harm that run. Each pa
 If another one has it, the second start is refused before its trainer starts: JAX ends a run if one of its processes
 joins twice. If JAX finds the numbers of the processes, the folder's lock (run/lock.py) refuses the trainer. Until then
 its parent does not write. On a file system without locks both write, so readers follow the start that they saw first.
+A file server may keep the lock of a host that is gone. If such a record is not renewed for stop.peer_seconds, an empty
+one takes its place, and the new start goes on.
 
 A process may start again while the others of the earlier start still live. They will soon find the old one silent, and
 this is no fault of the new start. So each record names the starts that its writer follows, by their random ids, and a
@@ -32,8 +34,10 @@ new process ignores a record that follows an earlier start of itself.
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import fcntl
 import json
+import math
 import os
 import pathlib
 import secrets
@@ -52,6 +56,7 @@ from srt_jax.errors import FolderInUseError
 from srt_jax.files import read_json_object
 from srt_jax.log import write
 from srt_jax.run import interrupt, joining
+from srt_jax.run.lock import boot_id, break_lock
 from srt_jax.run.watchdog import STATUS
 from srt_jax.runtime.place import Place, command_line, place_of
 
@@ -175,7 +180,7 @@ def watch(
     the others. blame_seconds: see BLAME. Raises FolderInUseError if the parent of another start of this process works
     on the same path.
     """
-    check_not_started(job, place_of(os.environ))
+    check_not_started(job, place_of(os.environ), peer_seconds)
     with Trainer() as trainer:
         watched = _Watched(trainer, job, peer_seconds, join_seconds, start_seconds, blame_seconds)
         status = watched.until_the_end()
@@ -183,24 +188,79 @@ def watch(
         return status
 
 
-def check_not_started(job: Job, place: Place | None) -> None:
-    """Raises FolderInUseError if the parent of another start of this process works on the same path."""
+def check_not_started(job: Job, place: Place | None, peer_seconds: float) -> None:
+    """Raises FolderInUseError if the parent of another start of this process works on the same path.
+
+    A parent on another host is gone if it does not renew its record for peer_seconds. Then an empty record takes the
+    place of its own, whose lock the file server may keep.
+    """
     if place is None or place.index is None:
         return
     path = job.records / f"{place.index}.json"
+    holder = Holder(path)
+    while _is_locked(path):
+        silent = holder.look()
+        if holder.lives:
+            raise FolderInUseError(
+                f"{job.path} is used by {holder.name()}, which is process {place.index} of another start: wait for it "
+                f"or stop it, or {job.apart}."
+            )
+        if silent > peer_seconds:
+            break_lock(path)
+            return
+        if not silent:
+            write(
+                f"{holder.name()} has {path} locked: if it gives no sign of life for {peer_seconds:.0f} s, this start "
+                "goes on ...",
+                sys.stderr,
+            )
+        time.sleep(POLL)
+
+
+def _is_locked(path: pathlib.Path) -> bool:
+    """Tells whether another process has the record locked."""
     try:
         with open(path, "rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        record = {}
-        with contextlib.suppress(OSError, ValueError):
-            record = read_json_object(path)
-        raise FolderInUseError(
-            f"{job.path} is used by process {record.get('pid')} on {record.get('host')}, which is process "
-            f"{place.index} of another start: wait for it or stop it, or {job.apart}."
-        ) from None
+        return True
     except OSError:  # the first start, or a file system without locks
         pass
+    return False
+
+
+class Holder:
+    """The parent that has a record locked.
+
+    lives: it is on this host, where the kernel releases the lock of a process that ends, or it has renewed the record.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path, self.lives = path, False
+        self._record: dict | None = None
+        self._silent, self._before = 0.0, time.monotonic()
+
+    def look(self) -> float:
+        """Reads the record. Returns the seconds for which it has not changed, as far as this process ran."""
+        now = time.monotonic()
+        # A process that was suspended has missed the signs of life.
+        passed, self._before = min(now - self._before, 2 * POLL), now
+        try:
+            record = read_json_object(self._path)
+        except OSError:  # a file system that fails for a moment shows no sign of life
+            return self._silent
+        except ValueError:  # it is being written, or its host died before that
+            record = {}
+        self.lives |= record.get("boot") == boot_id() or self._record not in (None, record)
+        self._silent = self._silent + passed if record == self._record else 0.0
+        self._record = record
+        return self._silent
+
+    def name(self) -> str:
+        """The process in words."""
+        if not self._record:
+            return "another process"
+        return f"process {self._record.get('pid')} on {self._record.get('host')}"
 
 
 class Trainer:
@@ -269,17 +329,23 @@ class Record:
     It is not written while the parent of another start of process K has it locked.
     """
 
-    def __init__(self, folder: pathlib.Path, index: int, pid: int, count: int = 1):
-        """Raises OSError. count: number of processes of the run."""
+    def __init__(self, folder: pathlib.Path, index: int, pid: int, count: int = 1, patience: float = math.inf):
+        """Raises OSError.
+
+        count: number of processes of the run. patience: seconds after which a parent on another host that has the
+        record locked and does not renew it counts as gone.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         # NFS clients remember for up to a minute that a file is missing, so the records of all processes exist.
         for i in {*range(count), index}:
             (folder / f"{i}.json").touch()
         self.index, self.id = index, secrets.token_hex(4)
-        self._path = folder / f"{index}.json"
+        self._path, self._patience = folder / f"{index}.json", patience
         self._size = SIZE + SIZE_OF_ID * (count if index == 0 else 1)
         self._descriptor: int | None = None
-        self._fields: dict = {"id": self.id, "host": socket.gethostname(), "pid": pid, "beat": 0}
+        self._holder = Holder(self._path)
+        who = {"id": self.id, "host": socket.gethostname(), "boot": boot_id(), "pid": pid}
+        self._fields: dict = {**who, "beat": 0}
         self.renew()
 
     def renew(self, **fields: object) -> None:
@@ -296,8 +362,13 @@ class Record:
                 os.fsync(self._descriptor)
 
     def is_ours(self) -> bool:
-        """Tells whether this process writes the record."""
-        return self._descriptor is not None
+        """Tells whether this process writes the record. Another start may have put its own in the place of this one."""
+        if self._descriptor is None:
+            return False
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
+        except OSError as e:  # removed by the last process, or a file system that fails for a moment
+            return e.errno != errno.ESTALE
 
     def _lock(self) -> int | None:
         """Opens and locks the record. Returns None if another process has it locked. Raises OSError."""
@@ -306,6 +377,8 @@ class Record:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
+            if self._holder.look() > self._patience and not self._holder.lives:
+                break_lock(self._path)
             return None
         except OSError:  # a file system without locks
             pass
@@ -435,7 +508,9 @@ class _Watched:
     def _register(self) -> None:
         if self._record or self._place.index is None:
             return
-        self._record = Record(self._job.records, self._place.index, self._trainer.pid, self._place.count)
+        # If JAX has found the index, a parent that is gone could not be found before. The others wait for peer_seconds.
+        patience = self._peer_seconds / 2
+        self._record = Record(self._job.records, self._place.index, self._trainer.pid, self._place.count, patience)
         others = range(1, self._place.count) if self._place.index == 0 else (0,)
         self._peers = [Peer(self._job.records, index, self._record) for index in others]
 

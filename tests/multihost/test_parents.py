@@ -1,6 +1,7 @@
 """Processes of a run die, hang or never come: all others end with a sentence, and the last checkpoint stays whole."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -20,7 +22,7 @@ from srt_jax.run.metrics_log import read_metrics
 from srt_jax.run.watchdog import STATUS
 from srt_jax.runtime.place import Place, place_of
 from tests.helpers import SMALL_RUN
-from tests.several_processes import are_gone, start
+from tests.several_processes import are_gone, finish, start
 
 # Seconds. The long limits are for tests whose faults show before a limit: a busy machine must not reach them.
 PEER_SECONDS, LONG_PEER_SECONDS, JOIN_SECONDS, LONG_JOIN_SECONDS = 6, 60, 3, 120
@@ -390,7 +392,7 @@ def test_records_of_an_earlier_start_are_ignored(tmp_path):
 def test_a_second_start_does_not_write_the_record_of_a_run_that_works(tmp_path):
     folder = tmp_path / "processes"
     job = parent.training(tmp_path)
-    parent.check_not_started(job, Place(0, 2, "h:1"))
+    parent.check_not_started(job, Place(0, 2, "h:1"), 60)
     first, peer = parent.Record(folder, 0, 1), parent.Peer(folder, 0)
     peer.look(1.0)
     first.renew()
@@ -403,11 +405,70 @@ def test_a_second_start_does_not_write_the_record_of_a_run_that_works(tmp_path):
     with pytest.raises(
         FolderInUseError, match=r"is used by process 1 on \S+, which is process 0 of another start: wait"
     ):
-        parent.check_not_started(job, Place(0, 2, "h:1"))
+        parent.check_not_started(job, Place(0, 2, "h:1"), 60)
     os.close(first._descriptor)  # as at the end of the first process
-    parent.check_not_started(job, Place(0, 2, "h:1"))
+    parent.check_not_started(job, Place(0, 2, "h:1"), 60)
     second.renew()
     assert second.is_ours() and json.loads((folder / "0.json").read_text())["pid"] == 2
+
+
+def record_of_another_host(folder: pathlib.Path, index: int) -> parent.Record:
+    """A record that is locked, as a file server locks that of another host."""
+    record = parent.Record(folder, index, 77, count=2)
+    record._fields |= {"host": "node7", "boot": "other"}
+    record.renew()
+    return record
+
+
+def test_the_record_of_a_host_that_is_gone_is_replaced_although_it_is_locked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(parent, "POLL", 0.05)
+    folder = tmp_path / "processes"
+    old = record_of_another_host(folder, 0)
+    peer = parent.Peer(folder, 0)
+    parent.check_not_started(parent.training(tmp_path), Place(0, 2, "h:1"), 0.5)
+    said = f"process 77 on node7 has {folder}/0.json locked: if it gives no sign of life for 0 s, this start goes on"
+    assert said in capsys.readouterr().err
+    new = parent.Record(folder, 0, 2)
+    assert new.is_ours() and not old.is_ours()
+    peer.look(1.0)
+    assert peer.seen and peer.id() == new.id
+    old.renew()  # as after a suspension of its host
+    old.remove()
+    peer.look(1.0)
+    assert json.loads((folder / "0.json").read_text())["pid"] == 2 and not peer.done
+    assert {path.name for path in folder.iterdir()} == {"0.json", "1.json"}
+
+
+def test_a_run_that_works_on_another_host_is_not_disturbed(tmp_path, monkeypatch):
+    monkeypatch.setattr(parent, "POLL", 0.05)
+    record, ended = record_of_another_host(tmp_path / "processes", 1), threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(0.5):
+            record.renew()
+
+    beat = threading.Thread(target=renew)
+    beat.start()
+    try:
+        with pytest.raises(FolderInUseError, match="is used by process 77 on node7, which is process 1 of another "):
+            parent.check_not_started(parent.training(tmp_path), Place(1, 2, "h:1"), 60)
+    finally:
+        ended.set()
+        beat.join()
+    assert record.is_ours()
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_a_process_whose_number_jax_has_found_replaces_the_record_of_a_host_that_is_gone(tmp_path, monkeypatch, lives):
+    monkeypatch.setattr(parent, "POLL", 0.05)
+    old = record_of_another_host(tmp_path, 0)
+    new = parent.Record(tmp_path, 0, 2, patience=0.5)
+    for _ in range(40):
+        if lives:
+            old.renew()
+        new.renew()
+        time.sleep(0.05)
+    assert (old.is_ours(), new.is_ours()) == (lives, not lives)
 
 
 @pytest.mark.parametrize("mine, other", [(0, 1), (1, 0)])
@@ -658,3 +719,25 @@ def test_a_run_continues_after_each_of_its_processes_was_killed(miniature, tmp_p
         step, damaged = Checkpoints(directory).newest_whole()
         assert step > resumed and not damaged
         resumed = step
+
+
+@pytest.mark.long
+def test_a_run_goes_on_after_the_end_of_hosts_whose_locks_stay(miniature, tmp_path):
+    """The wait for the folder's lock is longer than Gloo waits for a process."""
+    directory = tmp_path / "run"
+    (directory / "processes").mkdir(parents=True)
+    there = {"id": "old", "host": "node7", "boot": "other", "pid": 77, "beat": 900, "started": "2026-11-28 05:00:00"}
+    with contextlib.ExitStack() as held:
+        for name in ("processes/0.json", "processes/1.json", "lock"):
+            (directory / name).write_text(json.dumps(there))
+            file = held.enter_context(open(directory / name))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        command = [
+            *(sys.executable, "-m", "srt_jax.main", *SMALL_RUN, f"--config.out={tmp_path}", "--config.name=run"),
+            *(f"--config.model.path={miniature}", f"--config.data.path={miniature}/train.jsonl", "--config.steps=1"),
+            *("--config.mesh.cpu_devices=1", "--config.mesh.fsdp=2", f"--config.stop.peer_seconds={PEER_SECONDS}"),
+            "--take_over",
+        ]
+        for _, said in finish(start(2, command)):
+            assert f"if it gives no sign of life for {PEER_SECONDS} s, this start goes on ..." in said, said
+    assert (directory / "summary.json").exists()
