@@ -168,11 +168,13 @@ def test_a_step_with_too_few_of_the_usual_prompts_does_not_hide_a_collapse(tmp_p
         assert (verdict.step, verdict.alarm, verdict.choice) == (alone.step, alone.alarm, alone.choice)
         assert verdict.note == alone.note and verdict.left_out.keys() == unusual.keys()
     assert judge(steps | {100: part(steps[100], 7)}, votes, grader).left_out == {
-        100: "7 of the 12 prompts that most steps have"
+        100: "7 of the 12 prompts of the other steps"
     }
     many = {s: {f"{k} {p}": g for k in range(2) for p, g in graded.items()} for s, graded in steps.items()}
     assert not judge(many | {100: part(many[100], 12)}, votes, grader).left_out
     assert judge(many | {100: part(many[100], 11)}, votes, grader).left_out.keys() == {100}
+    training = {s: {f"{s} {p}": g for p, g in part(graded, 8 if s == 30 else 5).items()} for s, graded in steps.items()}
+    assert not judge(training, {}, grader).left_out  # one step that happens to have 8 prompts
     few = {s: part(graded, 5) for s, graded in steps.items()}
     assert not judge(few | {55: stray}, votes, grader).left_out  # too few to compare in any case
 
@@ -204,7 +206,7 @@ def test_the_steps_that_are_not_judged_are_named(tmp_path, capsys):
     assert main(arguments) == 0
     printed, messages = capsys.readouterr()
     assert (
-        "step 55 has 0 of the 12 prompts that most steps have, so this step is not judged: complete the dump, or"
+        "step 55 has 0 of the 12 prompts of the other steps, so this step is not judged: complete the dump, or"
         in messages
     )
     assert printed.splitlines()[-4:] == expected[-4:] and printed.splitlines()[7].split()[:2] == ["55", "1"]
@@ -214,7 +216,7 @@ def test_the_steps_that_are_not_judged_are_named(tmp_path, capsys):
     assert main(arguments) == 0
     messages = capsys.readouterr().err
     assert (
-        "steps 0, 100 have 3 of the 12 prompts that most steps have, so these steps are not judged: complete the dumps"
+        "steps 0, 100 have 3 of the 12 prompts of the other steps, so these steps are not judged: complete the dumps"
         in messages
     )
 

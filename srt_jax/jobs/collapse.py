@@ -369,7 +369,8 @@ def too_few(steps: Mapping[int, dict[str, Graded]]) -> dict[int, str]:
     """{step: what it has} for the steps that share too few prompts with the others, if these share FEWEST or more.
 
     One stray row makes a step of its own, and a dump may be half-written. The rule compares the prompts that are in all
-    steps, so one such step would leave nothing to compare.
+    steps, so one such step would leave nothing to compare. There must be enough others for an alarm: a few steps of
+    training that happen to have more prompts do not replace the rest.
     """
     whole = {step: graded.keys() for step, graded in steps.items() if len(graded) >= FEWEST}
     counts = collections.Counter(prompt for prompts in whole.values() for prompt in prompts)
@@ -377,10 +378,10 @@ def too_few(steps: Mapping[int, dict[str, Graded]]) -> dict[int, str]:
     least = max(FEWEST, len(usual) / 2)
     shared = {step: len(usual & graded.keys()) for step, graded in steps.items()}
     kept = [set(whole[step]) for step in whole if shared[step] >= least]
-    if not kept or len(set.intersection(*kept)) < FEWEST:
+    if len(kept) < LEAST_READINGS or len(set.intersection(*kept)) < FEWEST:
         return {}
     return {
-        step: f"{count} of the {len(usual)} prompts that most steps have"
+        step: f"{count} of the {len(usual)} prompts of the other steps"
         for step, count in shared.items()
         if count < least
     }
