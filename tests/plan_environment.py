@@ -1,5 +1,7 @@
 """Access to .venv-plan, which has 5 GB of compilers. A user makes it as docs/planning.md describes."""
 
+import os
+
 import pytest
 
 from tests.helpers import REPOSITORY
@@ -13,3 +15,9 @@ needs_plan_environment = pytest.mark.skipif(
 def python() -> str:
     """The environment's interpreter."""
     return str(PYTHON)
+
+
+def variables() -> dict[str, str]:
+    """The environment variables of a process there. Its compilers do not know the flags of tests/conftest.py."""
+    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return inherited | {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}

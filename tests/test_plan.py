@@ -15,7 +15,7 @@ from srt_jax.model import flops
 from srt_jax.model.config import ModelConfig, model_shape
 from srt_jax.plan import programs, table, topology
 from tests.helpers import REPOSITORY
-from tests.plan_environment import needs_plan_environment
+from tests.plan_environment import needs_plan_environment, variables
 
 HF = {
     "model_type": "qwen3",
@@ -308,6 +308,7 @@ def command(*arguments):
         text=True,
         capture_output=True,
         check=False,
+        env=variables(),
     )
 
 

@@ -1,4 +1,3 @@
-import os
 import subprocess
 
 import pytest
@@ -6,7 +5,7 @@ import pytest
 from srt_jax.errors import ConfigError
 from srt_jax.plan import topology
 from tests.helpers import REPOSITORY
-from tests.plan_environment import needs_plan_environment, python
+from tests.plan_environment import needs_plan_environment, python, variables
 
 
 @pytest.mark.parametrize(
@@ -58,6 +57,6 @@ for name, fsdp, tensor in (("v5p:4x4x4", 32, 2), ("v6e:8x8", 32, 2), ("v5p:4x4x4
         text=True,
         check=False,
         cwd=REPOSITORY,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+        env=variables(),
     )
     assert found.returncode == 0, found.stderr[-500:]

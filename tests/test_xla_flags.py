@@ -8,7 +8,7 @@ import pytest
 
 from srt_jax.runtime import xla_flags
 from tests.helpers import REPOSITORY
-from tests.plan_environment import needs_plan_environment, python
+from tests.plan_environment import needs_plan_environment, python, variables
 
 BOGUS = "xla_gpu_no_such_flag"
 
@@ -63,12 +63,12 @@ def test_flags_of_the_accelerators_compilers(backend):
     """In the planner's environment: every flag is found, and the compiler starts with all of them."""
     platform = "tpu" if backend == "TPU" else "cpu"
     code = f"""
-from srt_jax import xla_flags
+from srt_jax.runtime import xla_flags
 flags = xla_flags.{backend}
 assert xla_flags.known(flags, flags.values) == set(flags.values), xla_flags.known(flags, flags.values)
 assert xla_flags.apply()[flags.variable]
 import jax
-from srt_jax import topology
+from srt_jax.plan import topology
 print(len(topology.devices(topology.parse("v5e:2x2" if {platform!r} == "tpu" else "h200:4"))))
 """
     found = subprocess.run(
@@ -76,7 +76,7 @@ print(len(topology.devices(topology.parse("v5e:2x2" if {platform!r} == "tpu" els
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env=variables(),
         cwd=REPOSITORY,
     )
     assert found.stdout.split()[-1:] == ["4"], found.stderr[-500:]
