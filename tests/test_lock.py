@@ -1,10 +1,13 @@
 """Two trainers never share a run folder."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -107,6 +110,58 @@ def test_the_lock_of_a_host_that_is_gone_is_broken(take_over, tmp_path, monkeypa
         assert first.returncode == 1 and f"{tmp_path}/run was taken over by process {os.getpid()} on" in errors
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_of_two_starts_that_wait_for_a_host_that_is_gone_one_gets_the_folder(number, tmp_path, monkeypatch):
+    """The later one must not break the lock of the earlier one."""
+    monkeypatch.setattr(lock, "SILENCE", 0.1)
+    monkeypatch.setattr(lock, "PAUSE", 0.05)
+    (tmp_path / "config.json").touch()
+    outcomes = []
+
+    def start():
+        try:
+            with lock.locked(tmp_path, take_over=True):
+                outcomes.append("works")
+                time.sleep(0.5)
+        except FolderInUseError:
+            outcomes.append("refused")
+
+    with (tmp_path / "lock").open("w") as gone:
+        gone.write(json.dumps({**lock.this_process(), "host": "node7", "boot": "other"}))
+        gone.flush()
+        fcntl.flock(gone, fcntl.LOCK_EX)
+        starts = [threading.Thread(target=start) for _ in range(2)]
+        for thread in starts:
+            thread.start()
+        for thread in starts:
+            thread.join()
+    assert sorted(outcomes) == ["refused", "works"]
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "lock"}
+
+
+def test_a_file_system_that_fails_for_a_moment_does_not_end_the_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE", 0.3)
+    monkeypatch.setattr(lock, "PAUSE", 0.1)
+    (tmp_path / "lock").write_text("{}")
+    tries = []
+
+    class Path:
+        """Cannot be opened at the first two tries, or always."""
+
+        def __init__(self, failures):
+            self.failures = failures
+
+        def open(self, mode):
+            tries.append(mode)
+            if len(tries) <= self.failures:
+                raise OSError(errno.ESTALE, "stale file handle")
+            return (tmp_path / "lock").open(mode)
+
+    assert lock._is_silent(Path(2), {}, lambda: None) and len(tries) == 5
+    with pytest.raises(OSError, match="stale"):
+        lock._is_silent(Path(1000), {}, lambda: None)
 
 
 def test_a_trainer_that_lives_on_another_host_keeps_its_lock(tmp_path, monkeypatch):

@@ -55,9 +55,9 @@ def locked(
             if _holder(descriptor) == name:
                 os.ftruncate(descriptor, 0)
             # The run was refused before it wrote anything. The parents remove `processes` last (run/parent.py).
-            if not _named_in(path) and {path} == {*directory.iterdir()} - {directory / "processes"}:
-                path.unlink()
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                if not _named_in(path) and {path} == {*directory.iterdir()} - {directory / "processes"}:
+                    path.unlink()
                     directory.rmdir()
     finally:
         os.close(descriptor)
@@ -79,11 +79,21 @@ def boot_id() -> str:
     return path.read_text().strip() if path.exists() else socket.gethostname()
 
 
-def break_lock(path: pathlib.Path) -> None:
-    """Puts an empty file in the place of a locked one. At no moment is there no file: NFS clients would remember it."""
+def break_lock(path: pathlib.Path, locked_file: os.stat_result) -> None:
+    """Puts an empty file in the place of a locked one, unless another process has replaced or removed that one.
+
+    locked_file: the status of the locked file. At no moment is there no file: NFS clients would remember it.
+    """
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     fresh.touch()
-    fresh.replace(path)
+    try:
+        # Two starts may wait for the same host. The later one must not replace the file that the earlier one locked.
+        if os.path.samestat(path.stat(), locked_file):
+            fresh.replace(path)
+    except FileNotFoundError:
+        pass
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _acquire(path: pathlib.Path, take_over: bool, waits: Callable[[], object]) -> int:
@@ -93,7 +103,7 @@ def _acquire(path: pathlib.Path, take_over: bool, waits: Callable[[], object]) -
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _lock(descriptor, path, take_over, waits):
-                break_lock(path)
+                break_lock(path, os.fstat(descriptor))
             elif path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
                 return descriptor
         except BaseException:
@@ -146,16 +156,21 @@ def _is_silent(path: pathlib.Path, holder: dict, waits: Callable[[], object]) ->
         f"{_name(holder)}, has {path} locked: if it gives no sign of life for {SILENCE:.0f} s, this start goes on ...",
         sys.stderr,
     )
-    waited, first = 0.0, sign()
+    waited, failed, first = 0.0, 0.0, None
     while waited < SILENCE:
-        time.sleep(PAUSE)
-        waits()
-        waited += PAUSE  # not by a clock: a process that was suspended has missed the signs of life
         try:
-            if sign() != first:
-                return False
+            now = sign()
+            waited += PAUSE  # not by a clock: a process that was suspended has missed the signs of life
         except FileNotFoundError:  # the trainer has ended
             return True
+        except OSError:  # a file system that fails for a moment shows nothing
+            now, failed = first, failed + PAUSE
+            if failed > SILENCE:
+                raise
+        if now != (first := first or now):
+            return False
+        time.sleep(PAUSE)
+        waits()
     return True
 
 

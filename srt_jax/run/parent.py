@@ -206,7 +206,7 @@ def check_not_started(job: Job, place: Place | None, peer_seconds: float) -> Non
                 f"or stop it, or {job.apart}."
             )
         if silent > peer_seconds:
-            break_lock(path)
+            holder.break_lock()
             return
         if not silent:
             write(
@@ -238,6 +238,7 @@ class Holder:
     def __init__(self, path: pathlib.Path):
         self._path, self.lives = path, False
         self._record: dict | None = None
+        self._file: os.stat_result | None = None
         self._silent, self._before = 0.0, time.monotonic()
 
     def look(self) -> float:
@@ -246,15 +247,20 @@ class Holder:
         # A process that was suspended has missed the signs of life.
         passed, self._before = min(now - self._before, 2 * POLL), now
         try:
-            record = read_json_object(self._path)
+            file, record = self._path.stat(), read_json_object(self._path)
         except OSError:  # a file system that fails for a moment shows no sign of life
             return self._silent
         except ValueError:  # it is being written, or its host died before that
             record = {}
         self.lives |= record.get("boot") == boot_id() or self._record not in (None, record)
         self._silent = self._silent + passed if record == self._record else 0.0
-        self._record = record
+        self._record, self._file = record, file
         return self._silent
+
+    def break_lock(self) -> None:
+        """Puts an empty record in the place of the silent one."""
+        if self._file is not None:
+            break_lock(self._path, self._file)
 
     def name(self) -> str:
         """The process in words."""
@@ -378,7 +384,7 @@ class Record:
         except BlockingIOError:
             os.close(descriptor)
             if self._holder.look() > self._patience and not self._holder.lives:
-                break_lock(self._path)
+                self._holder.break_lock()
             return None
         except OSError:  # a file system without locks
             pass
