@@ -23,7 +23,7 @@ def on_this_machine(config: ConfigDict, trains: bool = True) -> tuple[ConfigDict
     """
     import jax
 
-    validate(config)
+    validate(config, recorded=True)
     config, notes = resolve(config, jax.default_backend(), jax.device_count())
     validate_devices(config, jax.device_count(), trains)
     runtime.keep_precision(config.model.dtype)

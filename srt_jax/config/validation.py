@@ -39,8 +39,11 @@ LEAST_VOTES = 8  # of the base on a prompt, for the guard
 LEAST_READINGS = 4  # an alarm of the guard needs a peak and three fallen readings (run/collapse.py)
 
 
-def validate(config: ConfigDict) -> None:
-    """Checks everything that needs neither data nor model. Raises ConfigError."""
+def validate(config: ConfigDict, recorded: bool = False) -> None:
+    """Checks everything that needs neither data nor model. Raises ConfigError.
+
+    recorded: the config may be that of an older run, which nobody can change. Values that a run ignores are allowed.
+    """
     check_types(config)
     c = config
     _require(c.name, "name is empty: give the run a name, e.g. --config.name=my_run.")
@@ -63,7 +66,8 @@ def validate(config: ConfigDict) -> None:
     _validate_loss(c)
     _validate_stop(c)
     _validate_guard(c)
-    _validate_switches(c)
+    if not recorded:
+        _refuse_ignored(c)
 
 
 def _validate_values(section, table: dict, prefix: str = "") -> None:
@@ -112,24 +116,53 @@ def _validate_source(field: str, source: ConfigDict) -> None:
     )
 
 
-def _validate_switches(c: ConfigDict) -> None:
-    """Raises ConfigError for a value that differs from its default and is ignored, because a feature is off."""
+def _refuse_ignored(c: ConfigDict) -> None:
+    """Raises ConfigError for a value that differs from its default and that a run would ignore."""
     unchanged = base()
+    for field, source in READ_BY.items():
+        value, default = _get(c, field), _get(unchanged, field)
+        _require(
+            value == default or c.labels.source == source,
+            f"{field} is {value!r}, but labels.source is {c.labels.source!r}, which does not use it: set labels.source "
+            f"to {source!r}, or {field} to {default!r}, and resume an older run with "
+            f"--allow_change={field.partition('.')[0]}.",
+        )
+    for name, eval_set in c.eval.sets.items():
+        for field in ("paraphrases", "labelled_column"):
+            _require(
+                not eval_set[field],
+                f"eval.sets.{name}.{field} is {eval_set[field]!r}, but evaluations do not use it: leave it empty, and "
+                "resume an older run with --allow_change=eval.",
+            )
     for field, switch, is_on, remedy in (
-        *(
-            (f"model.lora.{name}", "model.lora.rank", c.model.lora.rank, "to that of the adapters")
-            for name in ("alpha", "rslora", "targets")
-        ),
+        ("model.lora.alpha", "model.lora.rank", c.model.lora.rank, "to that of the adapters"),
+        ("model.lora.rslora", "model.lora.rank", c.model.lora.rank, "to that of the adapters"),
         ("rollout.temperature_end", "rollout.temperature_steps", c.rollout.temperature_steps, "to a number of steps"),
         ("curriculum.steps", "curriculum.path", c.curriculum.path, "to a file of srt label"),
         ("reward.overlong_buffer", "rl.objective", c.rl.objective == "policy_gradient", "to 'policy_gradient'"),
     ):
         value, default = _get(c, field), _get(unchanged, field)
         _require(
-            is_on or (tuple(value) if isinstance(value, list) else value) == default,
+            is_on or value == default,
             f"{field} is {value!r}, but {switch} is {_get(c, switch)!r}, so it is ignored: set {switch} {remedy}, or "
             f"{field} to {default!r}, and resume an older run with --allow_change={field.partition('.')[0]}.",
         )
+    _refuse_threshold(c)
+
+
+def _refuse_threshold(c: ConfigDict) -> None:
+    """labels.threshold decides which votes are labels, so something must need such a label."""
+    if c.labels.source in ("ground_truth", "none"):
+        cause = f"labels.source is {c.labels.source!r}, which takes no vote"
+    elif all(name in CONFIDENCES for name in reward_weights(c.reward)):
+        cause = "a reward from the confidence needs no label"
+    else:
+        return
+    _require(
+        not c.labels.threshold,
+        f"labels.threshold is {c.labels.threshold}, but {cause}: set it to 0.0, and resume an older run with "
+        "--allow_change=labels.",
+    )
 
 
 def _validate_batch(c: ConfigDict) -> None:
@@ -257,22 +290,6 @@ def _validate_labels(c: ConfigDict) -> None:
         c.labels.source != "file" or c.labels.path,
         "labels.source is 'file', but labels.path is empty: name a file that srt label wrote.",
     )
-    unchanged = base()
-    for field, source in READ_BY.items():
-        value, default = _get(c, field), _get(unchanged, field)
-        _require(
-            value == default or c.labels.source == source,
-            f"{field} is {value!r}, but labels.source is {c.labels.source!r}, which does not use it: set labels.source "
-            f"to {source!r}, or {field} to {default!r}, and resume an older run with "
-            f"--allow_change={field.partition('.')[0]}.",
-        )
-    for name, eval_set in c.eval.sets.items():
-        for field in ("paraphrases", "labelled_column"):
-            _require(
-                not eval_set[field],
-                f"eval.sets.{name}.{field} is {eval_set[field]!r}, but evaluations do not use it: leave it empty, and "
-                "resume an older run with --allow_change=eval.",
-            )
     _require(
         c.labels.source not in ("vote", "mixed")
         or votes_per_prompt(c.batch) > 1
@@ -286,7 +303,6 @@ def _validate_labels(c: ConfigDict) -> None:
     )
     _validate_paraphrases(c)
     _validate_mixture(c)
-    _validate_threshold(c)
     _require(
         c.labels.source == "vote" or c.reward.shape == "agreement" or functions.is_function(c.reward.shape),
         f"reward.shape is {c.reward.shape!r}, which needs no label, but labels.source is {c.labels.source!r}: "
@@ -306,21 +322,6 @@ def _validate_labels(c: ConfigDict) -> None:
         c.labels.source != "none" or c.batch.resample_rounds == 0,
         f"batch.resample_rounds is {c.batch.resample_rounds}, but with labels.source 'none' all rewards agree: "
         "set it to 0.",
-    )
-
-
-def _validate_threshold(c: ConfigDict) -> None:
-    """labels.threshold decides which votes are labels, so something must need such a label."""
-    if c.labels.source in ("ground_truth", "none"):
-        cause = f"labels.source is {c.labels.source!r}, which takes no vote"
-    elif all(name in CONFIDENCES for name in reward_weights(c.reward)):
-        cause = "a reward from the confidence needs no label"
-    else:
-        return
-    _require(
-        not c.labels.threshold,
-        f"labels.threshold is {c.labels.threshold}, but {cause}: set it to 0.0, and resume an older run with "
-        "--allow_change=labels.",
     )
 
 

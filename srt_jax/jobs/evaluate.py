@@ -144,7 +144,7 @@ def evaluate_model(
         logger.info(note)
     configs = [at_temperature(config, temperature) for temperature in temperatures] or [config]
     for c in configs:
-        validate(c)
+        validate(c, recorded=True)
     model = read_model(config)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -258,7 +258,7 @@ def main(argv) -> int:
             f"--model={given.model} is no finished run with evaluation sets: finish it, or give "
             "--data=problems.jsonl, or a config with eval.sets."
         )
-    validate(config)
+    validate(config, recorded=True)
     if given.out:
         check_output_file(given.out)
     temperatures = parse_temperatures(given.temperatures)

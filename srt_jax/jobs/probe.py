@@ -113,7 +113,7 @@ def main(argv) -> int:
         )
     if not config.eval.sets:
         return cli.complain("there is nothing to probe: give --data=problems.jsonl, or a config with eval.sets.")
-    validate(config)
+    validate(config, recorded=True)
     check_untruncated(config)
     check_alone(os.environ, "srt probe")
     runtime.start(config.mesh.cpu_devices)

@@ -152,6 +152,7 @@ def test_a_field_of_another_source_is_refused(field, value, user):
         )
         with pytest.raises(ConfigError, match=message):
             validate(config)
+        validate(config, recorded=True)
         there = {"config": config.to_dict()}
         section, name = field.split(".")
         config[section][name] = base()[section][name]
