@@ -132,8 +132,11 @@ make_vllm_environment() {
     "$python" --version >/dev/null 2>&1 || python="${PYTHON:-python3}"
     wanted="$("$python" --version) $(sha256sum "$file")"
     echo "installing $file into .venv-vllm"
-    rm -rf .venv-vllm # what an installation left that failed
-    mkdir .venv-vllm
+    if [ -d .venv-vllm ]; then # what an installation left that failed
+        mv .venv-vllm ".venv-vllm.failed.$$"
+        rm -rf ".venv-vllm.failed.$$"
+    fi
+    mkdir .venv-vllm 2>/dev/null || refuse "another installation has just begun in .venv-vllm: wait for its end."
     uname -n >.venv-vllm/installing
     if ! { "$python" -m venv .venv-vllm &&
         .venv-vllm/bin/python -m pip install --disable-pip-version-check -r "$file"; } >"$log" 2>&1; then

@@ -17,16 +17,20 @@ set -- "${rest[@]}"
 option train_gpus "$@" && train="$value"
 set -- "${rest[@]}"
 if option config "$@"; then
-    [ "$value" = yes ] || config="$value" # otherwise the file is the next argument
+    [ "$value" = yes ] || config="$value" # otherwise the file is the argument that is no option
     set -- "${rest[@]}"
 fi
-if [ -z "$config" ] && [ $# -ge 1 ] && [[ $1 != -* ]]; then
-    config="$1"
-    shift
-fi
+fields=()
 for argument in "$@"; do
-    [[ $argument = --* ]] || refuse "$argument is one argument too many: give one config, and fields as --config.FIELD=VALUE."
+    if [[ $argument = --* ]]; then
+        fields+=("$argument")
+    elif [ -z "$config" ]; then
+        config="$argument"
+    else
+        refuse "$argument is one argument too many: give one config, and options and fields as --NAME=VALUE."
+    fi
 done
+set -- "${fields[@]}"
 # By the number of the user: in a container it may have no name.
 weights="/dev/shm/srt_jax-$(id -u)"
 

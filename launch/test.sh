@@ -9,7 +9,7 @@ if [ "${1:-}" = --fast ]; then
     shift
     set -- -m "not slow" "$@"
 else
-    make_vllm_environment || true
+    make_vllm_environment || [ $? -eq 1 ] || exit 2 # 1: vLLM cannot be installed here
     if [ "${1:-}" = --long ]; then
         shift
         set -- -m long "$@"

@@ -6,5 +6,7 @@
 #       [--host=0.0.0.0 --allow_unauthenticated]
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 [ $# -ge 1 ] || refuse "give a model's directory, e.g. launch/vllm_server.sh MODEL_DIR --port=8000"
-make_vllm_environment
+device="" # nvidia-smi decides, unless a GPU is named
+for argument in "$@"; do [[ $argument != --gpu* ]] || device=gpu; done
+make_vllm_environment "$device"
 exec .venv-vllm/bin/python -m srt_jax.rollout.vllm.command "$@"

@@ -67,6 +67,8 @@ def test_the_config_of_a_node_may_have_the_form_of_the_other_scripts():
     first = commands("h200_node.sh", "configs/srt.py", "--config.seed=1", **GPUS)
     assert commands("h200_node.sh", "--config.seed=1", "--config=configs/srt.py", **GPUS) == first
     assert commands("h200_node.sh", "--config", "configs/srt.py", "--config.seed=1", **GPUS) == first
+    assert commands("h200_node.sh", "--config.seed=1", "--config", "configs/srt.py", **GPUS) == first
+    assert commands("h200_node.sh", "--config.seed=1", "configs/srt.py", **GPUS) == first
     fields = commands("h200_node.sh", "--device=cpu", "--config.steps=2")[-1]
     assert " --config=configs/quickstart.py " in fields and fields.endswith(" --config.steps=2")
 
