@@ -125,12 +125,14 @@ def join(config: ConfigDict, environ: Mapping[str, str] = os.environ) -> None:
     A process without a parent ends with a sentence if the others have not come within stop.join_seconds.
     """
     stop = config.stop
-    place = place_of(environ)
-    with contextlib.ExitStack() as limit:
-        if place and VARIABLE not in environ:
-            limit.enter_context(joining.at_most(place, stop.join_seconds))
-        place = runtime.start(config.mesh.cpu_devices, peer_seconds=stop.peer_seconds, join_seconds=stop.join_seconds)
-    if VARIABLE in environ:
+    place, has_parent = place_of(environ), VARIABLE in environ
+    place = runtime.start(
+        config.mesh.cpu_devices,
+        peer_seconds=stop.peer_seconds,
+        join_seconds=stop.join_seconds,
+        limit=joining.at_most(place, stop.join_seconds) if place and not has_parent else None,
+    )
+    if has_parent:
         report_joined(place, environ)
 
 

@@ -23,12 +23,13 @@ def start(
     dtype: str = "bfloat16",
     peer_seconds: float | None = None,
     join_seconds: float | None = None,
+    limit: contextlib.AbstractContextManager | None = None,
 ) -> Place | None:
     """Starts JAX: sets XLA's flags, caches compiled programs on disk, and joins the other processes of the run.
 
     cpu_devices: simulated devices on the CPU (0: one). dtype: the compute dtype; `resolve.on_this_machine` sets that of
     a config, which is known only when JAX runs. The cache is $JAX_COMPILATION_CACHE_DIR, by default cache/xla in the
-    current folder. peer_seconds, join_seconds and the result: see `join_processes`.
+    current folder. peer_seconds, join_seconds, limit and the result: see `join_processes`.
     """
     import jax
 
@@ -39,7 +40,7 @@ def start(
     compile_cache.repair(cache)
     if cpu_devices:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
-    return join_processes(os.environ, peer_seconds, join_seconds)
+    return join_processes(os.environ, peer_seconds, join_seconds, limit)
 
 
 def keep_precision(dtype: str) -> None:
@@ -51,14 +52,17 @@ def keep_precision(dtype: str) -> None:
 
 
 def join_processes(
-    environment: MutableMapping[str, str], peer_seconds: float | None = None, join_seconds: float | None = None
+    environment: MutableMapping[str, str],
+    peer_seconds: float | None = None,
+    join_seconds: float | None = None,
+    limit: contextlib.AbstractContextManager | None = None,
 ) -> Place | None:
     """Joins the processes of a run if it has several (`place_of`). Returns the place of this one in the run, or None.
 
     They connect to each other without the proxy that the environment may name for downloads. The first one prints all
     messages, the others print only warnings (srt_jax/log.py). peer_seconds, join_seconds: the fields of `stop`, None
-    for JAX's own limits. If a process gives no sign of life for peer_seconds, JAX ends all others. Raises ConfigError
-    if a variable is missing or wrong.
+    for JAX's own limits. If a process gives no sign of life for peer_seconds, JAX ends all others. limit: a
+    context in which this process waits for the others. Raises ConfigError if a variable is missing or wrong.
     """
     import jax
 
@@ -67,21 +71,21 @@ def join_processes(
     jax.config.update("jax_check_proxy_envs", False)  # its warning says to unset the variables
     if (place := place_of(environment)) is None:
         return None
-    limits: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if peer_seconds is not None:
-        limits["heartbeat_timeout_seconds"] = math.ceil(peer_seconds) + JAX_PEER_SECONDS
+        settings["heartbeat_timeout_seconds"] = math.ceil(peer_seconds) + JAX_PEER_SECONDS
     if join_seconds is not None:
-        limits["initialization_timeout"] = math.ceil(join_seconds) + JAX_JOIN_SECONDS
+        settings["initialization_timeout"] = math.ceil(join_seconds) + JAX_JOIN_SECONDS
     if place.address:
-        jax.distributed.initialize(
-            place.address, place.count, place.index, cluster_detection_method="deactivate", **limits
-        )
+        settings |= {"coordinator_address": place.address, "num_processes": place.count, "process_id": place.index}
+        settings["cluster_detection_method"] = "deactivate"
     else:
         # JAX gives each task of srun or mpirun one GPU, that with the task's number on its host. [] restricts nothing.
         if has_all_devices(environment) and "JAX_LOCAL_DEVICE_IDS" not in environment:
-            limits["local_device_ids"] = []
+            settings["local_device_ids"] = []
         environment.pop("JAX_COORDINATOR_ADDRESS", None)  # it is empty, and JAX would take that for an address
-        jax.distributed.initialize(**limits)
+    with limit or contextlib.nullcontext():
+        jax.distributed.initialize(**settings)
     console.process = jax.process_index()
     return Place(jax.process_index(), jax.process_count(), place.address)
 

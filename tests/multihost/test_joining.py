@@ -11,7 +11,7 @@ from srt_jax.run.watchdog import STATUS
 from srt_jax.runtime.place import Place
 from tests.several_processes import finish, reserved_port, start
 
-JOIN_SECONDS = 4
+JOIN_SECONDS = {2: 4, 3: 12}  # by the number of processes: two that import JAX take longer than one
 CHECK = "check", "--config=configs/quickstart.py"
 DRY_RUN = "train", "--config=configs/quickstart.py", "--dry_run"
 
@@ -28,7 +28,7 @@ DRY_RUN = "train", "--config=configs/quickstart.py", "--dry_run"
 )
 def test_a_process_never_comes(job, count, missing, tmp_path):
     here = [index for index in range(count) if index != missing]
-    limits = f"--config.stop.join_seconds={JOIN_SECONDS}", f"--config.out={tmp_path}"
+    limits = f"--config.stop.join_seconds={JOIN_SECONDS[count]}", f"--config.out={tmp_path}"
     begun = time.monotonic()
     started = start(count, [sys.executable, "-m", "srt_jax", *job, *limits], here)
     ends = finish(started, STATUS, seconds=120)
@@ -37,7 +37,7 @@ def test_a_process_never_comes(job, count, missing, tmp_path):
         reason = "process 0 does not answer there"
         if missing:
             reason = "process 1 has not come" if count == 2 else f"not all of {'them' if index else '.*'} have come"
-        waited = rf"has waited {JOIN_SECONDS} s \(stop\.join_seconds\) for the others at localhost:\d+"
+        waited = rf"has waited {JOIN_SECONDS[count]} s \(stop\.join_seconds\) for the others at localhost:\d+"
         sentence = (
             rf"process {index} of {count} {waited}, but {reason}: start the same command in all {count} processes"
         )
