@@ -268,9 +268,8 @@ def test_files_of_different_steps_do_not_become_one_step(names, steps, tmp_path)
         found = read_dump(paths, Format()).answers
         assert {step: sum(map(len, answers.values())) for step, answers in found.items()} == steps
     else:
-        with pytest.raises(
-            DataError, match=r"^--rollouts: .* would both be step \d+, the last number .*: write the st"
-        ):
+        cause = "and their folders differ" if paths[0].name == paths[1].name else "the last number of their names"
+        with pytest.raises(DataError, match=rf"^--rollouts: .* would both be step \d+, {cause}: write the step"):
             read_dump(paths, Format())
     for number, path in enumerate(paths):
         path.write_text(json.dumps({"input": "p", "output": "so \\boxed{1}", "step": number}) + "\n")

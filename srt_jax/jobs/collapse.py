@@ -128,9 +128,10 @@ def read_dump(
                     continue
                 step, prompt, response, score = found
                 if as_step(row.get("step")) is None and merges(path, other := named.setdefault(step, path)):
+                    cause = "and their folders differ" if path.name == other.name else "the last number of their names"
                     raise DataError(
-                        f"{field}: {other} and {path} would both be step {step}, the last number of their names: write "
-                        "the step into the names, as in step_10.jsonl, or into a field `step` of the rows."
+                        f"{field}: {other} and {path} would both be step {step}, {cause}: write the step into the "
+                        "names, as in step_10.jsonl, or into a field `step` of the rows, and give the files of one run."
                     )
                 answer = extract(response, form, opens_reasoning(prompt[-200:]))
                 dump.answers[step][prompt].append(answer.text if answer else None)

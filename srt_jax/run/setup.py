@@ -121,9 +121,10 @@ def begin(
     allowed: fields that may differ from those of the checkpoint (run/identity.py).
     Raises CheckpointError, ConfigError or RolloutError.
     """
+    # Before the run has a folder of checkpoints, and before the report says the same.
+    budget.check(config, prepared.model.config)
     logger.info(describe(config, jax.device_count()))
     logger.info("\n".join(prepared.report))
-    budget.check(config, prepared.model.config)  # before the run has a folder of checkpoints
     checkpoints = Checkpoints(directory, config.checkpoint.keep, functools.partial(plans_checkpoint, config))
     start = step_to_go_on_from(checkpoints, directory, config.checkpoint.every)
     identity = {"config": fingerprint_fields(config), **prepared.identity}
