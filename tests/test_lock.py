@@ -88,6 +88,7 @@ def test_a_trainer_on_another_host_counts_as_gone_after_two_minutes(tmp_path):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("take_over", [True, False])
 def test_the_lock_of_a_host_that_is_gone_is_broken(take_over, tmp_path, monkeypatch, capsys):
     """A file server may keep it. Without --take_over the trainer must be silent for two minutes."""
@@ -112,7 +113,7 @@ def test_the_lock_of_a_host_that_is_gone_is_broken(take_over, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(3))  # before the fix one of eight failed
 def test_of_two_starts_that_wait_for_a_host_that_is_gone_one_gets_the_folder(number, tmp_path, monkeypatch):
     """The later one must not break the lock of the earlier one."""
     monkeypatch.setattr(lock, "SILENCE", 0.1)
