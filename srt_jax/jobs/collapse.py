@@ -389,7 +389,7 @@ def too_few(steps: Mapping[int, dict[str, Graded]]) -> dict[int, str]:
 
 
 def judge_all(steps: Mapping[int, dict[str, Graded]], votes: Mapping[str, dict], grader: Grader) -> Verdict:
-    """As `judge`, for steps with enough prompts."""
+    """Applies the rule of run/collapse.py to all these steps. Each of them has enough prompts."""
     common = sorted(set.intersection(*map(set, steps.values())))
     if len(common) < FEWEST and (apart := judge_apart(steps, votes, grader)):
         return apart

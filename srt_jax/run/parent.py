@@ -249,7 +249,8 @@ class Holder:
         # A process that was suspended has missed the signs of life.
         passed, self._before = min(now - self._before, 2 * POLL), now
         try:
-            file, record = self._path.stat(), read_json_object(self._path)
+            file = self._path.stat()
+            record = read_json_object(self._path)
         except OSError:  # a file system that fails for a moment shows no sign of life
             return self._silent
         except ValueError:  # it is being written, or its host died before that

@@ -439,6 +439,21 @@ def test_the_record_of_a_host_that_is_gone_is_replaced_although_it_is_locked(tmp
     assert {path.name for path in folder.iterdir()} == {"0.json", "1.json"}
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]"])
+def test_a_locked_record_that_says_nothing_is_replaced_when_it_stays_silent(content, tmp_path, monkeypatch, capsys):
+    """Its host may have died before the first record was written."""
+    monkeypatch.setattr(parent, "POLL", 0.05)
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    with (folder / "0.json").open("wb") as old:
+        old.write(content)
+        old.flush()
+        fcntl.flock(old, fcntl.LOCK_EX)
+        parent.check_not_started(parent.training(tmp_path), Place(0, 2, "h:1"), 0.3)
+    assert f"another process has {folder}/0.json locked" in capsys.readouterr().err
+    assert parent.Record(folder, 0, 2).is_ours()
+
+
 def test_a_run_that_works_on_another_host_is_not_disturbed(tmp_path, monkeypatch):
     monkeypatch.setattr(parent, "POLL", 0.05)
     record, ended = record_of_another_host(tmp_path / "processes", 1), threading.Event()
