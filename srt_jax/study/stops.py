@@ -309,7 +309,8 @@ def markdown(rows: Sequence[table.Row], column: str, bars: Bars) -> str:
     }.items():
         lines.append(f"| {name} | {sentence} | **{verdict}** |")
     lines += ["", *filter(None, [mirrored(runs, bars), others(runs), healthy_kinds(runs)]), ""]
-    lines += [f"{text}\n" for text in [risen(runs, bars)] if text]
+    if rising := risen(runs, bars):
+        lines += [rising, ""]
     head = ["arm", "setting", "runs", "collapsed", "alarms (step)", *(f"regret, {rule}" for rule in SHOWN)]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for arm, setting in dict.fromkeys((arm, setting) for arm, setting, _ in runs):
